@@ -1,0 +1,296 @@
+//! `POST /v1/chat/completions`: request, whole answer and stream chunks.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::completion::generation_request;
+use crate::usage::Usage;
+
+generation_request! {
+    /// Messages to an assistant's answer.
+    pub struct ChatCompletionRequest {
+        /// The conversation so far, oldest first.
+        #[schema(min_items = 1)]
+        pub messages: Vec<ChatMessage>,
+        /// Upper bound on generated tokens; wins over `max_tokens`.
+        #[schema(minimum = 1)]
+        pub max_completion_tokens: Option<i64>,
+        /// Whether `logprobs` are wanted for each generated token.
+        pub logprobs: Option<bool>,
+        /// How many alternatives for each token; needs `logprobs: true`.
+        #[schema(minimum = 0, maximum = 20)]
+        pub top_logprobs: Option<i64>,
+        /// Up to 16 pairs, echoed in the answer.
+        pub metadata: Option<BTreeMap<String, Value>>,
+        /// Accepted; the answer says `default`, which is what every request gets.
+        pub service_tier: Option<String>,
+        /// Whether the template opens the assistant's turn; default true.
+        pub add_generation_prompt: Option<bool>,
+        /// Leave the last (assistant) message open and continue it; default false.
+        pub continue_final_message: Option<bool>,
+        /// Extra scalar variables for the chat template.
+        #[schema(value_type = Option<Object>)]
+        pub chat_template_kwargs: Option<Map<String, Value>>,
+    }
+}
+
+/// One message of a conversation.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
+pub struct ChatMessage {
+    /// `system`, `developer`, `user` or `assistant`.
+    pub role: String,
+    /// The text, whole or in parts.
+    pub content: Option<Content>,
+    /// The participant's name; passed to the template.
+    pub name: Option<String>,
+    /// A refusal that an earlier answer carried; used when there is no content.
+    pub refusal: Option<String>,
+    /// Everything else the client sent.
+    #[serde(flatten)]
+    #[schema(ignore)]
+    pub extra: BTreeMap<String, Value>,
+}
+
+/// A message's content: one string, or parts.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Content {
+    /// Plain text.
+    Text(String),
+    /// Typed parts.
+    Parts(Vec<ContentPart>),
+}
+
+/// One part of a message's content.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
+pub struct ContentPart {
+    /// `text` or `refusal`; other types are refused by name.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The text of a `text` part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// The text of a `refusal` part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
+}
+
+/// `stream_options`.
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
+pub struct StreamOptions {
+    /// Whether a last chunk carries the usage; default false.
+    pub include_usage: Option<bool>,
+    /// Accepted; no obfuscation is ever sent.
+    pub include_obfuscation: Option<bool>,
+}
+
+/// A whole answer.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ChatCompletion {
+    /// `chatcmpl-` and a unique part.
+    pub id: String,
+    /// Always `chat.completion`.
+    pub object: String,
+    /// Seconds since the Unix epoch.
+    pub created: u64,
+    /// The name of the model that answered.
+    pub model: String,
+    /// One entry for each of the `n` answers.
+    pub choices: Vec<ChatChoice>,
+    /// Token counts.
+    pub usage: Usage,
+    /// Changes when the build or the model does.
+    pub system_fingerprint: String,
+    /// Present when the request named one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<String>,
+    /// The request's metadata.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<BTreeMap<String, Value>>,
+}
+
+/// One of the answers.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ChatChoice {
+    /// Which of the `n`.
+    pub index: u32,
+    /// The answer.
+    pub message: AssistantMessage,
+    /// Log probabilities, when asked for.
+    pub logprobs: Option<ChatLogprobs>,
+    /// `stop` or `length`.
+    pub finish_reason: String,
+}
+
+/// The message of an answer.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AssistantMessage {
+    /// Always `assistant`.
+    pub role: String,
+    /// The text.
+    pub content: Option<String>,
+    /// Always null.
+    pub refusal: Option<String>,
+    /// Always empty.
+    #[schema(value_type = Vec<Object>)]
+    pub annotations: Vec<Value>,
+}
+
+/// Log probabilities of an answer or of a chunk of it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ChatLogprobs {
+    /// One entry for each token.
+    pub content: Option<Vec<TokenLogprob>>,
+    /// Always null.
+    #[schema(value_type = Option<Vec<TokenLogprob>>)]
+    pub refusal: Option<Vec<TokenLogprob>>,
+}
+
+/// One token's log probability.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TokenLogprob {
+    /// The token's text; bytes that are not UTF-8 alone appear as U+FFFD.
+    pub token: String,
+    /// Natural logarithm of its probability before temperature and filters; -9999 for zero.
+    pub logprob: f32,
+    /// The token's exact bytes.
+    pub bytes: Option<Vec<u8>>,
+    /// The likeliest tokens at this position.
+    pub top_logprobs: Vec<TopLogprob>,
+}
+
+/// One alternative at a position.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TopLogprob {
+    /// The token's text; bytes that are not UTF-8 alone appear as U+FFFD.
+    pub token: String,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// The token's exact bytes.
+    pub bytes: Option<Vec<u8>>,
+}
+
+/// One event of a stream.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ChatCompletionChunk {
+    /// The same in all chunks.
+    pub id: String,
+    /// Always `chat.completion.chunk`.
+    pub object: String,
+    /// The same in all chunks.
+    pub created: u64,
+    /// The same in all chunks.
+    pub model: String,
+    /// Present in all chunks: a helper takes the last one's.
+    pub system_fingerprint: String,
+    /// Present when the request named one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<String>,
+    /// One choice, or none in the usage chunk.
+    pub choices: Vec<ChunkChoice>,
+    /// Absent without `include_usage`; with it null but for the last chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Usage>)]
+    pub usage: Option<Option<Usage>>,
+}
+
+/// The news about one choice.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ChunkChoice {
+    /// Which of the `n`.
+    pub index: u32,
+    /// What was added.
+    pub delta: Delta,
+    /// Log probabilities of the tokens added.
+    pub logprobs: Option<ChatLogprobs>,
+    /// Set in the choice's last chunk.
+    pub finish_reason: Option<String>,
+}
+
+/// What a chunk adds. Keys are omitted rather than null: helpers concatenate what they find.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct Delta {
+    /// `assistant`, in the first chunk of a choice only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// Text to append.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    /// Null, in the first chunk of a choice only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub refusal: Option<Option<String>>,
+}
+
+// === impl Content ===
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ContentVisitor;
+        impl<'de> Visitor<'de> for ContentVisitor {
+            type Value = Content;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or an array of content parts")
+            }
+            fn visit_str<E: de::Error>(self, v: &str) -> Result<Content, E> {
+                Ok(Content::Text(v.to_owned()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Content, A::Error> {
+                let mut parts = Vec::new();
+                while let Some(part) = seq.next_element()? {
+                    parts.push(part);
+                }
+                Ok(Content::Parts(parts))
+            }
+        }
+        deserializer.deserialize_any(ContentVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_means_absent() {
+        let r: ChatCompletionRequest = serde_json::from_str(
+            r#"{"model":"m","messages":[{"role":"user","content":"x","name":null}],
+                "temperature":null,"stop":null,"max_tokens":null,"logit_bias":null,"tools":null}"#,
+        )
+        .unwrap();
+        assert!(r.temperature.is_none() && r.stop.is_none() && r.logit_bias.is_none());
+        assert_eq!(r.extra.get("tools"), Some(&Value::Null));
+    }
+
+    #[test]
+    fn chunk_usage_is_absent_null_or_set() {
+        let mut chunk = ChatCompletionChunk {
+            id: "i".into(),
+            object: "o".into(),
+            created: 0,
+            model: "m".into(),
+            system_fingerprint: "f".into(),
+            service_tier: None,
+            choices: vec![],
+            usage: None,
+        };
+        let json = |c: &ChatCompletionChunk| serde_json::to_value(c).unwrap();
+        assert!(json(&chunk).get("usage").is_none());
+        chunk.usage = Some(None);
+        assert_eq!(json(&chunk)["usage"], Value::Null);
+        chunk.usage = Some(Some(Usage::new(1, 0, 2)));
+        assert_eq!(json(&chunk)["usage"]["total_tokens"], 3);
+    }
+
+    #[test]
+    fn first_delta_has_a_null_refusal_and_later_ones_none() {
+        let first = Delta { refusal: Some(None), ..Delta::default() };
+        assert_eq!(serde_json::to_string(&first).unwrap(), r#"{"refusal":null}"#);
+        assert_eq!(serde_json::to_string(&Delta::default()).unwrap(), "{}");
+    }
+}

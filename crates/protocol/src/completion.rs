@@ -1,0 +1,186 @@
+//! `POST /v1/completions`, and the fields it shares with chat.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::flex::{LogitBias, Prompt, Stop};
+use crate::usage::Usage;
+
+/// Declares a generation request: its own fields and those that all of them share, in one flat
+/// struct. (A flattened inner struct would lose the path of a bad field in error messages.)
+macro_rules! generation_request {
+    ($(#[$meta:meta])* pub struct $name:ident { $($own:tt)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, ::serde::Deserialize, ::utoipa::ToSchema)]
+        pub struct $name {
+            /// Model name or alias.
+            pub model: String,
+            $($own)*
+            /// Upper bound on generated tokens; the context's end is another.
+            pub max_tokens: Option<i64>,
+            /// Generate at least this many tokens before an end-of-text token or a stop.
+            #[schema(minimum = 0)]
+            pub min_tokens: Option<i64>,
+            /// Whether to answer as server-sent events; default false.
+            pub stream: Option<bool>,
+            /// Options of a stream; an error without `stream: true`.
+            pub stream_options: Option<$crate::chat::StreamOptions>,
+            /// Randomness; 0 takes the likeliest token; default 1.
+            #[schema(minimum = 0, maximum = 2)]
+            pub temperature: Option<f64>,
+            /// Nucleus sampling: the likeliest tokens up to this probability mass; default 1.
+            #[schema(minimum = 0, maximum = 1)]
+            pub top_p: Option<f64>,
+            /// Keep this many of the likeliest tokens; 0 or -1 for all; default 0.
+            #[schema(minimum = -1)]
+            pub top_k: Option<i64>,
+            /// Drop tokens below this fraction of the likeliest one's probability; default 0.
+            #[schema(minimum = 0, maximum = 1)]
+            pub min_p: Option<f64>,
+            /// Locally typical sampling mass; 1 turns it off; default 1.
+            #[schema(minimum = 0, maximum = 1)]
+            pub typical_p: Option<f64>,
+            /// Divide the logits of tokens already seen by this; 1 turns it off; default 1.
+            pub repetition_penalty: Option<f64>,
+            /// Subtract this times a token's count in the answer so far; default 0.
+            #[schema(minimum = -2, maximum = 2)]
+            pub frequency_penalty: Option<f64>,
+            /// Subtract this from tokens already in the answer; default 0.
+            #[schema(minimum = -2, maximum = 2)]
+            pub presence_penalty: Option<f64>,
+            /// Token id to a bias from -100 to 100, added to its logit.
+            pub logit_bias: Option<$crate::flex::LogitBias>,
+            /// The same seed and request alone give the same text.
+            pub seed: Option<i64>,
+            /// Number of answers; default 1.
+            #[schema(minimum = 1)]
+            pub n: Option<i64>,
+            /// Up to four strings that end the answer; they are not part of it.
+            pub stop: Option<$crate::flex::Stop>,
+            /// Token ids that end the answer; they are not part of it.
+            pub stop_token_ids: Option<Vec<u32>>,
+            /// Do not stop at end-of-text tokens; default false.
+            pub ignore_eos: Option<bool>,
+            /// Everything else the client sent.
+            #[serde(flatten)]
+            #[schema(ignore)]
+            pub extra: ::std::collections::BTreeMap<String, ::serde_json::Value>,
+        }
+
+        impl $name {
+            /// The fields that every generation request has.
+            pub fn common(&self) -> $crate::completion::CommonFields<'_> {
+                $crate::completion::CommonFields {
+                    max_tokens: self.max_tokens,
+                    min_tokens: self.min_tokens,
+                    stream: self.stream.unwrap_or(false),
+                    stream_options: self.stream_options,
+                    temperature: self.temperature,
+                    top_p: self.top_p,
+                    top_k: self.top_k,
+                    min_p: self.min_p,
+                    typical_p: self.typical_p,
+                    repetition_penalty: self.repetition_penalty,
+                    frequency_penalty: self.frequency_penalty,
+                    presence_penalty: self.presence_penalty,
+                    logit_bias: self.logit_bias.as_ref(),
+                    seed: self.seed,
+                    n: self.n,
+                    stop: self.stop.as_ref(),
+                    stop_token_ids: self.stop_token_ids.as_deref(),
+                    ignore_eos: self.ignore_eos.unwrap_or(false),
+                }
+            }
+        }
+    };
+}
+pub(crate) use generation_request;
+
+/// The fields that every generation request has, as sent.
+#[derive(Debug, Clone, Copy)]
+#[expect(missing_docs, reason = "documented where the request structs are declared")]
+pub struct CommonFields<'a> {
+    pub max_tokens: Option<i64>,
+    pub min_tokens: Option<i64>,
+    pub stream: bool,
+    pub stream_options: Option<crate::chat::StreamOptions>,
+    pub temperature: Option<f64>,
+    pub top_p: Option<f64>,
+    pub top_k: Option<i64>,
+    pub min_p: Option<f64>,
+    pub typical_p: Option<f64>,
+    pub repetition_penalty: Option<f64>,
+    pub frequency_penalty: Option<f64>,
+    pub presence_penalty: Option<f64>,
+    pub logit_bias: Option<&'a LogitBias>,
+    pub seed: Option<i64>,
+    pub n: Option<i64>,
+    pub stop: Option<&'a Stop>,
+    pub stop_token_ids: Option<&'a [u32]>,
+    pub ignore_eos: bool,
+}
+
+generation_request! {
+    /// A prompt to its continuation.
+    pub struct CompletionRequest {
+        /// Text or token ids, one prompt or several. Text may spell control tokens.
+        pub prompt: Option<Prompt>,
+        /// Whether the answer starts with the prompt; default false.
+        pub echo: Option<bool>,
+        /// How many alternatives for each token; 0 gives the chosen ones alone.
+        #[schema(minimum = 0, maximum = 20)]
+        pub logprobs: Option<i64>,
+        /// Only the value of `n` is possible: no server-side choosing.
+        #[schema(minimum = 1)]
+        pub best_of: Option<i64>,
+    }
+}
+
+/// A whole answer. A stream's events have the same shape and the same object name.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Completion {
+    /// `cmpl-` and a unique part.
+    pub id: String,
+    /// Always `text_completion`.
+    pub object: String,
+    /// Seconds since the Unix epoch.
+    pub created: u64,
+    /// The name of the model that answered.
+    pub model: String,
+    /// Changes when the build or the model does.
+    pub system_fingerprint: String,
+    /// For k prompts and n answers: k * n choices, all of a prompt's side by side.
+    pub choices: Vec<CompletionChoice>,
+    /// Token counts; in a stream absent, null or set as in chat.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Usage>)]
+    pub usage: Option<Option<Usage>>,
+}
+
+/// One of the answers.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct CompletionChoice {
+    /// Prompt-major position.
+    pub index: u32,
+    /// The text.
+    pub text: String,
+    /// Log probabilities, when asked for.
+    pub logprobs: Option<CompletionLogprobs>,
+    /// `stop` or `length`; null before a stream's end.
+    pub finish_reason: Option<String>,
+}
+
+/// Log probabilities in the older, columnar shape.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CompletionLogprobs {
+    /// The tokens' texts.
+    pub tokens: Vec<String>,
+    /// Their log probabilities; null for an echoed prompt's first token.
+    pub token_logprobs: Vec<Option<f32>>,
+    /// The likeliest tokens at each position.
+    pub top_logprobs: Option<Vec<Option<BTreeMap<String, f32>>>>,
+    /// Where each token's text starts, in characters from the start of `text`.
+    pub text_offset: Vec<u32>,
+}

@@ -1,0 +1,162 @@
+//! What becomes of the fields that a client may send and no struct carries.
+//!
+//! Each endpoint has one table of [`Rule`]s. A field that is in no table is unknown: accepted and
+//! named in a debug log, or refused when the server runs strictly.
+
+use serde_json::Value;
+
+/// What becomes of a documented field that Forebay does not act on.
+#[derive(Debug, Clone, Copy)]
+pub enum Rule {
+    /// It cannot change the answer (an identifier, a cache or billing hint): accepted.
+    Hint,
+    /// Acting on it is not possible: refused by name, unless its value asks for nothing.
+    Refused {
+        /// Whether this value asks for nothing beyond the default behaviour.
+        unless: fn(&Value) -> bool,
+        /// The end of the sentence "X is not supported: ...".
+        why: &'static str,
+    },
+}
+
+/// One row of a table: the field's name and its rule.
+pub type Row = (&'static str, Rule);
+
+fn never(_: &Value) -> bool {
+    false
+}
+
+fn is_false(v: &Value) -> bool {
+    v == &Value::Bool(false)
+}
+
+fn is_empty(v: &Value) -> bool {
+    v.as_array().is_some_and(Vec::is_empty) || v.as_str().is_some_and(str::is_empty)
+}
+
+fn is_none_choice(v: &Value) -> bool {
+    v.as_str().is_some_and(|s| s == "none" || s == "auto")
+}
+
+fn is_plain_text_format(v: &Value) -> bool {
+    v.as_object().is_some_and(|o| o.len() == 1 && o.get("type").is_some_and(|t| t == "text"))
+}
+
+fn is_text_only(v: &Value) -> bool {
+    v.as_array().is_some_and(|a| a.iter().all(|m| m == "text"))
+}
+
+const fn refused(unless: fn(&Value) -> bool, why: &'static str) -> Rule {
+    Rule::Refused { unless, why }
+}
+
+const TOOLS: &str = "tool calling is not implemented yet";
+const TOOLS_FIRST: &str = "it needs `tools`, and tool calling is not implemented yet";
+
+/// `POST /v1/chat/completions`.
+pub const CHAT: &[Row] = &[
+    ("user", Rule::Hint),
+    ("safety_identifier", Rule::Hint),
+    ("prompt_cache_key", Rule::Hint),
+    ("prompt_cache_retention", Rule::Hint),
+    ("prompt_cache_options", Rule::Hint),
+    ("prediction", Rule::Hint),
+    ("store", refused(is_false, "answers are not stored on this server")),
+    ("tools", refused(is_empty, TOOLS)),
+    ("tool_choice", refused(is_none_choice, TOOLS_FIRST)),
+    ("parallel_tool_calls", refused(never, TOOLS_FIRST)),
+    ("functions", refused(is_empty, TOOLS)),
+    ("function_call", refused(is_none_choice, TOOLS_FIRST)),
+    ("response_format", refused(is_plain_text_format, "only {\"type\": \"text\"} is")),
+    ("reasoning_effort", refused(never, "reasoning control is not implemented yet")),
+    ("verbosity", refused(never, "no model served here has a verbosity control")),
+    ("modalities", refused(is_text_only, "only [\"text\"] is")),
+    ("audio", refused(never, "audio output is not available")),
+    ("web_search_options", refused(never, "this server has no web search")),
+    ("moderation", refused(never, "this server has no moderation model")),
+    ("best_of", refused(never, "it belongs to /v1/completions")),
+    ("chat_template", refused(never, "the template comes from the model or the operator")),
+    ("guided_json", refused(never, STRUCTURED)),
+    ("guided_regex", refused(never, STRUCTURED)),
+    ("guided_choice", refused(never, STRUCTURED)),
+    ("guided_grammar", refused(never, STRUCTURED)),
+    ("structured_outputs", refused(never, STRUCTURED)),
+    ("grammar", refused(never, STRUCTURED)),
+    ("json_schema", refused(never, STRUCTURED)),
+];
+
+const STRUCTURED: &str = "structured output is not implemented yet";
+
+/// `POST /v1/completions`.
+pub const COMPLETION: &[Row] = &[
+    ("user", Rule::Hint),
+    ("suffix", refused(is_empty, "infilling is not implemented")),
+    ("guided_json", refused(never, STRUCTURED)),
+    ("guided_regex", refused(never, STRUCTURED)),
+    ("guided_choice", refused(never, STRUCTURED)),
+    ("guided_grammar", refused(never, STRUCTURED)),
+    ("structured_outputs", refused(never, STRUCTURED)),
+    ("grammar", refused(never, STRUCTURED)),
+    ("json_schema", refused(never, STRUCTURED)),
+];
+
+/// `POST /v1/embeddings`.
+pub const EMBEDDING: &[Row] = &[
+    ("user", Rule::Hint),
+    ("truncate_prompt_tokens", refused(never, "use `truncate: true`, which cuts at the limit")),
+    ("input_type", refused(never, "put the model's own prefix in front of the text")),
+];
+
+/// `POST /v1/tokenize` and `POST /v1/detokenize`.
+pub const TOKENIZE: &[Row] = &[];
+
+/// The rule for `name` in `table`, if it has one.
+pub fn lookup(table: &[Row], name: &str) -> Option<Rule> {
+    table.iter().find(|(row, _)| *row == name).map(|(_, rule)| *rule)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(name: &str, value: &Value, refused: bool) {
+        let rule = lookup(CHAT, name).expect(name);
+        let got = match rule {
+            Rule::Hint => false,
+            Rule::Refused { unless, .. } => !unless(value),
+        };
+        assert_eq!(got, refused, "{name}: {value}");
+    }
+
+    #[test]
+    fn values_that_ask_for_nothing_pass() {
+        check("tools", &json!([]), false);
+        check("tool_choice", &json!("none"), false);
+        check("response_format", &json!({"type": "text"}), false);
+        check("modalities", &json!(["text"]), false);
+        check("store", &json!(false), false);
+        check("user", &json!("u-1"), false);
+    }
+
+    #[test]
+    fn values_that_ask_for_something_are_refused() {
+        check("tools", &json!([{"type": "function"}]), true);
+        check("tool_choice", &json!("required"), true);
+        check("tool_choice", &json!({"type": "function"}), true);
+        check("response_format", &json!({"type": "json_object"}), true);
+        check("modalities", &json!(["text", "audio"]), true);
+        check("store", &json!(true), true);
+    }
+
+    #[test]
+    fn no_table_names_a_field_twice() {
+        for table in [CHAT, COMPLETION, EMBEDDING, TOKENIZE] {
+            for (i, (name, _)) in table.iter().enumerate() {
+                assert!(table[..i].iter().all(|(other, _)| other != name), "{name} twice");
+            }
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Token accounting, in tokens.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What a generation cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Usage {
+    /// Tokens of the prompt, after templating.
+    pub prompt_tokens: u32,
+    /// Tokens generated, over all choices.
+    pub completion_tokens: u32,
+    /// The sum of both.
+    pub total_tokens: u32,
+    /// Where the prompt tokens came from.
+    pub prompt_tokens_details: PromptTokensDetails,
+    /// What the completion tokens were.
+    pub completion_tokens_details: CompletionTokensDetails,
+}
+
+/// Breakdown of `prompt_tokens`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PromptTokensDetails {
+    /// Prompt tokens whose KV was reused instead of computed.
+    pub cached_tokens: u32,
+}
+
+/// Breakdown of `completion_tokens`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CompletionTokensDetails {
+    /// Tokens spent on reasoning text.
+    pub reasoning_tokens: u32,
+}
+
+/// What an embedding request cost; it generates nothing, so it has no completion tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EmbeddingUsage {
+    /// Tokens of all inputs.
+    pub prompt_tokens: u32,
+    /// The same number.
+    pub total_tokens: u32,
+}
+
+impl Usage {
+    /// Usage of one request: its prompt counted once, whatever the number of choices.
+    pub fn new(prompt: u32, cached: u32, completion: u32) -> Self {
+        Self {
+            prompt_tokens: prompt,
+            completion_tokens: completion,
+            total_tokens: prompt.saturating_add(completion),
+            prompt_tokens_details: PromptTokensDetails { cached_tokens: cached },
+            completion_tokens_details: CompletionTokensDetails::default(),
+        }
+    }
+}
