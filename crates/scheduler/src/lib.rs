@@ -1,1 +1,24 @@
-//! x
+//! Which sequence gets how many tokens of the next step.
+//!
+//! [`Scheduler`] decides for generation: requests wait in a bounded queue, are admitted to slots,
+//! prefill in chunks and decode one token a step, all in one batch. [`EmbeddingQueue`] decides
+//! for embeddings: inputs of many requests are packed into one forward pass by token budget.
+//!
+//! The unit of both is the *step*: `plan` says what the next forward pass holds, the engine runs
+//! it and reports back. A sequence is `known` tokens (prompt and generated) of which `computed`
+//! are in the KV cache; a step moves `computed` towards `known`, and decoding is the case where
+//! one token is missing. Nothing here knows what a token is, so nothing here can be wrong about
+//! one.
+//!
+//! **Invariant:** no tokio, no clock, no randomness, no llama types, no serde. Given the same
+//! calls it makes the same decisions.
+
+mod embedding;
+mod share;
+
+pub mod generation;
+
+pub use embedding::{EmbeddingQueue, Item, JobId};
+pub use generation::{
+    Fork, Limits, Output, Rejected, Request, RequestId, Scheduler, SeqId, SlotId, Step, Work,
+};

@@ -1,0 +1,197 @@
+//! A small simulated engine: it runs what `plan` says and checks each step against the rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const LIMITS: Limits = Limits {
+    slots: 4,
+    slot_tokens: 1000,
+    batch_tokens: 64,
+    prefill_tokens_while_decoding: 32,
+    all_logits_tokens: 8,
+    queue: 8,
+};
+
+fn request(id: u64, prompt: u32, new: u32, choices: u32) -> Request {
+    Request {
+        id: RequestId(id),
+        prompt_tokens: prompt,
+        max_new_tokens: new,
+        choices,
+        all_logits: false,
+    }
+}
+
+/// Runs steps until nothing is left; every answer has its request's `max_new_tokens` tokens.
+/// Returns the tokens generated for each sequence.
+fn run(scheduler: &mut Scheduler, requests: &[Request], max_steps: usize) -> BTreeMap<SeqId, u32> {
+    let of = |id: RequestId| *requests.iter().find(|r| r.id == id).unwrap();
+    let mut generated = BTreeMap::new();
+    let mut kv: BTreeMap<SlotId, (SeqId, u32)> = BTreeMap::new();
+    for _ in 0..max_steps {
+        let step = scheduler.plan();
+        if step.work.is_empty() {
+            return generated;
+        }
+        check_step(&step);
+        scheduler.complete(&step);
+        for work in &step.work {
+            let cell = kv.entry(work.slot).or_insert((work.seq, 0));
+            assert_eq!(*cell, (work.seq, work.start), "the slot holds what came before");
+            cell.1 += work.tokens;
+            let computed = cell.1;
+            for fork in &work.forks {
+                assert_eq!(kv.insert(fork.slot, (fork.seq, computed)), None, "slot in use");
+            }
+            if !work.output.samples() {
+                continue;
+            }
+            let forks = work.forks.iter().map(|f| f.seq);
+            for seq in std::iter::once(work.seq).chain(forks) {
+                let count = generated.entry(seq).or_insert(0);
+                *count += 1;
+                if *count == of(seq.request).max_new_tokens {
+                    let slot = scheduler.finish(seq).unwrap();
+                    kv.remove(&slot);
+                } else {
+                    scheduler.append(seq);
+                }
+            }
+        }
+    }
+    panic!("not finished after {max_steps} steps");
+}
+
+fn check_step(step: &Step) {
+    let total: u32 = step.work.iter().map(|w| w.tokens).sum();
+    assert!(total <= LIMITS.batch_tokens, "{step:?}");
+    let seqs: BTreeSet<_> = step.work.iter().map(|w| w.seq).collect();
+    let slots: BTreeSet<_> = step.work.iter().map(|w| w.slot).collect();
+    assert_eq!(seqs.len(), step.work.len(), "a sequence is in a step once");
+    assert_eq!(slots.len(), step.work.len(), "a slot is in a step once");
+}
+
+#[test]
+fn a_request_prefills_in_chunks_and_decodes_one_token_a_step() {
+    let mut s = Scheduler::new(LIMITS);
+    s.submit(request(1, 100, 3, 1)).unwrap();
+    let first = s.plan();
+    assert_eq!((first.work[0].tokens, first.work[0].output), (64, Output::None));
+    s.complete(&first);
+    let second = s.plan();
+    assert_eq!((second.work[0].start, second.work[0].tokens), (64, 36));
+    assert_eq!(second.work[0].output, Output::Last);
+    s.complete(&second);
+    s.append(second.work[0].seq);
+    let third = s.plan();
+    assert_eq!((third.work[0].start, third.work[0].tokens), (100, 1));
+}
+
+#[test]
+fn decode_rows_are_in_every_step_and_bound_the_prefill() {
+    let mut s = Scheduler::new(LIMITS);
+    s.submit(request(1, 10, 50, 1)).unwrap();
+    let step = s.plan();
+    s.complete(&step);
+    s.append(step.work[0].seq);
+    s.submit(request(2, 500, 5, 1)).unwrap();
+    for _ in 0..5 {
+        let step = s.plan();
+        assert_eq!(step.work[0].seq.request, RequestId(1));
+        assert_eq!(step.work[1].tokens, 32);
+        s.complete(&step);
+        s.append(step.work[0].seq);
+    }
+}
+
+#[test]
+fn a_short_prompt_does_not_wait_for_a_long_one() {
+    let mut s = Scheduler::new(LIMITS);
+    s.submit(request(1, 900, 1, 1)).unwrap();
+    s.submit(request(2, 20, 1, 1)).unwrap();
+    let step = s.plan();
+    let short = step.work.iter().find(|w| w.seq.request == RequestId(2)).unwrap();
+    assert_eq!(short.output, Output::Last);
+}
+
+#[test]
+fn several_answers_share_one_prefill() {
+    let requests = [request(1, 65, 4, 3)];
+    let mut s = Scheduler::new(LIMITS);
+    s.submit(requests[0]).unwrap();
+    let first = s.plan();
+    assert_eq!(first.work.len(), 1);
+    s.complete(&first);
+    let second = s.plan();
+    assert_eq!((second.work[0].tokens, second.work[0].forks.len()), (1, 2));
+    let mut s = Scheduler::new(LIMITS);
+    s.submit(requests[0]).unwrap();
+    let generated = run(&mut s, &requests, 100);
+    assert_eq!(generated.values().copied().collect::<Vec<_>>(), [4, 4, 4]);
+}
+
+#[test]
+fn all_logits_are_asked_for_in_small_chunks_until_the_prompt_ends() {
+    let mut s = Scheduler::new(LIMITS);
+    s.submit(Request { all_logits: true, ..request(1, 17, 2, 1) }).unwrap();
+    let mut outputs = Vec::new();
+    for _ in 0..3 {
+        let step = s.plan();
+        outputs.push((step.work[0].tokens, step.work[0].output));
+        s.complete(&step);
+    }
+    let part = Output::All { complete: false };
+    assert_eq!(outputs, [(8, part), (8, part), (1, Output::All { complete: true })]);
+    s.append(SeqId { request: RequestId(1), choice: 0 });
+    assert_eq!(s.plan().work[0].output, Output::Last);
+}
+
+#[test]
+fn refusals_carry_the_numbers() {
+    let mut s = Scheduler::new(LIMITS);
+    let too_long = s.submit(request(1, 990, 11, 1));
+    assert_eq!(too_long, Err(Rejected::TooLong { needed: 1001, limit: 1000 }));
+    assert_eq!(s.submit(request(1, 5, 5, 5)), Err(Rejected::TooManyChoices { limit: 4 }));
+    for id in 0..8 {
+        s.submit(request(id, 5, 5, 1)).unwrap();
+    }
+    assert_eq!(s.submit(request(9, 5, 5, 1)), Err(Rejected::QueueFull { limit: 8 }));
+}
+
+#[test]
+fn cancelling_frees_every_slot_of_a_request() {
+    let mut s = Scheduler::new(LIMITS);
+    s.submit(request(1, 5, 5, 4)).unwrap();
+    s.submit(request(2, 5, 5, 1)).unwrap();
+    s.plan();
+    assert_eq!((s.running(), s.waiting()), (4, 1));
+    assert_eq!(s.cancel(RequestId(1)).len(), 4);
+    assert_eq!(s.plan().work[0].seq.request, RequestId(2));
+    assert!(s.cancel(RequestId(2)).len() == 1 && s.running() == 0);
+    assert!(s.cancel(RequestId(2)).is_empty(), "twice is harmless");
+}
+
+proptest! {
+    #[test]
+    fn everybody_finishes_with_exactly_the_tokens_asked_for(
+        shapes in proptest::collection::vec((1_u32..600, 1_u32..40, 1_u32..5, any::<bool>()), 1..9),
+    ) {
+        let requests: Vec<Request> = shapes.iter().enumerate().map(|(i, &(p, new, n, all))| {
+            Request { all_logits: all, ..request(i as u64, p, new, n) }
+        }).collect();
+        let mut s = Scheduler::new(LIMITS);
+        for r in &requests {
+            s.submit(*r).unwrap();
+        }
+        let generated = run(&mut s, &requests, 20_000);
+        for r in &requests {
+            for choice in 0..r.choices {
+                prop_assert_eq!(generated[&SeqId { request: r.id, choice }], r.max_new_tokens);
+            }
+        }
+        prop_assert_eq!((s.running(), s.waiting(), s.kv_tokens()), (0, 0, 0));
+    }
+}
