@@ -1,1 +1,58 @@
-//! x
+//! llama.cpp behind a handle.
+//!
+//! One named thread owns each model and its context. A cheap cloneable handle ([`Engine`] for
+//! generation, [`Embedder`] for embeddings) sends it plain-data commands over a bounded channel
+//! and gets plain-data events back; nothing of llama.cpp and nothing of HTTP crosses that line,
+//! so the same worker can move to a child process.
+//!
+//! The generation worker's loop is four words, and [`worker`] reads that way: *receive* commands,
+//! *plan* a step with the scheduler, *step* the model, *emit* what came of it.
+//!
+//! **Invariant:** knows neither HTTP nor OpenAI. Only `llama.rs` names `llama_cpp_2`. Requests
+//! arrive validated: there are no defaults and no range checks here.
+
+mod detokenize;
+mod logprobs;
+mod sampling;
+mod sequence;
+mod stop;
+
+mod embed;
+mod handle;
+mod model;
+mod request;
+mod status;
+mod vocab;
+mod worker;
+
+#[cfg(feature = "llama")]
+mod llama;
+#[cfg(feature = "scripted")]
+pub mod scripted;
+
+pub use handle::{Embedder, Engine, Generation, LoadError, Loaded, SubmitError, load};
+pub use model::{Device, Kind, ModelConfig, ModelInfo, Pooling, Source};
+pub use request::{
+    Event, Failure, FinishReason, GenerateRequest, SamplingParams, StopRules, TokenLogprob,
+    TopLogprob,
+};
+pub use status::{Progress, Stats, Status};
+pub use vocab::{ParseSpecial, Tokenize, Vocab};
+
+/// A token id of a model's vocabulary.
+pub type Token = u32;
+
+#[cfg(feature = "llama")]
+pub use llama::{devices, system_info};
+
+/// The devices that can compute; without a backend there are none.
+#[cfg(not(feature = "llama"))]
+pub fn devices() -> Vec<Device> {
+    Vec::new()
+}
+
+/// What the backend was compiled for.
+#[cfg(not(feature = "llama"))]
+pub fn system_info() -> String {
+    "built without llama.cpp".to_owned()
+}

@@ -1,0 +1,436 @@
+//! Loading a model onto a thread, and the handles that speak to it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use crate::embed::{EmbedJob, EmbedWorker};
+use crate::model::{EmbeddingModel, Model, ModelConfig, ModelInfo, Source};
+use crate::request::{Event, Failure, GenerateRequest};
+use crate::status::{Board, Progress, Stats, Status};
+use crate::vocab::Vocab;
+use crate::worker::{Submission, Worker};
+use crate::Token;
+
+/// Starts a thread that loads the model and then serves it.
+///
+/// # Errors
+/// When the operating system cannot start a thread. Everything else is told by
+/// [`Loading::finish`].
+pub fn load(config: ModelConfig) -> Result<Loading, LoadError> {
+    let board = Arc::new(Board::new());
+    let (ready, loaded) = oneshot::channel();
+    let host = Host { config, board: Arc::clone(&board), ready };
+    let thread = thread::Builder::new()
+        .name(format!("engine-{}", host.config.name))
+        .spawn(move || host.run())
+        .map_err(|e| LoadError(format!("cannot start a thread: {e}")))?;
+    Ok(Loading { board, loaded, thread })
+}
+
+/// A model that is being loaded.
+#[derive(Debug)]
+pub struct Loading {
+    board: Arc<Board>,
+    loaded: oneshot::Receiver<Result<Parts, LoadError>>,
+    thread: JoinHandle<()>,
+}
+
+/// A model that could not be loaded, and why.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct LoadError(pub String);
+
+/// A model that is ready to serve.
+#[derive(Debug, Clone)]
+pub enum Loaded {
+    /// It generates text.
+    Chat(Engine),
+    /// It turns text into vectors.
+    Embedding(Embedder),
+}
+
+/// The handle of a generation model. Cheap to clone; the thread ends with the last clone.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    inner: Arc<Inner<Submission>>,
+}
+
+/// The handle of an embedding model. Cheap to clone; the thread ends with the last clone.
+#[derive(Debug, Clone)]
+pub struct Embedder {
+    inner: Arc<Inner<EmbedJob>>,
+}
+
+/// Why a request was not accepted. Nothing was queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// As many requests wait or run as may.
+    #[error("{limit} requests are waiting or running already")]
+    QueueFull {
+        /// That number.
+        limit: usize,
+    },
+    /// Prompt and answer do not fit into what one request can hold.
+    #[error("{tokens} tokens do not fit into {limit}")]
+    TooLong {
+        /// What it needs, in tokens.
+        tokens: usize,
+        /// What a request can hold, in tokens.
+        limit: u32,
+    },
+    /// It wants more answers than can run together.
+    #[error("{choices} answers are more than {limit}")]
+    TooManyChoices {
+        /// What it wants.
+        choices: u32,
+        /// The number of slots.
+        limit: u32,
+    },
+    /// A prompt or input without a token.
+    #[error("there is no token to compute")]
+    Empty,
+    /// A token id that the vocabulary does not have.
+    #[error("there is no token {token}")]
+    NoSuchToken {
+        /// The id.
+        token: Token,
+    },
+    /// The engine's thread is gone.
+    #[error("the model's engine has stopped")]
+    EngineGone,
+}
+
+/// A running request. Dropping it cancels the request: its sequences are gone within one step,
+/// queued or running.
+#[derive(Debug)]
+pub struct Generation {
+    events: mpsc::Receiver<Event>,
+    /// Counts the request against the queue's limit for as long as anybody holds on to it.
+    _permit: OwnedSemaphorePermit,
+}
+
+struct Inner<C> {
+    info: ModelInfo,
+    vocab: Vocab,
+    board: Arc<Board>,
+    permits: Arc<Semaphore>,
+    capacity: usize,
+    /// `None` only while dropping: closing it tells the thread to end.
+    commands: Option<mpsc::Sender<C>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread hands over once the model is loaded.
+#[derive(Debug)]
+struct Parts {
+    info: ModelInfo,
+    vocab: Vocab,
+    capacity: usize,
+    commands: Commands,
+}
+
+#[derive(Debug)]
+enum Commands {
+    Generate(mpsc::Sender<Submission>),
+    Embed(mpsc::Sender<EmbedJob>),
+}
+
+/// The thread's side: a backend loads the model, then calls one of the `serve` functions.
+pub(crate) struct Host {
+    pub(crate) config: ModelConfig,
+    pub(crate) board: Arc<Board>,
+    ready: oneshot::Sender<Result<Parts, LoadError>>,
+}
+
+// === impl Loading ===
+
+impl Loading {
+    /// How far it has come.
+    pub fn progress(&self) -> Progress {
+        self.board.progress()
+    }
+
+    /// A function that tells how far it has come, for another task.
+    pub fn watch(&self) -> impl Fn() -> Progress + Send + Sync + 'static {
+        let board = Arc::clone(&self.board);
+        move || board.progress()
+    }
+
+    /// Waits until the model can serve.
+    ///
+    /// # Errors
+    /// [`LoadError`] if it never will.
+    pub async fn finish(self) -> Result<Loaded, LoadError> {
+        let died = || LoadError("the thread ended while it loaded the model".to_owned());
+        let parts = self.loaded.await.map_err(|_| died())??;
+        Ok(parts.into_handle(self.board, self.thread))
+    }
+}
+
+impl Parts {
+    fn into_handle(self, board: Arc<Board>, thread: JoinHandle<()>) -> Loaded {
+        let Self { info, vocab, capacity, commands } = self;
+        match commands {
+            Commands::Generate(commands) => Loaded::Chat(Engine {
+                inner: Arc::new(Inner::new(info, vocab, board, capacity, commands, thread)),
+            }),
+            Commands::Embed(commands) => Loaded::Embedding(Embedder {
+                inner: Arc::new(Inner::new(info, vocab, board, capacity, commands, thread)),
+            }),
+        }
+    }
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// What was loaded.
+    pub fn info(&self) -> &ModelInfo {
+        &self.inner.info
+    }
+
+    /// Its vocabulary.
+    pub fn vocab(&self) -> &Vocab {
+        &self.inner.vocab
+    }
+
+    /// How it is.
+    pub fn status(&self) -> Status {
+        self.inner.board.status()
+    }
+
+    /// What it has done.
+    pub fn stats(&self) -> Stats {
+        self.inner.board.stats()
+    }
+
+    /// How long the current step has been running; `None` between steps.
+    pub fn stalled_for(&self) -> Option<Duration> {
+        self.inner.board.stalled_for()
+    }
+
+    /// Puts a request into the queue. Never waits.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; nothing is queued then.
+    pub fn generate(&self, request: GenerateRequest) -> Result<Generation, SubmitError> {
+        self.check(&request)?;
+        let permit = self.inner.permit()?;
+        let per_choice = request.max_tokens as usize + 3;
+        let bound = per_choice * request.choices as usize + 3;
+        let (sender, events) = mpsc::channel(bound);
+        self.inner.send(Submission { request, events: sender, submitted: Instant::now() })?;
+        Ok(Generation { events, _permit: permit })
+    }
+
+    fn check(&self, request: &GenerateRequest) -> Result<(), SubmitError> {
+        let info = &self.inner.info;
+        let tokens = request.prompt.len() + request.max_tokens as usize;
+        if tokens > info.slot_tokens as usize {
+            return Err(SubmitError::TooLong { tokens, limit: info.slot_tokens });
+        }
+        if request.choices > info.slots {
+            let choices = request.choices;
+            return Err(SubmitError::TooManyChoices { choices, limit: info.slots });
+        }
+        self.inner.check_tokens(&request.prompt)
+    }
+}
+
+// === impl Embedder ===
+
+impl Embedder {
+    /// What was loaded.
+    pub fn info(&self) -> &ModelInfo {
+        &self.inner.info
+    }
+
+    /// Its vocabulary.
+    pub fn vocab(&self) -> &Vocab {
+        &self.inner.vocab
+    }
+
+    /// How it is.
+    pub fn status(&self) -> Status {
+        self.inner.board.status()
+    }
+
+    /// What it has done.
+    pub fn stats(&self) -> Stats {
+        self.inner.board.stats()
+    }
+
+    /// How long the current step has been running; `None` between steps.
+    pub fn stalled_for(&self) -> Option<Duration> {
+        self.inner.board.stalled_for()
+    }
+
+    /// One vector of length [`ModelInfo::n_embd`] and Euclidean norm 1 for each input. Dropping
+    /// the future cancels what has not been computed.
+    ///
+    /// # Errors
+    /// [`SubmitError`] if the request was not accepted, [`Failure`] if it failed later.
+    pub async fn embed(
+        &self,
+        inputs: Vec<Vec<Token>>,
+    ) -> Result<Result<Vec<Vec<f32>>, Failure>, SubmitError> {
+        let limit = self.inner.info.slot_tokens;
+        for input in &inputs {
+            if input.len() > limit as usize {
+                return Err(SubmitError::TooLong { tokens: input.len(), limit });
+            }
+            self.inner.check_tokens(input)?;
+        }
+        let _permit = self.inner.permit()?;
+        let (reply, answer) = oneshot::channel();
+        self.inner.send(EmbedJob::new(inputs, reply))?;
+        Ok(answer.await.unwrap_or(Err(Failure::EngineGone)))
+    }
+}
+
+// === impl Generation ===
+
+impl Generation {
+    /// The next event; `None` after every answer has finished. An engine that dies before that
+    /// gives [`Event::Failed`].
+    pub async fn next(&mut self) -> Option<Event> {
+        self.events.recv().await
+    }
+
+    /// The next event if one is there already.
+    pub fn try_next(&mut self) -> Option<Event> {
+        self.events.try_recv().ok()
+    }
+}
+
+// === impl Inner ===
+
+impl<C> Inner<C> {
+    fn new(
+        info: ModelInfo,
+        vocab: Vocab,
+        board: Arc<Board>,
+        capacity: usize,
+        commands: mpsc::Sender<C>,
+        thread: JoinHandle<()>,
+    ) -> Self {
+        let permits = Arc::new(Semaphore::new(capacity));
+        let (commands, thread) = (Some(commands), Some(thread));
+        Self { info, vocab, board, permits, capacity, commands, thread }
+    }
+
+    fn permit(&self) -> Result<OwnedSemaphorePermit, SubmitError> {
+        Arc::clone(&self.permits)
+            .try_acquire_owned()
+            .map_err(|_| SubmitError::QueueFull { limit: self.capacity })
+    }
+
+    fn send(&self, command: C) -> Result<(), SubmitError> {
+        let sender = self.commands.as_ref().ok_or(SubmitError::EngineGone)?;
+        sender.try_send(command).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => SubmitError::QueueFull { limit: self.capacity },
+            mpsc::error::TrySendError::Closed(_) => SubmitError::EngineGone,
+        })
+    }
+
+    fn check_tokens(&self, tokens: &[Token]) -> Result<(), SubmitError> {
+        if tokens.is_empty() {
+            return Err(SubmitError::Empty);
+        }
+        match tokens.iter().find(|&&t| t as usize >= self.vocab.len()) {
+            Some(&token) => Err(SubmitError::NoSuchToken { token }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<C> fmt::Debug for Inner<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner").field("info", &self.info).finish_non_exhaustive()
+    }
+}
+
+impl<C> Drop for Inner<C> {
+    fn drop(&mut self) {
+        self.commands = None;
+        // The model must be freed before the process tears down the backend's statics.
+        if let Some(thread) = self.thread.take().filter(|t| t.thread().id() != thread::current().id()) {
+            if thread.join().is_err() {
+                tracing::error!(model = %self.info.architecture, "the engine's thread had panicked");
+            }
+        }
+    }
+}
+
+// === impl Host ===
+
+impl Host {
+    fn run(self) {
+        let guard = FailedOnDrop(Arc::clone(&self.board));
+        match self.config.source.clone() {
+            #[cfg(feature = "llama")]
+            Source::Gguf(path) => crate::llama::run(&path, self),
+            #[cfg(not(feature = "llama"))]
+            Source::Gguf(_) => self.fail("this build has no llama.cpp backend"),
+            #[cfg(feature = "scripted")]
+            Source::Scripted(script) => crate::scripted::run(script, self),
+        }
+        drop(guard);
+    }
+
+    /// Tells that the model cannot be loaded.
+    pub(crate) fn fail(self, why: impl Into<String>) {
+        // Nobody may be waiting any more; then there is nobody to tell.
+        drop(self.ready.send(Err(LoadError(why.into()))));
+    }
+
+    /// Serves a generation model until the last handle is gone.
+    pub(crate) fn serve_generation(
+        self,
+        info: ModelInfo,
+        vocab: Vocab,
+        batch_tokens: u32,
+        model: impl Model,
+    ) {
+        let capacity = self.config.queue + info.slots as usize;
+        let (sender, inbox) = mpsc::channel(capacity);
+        let worker =
+            Worker::new(model, vocab.clone(), &info, &self.config, batch_tokens, self.board);
+        worker.board().set_status(Status::Ready);
+        let commands = Commands::Generate(sender);
+        if self.ready.send(Ok(Parts { info, vocab, capacity, commands })).is_ok() {
+            worker.run(inbox);
+        }
+    }
+
+    /// Serves an embedding model until the last handle is gone.
+    pub(crate) fn serve_embedding(
+        self,
+        info: ModelInfo,
+        vocab: Vocab,
+        batch_tokens: u32,
+        model: impl EmbeddingModel,
+    ) {
+        let capacity = self.config.queue + info.slots as usize;
+        let (sender, inbox) = mpsc::channel(capacity);
+        let worker = EmbedWorker::new(model, batch_tokens, info.slots as usize, self.board);
+        worker.board().set_status(Status::Ready);
+        let commands = Commands::Embed(sender);
+        if self.ready.send(Ok(Parts { info, vocab, capacity, commands })).is_ok() {
+            worker.run(inbox);
+        }
+    }
+}
+
+/// Marks the engine as failed however its thread ends, a panic included.
+struct FailedOnDrop(Arc<Board>);
+
+impl Drop for FailedOnDrop {
+    fn drop(&mut self) {
+        self.0.set_status(Status::Failed);
+    }
+}

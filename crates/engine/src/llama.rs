@@ -1,0 +1,399 @@
+//! llama.cpp: the only file that names it.
+//!
+//! KV layout: one stream per slot (`kv_unified` off), so a sequence attends its own cells alone;
+//! copying a slot is then a copy of the whole sequence, which is how answers of one request fork.
+
+use std::ffi::CStr;
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::context::params::{LlamaContextParams, LlamaPoolingType};
+use llama_cpp_2::llama_backend::LlamaBackend;
+use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::token::LlamaToken;
+use llama_cpp_2::{LogOptions, list_llama_ggml_backend_devices, send_logs_to_tracing};
+
+use crate::handle::Host;
+use crate::model::{
+    Device, EmbeddingModel, Kind, Model, ModelConfig, ModelInfo, Pooling, Row, StepError,
+};
+use crate::status::Progress;
+use crate::vocab::{ParseSpecial, Tokenize, Vocab, VocabTable};
+use crate::Token;
+
+/// Context of one request when nobody says otherwise: enough for most chats, and a KV cache that
+/// fits beside the model on a small machine.
+const DEFAULT_SLOT_TOKENS: u32 = 4096;
+/// The same for an embedding model, whose context costs no KV cache.
+const DEFAULT_EMBEDDING_TOKENS: u32 = 8192;
+/// llama.cpp rounds a context up to this many cells.
+const CELL_ALIGNMENT: u32 = 256;
+/// Inputs of one embedding pass.
+const MAX_EMBEDDING_INPUTS: u32 = 64;
+/// Tokens of one embedding pass: attention is computed over all of them, so more of them cost
+/// more each, and fewer leave the matrix products too thin. See docs/performance.md.
+const DEFAULT_EMBEDDING_BATCH: u32 = 512;
+const DEFAULT_BATCH: u32 = 2048;
+const DEFAULT_UBATCH: u32 = 512;
+
+/// Loads a GGUF file on this thread and serves it until the last handle is gone.
+pub(crate) fn run(path: &Path, host: Host) {
+    let Some(backend) = backend() else {
+        return host.fail("llama.cpp could not be initialised");
+    };
+    let model = match load(backend, path, &host) {
+        Ok(model) => Arc::new(model),
+        Err(why) => return host.fail(why),
+    };
+    let metadata = Metadata::read(&model);
+    let kind = host.config.kind.unwrap_or_else(|| metadata.kind());
+    let vocab = vocab(&model);
+    let result = match kind {
+        Kind::Chat => serve_generation(backend, &model, &metadata, vocab, host),
+        Kind::Embedding => serve_embedding(backend, &model, &metadata, vocab, host),
+    };
+    if let Err((host, why)) = result {
+        host.fail(why);
+    }
+}
+
+/// The devices that llama.cpp can compute on.
+pub fn devices() -> Vec<Device> {
+    if backend().is_none() {
+        return Vec::new();
+    }
+    list_llama_ggml_backend_devices()
+        .into_iter()
+        .map(|d| Device {
+            name: d.name,
+            description: d.description,
+            memory_total: d.memory_total,
+            memory_free: d.memory_free,
+        })
+        .collect()
+}
+
+/// llama.cpp's own line about what it was compiled for, such as `AVX2 = 1`.
+pub fn system_info() -> String {
+    if backend().is_none() {
+        return String::new();
+    }
+    #[expect(unsafe_code, reason = "llama-cpp-2 does not wrap this function")]
+    // SAFETY: the function takes nothing and returns a static, null-terminated string.
+    let line = unsafe { CStr::from_ptr(llama_cpp_sys_2::llama_print_system_info()) };
+    line.to_string_lossy().trim().to_owned()
+}
+
+/// Initialises llama.cpp once for the process, its log going to `tracing`.
+fn backend() -> Option<&'static LlamaBackend> {
+    static BACKEND: OnceLock<Option<LlamaBackend>> = OnceLock::new();
+    BACKEND
+        .get_or_init(|| {
+            send_logs_to_tracing(LogOptions::default());
+            #[cfg(feature = "dynamic-backends")]
+            llama_cpp_2::llama_backend::load_backends();
+            LlamaBackend::init().ok()
+        })
+        .as_ref()
+}
+
+fn load(backend: &LlamaBackend, path: &Path, host: &Host) -> Result<LlamaModel, String> {
+    let shown = path.display();
+    std::fs::File::open(path).map_err(|e| format!("cannot read {shown}: {e}"))?;
+    let board = Arc::clone(&host.board);
+    let params = LlamaModelParams::default()
+        .with_use_mmap(host.config.mmap)
+        .with_progress_callback(move |fraction| {
+            board.set_progress(Progress(fraction));
+            true
+        });
+    let params = match host.config.gpu_layers {
+        Some(layers) => params.with_n_gpu_layers(layers),
+        None => params,
+    };
+    LlamaModel::load_from_file(backend, path, &params)
+        .map_err(|_| format!("llama.cpp cannot load {shown}; its log says why"))
+}
+
+// === Metadata ===
+
+/// What a GGUF file says about itself.
+struct Metadata {
+    architecture: String,
+    n_ctx_train: u32,
+    chat_template: Option<String>,
+    pooling: Option<u32>,
+    causal: bool,
+}
+
+impl Metadata {
+    fn read(model: &LlamaModel) -> Self {
+        let value = |key: &str| model.meta_val_str(key).ok();
+        let architecture = value("general.architecture").unwrap_or_else(|| "unknown".to_owned());
+        let of_arch = |key: &str| value(&format!("{architecture}.{key}"));
+        Self {
+            n_ctx_train: model.n_ctx_train(),
+            chat_template: value("tokenizer.chat_template"),
+            pooling: of_arch("pooling_type").and_then(|v| v.parse().ok()),
+            causal: of_arch("attention.causal").is_none_or(|v| v != "false"),
+            architecture,
+        }
+    }
+
+    /// A file that names a pooling or attends in both directions is for embeddings.
+    fn kind(&self) -> Kind {
+        let pools = self.pooling.is_some_and(|p| p != 0);
+        if pools || !self.causal { Kind::Embedding } else { Kind::Chat }
+    }
+
+    fn info(&self, model: &LlamaModel, kind: Kind, slots: u32, slot_tokens: u32) -> ModelInfo {
+        ModelInfo {
+            architecture: self.architecture.clone(),
+            kind,
+            n_ctx_train: self.n_ctx_train,
+            slot_tokens,
+            slots,
+            n_embd: u32::try_from(model.n_embd_out()).unwrap_or(0),
+            n_params: model.n_params(),
+            size_bytes: model.size(),
+            chat_template: self.chat_template.clone(),
+            fingerprint: self.fingerprint(model),
+        }
+    }
+
+    /// FNV-1a over the numbers and the template: it changes when the weights' shape, their
+    /// quantisation or the template does.
+    fn fingerprint(&self, model: &LlamaModel) -> String {
+        let facts = format!(
+            "{} {} {} {:?}",
+            self.architecture,
+            model.n_params(),
+            model.size(),
+            self.chat_template
+        );
+        let hash = facts.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        format!("{hash:016x}")
+    }
+}
+
+// === Vocabulary ===
+
+struct LlamaTokenizer(Arc<LlamaModel>);
+
+impl Tokenize for LlamaTokenizer {
+    fn tokenize(&self, text: &str, special: ParseSpecial) -> Vec<Token> {
+        let tokens =
+            self.0.vocab().tokenize(text.as_bytes(), false, special == ParseSpecial::Yes);
+        tokens.into_iter().filter_map(|t| Token::try_from(t.0).ok()).collect()
+    }
+}
+
+fn vocab(model: &Arc<LlamaModel>) -> Vocab {
+    let vocab = model.vocab();
+    let mut table = VocabTable::default();
+    for token in vocab.tokens() {
+        table.bytes.reserve(64);
+        vocab.token_to_piece_into(token, &mut table.bytes, true, None);
+        table.ends.push(u32::try_from(table.bytes.len()).unwrap_or(u32::MAX));
+        table.control.push(vocab.is_control(token));
+        if vocab.is_eog(token) {
+            table.eog.extend(Token::try_from(token.0));
+        }
+    }
+    let name = |token: LlamaToken| {
+        let text = (token.0 >= 0).then(|| vocab.text(token)).flatten();
+        text.map(|t| t.to_string_lossy().into_owned()).unwrap_or_default()
+    };
+    table.bos_text = name(vocab.bos());
+    table.eos_text = name(vocab.eos());
+    // What the model wants around its input is what adding it to some text adds.
+    let ids = |special: bool| -> Vec<Token> {
+        let tokens = vocab.tokenize(b"a", special, false);
+        tokens.into_iter().filter_map(|t| Token::try_from(t.0).ok()).collect()
+    };
+    let (bare, marked) = (ids(false), ids(true));
+    if let Some(at) = marked.windows(bare.len().max(1)).position(|w| w == bare) {
+        table.prefix = marked[..at].to_vec();
+        table.suffix = marked[at + bare.len()..].to_vec();
+    }
+    Vocab::new(table, Arc::new(LlamaTokenizer(Arc::clone(model))))
+}
+
+// === Generation ===
+
+/// What can go wrong after loading, with the host to tell it through.
+type Served = Result<(), (Host, String)>;
+
+fn context_params(config: &ModelConfig) -> LlamaContextParams {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = config.threads.unwrap_or_else(|| u32::try_from(cores).unwrap_or(1));
+    let threads = i32::try_from(threads).unwrap_or(1);
+    LlamaContextParams::default().with_n_threads(threads).with_n_threads_batch(threads)
+}
+
+fn serve_generation(
+    backend: &LlamaBackend,
+    model: &LlamaModel,
+    metadata: &Metadata,
+    vocab: Vocab,
+    host: Host,
+) -> Served {
+    let config = &host.config;
+    let slots = config.parallel;
+    let per_slot = config
+        .ctx_size
+        .map_or(metadata.n_ctx_train.min(DEFAULT_SLOT_TOKENS), |total| total / slots)
+        .next_multiple_of(CELL_ALIGNMENT);
+    let batch_tokens = config.batch_size.unwrap_or(DEFAULT_BATCH).max(slots);
+    let params = context_params(config)
+        .with_n_ctx(NonZeroU32::new(per_slot * slots))
+        .with_n_seq_max(slots)
+        .with_kv_unified(false)
+        .with_n_batch(batch_tokens)
+        .with_n_ubatch(config.ubatch_size.unwrap_or(DEFAULT_UBATCH).min(batch_tokens));
+    let context = match model.new_context(backend, params) {
+        Ok(context) => context,
+        Err(_) => {
+            let why = format!(
+                "llama.cpp cannot make a context of {} tokens ({slots} slots of {per_slot}); \
+                 a smaller ctx_size or parallel may fit",
+                per_slot * slots
+            );
+            return Err((host, why));
+        }
+    };
+    let slot_tokens = context.n_ctx() / slots;
+    let info = metadata.info(model, Kind::Chat, slots, slot_tokens);
+    let runner = Runner { context, batch: new_batch(batch_tokens, 1) };
+    host.serve_generation(info, vocab, batch_tokens, runner);
+    Ok(())
+}
+
+fn new_batch(tokens: u32, sequences: i32) -> LlamaBatch<'static> {
+    LlamaBatch::new(tokens as usize, sequences)
+}
+
+/// A context that generates.
+struct Runner<'m> {
+    context: LlamaContext<'m>,
+    batch: LlamaBatch<'static>,
+}
+
+fn llama_id(value: u32) -> i32 {
+    i32::try_from(value).unwrap_or(i32::MAX)
+}
+
+fn step_error(error: impl std::fmt::Display) -> StepError {
+    StepError(error.to_string())
+}
+
+impl Model for Runner<'_> {
+    fn step(&mut self, rows: &[Row]) -> Result<(), StepError> {
+        self.batch.clear();
+        for row in rows {
+            let token = LlamaToken(llama_id(row.token));
+            self.batch
+                .add(token, llama_id(row.pos), &[llama_id(row.slot)], row.logits)
+                .map_err(step_error)?;
+        }
+        self.context.decode(&mut self.batch).map_err(step_error)
+    }
+
+    fn logits(&self, index: usize) -> &[f32] {
+        self.context.get_logits_ith(i32::try_from(index).unwrap_or(i32::MAX))
+    }
+
+    fn copy_slot(&mut self, from: u32, to: u32) {
+        self.clear_slot(to);
+        // Whole sequences only: between streams llama.cpp aborts on a part of one.
+        if let Err(error) =
+            self.context.copy_kv_cache_seq(llama_id(from), llama_id(to), None, None)
+        {
+            tracing::error!(%error, from, to, "a slot cannot be copied");
+        }
+    }
+
+    fn clear_slot(&mut self, slot: u32) {
+        if let Err(error) = self.context.clear_kv_cache_seq(Some(slot), None, None) {
+            tracing::error!(%error, slot, "a slot cannot be cleared");
+        }
+    }
+}
+
+// === Embeddings ===
+
+fn serve_embedding(
+    backend: &LlamaBackend,
+    model: &LlamaModel,
+    metadata: &Metadata,
+    vocab: Vocab,
+    host: Host,
+) -> Served {
+    let config = &host.config;
+    let wanted = config.ctx_size.unwrap_or(DEFAULT_EMBEDDING_TOKENS);
+    let slot_tokens = metadata.n_ctx_train.min(wanted);
+    // An input is pooled whole, so the longest one must fit into one pass.
+    let batch_tokens = config.batch_size.unwrap_or(DEFAULT_EMBEDDING_BATCH).max(slot_tokens);
+    let pooling = match config.pooling {
+        Some(Pooling::Mean) => LlamaPoolingType::Mean,
+        Some(Pooling::Cls) => LlamaPoolingType::Cls,
+        Some(Pooling::Last) => LlamaPoolingType::Last,
+        None if metadata.pooling.is_some_and(|p| p != 0) => LlamaPoolingType::Unspecified,
+        None if metadata.causal => LlamaPoolingType::Last,
+        None => LlamaPoolingType::Mean,
+    };
+    let params = context_params(config)
+        .with_embeddings(true)
+        .with_pooling_type(pooling)
+        .with_n_ctx(NonZeroU32::new(batch_tokens))
+        .with_n_seq_max(MAX_EMBEDDING_INPUTS)
+        .with_kv_unified(true)
+        .with_n_batch(batch_tokens)
+        .with_n_ubatch(batch_tokens);
+    let context = match model.new_context(backend, params) {
+        Ok(context) => context,
+        Err(_) => {
+            let why = format!(
+                "llama.cpp cannot make a context of {batch_tokens} tokens; a smaller ctx_size or \
+                 batch_size may fit"
+            );
+            return Err((host, why));
+        }
+    };
+    let info = metadata.info(model, Kind::Embedding, MAX_EMBEDDING_INPUTS, slot_tokens);
+    let runner = Pooler { context, batch: new_batch(batch_tokens, 1) };
+    let budget = config.batch_size.unwrap_or(DEFAULT_EMBEDDING_BATCH);
+    host.serve_embedding(info, vocab, budget, runner);
+    Ok(())
+}
+
+/// A context that embeds.
+struct Pooler<'m> {
+    context: LlamaContext<'m>,
+    batch: LlamaBatch<'static>,
+}
+
+impl EmbeddingModel for Pooler<'_> {
+    fn embed(&mut self, inputs: &[&[Token]]) -> Result<Vec<Vec<f32>>, StepError> {
+        self.batch.clear();
+        self.context.clear_kv_cache();
+        for (seq, input) in (0..).zip(inputs) {
+            for (pos, &token) in (0..).zip(*input) {
+                let token = LlamaToken(llama_id(token));
+                self.batch.add(token, pos, &[seq], true).map_err(step_error)?;
+            }
+        }
+        self.context.decode(&mut self.batch).map_err(step_error)?;
+        (0..)
+            .zip(inputs)
+            .map(|(seq, _)| self.context.embeddings_seq_ith(seq).map(<[f32]>::to_vec))
+            .collect::<Result<_, _>>()
+            .map_err(step_error)
+    }
+}

@@ -1,0 +1,146 @@
+//! What a model is to the engine: what to load, what was loaded, and how to run it.
+
+use std::path::PathBuf;
+
+use crate::Token;
+
+/// What to load and how. Validated: every number is in range.
+#[derive(Debug, Clone)]
+pub struct ModelConfig {
+    /// The model's own name; also names its thread.
+    pub name: String,
+    /// Where it comes from.
+    pub source: Source,
+    /// What to use it for; `None` lets the file decide.
+    pub kind: Option<Kind>,
+    /// KV cells over all slots, in tokens; `None` for a default that fits the model.
+    pub ctx_size: Option<u32>,
+    /// Sequences that run together.
+    pub parallel: u32,
+    /// Tokens of one step; `None` for a default that fits the kind.
+    pub batch_size: Option<u32>,
+    /// Tokens that the backend computes at once; `None` for a default that fits the kind.
+    pub ubatch_size: Option<u32>,
+    /// Tokens that prefill may take of a step in which somebody decodes.
+    pub prefill_chunk: u32,
+    /// CPU threads; `None` for all cores.
+    pub threads: Option<u32>,
+    /// Layers to put on a GPU; `None` for all.
+    pub gpu_layers: Option<u32>,
+    /// Whether to map the file into memory instead of reading it.
+    pub mmap: bool,
+    /// How an embedding model's token vectors become one; `None` for the model's own way.
+    pub pooling: Option<Pooling>,
+    /// Requests that may wait.
+    pub queue: usize,
+}
+
+/// Where a model comes from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A GGUF file.
+    Gguf(PathBuf),
+    /// A script, for fault and timing tests.
+    #[cfg(feature = "scripted")]
+    Scripted(crate::scripted::Script),
+}
+
+/// What a model is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Text generation.
+    Chat,
+    /// Text to vectors.
+    Embedding,
+}
+
+/// How token vectors become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// Their mean.
+    Mean,
+    /// The first one.
+    Cls,
+    /// The last one.
+    Last,
+}
+
+/// What a loaded model is.
+#[derive(Debug, Clone)]
+pub struct ModelInfo {
+    /// `llama`, `bert`, ...
+    pub architecture: String,
+    /// What it is used for.
+    pub kind: Kind,
+    /// Longest sequence it was trained on, in tokens.
+    pub n_ctx_train: u32,
+    /// What one request can hold, prompt and answer, in tokens.
+    pub slot_tokens: u32,
+    /// Sequences that run together.
+    pub slots: u32,
+    /// Length of its vectors.
+    pub n_embd: u32,
+    /// Number of weights.
+    pub n_params: u64,
+    /// Size of the weights in bytes.
+    pub size_bytes: u64,
+    /// The Jinja source of its chat template.
+    pub chat_template: Option<String>,
+    /// Short hash of the file's metadata, for `system_fingerprint`.
+    pub fingerprint: String,
+}
+
+/// Something that can compute.
+#[derive(Debug, Clone)]
+pub struct Device {
+    /// `CUDA0`, `CPU`, ...
+    pub name: String,
+    /// What it is.
+    pub description: String,
+    /// Memory in bytes.
+    pub memory_total: usize,
+    /// Memory that is free, in bytes.
+    pub memory_free: usize,
+}
+
+/// One token of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) token: Token,
+    /// Position in its sequence, from 0.
+    pub(crate) pos: u32,
+    pub(crate) slot: u32,
+    /// Whether its logits will be read.
+    pub(crate) logits: bool,
+}
+
+/// A step could not be computed. What the slots in it hold is undefined.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct StepError(pub(crate) String);
+
+/// A generation model on its own thread. The one seam with two implementations: llama.cpp, and
+/// the script that tests use.
+pub(crate) trait Model {
+    /// Computes one step.
+    fn step(&mut self, rows: &[Row]) -> Result<(), StepError>;
+    /// The logits of row `index` of the last step, one for each vocabulary entry.
+    fn logits(&self, index: usize) -> &[f32];
+    /// Makes `to`, which is empty, a copy of `from`.
+    fn copy_slot(&mut self, from: u32, to: u32);
+    /// Empties a slot.
+    fn clear_slot(&mut self, slot: u32);
+}
+
+impl ModelInfo {
+    /// The most tokens a request with a prompt this long can generate.
+    pub fn room_after(&self, prompt_tokens: u32) -> u32 {
+        self.slot_tokens.saturating_sub(prompt_tokens)
+    }
+}
+
+/// An embedding model on its own thread.
+pub(crate) trait EmbeddingModel {
+    /// One vector of length `n_embd` for each input.
+    fn embed(&mut self, inputs: &[&[Token]]) -> Result<Vec<Vec<f32>>, StepError>;
+}

@@ -1,0 +1,142 @@
+//! The plain data that goes into the engine and comes out of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::Token;
+
+/// A validated request for text.
+#[derive(Debug, Clone)]
+pub struct GenerateRequest {
+    /// The prompt, at least one token.
+    pub prompt: Arc<[Token]>,
+    /// Number of answers, at least 1 and at most the number of slots.
+    pub choices: u32,
+    /// The most tokens an answer can have; with the prompt it fits into a slot. May be 0.
+    pub max_tokens: u32,
+    /// How to choose tokens.
+    pub sampling: SamplingParams,
+    /// When to end.
+    pub stop: StopRules,
+    /// Report each token's log probability and this many alternatives.
+    pub logprobs: Option<u32>,
+    /// Report the prompt's own log probabilities and this many alternatives.
+    pub prompt_logprobs: Option<u32>,
+}
+
+/// How tokens are chosen. Filters apply after temperature, in the order of the fields.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SamplingParams {
+    /// 0 takes the likeliest token.
+    pub temperature: f32,
+    /// Keep this many of the likeliest tokens; 0 keeps all.
+    pub top_k: u32,
+    /// Locally typical mass; 1 keeps all.
+    pub typical_p: f32,
+    /// Nucleus mass; 1 keeps all.
+    pub top_p: f32,
+    /// Drop tokens below this fraction of the likeliest one's probability; 0 keeps all.
+    pub min_p: f32,
+    /// Divides positive logits (multiplies negative ones) of tokens in prompt or answer; 1 is off.
+    pub repetition_penalty: f32,
+    /// Subtracted from a token's logit for each time it is in the answer.
+    pub frequency_penalty: f32,
+    /// Subtracted from a token's logit if it is in the answer.
+    pub presence_penalty: f32,
+    /// Added to logits.
+    pub logit_bias: Vec<(Token, f32)>,
+    /// Seed of the answer with index 0; the others' seeds derive from it.
+    pub seed: u64,
+}
+
+/// When an answer ends, besides its length.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StopRules {
+    /// Texts that end it and are not part of it. None is empty.
+    pub strings: Vec<String>,
+    /// Tokens that end it and are not part of it.
+    pub tokens: Vec<Token>,
+    /// Never choose an end-of-generation token.
+    pub ignore_eos: bool,
+    /// Before this many tokens nothing ends it.
+    pub min_tokens: u32,
+}
+
+/// News about a request. A request's channel can hold all its events, so a reader that is slow
+/// never holds up the batch.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// It has left the queue.
+    Started {
+        /// How long it waited.
+        queued: Duration,
+    },
+    /// Log probabilities of the prompt's tokens from the second on, in order.
+    Prompt(Vec<TokenLogprob>),
+    /// An answer grew.
+    Delta {
+        /// Which answer.
+        choice: u32,
+        /// Whole characters; never a part of a stop string.
+        text: String,
+        /// How many tokens the answer has now.
+        tokens: u32,
+        /// The tokens behind `text`, when asked for.
+        logprobs: Vec<TokenLogprob>,
+    },
+    /// An answer is complete.
+    Finished {
+        /// Which answer.
+        choice: u32,
+        /// Why.
+        reason: FinishReason,
+        /// How many tokens were generated for it, an end-of-generation token included.
+        tokens: u32,
+    },
+    /// The request is over without an answer.
+    Failed(Failure),
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model chose an end-of-generation token.
+    EndOfText,
+    /// A stop string appeared.
+    StopString(String),
+    /// A stop token was chosen.
+    StopToken(Token),
+    /// `max_tokens` is reached.
+    Length,
+}
+
+/// Why a request failed after it was accepted. Both kinds may be tried again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The step that held it failed; the engine goes on.
+    #[error("the model could not compute a step")]
+    Step,
+    /// The engine's thread is gone.
+    #[error("the model's engine has stopped")]
+    EngineGone,
+}
+
+/// One token with its log probability (natural logarithm, before temperature and filters).
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprob {
+    /// The token.
+    pub token: Token,
+    /// Its log probability.
+    pub logprob: f32,
+    /// The likeliest tokens at its position, likeliest first.
+    pub top: Vec<TopLogprob>,
+}
+
+/// An alternative.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TopLogprob {
+    /// The token.
+    pub token: Token,
+    /// Its log probability.
+    pub logprob: f32,
+}

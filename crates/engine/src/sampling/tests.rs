@@ -1,0 +1,148 @@
+//! Each filter's effect on what can be drawn, and the distribution of the draws.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn plain(seed: u64) -> SamplingParams {
+    SamplingParams {
+        temperature: 1.0,
+        top_k: 0,
+        typical_p: 1.0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        frequency_penalty: 0.0,
+        presence_penalty: 0.0,
+        logit_bias: Vec::new(),
+        seed,
+    }
+}
+
+/// Logits of the probabilities 0.5, 0.25, 0.15, 0.1.
+fn logits() -> [f32; 4] {
+    [0.5_f32, 0.25, 0.15, 0.1].map(f32::ln)
+}
+
+fn drawn(params: &SamplingParams, logits: &[f32], forbidden: &[Token]) -> BTreeSet<Token> {
+    let mut sampler = Sampler::new(params.clone(), 0, &[]);
+    (0..2000).map(|_| sampler.sample(logits, forbidden)).collect()
+}
+
+#[track_caller]
+fn check(params: SamplingParams, expected: &[Token]) {
+    assert_eq!(drawn(&params, &logits(), &[]), expected.iter().copied().collect(), "{params:?}");
+}
+
+#[test]
+fn filters_keep_what_they_say() {
+    check(plain(1), &[0, 1, 2, 3]);
+    check(SamplingParams { top_k: 2, ..plain(1) }, &[0, 1]);
+    check(SamplingParams { top_p: 0.7, ..plain(1) }, &[0, 1]);
+    check(SamplingParams { top_p: 0.0, ..plain(1) }, &[0]);
+    check(SamplingParams { min_p: 0.29, ..plain(1) }, &[0, 1, 2]);
+    check(SamplingParams { temperature: 0.0, ..plain(1) }, &[0]);
+    // Entropy is 1.208 nats; the surprises are 0.69, 1.39, 1.90, 2.30: token 1 is most typical.
+    check(SamplingParams { typical_p: 0.2, ..plain(1) }, &[1]);
+    check(SamplingParams { logit_bias: vec![(3, 100.0)], ..plain(1) }, &[3]);
+    check(SamplingParams { logit_bias: vec![(0, -100.0)], ..plain(1) }, &[1, 2, 3]);
+}
+
+#[test]
+fn forbidden_tokens_are_never_drawn() {
+    assert_eq!(drawn(&plain(2), &logits(), &[0, 2]), BTreeSet::from([1, 3]));
+    let greedy = SamplingParams { temperature: 0.0, ..plain(2) };
+    assert_eq!(drawn(&greedy, &logits(), &[0]), BTreeSet::from([1]));
+}
+
+#[test]
+fn draws_follow_the_distribution() {
+    let mut sampler = Sampler::new(plain(3), 0, &[]);
+    let mut counts = [0_f64; 4];
+    let n = 40_000;
+    for _ in 0..n {
+        counts[sampler.sample(&logits(), &[]) as usize] += 1.0;
+    }
+    for (count, p) in counts.iter().zip([0.5, 0.25, 0.15, 0.1]) {
+        let sigma = (f64::from(n) * p * (1.0 - p)).sqrt();
+        assert!((count - f64::from(n) * p).abs() < 5.0 * sigma, "{counts:?}");
+    }
+}
+
+#[test]
+fn temperature_sharpens() {
+    let cold = SamplingParams { temperature: 0.25, ..plain(4) };
+    let mut sampler = Sampler::new(cold, 0, &[]);
+    let hits = (0..10_000).filter(|_| sampler.sample(&logits(), &[]) == 0).count();
+    // 0.5^4 / sum(p^4) = 0.933
+    assert!((9_200..9_450).contains(&hits), "{hits}");
+}
+
+#[test]
+fn penalties_count_what_was_generated() {
+    let params = SamplingParams {
+        temperature: 0.0,
+        frequency_penalty: 0.3,
+        presence_penalty: 0.1,
+        ..plain(5)
+    };
+    let mut sampler = Sampler::new(params, 0, &[0]);
+    let row = [1.0, 0.5, 0.0];
+    assert_eq!(sampler.sample(&row, &[]), 0, "the prompt does not count");
+    sampler.accept(0);
+    assert_eq!(sampler.sample(&row, &[]), 0, "1.0 - 0.4 is still the largest");
+    sampler.accept(0);
+    assert_eq!(sampler.sample(&row, &[]), 1, "1.0 - 0.7 is not");
+}
+
+#[test]
+fn repetition_penalty_counts_the_prompt_too() {
+    let params = SamplingParams { temperature: 0.0, repetition_penalty: 2.0, ..plain(6) };
+    let mut sampler = Sampler::new(params, 0, &[0, 2]);
+    assert_eq!(sampler.sample(&[1.0, 0.6, -0.1], &[]), 1);
+    assert_eq!(sampler.sample(&[-1.0, -1.5, -0.1], &[]), 2);
+}
+
+#[test]
+fn a_seed_fixes_the_draws_and_choices_differ() {
+    let row: Vec<f32> = (0..250_u8).map(|i| f32::from(i % 7) * 0.1).collect();
+    let draws = |seed, choice| {
+        let mut sampler = Sampler::new(plain(seed), choice, &[]);
+        (0..20).map(|_| sampler.sample(&row, &[])).collect::<Vec<_>>()
+    };
+    assert_eq!(draws(7, 0), draws(7, 0));
+    assert_ne!(draws(7, 0), draws(8, 0));
+    assert_ne!(draws(7, 0), draws(7, 1));
+}
+
+#[test]
+fn hopeless_logits_still_give_a_token() {
+    for row in [[f32::NAN; 3], [f32::NEG_INFINITY; 3]] {
+        assert!(Sampler::new(plain(1), 0, &[]).sample(&row, &[]) < 3);
+        let greedy = SamplingParams { temperature: 0.0, ..plain(1) };
+        assert!(Sampler::new(greedy, 0, &[]).sample(&row, &[]) < 3);
+    }
+}
+
+proptest! {
+    #[test]
+    fn top_p_keeps_the_smallest_sufficient_head(
+        row in proptest::collection::vec(-8.0_f32..8.0, 2..3000), top_p in 0.01_f32..0.999,
+    ) {
+        let mut sampler = Sampler::new(SamplingParams { top_p, ..plain(1) }, 0, &[]);
+        let token = sampler.sample(&row, &[]);
+        let mut order: Vec<f64> = row.iter().map(|&l| f64::from(l).exp()).collect();
+        order.sort_by(|a, b| b.total_cmp(a));
+        let total: f64 = order.iter().sum();
+        let mut mass = 0.0;
+        let needed = order.iter().take_while(|&&w| {
+            let more = mass < f64::from(top_p) * total;
+            mass += w;
+            more
+        }).count();
+        prop_assert!(sampler.candidates.len().abs_diff(needed) <= 1 + needed / 1000);
+        prop_assert!((token as usize) < row.len());
+    }
+}

@@ -1,0 +1,157 @@
+//! One answer while it grows: its tokens, its sampler, its text so far unsent.
+
+use std::sync::Arc;
+
+use crate::Token;
+use crate::detokenize::Utf8Assembler;
+use crate::logprobs::token_logprob;
+use crate::request::{FinishReason, GenerateRequest, StopRules, TokenLogprob};
+use crate::sampling::Sampler;
+use crate::stop::{StopMatcher, Verdict};
+use crate::vocab::Vocab;
+
+/// An answer and how it continues.
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    prompt: Arc<[Token]>,
+    generated: Vec<Token>,
+    max_tokens: u32,
+    rules: StopRules,
+    logprobs: Option<u32>,
+    sampler: Sampler,
+    assembler: Utf8Assembler,
+    stops: StopMatcher,
+    /// Log probabilities whose text is still held back, each with the length of its text.
+    unsent: Vec<(TokenLogprob, usize)>,
+    /// Tokens that may not be chosen before `min_tokens`, and those that may never be.
+    banned_early: Vec<Token>,
+    banned_always: Vec<Token>,
+}
+
+/// What one more token did.
+#[derive(Debug, Default)]
+pub(crate) struct Growth {
+    /// Text that may be sent now.
+    pub(crate) text: String,
+    /// The tokens behind it, when asked for.
+    pub(crate) logprobs: Vec<TokenLogprob>,
+    /// Set when that was the end.
+    pub(crate) finished: Option<FinishReason>,
+}
+
+impl Sequence {
+    /// Answer number `choice` of a request.
+    pub(crate) fn new(request: &GenerateRequest, choice: u32, vocab: &Vocab) -> Self {
+        let eog = vocab.end_of_generation();
+        let mut banned_early = eog.to_vec();
+        banned_early.extend_from_slice(&request.stop.tokens);
+        Self {
+            prompt: Arc::clone(&request.prompt),
+            generated: Vec::new(),
+            max_tokens: request.max_tokens,
+            logprobs: request.logprobs,
+            sampler: Sampler::new(request.sampling.clone(), choice, &request.prompt),
+            assembler: Utf8Assembler::default(),
+            stops: StopMatcher::new(request.stop.strings.clone()),
+            unsent: Vec::new(),
+            banned_early,
+            banned_always: if request.stop.ignore_eos { eog.to_vec() } else { Vec::new() },
+            rules: request.stop.clone(),
+        }
+    }
+
+    /// The token at `position`, of the prompt or generated.
+    pub(crate) fn token_at(&self, position: u32) -> Option<Token> {
+        let position = position as usize;
+        match position.checked_sub(self.prompt.len()) {
+            None => self.prompt.get(position).copied(),
+            Some(at) => self.generated.get(at).copied(),
+        }
+    }
+
+    /// How many tokens were generated.
+    pub(crate) fn tokens(&self) -> u32 {
+        u32::try_from(self.generated.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Chooses the next token by `logits` and says what may be sent.
+    pub(crate) fn grow(&mut self, logits: &[f32], vocab: &Vocab) -> Growth {
+        if self.max_tokens == 0 {
+            return Growth { finished: Some(FinishReason::Length), ..Growth::default() };
+        }
+        let early = self.tokens() < self.rules.min_tokens;
+        let banned = if early { &self.banned_early } else { &self.banned_always };
+        let token = self.sampler.sample(logits, banned);
+        self.sampler.accept(token);
+        self.generated.push(token);
+        if let Some(reason) = self.ending_token(token, vocab) {
+            return self.end(reason);
+        }
+        let piece = vocab.text_piece(token);
+        if let Some(top) = self.logprobs {
+            self.unsent.push((token_logprob(logits, token, top), piece.len()));
+        }
+        let mut text = String::new();
+        self.assembler.push(piece, &mut text);
+        let mut growth = Growth::default();
+        if early {
+            self.stops.flush(&mut growth.text);
+            growth.text.push_str(&text);
+        } else if let Verdict::Matched(index) = self.stops.push(&text, &mut growth.text) {
+            let stop = self.stops.stop(index).to_owned();
+            growth.logprobs = self.logprobs_within(growth.text.len());
+            growth.finished = Some(FinishReason::StopString(stop));
+            return growth;
+        }
+        if self.tokens() >= self.max_tokens {
+            let rest = self.end(FinishReason::Length);
+            growth.text.push_str(&rest.text);
+            return Growth { text: growth.text, ..rest };
+        }
+        if !growth.text.is_empty() && !self.stops.is_holding() && !self.assembler.is_mid_character() {
+            growth.logprobs = self.unsent.drain(..).map(|(l, _)| l).collect();
+        } else if !growth.text.is_empty() {
+            growth.logprobs = self.logprobs_within(growth.text.len());
+        }
+        growth
+    }
+
+    /// Whether choosing `token` ends the answer.
+    fn ending_token(&self, token: Token, vocab: &Vocab) -> Option<FinishReason> {
+        if self.rules.tokens.contains(&token) {
+            return Some(FinishReason::StopToken(token));
+        }
+        let eog = !self.rules.ignore_eos && vocab.end_of_generation().contains(&token);
+        eog.then_some(FinishReason::EndOfText)
+    }
+
+    /// Lets out everything that was held back.
+    fn end(&mut self, reason: FinishReason) -> Growth {
+        let mut text = String::new();
+        self.stops.flush(&mut text);
+        self.assembler.finish(&mut text);
+        let logprobs = self.unsent.drain(..).map(|(l, _)| l).collect();
+        Growth { text, logprobs, finished: Some(reason) }
+    }
+
+    /// Takes the log probabilities of the tokens that begin within the first `bytes` of the text
+    /// that is being sent; the others belong to what is held back or cut off.
+    fn logprobs_within(&mut self, bytes: usize) -> Vec<TokenLogprob> {
+        let mut start = 0;
+        let mut count = 0;
+        while let Some((_, len)) = self.unsent.get(count).filter(|_| start < bytes) {
+            start += len;
+            count += 1;
+        }
+        // The last of them may reach beyond what is sent: its rest is held back without it.
+        let overhang = start.saturating_sub(bytes);
+        let taken: Vec<_> = self.unsent.drain(..count).map(|(l, _)| l).collect();
+        if let Some(next) = self.unsent.first_mut() {
+            next.1 += overhang;
+        }
+        taken
+    }
+}
+
+#[cfg(all(test, feature = "scripted"))]
+mod tests;

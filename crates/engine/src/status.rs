@@ -1,0 +1,141 @@
+//! What an engine's thread tells the rest of the process without being asked.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// How an engine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// The model is being read.
+    Loading,
+    /// Requests are served.
+    Ready,
+    /// The thread has ended; requests fail.
+    Failed,
+}
+
+/// How far loading has come, from 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Progress(pub f32);
+
+/// Counts since the start, and the state of now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Sequences in slots (for embeddings: inputs in the current pass).
+    pub running: u64,
+    /// Requests that wait.
+    pub waiting: u64,
+    /// KV cells in use, in tokens.
+    pub kv_used: u64,
+    /// KV cells, in tokens.
+    pub kv_total: u64,
+    /// Steps computed.
+    pub steps: u64,
+    /// Tokens that went through the model, over all steps.
+    pub step_tokens: u64,
+    /// Steps that failed.
+    pub step_errors: u64,
+    /// Requests whose client went away.
+    pub cancelled: u64,
+}
+
+/// The shared side of [`Status`], [`Progress`] and [`Stats`]: written by the engine's thread.
+#[derive(Debug)]
+pub(crate) struct Board {
+    started: Instant,
+    status: AtomicU8,
+    progress: AtomicU32,
+    busy: AtomicBool,
+    last_step_ms: AtomicU64,
+    pub(crate) running: AtomicU64,
+    pub(crate) waiting: AtomicU64,
+    pub(crate) kv_used: AtomicU64,
+    pub(crate) kv_total: AtomicU64,
+    steps: AtomicU64,
+    step_tokens: AtomicU64,
+    pub(crate) step_errors: AtomicU64,
+    pub(crate) cancelled: AtomicU64,
+}
+
+impl Board {
+    pub(crate) fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            status: AtomicU8::new(0),
+            progress: AtomicU32::new(0),
+            busy: AtomicBool::new(false),
+            last_step_ms: AtomicU64::new(0),
+            running: AtomicU64::new(0),
+            waiting: AtomicU64::new(0),
+            kv_used: AtomicU64::new(0),
+            kv_total: AtomicU64::new(0),
+            steps: AtomicU64::new(0),
+            step_tokens: AtomicU64::new(0),
+            step_errors: AtomicU64::new(0),
+            cancelled: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        match self.status.load(Relaxed) {
+            0 => Status::Loading,
+            1 => Status::Ready,
+            _ => Status::Failed,
+        }
+    }
+
+    pub(crate) fn set_status(&self, status: Status) {
+        let value = match status {
+            Status::Loading => 0,
+            Status::Ready => 1,
+            Status::Failed => 2,
+        };
+        self.status.store(value, Relaxed);
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        Progress(f32::from_bits(self.progress.load(Relaxed)))
+    }
+
+    pub(crate) fn set_progress(&self, progress: Progress) {
+        self.progress.store(progress.0.to_bits(), Relaxed);
+    }
+
+    /// Tells that a step is about to be computed.
+    pub(crate) fn begin_step(&self) {
+        self.touch();
+        self.busy.store(true, Relaxed);
+    }
+
+    /// Tells that a step of `tokens` tokens was computed.
+    pub(crate) fn end_step(&self, tokens: usize) {
+        self.touch();
+        self.busy.store(false, Relaxed);
+        self.steps.fetch_add(1, Relaxed);
+        self.step_tokens.fetch_add(tokens as u64, Relaxed);
+    }
+
+    /// How long the current step has been running; `None` between steps.
+    pub(crate) fn stalled_for(&self) -> Option<Duration> {
+        let since = Duration::from_millis(self.last_step_ms.load(Relaxed));
+        self.busy.load(Relaxed).then(|| self.started.elapsed().saturating_sub(since))
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        Stats {
+            running: self.running.load(Relaxed),
+            waiting: self.waiting.load(Relaxed),
+            kv_used: self.kv_used.load(Relaxed),
+            kv_total: self.kv_total.load(Relaxed),
+            steps: self.steps.load(Relaxed),
+            step_tokens: self.step_tokens.load(Relaxed),
+            step_errors: self.step_errors.load(Relaxed),
+            cancelled: self.cancelled.load(Relaxed),
+        }
+    }
+
+    fn touch(&self) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_step_ms.store(now, Relaxed);
+    }
+}

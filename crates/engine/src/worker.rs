@@ -1,0 +1,323 @@
+//! The generation loop: receive, plan, step, emit.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use forebay_scheduler::{
+    Limits, Output, Request, RequestId, Scheduler, SeqId, SlotId, Step, Work,
+};
+use tokio::sync::mpsc;
+
+use crate::logprobs::token_logprob;
+use crate::model::{Model, ModelConfig, ModelInfo, Row};
+use crate::request::{Event, Failure, FinishReason, GenerateRequest, TokenLogprob};
+use crate::sequence::{Growth, Sequence};
+use crate::status::Board;
+use crate::vocab::Vocab;
+
+/// Steps that may fail one after the other before the engine gives up.
+const MAX_FAILED_STEPS: u32 = 3;
+
+/// Rows of a step that may need logits for one sequence: the backend keeps a row of vocabulary
+/// size for each, so 64 of them take 64 MB with a vocabulary of 256k.
+const ALL_LOGITS_TOKENS: u32 = 64;
+
+/// A request on its way to the worker. Its channel has room for every event it can cause.
+#[derive(Debug)]
+pub(crate) struct Submission {
+    pub(crate) request: GenerateRequest,
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) submitted: Instant,
+}
+
+/// The thread's state.
+pub(crate) struct Worker<M> {
+    model: M,
+    vocab: Vocab,
+    scheduler: Scheduler,
+    requests: HashMap<RequestId, Ticket>,
+    sequences: BTreeMap<SeqId, Sequence>,
+    board: Arc<Board>,
+    next_id: u64,
+    failed_steps: u32,
+    rows: Vec<Row>,
+}
+
+/// An accepted request.
+struct Ticket {
+    request: GenerateRequest,
+    events: mpsc::Sender<Event>,
+    submitted: Instant,
+    started: bool,
+    prompt_logprobs: Vec<TokenLogprob>,
+    unfinished: u32,
+}
+
+impl<M: Model> Worker<M> {
+    pub(crate) fn new(
+        model: M,
+        vocab: Vocab,
+        info: &ModelInfo,
+        config: &ModelConfig,
+        batch_tokens: u32,
+        board: Arc<Board>,
+    ) -> Self {
+        let limits = Limits {
+            slots: info.slots,
+            slot_tokens: info.slot_tokens,
+            batch_tokens,
+            prefill_tokens_while_decoding: config.prefill_chunk,
+            all_logits_tokens: ALL_LOGITS_TOKENS.min(batch_tokens),
+            // The handle's permits are the real bound; this one is never met.
+            queue: config.queue + info.slots as usize,
+        };
+        board.kv_total.store(u64::from(info.slots) * u64::from(info.slot_tokens), Relaxed);
+        Self {
+            model,
+            vocab,
+            scheduler: Scheduler::new(limits),
+            requests: HashMap::new(),
+            sequences: BTreeMap::new(),
+            board,
+            next_id: 0,
+            failed_steps: 0,
+            rows: Vec::new(),
+        }
+    }
+
+    pub(crate) fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// Serves until the last handle is gone or too many steps have failed. Dropping the requests
+    /// that are left tells their clients.
+    pub(crate) fn run(mut self, mut inbox: mpsc::Receiver<Submission>) {
+        while self.receive(&mut inbox) {
+            self.reap();
+            let step = self.scheduler.plan();
+            self.publish();
+            if step.work.is_empty() {
+                continue;
+            }
+            if self.step(&step) {
+                self.emit(&step);
+            } else if !self.survive(&step) {
+                break;
+            }
+        }
+        for ticket in self.requests.values() {
+            send(ticket, Event::Failed(Failure::EngineGone));
+        }
+    }
+
+    /// Takes what has arrived; with nothing to do, waits for it. Returns false when the last
+    /// handle is gone and so nobody can be waiting for an answer.
+    fn receive(&mut self, inbox: &mut mpsc::Receiver<Submission>) -> bool {
+        if self.requests.is_empty() {
+            match inbox.blocking_recv() {
+                Some(submission) => self.accept(submission),
+                None => return false,
+            }
+        }
+        loop {
+            match inbox.try_recv() {
+                Ok(submission) => self.accept(submission),
+                Err(mpsc::error::TryRecvError::Empty) => return true,
+                Err(mpsc::error::TryRecvError::Disconnected) => return !self.requests.is_empty(),
+            }
+        }
+    }
+
+    fn accept(&mut self, submission: Submission) {
+        let Submission { request, events, submitted } = submission;
+        self.next_id += 1;
+        let id = RequestId(self.next_id);
+        let accepted = self.scheduler.submit(Request {
+            id,
+            prompt_tokens: u32::try_from(request.prompt.len()).unwrap_or(u32::MAX),
+            max_new_tokens: request.max_tokens,
+            choices: request.choices,
+            all_logits: request.prompt_logprobs.is_some(),
+        });
+        let unfinished = request.choices;
+        let prompt_logprobs = Vec::new();
+        let ticket = Ticket { request, events, submitted, started: false, prompt_logprobs, unfinished };
+        match accepted {
+            Ok(()) => {
+                self.requests.insert(id, ticket);
+            }
+            Err(rejected) => {
+                tracing::error!(?rejected, "the handle let an impossible request through");
+                send(&ticket, Event::Failed(Failure::Step));
+            }
+        }
+    }
+
+    /// Drops the requests whose clients are gone, queued or running.
+    fn reap(&mut self) {
+        let gone: Vec<RequestId> = self
+            .requests
+            .iter()
+            .filter(|(_, ticket)| ticket.events.is_closed())
+            .map(|(&id, _)| id)
+            .collect();
+        self.board.cancelled.fetch_add(gone.len() as u64, Relaxed);
+        for id in gone {
+            self.forget(id);
+        }
+    }
+
+    /// Takes a request out of everything.
+    fn forget(&mut self, id: RequestId) -> Option<Ticket> {
+        for slot in self.scheduler.cancel(id) {
+            self.model.clear_slot(slot.0);
+        }
+        self.sequences.retain(|seq, _| seq.request != id);
+        self.requests.remove(&id)
+    }
+
+    /// Runs the model over one step. Returns whether that worked.
+    fn step(&mut self, step: &Step) -> bool {
+        self.rows.clear();
+        for work in &step.work {
+            self.start(work.seq);
+            let Some(sequence) = self.sequences.get(&work.seq) else { continue };
+            let last = work.start + work.tokens - 1;
+            for pos in work.start..=last {
+                let Some(token) = sequence.token_at(pos) else { continue };
+                let logits = match work.output {
+                    Output::None => false,
+                    Output::Last => pos == last,
+                    Output::All { .. } => true,
+                };
+                self.rows.push(Row { token, pos, slot: work.slot.0, logits });
+            }
+        }
+        self.board.begin_step();
+        let result = self.model.step(&self.rows);
+        self.board.end_step(self.rows.len());
+        match result {
+            Ok(()) => self.failed_steps = 0,
+            Err(ref error) => {
+                self.board.step_errors.fetch_add(1, Relaxed);
+                self.failed_steps += 1;
+                tracing::error!(%error, rows = self.rows.len(), "a step failed");
+            }
+        }
+        result.is_ok()
+    }
+
+    /// Creates a request's first sequence when its first step comes.
+    fn start(&mut self, seq: SeqId) {
+        let Some(ticket) = self.requests.get_mut(&seq.request) else { return };
+        if std::mem::replace(&mut ticket.started, true) {
+            return;
+        }
+        self.sequences.insert(seq, Sequence::new(&ticket.request, seq.choice, &self.vocab));
+        let queued = ticket.submitted.elapsed();
+        send(ticket, Event::Started { queued });
+    }
+
+    /// Fails the requests of a failed step. Returns whether to go on.
+    fn survive(&mut self, step: &Step) -> bool {
+        for work in &step.work {
+            if let Some(ticket) = self.forget(work.seq.request) {
+                send(&ticket, Event::Failed(Failure::Step));
+            }
+        }
+        self.failed_steps < MAX_FAILED_STEPS
+    }
+
+    /// Samples where a step asked for it and sends what came of it.
+    fn emit(&mut self, step: &Step) {
+        self.scheduler.complete(step);
+        let mut row = 0;
+        for work in &step.work {
+            let rows = row..row + work.tokens as usize;
+            row = rows.end;
+            if matches!(work.output, Output::All { .. }) {
+                self.collect_prompt_logprobs(work, rows.start);
+            }
+            if !work.output.samples() {
+                continue;
+            }
+            for fork in &work.forks {
+                self.model.copy_slot(work.slot.0, fork.slot.0);
+                if let Some(ticket) = self.requests.get(&fork.seq.request) {
+                    let sequence = Sequence::new(&ticket.request, fork.seq.choice, &self.vocab);
+                    self.sequences.insert(fork.seq, sequence);
+                }
+            }
+            let forks = work.forks.iter().map(|fork| fork.seq);
+            for seq in std::iter::once(work.seq).chain(forks) {
+                self.grow(seq, rows.end - 1);
+            }
+        }
+    }
+
+    /// Adds one token to a sequence, by the logits of a row of the last step.
+    fn grow(&mut self, seq: SeqId, row: usize) {
+        let Some(sequence) = self.sequences.get_mut(&seq) else { return };
+        let growth = sequence.grow(self.model.logits(row), &self.vocab);
+        let tokens = sequence.tokens();
+        let Some(ticket) = self.requests.get(&seq.request) else { return };
+        let Growth { text, logprobs, finished } = growth;
+        if !text.is_empty() || !logprobs.is_empty() {
+            send(ticket, Event::Delta { choice: seq.choice, text, tokens, logprobs });
+        }
+        match finished {
+            None => self.scheduler.append(seq),
+            Some(reason) => self.finish(seq, reason, tokens),
+        }
+    }
+
+    fn finish(&mut self, seq: SeqId, reason: FinishReason, tokens: u32) {
+        if let Some(SlotId(slot)) = self.scheduler.finish(seq) {
+            self.model.clear_slot(slot);
+        }
+        self.sequences.remove(&seq);
+        let Some(ticket) = self.requests.get_mut(&seq.request) else { return };
+        ticket.unfinished -= 1;
+        let done = ticket.unfinished == 0;
+        send(ticket, Event::Finished { choice: seq.choice, reason, tokens });
+        if done {
+            self.requests.remove(&seq.request);
+        }
+    }
+
+    /// Reads the log probabilities of the prompt's tokens out of the rows before each.
+    fn collect_prompt_logprobs(&mut self, work: &Work, first_row: usize) {
+        let Some(ticket) = self.requests.get_mut(&work.seq.request) else { return };
+        let top = ticket.request.prompt_logprobs.unwrap_or(0);
+        for (row, pos) in (first_row..).zip(work.start..work.start + work.tokens) {
+            // The row at `pos` predicts the token behind it.
+            let Some(&token) = ticket.request.prompt.get(pos as usize + 1) else { continue };
+            ticket.prompt_logprobs.push(token_logprob(self.model.logits(row), token, top));
+        }
+        if work.output.samples() {
+            let logprobs = std::mem::take(&mut ticket.prompt_logprobs);
+            send(ticket, Event::Prompt(logprobs));
+        }
+    }
+
+    fn publish(&self) {
+        self.board.running.store(self.scheduler.running() as u64, Relaxed);
+        self.board.waiting.store(self.scheduler.waiting() as u64, Relaxed);
+        self.board.kv_used.store(self.scheduler.kv_tokens(), Relaxed);
+    }
+}
+
+/// Sends an event. A closed channel is a client that left: [`Worker::reap`] takes care of it.
+fn send(ticket: &Ticket, event: Event) {
+    match ticket.events.try_send(event) {
+        Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+        Err(mpsc::error::TrySendError::Full(event)) => {
+            tracing::error!(?event, "a request caused more events than it can");
+        }
+    }
+}
+
+#[cfg(all(test, feature = "scripted"))]
+mod tests;
