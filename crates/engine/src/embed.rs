@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::Token;
 use crate::model::EmbeddingModel;
 use crate::request::Failure;
-use crate::status::Board;
+use crate::status::{Board, Status};
 
 /// Passes that may fail one after the other before the engine gives up.
 const MAX_FAILED_PASSES: u32 = 3;
@@ -78,6 +78,7 @@ impl<M: EmbeddingModel> EmbedWorker<M> {
             }
             self.board.running.store(0, Relaxed);
         }
+        self.board.set_status(Status::Failed);
     }
 
     /// Takes what has arrived; with nothing to do, waits for it. Returns false when the last

@@ -6,22 +6,33 @@ use crate::request::{TokenLogprob, TopLogprob};
 /// The log probability of `token` under `logits` (one for each vocabulary entry) and those of the
 /// `top` likeliest tokens.
 pub(crate) fn token_logprob(logits: &[f32], token: Token, top: u32) -> TokenLogprob {
-    let normaliser = log_sum_exp(logits);
-    let logprob = logits.get(token as usize).map_or(f32::NEG_INFINITY, |l| l - normaliser);
+    let normaliser = Normaliser::of(logits);
+    let logprob = logits.get(token as usize).map_or(f32::NEG_INFINITY, |&l| normaliser.apply(l));
     let top = likeliest(logits, top as usize)
         .into_iter()
-        .map(|(token, logit)| TopLogprob { token, logprob: logit - normaliser })
+        .map(|(token, logit)| TopLogprob { token, logprob: normaliser.apply(logit) })
         .collect();
     TokenLogprob { token, logprob, top }
 }
 
-/// `ln(sum(exp(logits)))` without overflow.
-fn log_sum_exp(logits: &[f32]) -> f32 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&l| f64::from((l - max).exp())).sum();
-    #[expect(clippy::cast_possible_truncation, reason = "a logarithm fits")]
-    let log = sum.ln() as f32;
-    max + log
+/// `ln(sum(exp(logits)))` in two parts, so that neither overflows nor swallows the other.
+struct Normaliser {
+    max: f32,
+    log_sum: f64,
+}
+
+impl Normaliser {
+    fn of(logits: &[f32]) -> Self {
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = logits.iter().map(|&l| f64::from((l - max).exp())).sum();
+        Self { max, log_sum: sum.ln() }
+    }
+
+    fn apply(&self, logit: f32) -> f32 {
+        #[expect(clippy::cast_possible_truncation, reason = "rounded to what is reported")]
+        let logprob = (f64::from(logit - self.max) - self.log_sum) as f32;
+        logprob
+    }
 }
 
 /// The `k` largest logits with their tokens, largest first; the lower token id wins a tie.

@@ -14,7 +14,7 @@ use crate::logprobs::token_logprob;
 use crate::model::{Model, ModelConfig, ModelInfo, Row};
 use crate::request::{Event, Failure, FinishReason, GenerateRequest, TokenLogprob};
 use crate::sequence::{Growth, Sequence};
-use crate::status::Board;
+use crate::status::{Board, Status};
 use crate::vocab::Vocab;
 
 /// Steps that may fail one after the other before the engine gives up.
@@ -107,6 +107,7 @@ impl<M: Model> Worker<M> {
                 break;
             }
         }
+        self.board.set_status(Status::Failed);
         for ticket in self.requests.values() {
             send(ticket, Event::Failed(Failure::EngineGone));
         }

@@ -1,0 +1,194 @@
+//! The worker on a scripted model: cancelling, failing, dying, overload.
+
+use std::time::Duration;
+
+use crate::model::{Kind, ModelConfig, Source};
+use crate::request::{Event, Failure, FinishReason, GenerateRequest, SamplingParams, StopRules};
+use crate::scripted::Script;
+use crate::{Engine, Generation, Loaded, Status, SubmitError, load};
+
+fn config(script: Script) -> ModelConfig {
+    ModelConfig {
+        name: "test".into(),
+        source: Source::Scripted(script),
+        kind: None,
+        ctx_size: None,
+        parallel: 2,
+        batch_size: Some(64),
+        ubatch_size: None,
+        prefill_chunk: 32,
+        threads: None,
+        gpu_layers: None,
+        mmap: true,
+        pooling: None,
+        queue: 2,
+    }
+}
+
+async fn engine(script: Script) -> Engine {
+    match load(config(script)).unwrap().finish().await.unwrap() {
+        Loaded::Chat(engine) => engine,
+        Loaded::Embedding(_) => panic!("not a chat model"),
+    }
+}
+
+fn request(max_tokens: u32, choices: u32) -> GenerateRequest {
+    GenerateRequest {
+        prompt: vec![256, 65, 66].into(),
+        choices,
+        max_tokens,
+        sampling: SamplingParams {
+            temperature: 0.0,
+            top_k: 0,
+            typical_p: 1.0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: 1,
+        },
+        stop: StopRules::default(),
+        logprobs: None,
+        prompt_logprobs: None,
+    }
+}
+
+/// Reads to the end: the text of each answer, and the last event of each or of the request.
+async fn drain(mut generation: Generation) -> (Vec<String>, Vec<Event>) {
+    let (mut texts, mut ends) = (vec![String::new(); 4], Vec::new());
+    while let Some(event) = generation.next().await {
+        match event {
+            Event::Delta { choice, text, .. } => texts[choice as usize].push_str(&text),
+            Event::Finished { .. } | Event::Failed(_) => ends.push(event),
+            Event::Started { .. } | Event::Prompt(_) => {}
+        }
+    }
+    (texts, ends)
+}
+
+fn slow() -> Script {
+    Script { step_time: Duration::from_millis(2), ..Script::default() }
+}
+
+#[tokio::test]
+async fn requests_run_together_and_each_gets_its_own_text() {
+    let engine = engine(slow()).await;
+    let generations: Vec<_> =
+        (1..4).map(|n| engine.generate(request(n * 3, 1)).unwrap()).collect();
+    for (n, generation) in (1..).zip(generations) {
+        let (texts, ends) = drain(generation).await;
+        assert_eq!(texts[0], &"abc abc abc"[..n * 3]);
+        let tokens = u32::try_from(n * 3).unwrap();
+        assert_eq!(ends, [Event::Finished { choice: 0, reason: FinishReason::Length, tokens }]);
+    }
+}
+
+#[tokio::test]
+async fn two_answers_of_one_request() {
+    let engine = engine(Script::default()).await;
+    let (texts, ends) = drain(engine.generate(request(5, 2)).unwrap()).await;
+    assert_eq!(&texts[..2], ["abc a", "abc a"]);
+    assert_eq!(ends.len(), 2);
+}
+
+#[tokio::test]
+async fn impossible_requests_are_refused_at_once() {
+    let engine = engine(Script::default()).await;
+    let refused = |r: GenerateRequest| engine.generate(r).unwrap_err();
+    assert_eq!(refused(request(4096, 1)), SubmitError::TooLong { tokens: 4099, limit: 4096 });
+    assert_eq!(refused(request(1, 3)), SubmitError::TooManyChoices { choices: 3, limit: 2 });
+    let empty = GenerateRequest { prompt: Vec::new().into(), ..request(1, 1) };
+    assert_eq!(refused(empty), SubmitError::Empty);
+    let unknown = GenerateRequest { prompt: vec![9999].into(), ..request(1, 1) };
+    assert_eq!(refused(unknown), SubmitError::NoSuchToken { token: 9999 });
+}
+
+#[tokio::test]
+async fn a_full_queue_answers_at_once_and_empties_when_clients_leave() {
+    let engine = engine(slow()).await;
+    let mut held: Vec<_> = (0..4).map(|_| engine.generate(request(2000, 1)).unwrap()).collect();
+    assert_eq!(engine.generate(request(1, 1)).unwrap_err(), SubmitError::QueueFull { limit: 4 });
+    held.pop();
+    let last = engine.generate(request(1, 1)).unwrap();
+    drop(held);
+    let (texts, _) = drain(last).await;
+    assert_eq!(texts[0], "a");
+    assert_eq!(engine.stats().cancelled, 4);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_frees_its_slot_within_a_step() {
+    let engine = engine(slow()).await;
+    let mut generation = engine.generate(request(4000, 2)).unwrap();
+    assert!(matches!(generation.next().await, Some(Event::Started { .. })));
+    let steps = engine.stats().steps;
+    drop(generation);
+    let (texts, _) = drain(engine.generate(request(1, 2)).unwrap()).await;
+    assert_eq!(texts[0], "a");
+    // One step may have been running and one planned when the client left; one is the new one.
+    assert!(engine.stats().steps <= steps + 4, "{} after {steps}", engine.stats().steps);
+}
+
+#[tokio::test]
+async fn a_reader_that_never_reads_holds_nobody_up() {
+    let engine = engine(Script::default()).await;
+    let stalled = engine.generate(request(4000, 1)).unwrap();
+    let (texts, _) = drain(engine.generate(request(3000, 1)).unwrap()).await;
+    assert_eq!(texts[0].len(), 3000);
+    let (texts, _) = drain(stalled).await;
+    assert_eq!(texts[0].len(), 4000, "and it can still read everything");
+}
+
+#[tokio::test]
+async fn a_failed_step_fails_its_requests_and_nobody_else() {
+    let engine = engine(Script { failing_steps: vec![3], ..slow() }).await;
+    let (_, ends) = drain(engine.generate(request(50, 1)).unwrap()).await;
+    assert_eq!(ends, [Event::Failed(Failure::Step)]);
+    let (texts, _) = drain(engine.generate(request(5, 1)).unwrap()).await;
+    assert_eq!(texts[0], "abc a");
+    assert_eq!((engine.status(), engine.stats().step_errors), (Status::Ready, 1));
+}
+
+#[tokio::test]
+async fn an_engine_that_keeps_failing_gives_up_and_says_so() {
+    let engine = engine(Script { failing_steps: (1..9).collect(), ..slow() }).await;
+    for _ in 0..3 {
+        drain(engine.generate(request(5, 1)).unwrap()).await;
+    }
+    let gone = loop {
+        match engine.generate(request(5, 1)) {
+            Err(error) => break error,
+            Ok(generation) => drop(drain(generation).await),
+        }
+    };
+    assert_eq!((gone, engine.status()), (SubmitError::EngineGone, Status::Failed));
+}
+
+#[tokio::test]
+async fn a_dying_engine_ends_every_stream() {
+    let engine = engine(Script { dies_at: Some(4), ..slow() }).await;
+    let running = engine.generate(request(100, 2)).unwrap();
+    let queued = engine.generate(request(100, 1)).unwrap();
+    for generation in [running, queued] {
+        let (_, ends) = drain(generation).await;
+        assert!(ends.is_empty(), "no answer may look finished: {ends:?}");
+    }
+    assert!(matches!(engine.generate(request(1, 1)), Err(SubmitError::EngineGone)));
+}
+
+#[tokio::test]
+async fn embeddings_come_back_in_order() {
+    let script = Script { kind: Kind::Embedding, ..Script::default() };
+    let Loaded::Embedding(embedder) = load(config(script)).unwrap().finish().await.unwrap() else {
+        panic!("not an embedding model");
+    };
+    let inputs: Vec<Vec<u32>> = (1..80).map(|len| vec![65; len]).collect();
+    let vectors = embedder.embed(inputs).await.unwrap().unwrap();
+    for (len, vector) in (1_u16..).zip(&vectors) {
+        assert!((vector[0] / vector[1] - f32::from(len)).abs() < 1e-3, "{vector:?}");
+    }
+    assert_eq!(embedder.embed(vec![vec![]]).await, Err(SubmitError::Empty));
+    assert_eq!(embedder.embed(vec![]).await, Ok(Ok(vec![])));
+}
