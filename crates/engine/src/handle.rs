@@ -397,7 +397,7 @@ impl Host {
         model: impl Model,
     ) {
         let capacity = self.config.queue + info.slots as usize;
-        let (sender, inbox) = mpsc::channel(capacity);
+        let (sender, inbox) = mpsc::channel(channel_room(capacity));
         let worker =
             Worker::new(model, vocab.clone(), &info, &self.config, batch_tokens, self.board);
         worker.board().set_status(Status::Ready);
@@ -416,7 +416,7 @@ impl Host {
         model: impl EmbeddingModel,
     ) {
         let capacity = self.config.queue + info.slots as usize;
-        let (sender, inbox) = mpsc::channel(capacity);
+        let (sender, inbox) = mpsc::channel(channel_room(capacity));
         let worker = EmbedWorker::new(model, batch_tokens, info.slots as usize, self.board);
         worker.board().set_status(Status::Ready);
         let commands = Commands::Embed(sender);
@@ -424,6 +424,12 @@ impl Host {
             worker.run(inbox);
         }
     }
+}
+
+/// Room of a command channel. The permits bound what waits and runs; beyond that the channel holds
+/// requests whose clients left while a step ran, which the thread has not seen yet.
+fn channel_room(capacity: usize) -> usize {
+    capacity * 2 + 64
 }
 
 /// Marks the engine as failed however its thread ends, a panic included.
