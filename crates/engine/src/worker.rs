@@ -132,6 +132,11 @@ impl<M: Model> Worker<M> {
     }
 
     fn accept(&mut self, submission: Submission) {
+        // A client's channel closes before its permit is free again, so once the requests of those
+        // that left are gone there is room for whoever got that permit.
+        if !self.scheduler.has_room() {
+            self.reap();
+        }
         let Submission { request, events, submitted } = submission;
         self.next_id += 1;
         let id = RequestId(self.next_id);

@@ -191,11 +191,16 @@ impl Scheduler {
         if request.choices > self.limits.slots {
             return Err(Rejected::TooManyChoices { limit: self.limits.slots });
         }
-        if self.waiting.len() >= self.limits.queue {
+        if !self.has_room() {
             return Err(Rejected::QueueFull { limit: self.limits.queue });
         }
         self.waiting.push_back(request);
         Ok(())
+    }
+
+    /// Whether one more request may wait.
+    pub fn has_room(&self) -> bool {
+        self.waiting.len() < self.limits.queue
     }
 
     /// Takes back a request, waiting or running. Returns the slots that held something of it; the
