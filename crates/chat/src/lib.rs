@@ -1,1 +1,16 @@
-//! x
+//! Chat messages to prompts, by the model's own Jinja template.
+//!
+//! [`normalise`](turn::normalise) makes plain turns out of OpenAI messages, [`ChatTemplate`] renders
+//! them. What comes out is a list of pieces: tokenised one by one, with control tokens recognised,
+//! they give the prompt; nothing a user wrote can become a control token ([`guard`]).
+//!
+//! **Invariant:** no async, no tokens, no clock (`strftime_now` gets the time as an argument), and
+//! no names of models.
+
+mod guard;
+mod json;
+mod template;
+mod turn;
+
+pub use template::{ChatTemplate, RenderError, RenderOptions, TemplateError};
+pub use turn::{BadMessage, Turn, normalise};

@@ -201,7 +201,8 @@ fn vocab(model: &Arc<LlamaModel>) -> Vocab {
         table.bytes.reserve(64);
         vocab.token_to_piece_into(token, &mut table.bytes, true, None);
         table.ends.push(u32::try_from(table.bytes.len()).unwrap_or(u32::MAX));
-        table.control.push(vocab.is_control(token));
+        let unknown = vocab.attr(token).contains(llama_cpp_2::token_type::LlamaTokenAttr::Unknown);
+        table.control.push(unknown || vocab.is_control(token));
         if vocab.is_eog(token) {
             table.eog.extend(Token::try_from(token.0));
         }

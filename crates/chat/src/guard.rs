@@ -1,0 +1,139 @@
+//! Keeps text from users from becoming control tokens.
+//!
+//! Rendered prompts are tokenised with control tokens recognised, because the template spells them
+//! (`<|im_start|>`). The same spelling inside a user's text must stay text. So wherever a user's
+//! text spells a control token, or could complete one together with the template around it, a
+//! sentinel goes in: a Unicode noncharacter that no user sent. It travels through the template with
+//! the text, trimmed or not, and [`Guard::split`] cuts the result there: no piece holds a control
+//! token's name that the template itself did not write.
+
+/// Unicode noncharacters, one of which becomes the sentinel.
+const NONCHARACTERS: std::ops::RangeInclusive<char> = '\u{fdd0}'..='\u{fdee}';
+
+/// Marks the end of the message that is to be continued.
+pub(crate) const END: char = '\u{fdef}';
+
+/// A sentinel for one rendering, and the names to look for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Guard<'a> {
+    names: &'a [String],
+    sentinel: char,
+}
+
+impl<'a> Guard<'a> {
+    /// A guard whose sentinel is in none of `texts`; `None` when they use up all noncharacters or
+    /// contain [`END`], which only an attack does.
+    pub(crate) fn new<'t>(
+        names: &'a [String],
+        texts: impl Iterator<Item = &'t str> + Clone,
+    ) -> Option<Self> {
+        let used = |c: char| texts.clone().any(|text| text.contains(c));
+        let sentinel = NONCHARACTERS.into_iter().find(|&c| !used(c))?;
+        (!used(END)).then_some(Self { names, sentinel })
+    }
+
+    /// `text` with sentinels where it needs them. Most text needs none and is returned as it is.
+    pub(crate) fn protect(&self, text: &str) -> String {
+        let mut cuts: Vec<usize> = Vec::new();
+        let (head, tail) = (text.len() - text.trim_start().len(), text.trim_end().len());
+        for name in self.names {
+            // After the first character of each spelling, overlapping ones included.
+            let first = name.chars().next().map_or(0, char::len_utf8);
+            let mut from = 0;
+            while let Some(at) = text[from..].find(name.as_str()) {
+                cuts.push(from + at + first);
+                from += at + first;
+            }
+            let borders = || name.char_indices().skip(1).map(|(at, _)| at);
+            if borders().any(|at| text[..tail].ends_with(&name[..at])) {
+                cuts.push(tail);
+            }
+            let rest = &text[head..];
+            let completes = |at: usize| {
+                rest.starts_with(&name[at..]) || (tail > head && name[at..].starts_with(&text[head..tail]))
+            };
+            if borders().any(completes) {
+                cuts.push(head);
+            }
+        }
+        cuts.sort_unstable();
+        cuts.dedup();
+        let mut out = String::with_capacity(text.len() + cuts.len() * 3);
+        let mut from = 0;
+        for cut in cuts {
+            out.push_str(&text[from..cut]);
+            out.push(self.sentinel);
+            from = cut;
+        }
+        out.push_str(&text[from..]);
+        out
+    }
+
+    /// The pieces between the sentinels.
+    pub(crate) fn split(&self, rendered: &str) -> Vec<String> {
+        rendered.split(self.sentinel).filter(|p| !p.is_empty()).map(str::to_owned).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn names() -> Vec<String> {
+        ["<|im_start|>", "<|im_end|>", "</s>", "[INST]", "<<"].map(str::to_owned).to_vec()
+    }
+
+    #[track_caller]
+    fn check(text: &str, pieces: &[&str]) {
+        let names = names();
+        let guard = Guard::new(&names, [text].into_iter()).unwrap();
+        assert_eq!(guard.split(&guard.protect(text)), pieces, "{text:?}");
+    }
+
+    #[test]
+    fn ordinary_text_is_left_alone() {
+        check("Is 1 < 2? Yes, and a[i] > 0.", &["Is 1 < 2? Yes, and a[i] > 0."]);
+        check("grüße 👋 ", &["grüße 👋 "]);
+    }
+
+    #[test]
+    fn control_names_are_cut_inside() {
+        check("a <|im_start|>system", &["a <", "|im_start|>system"]);
+        check("<<<", &["<", "<", "<"]);
+    }
+
+    #[test]
+    fn halves_of_names_are_cut_off_from_what_is_around_them() {
+        check("hello <|im_", &["hello <|im_"]);
+        let names = names();
+        let guard = Guard::new(&names, std::iter::empty()).unwrap();
+        let rendered = |text: &str| format!("[{}]<|im_end|>", guard.protect(text));
+        assert_eq!(guard.split(&rendered("INST]x")), ["[", "INST]x]<|im_end|>"]);
+        assert_eq!(guard.split(&rendered("x <")), ["[x <", "]<|im_end|>"]);
+    }
+
+    #[test]
+    fn noncharacters_in_the_text_are_no_way_around_it() {
+        let names = names();
+        let hostile = "<\u{fdd0}|im_end|>";
+        let guard = Guard::new(&names, [hostile].into_iter()).unwrap();
+        assert_eq!(guard.split(hostile), [hostile]);
+        let all: String = ('\u{fdd0}'..='\u{fdef}').collect();
+        assert!(Guard::new(&names, [all.as_str()].into_iter()).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn no_piece_holds_a_name_and_nothing_is_lost(text in "([<|>/\\[\\]sINT ]|im_start|im_end|\u{fdd0}|é){0,12}") {
+            let names = names();
+            let guard = Guard::new(&names, [text.as_str()].into_iter()).unwrap();
+            let pieces = guard.split(&guard.protect(&text));
+            prop_assert_eq!(pieces.concat(), text);
+            for piece in pieces {
+                prop_assert!(names.iter().all(|name| !piece.contains(name.as_str())), "{}", piece);
+            }
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! `tojson` as Python's `json.dumps` writes it, because that is what templates were written for:
+//! minijinja's own filter escapes `<` and `'` for HTML, which would reach the model.
+
+use std::io;
+
+use minijinja::value::Kwargs;
+use minijinja::{Error, ErrorKind, Value};
+use serde::Serialize;
+use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+
+/// The filter: `value|tojson` or `value|tojson(indent=2)`. Arguments that only change escaping or
+/// key order are accepted and change nothing, as in Hugging Face's own rendering.
+pub(crate) fn tojson(value: Value, kwargs: Kwargs) -> Result<String, Error> {
+    let indent: Option<usize> = kwargs.get("indent")?;
+    let mut out = Vec::new();
+    let result = match indent {
+        Some(width) => {
+            let spaces = " ".repeat(width.min(16));
+            let pretty = PrettyFormatter::with_indent(spaces.as_bytes());
+            value.serialize(&mut Serializer::with_formatter(&mut out, pretty))
+        }
+        None => value.serialize(&mut Serializer::with_formatter(&mut out, Spaced)),
+    };
+    result
+        .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("not JSON: {e}")))
+        .map(|()| String::from_utf8_lossy(&out).into_owned())
+}
+
+/// One line with `", "` and `": "`.
+struct Spaced;
+
+impl Formatter for Spaced {
+    fn begin_array_value<W: ?Sized + io::Write>(&mut self, w: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { w.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(&mut self, w: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { w.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, w: &mut W) -> io::Result<()> {
+        w.write_all(b": ")
+    }
+}

@@ -1,0 +1,233 @@
+//! The model's Jinja template, rendered within limits.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{Environment, Error, ErrorKind, Value};
+use serde_json::{Map, json};
+
+use crate::guard::{END, Guard};
+use crate::json::tojson;
+use crate::turn::Turn;
+
+/// Instructions, and 64-byte units of text, that one rendering may take: some hundred times what a
+/// long conversation needs, and well under a second.
+const FUEL: u64 = 4_000_000;
+const RECURSION: usize = 100;
+const NAME: &str = "chat";
+/// What a template calls us by, and so no variable of a request may be named.
+const RESERVED: [&str; 8] = [
+    "messages", "add_generation_prompt", "bos_token", "eos_token", "tools", "documents",
+    "raise_exception", "strftime_now",
+];
+
+/// A parsed chat template.
+#[derive(Debug, Clone)]
+pub struct ChatTemplate {
+    env: Environment<'static>,
+    bos: String,
+    eos: String,
+    control_names: Vec<String>,
+}
+
+/// A template that cannot be used at all.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the chat template is not valid: {0}")]
+pub struct TemplateError(String);
+
+/// What a rendering depends on besides the turns.
+#[derive(Debug, Clone)]
+pub struct RenderOptions<'a> {
+    /// Open the assistant's turn at the end.
+    pub add_generation_prompt: bool,
+    /// Leave the last turn open.
+    pub continue_final_message: bool,
+    /// Further variables: scalars by name.
+    pub variables: &'a Map<String, serde_json::Value>,
+    /// What `strftime_now` tells, in UTC.
+    pub now: SystemTime,
+}
+
+/// Why a conversation could not be rendered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RenderError {
+    /// The template itself refuses the conversation.
+    #[error("the model's chat template refuses these messages: {0}")]
+    Raised(String),
+    /// A variable that requests may not set.
+    #[error("'{0}' must be a scalar and not a name that the template already has")]
+    BadVariable(String),
+    /// The text holds every noncharacter there is.
+    #[error("the messages contain too many different Unicode noncharacters")]
+    Noncharacters,
+    /// `continue_final_message` without an assistant message at the end.
+    #[error("continue_final_message needs an assistant message at the end")]
+    NothingToContinue,
+    /// The template is broken or takes too long.
+    #[error("the model's chat template failed: {0}")]
+    Template(String),
+}
+
+// === impl ChatTemplate ===
+
+impl ChatTemplate {
+    /// Parses `source`. `bos` and `eos` are the texts that the template knows those tokens by;
+    /// `control_names` spell every control token of the vocabulary.
+    ///
+    /// # Errors
+    /// [`TemplateError`] with the line at fault.
+    pub fn new(
+        source: &str,
+        bos: &str,
+        eos: &str,
+        control_names: Vec<String>,
+    ) -> Result<Self, TemplateError> {
+        let mut env = Environment::new();
+        let mut syntax = SyntaxConfig::builder();
+        syntax.trim_blocks(true).lstrip_blocks(true);
+        env.set_syntax(syntax.build().map_err(|e| TemplateError(e.to_string()))?);
+        env.set_fuel(Some(FUEL));
+        env.set_recursion_limit(RECURSION);
+        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        env.add_filter("tojson", tojson);
+        env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message).with_source(Raised))
+        });
+        env.add_template_owned(NAME, source.to_owned())
+            .map_err(|e| TemplateError(format!("{e:#}")))?;
+        let control_names = control_names.into_iter().filter(|n| n.chars().count() > 1).collect();
+        Ok(Self { env, bos: bos.to_owned(), eos: eos.to_owned(), control_names })
+    }
+
+    /// The prompt in pieces, to be tokenised one by one with control tokens recognised.
+    ///
+    /// Templates differ in the system turns they take. They are tried as they came; if the
+    /// template refuses, merged into one at the front; if it refuses that, folded into the first
+    /// user turn.
+    ///
+    /// # Errors
+    /// [`RenderError`]; of several attempts, the first one's.
+    pub fn render(&self, turns: &[Turn], options: &RenderOptions<'_>) -> Result<Vec<String>, RenderError> {
+        let first = match self.render_exactly(turns, options) {
+            Err(error @ (RenderError::Raised(_) | RenderError::Template(_))) => error,
+            other => return other,
+        };
+        if turns.iter().all(|turn| turn.role != "system") {
+            return Err(first);
+        }
+        let merged = merge_system(turns);
+        self.render_exactly(&merged, options)
+            .or_else(|_| self.render_exactly(&fold_system(&merged), options))
+            .map_err(|_| first)
+    }
+
+    fn render_exactly(&self, turns: &[Turn], options: &RenderOptions<'_>) -> Result<Vec<String>, RenderError> {
+        let texts = turns.iter().flat_map(|t| [Some(t.content.as_str()), t.name.as_deref()]);
+        let variables = options.variables.values().map(|v| v.as_str());
+        let texts = texts.chain(variables).flatten();
+        let guard = Guard::new(&self.control_names, texts).ok_or(RenderError::Noncharacters)?;
+
+        let mut messages: Vec<serde_json::Value> = turns.iter().map(|t| message(t, guard)).collect();
+        if options.continue_final_message {
+            let last = messages.last_mut().filter(|m| m["role"] == "assistant");
+            let last = last.ok_or(RenderError::NothingToContinue)?;
+            let open = format!("{}{END}", last["content"].as_str().unwrap_or_default());
+            last["content"] = open.into();
+        }
+        let rendered = self.run(messages, options, guard)?;
+        let prompt = match (options.continue_final_message, rendered.find(END)) {
+            (false, _) => rendered.as_str(),
+            (true, Some(end)) => &rendered[..end],
+            (true, None) => {
+                let why = "it leaves out the last message, which was to be continued".to_owned();
+                return Err(RenderError::Template(why));
+            }
+        };
+        Ok(guard.split(prompt))
+    }
+
+    fn run(
+        &self,
+        messages: Vec<serde_json::Value>,
+        options: &RenderOptions<'_>,
+        guard: Guard<'_>,
+    ) -> Result<String, RenderError> {
+        let mut context: BTreeMap<String, Value> = BTreeMap::new();
+        for (name, value) in options.variables {
+            if RESERVED.contains(&name.as_str()) || value.is_object() || value.is_array() {
+                return Err(RenderError::BadVariable(name.clone()));
+            }
+            let value = match value.as_str() {
+                Some(text) => Value::from(guard.protect(text)),
+                None => Value::from(Serde(value)),
+            };
+            context.insert(name.clone(), value);
+        }
+        let opens = options.add_generation_prompt && !options.continue_final_message;
+        let now = options.now;
+        context.extend([
+            ("messages".to_owned(), Value::from(Serde(messages))),
+            ("add_generation_prompt".to_owned(), opens.into()),
+            ("bos_token".to_owned(), self.bos.as_str().into()),
+            ("eos_token".to_owned(), self.eos.as_str().into()),
+            ("strftime_now".to_owned(), Value::from_function(move |format: String| strftime(now, &format))),
+        ]);
+        let context = Value::from(context);
+        let template = self.env.get_template(NAME).map_err(|e| render_error(&e))?;
+        template.render(context).map_err(|e| render_error(&e))
+    }
+}
+
+/// Marks an error that the template raised on purpose.
+#[derive(Debug, thiserror::Error)]
+#[error("raised by the template")]
+struct Raised;
+
+fn render_error(error: &Error) -> RenderError {
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        if inner.is::<Raised>() {
+            return RenderError::Raised(error.detail().unwrap_or("no reason given").to_owned());
+        }
+        source = inner.source();
+    }
+    RenderError::Template(error.to_string())
+}
+
+fn strftime(now: SystemTime, format: &str) -> Result<String, Error> {
+    let failed = |e: jiff::Error| Error::new(ErrorKind::InvalidOperation, e.to_string());
+    let now = jiff::Timestamp::try_from(now).map_err(failed)?.to_zoned(jiff::tz::TimeZone::UTC);
+    jiff::fmt::strtime::format(format, &now).map_err(failed)
+}
+
+fn message(turn: &Turn, guard: Guard<'_>) -> serde_json::Value {
+    let mut message = json!({"role": turn.role, "content": guard.protect(&turn.content)});
+    if let Some(name) = &turn.name {
+        message["name"] = guard.protect(name).into();
+    }
+    message
+}
+
+/// All system turns as one, at the front.
+fn merge_system(turns: &[Turn]) -> Vec<Turn> {
+    let (system, others): (Vec<&Turn>, Vec<&Turn>) = turns.iter().partition(|t| t.role == "system");
+    let texts: Vec<&str> = system.iter().map(|t| t.content.as_str()).collect();
+    let merged = Turn { role: "system", content: texts.join("\n\n"), name: None };
+    std::iter::once(merged).chain(others.into_iter().cloned()).collect()
+}
+
+/// The system turn at the front as the beginning of the first user turn.
+fn fold_system(turns: &[Turn]) -> Vec<Turn> {
+    let Some((system, others)) = turns.split_first() else { return Vec::new() };
+    let mut others = others.to_vec();
+    match others.iter_mut().find(|t| t.role == "user") {
+        Some(user) => user.content = format!("{}\n\n{}", system.content, user.content),
+        None => others.insert(0, Turn { role: "user", ..system.clone() }),
+    }
+    others
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,204 @@
+//! OpenAI messages to plain turns.
+
+use forebay_protocol::chat::{ChatMessage, Content, ContentPart};
+
+/// One turn of a conversation as a template sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn {
+    /// `system`, `user` or `assistant`.
+    pub role: &'static str,
+    /// The text, its parts joined.
+    pub content: String,
+    /// The participant's name.
+    pub name: Option<String>,
+}
+
+/// A message that cannot be used, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct BadMessage {
+    /// Where, as a path: `messages[2].content[0].type`.
+    pub param: String,
+    /// OpenAI's word for it.
+    pub code: &'static str,
+    /// What is wrong.
+    pub message: String,
+    /// Whether only a strict server minds.
+    pub only_strict: bool,
+}
+
+/// Message fields that change nothing when they say nothing.
+const IGNORED_WHEN_EMPTY: [&str; 5] =
+    ["tool_calls", "function_call", "audio", "annotations", "refusal"];
+
+/// Turns for the template. With `strict`, unknown message fields are errors; otherwise their paths
+/// are appended to `unknown`.
+///
+/// # Errors
+/// [`BadMessage`] for the first message that cannot be honoured.
+pub fn normalise(
+    messages: &[ChatMessage],
+    strict: bool,
+    unknown: &mut Vec<String>,
+) -> Result<Vec<Turn>, BadMessage> {
+    if messages.is_empty() {
+        let message = "'messages' must hold at least one message.".to_owned();
+        return Err(bad("messages", "empty_array", message));
+    }
+    let each = messages.iter().enumerate();
+    each.map(|(i, message)| turn(&format!("messages[{i}]"), message, strict, unknown)).collect()
+}
+
+fn bad(param: impl Into<String>, code: &'static str, message: String) -> BadMessage {
+    BadMessage { param: param.into(), code, message, only_strict: false }
+}
+
+fn turn(
+    path: &str,
+    message: &ChatMessage,
+    strict: bool,
+    unknown: &mut Vec<String>,
+) -> Result<Turn, BadMessage> {
+    let role = match message.role.as_str() {
+        "system" | "developer" => "system",
+        "user" => "user",
+        "assistant" => "assistant",
+        "tool" | "function" => {
+            let message = format!(
+                "'{path}.role' is '{}': tool calling is not implemented yet.",
+                message.role
+            );
+            return Err(bad(format!("{path}.role"), "unsupported_value", message));
+        }
+        other => {
+            let shown: String = other.chars().take(32).collect();
+            let message = format!(
+                "Invalid value: '{shown}'. '{path}.role' must be one of 'system', 'developer', \
+                 'user' and 'assistant'."
+            );
+            return Err(bad(format!("{path}.role"), "invalid_value", message));
+        }
+    };
+    for (key, value) in &message.extra {
+        let says_nothing = value.is_null()
+            || value.as_array().is_some_and(Vec::is_empty)
+            || value.as_str().is_some_and(str::is_empty);
+        if says_nothing {
+            continue;
+        }
+        let param = format!("{path}.{key}");
+        if IGNORED_WHEN_EMPTY.contains(&key.as_str()) && key != "annotations" {
+            let message = format!("'{param}' is not supported: tool calling and audio are not implemented yet.");
+            return Err(bad(param, "unsupported_parameter", message));
+        }
+        if strict {
+            let message = format!("Unknown parameter: '{param}'.");
+            return Err(BadMessage { only_strict: true, ..bad(param, "unknown_parameter", message) });
+        }
+        unknown.push(param);
+    }
+    let content = match (&message.content, &message.refusal) {
+        (Some(content), _) => text(path, role, content)?,
+        (None, Some(refusal)) if role == "assistant" => refusal.clone(),
+        (None, _) => {
+            let message = format!("Missing required parameter: '{path}.content'.");
+            return Err(bad(format!("{path}.content"), "missing_required_parameter", message));
+        }
+    };
+    Ok(Turn { role, content, name: message.name.clone() })
+}
+
+fn text(path: &str, role: &str, content: &Content) -> Result<String, BadMessage> {
+    let parts = match content {
+        Content::Text(text) => return Ok(text.clone()),
+        Content::Parts(parts) => parts,
+    };
+    if parts.is_empty() {
+        let param = format!("{path}.content");
+        return Err(bad(param.clone(), "empty_array", format!("'{param}' must hold at least one part.")));
+    }
+    let each = parts.iter().enumerate();
+    each.map(|(i, part)| part_text(&format!("{path}.content[{i}]"), role, part)).collect()
+}
+
+fn part_text<'p>(path: &str, role: &str, part: &'p ContentPart) -> Result<&'p str, BadMessage> {
+    let (field, text) = match part.kind.as_str() {
+        "text" => ("text", &part.text),
+        "refusal" if role == "assistant" => ("refusal", &part.refusal),
+        "image_url" | "input_audio" | "file" => {
+            let message = format!("'{path}' is '{}': this model reads text only.", part.kind);
+            return Err(bad(path, "unsupported_value", message));
+        }
+        other => {
+            let shown: String = other.chars().take(32).collect();
+            let message = format!("Invalid value: '{shown}'. '{path}.type' must be 'text'.");
+            return Err(bad(format!("{path}.type"), "invalid_value", message));
+        }
+    };
+    text.as_deref().ok_or_else(|| {
+        let message = format!("Missing required parameter: '{path}.{field}'.");
+        bad(format!("{path}.{field}"), "missing_required_parameter", message)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn turns(messages: serde_json::Value) -> Result<Vec<Turn>, (String, &'static str)> {
+        let messages: Vec<ChatMessage> = serde_json::from_value(messages).unwrap();
+        normalise(&messages, false, &mut Vec::new()).map_err(|e| (e.param, e.code))
+    }
+
+    #[test]
+    fn developer_is_system_and_parts_are_joined() {
+        let got = turns(json!([
+            {"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            {"role": "assistant", "content": null, "refusal": "no", "tool_calls": []},
+            {"role": "user", "name": "Ann", "content": ""},
+        ]));
+        let turn = |role, content: &str, name: Option<&str>| Turn {
+            role,
+            content: content.into(),
+            name: name.map(Into::into),
+        };
+        let want = vec![turn("system", "ab", None), turn("assistant", "no", None), turn("user", "", Some("Ann"))];
+        assert_eq!(got, Ok(want));
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_named() {
+        let check = |message: serde_json::Value, param: &str, code| {
+            assert_eq!(turns(json!([message])), Err((param.to_owned(), code)), "{message}");
+        };
+        check(json!({"role": "root", "content": "x"}), "messages[0].role", "invalid_value");
+        check(json!({"role": "tool", "content": "x"}), "messages[0].role", "unsupported_value");
+        check(json!({"role": "user"}), "messages[0].content", "missing_required_parameter");
+        check(json!({"role": "user", "content": []}), "messages[0].content", "empty_array");
+        let image = json!({"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}});
+        check(json!({"role": "user", "content": [image]}), "messages[0].content[0]", "unsupported_value");
+        let odd = json!({"type": "odd"});
+        check(json!({"role": "user", "content": [odd]}), "messages[0].content[0].type", "invalid_value");
+        let empty = json!({"type": "text"});
+        check(
+            json!({"role": "user", "content": [empty]}),
+            "messages[0].content[0].text",
+            "missing_required_parameter",
+        );
+        let calls = json!({"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]});
+        check(calls, "messages[0].tool_calls", "unsupported_parameter");
+        assert_eq!(turns(json!([])), Err(("messages".to_owned(), "empty_array")));
+    }
+
+    #[test]
+    fn unknown_message_fields_are_told_or_refused() {
+        let messages: Vec<ChatMessage> =
+            serde_json::from_value(json!([{"role": "user", "content": "x", "mood": "good"}])).unwrap();
+        let mut unknown = Vec::new();
+        assert!(normalise(&messages, false, &mut unknown).is_ok());
+        assert_eq!(unknown, ["messages[0].mood"]);
+        assert_eq!(normalise(&messages, true, &mut unknown).unwrap_err().code, "unknown_parameter");
+    }
+}
