@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::embed::{EmbedJob, EmbedWorker};
 use crate::model::{EmbeddingModel, Model, ModelConfig, ModelInfo, Source};
-use crate::request::{Event, Failure, GenerateRequest};
+use crate::request::{Event, Failure, GenerateRequest, Stamped};
 use crate::status::{Board, Progress, Stats, Status};
 use crate::vocab::Vocab;
 use crate::worker::{Submission, Worker};
@@ -108,7 +109,9 @@ pub enum SubmitError {
 /// queued or running.
 #[derive(Debug)]
 pub struct Generation {
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<Stamped>,
+    /// When the event returned last happened, since the request was submitted.
+    elapsed: Duration,
     /// Counts the request against the queue's limit for as long as anybody holds on to it.
     _permit: OwnedSemaphorePermit,
 }
@@ -213,6 +216,11 @@ impl Engine {
         self.inner.board.stalled_for()
     }
 
+    /// Requests that may wait or run at a time.
+    pub fn capacity(&self) -> usize {
+        self.inner.capacity
+    }
+
     /// Puts a request into the queue. Never waits.
     ///
     /// # Errors
@@ -224,7 +232,7 @@ impl Engine {
         let bound = per_choice * request.choices as usize + 3;
         let (sender, events) = mpsc::channel(bound);
         self.inner.send(Submission { request, events: sender, submitted: Instant::now() })?;
-        Ok(Generation { events, _permit: permit })
+        Ok(Generation { events, elapsed: Duration::ZERO, _permit: permit })
     }
 
     fn check(&self, request: &GenerateRequest) -> Result<(), SubmitError> {
@@ -296,14 +304,24 @@ impl Embedder {
 
 impl Generation {
     /// The next event; `None` after every answer has finished. An engine that dies before that
-    /// gives [`Event::Failed`].
+    /// gives [`Event::Failed`] or `None`.
     pub async fn next(&mut self) -> Option<Event> {
-        self.events.recv().await
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// The next event if one is there already.
-    pub fn try_next(&mut self) -> Option<Event> {
-        self.events.try_recv().ok()
+    /// [`Generation::next`] for those who wait for several.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.events.poll_recv(cx).map(|stamped| {
+            let Stamped { after, event } = stamped?;
+            self.elapsed = after;
+            Some(event)
+        })
+    }
+
+    /// When the event returned last happened, since the request was submitted. It is the engine's
+    /// own time: a reader that is late does not change it.
+    pub fn elapsed(&self) -> Duration {
+        self.elapsed
     }
 }
 

@@ -97,6 +97,14 @@ pub enum Event {
     Failed(Failure),
 }
 
+/// An event and when it happened.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Stamped {
+    /// Time since the request was submitted.
+    pub(crate) after: Duration,
+    pub(crate) event: Event,
+}
+
 /// Why an answer ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FinishReason {

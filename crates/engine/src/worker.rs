@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::logprobs::token_logprob;
 use crate::model::{Model, ModelConfig, ModelInfo, Row};
-use crate::request::{Event, Failure, FinishReason, GenerateRequest, TokenLogprob};
+use crate::request::{Event, Failure, FinishReason, GenerateRequest, Stamped, TokenLogprob};
 use crate::sequence::{Growth, Sequence};
 use crate::status::{Board, Status};
 use crate::vocab::Vocab;
@@ -28,7 +28,7 @@ const ALL_LOGITS_TOKENS: u32 = 64;
 #[derive(Debug)]
 pub(crate) struct Submission {
     pub(crate) request: GenerateRequest,
-    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) events: mpsc::Sender<Stamped>,
     pub(crate) submitted: Instant,
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct Worker<M> {
 /// An accepted request.
 struct Ticket {
     request: GenerateRequest,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<Stamped>,
     submitted: Instant,
     started: bool,
     prompt_logprobs: Vec<TokenLogprob>,
@@ -317,10 +317,11 @@ impl<M: Model> Worker<M> {
 
 /// Sends an event. A closed channel is a client that left: [`Worker::reap`] takes care of it.
 fn send(ticket: &Ticket, event: Event) {
-    match ticket.events.try_send(event) {
+    let stamped = Stamped { after: ticket.submitted.elapsed(), event };
+    match ticket.events.try_send(stamped) {
         Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
-        Err(mpsc::error::TrySendError::Full(event)) => {
-            tracing::error!(?event, "a request caused more events than it can");
+        Err(mpsc::error::TrySendError::Full(stamped)) => {
+            tracing::error!(?stamped, "a request caused more events than it can");
         }
     }
 }

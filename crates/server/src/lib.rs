@@ -1,1 +1,149 @@
-//! x
+//! Forebay's HTTP server: OpenAI routes, limits, metrics, configuration, the command line.
+//!
+//! A request's way: [`routes`] takes it, [`convert`] checks it and turns it into the engine's
+//! form, [`answer`] submits it and reads its events, [`convert`] or [`sse`] spells the answer.
+//!
+//! **Invariant:** no sampling, no parsing of what a model says, no `unsafe`.
+
+pub mod config;
+pub mod routes;
+
+pub mod convert;
+
+mod answer;
+mod app;
+mod bench;
+mod cli;
+mod error;
+mod extract;
+mod lifecycle;
+mod listen;
+mod loading;
+mod metrics;
+mod observe;
+mod registry;
+mod sse;
+mod state;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use forebay_engine::{Source, Status};
+use tokio::net::TcpListener;
+
+pub use app::openapi;
+pub use cli::{Exit, run};
+pub use registry::CannotServe;
+
+use crate::config::{ModelSettings, Settings};
+use crate::lifecycle::{Lifecycle, Phase};
+use crate::state::AppState;
+
+/// Why serving ended otherwise than by being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A model cannot be loaded.
+    #[error(transparent)]
+    Model(#[from] CannotServe),
+    /// An engine's thread died; a supervisor should restart the process.
+    #[error("the engine of model {0:?} has stopped")]
+    EngineStopped(String),
+}
+
+/// A request to end, as signals make them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    /// Drain, taking new connections for a while: a load balancer must first notice.
+    Drain,
+    /// Drain without that: a person waits.
+    Quick,
+    /// End at once.
+    Now,
+}
+
+const UPKEEP: Duration = Duration::from_secs(5);
+const WATCH: Duration = Duration::from_millis(500);
+
+/// Loads the models and serves until asked to end. The listener is open from the beginning: until
+/// the models are loaded, `/health` says so.
+///
+/// `source` says where a model comes from (its file, but for tests); `shutdown` yields the next
+/// request to end each time it is called.
+///
+/// # Errors
+/// [`ServeError`] when it cannot serve or cannot go on.
+pub async fn serve<F>(
+    settings: Settings,
+    listener: TcpListener,
+    source: impl Fn(&ModelSettings) -> Source,
+    mut shutdown: impl FnMut() -> F + Send + 'static,
+) -> Result<(), ServeError>
+where
+    F: Future<Output = Shutdown> + Send + 'static,
+{
+    let state = AppState {
+        settings: Arc::new(settings.server),
+        registry: Arc::new(registry::Registry::new(&settings.models)),
+        metrics: Arc::new(metrics::Metrics::new()),
+        lifecycle: Lifecycle::default(),
+    };
+    let quick = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let signals = {
+        let (lifecycle, quick) = (state.lifecycle.clone(), Arc::clone(&quick));
+        async move {
+            loop {
+                let request = shutdown().await;
+                let again = lifecycle.phase() >= Phase::Draining;
+                tracing::info!(?request, again, "shutting down");
+                quick.store(request == Shutdown::Quick, std::sync::atomic::Ordering::Relaxed);
+                let cut = again || request == Shutdown::Now;
+                lifecycle.enter(if cut { Phase::Cut } else { Phase::Draining });
+            }
+        }
+    };
+    let delay = Duration::from_secs(state.settings.drain_delay_s);
+    let drain_delay = move || match quick.load(std::sync::atomic::Ordering::Relaxed) {
+        true => Duration::ZERO,
+        false => delay,
+    };
+    let router = app::app(state.clone());
+    let accept = listen::serve(
+        listener,
+        router,
+        Arc::clone(&state.settings),
+        state.lifecycle.clone(),
+        drain_delay,
+    );
+    let models = async {
+        loading::load_all(&state, source).await?;
+        state.lifecycle.enter(Phase::Ready);
+        watch_engines(&state).await
+    };
+    tokio::select! {
+        () = accept => Ok(()),
+        failed = models => failed,
+        never = upkeep(&state) => match never {},
+        never = signals => never,
+    }
+}
+
+/// Ends with an error some time after an engine has died: its requests get their errors first.
+async fn watch_engines(state: &AppState) -> Result<(), ServeError> {
+    loop {
+        tokio::time::sleep(WATCH).await;
+        let dead = state.registry.loaded().find(|served| served.status() == Status::Failed);
+        if let Some(served) = dead {
+            tracing::error!(model = &*served.name, "the engine has stopped; ending");
+            tokio::time::sleep(WATCH * 4).await;
+            return Err(ServeError::EngineStopped(served.name.to_string()));
+        }
+    }
+}
+
+async fn upkeep(state: &AppState) -> std::convert::Infallible {
+    loop {
+        tokio::time::sleep(UPKEEP).await;
+        state.metrics.upkeep();
+    }
+}

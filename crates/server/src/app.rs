@@ -1,0 +1,115 @@
+//! The router: every route, and what is around all of them.
+
+use axum::Router;
+use axum::extract::OriginalUri;
+use axum::http::{HeaderName, HeaderValue, Method};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{Any, CorsLayer};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::config::ServerSettings;
+use crate::error::ApiError;
+use crate::observe::{REQUEST_ID, track};
+use crate::routes::{chat, completions, docs, embeddings, health, models, tokenize};
+use crate::state::AppState;
+
+/// The head of the OpenAPI document; paths and schemas come from the routes.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Forebay",
+        description = "GGUF models behind the OpenAI API. Every path under /v1 also works without \
+                       the prefix. Every response has an x-request-id header.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
+    ),
+    servers((url = "/", description = "This server")),
+    tags(
+        (name = "chat", description = "Conversations"),
+        (name = "completions", description = "Raw text"),
+        (name = "embeddings", description = "Vectors"),
+        (name = "models", description = "What is served"),
+        (name = "tokens", description = "Tokenising"),
+        (name = "operations", description = "Health and metrics"),
+    ),
+)]
+struct Head;
+
+fn v1() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(chat::create))
+        .routes(routes!(completions::create))
+        .routes(routes!(embeddings::create))
+        .routes(routes!(models::list))
+        .routes(routes!(models::retrieve))
+        .routes(routes!(tokenize::tokenize))
+        .routes(routes!(tokenize::detokenize))
+}
+
+fn documented() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(Head::openapi())
+        .nest("/v1", v1())
+        .routes(routes!(health::health))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::live))
+        .routes(routes!(health::metrics))
+}
+
+/// The OpenAPI document of everything that is served.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    documented().into_openapi()
+}
+
+/// Everything that is served.
+pub fn app(state: AppState) -> Router {
+    let (router, api) = documented().split_for_parts();
+    let (bare, _) = v1().split_for_parts();
+    let router = router
+        .merge(bare)
+        .merge(docs::router(api))
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(CatchPanicLayer::custom(panicked));
+    let router = match cors(&state.settings) {
+        Some(cors) => router.layer(cors),
+        None => router,
+    };
+    router
+        .layer(middleware::from_fn_with_state(state.clone(), track))
+        .with_state(state)
+}
+
+async fn no_such_route(method: Method, OriginalUri(uri): OriginalUri) -> ApiError {
+    ApiError::no_such_route(&method, uri.path())
+}
+
+async fn wrong_method(method: Method, OriginalUri(uri): OriginalUri) -> ApiError {
+    ApiError::wrong_method(&method, uri.path())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the layer's signature")]
+fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+    ApiError::internal(format!("a handler panicked: {text}")).into_response()
+}
+
+/// Browsers of the configured origins may call everything and read the request's id.
+fn cors(settings: &ServerSettings) -> Option<CorsLayer> {
+    let origins = &settings.cors_origins;
+    if origins.is_empty() {
+        return None;
+    }
+    let layer = CorsLayer::new()
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers(tower_http::cors::AllowHeaders::mirror_request())
+        .expose_headers([REQUEST_ID, HeaderName::from_static("retry-after")]);
+    if origins.iter().any(|origin| origin == "*") {
+        return Some(layer.allow_origin(Any));
+    }
+    let parsed = origins.iter().filter_map(|origin| origin.parse::<HeaderValue>().ok());
+    Some(layer.allow_origin(parsed.collect::<Vec<_>>()))
+}

@@ -1,0 +1,185 @@
+//! `forebay bench`: the engine's own limit, without HTTP.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use forebay_engine::{
+    Embedder, Engine, Event, GenerateRequest, Loaded, ParseSpecial, SamplingParams, Source,
+    StopRules, Token, Vocab, load,
+};
+
+use crate::config::ModelSettings;
+use crate::registry::model_config;
+
+/// A text to cut prompts from.
+const TEXT: &str = "A forebay is the pool in front of a mill or a turbine: water from a long canal \
+    gathers there, calms down, and leaves in just the stream that the machine can take. ";
+
+/// What to measure.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// GGUF file to measure.
+    #[arg(short, long, value_name = "FILE")]
+    model: PathBuf,
+    /// Answers generated (or texts embedded) at the same time.
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    streams: u32,
+    /// Tokens of each prompt or text.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    prompt_tokens: u32,
+    /// Tokens of each answer.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    tokens: u32,
+    /// Rounds; the median counts.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    rounds: u32,
+    /// KV cache over all slots, in tokens.
+    #[arg(short = 'c', long, value_name = "TOKENS")]
+    ctx_size: Option<u32>,
+    /// CPU threads.
+    #[arg(short, long, value_name = "N")]
+    threads: Option<u32>,
+    /// Layers to put on a GPU; -1 for all.
+    #[arg(long, value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
+    gpu_layers: i32,
+}
+
+/// One round's figures.
+struct Round {
+    per_second: f64,
+    ttft: Vec<Duration>,
+    gaps: Vec<Duration>,
+}
+
+/// Measures and reports.
+///
+/// # Errors
+/// When the model cannot be loaded or cannot run.
+pub fn run(args: &BenchArgs) -> Result<String, String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|e| e.to_string())?.block_on(measure(args))
+}
+
+async fn measure(args: &BenchArgs) -> Result<String, String> {
+    let settings = ModelSettings {
+        path: args.model.clone(),
+        name: "bench".to_owned(),
+        parallel: args.streams,
+        ctx_size: args.ctx_size.unwrap_or((args.prompt_tokens + args.tokens + 256) * args.streams),
+        threads: args.threads.unwrap_or(0),
+        gpu_layers: args.gpu_layers,
+        queue: args.streams as usize,
+        ..ModelSettings::default()
+    };
+    let started = Instant::now();
+    let loading = load(model_config(&settings, Source::Gguf(args.model.clone())));
+    let loaded = loading.map_err(|e| e.to_string())?.finish().await.map_err(|e| e.to_string())?;
+    let mut report = format!("model     {}\nloaded in {:.2} s\n", args.model.display(), started.elapsed().as_secs_f64());
+    let mut rounds = Vec::new();
+    for round in 0..=args.rounds {
+        let measured = match &loaded {
+            Loaded::Chat(engine) => generate(engine, args).await?,
+            Loaded::Embedding(embedder) => embed(embedder, args).await?,
+        };
+        // The first one warms up.
+        if round > 0 {
+            rounds.push(measured);
+        }
+    }
+    let unit = if matches!(loaded, Loaded::Chat(_)) { "tokens/s" } else { "texts/s" };
+    rounds.sort_by(|a, b| a.per_second.total_cmp(&b.per_second));
+    let median = rounds.get(rounds.len() / 2).ok_or("no rounds")?;
+    let each: Vec<String> = rounds.iter().map(|r| format!("{:.1}", r.per_second)).collect();
+    let line = |out: &mut String, name: &str, values: &[Duration]| {
+        if let Some((p50, p95)) = percentiles(values) {
+            // Writing to a String cannot fail.
+            drop(writeln!(out, "{name:9} p50 {:.2} ms, p95 {:.2} ms", ms(p50), ms(p95)));
+        }
+    };
+    drop(writeln!(report, "{unit:9} {:.1} (median of {}; streams: {})", median.per_second, each.join(", "), args.streams));
+    line(&mut report, "TTFT", &median.ttft);
+    line(&mut report, "ITL", &median.gaps);
+    Ok(report)
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+fn percentiles(values: &[Duration]) -> Option<(Duration, Duration)> {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable();
+    let at = |percent: usize| sorted.get((sorted.len() * percent / 100).min(sorted.len().checked_sub(1)?)).copied();
+    Some((at(50)?, at(95)?))
+}
+
+/// A prompt of the wanted length, another for each stream.
+fn prompt(vocab: &Vocab, tokens: u32, stream: u32) -> Vec<Token> {
+    let wanted = tokens as usize;
+    let text = format!("{stream}: {}", TEXT.repeat(wanted / 20 + 2));
+    let mut prompt = vocab.with_prefix(vocab.tokenize(&text, ParseSpecial::No));
+    prompt.truncate(wanted.max(1));
+    prompt
+}
+
+async fn generate(engine: &Engine, args: &BenchArgs) -> Result<Round, String> {
+    let started = Instant::now();
+    let mut generations = Vec::new();
+    for stream in 0..args.streams {
+        let request = GenerateRequest {
+            prompt: prompt(engine.vocab(), args.prompt_tokens, stream).into(),
+            choices: 1,
+            max_tokens: args.tokens,
+            sampling: SamplingParams {
+                temperature: 0.0,
+                top_k: 0,
+                typical_p: 1.0,
+                top_p: 1.0,
+                min_p: 0.0,
+                repetition_penalty: 1.0,
+                frequency_penalty: 0.0,
+                presence_penalty: 0.0,
+                logit_bias: Vec::new(),
+                seed: 0,
+            },
+            stop: StopRules { ignore_eos: true, ..StopRules::default() },
+            logprobs: None,
+            prompt_logprobs: None,
+        };
+        generations.push(engine.generate(request).map_err(|e| e.to_string())?);
+    }
+    let (mut ttft, mut gaps, mut total) = (Vec::new(), Vec::new(), 0);
+    for mut generation in generations {
+        let mut last = None;
+        while let Some(event) = generation.next().await {
+            match event {
+                Event::Delta { .. } => {
+                    let at = generation.elapsed();
+                    match last.replace(at) {
+                        None => ttft.push(at),
+                        Some(before) => gaps.push(at.saturating_sub(before)),
+                    }
+                }
+                Event::Finished { tokens, .. } => total += tokens,
+                Event::Failed(failure) => return Err(failure.to_string()),
+                Event::Started { .. } | Event::Prompt(_) => {}
+            }
+        }
+    }
+    Ok(Round { per_second: f64::from(total) / started.elapsed().as_secs_f64(), ttft, gaps })
+}
+
+async fn embed(embedder: &Embedder, args: &BenchArgs) -> Result<Round, String> {
+    /// Texts of a round for each stream, so that a round takes long enough to measure.
+    const REPEAT: u32 = 16;
+    let vocab = embedder.vocab();
+    let count = args.streams * REPEAT;
+    let inputs = (0..count).map(|i| vocab.with_markers(prompt(vocab, args.prompt_tokens, i)));
+    let inputs: Vec<Vec<Token>> = inputs.collect();
+    let started = Instant::now();
+    let vectors = embedder.embed(inputs).await.map_err(|e| e.to_string())?;
+    vectors.map_err(|e| e.to_string())?;
+    Ok(Round { per_second: f64::from(count) / started.elapsed().as_secs_f64(), ttft: Vec::new(), gaps: Vec::new() })
+}

@@ -1,0 +1,354 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use forebay_engine::Source;
+use toml::Value;
+use tracing_subscriber::EnvFilter;
+
+use crate::bench::BenchArgs;
+use crate::config::{Layers, LogFormat, ModelSettings, Origin, PoolingSetting, Settings};
+use crate::{Shutdown, serve};
+
+/// Serves GGUF models behind the OpenAI API.
+///
+/// forebay serve --model smollm2.gguf
+///
+/// and any OpenAI client works at http://127.0.0.1:8080/v1. Chat and embedding models are told
+/// apart by their files; give --model several times for several of them.
+#[derive(Debug, Parser)]
+#[command(name = "forebay", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve models over HTTP.
+    Serve(ConfigArgs),
+    /// Check the configuration and print what results from file, environment and flags.
+    CheckConfig(ConfigArgs),
+    /// List the configured models and the devices that can compute.
+    Models(ConfigArgs),
+    /// Measure the engine's own limit, without HTTP.
+    Bench(BenchArgs),
+    /// Print the OpenAPI document as YAML.
+    Openapi,
+}
+
+/// Flags win over the environment (FOREBAY_SERVER__PORT), which wins over the file.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// Configuration file; every setting is documented in config/forebay.toml.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// GGUF file to serve, perhaps with a name to call it by. May be given several times.
+    #[arg(short, long, value_name = "[NAME=]FILE")]
+    model: Vec<String>,
+    /// Further name for the (only) model: "gpt-4o", or "*" for any. May be given several times.
+    #[arg(short, long, value_name = "NAME")]
+    alias: Vec<String>,
+    /// Address to listen on [default: 127.0.0.1].
+    #[arg(long, value_name = "ADDRESS")]
+    host: Option<String>,
+    /// Port to listen on [default: 8080]; 0 for any free one.
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+    /// KV cache over all slots, in tokens [default: the model's context up to 4096 for each slot].
+    #[arg(short = 'c', long, value_name = "TOKENS")]
+    ctx_size: Option<u32>,
+    /// Slots: answers generated at the same time [default: 4].
+    #[arg(long, visible_alias = "np", value_name = "N")]
+    parallel: Option<u32>,
+    /// Tokens computed in one step.
+    #[arg(short, long, value_name = "TOKENS")]
+    batch_size: Option<u32>,
+    /// Tokens that the backend computes at once.
+    #[arg(long, value_name = "TOKENS")]
+    ubatch_size: Option<u32>,
+    /// CPU threads [default: all cores].
+    #[arg(short, long, value_name = "N")]
+    threads: Option<u32>,
+    /// Layers to put on a GPU; -1 for all [default: -1].
+    #[arg(long, visible_alias = "ngl", value_name = "N", allow_negative_numbers = true)]
+    gpu_layers: Option<i32>,
+    /// Requests that may wait; more get 429 at once [default: 256].
+    #[arg(long, value_name = "N")]
+    queue: Option<u32>,
+    /// Use a text generation model for embeddings.
+    #[arg(long, visible_alias = "embedding")]
+    embeddings: bool,
+    /// How token vectors become one.
+    #[arg(long, value_name = "KIND")]
+    pooling: Option<PoolingSetting>,
+    /// Jinja chat template to use instead of the model's own.
+    #[arg(long, visible_alias = "chat-template-file", value_name = "FILE")]
+    chat_template: Option<PathBuf>,
+    /// Refuse unknown request fields.
+    #[arg(long)]
+    strict: bool,
+    /// Level or filter of the log [default: info].
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// How log lines look [default: text].
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+/// How the process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// As asked.
+    Good,
+    /// Something failed while running.
+    Failed,
+    /// The command line or the configuration is wrong (`EX_USAGE`).
+    Usage,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        match exit {
+            Exit::Good => Self::SUCCESS,
+            Exit::Failed => Self::FAILURE,
+            Exit::Usage => Self::from(64),
+        }
+    }
+}
+
+/// Runs the program with its arguments and environment.
+pub fn run(arguments: impl Iterator<Item = OsString>, variables: impl Iterator<Item = (String, String)>) -> Exit {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are errors to clap, but not to the caller. A closed pipe is nobody's.
+            drop(error.print());
+            return if error.use_stderr() { Exit::Usage } else { Exit::Good };
+        }
+    };
+    match cli.command {
+        Command::Serve(args) => with_settings(&args, variables, run_server),
+        Command::CheckConfig(args) => with_settings(&args, variables, |settings| show(&describe(&settings))),
+        Command::Models(args) => with_settings(&args, variables, |settings| show(&list(&settings))),
+        Command::Bench(args) => match crate::bench::run(&args) {
+            Ok(report) => show(&report),
+            Err(error) => complain(&error),
+        },
+        Command::Openapi => match crate::openapi().to_yaml() {
+            Ok(yaml) => show(&yaml),
+            Err(error) => complain(&error.to_string()),
+        },
+    }
+}
+
+fn show(text: &str) -> Exit {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => Exit::Good,
+        Err(_) => Exit::Failed,
+    }
+}
+
+fn complain(text: &str) -> Exit {
+    // Nothing is left to complain to when this fails.
+    drop(writeln!(io::stderr(), "error: {text}"));
+    Exit::Failed
+}
+
+fn with_settings(
+    args: &ConfigArgs,
+    variables: impl Iterator<Item = (String, String)>,
+    then: impl FnOnce(Settings) -> Exit,
+) -> Exit {
+    match Settings::resolve(args.layers(variables)) {
+        Ok(settings) => then(settings),
+        Err(errors) => {
+            for error in errors.0 {
+                complain(&error);
+            }
+            Exit::Usage
+        }
+    }
+}
+
+impl ConfigArgs {
+    /// File, environment and flags, in this order.
+    fn layers(&self, variables: impl Iterator<Item = (String, String)>) -> Layers {
+        let mut layers = Layers::default();
+        if let Some(path) = &self.config {
+            layers.file(path);
+        }
+        layers.environment(variables);
+        if !self.model.is_empty() {
+            layers.model_list(&self.model, &Origin::Flag("--model"));
+        }
+        if !self.alias.is_empty() && layers.model_count() > 1 {
+            layers.error("--alias needs a single model; several get theirs in the configuration file".to_owned());
+        }
+        for (flag, key, value) in self.values() {
+            if let Some(value) = value {
+                layers.set(key, value, Origin::Flag(flag));
+            }
+        }
+        layers
+    }
+
+    fn values(&self) -> [(&'static str, &'static str, Option<Value>); 17] {
+        let text = |text: &String| Value::String(text.clone());
+        let path = |path: &PathBuf| Value::String(path.to_string_lossy().into_owned());
+        let number = |n: u32| Value::Integer(n.into());
+        let pooling = |p: PoolingSetting| Value::String(format!("{p:?}").to_lowercase());
+        let format = |f: LogFormat| Value::String(format!("{f:?}").to_lowercase());
+        let aliases = (!self.alias.is_empty()).then(|| self.alias.iter().map(text).collect::<Vec<_>>());
+        [
+            ("--host", "server.host", self.host.as_ref().map(text)),
+            ("--port", "server.port", self.port.map(|p| number(p.into()))),
+            ("--strict", "server.strict", self.strict.then_some(Value::Boolean(true))),
+            ("--log-level", "log.level", self.log_level.as_ref().map(text)),
+            ("--log-format", "log.format", self.log_format.map(format)),
+            ("--alias", "model.aliases", aliases.map(Value::Array)),
+            ("--ctx-size", "model.ctx_size", self.ctx_size.map(number)),
+            ("--parallel", "model.parallel", self.parallel.map(number)),
+            ("--batch-size", "model.batch_size", self.batch_size.map(number)),
+            ("--ubatch-size", "model.ubatch_size", self.ubatch_size.map(number)),
+            ("--threads", "model.threads", self.threads.map(number)),
+            ("--gpu-layers", "model.gpu_layers", self.gpu_layers.map(|n| Value::Integer(n.into()))),
+            ("--queue", "model.queue", self.queue.map(number)),
+            ("--embeddings", "model.kind", self.embeddings.then(|| Value::String("embedding".to_owned()))),
+            ("--pooling", "model.pooling", self.pooling.map(pooling)),
+            ("--chat-template", "model.chat_template", self.chat_template.as_ref().map(path)),
+            ("--model", "model.path", None),
+        ]
+    }
+}
+
+fn run_server(settings: Settings) -> Exit {
+    start_log(&settings);
+    if settings.models.is_empty() {
+        complain("no model: give --model FILE.gguf, or a configuration file with a [[model]] section");
+        return Exit::Usage;
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&error.to_string()),
+    };
+    runtime.block_on(async {
+        let address = (settings.server.host.clone(), settings.server.port);
+        let listener = match tokio::net::TcpListener::bind(&address).await {
+            Ok(listener) => listener,
+            Err(error) => return complain(&format!("cannot listen on {}:{}: {error}", address.0, address.1)),
+        };
+        let at: Option<SocketAddr> = listener.local_addr().ok();
+        tracing::info!(address = ?at, "listening");
+        tracing::info!(system = forebay_engine::system_info(), "llama.cpp");
+        let source = |model: &ModelSettings| Source::Gguf(model.path.clone());
+        match serve(settings, listener, source, next_signal).await {
+            Ok(()) => Exit::Good,
+            Err(error) => complain(&error.to_string()),
+        }
+    })
+}
+
+/// Waits for the next signal that asks the process to end.
+async fn next_signal() -> Shutdown {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let Ok(mut term) = signal(SignalKind::terminate()) else { return Shutdown::Now };
+        tokio::select! {
+            _ = term.recv() => Shutdown::Drain,
+            _ = tokio::signal::ctrl_c() => Shutdown::Quick,
+        }
+    }
+    #[cfg(not(unix))]
+    match tokio::signal::ctrl_c().await {
+        Ok(()) => Shutdown::Quick,
+        Err(_) => Shutdown::Now,
+    }
+}
+
+fn start_log(settings: &Settings) {
+    // llama.cpp tells much while it loads; its warnings are enough.
+    let filter = format!("{},llama_cpp_2=warn,llama-cpp-2=warn", settings.log.level);
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let installed = match settings.log.format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    if let Err(error) = installed {
+        complain(&format!("no log: {error}"));
+    }
+}
+
+/// The settings as they count, one line each.
+fn describe(settings: &Settings) -> String {
+    let mut out = format!("{:#?}\n{:#?}\n", settings.server, settings.log);
+    for model in &settings.models {
+        // Writing to a String cannot fail.
+        drop(writeln!(out, "{model:#?}"));
+    }
+    out
+}
+
+fn list(settings: &Settings) -> String {
+    let mut out = String::new();
+    for model in &settings.models {
+        let size = match std::fs::metadata(&model.path) {
+            Ok(file) => format!("{:.1} MB", mega(file.len())),
+            Err(error) => error.to_string(),
+        };
+        let names: Vec<&str> = model.names().collect();
+        drop(writeln!(out, "{}\n  {} ({size})", names.join(", "), model.path.display()));
+    }
+    if settings.models.is_empty() {
+        out.push_str("no models are configured\n");
+    }
+    out.push_str("\ndevices:\n");
+    for device in forebay_engine::devices() {
+        let memory = mega(device.memory_total as u64);
+        drop(writeln!(out, "  {} ({}), {memory:.0} MB", device.name, device.description));
+    }
+    drop(writeln!(out, "\nllama.cpp: {}", forebay_engine::system_info()));
+    out
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn mega(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_win_and_name_themselves_in_errors() {
+        let settings = |line: &str| {
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            let Command::Serve(args) = cli.command else { panic!() };
+            let variables = [("FOREBAY_SERVER__PORT", "1"), ("PATH", "x")];
+            let variables = variables.map(|(k, v)| (k.to_owned(), v.to_owned()));
+            Settings::resolve(args.layers(variables.into_iter())).map_err(|e| e.0)
+        };
+        let good = settings("forebay serve --model a=x.gguf --port 2 --parallel 8 --alias * --pooling cls").unwrap();
+        assert_eq!((good.server.port, good.models[0].parallel), (2, 8));
+        assert_eq!(good.models[0].names().collect::<Vec<_>>(), ["a", "*"]);
+        assert_eq!(settings("forebay serve").unwrap().server.port, 1);
+        let errors = settings("forebay serve --ctx-size 5").unwrap_err();
+        assert_eq!(errors, ["--ctx-size: there is no model to apply it to"]);
+    }
+}

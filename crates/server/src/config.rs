@@ -1,0 +1,259 @@
+//! The one configuration surface: defaults < file < environment < flags, validated before anything
+//! is bound or loaded, all errors told at once.
+
+mod layers;
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+pub use layers::{ConfigErrors, Layers, Origin};
+
+/// Everything that can be configured. `config/forebay.toml` documents each field.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Settings {
+    /// `[server]`
+    pub server: ServerSettings,
+    /// `[log]`
+    pub log: LogSettings,
+    /// `[[model]]`, one entry each.
+    pub models: Vec<ModelSettings>,
+}
+
+/// `[server]`
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "documented in config/forebay.toml, which a test holds to be complete")]
+pub struct ServerSettings {
+    pub host: String,
+    pub port: u16,
+    pub strict: bool,
+    pub max_connections: usize,
+    pub max_body_bytes: usize,
+    pub header_timeout_s: u64,
+    pub body_timeout_s: u64,
+    pub write_timeout_s: u64,
+    pub keepalive_s: u64,
+    pub drain_delay_s: u64,
+    pub drain_timeout_s: u64,
+    pub max_choices: u32,
+    pub cors_origins: Vec<String>,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "documented in config/forebay.toml, which a test holds to be complete")]
+pub struct LogSettings {
+    pub level: String,
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[[model]]`
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "documented in config/forebay.toml, which a test holds to be complete")]
+pub struct ModelSettings {
+    pub path: PathBuf,
+    pub name: String,
+    pub aliases: Vec<String>,
+    pub kind: KindSetting,
+    pub ctx_size: u32,
+    pub parallel: u32,
+    pub batch_size: u32,
+    pub ubatch_size: u32,
+    pub prefill_chunk: u32,
+    pub threads: u32,
+    pub gpu_layers: i32,
+    pub mmap: bool,
+    pub queue: usize,
+    pub pooling: PoolingSetting,
+    pub matryoshka: bool,
+    pub chat_template: PathBuf,
+}
+
+/// What to use a model for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KindSetting {
+    /// What its file says.
+    Auto,
+    /// Text generation.
+    Chat,
+    /// Text to vectors.
+    Embedding,
+}
+
+/// How token vectors become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum PoolingSetting {
+    /// The model's own way.
+    Model,
+    /// Their mean.
+    Mean,
+    /// The first one.
+    Cls,
+    /// The last one.
+    Last,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".to_owned(),
+            port: 8080,
+            strict: false,
+            max_connections: 4096,
+            max_body_bytes: 32 << 20,
+            header_timeout_s: 10,
+            body_timeout_s: 30,
+            write_timeout_s: 30,
+            keepalive_s: 10,
+            drain_delay_s: 5,
+            drain_timeout_s: 120,
+            max_choices: 8,
+            cors_origins: Vec::new(),
+        }
+    }
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+impl Default for ModelSettings {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::new(),
+            name: String::new(),
+            aliases: Vec::new(),
+            kind: KindSetting::Auto,
+            ctx_size: 0,
+            parallel: 4,
+            batch_size: 0,
+            ubatch_size: 0,
+            prefill_chunk: 512,
+            threads: 0,
+            gpu_layers: -1,
+            mmap: true,
+            queue: 256,
+            pooling: PoolingSetting::Model,
+            matryoshka: false,
+            chat_template: PathBuf::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// Reads every layer's values.
+    ///
+    /// # Errors
+    /// All that is wrong, with where it came from.
+    pub fn resolve(mut layers: Layers) -> Result<Self, ConfigErrors> {
+        let mut settings = Self::default();
+        settings.server.read(&mut layers);
+        settings.log.read(&mut layers);
+        for index in 0..layers.model_count() {
+            let mut model = ModelSettings::default();
+            model.read(&mut layers, index);
+            settings.models.push(model);
+        }
+        settings.check_names(&mut layers);
+        layers.finish()?;
+        Ok(settings)
+    }
+
+    /// Every name must lead to one model.
+    fn check_names(&self, layers: &mut Layers) {
+        let mut seen: Vec<&str> = Vec::new();
+        for name in self.models.iter().flat_map(ModelSettings::names) {
+            if seen.contains(&name) {
+                layers.error(format!("two models are called \"{name}\""));
+            }
+            seen.push(name);
+        }
+    }
+}
+
+impl ServerSettings {
+    fn read(&mut self, layers: &mut Layers) {
+        layers.take("server.host", &mut self.host);
+        layers.take("server.port", &mut self.port);
+        layers.take("server.strict", &mut self.strict);
+        layers.take_in("server.max_connections", &mut self.max_connections, 1, 1_000_000);
+        layers.take_in("server.max_body_bytes", &mut self.max_body_bytes, 1024, 1 << 30);
+        layers.take_in("server.header_timeout_s", &mut self.header_timeout_s, 1, 3600);
+        layers.take_in("server.body_timeout_s", &mut self.body_timeout_s, 1, 3600);
+        layers.take_in("server.write_timeout_s", &mut self.write_timeout_s, 1, 3600);
+        layers.take_in("server.keepalive_s", &mut self.keepalive_s, 1, 3600);
+        layers.take_in("server.drain_delay_s", &mut self.drain_delay_s, 0, 3600);
+        layers.take_in("server.drain_timeout_s", &mut self.drain_timeout_s, 0, 86_400);
+        layers.take_in("server.max_choices", &mut self.max_choices, 1, 128);
+        layers.take("server.cors_origins", &mut self.cors_origins);
+        for origin in &self.cors_origins {
+            if origin.parse::<axum::http::HeaderValue>().is_err() {
+                layers.error(format!("server.cors_origins: {origin:?} is not an origin"));
+            }
+        }
+    }
+}
+
+impl LogSettings {
+    fn read(&mut self, layers: &mut Layers) {
+        layers.take("log.level", &mut self.level);
+        layers.take("log.format", &mut self.format);
+        if self.level.parse::<tracing_subscriber::EnvFilter>().is_err() {
+            layers.error(format!(
+                "log.level: {:?} is neither a level nor a filter such as \"info,forebay_engine=debug\"",
+                self.level
+            ));
+        }
+    }
+}
+
+impl ModelSettings {
+    fn read(&mut self, layers: &mut Layers, index: usize) {
+        let key = |name: &str| format!("model.{index}.{name}");
+        layers.take(&key("path"), &mut self.path);
+        layers.take(&key("name"), &mut self.name);
+        layers.take(&key("aliases"), &mut self.aliases);
+        layers.take(&key("kind"), &mut self.kind);
+        layers.take_in(&key("ctx_size"), &mut self.ctx_size, 0, 1 << 24);
+        layers.take_in(&key("parallel"), &mut self.parallel, 1, 256);
+        layers.take_in(&key("batch_size"), &mut self.batch_size, 0, 1 << 16);
+        layers.take_in(&key("ubatch_size"), &mut self.ubatch_size, 0, 1 << 16);
+        layers.take_in(&key("prefill_chunk"), &mut self.prefill_chunk, 1, 1 << 16);
+        layers.take_in(&key("threads"), &mut self.threads, 0, 4096);
+        layers.take_in(&key("gpu_layers"), &mut self.gpu_layers, -1, 100_000);
+        layers.take(&key("mmap"), &mut self.mmap);
+        layers.take_in(&key("queue"), &mut self.queue, 0, 100_000);
+        layers.take(&key("pooling"), &mut self.pooling);
+        layers.take(&key("matryoshka"), &mut self.matryoshka);
+        layers.take(&key("chat_template"), &mut self.chat_template);
+        if self.path.as_os_str().is_empty() {
+            layers.error(format!("model.{index}.path: which GGUF file?"));
+        }
+        if self.name.is_empty() {
+            let stem = self.path.file_stem().map(|s| s.to_string_lossy().into_owned());
+            self.name = stem.unwrap_or_default();
+        }
+    }
+
+    /// The names that requests may use: its own, then the aliases. `*` stands for any.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.name.as_str()).chain(self.aliases.iter().map(String::as_str))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,225 @@
+//! Values by dotted key, each with where it came from; later layers replace earlier ones.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use toml::Value;
+
+/// Where a value came from, for messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The configuration file.
+    File(String),
+    /// An environment variable.
+    Environment(String),
+    /// A command-line flag.
+    Flag(&'static str),
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigErrors(pub Vec<String>);
+
+/// The values of all layers. A model's keys are `model.0.path`; a key such as `model.ctx_size`
+/// from the environment or a flag counts for every model.
+#[derive(Debug, Default)]
+pub struct Layers {
+    values: BTreeMap<String, (Value, Origin)>,
+    errors: Vec<String>,
+    known: Vec<String>,
+    models: usize,
+}
+
+/// The environment's prefix, and the variable that lists models.
+const PREFIX: &str = "FOREBAY_";
+const MODEL_LIST: &str = "FOREBAY_MODEL";
+
+impl Layers {
+    /// Adds the configuration file.
+    pub fn file(&mut self, path: &Path) {
+        let shown = path.display().to_string();
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) => return self.error(format!("cannot read {shown}: {error}")),
+        };
+        self.toml(&text, &shown);
+    }
+
+    /// Adds the text of a configuration file called `shown`.
+    pub fn toml(&mut self, text: &str, shown: &str) {
+        let table: toml::Table = match text.parse() {
+            Ok(table) => table,
+            Err(error) => return self.error(format!("{shown}: {error}")),
+        };
+        for (section, value) in table {
+            match (section.as_str(), value) {
+                ("model", Value::Array(models)) => {
+                    for model in models {
+                        let prefix = format!("model.{}", self.models);
+                        self.models += 1;
+                        self.section(&prefix, model, shown);
+                    }
+                }
+                ("model", _) => {
+                    self.error(format!("{shown}: models are written as [[model]], with two brackets"));
+                }
+                (_, value) => self.section(&section, value, shown),
+            }
+        }
+    }
+
+    fn section(&mut self, prefix: &str, value: Value, shown: &str) {
+        let Value::Table(table) = value else {
+            return self.error(format!("{shown}: {prefix} stands outside of any section"));
+        };
+        for (key, value) in table {
+            self.set(&format!("{prefix}.{key}"), value, Origin::File(shown.to_owned()));
+        }
+    }
+
+    /// Adds environment variables: `FOREBAY_SERVER__PORT` is `server.port`, `FOREBAY_MODEL` is a
+    /// comma-separated list as for `--model`, `FOREBAY_MODEL__CTX_SIZE` counts for every model.
+    pub fn environment(&mut self, variables: impl Iterator<Item = (String, String)>) {
+        let mut rest = Vec::new();
+        for (name, text) in variables.filter(|(name, _)| name.starts_with(PREFIX)) {
+            if name == MODEL_LIST {
+                let models: Vec<String> = text.split(',').map(str::to_owned).collect();
+                self.model_list(&models, &Origin::Environment(name));
+            } else {
+                rest.push((name, text));
+            }
+        }
+        for (name, text) in rest {
+            let key = name[PREFIX.len()..].to_lowercase().replace("__", ".");
+            // `8080`, `true` and `["a"]` are TOML; anything else is a string.
+            let parsed = format!("v = {text}").parse::<toml::Table>();
+            let value = parsed.ok().and_then(|mut t| t.remove("v")).unwrap_or(Value::String(text));
+            self.set(&key, value, Origin::Environment(name));
+        }
+    }
+
+    /// Replaces the models by a list of `FILE` or `NAME=FILE`.
+    pub fn model_list(&mut self, models: &[String], origin: &Origin) {
+        self.values.retain(|key, _| !key.starts_with("model."));
+        self.models = models.len();
+        for (index, model) in models.iter().enumerate() {
+            let (name, path) = match model.split_once('=') {
+                Some((name, path)) => (Some(name), path),
+                None => (None, model.as_str()),
+            };
+            let mut set = |key: &str, text: &str| {
+                self.set(&format!("model.{index}.{key}"), Value::String(text.to_owned()), origin.clone());
+            };
+            set("path", path);
+            if let Some(name) = name {
+                set("name", name);
+            }
+        }
+    }
+
+    /// Sets one value.
+    pub fn set(&mut self, key: &str, value: Value, origin: Origin) {
+        let for_all = key.strip_prefix("model.").filter(|rest| !rest.contains('.'));
+        match for_all {
+            Some(name) => {
+                if self.models == 0 {
+                    self.error(format!("{origin}: there is no model to apply it to"));
+                }
+                for index in 0..self.models {
+                    let key = format!("model.{index}.{name}");
+                    self.values.insert(key, (value.clone(), origin.clone()));
+                }
+            }
+            None => {
+                self.values.insert(key.to_owned(), (value, origin));
+            }
+        }
+    }
+
+    /// Number of models.
+    pub fn model_count(&self) -> usize {
+        self.models
+    }
+
+    /// Notes something that is wrong.
+    pub fn error(&mut self, message: String) {
+        self.errors.push(message);
+    }
+
+    /// Reads a key into `target` if some layer has it.
+    pub fn take<T: DeserializeOwned>(&mut self, key: &str, target: &mut T) {
+        self.known.push(key.to_owned());
+        let Some((value, origin)) = self.values.remove(key) else { return };
+        match value.try_into::<T>() {
+            Ok(value) => *target = value,
+            Err(error) => {
+                let why = error.to_string();
+                self.error(format!("{key} ({origin}): {}", why.trim()));
+            }
+        }
+    }
+
+    /// Reads a number that must be in `min..=max`.
+    pub fn take_in<T>(&mut self, key: &str, target: &mut T, min: T, max: T)
+    where
+        T: DeserializeOwned + PartialOrd + fmt::Display + Copy,
+    {
+        let mut value = *target;
+        self.take(key, &mut value);
+        if value < min || value > max {
+            self.error(format!("{key}: {value} is not between {min} and {max}"));
+        } else {
+            *target = value;
+        }
+    }
+
+    /// Ends reading: what nobody took is unknown.
+    ///
+    /// # Errors
+    /// All that was wrong.
+    pub fn finish(mut self) -> Result<(), ConfigErrors> {
+        for (key, (_, origin)) in std::mem::take(&mut self.values) {
+            let hint = self.nearest(&key).map(|near| format!("; did you mean {near}?"));
+            self.errors.push(format!("{key} ({origin}): no such setting{}", hint.unwrap_or_default()));
+        }
+        if self.errors.is_empty() { Ok(()) } else { Err(ConfigErrors(self.errors)) }
+    }
+
+    fn nearest(&self, key: &str) -> Option<&str> {
+        let scored = self.known.iter().map(|known| (distance(known, key), known.as_str()));
+        scored.min().filter(|(distance, _)| *distance <= 3).map(|(_, known)| known)
+    }
+}
+
+/// Levenshtein distance in bytes.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.bytes().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(name) | Self::Environment(name) => f.write_str(name),
+            Self::Flag(name) => f.write_str(name),
+        }
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigErrors {}

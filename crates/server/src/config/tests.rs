@@ -1,0 +1,73 @@
+use super::*;
+
+const DOCUMENTED: &str = include_str!("../../../../config/forebay.toml");
+
+fn resolve(text: &str, env: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
+    let mut layers = Layers::default();
+    layers.toml(text, "f.toml");
+    layers.environment(env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
+    Settings::resolve(layers).map_err(|e| e.0)
+}
+
+#[test]
+fn the_documented_file_is_the_defaults_and_names_every_setting() {
+    assert_eq!(resolve(DOCUMENTED, &[]).unwrap(), Settings::default());
+    // The model's settings are commented out in the file; with the marks removed they too must be
+    // the defaults, and be all there are.
+    let uncommented: String = DOCUMENTED
+        .lines()
+        .map(|line| match line.strip_prefix("#: ") {
+            Some(setting) => format!("{setting}\n"),
+            None => format!("{line}\n"),
+        })
+        .collect();
+    let settings = resolve(&uncommented, &[]).unwrap();
+    let example = &settings.models[0];
+    let default = ModelSettings {
+        path: "models/my-model.gguf".into(),
+        name: "my-model".into(),
+        aliases: vec!["gpt-4o".into()],
+        ..ModelSettings::default()
+    };
+    assert_eq!(example, &default);
+    let debug = format!("{:?} {:?} {:?}", settings.server, settings.log, example);
+    for name in debug.split([' ', '{']).filter_map(|word| word.strip_suffix(':')) {
+        assert!(uncommented.contains(&format!("\n{name} = ")), "{name} is not documented");
+    }
+}
+
+#[test]
+fn later_layers_win() {
+    let text = "[server]\nport = 1\nhost = \"h\"\n[[model]]\npath = \"a/b.gguf\"\nctx_size = 5";
+    let settings = resolve(text, &[("FOREBAY_SERVER__PORT", "2"), ("FOREBAY_MODEL__CTX_SIZE", "7")]).unwrap();
+    assert_eq!((settings.server.port, settings.server.host.as_str()), (2, "h"));
+    assert_eq!((settings.models[0].name.as_str(), settings.models[0].ctx_size), ("b", 7));
+    let settings = resolve(text, &[("FOREBAY_MODEL", "x=1.gguf,2.gguf")]).unwrap();
+    let names: Vec<_> = settings.models.iter().map(|m| m.name.as_str()).collect();
+    assert_eq!(names, ["x", "2"]);
+}
+
+#[test]
+fn all_errors_are_told_at_once_with_their_origin() {
+    let text = "[server]\nport = \"x\"\nprot = 1\n[log]\nlevel = \"a=b=c\"\n[[model]]\nparallel = 0\n[cache]\nsize = 1";
+    let errors = resolve(text, &[("FOREBAY_LOG__FORMAT", "xml")]).unwrap_err();
+    let expected = [
+        "server.port (f.toml): ",
+        "log.format (FOREBAY_LOG__FORMAT): ",
+        "log.level: ",
+        "model.0.parallel: 0 is not between 1 and 256",
+        "model.0.path: which GGUF file?",
+        "cache.size (f.toml): no such setting",
+        "server.prot (f.toml): no such setting; did you mean server.port?",
+    ];
+    for start in expected {
+        assert!(errors.iter().any(|e| e.starts_with(start)), "{start:?} is missing in {errors:#?}");
+    }
+    assert_eq!(errors.len(), expected.len(), "{errors:#?}");
+}
+
+#[test]
+fn two_models_cannot_share_a_name() {
+    let errors = resolve("[[model]]\npath=\"a.gguf\"\n[[model]]\npath=\"b/a.gguf\"", &[]).unwrap_err();
+    assert_eq!(errors, ["two models are called \"a\""]);
+}

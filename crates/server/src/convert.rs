@@ -1,0 +1,104 @@
+//! Wire to engine and back: what a request means, and how an answer is spelled. No IO.
+
+pub mod chat;
+pub mod completion;
+pub mod embedding;
+pub mod sampling;
+
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use forebay_engine::{TokenLogprob, Vocab};
+use forebay_protocol::fields::{Row, Rule, lookup};
+use serde_json::Value;
+
+use crate::error::{ApiError, shown};
+
+/// What every answer to one request carries.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the fields of the same names in the answers")]
+pub struct Stamp {
+    pub id: String,
+    pub created: u64,
+    pub model: String,
+    pub system_fingerprint: String,
+}
+
+impl Stamp {
+    /// A new id behind `prefix`.
+    pub fn new(prefix: &str, model: String, fingerprint: &str) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            id: format!("{prefix}-{}", uuid::Uuid::new_v4().simple()),
+            created: now.as_secs(),
+            model,
+            system_fingerprint: format!("fp_{fingerprint}"),
+        }
+    }
+}
+
+/// Accepts or refuses the fields that no struct carries. Returns those that nobody knows.
+///
+/// # Errors
+/// 400 for the first that is refused.
+pub fn check_extra(
+    table: &[Row],
+    extra: &BTreeMap<String, Value>,
+    strict: bool,
+) -> Result<Vec<String>, ApiError> {
+    let mut unknown = Vec::new();
+    for (name, value) in extra.iter().filter(|(_, value)| !value.is_null()) {
+        match lookup(table, name) {
+            Some(Rule::Hint) => {}
+            Some(Rule::Refused { unless, .. }) if unless(value) => {}
+            Some(Rule::Refused { why, .. }) => {
+                let message = format!("'{name}' is not supported: {why}.");
+                return Err(ApiError::invalid(name, "unsupported_parameter", message));
+            }
+            None if strict => {
+                let name = shown(name);
+                let message = format!("Unknown parameter: '{name}'.");
+                return Err(ApiError::invalid(name, "unknown_parameter", message));
+            }
+            None => unknown.push(shown(name)),
+        }
+    }
+    Ok(unknown)
+}
+
+/// Names what was ignored, in the debug log.
+pub fn log_unknown(unknown: &[String]) {
+    if !unknown.is_empty() {
+        tracing::debug!(fields = ?unknown, "unknown request fields are ignored");
+    }
+}
+
+/// -infinity is not JSON.
+fn finite(logprob: f32) -> f32 {
+    if logprob.is_finite() { logprob } else { -9999.0 }
+}
+
+/// A token's text as far as it is UTF-8 alone.
+fn token_text(vocab: &Vocab, token: u32) -> String {
+    String::from_utf8_lossy(vocab.piece(token)).into_owned()
+}
+
+/// The tokens' log probabilities in chat's shape.
+fn chat_logprobs(vocab: &Vocab, tokens: &[TokenLogprob]) -> Vec<forebay_protocol::chat::TokenLogprob> {
+    use forebay_protocol::chat;
+    let each = tokens.iter().map(|entry| chat::TokenLogprob {
+        token: token_text(vocab, entry.token),
+        logprob: finite(entry.logprob),
+        bytes: Some(vocab.piece(entry.token).to_vec()),
+        top_logprobs: entry
+            .top
+            .iter()
+            .map(|top| chat::TopLogprob {
+                token: token_text(vocab, top.token),
+                logprob: finite(top.logprob),
+                bytes: Some(vocab.piece(top.token).to_vec()),
+            })
+            .collect(),
+    });
+    each.collect()
+}

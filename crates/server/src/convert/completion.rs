@@ -1,0 +1,316 @@
+//! `/v1/completions`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use forebay_engine::{Event, ParseSpecial, Token, TokenLogprob, Vocab};
+use forebay_protocol::completion::{Completion, CompletionChoice, CompletionLogprobs, CompletionRequest};
+use forebay_protocol::usage::Usage;
+use forebay_protocol::{Prompt, fields};
+
+use super::sampling::{MAX_TOP_LOGPROBS, Recipe, integer};
+use super::{Stamp, check_extra, finite, log_unknown, token_text};
+use crate::answer::{Collected, Runs, Sourced, finish_reason};
+use crate::error::ApiError;
+use crate::registry::Served;
+use crate::sse::{Chunks, Encoder};
+
+/// What an answer has at most when the request does not say: OpenAI's number.
+const DEFAULT_MAX_TOKENS: u32 = 16;
+
+/// A validated request but for its prompts' tokens.
+#[derive(Debug)]
+pub struct Parsed {
+    /// The prompts as sent.
+    pub prompts: Vec<Source>,
+    /// How to generate.
+    pub recipe: Recipe,
+    /// How to spell the answer.
+    pub style: Style,
+}
+
+/// How to spell the answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Style {
+    /// As events.
+    pub stream: bool,
+    /// With a usage chunk at a stream's end.
+    pub include_usage: bool,
+    /// Behind its prompt.
+    pub echo: bool,
+    /// With log probabilities.
+    pub logprobs: bool,
+    /// Answers for each prompt.
+    pub choices: u32,
+}
+
+/// One prompt as sent.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// Text, in which control tokens may be spelled.
+    Text(String),
+    /// Tokens, taken as they are.
+    Tokens(Vec<Token>),
+}
+
+/// One prompt as the model gets it.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// What `echo` repeats.
+    pub text: String,
+    /// The tokens.
+    pub tokens: Vec<Token>,
+    /// How many at the front the server added.
+    pub added: usize,
+}
+
+/// Validates everything that needs no tokeniser.
+///
+/// # Errors
+/// 400 for the first field that cannot be honoured.
+pub fn parse(request: &CompletionRequest, served: &Served, max_choices: u32, strict: bool) -> Result<Parsed, ApiError> {
+    log_unknown(&check_extra(fields::COMPLETION, &request.extra, strict)?);
+    let prompts = match request.prompt.clone() {
+        None => {
+            let message = "Missing required parameter: 'prompt'.";
+            return Err(ApiError::invalid("prompt", "missing_required_parameter", message));
+        }
+        Some(Prompt::Text(text)) => vec![Source::Text(text)],
+        Some(Prompt::Texts(texts)) => texts.into_iter().map(Source::Text).collect(),
+        Some(Prompt::Tokens(tokens)) => vec![Source::Tokens(tokens)],
+        Some(Prompt::TokenLists(lists)) => lists.into_iter().map(Source::Tokens).collect(),
+    };
+    if prompts.is_empty() {
+        return Err(ApiError::invalid("prompt", "empty_array", "'prompt' must hold at least one prompt."));
+    }
+    let most = served.engine()?.capacity();
+    if prompts.len() > most {
+        let message = format!("'prompt' can hold at most {most} prompts.");
+        return Err(ApiError::invalid("prompt", "array_above_max_length", message));
+    }
+    let mut common = request.common();
+    let echo = request.echo.unwrap_or(false);
+    let least = i64::from(!echo);
+    common.max_tokens = integer("max_tokens", common.max_tokens, least, i64::from(i32::MAX))?;
+    let mut recipe = Recipe::new(&common, served.info(), served.vocab(), max_choices)?;
+    recipe.max_tokens = Some(recipe.max_tokens.unwrap_or_else(|| DEFAULT_MAX_TOKENS.max(recipe.stop.min_tokens)));
+    if request.best_of.is_some_and(|best| best != i64::from(recipe.choices)) {
+        let message = "'best_of' is only supported when it is the same as 'n'.";
+        return Err(ApiError::invalid("best_of", "unsupported_value", message));
+    }
+    let logprobs = integer("logprobs", request.logprobs, 0, MAX_TOP_LOGPROBS)?;
+    recipe.logprobs = logprobs.map(|top| u32::try_from(top).unwrap_or(0));
+    recipe.prompt_logprobs = recipe.logprobs.filter(|_| echo);
+    let style = Style {
+        stream: common.stream,
+        include_usage: common.stream_options.and_then(|o| o.include_usage).unwrap_or(false),
+        echo,
+        logprobs: logprobs.is_some(),
+        choices: recipe.choices,
+    };
+    Ok(Parsed { prompts, recipe, style })
+}
+
+/// Tokenises. It can take long: not for the reactor's threads.
+pub fn prepare(source: Source, vocab: &Vocab) -> Prepared {
+    match source {
+        Source::Text(text) => {
+            let bare = vocab.tokenize(&text, ParseSpecial::Yes);
+            let before = bare.len();
+            let tokens = vocab.with_prefix(bare);
+            Prepared { text, added: tokens.len() - before, tokens }
+        }
+        Source::Tokens(tokens) => {
+            let bytes: Vec<u8> = tokens.iter().flat_map(|&t| vocab.piece(t)).copied().collect();
+            Prepared { text: String::from_utf8_lossy(&bytes).into_owned(), added: 0, tokens }
+        }
+    }
+}
+
+/// Builds the columns of log probabilities, `text_offset` going on from chunk to chunk.
+#[derive(Debug, Clone, Default)]
+struct Columns {
+    /// Characters that have begun so far.
+    offset: u32,
+}
+
+impl Columns {
+    fn prompt(&mut self, vocab: &Vocab, prompt: &Prepared, logprobs: &[TokenLogprob]) -> CompletionLogprobs {
+        let mut out = empty();
+        for (at, &token) in prompt.tokens.iter().enumerate().skip(prompt.added) {
+            // The model says nothing about the first token.
+            let known = at.checked_sub(1).and_then(|before| logprobs.get(before));
+            self.push(&mut out, vocab, token, known);
+        }
+        out
+    }
+
+    fn answer(&mut self, vocab: &Vocab, logprobs: &[TokenLogprob]) -> CompletionLogprobs {
+        let mut out = empty();
+        for entry in logprobs {
+            self.push(&mut out, vocab, entry.token, Some(entry));
+        }
+        out
+    }
+
+    fn push(&mut self, out: &mut CompletionLogprobs, vocab: &Vocab, token: Token, known: Option<&TokenLogprob>) {
+        out.tokens.push(token_text(vocab, token));
+        out.token_logprobs.push(known.map(|k| finite(k.logprob)));
+        let top = known.map(|known| {
+            let chosen = std::iter::once((known.token, known.logprob));
+            let likeliest = known.top.iter().map(|t| (t.token, t.logprob));
+            let named = chosen.chain(likeliest).map(|(t, logprob)| (token_text(vocab, t), finite(logprob)));
+            named.collect::<BTreeMap<String, f32>>()
+        });
+        if let Some(column) = &mut out.top_logprobs {
+            column.push(top);
+        }
+        out.text_offset.push(self.offset);
+        let begun = vocab.piece(token).iter().filter(|&&byte| byte & 0xc0 != 0x80).count();
+        self.offset += u32::try_from(begun).unwrap_or(u32::MAX);
+    }
+}
+
+fn empty() -> CompletionLogprobs {
+    CompletionLogprobs { top_logprobs: Some(Vec::new()), ..CompletionLogprobs::default() }
+}
+
+fn append(left: &mut CompletionLogprobs, right: CompletionLogprobs) {
+    left.tokens.extend(right.tokens);
+    left.token_logprobs.extend(right.token_logprobs);
+    left.text_offset.extend(right.text_offset);
+    if let (Some(left), Some(right)) = (&mut left.top_logprobs, right.top_logprobs) {
+        left.extend(right);
+    }
+}
+
+fn characters(text: &str) -> u32 {
+    u32::try_from(text.chars().count()).unwrap_or(u32::MAX)
+}
+
+/// A whole answer.
+pub fn completion(
+    stamp: Stamp,
+    prompts: &[Prepared],
+    collected: Vec<Collected>,
+    usage: Usage,
+    style: Style,
+    vocab: &Vocab,
+) -> Completion {
+    let mut choices = Vec::new();
+    for (prompt, collected) in prompts.iter().zip(collected) {
+        for answer in collected.answers {
+            let mut columns = Columns::default();
+            let mut logprobs = style.logprobs.then(empty);
+            if let (Some(logprobs), true) = (&mut logprobs, style.echo) {
+                append(logprobs, columns.prompt(vocab, prompt, &collected.prompt));
+                columns.offset = characters(&prompt.text);
+            }
+            if let Some(logprobs) = &mut logprobs {
+                append(logprobs, columns.answer(vocab, &answer.logprobs));
+            }
+            let text = if style.echo { format!("{}{}", prompt.text, answer.text) } else { answer.text };
+            choices.push(CompletionChoice {
+                index: u32::try_from(choices.len()).unwrap_or(u32::MAX),
+                text,
+                logprobs,
+                finish_reason: Some(answer.finish_reason.to_owned()),
+            });
+        }
+    }
+    spell(&stamp, choices, Some(Some(usage)))
+}
+
+fn spell(stamp: &Stamp, choices: Vec<CompletionChoice>, usage: Option<Option<Usage>>) -> Completion {
+    Completion {
+        id: stamp.id.clone(),
+        object: "text_completion".to_owned(),
+        created: stamp.created,
+        model: stamp.model.clone(),
+        system_fingerprint: stamp.system_fingerprint.clone(),
+        choices,
+        usage,
+    }
+}
+
+/// Spells a stream.
+#[derive(Debug)]
+pub struct CompletionEncoder {
+    stamp: Stamp,
+    style: Style,
+    served: Arc<Served>,
+    prompts: Vec<Prepared>,
+    /// One for each choice of each prompt.
+    columns: Vec<Columns>,
+}
+
+impl CompletionEncoder {
+    /// An encoder for the answers to `prompts`.
+    pub fn new(stamp: Stamp, style: Style, served: Arc<Served>, prompts: Vec<Prepared>) -> Self {
+        let columns = vec![Columns::default(); prompts.len() * style.choices as usize];
+        Self { stamp, style, served, prompts, columns }
+    }
+
+    fn push(&self, choice: CompletionChoice, out: &mut Chunks) {
+        let usage = self.style.include_usage.then_some(None);
+        out.push(&spell(&self.stamp, vec![choice], usage));
+    }
+
+    /// The indices of a prompt's choices.
+    fn indices(&self, run: usize) -> std::ops::Range<usize> {
+        let each = self.style.choices as usize;
+        run * each..(run + 1) * each
+    }
+
+    fn echo(&mut self, run: usize, logprobs: Option<&[TokenLogprob]>, out: &mut Chunks) {
+        for index in self.indices(run) {
+            let prompt = &self.prompts[run];
+            let columns = &mut self.columns[index];
+            let logprobs = logprobs.map(|known| columns.prompt(self.served.vocab(), prompt, known));
+            columns.offset = characters(&prompt.text);
+            let text = prompt.text.clone();
+            self.push(CompletionChoice { index: narrow(index), text, logprobs, finish_reason: None }, out);
+        }
+    }
+}
+
+fn narrow(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+impl Encoder for CompletionEncoder {
+    fn start(&mut self, out: &mut Chunks) {
+        if self.style.echo && !self.style.logprobs {
+            for run in 0..self.prompts.len() {
+                self.echo(run, None, out);
+            }
+        }
+    }
+
+    fn event(&mut self, Sourced { run, event }: Sourced, out: &mut Chunks) {
+        let first = self.indices(run).start;
+        let choice = match event {
+            Event::Prompt(logprobs) => return self.echo(run, Some(&logprobs), out),
+            Event::Delta { choice, text, logprobs, .. } => {
+                let index = first + choice as usize;
+                let vocab = self.served.vocab();
+                let logprobs = self.style.logprobs.then(|| self.columns[index].answer(vocab, &logprobs));
+                CompletionChoice { index: narrow(index), text, logprobs, finish_reason: None }
+            }
+            Event::Finished { choice, reason, .. } => CompletionChoice {
+                index: narrow(first + choice as usize),
+                text: String::new(),
+                logprobs: None,
+                finish_reason: Some(finish_reason(&reason).to_owned()),
+            },
+            Event::Started { .. } | Event::Failed(_) => return,
+        };
+        self.push(choice, out);
+    }
+
+    fn end(&mut self, runs: &Runs, out: &mut Chunks) {
+        if self.style.include_usage {
+            out.push(&spell(&self.stamp, Vec::new(), Some(Some(runs.usage()))));
+        }
+    }
+}

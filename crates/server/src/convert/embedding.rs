@@ -1,0 +1,174 @@
+//! `/v1/embeddings`.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use forebay_engine::{ParseSpecial, Token};
+use forebay_protocol::embedding::{Embedding, EmbeddingRequest, EmbeddingResponse, EmbeddingVector};
+use forebay_protocol::usage::EmbeddingUsage;
+use forebay_protocol::{EmbeddingInput, fields};
+
+use super::sampling::integer;
+use super::{check_extra, log_unknown};
+use crate::error::{ApiError, shown};
+use crate::registry::Served;
+
+const MAX_INPUTS: usize = 2048;
+
+/// How to spell the answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Style {
+    base64: bool,
+    /// Leading dimensions to keep.
+    dimensions: Option<usize>,
+    truncate: bool,
+}
+
+/// Validates everything that needs no tokeniser.
+///
+/// # Errors
+/// 400 for the first field that cannot be honoured.
+pub fn parse(request: &EmbeddingRequest, served: &Served, strict: bool) -> Result<Style, ApiError> {
+    served.embedder()?;
+    log_unknown(&check_extra(fields::EMBEDDING, &request.extra, strict)?);
+    let base64 = match request.encoding_format.as_deref() {
+        None | Some("float") => false,
+        Some("base64") => true,
+        Some(other) => {
+            let message = format!("Invalid 'encoding_format': '{}' is neither 'float' nor 'base64'.", shown(other));
+            return Err(ApiError::invalid("encoding_format", "invalid_value", message));
+        }
+    };
+    let dimensions = dimensions(request.dimensions, served)?;
+    Ok(Style { base64, dimensions, truncate: request.truncate.unwrap_or(false) })
+}
+
+fn dimensions(wanted: Option<i64>, served: &Served) -> Result<Option<usize>, ApiError> {
+    let full = served.info().n_embd;
+    let Some(wanted) = integer("dimensions", wanted, 1, i64::from(full))? else { return Ok(None) };
+    if wanted == i64::from(full) {
+        return Ok(None);
+    }
+    if !served.matryoshka {
+        let message = format!(
+            "'dimensions' is not supported by the model `{}`: its vectors have {full} dimensions \
+             and were not trained to be cut.",
+            served.name
+        );
+        return Err(ApiError::invalid("dimensions", "unsupported_value", message));
+    }
+    Ok(usize::try_from(wanted).ok())
+}
+
+/// The inputs' tokens. It can take long: not for the reactor's threads.
+///
+/// # Errors
+/// 400 for inputs that are too many, empty or too long.
+pub fn tokens(input: EmbeddingInput, style: Style, served: &Served) -> Result<Vec<Vec<Token>>, ApiError> {
+    let vocab = served.vocab();
+    let text = |text: String| vocab.tokenize(&text, ParseSpecial::No);
+    let (inputs, many): (Vec<Vec<Token>>, bool) = match input {
+        EmbeddingInput::Text(one) => (vec![text(one)], false),
+        EmbeddingInput::Tokens(one) => (vec![one], false),
+        EmbeddingInput::Texts(all) => {
+            check_count(all.len())?;
+            (all.into_iter().map(text).collect(), true)
+        }
+        EmbeddingInput::TokenLists(all) => {
+            check_count(all.len())?;
+            (all, true)
+        }
+    };
+    let param = |index: usize| if many { format!("input[{index}]") } else { "input".to_owned() };
+    let each = inputs.into_iter().enumerate();
+    each.map(|(index, tokens)| one(tokens, style, served).map_err(|e| e.at(param(index)))).collect()
+}
+
+fn check_count(count: usize) -> Result<(), ApiError> {
+    if count == 0 {
+        return Err(ApiError::invalid("input", "empty_array", "'input' must hold at least one input."));
+    }
+    if count > MAX_INPUTS {
+        let message = format!("'input' can hold at most {MAX_INPUTS} inputs, but holds {count}.");
+        return Err(ApiError::invalid("input", "array_above_max_length", message));
+    }
+    Ok(())
+}
+
+fn one(tokens: Vec<Token>, style: Style, served: &Served) -> Result<Vec<Token>, ApiError> {
+    let vocab = served.vocab();
+    let limit = served.info().slot_tokens;
+    let mut tokens = vocab.with_markers(tokens);
+    if tokens.is_empty() {
+        return Err(ApiError::invalid("input", "invalid_value", "An input cannot be empty."));
+    }
+    if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocab.len()) {
+        let message = format!("The model has no token {token}.");
+        return Err(ApiError::invalid("input", "invalid_value", message));
+    }
+    if tokens.len() > limit as usize {
+        if !style.truncate {
+            let count = tokens.len();
+            let message = format!(
+                "This model's maximum input length is {limit} tokens, but the input has {count}. \
+                 'truncate': true cuts it there."
+            );
+            return Err(ApiError::invalid("input", "context_length_exceeded", message));
+        }
+        tokens.truncate((limit as usize).saturating_sub(vocab.suffix().len()));
+        tokens.extend_from_slice(vocab.suffix());
+    }
+    Ok(tokens)
+}
+
+/// The answer. Long for many inputs: not for the reactor's threads.
+pub fn response(vectors: Vec<Vec<f32>>, style: Style, model: String, prompt_tokens: u32) -> EmbeddingResponse {
+    let data = (0..).zip(vectors).map(|(index, vector)| Embedding {
+        object: "embedding".to_owned(),
+        index,
+        embedding: spell(cut(vector, style.dimensions), style.base64),
+    });
+    EmbeddingResponse {
+        object: "list".to_owned(),
+        data: data.collect(),
+        model,
+        usage: EmbeddingUsage { prompt_tokens, total_tokens: prompt_tokens },
+    }
+}
+
+/// The leading dimensions, normalised again.
+fn cut(mut vector: Vec<f32>, dimensions: Option<usize>) -> Vec<f32> {
+    if let Some(dimensions) = dimensions {
+        vector.truncate(dimensions);
+        let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+        if norm > 0.0 {
+            vector.iter_mut().for_each(|x| *x /= norm);
+        }
+    }
+    vector
+}
+
+fn spell(vector: Vec<f32>, base64: bool) -> EmbeddingVector {
+    if !base64 {
+        return EmbeddingVector::Float(vector);
+    }
+    let bytes: Vec<u8> = vector.iter().flat_map(|x| x.to_le_bytes()).collect();
+    EmbeddingVector::Base64(BASE64_STANDARD.encode(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cut_vectors_are_normalised_again() {
+        assert_eq!(cut(vec![3.0, 4.0, 12.0], Some(2)), [0.6, 0.8]);
+        assert_eq!(cut(vec![0.0, 0.0, 1.0], Some(2)), [0.0, 0.0]);
+        assert_eq!(cut(vec![0.5, 0.5], None), [0.5, 0.5]);
+    }
+
+    #[test]
+    fn base64_is_little_endian_floats() {
+        let EmbeddingVector::Base64(text) = spell(vec![1.0, -2.5], true) else { panic!() };
+        assert_eq!(BASE64_STANDARD.decode(text).unwrap(), [0, 0, 128, 63, 0, 0, 32, 192]);
+    }
+}

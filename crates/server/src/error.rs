@@ -1,0 +1,316 @@
+//! Everything that a request can fail with, and the one place that maps it to HTTP.
+//!
+//! Each error has two texts: the message, which the client gets, and an internal one, which only
+//! the request's log line gets.
+
+use axum::http::header::{CONNECTION, RETRY_AFTER};
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use forebay_chat::{BadMessage, RenderError};
+use forebay_engine::{Failure, SubmitError};
+use forebay_protocol::error::{ErrorBody, ErrorEnvelope};
+
+use crate::extract::Json;
+
+/// A failed request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    kind: Kind,
+    message: String,
+    param: Option<String>,
+    code: Option<&'static str>,
+    internal: Option<String>,
+}
+
+/// What decides the status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Invalid,
+    NoSuchModel,
+    NoSuchRoute,
+    WrongMethod,
+    SlowBody,
+    TooLarge,
+    WrongMediaType,
+    Overloaded,
+    Internal,
+    Unavailable,
+}
+
+/// The internal text of an error, for the request's log line.
+#[derive(Debug, Clone)]
+pub struct Internal(pub String);
+
+/// Longest piece of a client's own text that is repeated in a message, in characters.
+const SHOWN: usize = 64;
+
+/// What of a client's text may appear in a message.
+pub fn shown(text: &str) -> String {
+    cut(text, SHOWN)
+}
+
+/// The same for a sentence that quotes a client's text.
+pub fn shown_long(text: &str) -> String {
+    cut(text, SHOWN * 4)
+}
+
+fn cut(text: &str, limit: usize) -> String {
+    let mut short: String = text.chars().take(limit).filter(|c| !c.is_control()).collect();
+    if text.chars().nth(limit).is_some() {
+        short.push('…');
+    }
+    short
+}
+
+impl ApiError {
+    fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), param: None, code: None, internal: None }
+    }
+
+    /// A field that cannot be honoured.
+    pub fn invalid(param: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
+        let param = Some(param.into());
+        Self { param, code: Some(code), ..Self::new(Kind::Invalid, message) }
+    }
+
+    /// A body that is not JSON at all.
+    pub fn not_json(why: &str) -> Self {
+        let message = format!("We could not parse the JSON body of your request: {why}.");
+        Self::new(Kind::Invalid, message)
+    }
+
+    /// A prompt that leaves no room for an answer.
+    pub fn context_length(param: &str, tokens: usize, limit: u32) -> Self {
+        Self::invalid(
+            param,
+            "context_length_exceeded",
+            format!(
+                "This model's maximum context length is {limit} tokens, prompt and answer \
+                 together. Your prompt has {tokens} tokens."
+            ),
+        )
+    }
+
+    /// A model nobody serves.
+    pub fn no_such_model(name: &str) -> Self {
+        let message = format!("The model `{}` does not exist or you do not have access to it.", shown(name));
+        let (param, code) = (Some("model".to_owned()), Some("model_not_found"));
+        Self { param, code, ..Self::new(Kind::NoSuchModel, message) }
+    }
+
+    /// A path that leads nowhere.
+    pub fn no_such_route(method: &Method, path: &str) -> Self {
+        let message = format!("Invalid URL ({method} {})", shown(path));
+        Self { code: Some("unknown_url"), ..Self::new(Kind::NoSuchRoute, message) }
+    }
+
+    /// A path with another method.
+    pub fn wrong_method(method: &Method, path: &str) -> Self {
+        let message = format!("Not allowed to {method} on {}.", shown(path));
+        Self { code: Some("method_not_allowed"), ..Self::new(Kind::WrongMethod, message) }
+    }
+
+    /// A body that takes too long to arrive.
+    pub fn slow_body(seconds: u64) -> Self {
+        Self::new(Kind::SlowBody, format!("The request body did not arrive within {seconds} seconds."))
+    }
+
+    /// A body over the limit.
+    pub fn too_large(limit: usize) -> Self {
+        Self::new(Kind::TooLarge, format!("The request body is larger than {limit} bytes."))
+    }
+
+    /// A body that is not plain JSON by its headers.
+    pub fn wrong_media_type(message: &str) -> Self {
+        Self::new(Kind::WrongMediaType, message)
+    }
+
+    /// The server's own fault.
+    pub fn internal(why: impl Into<String>) -> Self {
+        let message = "The server had an error while processing your request.";
+        let (code, internal) = (Some("internal_error"), Some(why.into()));
+        Self { code, internal, ..Self::new(Kind::Internal, message) }
+    }
+
+    /// It would work later or elsewhere.
+    pub fn unavailable(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code: Some(code), ..Self::new(Kind::Unavailable, message) }
+    }
+
+    /// The same error with a note for the log.
+    #[must_use]
+    pub fn because(self, why: impl Into<String>) -> Self {
+        Self { internal: Some(why.into()), ..self }
+    }
+
+    /// The same error at another field.
+    #[must_use]
+    pub fn at(self, param: impl Into<String>) -> Self {
+        Self { param: Some(param.into()), ..self }
+    }
+
+    /// What goes to the client.
+    pub fn envelope(&self) -> ErrorEnvelope {
+        ErrorEnvelope {
+            error: ErrorBody {
+                message: self.message.clone(),
+                kind: self.status().1.to_owned(),
+                param: self.param.clone(),
+                code: self.code.map(str::to_owned),
+            },
+        }
+    }
+
+    /// The text for the log.
+    pub fn log_text(&self) -> &str {
+        self.internal.as_deref().unwrap_or(&self.message)
+    }
+
+    fn status(&self) -> (StatusCode, &'static str) {
+        const INVALID: &str = "invalid_request_error";
+        match self.kind {
+            Kind::Invalid => (StatusCode::BAD_REQUEST, INVALID),
+            Kind::NoSuchModel | Kind::NoSuchRoute => (StatusCode::NOT_FOUND, INVALID),
+            Kind::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, INVALID),
+            Kind::SlowBody => (StatusCode::REQUEST_TIMEOUT, INVALID),
+            Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, INVALID),
+            Kind::WrongMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID),
+            Kind::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error"),
+            Kind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "server_error"),
+            Kind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "server_error"),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status().0, Json(self.envelope())).into_response();
+        let headers = response.headers_mut();
+        match self.kind {
+            Kind::Overloaded | Kind::Unavailable => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            // What is left of the body would be read as the next request.
+            Kind::TooLarge | Kind::SlowBody => {
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Kind::Invalid
+            | Kind::NoSuchModel
+            | Kind::NoSuchRoute
+            | Kind::WrongMethod
+            | Kind::WrongMediaType
+            | Kind::Internal => {}
+        }
+        response.extensions_mut().insert(Internal(self.log_text().to_owned()));
+        response
+    }
+}
+
+impl From<SubmitError> for ApiError {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::QueueFull { limit } => {
+                let message = format!("The server is busy: {limit} requests are running or waiting already. Try again shortly.");
+                Self { code: Some("queue_full"), ..Self::new(Kind::Overloaded, message) }
+            }
+            SubmitError::TooLong { tokens, limit } => Self::context_length("prompt", tokens, limit),
+            SubmitError::TooManyChoices { limit, .. } => {
+                Self::invalid("n", "integer_above_max_value", format!("'n' must be at most {limit}."))
+            }
+            SubmitError::Empty => Self::invalid("prompt", "invalid_value", "There is nothing to compute: the input is empty."),
+            SubmitError::NoSuchToken { token } => {
+                Self::invalid("prompt", "invalid_value", format!("The model has no token {token}."))
+            }
+            SubmitError::EngineGone => Failure::EngineGone.into(),
+        }
+    }
+}
+
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Step => Self::unavailable(
+                "step_failed",
+                "The model could not compute your request. Try again.",
+            ),
+            Failure::EngineGone => Self::unavailable(
+                "engine_stopped",
+                "The model's engine has stopped. Try again when the server has been restarted.",
+            ),
+        }
+    }
+}
+
+impl From<BadMessage> for ApiError {
+    fn from(bad: BadMessage) -> Self {
+        Self::invalid(bad.param, bad.code, bad.message)
+    }
+}
+
+impl From<RenderError> for ApiError {
+    fn from(error: RenderError) -> Self {
+        let message = error.to_string();
+        match error {
+            RenderError::Raised(_) | RenderError::Noncharacters => {
+                Self::invalid("messages", "invalid_value", message)
+            }
+            RenderError::NothingToContinue => {
+                Self::invalid("continue_final_message", "invalid_value", message)
+            }
+            RenderError::BadVariable(name) => {
+                let param = format!("chat_template_kwargs.{}", shown(&name));
+                let message = format!("'{param}' must be a scalar and not a name that chat templates already have.");
+                Self::invalid(param, "invalid_value", message)
+            }
+            RenderError::Template(why) => {
+                let message = "The model's chat template failed on these messages.";
+                let code = Some("template_error");
+                Self { code, internal: Some(why), ..Self::new(Kind::Internal, message) }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_its_status_and_type() {
+        let check = |error: ApiError, status: u16, kind: &str, code: Option<&str>| {
+            let response = error.clone().into_response();
+            assert_eq!(response.status().as_u16(), status, "{error:?}");
+            let body = error.envelope().error;
+            assert_eq!((body.kind.as_str(), body.code.as_deref()), (kind, code), "{error:?}");
+        };
+        let invalid = "invalid_request_error";
+        check(ApiError::not_json("x"), 400, invalid, None);
+        check(ApiError::context_length("messages", 9, 8), 400, invalid, Some("context_length_exceeded"));
+        check(ApiError::no_such_model("m"), 404, invalid, Some("model_not_found"));
+        check(ApiError::no_such_route(&Method::GET, "/x"), 404, invalid, Some("unknown_url"));
+        check(ApiError::wrong_method(&Method::GET, "/x"), 405, invalid, Some("method_not_allowed"));
+        check(ApiError::slow_body(1), 408, invalid, None);
+        check(ApiError::too_large(1), 413, invalid, None);
+        check(ApiError::wrong_media_type("x"), 415, invalid, None);
+        check(SubmitError::QueueFull { limit: 1 }.into(), 429, "rate_limit_error", Some("queue_full"));
+        check(ApiError::internal("secret"), 500, "server_error", Some("internal_error"));
+        check(SubmitError::EngineGone.into(), 503, "server_error", Some("engine_stopped"));
+        check(Failure::Step.into(), 503, "server_error", Some("step_failed"));
+    }
+
+    #[test]
+    fn internal_text_stays_inside() {
+        let error = ApiError::internal("secret");
+        assert!(!serde_json::to_string(&error.envelope()).unwrap().contains("secret"));
+        assert_eq!(error.log_text(), "secret");
+        assert_eq!(shown(&"\u{0}é".repeat(200)).chars().count(), 33);
+    }
+
+    #[test]
+    fn overload_says_when_to_come_back() {
+        let response = ApiError::from(SubmitError::QueueFull { limit: 1 }).into_response();
+        assert_eq!(response.headers()[RETRY_AFTER], "1");
+        let response = ApiError::too_large(1).into_response();
+        assert_eq!(response.headers()[CONNECTION], "close");
+    }
+}

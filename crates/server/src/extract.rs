@@ -1,0 +1,152 @@
+//! Request bodies in, response bodies out: JSON with our own errors.
+
+use axum::body::Body;
+use axum::extract::{FromRequest, Request};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::ApiError;
+use crate::state::AppState;
+
+/// A request body: JSON of type `T`, whole within the time and size limits.
+#[derive(Debug)]
+pub struct ApiJson<T>(pub T);
+
+/// A response body as JSON.
+#[derive(Debug)]
+pub struct Json<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<AppState> for ApiJson<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        check_headers(&parts.headers, state.settings.max_body_bytes)?;
+        let bytes = read(body, state).await?;
+        parse(&bytes).map(Self)
+    }
+}
+
+fn check_headers(headers: &HeaderMap, max_bytes: usize) -> Result<(), ApiError> {
+    let encoding = headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes);
+    if encoding.is_some_and(|e| !e.eq_ignore_ascii_case(b"identity")) {
+        return Err(ApiError::wrong_media_type("Compressed request bodies are not accepted."));
+    }
+    let kind = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let json = essence == "application/json"
+        || (essence.starts_with("application/") && essence.ends_with("+json"));
+    if !json {
+        return Err(ApiError::wrong_media_type("The request's content-type must be application/json."));
+    }
+    let length = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    match length {
+        Some(length) if length > max_bytes as u64 => Err(ApiError::too_large(max_bytes)),
+        _ => Ok(()),
+    }
+}
+
+async fn read(body: Body, state: &AppState) -> Result<Bytes, ApiError> {
+    let settings = &state.settings;
+    let limit = settings.max_body_bytes;
+    let timeout = std::time::Duration::from_secs(settings.body_timeout_s);
+    let collected = tokio::time::timeout(timeout, Limited::new(body, limit).collect()).await;
+    match collected {
+        Err(_) => Err(ApiError::slow_body(settings.body_timeout_s)),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large(limit)),
+        Ok(Err(error)) => Err(ApiError::not_json("the body broke off").because(error.to_string())),
+    }
+}
+
+/// Deserialises, and says which field was wrong.
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value: T = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let error = error.into_inner();
+        if error.is_data() { field_error(&path, &error) } else { ApiError::not_json(&position(&error)) }
+    })?;
+    json.end().map_err(|error| ApiError::not_json(&position(&error)))?;
+    Ok(value)
+}
+
+fn position(error: &serde_json::Error) -> String {
+    error.to_string()
+}
+
+/// serde's message about a field, as an error with `param` and `code`.
+fn field_error(path: &str, error: &serde_json::Error) -> ApiError {
+    let full = error.to_string();
+    // " at line 1 column 20" helps nobody who has the field's path.
+    let why = full.rfind(" at line ").map_or(full.as_str(), |at| &full[..at]);
+    let base = if path == "." { "" } else { path };
+    let quoted = |prefix: &str| why.strip_prefix(prefix)?.split('`').next();
+    if let Some(field) = quoted("missing field `") {
+        let param = if base.is_empty() { field.to_owned() } else { format!("{base}.{field}") };
+        let message = format!("Missing required parameter: '{param}'.");
+        return ApiError::invalid(param, "missing_required_parameter", message);
+    }
+    if base.is_empty() {
+        return ApiError::not_json(&format!("it must be an object ({why})"));
+    }
+    let code = if why.starts_with("invalid type") { "invalid_type" } else { "invalid_value" };
+    ApiError::invalid(base, code, format!("Invalid '{base}': {}.", crate::error::shown_long(why)))
+}
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_vec(&self.0) {
+            Ok(bytes) => ([(CONTENT_TYPE, "application/json")], bytes).into_response(),
+            Err(error) => ApiError::internal(error.to_string()).into_response(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use forebay_protocol::chat::ChatCompletionRequest;
+
+    use super::*;
+
+    fn error(text: &str) -> (String, Option<String>, Option<String>) {
+        let error = parse::<ChatCompletionRequest>(text.as_bytes()).unwrap_err().envelope().error;
+        (error.message, error.param, error.code)
+    }
+
+    #[track_caller]
+    fn check(text: &str, param: Option<&str>, code: Option<&str>) {
+        let (message, got_param, got_code) = error(text);
+        assert_eq!((got_param.as_deref(), got_code.as_deref()), (param, code), "{text}: {message}");
+    }
+
+    #[test]
+    fn wrong_fields_are_named() {
+        check(r#"{"model":"m"}"#, Some("messages"), Some("missing_required_parameter"));
+        check(r#"{"model":"m","messages":[{}]}"#, Some("messages[0].role"), Some("missing_required_parameter"));
+        check(r#"{"model":"m","messages":[{"role":"user","content":5}]}"#, Some("messages[0].content"), Some("invalid_type"));
+        let chat = |field: &str| format!(r#"{{"model":"m","messages":[],{field}}}"#);
+        check(&chat(r#""max_tokens":"5""#), Some("max_tokens"), Some("invalid_type"));
+        check(&chat(r#""max_tokens":1.5"#), Some("max_tokens"), Some("invalid_type"));
+        check(&chat(r#""max_tokens":1e308"#), Some("max_tokens"), Some("invalid_type"));
+        check(&chat(r#""seed":18446744073709551616"#), Some("seed"), Some("invalid_type"));
+        check(&chat(r#""seed":18446744073709551615"#), Some("seed"), Some("invalid_value"));
+        check(&chat(r#""stop":[1]"#), Some("stop[0]"), Some("invalid_type"));
+    }
+
+    #[test]
+    fn what_is_not_json_has_no_param() {
+        for text in ["{", "", "\u{feff}{}", r#"{"model":"m"} x"#, r#"{"model":"\ud800","messages":[]}"#, "[]", "7"] {
+            check(text, None, None);
+        }
+        assert!(parse::<ChatCompletionRequest>(b"{\"model\":\"\xff\"}").is_err());
+        check(&"[".repeat(100_000), None, None);
+        let deep = format!(r#"{{"model":"m","messages":[],"x":{}"#, "[".repeat(100_000));
+        check(&deep, None, None);
+    }
+}

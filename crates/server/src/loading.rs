@@ -1,0 +1,99 @@
+//! Loading all models, with progress for people and for logs.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use forebay_engine::{Loaded, Progress, Source, load};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::config::ModelSettings;
+use crate::registry::{CannotServe, model_config};
+use crate::state::AppState;
+
+const TICK: Duration = Duration::from_millis(100);
+/// Without a terminal, progress is logged this often.
+const LOG_EVERY: Duration = Duration::from_secs(5);
+
+/// Loads every model and puts it into service.
+///
+/// # Errors
+/// [`CannotServe`] for the first that cannot be.
+pub async fn load_all(state: &AppState, source: impl Fn(&ModelSettings) -> Source) -> Result<(), CannotServe> {
+    let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
+    let mut loadings = Vec::new();
+    for settings in state.registry.settings() {
+        let config = model_config(settings, source(settings));
+        let loading = load(config).map_err(|e| CannotServe::new(&settings.name, e.to_string()))?;
+        loadings.push((settings.name.clone(), loading));
+    }
+    for (index, (name, loading)) in loadings.into_iter().enumerate() {
+        let started = Instant::now();
+        let progress = loading.watch();
+        let shown = show(bars.as_ref(), &name, progress);
+        let loaded = tokio::select! {
+            loaded = loading.finish() => loaded,
+            never = shown => match never {},
+        };
+        let loaded = loaded.map_err(|e| CannotServe::new(&name, e.to_string()))?;
+        tell(&name, &loaded, started.elapsed());
+        state.registry.install(index, loaded, &state.metrics)?;
+    }
+    Ok(())
+}
+
+/// Shows progress until dropped.
+async fn show(
+    bars: Option<&MultiProgress>,
+    name: &str,
+    progress: impl Fn() -> Progress,
+) -> std::convert::Infallible {
+    match bars {
+        Some(bars) => {
+            let bar = bars.add(ProgressBar::new(100));
+            if let Ok(style) = ProgressStyle::with_template("loading {msg:20} {bar:30} {percent}% {elapsed}") {
+                bar.set_style(style);
+            }
+            bar.set_message(name.to_owned());
+            let _clear = ClearOnDrop(bar.clone());
+            loop {
+                bar.set_position(percent(progress()));
+                tokio::time::sleep(TICK).await;
+            }
+        }
+        None => loop {
+            tokio::time::sleep(LOG_EVERY).await;
+            tracing::info!(model = name, percent = percent(progress()), "loading");
+        },
+    }
+}
+
+struct ClearOnDrop(ProgressBar);
+
+impl Drop for ClearOnDrop {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+fn percent(progress: Progress) -> u64 {
+    (progress.0.clamp(0.0, 1.0) * 100.0) as u64
+}
+
+fn tell(name: &str, loaded: &Loaded, took: Duration) {
+    let info = match loaded {
+        Loaded::Chat(engine) => engine.info(),
+        Loaded::Embedding(embedder) => embedder.info(),
+    };
+    tracing::info!(
+        model = name,
+        kind = ?info.kind,
+        architecture = info.architecture,
+        parameters = info.n_params,
+        bytes = info.size_bytes,
+        context = info.slot_tokens,
+        slots = info.slots,
+        seconds = took.as_secs_f32(),
+        "loaded"
+    );
+}

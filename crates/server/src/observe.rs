@@ -1,0 +1,178 @@
+//! Around every request: its id, its one log line, its count.
+
+use std::borrow::Cow;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use axum::middleware::Next;
+use axum::response::Response;
+use bytes::Bytes;
+use hyper::body::{Body as _, Frame, SizeHint};
+
+use crate::error::Internal;
+use crate::registry::Served;
+use crate::state::AppState;
+
+/// The header that names a request.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const MAX_ID: usize = 128;
+/// What is logged and counted when the client left before there was a response.
+const CLIENT_GONE: u16 = 499;
+
+/// What a handler learns about its request, for the log line. Shared with the handler through the
+/// request's extensions.
+#[derive(Debug, Clone, Default)]
+pub struct Record(Arc<Mutex<Facts>>);
+
+/// The facts of a [`Record`].
+#[derive(Debug, Default)]
+#[expect(missing_docs, reason = "their names say it")]
+pub struct Facts {
+    pub model: Option<Arc<Served>>,
+    pub stream: bool,
+    pub prompt_tokens: u32,
+    pub completion_tokens: u32,
+    pub ttft: Option<Duration>,
+    pub finish_reason: Option<&'static str>,
+    pub error: Option<String>,
+}
+
+impl Record {
+    /// Notes something. The lock guards plain facts and is held for the closure alone.
+    pub fn note(&self, f: impl FnOnce(&mut Facts)) {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Gives the request an id and a record, and sees its response through to the last byte.
+pub async fn track(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let id = request_id(request.headers());
+    let route = request.extensions().get::<MatchedPath>().map_or_else(
+        || Cow::Borrowed("other"),
+        |path| Cow::Owned(path.as_str().to_owned()),
+    );
+    let method = method_label(request.method());
+    let record = Record::default();
+    request.extensions_mut().insert(record.clone());
+
+    // Made first: a client that leaves while the handler works drops this future, and with it the
+    // completion, which then tells just that.
+    let status = CLIENT_GONE;
+    let mut completion =
+        Completion { state, record, id, route, method, status, started, complete: false };
+    let mut response = next.run(request).await;
+    if let Some(Internal(error)) = response.extensions_mut().remove() {
+        completion.record.note(|facts| facts.error = Some(error));
+    }
+    response.headers_mut().insert(REQUEST_ID, completion.id.clone());
+    completion.status = response.status().as_u16();
+    completion.complete = response.body().is_end_stream();
+    response.map(|inner| Body::new(Tracked { inner, completion }))
+}
+
+/// The client's id if it is one, else a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+    let valid = |id: &&HeaderValue| {
+        let bytes = id.as_bytes();
+        !bytes.is_empty() && bytes.len() <= MAX_ID && bytes.iter().all(allowed)
+    };
+    headers.get(REQUEST_ID).filter(valid).cloned().unwrap_or_else(|| {
+        let id = format!("req_{}", uuid::Uuid::new_v4().simple());
+        HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("req_unknown"))
+    })
+}
+
+/// A method from a closed list, so that metrics have a fixed number of labels.
+fn method_label(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "POST" => "POST",
+        "HEAD" => "HEAD",
+        "OPTIONS" => "OPTIONS",
+        "DELETE" => "DELETE",
+        "PUT" => "PUT",
+        _ => "other",
+    }
+}
+
+/// A response body that knows when it ends.
+struct Tracked {
+    inner: Body,
+    completion: Completion,
+}
+
+/// Writes the request's log line and counts it when dropped: at the body's end, or when the
+/// connection breaks.
+struct Completion {
+    state: AppState,
+    record: Record,
+    id: HeaderValue,
+    route: Cow<'static, str>,
+    method: &'static str,
+    status: u16,
+    started: Instant,
+    complete: bool,
+}
+
+impl hyper::body::Body for Tracked {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        if matches!(polled, Poll::Ready(None)) || self.inner.is_end_stream() {
+            self.completion.complete = true;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for Completion {
+    fn drop(&mut self) {
+        let duration = self.started.elapsed();
+        self.state.metrics.response(&self.route, self.method, self.status);
+        let mut facts = self.record.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let facts = std::mem::take(&mut *facts);
+        if let Some(model) = &facts.model {
+            model.metrics.duration.record(duration.as_secs_f64());
+        }
+        let quiet = self.route.starts_with("/health") || self.route == "/metrics";
+        if quiet && self.status < 400 {
+            return;
+        }
+        tracing::info!(
+            target: "request",
+            request_id = self.id.to_str().unwrap_or_default(),
+            method = self.method,
+            route = &*self.route,
+            status = self.status,
+            model = facts.model.as_ref().map(|m| &*m.name),
+            stream = facts.stream,
+            prompt_tokens = facts.prompt_tokens,
+            completion_tokens = facts.completion_tokens,
+            ttft_ms = facts.ttft.map(|t| t.as_secs_f64() * 1e3),
+            duration_ms = duration.as_secs_f64() * 1e3,
+            finish_reason = facts.finish_reason,
+            complete = self.complete,
+            error = facts.error,
+        );
+    }
+}

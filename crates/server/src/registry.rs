@@ -1,0 +1,277 @@
+//! The models: what was configured, what is loaded, and which name leads to which.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use forebay_chat::ChatTemplate;
+use forebay_engine::{
+    Embedder, Engine, Kind, Loaded, ModelConfig, ModelInfo, Pooling, Source, Stats, Status, Vocab,
+};
+
+use crate::config::{KindSetting, ModelSettings, PoolingSetting};
+use crate::error::ApiError;
+use crate::metrics::{Metrics, ModelMetrics};
+
+/// The alias that stands for every name nobody else has.
+const ANY: &str = "*";
+
+/// All configured models.
+#[derive(Debug)]
+pub struct Registry {
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    settings: ModelSettings,
+    served: OnceLock<Arc<Served>>,
+}
+
+/// A loaded model.
+#[derive(Debug)]
+pub struct Served {
+    /// Its own name.
+    pub name: Arc<str>,
+    /// When it was loaded, in seconds since the Unix epoch.
+    pub created: u64,
+    /// Its metrics.
+    pub metrics: ModelMetrics,
+    /// Whether its vectors may be cut.
+    pub matryoshka: bool,
+    handle: Handle,
+}
+
+#[derive(Debug)]
+enum Handle {
+    Chat { engine: Engine, template: Option<ChatTemplate> },
+    Embedding(Embedder),
+}
+
+/// A model that could not be made to serve.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("model {name:?}: {why}")]
+pub struct CannotServe {
+    name: String,
+    why: String,
+}
+
+impl CannotServe {
+    pub(crate) fn new(name: &str, why: String) -> Self {
+        Self { name: name.to_owned(), why }
+    }
+}
+
+impl Registry {
+    /// Nothing is loaded yet.
+    pub fn new(models: &[ModelSettings]) -> Self {
+        let entry = |settings: &ModelSettings| Entry { settings: settings.clone(), served: OnceLock::new() };
+        Self { entries: models.iter().map(entry).collect() }
+    }
+
+    /// Whether every model is loaded.
+    pub fn is_loaded(&self) -> bool {
+        self.entries.iter().all(|e| e.served.get().is_some())
+    }
+
+    /// Models that are loaded.
+    pub fn loaded(&self) -> impl Iterator<Item = &Arc<Served>> {
+        self.entries.iter().filter_map(|e| e.served.get())
+    }
+
+    /// All models by their own name, loaded or not.
+    pub fn all(&self) -> impl Iterator<Item = (&str, Option<&Served>)> {
+        self.entries.iter().map(|e| (e.settings.name.as_str(), e.served.get().map(AsRef::as_ref)))
+    }
+
+    /// Every name that can be asked for, with its model. `*` is not a name.
+    pub fn names(&self) -> impl Iterator<Item = (&str, &Arc<Served>)> {
+        self.entries.iter().flat_map(|entry| {
+            let served = entry.served.get();
+            let names = entry.settings.names().filter(|name| *name != ANY);
+            names.filter_map(move |name| Some((name, served?)))
+        })
+    }
+
+    /// The model that `name` leads to.
+    ///
+    /// # Errors
+    /// 404 if there is none, 503 if it is still being loaded.
+    pub fn resolve(&self, name: &str) -> Result<Arc<Served>, ApiError> {
+        let called = |wanted: &str| self.entries.iter().find(|e| e.settings.names().any(|n| n == wanted));
+        let entry = called(name).or_else(|| called(ANY)).ok_or_else(|| ApiError::no_such_model(name))?;
+        entry.served.get().cloned().ok_or_else(|| {
+            ApiError::unavailable("model_loading", "The model is still being loaded. Try again shortly.")
+        })
+    }
+
+    /// The name an answer carries: the one asked for, unless it was only `*` that matched it.
+    pub fn answer_name(&self, asked: &str, served: &Served) -> String {
+        let known = self.entries.iter().any(|e| e.settings.names().any(|n| n == asked));
+        if known { asked.to_owned() } else { served.name.to_string() }
+    }
+
+    /// The settings of every model, for loading them.
+    pub fn settings(&self) -> impl Iterator<Item = &ModelSettings> {
+        self.entries.iter().map(|e| &e.settings)
+    }
+
+    /// Puts a loaded model into service.
+    ///
+    /// # Errors
+    /// [`CannotServe`] when its chat template cannot be used.
+    pub fn install(&self, index: usize, loaded: Loaded, metrics: &Metrics) -> Result<(), CannotServe> {
+        let entry = &self.entries[index];
+        let settings = &entry.settings;
+        let handle = Handle::new(settings, loaded)
+            .map_err(|why| CannotServe::new(&settings.name, why))?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let served = Served {
+            name: settings.name.as_str().into(),
+            created: now.as_secs(),
+            metrics: metrics.model(&settings.name),
+            matryoshka: settings.matryoshka,
+            handle,
+        };
+        entry.served.get_or_init(|| Arc::new(served));
+        Ok(())
+    }
+}
+
+impl Handle {
+    fn new(settings: &ModelSettings, loaded: Loaded) -> Result<Self, String> {
+        let engine = match loaded {
+            Loaded::Embedding(embedder) => return Ok(Self::Embedding(embedder)),
+            Loaded::Chat(engine) => engine,
+        };
+        let file = &settings.chat_template;
+        let source = if file.as_os_str().is_empty() {
+            engine.info().chat_template.clone()
+        } else {
+            let text = std::fs::read_to_string(file)
+                .map_err(|e| format!("cannot read the chat template {}: {e}", file.display()))?;
+            Some(text)
+        };
+        let vocab = engine.vocab();
+        let names: Vec<String> = vocab.control_texts().map(str::to_owned).collect();
+        let template = source
+            .map(|source| ChatTemplate::new(&source, vocab.bos_text(), vocab.eos_text(), names))
+            .transpose()
+            .map_err(|e| format!("{e}; --chat-template FILE replaces it"))?;
+        Ok(Self::Chat { engine, template })
+    }
+}
+
+impl Served {
+    /// The engine, if the model generates text.
+    ///
+    /// # Errors
+    /// 400 if it does not.
+    pub fn engine(&self) -> Result<&Engine, ApiError> {
+        match &self.handle {
+            Handle::Chat { engine, .. } => Ok(engine),
+            Handle::Embedding(_) => Err(self.wrong_kind("an embedding model: it cannot generate text")),
+        }
+    }
+
+    /// The chat template.
+    ///
+    /// # Errors
+    /// 400 if the model has none.
+    pub fn template(&self) -> Result<&ChatTemplate, ApiError> {
+        match &self.handle {
+            Handle::Chat { template: Some(template), .. } => Ok(template),
+            Handle::Chat { template: None, .. } => Err(self.wrong_kind(
+                "a model without a chat template: use /v1/completions, or start the server with \
+                 --chat-template FILE",
+            )),
+            Handle::Embedding(_) => Err(self.wrong_kind("an embedding model: it cannot chat")),
+        }
+    }
+
+    /// The embedder, if the model makes vectors.
+    ///
+    /// # Errors
+    /// 400 if it does not.
+    pub fn embedder(&self) -> Result<&Embedder, ApiError> {
+        match &self.handle {
+            Handle::Embedding(embedder) => Ok(embedder),
+            Handle::Chat { .. } => Err(self.wrong_kind(
+                "a text generation model: it does not embed unless the server is configured so \
+                 (kind = \"embedding\")",
+            )),
+        }
+    }
+
+    fn wrong_kind(&self, what: &str) -> ApiError {
+        ApiError::invalid("model", "invalid_value", format!("The model `{}` is {what}.", self.name))
+    }
+
+    /// What was loaded.
+    pub fn info(&self) -> &ModelInfo {
+        match &self.handle {
+            Handle::Chat { engine, .. } => engine.info(),
+            Handle::Embedding(embedder) => embedder.info(),
+        }
+    }
+
+    /// Its vocabulary.
+    pub fn vocab(&self) -> &Vocab {
+        match &self.handle {
+            Handle::Chat { engine, .. } => engine.vocab(),
+            Handle::Embedding(embedder) => embedder.vocab(),
+        }
+    }
+
+    /// What its engine has done.
+    pub fn stats(&self) -> Stats {
+        match &self.handle {
+            Handle::Chat { engine, .. } => engine.stats(),
+            Handle::Embedding(embedder) => embedder.stats(),
+        }
+    }
+
+    /// How its engine is.
+    pub fn status(&self) -> Status {
+        match &self.handle {
+            Handle::Chat { engine, .. } => engine.status(),
+            Handle::Embedding(embedder) => embedder.status(),
+        }
+    }
+
+    /// How long its current step has been running.
+    pub fn stalled_for(&self) -> Option<Duration> {
+        match &self.handle {
+            Handle::Chat { engine, .. } => engine.stalled_for(),
+            Handle::Embedding(embedder) => embedder.stalled_for(),
+        }
+    }
+}
+
+/// What the engine is told to load.
+pub fn model_config(settings: &ModelSettings, source: Source) -> ModelConfig {
+    let unless_zero = |value: u32| (value != 0).then_some(value);
+    ModelConfig {
+        name: settings.name.clone(),
+        source,
+        kind: match settings.kind {
+            KindSetting::Auto => None,
+            KindSetting::Chat => Some(Kind::Chat),
+            KindSetting::Embedding => Some(Kind::Embedding),
+        },
+        ctx_size: unless_zero(settings.ctx_size),
+        parallel: settings.parallel,
+        batch_size: unless_zero(settings.batch_size),
+        ubatch_size: unless_zero(settings.ubatch_size),
+        prefill_chunk: settings.prefill_chunk,
+        threads: unless_zero(settings.threads),
+        gpu_layers: u32::try_from(settings.gpu_layers).ok(),
+        mmap: settings.mmap,
+        pooling: match settings.pooling {
+            PoolingSetting::Model => None,
+            PoolingSetting::Mean => Some(Pooling::Mean),
+            PoolingSetting::Cls => Some(Pooling::Cls),
+            PoolingSetting::Last => Some(Pooling::Last),
+        },
+        queue: settings.queue,
+    }
+}

@@ -1,0 +1,79 @@
+//! `POST /v1/chat/completions`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use forebay_chat::Turn;
+use forebay_protocol::chat::{ChatCompletion, ChatCompletionRequest};
+use forebay_protocol::error::ErrorEnvelope;
+
+use super::off_reactor;
+use crate::answer::{Collected, Runs};
+use crate::convert::chat::{self, ChatEncoder, Parsed};
+use crate::convert::Stamp;
+use crate::error::ApiError;
+use crate::extract::{ApiJson, Json};
+use crate::observe::Record;
+use crate::sse;
+use crate::state::AppState;
+
+/// Answer a conversation
+///
+/// With `stream: true` the answer comes as server-sent events of `chat.completion.chunk` objects,
+/// ended by `data: [DONE]`.
+#[utoipa::path(
+    post,
+    path = "/chat/completions",
+    operation_id = "createChatCompletion",
+    tag = "chat",
+    request_body = ChatCompletionRequest,
+    responses(
+        (status = 200, description = "The answer, whole or as events", content(
+            (ChatCompletion = "application/json"),
+            (String = "text/event-stream"),
+        )),
+        (status = "4XX", description = "The request cannot be honoured", body = ErrorEnvelope),
+        (status = "5XX", description = "The server's fault; 503 can be retried", body = ErrorEnvelope),
+    ),
+)]
+pub async fn create(
+    State(state): State<AppState>,
+    Extension(record): Extension<Record>,
+    ApiJson(request): ApiJson<ChatCompletionRequest>,
+) -> Result<Response, ApiError> {
+    let served = state.registry.resolve(&request.model)?;
+    served.template()?;
+    let settings = &state.settings;
+    let Parsed { turns, recipe, style } =
+        chat::parse(&request, &served, settings.max_choices, settings.strict)?;
+    record.note(|facts| facts.stream = style.stream);
+
+    let variables = request.chat_template_kwargs.clone().unwrap_or_default();
+    let opens = request.add_generation_prompt.unwrap_or(true);
+    let continues = request.continue_final_message.unwrap_or(false);
+    let model = Arc::clone(&served);
+    let prompt = off_reactor(bytes(&turns), move || {
+        chat::prompt(&turns, &model, opens, continues, &variables)
+    });
+    let engine_request = recipe.request("messages", prompt.await?, served.info())?;
+
+    let name = state.registry.answer_name(&request.model, &served);
+    let stamp = Stamp::new("chatcmpl", name, &served.info().fingerprint);
+    let runs = Runs::submit(&state, record, &served, vec![engine_request])?;
+    if style.stream {
+        let encoder = ChatEncoder { stamp, choices: recipe.choices, style, served };
+        return Ok(sse::respond(runs, encoder, Duration::from_secs(settings.keepalive_s)));
+    }
+    let (collected, usage) = runs.collect().await?;
+    let answers = collected.into_iter().flat_map(|Collected { answers, .. }| answers).collect();
+    Ok(Json(chat::completion(stamp, answers, usage, style, served.vocab(), request)).into_response())
+}
+
+/// Size of a conversation's text.
+fn bytes(turns: &[Turn]) -> usize {
+    // Each turn costs the template about as much as a short text.
+    turns.iter().map(|turn| turn.content.len() + 64).sum()
+}

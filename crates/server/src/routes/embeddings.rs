@@ -1,0 +1,70 @@
+//! `POST /v1/embeddings`.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use forebay_protocol::EmbeddingInput;
+use forebay_protocol::embedding::{EmbeddingRequest, EmbeddingResponse};
+use forebay_protocol::error::ErrorEnvelope;
+
+use super::off_reactor;
+use crate::convert::embedding;
+use crate::error::ApiError;
+use crate::extract::{ApiJson, Json};
+use crate::observe::Record;
+use crate::state::AppState;
+
+/// Inputs from which on an answer is put together off the reactor.
+const MANY: usize = 32;
+
+/// Turn texts into vectors
+///
+/// Vectors have length 1. Many small concurrent requests share one forward pass.
+#[utoipa::path(
+    post,
+    path = "/embeddings",
+    operation_id = "createEmbedding",
+    tag = "embeddings",
+    request_body = EmbeddingRequest,
+    responses(
+        (status = 200, description = "The vectors, in the order of the inputs", body = EmbeddingResponse),
+        (status = "4XX", description = "The request cannot be honoured", body = ErrorEnvelope),
+        (status = "5XX", description = "The server's fault; 503 can be retried", body = ErrorEnvelope),
+    ),
+)]
+pub async fn create(
+    State(state): State<AppState>,
+    Extension(record): Extension<Record>,
+    ApiJson(request): ApiJson<EmbeddingRequest>,
+) -> Result<Response, ApiError> {
+    let served = state.registry.resolve(&request.model)?;
+    let style = embedding::parse(&request, &served, state.settings.strict)?;
+    let name = state.registry.answer_name(&request.model, &served);
+
+    let model = Arc::clone(&served);
+    let input = request.input;
+    let inputs = off_reactor(bytes(&input), move || embedding::tokens(input, style, &model)).await?;
+    let count: usize = inputs.iter().map(Vec::len).sum();
+    let prompt_tokens = u32::try_from(count).unwrap_or(u32::MAX);
+    record.note(|facts| {
+        facts.model = Some(Arc::clone(&served));
+        facts.prompt_tokens = prompt_tokens;
+    });
+    let heavy = if inputs.len() > MANY { usize::MAX } else { 0 };
+    let vectors = served.embedder()?.embed(inputs).await.inspect_err(|_| state.metrics.rejected("engine"))??;
+    served.metrics.prompt_tokens.increment(u64::from(prompt_tokens));
+    served.metrics.request_prompt.record(f64::from(prompt_tokens));
+    let spell = move || Ok(Json(embedding::response(vectors, style, name, prompt_tokens)).into_response());
+    off_reactor(heavy, spell).await
+}
+
+fn bytes(input: &EmbeddingInput) -> usize {
+    match input {
+        EmbeddingInput::Text(text) => text.len(),
+        EmbeddingInput::Texts(texts) => texts.iter().map(String::len).sum(),
+        EmbeddingInput::Tokens(tokens) => tokens.len(),
+        EmbeddingInput::TokenLists(lists) => lists.iter().map(Vec::len).sum(),
+    }
+}
