@@ -117,6 +117,7 @@ impl<M: Model> Worker<M> {
     /// handle is gone and so nobody can be waiting for an answer.
     fn receive(&mut self, inbox: &mut mpsc::Receiver<Submission>) -> bool {
         if self.requests.is_empty() {
+            self.publish();
             match inbox.blocking_recv() {
                 Some(submission) => self.accept(submission),
                 None => return false,

@@ -95,10 +95,10 @@ async fn measure(args: &BenchArgs) -> Result<String, String> {
     let line = |out: &mut String, name: &str, values: &[Duration]| {
         if let Some((p50, p95)) = percentiles(values) {
             // Writing to a String cannot fail.
-            drop(writeln!(out, "{name:9} p50 {:.2} ms, p95 {:.2} ms", ms(p50), ms(p95)));
+            let _ = writeln!(out, "{name:9} p50 {:.2} ms, p95 {:.2} ms", ms(p50), ms(p95));
         }
     };
-    drop(writeln!(report, "{unit:9} {:.1} (median of {}; streams: {})", median.per_second, each.join(", "), args.streams));
+    let _ = writeln!(report, "{unit:9} {:.1} (median of {}; streams: {})", median.per_second, each.join(", "), args.streams);
     line(&mut report, "TTFT", &median.ttft);
     line(&mut report, "ITL", &median.gaps);
     Ok(report)

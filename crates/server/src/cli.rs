@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -277,7 +277,10 @@ fn start_log(settings: &Settings) {
     // llama.cpp tells much while it loads; its warnings are enough.
     let filter = format!("{},llama_cpp_2=warn,llama-cpp-2=warn", settings.log.level);
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
     let installed = match settings.log.format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
@@ -292,7 +295,7 @@ fn describe(settings: &Settings) -> String {
     let mut out = format!("{:#?}\n{:#?}\n", settings.server, settings.log);
     for model in &settings.models {
         // Writing to a String cannot fail.
-        drop(writeln!(out, "{model:#?}"));
+        let _ = writeln!(out, "{model:#?}");
     }
     out
 }
@@ -305,7 +308,7 @@ fn list(settings: &Settings) -> String {
             Err(error) => error.to_string(),
         };
         let names: Vec<&str> = model.names().collect();
-        drop(writeln!(out, "{}\n  {} ({size})", names.join(", "), model.path.display()));
+        let _ = writeln!(out, "{}\n  {} ({size})", names.join(", "), model.path.display());
     }
     if settings.models.is_empty() {
         out.push_str("no models are configured\n");
@@ -313,9 +316,9 @@ fn list(settings: &Settings) -> String {
     out.push_str("\ndevices:\n");
     for device in forebay_engine::devices() {
         let memory = mega(device.memory_total as u64);
-        drop(writeln!(out, "  {} ({}), {memory:.0} MB", device.name, device.description));
+        let _ = writeln!(out, "  {} ({}), {memory:.0} MB", device.name, device.description);
     }
-    drop(writeln!(out, "\nllama.cpp: {}", forebay_engine::system_info()));
+    let _ = writeln!(out, "\nllama.cpp: {}", forebay_engine::system_info());
     out
 }
 
