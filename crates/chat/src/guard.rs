@@ -13,6 +13,10 @@ const NONCHARACTERS: std::ops::RangeInclusive<char> = '\u{fdd0}'..='\u{fdee}';
 /// Marks the end of the message that is to be continued.
 pub(crate) const END: char = '\u{fdef}';
 
+fn is_reserved(c: char) -> bool {
+    NONCHARACTERS.contains(&c) || c == END
+}
+
 /// A sentinel for one rendering, and the names to look for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Guard<'a> {
@@ -25,11 +29,12 @@ impl<'a> Guard<'a> {
     /// contain [`END`], which only an attack does.
     pub(crate) fn new<'t>(
         names: &'a [String],
-        texts: impl Iterator<Item = &'t str> + Clone,
+        texts: impl Iterator<Item = &'t str>,
     ) -> Option<Self> {
-        let used = |c: char| texts.clone().any(|text| text.contains(c));
-        let sentinel = NONCHARACTERS.into_iter().find(|&c| !used(c))?;
-        (!used(END)).then_some(Self { names, sentinel })
+        let found: Vec<char> =
+            texts.flat_map(|text| text.chars().filter(|c| is_reserved(*c))).collect();
+        let sentinel = NONCHARACTERS.into_iter().find(|c| !found.contains(c))?;
+        (!found.contains(&END)).then_some(Self { names, sentinel })
     }
 
     /// `text` with sentinels where it needs them. Most text needs none and is returned as it is.
@@ -50,7 +55,8 @@ impl<'a> Guard<'a> {
             }
             let rest = &text[head..];
             let completes = |at: usize| {
-                rest.starts_with(&name[at..]) || (tail > head && name[at..].starts_with(&text[head..tail]))
+                rest.starts_with(&name[at..])
+                    || (tail > head && name[at..].starts_with(&text[head..tail]))
             };
             if borders().any(completes) {
                 cuts.push(head);

@@ -19,8 +19,14 @@ const RECURSION: usize = 100;
 const NAME: &str = "chat";
 /// What a template calls us by, and so no variable of a request may be named.
 const RESERVED: [&str; 8] = [
-    "messages", "add_generation_prompt", "bos_token", "eos_token", "tools", "documents",
-    "raise_exception", "strftime_now",
+    "messages",
+    "add_generation_prompt",
+    "bos_token",
+    "eos_token",
+    "tools",
+    "documents",
+    "raise_exception",
+    "strftime_now",
 ];
 
 /// A parsed chat template.
@@ -109,7 +115,11 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// [`RenderError`]; of several attempts, the first one's.
-    pub fn render(&self, turns: &[Turn], options: &RenderOptions<'_>) -> Result<Vec<String>, RenderError> {
+    pub fn render(
+        &self,
+        turns: &[Turn],
+        options: &RenderOptions<'_>,
+    ) -> Result<Vec<String>, RenderError> {
         let first = match self.render_exactly(turns, options) {
             Err(error @ (RenderError::Raised(_) | RenderError::Template(_))) => error,
             other => return other,
@@ -123,13 +133,18 @@ impl ChatTemplate {
             .map_err(|_| first)
     }
 
-    fn render_exactly(&self, turns: &[Turn], options: &RenderOptions<'_>) -> Result<Vec<String>, RenderError> {
+    fn render_exactly(
+        &self,
+        turns: &[Turn],
+        options: &RenderOptions<'_>,
+    ) -> Result<Vec<String>, RenderError> {
         let texts = turns.iter().flat_map(|t| [Some(t.content.as_str()), t.name.as_deref()]);
         let variables = options.variables.values().map(|v| v.as_str());
         let texts = texts.chain(variables).flatten();
         let guard = Guard::new(&self.control_names, texts).ok_or(RenderError::Noncharacters)?;
 
-        let mut messages: Vec<serde_json::Value> = turns.iter().map(|t| message(t, guard)).collect();
+        let mut messages: Vec<serde_json::Value> =
+            turns.iter().map(|t| message(t, guard)).collect();
         if options.continue_final_message {
             let last = messages.last_mut().filter(|m| m["role"] == "assistant");
             let last = last.ok_or(RenderError::NothingToContinue)?;
@@ -172,7 +187,10 @@ impl ChatTemplate {
             ("add_generation_prompt".to_owned(), opens.into()),
             ("bos_token".to_owned(), self.bos.as_str().into()),
             ("eos_token".to_owned(), self.eos.as_str().into()),
-            ("strftime_now".to_owned(), Value::from_function(move |format: String| strftime(now, &format))),
+            (
+                "strftime_now".to_owned(),
+                Value::from_function(move |format: String| strftime(now, &format)),
+            ),
         ]);
         let context = Value::from(context);
         let template = self.env.get_template(NAME).map_err(|e| render_error(&e))?;

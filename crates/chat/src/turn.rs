@@ -88,12 +88,17 @@ fn turn(
         }
         let param = format!("{path}.{key}");
         if IGNORED_WHEN_EMPTY.contains(&key.as_str()) && key != "annotations" {
-            let message = format!("'{param}' is not supported: tool calling and audio are not implemented yet.");
+            let message = format!(
+                "'{param}' is not supported: tool calling and audio are not implemented yet."
+            );
             return Err(bad(param, "unsupported_parameter", message));
         }
         if strict {
             let message = format!("Unknown parameter: '{param}'.");
-            return Err(BadMessage { only_strict: true, ..bad(param, "unknown_parameter", message) });
+            return Err(BadMessage {
+                only_strict: true,
+                ..bad(param, "unknown_parameter", message)
+            });
         }
         unknown.push(param);
     }
@@ -115,7 +120,11 @@ fn text(path: &str, role: &str, content: &Content) -> Result<String, BadMessage>
     };
     if parts.is_empty() {
         let param = format!("{path}.content");
-        return Err(bad(param.clone(), "empty_array", format!("'{param}' must hold at least one part.")));
+        return Err(bad(
+            param.clone(),
+            "empty_array",
+            format!("'{param}' must hold at least one part."),
+        ));
     }
     let each = parts.iter().enumerate();
     each.map(|(i, part)| part_text(&format!("{path}.content[{i}]"), role, part)).collect()
@@ -164,7 +173,11 @@ mod tests {
             content: content.into(),
             name: name.map(Into::into),
         };
-        let want = vec![turn("system", "ab", None), turn("assistant", "no", None), turn("user", "", Some("Ann"))];
+        let want = vec![
+            turn("system", "ab", None),
+            turn("assistant", "no", None),
+            turn("user", "", Some("Ann")),
+        ];
         assert_eq!(got, Ok(want));
     }
 
@@ -178,9 +191,17 @@ mod tests {
         check(json!({"role": "user"}), "messages[0].content", "missing_required_parameter");
         check(json!({"role": "user", "content": []}), "messages[0].content", "empty_array");
         let image = json!({"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}});
-        check(json!({"role": "user", "content": [image]}), "messages[0].content[0]", "unsupported_value");
+        check(
+            json!({"role": "user", "content": [image]}),
+            "messages[0].content[0]",
+            "unsupported_value",
+        );
         let odd = json!({"type": "odd"});
-        check(json!({"role": "user", "content": [odd]}), "messages[0].content[0].type", "invalid_value");
+        check(
+            json!({"role": "user", "content": [odd]}),
+            "messages[0].content[0].type",
+            "invalid_value",
+        );
         let empty = json!({"type": "text"});
         check(
             json!({"role": "user", "content": [empty]}),
@@ -195,7 +216,8 @@ mod tests {
     #[test]
     fn unknown_message_fields_are_told_or_refused() {
         let messages: Vec<ChatMessage> =
-            serde_json::from_value(json!([{"role": "user", "content": "x", "mood": "good"}])).unwrap();
+            serde_json::from_value(json!([{"role": "user", "content": "x", "mood": "good"}]))
+                .unwrap();
         let mut unknown = Vec::new();
         assert!(normalise(&messages, false, &mut unknown).is_ok());
         assert_eq!(unknown, ["messages[0].mood"]);

@@ -151,11 +151,11 @@ impl<M: EmbeddingModel> EmbedWorker<M> {
     }
 
     fn answer_if_complete(&mut self, id: JobId) {
-        if self.jobs.get(&id).is_some_and(|job| job.missing == 0) {
-            if let Some(job) = self.jobs.remove(&id) {
-                // A client that left needs no answer.
-                drop(job.reply.send(Ok(job.vectors)));
-            }
+        if self.jobs.get(&id).is_some_and(|job| job.missing == 0)
+            && let Some(job) = self.jobs.remove(&id)
+        {
+            // A client that left needs no answer.
+            drop(job.reply.send(Ok(job.vectors)));
         }
     }
 

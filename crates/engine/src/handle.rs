@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use crate::Token;
 use crate::embed::{EmbedJob, EmbedWorker};
 use crate::model::{EmbeddingModel, Model, ModelConfig, ModelInfo, Source};
 use crate::request::{Event, Failure, GenerateRequest, Stamped};
 use crate::status::{Board, Progress, Stats, Status};
 use crate::vocab::Vocab;
 use crate::worker::{Submission, Worker};
-use crate::Token;
 
 /// Starts a thread that loads the model and then serves it.
 ///
@@ -376,10 +376,9 @@ impl<C> Drop for Inner<C> {
     fn drop(&mut self) {
         self.commands = None;
         // The model must be freed before the process tears down the backend's statics.
-        if let Some(thread) = self.thread.take().filter(|t| t.thread().id() != thread::current().id()) {
-            if thread.join().is_err() {
-                tracing::error!(model = %self.info.architecture, "the engine's thread had panicked");
-            }
+        let thread = self.thread.take().filter(|t| t.thread().id() != thread::current().id());
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!(model = %self.info.architecture, "the engine's thread had panicked");
         }
     }
 }

@@ -17,13 +17,13 @@ use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::{LogOptions, list_llama_ggml_backend_devices, send_logs_to_tracing};
 
+use crate::Token;
 use crate::handle::Host;
 use crate::model::{
     Device, EmbeddingModel, Kind, Model, ModelConfig, ModelInfo, Pooling, Row, StepError,
 };
 use crate::status::Progress;
 use crate::vocab::{ParseSpecial, Tokenize, Vocab, VocabTable};
-use crate::Token;
 
 /// Context of one request when nobody says otherwise: enough for most chats, and a KV cache that
 /// fits beside the model on a small machine.
@@ -56,7 +56,8 @@ pub(crate) fn run(path: &Path, host: Host) {
         Kind::Chat => serve_generation(backend, &model, &metadata, vocab, host),
         Kind::Embedding => serve_embedding(backend, &model, &metadata, vocab, host),
     };
-    if let Err((host, why)) = result {
+    if let Err(failed) = result {
+        let (host, why) = *failed;
         host.fail(why);
     }
 }
@@ -188,8 +189,7 @@ struct LlamaTokenizer(Arc<LlamaModel>);
 
 impl Tokenize for LlamaTokenizer {
     fn tokenize(&self, text: &str, special: ParseSpecial) -> Vec<Token> {
-        let tokens =
-            self.0.vocab().tokenize(text.as_bytes(), false, special == ParseSpecial::Yes);
+        let tokens = self.0.vocab().tokenize(text.as_bytes(), false, special == ParseSpecial::Yes);
         tokens.into_iter().filter_map(|t| Token::try_from(t.0).ok()).collect()
     }
 }
@@ -229,7 +229,7 @@ fn vocab(model: &Arc<LlamaModel>) -> Vocab {
 // === Generation ===
 
 /// What can go wrong after loading, with the host to tell it through.
-type Served = Result<(), (Host, String)>;
+type Served = Result<(), Box<(Host, String)>>;
 
 fn context_params(config: &ModelConfig) -> LlamaContextParams {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -266,7 +266,7 @@ fn serve_generation(
                  a smaller ctx_size or parallel may fit",
                 per_slot * slots
             );
-            return Err((host, why));
+            return Err(Box::new((host, why)));
         }
     };
     let slot_tokens = context.n_ctx() / slots;
@@ -313,8 +313,7 @@ impl Model for Runner<'_> {
     fn copy_slot(&mut self, from: u32, to: u32) {
         self.clear_slot(to);
         // Whole sequences only: between streams llama.cpp aborts on a part of one.
-        if let Err(error) =
-            self.context.copy_kv_cache_seq(llama_id(from), llama_id(to), None, None)
+        if let Err(error) = self.context.copy_kv_cache_seq(llama_id(from), llama_id(to), None, None)
         {
             tracing::error!(%error, from, to, "a slot cannot be copied");
         }
@@ -364,7 +363,7 @@ fn serve_embedding(
                 "llama.cpp cannot make a context of {batch_tokens} tokens; a smaller ctx_size or \
                  batch_size may fit"
             );
-            return Err((host, why));
+            return Err(Box::new((host, why)));
         }
     };
     let info = metadata.info(model, Kind::Embedding, MAX_EMBEDDING_INPUTS, slot_tokens);

@@ -80,7 +80,11 @@ impl Sampler {
         let params = &self.params;
         for (&token, seen) in &self.seen {
             let Some(logit) = self.adjusted.get_mut(token as usize) else { continue };
-            let divide = if *logit > 0.0 { params.repetition_penalty.recip() } else { params.repetition_penalty };
+            let divide = if *logit > 0.0 {
+                params.repetition_penalty.recip()
+            } else {
+                params.repetition_penalty
+            };
             *logit *= divide;
             if seen.generated > 0 {
                 #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^24")]

@@ -108,7 +108,8 @@ impl Sequence {
             growth.text.push_str(&rest.text);
             return Growth { text: growth.text, ..rest };
         }
-        if !growth.text.is_empty() && !self.stops.is_holding() && !self.assembler.is_mid_character() {
+        if !growth.text.is_empty() && !self.stops.is_holding() && !self.assembler.is_mid_character()
+        {
             growth.logprobs = self.unsent.drain(..).map(|(l, _)| l).collect();
         } else if !growth.text.is_empty() {
             growth.logprobs = self.logprobs_within(growth.text.len());
@@ -153,5 +154,6 @@ impl Sequence {
     }
 }
 
-#[cfg(all(test, feature = "scripted"))]
+#[cfg(test)]
+#[cfg(feature = "scripted")]
 mod tests;

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use forebay_scheduler::{
-    Limits, Output, Request, RequestId, Scheduler, SeqId, SlotId, Step, Work,
-};
+use forebay_scheduler::{Limits, Output, Request, RequestId, Scheduler, SeqId, SlotId, Step, Work};
 use tokio::sync::mpsc;
 
 use crate::logprobs::token_logprob;
@@ -150,7 +148,8 @@ impl<M: Model> Worker<M> {
         });
         let unfinished = request.choices;
         let prompt_logprobs = Vec::new();
-        let ticket = Ticket { request, events, submitted, started: false, prompt_logprobs, unfinished };
+        let ticket =
+            Ticket { request, events, submitted, started: false, prompt_logprobs, unfinished };
         match accepted {
             Ok(()) => {
                 self.requests.insert(id, ticket);
@@ -327,5 +326,6 @@ fn send(ticket: &Ticket, event: Event) {
     }
 }
 
-#[cfg(all(test, feature = "scripted"))]
+#[cfg(test)]
+#[cfg(feature = "scripted")]
 mod tests;

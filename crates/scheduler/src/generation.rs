@@ -176,7 +176,13 @@ impl Scheduler {
     pub fn new(limits: Limits) -> Self {
         assert!(limits.slots > 0 && limits.batch_tokens >= limits.slots, "{limits:?}");
         let free_slots = (0..limits.slots).rev().map(SlotId).collect();
-        Self { limits, waiting: VecDeque::new(), running: BTreeMap::new(), free_slots, admissions: 0 }
+        Self {
+            limits,
+            waiting: VecDeque::new(),
+            running: BTreeMap::new(),
+            free_slots,
+            admissions: 0,
+        }
     }
 
     /// Puts a request into the queue.

@@ -16,7 +16,7 @@ use crate::state::AppState;
 
 /// The generations of one HTTP request: one for each prompt. Dropping it cancels them.
 #[derive(Debug)]
-pub struct Runs {
+pub(crate) struct Runs {
     runs: Vec<Run>,
     lifecycle: Lifecycle,
     record: Record,
@@ -25,7 +25,7 @@ pub struct Runs {
 
 /// An event and the prompt it belongs to.
 #[derive(Debug)]
-pub struct Sourced {
+pub(crate) struct Sourced {
     /// Index of the prompt.
     pub run: usize,
     /// The event.
@@ -71,9 +71,11 @@ struct Meter {
 }
 
 /// OpenAI's word for why an answer ended.
-pub fn finish_reason(reason: &FinishReason) -> &'static str {
+pub(crate) fn finish_reason(reason: &FinishReason) -> &'static str {
     match reason {
-        FinishReason::EndOfText | FinishReason::StopString(_) | FinishReason::StopToken(_) => "stop",
+        FinishReason::EndOfText | FinishReason::StopString(_) | FinishReason::StopToken(_) => {
+            "stop"
+        }
         FinishReason::Length => "length",
     }
 }
@@ -83,7 +85,7 @@ impl Runs {
     ///
     /// # Errors
     /// What the engine refuses.
-    pub fn submit(
+    pub(crate) fn submit(
         state: &AppState,
         record: Record,
         served: &Arc<Served>,
@@ -97,7 +99,8 @@ impl Runs {
             let choices = request.choices as usize;
             let unfinished = request.choices;
             usage = Usage::new(usage.prompt_tokens + prompt, 0, 0);
-            let generation = engine.generate(request).inspect_err(|_| state.metrics.rejected("engine"))?;
+            let generation =
+                engine.generate(request).inspect_err(|_| state.metrics.rejected("engine"))?;
             served.metrics.request_prompt.record(f64::from(prompt));
             let meter = Meter::new(Arc::clone(served), choices);
             runs.push(Run { generation, choices, unfinished, meter });
@@ -111,7 +114,7 @@ impl Runs {
     }
 
     /// What it has cost so far.
-    pub fn usage(&self) -> Usage {
+    pub(crate) fn usage(&self) -> Usage {
         self.usage
     }
 
@@ -119,7 +122,7 @@ impl Runs {
     ///
     /// # Errors
     /// When one failed, or the server must end it to shut down.
-    pub async fn next(&mut self) -> Result<Option<Sourced>, ApiError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Sourced>, ApiError> {
         let lifecycle = self.lifecycle.clone();
         tokio::select! {
             biased;
@@ -146,7 +149,11 @@ impl Runs {
                 }
             }
         }
-        if self.runs.iter().all(|run| run.unfinished == 0) { Poll::Ready(Ok(None)) } else { Poll::Pending }
+        if self.runs.iter().all(|run| run.unfinished == 0) {
+            Poll::Ready(Ok(None))
+        } else {
+            Poll::Pending
+        }
     }
 
     fn take(&mut self, index: usize, event: Event) -> Result<Sourced, ApiError> {
@@ -180,8 +187,11 @@ impl Runs {
     ///
     /// # Errors
     /// As [`Runs::next`]; no part of an answer is kept then.
-    pub async fn collect(mut self) -> Result<(Vec<Collected>, Usage), ApiError> {
-        let empty = |run: &Run| Collected { prompt: Vec::new(), answers: vec![Answer::default(); run.choices] };
+    pub(crate) async fn collect(mut self) -> Result<(Vec<Collected>, Usage), ApiError> {
+        let empty = |run: &Run| Collected {
+            prompt: Vec::new(),
+            answers: vec![Answer::default(); run.choices],
+        };
         let mut out: Vec<Collected> = self.runs.iter().map(empty).collect();
         while let Some(Sourced { run, event }) = self.next().await? {
             match event {
@@ -220,7 +230,9 @@ impl Meter {
                     metrics.prefill.record(at.saturating_sub(self.started).as_secs_f64());
                     record.note(|facts| facts.ttft = Some(at));
                 }
-                let Some((last, first, count)) = self.choices.get_mut(*choice as usize) else { return };
+                let Some((last, first, count)) = self.choices.get_mut(*choice as usize) else {
+                    return;
+                };
                 let new = tokens.saturating_sub(*count);
                 if *count == 0 {
                     *first = at;

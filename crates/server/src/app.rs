@@ -64,7 +64,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 }
 
 /// Everything that is served.
-pub fn app(state: AppState) -> Router {
+pub(crate) fn app(state: AppState) -> Router {
     let (router, api) = documented().split_for_parts();
     let (bare, _) = v1().split_for_parts();
     let router = router
@@ -77,9 +77,7 @@ pub fn app(state: AppState) -> Router {
         Some(cors) => router.layer(cors),
         None => router,
     };
-    router
-        .layer(middleware::from_fn_with_state(state.clone(), track))
-        .with_state(state)
+    router.layer(middleware::from_fn_with_state(state.clone(), track)).with_state(state)
 }
 
 async fn no_such_route(method: Method, OriginalUri(uri): OriginalUri) -> ApiError {

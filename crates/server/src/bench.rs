@@ -19,7 +19,7 @@ const TEXT: &str = "A forebay is the pool in front of a mill or a turbine: water
 
 /// What to measure.
 #[derive(Debug, Args)]
-pub struct BenchArgs {
+pub(crate) struct BenchArgs {
     /// GGUF file to measure.
     #[arg(short, long, value_name = "FILE")]
     model: PathBuf,
@@ -57,7 +57,7 @@ struct Round {
 ///
 /// # Errors
 /// When the model cannot be loaded or cannot run.
-pub fn run(args: &BenchArgs) -> Result<String, String> {
+pub(crate) fn run(args: &BenchArgs) -> Result<String, String> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|e| e.to_string())?.block_on(measure(args))
 }
@@ -76,7 +76,11 @@ async fn measure(args: &BenchArgs) -> Result<String, String> {
     let started = Instant::now();
     let loading = load(model_config(&settings, Source::Gguf(args.model.clone())));
     let loaded = loading.map_err(|e| e.to_string())?.finish().await.map_err(|e| e.to_string())?;
-    let mut report = format!("model     {}\nloaded in {:.2} s\n", args.model.display(), started.elapsed().as_secs_f64());
+    let mut report = format!(
+        "model     {}\nloaded in {:.2} s\n",
+        args.model.display(),
+        started.elapsed().as_secs_f64()
+    );
     let mut rounds = Vec::new();
     for round in 0..=args.rounds {
         let measured = match &loaded {
@@ -98,7 +102,13 @@ async fn measure(args: &BenchArgs) -> Result<String, String> {
             let _ = writeln!(out, "{name:9} p50 {:.2} ms, p95 {:.2} ms", ms(p50), ms(p95));
         }
     };
-    let _ = writeln!(report, "{unit:9} {:.1} (median of {}; streams: {})", median.per_second, each.join(", "), args.streams);
+    let _ = writeln!(
+        report,
+        "{unit:9} {:.1} (median of {}; streams: {})",
+        median.per_second,
+        each.join(", "),
+        args.streams
+    );
     line(&mut report, "TTFT", &median.ttft);
     line(&mut report, "ITL", &median.gaps);
     Ok(report)
@@ -111,7 +121,9 @@ fn ms(duration: Duration) -> f64 {
 fn percentiles(values: &[Duration]) -> Option<(Duration, Duration)> {
     let mut sorted = values.to_vec();
     sorted.sort_unstable();
-    let at = |percent: usize| sorted.get((sorted.len() * percent / 100).min(sorted.len().checked_sub(1)?)).copied();
+    let at = |percent: usize| {
+        sorted.get((sorted.len() * percent / 100).min(sorted.len().checked_sub(1)?)).copied()
+    };
     Some((at(50)?, at(95)?))
 }
 
@@ -181,5 +193,9 @@ async fn embed(embedder: &Embedder, args: &BenchArgs) -> Result<Round, String> {
     let started = Instant::now();
     let vectors = embedder.embed(inputs).await.map_err(|e| e.to_string())?;
     vectors.map_err(|e| e.to_string())?;
-    Ok(Round { per_second: f64::from(count) / started.elapsed().as_secs_f64(), ttft: Vec::new(), gaps: Vec::new() })
+    Ok(Round {
+        per_second: f64::from(count) / started.elapsed().as_secs_f64(),
+        ttft: Vec::new(),
+        gaps: Vec::new(),
+    })
 }

@@ -45,7 +45,7 @@ enum Command {
 
 /// Flags win over the environment (FOREBAY_SERVER__PORT), which wins over the file.
 #[derive(Debug, Args)]
-pub struct ConfigArgs {
+pub(crate) struct ConfigArgs {
     /// Configuration file; every setting is documented in config/forebay.toml.
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -124,7 +124,10 @@ impl From<Exit> for ExitCode {
 }
 
 /// Runs the program with its arguments and environment.
-pub fn run(arguments: impl Iterator<Item = OsString>, variables: impl Iterator<Item = (String, String)>) -> Exit {
+pub fn run(
+    arguments: impl Iterator<Item = OsString>,
+    variables: impl Iterator<Item = (String, String)>,
+) -> Exit {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
@@ -135,7 +138,9 @@ pub fn run(arguments: impl Iterator<Item = OsString>, variables: impl Iterator<I
     };
     match cli.command {
         Command::Serve(args) => with_settings(&args, variables, run_server),
-        Command::CheckConfig(args) => with_settings(&args, variables, |settings| show(&describe(&settings))),
+        Command::CheckConfig(args) => {
+            with_settings(&args, variables, |settings| show(&describe(&settings)))
+        }
         Command::Models(args) => with_settings(&args, variables, |settings| show(&list(&settings))),
         Command::Bench(args) => match crate::bench::run(&args) {
             Ok(report) => show(&report),
@@ -189,7 +194,10 @@ impl ConfigArgs {
             layers.model_list(&self.model, &Origin::Flag("--model"));
         }
         if !self.alias.is_empty() && layers.model_count() > 1 {
-            layers.error("--alias needs a single model; several get theirs in the configuration file".to_owned());
+            layers.error(
+                "--alias needs a single model; several get theirs in the configuration file"
+                    .to_owned(),
+            );
         }
         for (flag, key, value) in self.values() {
             if let Some(value) = value {
@@ -205,7 +213,8 @@ impl ConfigArgs {
         let number = |n: u32| Value::Integer(n.into());
         let pooling = |p: PoolingSetting| Value::String(format!("{p:?}").to_lowercase());
         let format = |f: LogFormat| Value::String(format!("{f:?}").to_lowercase());
-        let aliases = (!self.alias.is_empty()).then(|| self.alias.iter().map(text).collect::<Vec<_>>());
+        let aliases =
+            (!self.alias.is_empty()).then(|| self.alias.iter().map(text).collect::<Vec<_>>());
         [
             ("--host", "server.host", self.host.as_ref().map(text)),
             ("--port", "server.port", self.port.map(|p| number(p.into()))),
@@ -220,7 +229,11 @@ impl ConfigArgs {
             ("--threads", "model.threads", self.threads.map(number)),
             ("--gpu-layers", "model.gpu_layers", self.gpu_layers.map(|n| Value::Integer(n.into()))),
             ("--queue", "model.queue", self.queue.map(number)),
-            ("--embeddings", "model.kind", self.embeddings.then(|| Value::String("embedding".to_owned()))),
+            (
+                "--embeddings",
+                "model.kind",
+                self.embeddings.then(|| Value::String("embedding".to_owned())),
+            ),
             ("--pooling", "model.pooling", self.pooling.map(pooling)),
             ("--chat-template", "model.chat_template", self.chat_template.as_ref().map(path)),
             ("--model", "model.path", None),
@@ -231,7 +244,9 @@ impl ConfigArgs {
 fn run_server(settings: Settings) -> Exit {
     start_log(&settings);
     if settings.models.is_empty() {
-        complain("no model: give --model FILE.gguf, or a configuration file with a [[model]] section");
+        complain(
+            "no model: give --model FILE.gguf, or a configuration file with a [[model]] section",
+        );
         return Exit::Usage;
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -242,7 +257,9 @@ fn run_server(settings: Settings) -> Exit {
         let address = (settings.server.host.clone(), settings.server.port);
         let listener = match tokio::net::TcpListener::bind(&address).await {
             Ok(listener) => listener,
-            Err(error) => return complain(&format!("cannot listen on {}:{}: {error}", address.0, address.1)),
+            Err(error) => {
+                return complain(&format!("cannot listen on {}:{}: {error}", address.0, address.1));
+            }
         };
         let at: Option<SocketAddr> = listener.local_addr().ok();
         tracing::info!(address = ?at, "listening");
@@ -347,7 +364,10 @@ mod tests {
             let variables = variables.map(|(k, v)| (k.to_owned(), v.to_owned()));
             Settings::resolve(args.layers(variables.into_iter())).map_err(|e| e.0)
         };
-        let good = settings("forebay serve --model a=x.gguf --port 2 --parallel 8 --alias * --pooling cls").unwrap();
+        let good = settings(
+            "forebay serve --model a=x.gguf --port 2 --parallel 8 --alias * --pooling cls",
+        )
+        .unwrap();
         assert_eq!((good.server.port, good.models[0].parallel), (2, 8));
         assert_eq!(good.models[0].names().collect::<Vec<_>>(), ["a", "*"]);
         assert_eq!(settings("forebay serve").unwrap().server.port, 1);

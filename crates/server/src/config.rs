@@ -22,7 +22,10 @@ pub struct Settings {
 
 /// `[server]`
 #[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "documented in config/forebay.toml, which a test holds to be complete")]
+#[expect(
+    missing_docs,
+    reason = "documented in config/forebay.toml, which a test holds to be complete"
+)]
 pub struct ServerSettings {
     pub host: String,
     pub port: u16,
@@ -41,7 +44,10 @@ pub struct ServerSettings {
 
 /// `[log]`
 #[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "documented in config/forebay.toml, which a test holds to be complete")]
+#[expect(
+    missing_docs,
+    reason = "documented in config/forebay.toml, which a test holds to be complete"
+)]
 pub struct LogSettings {
     pub level: String,
     pub format: LogFormat,
@@ -59,7 +65,10 @@ pub enum LogFormat {
 
 /// `[[model]]`
 #[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "documented in config/forebay.toml, which a test holds to be complete")]
+#[expect(
+    missing_docs,
+    reason = "documented in config/forebay.toml, which a test holds to be complete"
+)]
 pub struct ModelSettings {
     pub path: PathBuf,
     pub name: String,

@@ -84,7 +84,10 @@ fn token_text(vocab: &Vocab, token: u32) -> String {
 }
 
 /// The tokens' log probabilities in chat's shape.
-fn chat_logprobs(vocab: &Vocab, tokens: &[TokenLogprob]) -> Vec<forebay_protocol::chat::TokenLogprob> {
+fn chat_logprobs(
+    vocab: &Vocab,
+    tokens: &[TokenLogprob],
+) -> Vec<forebay_protocol::chat::TokenLogprob> {
     use forebay_protocol::chat;
     let each = tokens.iter().map(|entry| chat::TokenLogprob {
         token: token_text(vocab, entry.token),

@@ -39,18 +39,18 @@ enum Kind {
 
 /// The internal text of an error, for the request's log line.
 #[derive(Debug, Clone)]
-pub struct Internal(pub String);
+pub(crate) struct Internal(pub String);
 
 /// Longest piece of a client's own text that is repeated in a message, in characters.
 const SHOWN: usize = 64;
 
 /// What of a client's text may appear in a message.
-pub fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     cut(text, SHOWN)
 }
 
 /// The same for a sentence that quotes a client's text.
-pub fn shown_long(text: &str) -> String {
+pub(crate) fn shown_long(text: &str) -> String {
     cut(text, SHOWN * 4)
 }
 
@@ -68,7 +68,11 @@ impl ApiError {
     }
 
     /// A field that cannot be honoured.
-    pub fn invalid(param: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
+    pub fn invalid(
+        param: impl Into<String>,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
         let param = Some(param.into());
         Self { param, code: Some(code), ..Self::new(Kind::Invalid, message) }
     }
@@ -93,7 +97,8 @@ impl ApiError {
 
     /// A model nobody serves.
     pub fn no_such_model(name: &str) -> Self {
-        let message = format!("The model `{}` does not exist or you do not have access to it.", shown(name));
+        let message =
+            format!("The model `{}` does not exist or you do not have access to it.", shown(name));
         let (param, code) = (Some("model".to_owned()), Some("model_not_found"));
         Self { param, code, ..Self::new(Kind::NoSuchModel, message) }
     }
@@ -112,7 +117,10 @@ impl ApiError {
 
     /// A body that takes too long to arrive.
     pub fn slow_body(seconds: u64) -> Self {
-        Self::new(Kind::SlowBody, format!("The request body did not arrive within {seconds} seconds."))
+        Self::new(
+            Kind::SlowBody,
+            format!("The request body did not arrive within {seconds} seconds."),
+        )
     }
 
     /// A body over the limit.
@@ -210,14 +218,22 @@ impl From<SubmitError> for ApiError {
     fn from(error: SubmitError) -> Self {
         match error {
             SubmitError::QueueFull { limit } => {
-                let message = format!("The server is busy: {limit} requests are running or waiting already. Try again shortly.");
+                let message = format!(
+                    "The server is busy: {limit} requests are running or waiting already. Try again shortly."
+                );
                 Self { code: Some("queue_full"), ..Self::new(Kind::Overloaded, message) }
             }
             SubmitError::TooLong { tokens, limit } => Self::context_length("prompt", tokens, limit),
-            SubmitError::TooManyChoices { limit, .. } => {
-                Self::invalid("n", "integer_above_max_value", format!("'n' must be at most {limit}."))
-            }
-            SubmitError::Empty => Self::invalid("prompt", "invalid_value", "There is nothing to compute: the input is empty."),
+            SubmitError::TooManyChoices { limit, .. } => Self::invalid(
+                "n",
+                "integer_above_max_value",
+                format!("'n' must be at most {limit}."),
+            ),
+            SubmitError::Empty => Self::invalid(
+                "prompt",
+                "invalid_value",
+                "There is nothing to compute: the input is empty.",
+            ),
             SubmitError::NoSuchToken { token } => {
                 Self::invalid("prompt", "invalid_value", format!("The model has no token {token}."))
             }
@@ -259,7 +275,9 @@ impl From<RenderError> for ApiError {
             }
             RenderError::BadVariable(name) => {
                 let param = format!("chat_template_kwargs.{}", shown(&name));
-                let message = format!("'{param}' must be a scalar and not a name that chat templates already have.");
+                let message = format!(
+                    "'{param}' must be a scalar and not a name that chat templates already have."
+                );
                 Self::invalid(param, "invalid_value", message)
             }
             RenderError::Template(why) => {
@@ -285,14 +303,24 @@ mod tests {
         };
         let invalid = "invalid_request_error";
         check(ApiError::not_json("x"), 400, invalid, None);
-        check(ApiError::context_length("messages", 9, 8), 400, invalid, Some("context_length_exceeded"));
+        check(
+            ApiError::context_length("messages", 9, 8),
+            400,
+            invalid,
+            Some("context_length_exceeded"),
+        );
         check(ApiError::no_such_model("m"), 404, invalid, Some("model_not_found"));
         check(ApiError::no_such_route(&Method::GET, "/x"), 404, invalid, Some("unknown_url"));
         check(ApiError::wrong_method(&Method::GET, "/x"), 405, invalid, Some("method_not_allowed"));
         check(ApiError::slow_body(1), 408, invalid, None);
         check(ApiError::too_large(1), 413, invalid, None);
         check(ApiError::wrong_media_type("x"), 415, invalid, None);
-        check(SubmitError::QueueFull { limit: 1 }.into(), 429, "rate_limit_error", Some("queue_full"));
+        check(
+            SubmitError::QueueFull { limit: 1 }.into(),
+            429,
+            "rate_limit_error",
+            Some("queue_full"),
+        );
         check(ApiError::internal("secret"), 500, "server_error", Some("internal_error"));
         check(SubmitError::EngineGone.into(), 503, "server_error", Some("engine_stopped"));
         check(Failure::Step.into(), 503, "server_error", Some("step_failed"));

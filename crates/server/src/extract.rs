@@ -42,7 +42,9 @@ fn check_headers(headers: &HeaderMap, max_bytes: usize) -> Result<(), ApiError> 
     let json = essence == "application/json"
         || (essence.starts_with("application/") && essence.ends_with("+json"));
     if !json {
-        return Err(ApiError::wrong_media_type("The request's content-type must be application/json."));
+        return Err(ApiError::wrong_media_type(
+            "The request's content-type must be application/json.",
+        ));
     }
     let length = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     match length {
@@ -70,7 +72,11 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let value: T = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
         let error = error.into_inner();
-        if error.is_data() { field_error(&path, &error) } else { ApiError::not_json(&position(&error)) }
+        if error.is_data() {
+            field_error(&path, &error)
+        } else {
+            ApiError::not_json(&position(&error))
+        }
     })?;
     json.end().map_err(|error| ApiError::not_json(&position(&error)))?;
     Ok(value)
@@ -128,8 +134,16 @@ mod tests {
     #[test]
     fn wrong_fields_are_named() {
         check(r#"{"model":"m"}"#, Some("messages"), Some("missing_required_parameter"));
-        check(r#"{"model":"m","messages":[{}]}"#, Some("messages[0].role"), Some("missing_required_parameter"));
-        check(r#"{"model":"m","messages":[{"role":"user","content":5}]}"#, Some("messages[0].content"), Some("invalid_type"));
+        check(
+            r#"{"model":"m","messages":[{}]}"#,
+            Some("messages[0].role"),
+            Some("missing_required_parameter"),
+        );
+        check(
+            r#"{"model":"m","messages":[{"role":"user","content":5}]}"#,
+            Some("messages[0].content"),
+            Some("invalid_type"),
+        );
         let chat = |field: &str| format!(r#"{{"model":"m","messages":[],{field}}}"#);
         check(&chat(r#""max_tokens":"5""#), Some("max_tokens"), Some("invalid_type"));
         check(&chat(r#""max_tokens":1.5"#), Some("max_tokens"), Some("invalid_type"));
@@ -141,7 +155,15 @@ mod tests {
 
     #[test]
     fn what_is_not_json_has_no_param() {
-        for text in ["{", "", "\u{feff}{}", r#"{"model":"m"} x"#, r#"{"model":"\ud800","messages":[]}"#, "[]", "7"] {
+        for text in [
+            "{",
+            "",
+            "\u{feff}{}",
+            r#"{"model":"m","messages":[]} x"#,
+            r#"{"model":"\ud800","messages":[]}"#,
+            "[]",
+            "7",
+        ] {
             check(text, None, None);
         }
         assert!(parse::<ChatCompletionRequest>(b"{\"model\":\"\xff\"}").is_err());

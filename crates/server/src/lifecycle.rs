@@ -51,7 +51,7 @@ impl Lifecycle {
         let mut phases = self.phase.subscribe();
         // The sender lives in `self`, so waiting cannot fail.
         if phases.wait_for(|now| *now >= phase).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::lifecycle::{Lifecycle, Phase};
 const HEAD_BYTES: usize = 64 << 10;
 const HTTP2_STREAMS: u32 = 256;
 /// How an HTTP/2 connection without TLS begins.
-const HTTP2_PREFACE: &[u8] = b"PRI";
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Pause after an accept that failed, usually for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What cut streams have to write their last event.
@@ -28,7 +28,7 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Serves connections until draining is over. `delay` and `timeout` are how long new connections
 /// and running requests are still served after [`Phase::Draining`].
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
     settings: Arc<ServerSettings>,
@@ -110,7 +110,9 @@ impl Connection {
         let Self { stream, router, settings, watcher, permit } = self;
         let head_timeout = Duration::from_secs(settings.header_timeout_s);
         // hyper's own timer starts only after it knows the protocol.
-        let Ok(Some(http2)) = tokio::time::timeout(head_timeout, is_http2(&stream)).await else { return };
+        let Ok(Some(http2)) = tokio::time::timeout(head_timeout, is_http2(&stream)).await else {
+            return;
+        };
         // Tokens are small; waiting to fill packets would hold each of them back.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY cannot be set");
@@ -128,6 +130,7 @@ impl Connection {
             .http2()
             .timer(TokioTimer::new())
             .keep_alive_interval(head_timeout)
+            .keep_alive_timeout(head_timeout)
             .max_concurrent_streams(HTTP2_STREAMS);
         let builder = if http2 { builder.http2_only() } else { builder.http1_only() };
         let service = TowerToHyperService::new(router);

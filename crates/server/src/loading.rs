@@ -18,7 +18,10 @@ const LOG_EVERY: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// [`CannotServe`] for the first that cannot be.
-pub async fn load_all(state: &AppState, source: impl Fn(&ModelSettings) -> Source) -> Result<(), CannotServe> {
+pub(crate) async fn load_all(
+    state: &AppState,
+    source: impl Fn(&ModelSettings) -> Source,
+) -> Result<(), CannotServe> {
     let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
     let mut loadings = Vec::new();
     for settings in state.registry.settings() {
@@ -50,7 +53,9 @@ async fn show(
     match bars {
         Some(bars) => {
             let bar = bars.add(ProgressBar::new(100));
-            if let Ok(style) = ProgressStyle::with_template("loading {msg:20} {bar:30} {percent}% {elapsed}") {
+            if let Ok(style) =
+                ProgressStyle::with_template("loading {msg:20} {bar:30} {percent}% {elapsed}")
+            {
                 bar.set_style(style);
             }
             bar.set_message(name.to_owned());

@@ -3,17 +3,22 @@
 use std::time::Duration;
 
 use forebay_engine::Stats;
-use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics::{
+    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
+use metrics_exporter_prometheus::{
+    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
 
 use crate::registry::Served;
 
 const SECONDS: [f64; 17] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    120.0, 300.0,
 ];
-const TOKENS: [f64; 16] = [
-    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5,
-];
+const TOKENS: [f64; 16] =
+    [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5];
 
 const TTFT: &str = "forebay_time_to_first_token_seconds";
 const ITL: &str = "forebay_inter_token_latency_seconds";
@@ -49,7 +54,6 @@ pub struct Metrics {
 
 /// One model's metrics, looked up once.
 #[derive(Debug)]
-#[expect(missing_docs, reason = "each is the metric of the same name")]
 pub struct ModelMetrics {
     pub ttft: Histogram,
     pub itl: Histogram,
@@ -68,11 +72,14 @@ pub struct ModelMetrics {
 impl Metrics {
     /// No counts yet.
     pub fn new() -> Self {
-        let builder = HISTOGRAMS.iter().fold(PrometheusBuilder::new(), |builder, (name, _, _, buckets)| {
-            let named = Matcher::Full((*name).to_owned());
-            // It fails only on an empty list of buckets.
-            builder.set_buckets_for_metric(named, buckets).unwrap_or_else(|_| PrometheusBuilder::new())
-        });
+        let builder =
+            HISTOGRAMS.iter().fold(PrometheusBuilder::new(), |builder, (name, _, _, buckets)| {
+                let named = Matcher::Full((*name).to_owned());
+                // It fails only on an empty list of buckets.
+                builder
+                    .set_buckets_for_metric(named, buckets)
+                    .unwrap_or_else(|_| PrometheusBuilder::new())
+            });
         let recorder = builder.build_recorder();
         let handle = recorder.handle();
         let metrics = Self { recorder, handle };
@@ -89,7 +96,8 @@ impl Metrics {
         let model = name.to_owned();
         self.with(|| {
             counter!(CACHED_TOKENS, "model" => model.clone()).absolute(0);
-            let finished = |reason| counter!(FINISHED, "model" => model.clone(), "finish_reason" => reason);
+            let finished =
+                |reason| counter!(FINISHED, "model" => model.clone(), "finish_reason" => reason);
             ModelMetrics {
                 ttft: histogram!(TTFT, "model" => model.clone()),
                 itl: histogram!(ITL, "model" => model.clone()),
@@ -110,7 +118,9 @@ impl Metrics {
     /// Counts a response. `route` is a route's pattern, never a path.
     pub fn response(&self, route: &str, method: &'static str, status: u16) {
         let (route, status) = (route.to_owned(), status.to_string());
-        self.with(|| counter!(HTTP, "route" => route, "method" => method, "status" => status).increment(1));
+        self.with(|| {
+            counter!(HTTP, "route" => route, "method" => method, "status" => status).increment(1);
+        });
     }
 
     /// Counts a request that was not taken.
@@ -124,12 +134,19 @@ impl Metrics {
     }
 
     /// The Prometheus text, with gauges as of now.
-    pub fn render<'m>(&self, models: impl Iterator<Item = (&'m str, Option<&'m Served>)>) -> String {
+    pub fn render<'m>(
+        &self,
+        models: impl Iterator<Item = (&'m str, Option<&'m Served>)>,
+    ) -> String {
         self.with(|| {
             gauge!("forebay_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
             for (name, served) in models {
                 let model = name.to_owned();
-                gauge!("forebay_model_loaded", "model" => model).set(if served.is_some() { 1.0 } else { 0.0 });
+                gauge!("forebay_model_loaded", "model" => model).set(if served.is_some() {
+                    1.0
+                } else {
+                    0.0
+                });
                 if let Some(served) = served {
                     model_gauges(served);
                 }
@@ -168,7 +185,8 @@ fn model_gauges(served: &Served) {
     total("forebay_engine_steps_total", stats.steps);
     total("forebay_engine_step_tokens_total", stats.step_tokens);
     total("forebay_decode_errors_total", stats.step_errors);
-    counter!("forebay_cancelled_total", "model" => name(), "cause" => "client_gone").absolute(stats.cancelled);
+    counter!("forebay_cancelled_total", "model" => name(), "cause" => "client_gone")
+        .absolute(stats.cancelled);
 }
 
 fn describe() {
@@ -193,5 +211,8 @@ fn describe() {
     describe_gauge!("forebay_kv_cache_total_tokens", "KV cells.");
     describe_gauge!("forebay_kv_cache_usage_ratio", "KV cells in use, from 0 to 1.");
     describe_gauge!("forebay_slots_total", "Sequences that can run together.");
-    describe_gauge!("forebay_engine_step_running_seconds", "How long the current step has been running; a hang detector.");
+    describe_gauge!(
+        "forebay_engine_step_running_seconds",
+        "How long the current step has been running; a hang detector."
+    );
 }

@@ -19,7 +19,7 @@ use crate::registry::Served;
 use crate::state::AppState;
 
 /// The header that names a request.
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_ID: usize = 128;
 /// What is logged and counted when the client left before there was a response.
 const CLIENT_GONE: u16 = 499;
@@ -31,7 +31,6 @@ pub struct Record(Arc<Mutex<Facts>>);
 
 /// The facts of a [`Record`].
 #[derive(Debug, Default)]
-#[expect(missing_docs, reason = "their names say it")]
 pub struct Facts {
     pub model: Option<Arc<Served>>,
     pub stream: bool,
@@ -50,13 +49,17 @@ impl Record {
 }
 
 /// Gives the request an id and a record, and sees its response through to the last byte.
-pub async fn track(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn track(
+    State(state): State<AppState>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let started = Instant::now();
     let id = request_id(request.headers());
-    let route = request.extensions().get::<MatchedPath>().map_or_else(
-        || Cow::Borrowed("other"),
-        |path| Cow::Owned(path.as_str().to_owned()),
-    );
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| Cow::Borrowed("other"), |path| Cow::Owned(path.as_str().to_owned()));
     let method = method_label(request.method());
     let record = Record::default();
     request.extensions_mut().insert(record.clone());

@@ -43,7 +43,7 @@ pub struct Served {
 
 #[derive(Debug)]
 enum Handle {
-    Chat { engine: Engine, template: Option<ChatTemplate> },
+    Chat { engine: Engine, template: Option<Box<ChatTemplate>> },
     Embedding(Embedder),
 }
 
@@ -64,7 +64,10 @@ impl CannotServe {
 impl Registry {
     /// Nothing is loaded yet.
     pub fn new(models: &[ModelSettings]) -> Self {
-        let entry = |settings: &ModelSettings| Entry { settings: settings.clone(), served: OnceLock::new() };
+        let entry = |settings: &ModelSettings| Entry {
+            settings: settings.clone(),
+            served: OnceLock::new(),
+        };
         Self { entries: models.iter().map(entry).collect() }
     }
 
@@ -97,10 +100,15 @@ impl Registry {
     /// # Errors
     /// 404 if there is none, 503 if it is still being loaded.
     pub fn resolve(&self, name: &str) -> Result<Arc<Served>, ApiError> {
-        let called = |wanted: &str| self.entries.iter().find(|e| e.settings.names().any(|n| n == wanted));
-        let entry = called(name).or_else(|| called(ANY)).ok_or_else(|| ApiError::no_such_model(name))?;
+        let called =
+            |wanted: &str| self.entries.iter().find(|e| e.settings.names().any(|n| n == wanted));
+        let entry =
+            called(name).or_else(|| called(ANY)).ok_or_else(|| ApiError::no_such_model(name))?;
         entry.served.get().cloned().ok_or_else(|| {
-            ApiError::unavailable("model_loading", "The model is still being loaded. Try again shortly.")
+            ApiError::unavailable(
+                "model_loading",
+                "The model is still being loaded. Try again shortly.",
+            )
         })
     }
 
@@ -119,11 +127,16 @@ impl Registry {
     ///
     /// # Errors
     /// [`CannotServe`] when its chat template cannot be used.
-    pub fn install(&self, index: usize, loaded: Loaded, metrics: &Metrics) -> Result<(), CannotServe> {
+    pub fn install(
+        &self,
+        index: usize,
+        loaded: Loaded,
+        metrics: &Metrics,
+    ) -> Result<(), CannotServe> {
         let entry = &self.entries[index];
         let settings = &entry.settings;
-        let handle = Handle::new(settings, loaded)
-            .map_err(|why| CannotServe::new(&settings.name, why))?;
+        let handle =
+            Handle::new(settings, loaded).map_err(|why| CannotServe::new(&settings.name, why))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let served = Served {
             name: settings.name.as_str().into(),
@@ -157,7 +170,7 @@ impl Handle {
             .map(|source| ChatTemplate::new(&source, vocab.bos_text(), vocab.eos_text(), names))
             .transpose()
             .map_err(|e| format!("{e}; --chat-template FILE replaces it"))?;
-        Ok(Self::Chat { engine, template })
+        Ok(Self::Chat { engine, template: template.map(Box::new) })
     }
 }
 
@@ -169,7 +182,9 @@ impl Served {
     pub fn engine(&self) -> Result<&Engine, ApiError> {
         match &self.handle {
             Handle::Chat { engine, .. } => Ok(engine),
-            Handle::Embedding(_) => Err(self.wrong_kind("an embedding model: it cannot generate text")),
+            Handle::Embedding(_) => {
+                Err(self.wrong_kind("an embedding model: it cannot generate text"))
+            }
         }
     }
 
@@ -248,7 +263,7 @@ impl Served {
 }
 
 /// What the engine is told to load.
-pub fn model_config(settings: &ModelSettings, source: Source) -> ModelConfig {
+pub(crate) fn model_config(settings: &ModelSettings, source: Source) -> ModelConfig {
     let unless_zero = |value: u32| (value != 0).then_some(value);
     ModelConfig {
         name: settings.name.clone(),

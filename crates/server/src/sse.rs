@@ -13,7 +13,7 @@ use crate::answer::{Runs, Sourced};
 use crate::error::ApiError;
 
 /// Turns events into the JSON texts of a stream's chunks.
-pub trait Encoder: Send + 'static {
+pub(crate) trait Encoder: Send + 'static {
     /// What comes before anything was generated.
     fn start(&mut self, out: &mut Chunks);
     /// What an event adds.
@@ -24,7 +24,7 @@ pub trait Encoder: Send + 'static {
 
 /// Chunks on their way out.
 #[derive(Debug, Default)]
-pub struct Chunks(VecDeque<String>);
+pub(crate) struct Chunks(VecDeque<String>);
 
 struct Stream<E> {
     runs: Runs,
@@ -35,29 +35,24 @@ struct Stream<E> {
 
 impl Chunks {
     /// Adds a chunk.
-    pub fn push<T: Serialize>(&mut self, chunk: &T) {
+    pub(crate) fn push<T: Serialize>(&mut self, chunk: &T) {
         match serde_json::to_string(chunk) {
             Ok(json) => self.0.push_back(json),
             Err(error) => tracing::error!(%error, "a chunk cannot be written as JSON"),
         }
     }
-
-    /// The chunks so far, for tests.
-    #[cfg(test)]
-    pub fn take(&mut self) -> Vec<serde_json::Value> {
-        self.0.drain(..).map(|json| serde_json::from_str(&json).unwrap()).collect()
-    }
 }
 
 /// The response that streams `runs` through `encoder`: chunks, `[DONE]`, and nothing after it. A
 /// failure becomes an error event, without `[DONE]`.
-pub fn respond(runs: Runs, mut encoder: impl Encoder, keepalive: Duration) -> Response {
+pub(crate) fn respond(runs: Runs, mut encoder: impl Encoder, keepalive: Duration) -> Response {
     let mut chunks = Chunks::default();
     encoder.start(&mut chunks);
-    let stream = stream::unfold(Stream { runs, encoder, chunks, over: false }, |mut stream| async {
-        let json = stream.next().await?;
-        Some((Ok::<_, Infallible>(SseEvent::default().data(json)), stream))
-    });
+    let stream =
+        stream::unfold(Stream { runs, encoder, chunks, over: false }, |mut stream| async {
+            let json = stream.next().await?;
+            Some((Ok::<_, Infallible>(SseEvent::default().data(json)), stream))
+        });
     let keepalive = KeepAlive::new().interval(keepalive).text("keepalive");
     Sse::new(stream).keep_alive(keepalive).into_response()
 }

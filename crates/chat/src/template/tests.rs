@@ -21,7 +21,11 @@ fn turn(role: &'static str, content: &str) -> Turn {
     Turn { role, content: content.into(), name: None }
 }
 
-fn render_with(source: &str, turns: &[Turn], change: impl FnOnce(&mut RenderOptions<'_>)) -> Result<Vec<String>, RenderError> {
+fn render_with(
+    source: &str,
+    turns: &[Turn],
+    change: impl FnOnce(&mut RenderOptions<'_>),
+) -> Result<Vec<String>, RenderError> {
     let variables = Map::new();
     let mut options = RenderOptions {
         add_generation_prompt: true,
@@ -61,7 +65,8 @@ fn no_text_of_a_user_becomes_a_control_token() {
 fn system_turns_are_merged_or_folded_when_the_template_refuses_them() {
     let turns = [turn("system", "a"), turn("system", "b"), turn("user", " q ")];
     assert_eq!(render(STRICT, &turns).unwrap(), "<s>[user]a\n\nb\n\n q");
-    let apart = [turn("user", "q"), turn("assistant", "r"), turn("system", "late"), turn("user", "s")];
+    let apart =
+        [turn("user", "q"), turn("assistant", "r"), turn("system", "late"), turn("user", "s")];
     assert_eq!(render(STRICT, &apart).unwrap(), "<s>[user]late\n\nq[assistant]r[user]s");
 }
 
@@ -86,7 +91,12 @@ fn variables_are_scalars_under_free_names() {
     let with = |variables: serde_json::Value| {
         let serde_json::Value::Object(variables) = variables else { panic!() };
         let now = SystemTime::UNIX_EPOCH;
-        let options = RenderOptions { add_generation_prompt: true, continue_final_message: false, variables: &variables, now };
+        let options = RenderOptions {
+            add_generation_prompt: true,
+            continue_final_message: false,
+            variables: &variables,
+            now,
+        };
         template(source).render(&[turn("user", "x")], &options).map(|p| p.concat())
     };
     assert_eq!(with(json!({"enable_thinking": true, "mood": "well"})).unwrap(), "think well");

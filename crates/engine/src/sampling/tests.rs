@@ -32,22 +32,22 @@ fn drawn(params: &SamplingParams, logits: &[f32], forbidden: &[Token]) -> BTreeS
 }
 
 #[track_caller]
-fn check(params: SamplingParams, expected: &[Token]) {
-    assert_eq!(drawn(&params, &logits(), &[]), expected.iter().copied().collect(), "{params:?}");
+fn check(params: &SamplingParams, expected: &[Token]) {
+    assert_eq!(drawn(params, &logits(), &[]), expected.iter().copied().collect(), "{params:?}");
 }
 
 #[test]
 fn filters_keep_what_they_say() {
-    check(plain(1), &[0, 1, 2, 3]);
-    check(SamplingParams { top_k: 2, ..plain(1) }, &[0, 1]);
-    check(SamplingParams { top_p: 0.7, ..plain(1) }, &[0, 1]);
-    check(SamplingParams { top_p: 0.0, ..plain(1) }, &[0]);
-    check(SamplingParams { min_p: 0.29, ..plain(1) }, &[0, 1, 2]);
-    check(SamplingParams { temperature: 0.0, ..plain(1) }, &[0]);
+    check(&plain(1), &[0, 1, 2, 3]);
+    check(&SamplingParams { top_k: 2, ..plain(1) }, &[0, 1]);
+    check(&SamplingParams { top_p: 0.7, ..plain(1) }, &[0, 1]);
+    check(&SamplingParams { top_p: 0.0, ..plain(1) }, &[0]);
+    check(&SamplingParams { min_p: 0.29, ..plain(1) }, &[0, 1, 2]);
+    check(&SamplingParams { temperature: 0.0, ..plain(1) }, &[0]);
     // Entropy is 1.208 nats; the surprises are 0.69, 1.39, 1.90, 2.30: token 1 is most typical.
-    check(SamplingParams { typical_p: 0.2, ..plain(1) }, &[1]);
-    check(SamplingParams { logit_bias: vec![(3, 100.0)], ..plain(1) }, &[3]);
-    check(SamplingParams { logit_bias: vec![(0, -100.0)], ..plain(1) }, &[1, 2, 3]);
+    check(&SamplingParams { typical_p: 0.2, ..plain(1) }, &[1]);
+    check(&SamplingParams { logit_bias: vec![(3, 100.0)], ..plain(1) }, &[3]);
+    check(&SamplingParams { logit_bias: vec![(0, -100.0)], ..plain(1) }, &[1, 2, 3]);
 }
 
 #[test]

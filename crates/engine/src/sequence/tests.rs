@@ -29,7 +29,10 @@ fn request(max_tokens: u32, stop: StopRules) -> GenerateRequest {
 
 /// Says `tokens` one by one. Returns the texts sent, the number of log probabilities sent with
 /// each, and why it ended.
-fn say(request: &GenerateRequest, tokens: &[Token]) -> (Vec<(String, usize)>, Option<FinishReason>) {
+fn say(
+    request: &GenerateRequest,
+    tokens: &[Token],
+) -> (Vec<(String, usize)>, Option<FinishReason>) {
     let vocab = vocab();
     let mut sequence = Sequence::new(request, 0, &vocab);
     let mut sent = Vec::new();
@@ -96,8 +99,12 @@ fn stop_tokens_end_an_answer_without_being_part_of_it() {
 
 #[test]
 fn before_min_tokens_nothing_ends_an_answer() {
-    let stop =
-        StopRules { strings: vec!["a".into()], min_tokens: 3, tokens: vec![98], ..StopRules::default() };
+    let stop = StopRules {
+        strings: vec!["a".into()],
+        min_tokens: 3,
+        tokens: vec![98],
+        ..StopRules::default()
+    };
     let (sent, reason) = say(&request(9, stop), &[97, EOS, 98, 97]);
     // EOS and the stop token may not be chosen, so the likeliest other token is, byte 0.
     assert_eq!(texts(&sent), ["a", "\0", "\0", ""]);

@@ -75,8 +75,7 @@ fn slow() -> Script {
 #[tokio::test]
 async fn requests_run_together_and_each_gets_its_own_text() {
     let engine = engine(slow()).await;
-    let generations: Vec<_> =
-        (1..4).map(|n| engine.generate(request(n * 3, 1)).unwrap()).collect();
+    let generations: Vec<_> = (1..4).map(|n| engine.generate(request(n * 3, 1)).unwrap()).collect();
     for (n, generation) in (1..).zip(generations) {
         let (texts, ends) = drain(generation).await;
         assert_eq!(texts[0], &"abc abc abc"[..n * 3]);

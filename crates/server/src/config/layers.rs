@@ -63,7 +63,9 @@ impl Layers {
                     }
                 }
                 ("model", _) => {
-                    self.error(format!("{shown}: models are written as [[model]], with two brackets"));
+                    self.error(format!(
+                        "{shown}: models are written as [[model]], with two brackets"
+                    ));
                 }
                 (_, value) => self.section(&section, value, shown),
             }
@@ -110,7 +112,11 @@ impl Layers {
                 None => (None, model.as_str()),
             };
             let mut set = |key: &str, text: &str| {
-                self.set(&format!("model.{index}.{key}"), Value::String(text.to_owned()), origin.clone());
+                self.set(
+                    &format!("model.{index}.{key}"),
+                    Value::String(text.to_owned()),
+                    origin.clone(),
+                );
             };
             set("path", path);
             if let Some(name) = name {
@@ -182,7 +188,8 @@ impl Layers {
     pub fn finish(mut self) -> Result<(), ConfigErrors> {
         for (key, (_, origin)) in std::mem::take(&mut self.values) {
             let hint = self.nearest(&key).map(|near| format!("; did you mean {near}?"));
-            self.errors.push(format!("{key} ({origin}): no such setting{}", hint.unwrap_or_default()));
+            self.errors
+                .push(format!("{key} ({origin}): no such setting{}", hint.unwrap_or_default()));
         }
         if self.errors.is_empty() { Ok(()) } else { Err(ConfigErrors(self.errors)) }
     }

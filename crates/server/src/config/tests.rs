@@ -39,7 +39,8 @@ fn the_documented_file_is_the_defaults_and_names_every_setting() {
 #[test]
 fn later_layers_win() {
     let text = "[server]\nport = 1\nhost = \"h\"\n[[model]]\npath = \"a/b.gguf\"\nctx_size = 5";
-    let settings = resolve(text, &[("FOREBAY_SERVER__PORT", "2"), ("FOREBAY_MODEL__CTX_SIZE", "7")]).unwrap();
+    let settings =
+        resolve(text, &[("FOREBAY_SERVER__PORT", "2"), ("FOREBAY_MODEL__CTX_SIZE", "7")]).unwrap();
     assert_eq!((settings.server.port, settings.server.host.as_str()), (2, "h"));
     assert_eq!((settings.models[0].name.as_str(), settings.models[0].ctx_size), ("b", 7));
     let settings = resolve(text, &[("FOREBAY_MODEL", "x=1.gguf,2.gguf")]).unwrap();
@@ -68,6 +69,7 @@ fn all_errors_are_told_at_once_with_their_origin() {
 
 #[test]
 fn two_models_cannot_share_a_name() {
-    let errors = resolve("[[model]]\npath=\"a.gguf\"\n[[model]]\npath=\"b/a.gguf\"", &[]).unwrap_err();
+    let errors =
+        resolve("[[model]]\npath=\"a.gguf\"\n[[model]]\npath=\"b/a.gguf\"", &[]).unwrap_err();
     assert_eq!(errors, ["two models are called \"a\""]);
 }

@@ -63,7 +63,10 @@ pub fn parse(
     log_unknown(&unknown);
     metadata(request)?;
     if let Some(tier) = request.service_tier.as_deref().filter(|t| !TIERS.contains(t)) {
-        let message = format!("Invalid 'service_tier': '{}' is not one of {TIERS:?}.", crate::error::shown(tier));
+        let message = format!(
+            "Invalid 'service_tier': '{}' is not one of {TIERS:?}.",
+            crate::error::shown(tier)
+        );
         return Err(ApiError::invalid("service_tier", "invalid_value", message));
     }
     if request.continue_final_message == Some(true) && request.add_generation_prompt == Some(true) {
@@ -71,8 +74,13 @@ pub fn parse(
         return Err(ApiError::invalid("continue_final_message", "invalid_value", message));
     }
     let mut common = request.common();
-    let name = if request.max_completion_tokens.is_some() { "max_completion_tokens" } else { "max_tokens" };
-    common.max_tokens = integer(name, request.max_completion_tokens.or(common.max_tokens), 1, i64::from(i32::MAX))?;
+    let name = if request.max_completion_tokens.is_some() {
+        "max_completion_tokens"
+    } else {
+        "max_tokens"
+    };
+    common.max_tokens =
+        integer(name, request.max_completion_tokens.or(common.max_tokens), 1, i64::from(i32::MAX))?;
     let mut recipe = Recipe::new(&common, served.info(), served.vocab(), max_choices)?;
     let logprobs = request.logprobs.unwrap_or(false);
     let top = integer("top_logprobs", request.top_logprobs, 0, MAX_TOP_LOGPROBS)?.unwrap_or(0);
@@ -199,7 +207,10 @@ impl Encoder for ChatEncoder {
                 content: Some(String::new()),
                 refusal: Some(None),
             };
-            out.push(&self.chunk(vec![ChunkChoice { index, delta, logprobs: None, finish_reason: None }], None));
+            out.push(&self.chunk(
+                vec![ChunkChoice { index, delta, logprobs: None, finish_reason: None }],
+                None,
+            ));
         }
     }
 

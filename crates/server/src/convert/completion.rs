@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use forebay_engine::{Event, ParseSpecial, Token, TokenLogprob, Vocab};
-use forebay_protocol::completion::{Completion, CompletionChoice, CompletionLogprobs, CompletionRequest};
+use forebay_protocol::completion::{
+    Completion, CompletionChoice, CompletionLogprobs, CompletionRequest,
+};
 use forebay_protocol::usage::Usage;
 use forebay_protocol::{Prompt, fields};
 
@@ -68,7 +70,12 @@ pub struct Prepared {
 ///
 /// # Errors
 /// 400 for the first field that cannot be honoured.
-pub fn parse(request: &CompletionRequest, served: &Served, max_choices: u32, strict: bool) -> Result<Parsed, ApiError> {
+pub fn parse(
+    request: &CompletionRequest,
+    served: &Served,
+    max_choices: u32,
+    strict: bool,
+) -> Result<Parsed, ApiError> {
     log_unknown(&check_extra(fields::COMPLETION, &request.extra, strict)?);
     let prompts = match request.prompt.clone() {
         None => {
@@ -81,7 +88,11 @@ pub fn parse(request: &CompletionRequest, served: &Served, max_choices: u32, str
         Some(Prompt::TokenLists(lists)) => lists.into_iter().map(Source::Tokens).collect(),
     };
     if prompts.is_empty() {
-        return Err(ApiError::invalid("prompt", "empty_array", "'prompt' must hold at least one prompt."));
+        return Err(ApiError::invalid(
+            "prompt",
+            "empty_array",
+            "'prompt' must hold at least one prompt.",
+        ));
     }
     let most = served.engine()?.capacity();
     if prompts.len() > most {
@@ -93,7 +104,8 @@ pub fn parse(request: &CompletionRequest, served: &Served, max_choices: u32, str
     let least = i64::from(!echo);
     common.max_tokens = integer("max_tokens", common.max_tokens, least, i64::from(i32::MAX))?;
     let mut recipe = Recipe::new(&common, served.info(), served.vocab(), max_choices)?;
-    recipe.max_tokens = Some(recipe.max_tokens.unwrap_or_else(|| DEFAULT_MAX_TOKENS.max(recipe.stop.min_tokens)));
+    recipe.max_tokens =
+        Some(recipe.max_tokens.unwrap_or_else(|| DEFAULT_MAX_TOKENS.max(recipe.stop.min_tokens)));
     if request.best_of.is_some_and(|best| best != i64::from(recipe.choices)) {
         let message = "'best_of' is only supported when it is the same as 'n'.";
         return Err(ApiError::invalid("best_of", "unsupported_value", message));
@@ -135,7 +147,12 @@ struct Columns {
 }
 
 impl Columns {
-    fn prompt(&mut self, vocab: &Vocab, prompt: &Prepared, logprobs: &[TokenLogprob]) -> CompletionLogprobs {
+    fn prompt(
+        &mut self,
+        vocab: &Vocab,
+        prompt: &Prepared,
+        logprobs: &[TokenLogprob],
+    ) -> CompletionLogprobs {
         let mut out = empty();
         for (at, &token) in prompt.tokens.iter().enumerate().skip(prompt.added) {
             // The model says nothing about the first token.
@@ -153,13 +170,20 @@ impl Columns {
         out
     }
 
-    fn push(&mut self, out: &mut CompletionLogprobs, vocab: &Vocab, token: Token, known: Option<&TokenLogprob>) {
+    fn push(
+        &mut self,
+        out: &mut CompletionLogprobs,
+        vocab: &Vocab,
+        token: Token,
+        known: Option<&TokenLogprob>,
+    ) {
         out.tokens.push(token_text(vocab, token));
         out.token_logprobs.push(known.map(|k| finite(k.logprob)));
         let top = known.map(|known| {
             let chosen = std::iter::once((known.token, known.logprob));
             let likeliest = known.top.iter().map(|t| (t.token, t.logprob));
-            let named = chosen.chain(likeliest).map(|(t, logprob)| (token_text(vocab, t), finite(logprob)));
+            let named =
+                chosen.chain(likeliest).map(|(t, logprob)| (token_text(vocab, t), finite(logprob)));
             named.collect::<BTreeMap<String, f32>>()
         });
         if let Some(column) = &mut out.top_logprobs {
@@ -190,7 +214,7 @@ fn characters(text: &str) -> u32 {
 
 /// A whole answer.
 pub fn completion(
-    stamp: Stamp,
+    stamp: &Stamp,
     prompts: &[Prepared],
     collected: Vec<Collected>,
     usage: Usage,
@@ -209,7 +233,8 @@ pub fn completion(
             if let Some(logprobs) = &mut logprobs {
                 append(logprobs, columns.answer(vocab, &answer.logprobs));
             }
-            let text = if style.echo { format!("{}{}", prompt.text, answer.text) } else { answer.text };
+            let text =
+                if style.echo { format!("{}{}", prompt.text, answer.text) } else { answer.text };
             choices.push(CompletionChoice {
                 index: u32::try_from(choices.len()).unwrap_or(u32::MAX),
                 text,
@@ -218,10 +243,14 @@ pub fn completion(
             });
         }
     }
-    spell(&stamp, choices, Some(Some(usage)))
+    spell(stamp, choices, Some(Some(usage)))
 }
 
-fn spell(stamp: &Stamp, choices: Vec<CompletionChoice>, usage: Option<Option<Usage>>) -> Completion {
+fn spell(
+    stamp: &Stamp,
+    choices: Vec<CompletionChoice>,
+    usage: Option<Option<Usage>>,
+) -> Completion {
     Completion {
         id: stamp.id.clone(),
         object: "text_completion".to_owned(),
@@ -269,7 +298,10 @@ impl CompletionEncoder {
             let logprobs = logprobs.map(|known| columns.prompt(self.served.vocab(), prompt, known));
             columns.offset = characters(&prompt.text);
             let text = prompt.text.clone();
-            self.push(CompletionChoice { index: narrow(index), text, logprobs, finish_reason: None }, out);
+            self.push(
+                CompletionChoice { index: narrow(index), text, logprobs, finish_reason: None },
+                out,
+            );
         }
     }
 }
@@ -294,7 +326,8 @@ impl Encoder for CompletionEncoder {
             Event::Delta { choice, text, logprobs, .. } => {
                 let index = first + choice as usize;
                 let vocab = self.served.vocab();
-                let logprobs = self.style.logprobs.then(|| self.columns[index].answer(vocab, &logprobs));
+                let logprobs =
+                    self.style.logprobs.then(|| self.columns[index].answer(vocab, &logprobs));
                 CompletionChoice { index: narrow(index), text, logprobs, finish_reason: None }
             }
             Event::Finished { choice, reason, .. } => CompletionChoice {

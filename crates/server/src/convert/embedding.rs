@@ -3,7 +3,9 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use forebay_engine::{ParseSpecial, Token};
-use forebay_protocol::embedding::{Embedding, EmbeddingRequest, EmbeddingResponse, EmbeddingVector};
+use forebay_protocol::embedding::{
+    Embedding, EmbeddingRequest, EmbeddingResponse, EmbeddingVector,
+};
 use forebay_protocol::usage::EmbeddingUsage;
 use forebay_protocol::{EmbeddingInput, fields};
 
@@ -34,7 +36,10 @@ pub fn parse(request: &EmbeddingRequest, served: &Served, strict: bool) -> Resul
         None | Some("float") => false,
         Some("base64") => true,
         Some(other) => {
-            let message = format!("Invalid 'encoding_format': '{}' is neither 'float' nor 'base64'.", shown(other));
+            let message = format!(
+                "Invalid 'encoding_format': '{}' is neither 'float' nor 'base64'.",
+                shown(other)
+            );
             return Err(ApiError::invalid("encoding_format", "invalid_value", message));
         }
     };
@@ -63,7 +68,11 @@ fn dimensions(wanted: Option<i64>, served: &Served) -> Result<Option<usize>, Api
 ///
 /// # Errors
 /// 400 for inputs that are too many, empty or too long.
-pub fn tokens(input: EmbeddingInput, style: Style, served: &Served) -> Result<Vec<Vec<Token>>, ApiError> {
+pub fn tokens(
+    input: EmbeddingInput,
+    style: Style,
+    served: &Served,
+) -> Result<Vec<Vec<Token>>, ApiError> {
     let vocab = served.vocab();
     let text = |text: String| vocab.tokenize(&text, ParseSpecial::No);
     let (inputs, many): (Vec<Vec<Token>>, bool) = match input {
@@ -85,7 +94,11 @@ pub fn tokens(input: EmbeddingInput, style: Style, served: &Served) -> Result<Ve
 
 fn check_count(count: usize) -> Result<(), ApiError> {
     if count == 0 {
-        return Err(ApiError::invalid("input", "empty_array", "'input' must hold at least one input."));
+        return Err(ApiError::invalid(
+            "input",
+            "empty_array",
+            "'input' must hold at least one input.",
+        ));
     }
     if count > MAX_INPUTS {
         let message = format!("'input' can hold at most {MAX_INPUTS} inputs, but holds {count}.");
@@ -121,7 +134,12 @@ fn one(tokens: Vec<Token>, style: Style, served: &Served) -> Result<Vec<Token>, 
 }
 
 /// The answer. Long for many inputs: not for the reactor's threads.
-pub fn response(vectors: Vec<Vec<f32>>, style: Style, model: String, prompt_tokens: u32) -> EmbeddingResponse {
+pub fn response(
+    vectors: Vec<Vec<f32>>,
+    style: Style,
+    model: String,
+    prompt_tokens: u32,
+) -> EmbeddingResponse {
     let data = (0..).zip(vectors).map(|(index, vector)| Embedding {
         object: "embedding".to_owned(),
         index,

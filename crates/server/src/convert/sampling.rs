@@ -36,33 +36,62 @@ impl Recipe {
     ///
     /// # Errors
     /// 400 for the first field that is out of range.
-    pub fn new(fields: &CommonFields<'_>, info: &ModelInfo, vocab: &Vocab, max_choices: u32) -> Result<Self, ApiError> {
+    pub fn new(
+        fields: &CommonFields<'_>,
+        info: &ModelInfo,
+        vocab: &Vocab,
+        max_choices: u32,
+    ) -> Result<Self, ApiError> {
         if fields.stream_options.is_some() && !fields.stream {
             let message = "'stream_options' is only allowed when 'stream' is true.";
             return Err(ApiError::invalid("stream_options", "invalid_value", message));
         }
-        let choices = integer("n", fields.n, 1, i64::from(max_choices.min(info.slots)))?.unwrap_or(1);
+        let choices =
+            integer("n", fields.n, 1, i64::from(max_choices.min(info.slots)))?.unwrap_or(1);
         let seed = fields.seed.map_or_else(random_seed, i64::cast_unsigned);
         Ok(Self {
             choices: narrow(choices),
-            max_tokens: integer("max_tokens", fields.max_tokens, 0, i64::from(i32::MAX))?.map(narrow),
+            max_tokens: integer("max_tokens", fields.max_tokens, 0, i64::from(i32::MAX))?
+                .map(narrow),
             sampling: SamplingParams {
                 temperature: number("temperature", fields.temperature, 0.0, 2.0, 1.0)?,
-                top_k: integer("top_k", fields.top_k, -1, i64::from(i32::MAX))?.map_or(0, |k| narrow(k.max(0))),
+                top_k: integer("top_k", fields.top_k, -1, i64::from(i32::MAX))?
+                    .map_or(0, |k| narrow(k.max(0))),
                 typical_p: number("typical_p", fields.typical_p, 0.0, 1.0, 1.0)?,
                 top_p: number("top_p", fields.top_p, 0.0, 1.0, 1.0)?,
                 min_p: number("min_p", fields.min_p, 0.0, 1.0, 0.0)?,
-                repetition_penalty: number("repetition_penalty", fields.repetition_penalty, 0.01, 10.0, 1.0)?,
-                frequency_penalty: number("frequency_penalty", fields.frequency_penalty, -2.0, 2.0, 0.0)?,
-                presence_penalty: number("presence_penalty", fields.presence_penalty, -2.0, 2.0, 0.0)?,
-                logit_bias: fields.logit_bias.map_or(Ok(Vec::new()), |bias| logit_bias(bias, vocab))?,
+                repetition_penalty: number(
+                    "repetition_penalty",
+                    fields.repetition_penalty,
+                    0.01,
+                    10.0,
+                    1.0,
+                )?,
+                frequency_penalty: number(
+                    "frequency_penalty",
+                    fields.frequency_penalty,
+                    -2.0,
+                    2.0,
+                    0.0,
+                )?,
+                presence_penalty: number(
+                    "presence_penalty",
+                    fields.presence_penalty,
+                    -2.0,
+                    2.0,
+                    0.0,
+                )?,
+                logit_bias: fields
+                    .logit_bias
+                    .map_or(Ok(Vec::new()), |bias| logit_bias(bias, vocab))?,
                 seed,
             },
             stop: StopRules {
                 strings: fields.stop.map_or(Ok(Vec::new()), stop_strings)?,
                 tokens: stop_tokens(fields.stop_token_ids.unwrap_or_default(), vocab)?,
                 ignore_eos: fields.ignore_eos,
-                min_tokens: integer("min_tokens", fields.min_tokens, 0, i64::from(i32::MAX))?.map_or(0, narrow),
+                min_tokens: integer("min_tokens", fields.min_tokens, 0, i64::from(i32::MAX))?
+                    .map_or(0, narrow),
             },
             logprobs: None,
             prompt_logprobs: None,
@@ -74,9 +103,18 @@ impl Recipe {
     ///
     /// # Errors
     /// 400 when the prompt leaves no room for a token.
-    pub fn request(&self, param: &str, prompt: Vec<Token>, info: &ModelInfo) -> Result<GenerateRequest, ApiError> {
+    pub fn request(
+        &self,
+        param: &str,
+        prompt: Vec<Token>,
+        info: &ModelInfo,
+    ) -> Result<GenerateRequest, ApiError> {
         if prompt.is_empty() {
-            return Err(ApiError::invalid(param, "invalid_value", format!("'{param}' is empty, and the model has no token to begin with.")));
+            return Err(ApiError::invalid(
+                param,
+                "invalid_value",
+                format!("'{param}' is empty, and the model has no token to begin with."),
+            ));
         }
         let length = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
         let room = info.room_after(length);
@@ -87,7 +125,9 @@ impl Recipe {
         let max_tokens = self.max_tokens.map_or(room, |max| max.min(room));
         let min_tokens = self.stop.min_tokens;
         if min_tokens > max_tokens {
-            let message = format!("'min_tokens' is {min_tokens}, but only {max_tokens} tokens may be generated.");
+            let message = format!(
+                "'min_tokens' is {min_tokens}, but only {max_tokens} tokens may be generated."
+            );
             return Err(ApiError::invalid("min_tokens", "integer_above_max_value", message));
         }
         Ok(GenerateRequest {
@@ -116,10 +156,16 @@ fn narrow(value: i64) -> u32 {
 ///
 /// # Errors
 /// 400 with OpenAI's codes.
-pub fn integer(name: &str, value: Option<i64>, min: i64, max: i64) -> Result<Option<i64>, ApiError> {
+pub fn integer(
+    name: &str,
+    value: Option<i64>,
+    min: i64,
+    max: i64,
+) -> Result<Option<i64>, ApiError> {
     let Some(value) = value else { return Ok(None) };
     let refuse = |code, bound: &str, limit: i64| {
-        let message = format!("Invalid '{name}': expected a value {bound} {limit}, but got {value} instead.");
+        let message =
+            format!("Invalid '{name}': expected a value {bound} {limit}, but got {value} instead.");
         Err(ApiError::invalid(name, code, message))
     };
     if value < min {
@@ -131,20 +177,29 @@ pub fn integer(name: &str, value: Option<i64>, min: i64, max: i64) -> Result<Opt
     Ok(Some(value))
 }
 
-fn number(name: &str, value: Option<f64>, min: f64, max: f64, default: f64) -> Result<f32, ApiError> {
+fn number(
+    name: &str,
+    value: Option<f64>,
+    min: f64,
+    max: f64,
+    default: f64,
+) -> Result<f32, ApiError> {
     let value = value.unwrap_or(default);
     let refuse = |code, bound: &str, limit: f64| {
-        let message = format!("Invalid '{name}': expected a value {bound} {limit}, but got {value} instead.");
+        let message =
+            format!("Invalid '{name}': expected a value {bound} {limit}, but got {value} instead.");
         Err(ApiError::invalid(name, code, message))
     };
     if value < min {
         return refuse("decimal_below_min_value", ">=", min);
     }
-    // Written so that it also refuses what cannot be compared.
-    if !(value <= max) {
+    if value > max || value.is_nan() {
         return refuse("decimal_above_max_value", "<=", max);
     }
-    #[expect(clippy::cast_possible_truncation, reason = "small numbers; the engine computes in f32")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "small numbers; the engine computes in f32"
+    )]
     let value = value as f32;
     Ok(value)
 }
@@ -152,13 +207,20 @@ fn number(name: &str, value: Option<f64>, min: f64, max: f64, default: f64) -> R
 fn stop_strings(stop: &Stop) -> Result<Vec<String>, ApiError> {
     let strings = stop.clone().into_vec();
     if strings.len() > MAX_STOPS {
-        let message = format!("Invalid 'stop': expected at most {MAX_STOPS} strings, but got {}.", strings.len());
+        let message = format!(
+            "Invalid 'stop': expected at most {MAX_STOPS} strings, but got {}.",
+            strings.len()
+        );
         return Err(ApiError::invalid("stop", "array_above_max_length", message));
     }
     for (index, string) in strings.iter().enumerate() {
         let param = format!("stop[{index}]");
         if string.is_empty() {
-            return Err(ApiError::invalid(param, "string_below_min_length", "A stop string cannot be empty."));
+            return Err(ApiError::invalid(
+                param,
+                "string_below_min_length",
+                "A stop string cannot be empty.",
+            ));
         }
         if string.len() > MAX_STOP_BYTES {
             let message = format!("A stop string can have at most {MAX_STOP_BYTES} bytes.");
@@ -191,10 +253,15 @@ fn logit_bias(bias: &LogitBias, vocab: &Vocab) -> Result<Vec<(Token, f32)>, ApiE
     for (key, &value) in &bias.0 {
         let token = key.parse::<Token>().ok().filter(|&token| (token as usize) < vocab.len());
         let Some(token) = token else {
-            return refuse(format!("'logit_bias' has the key '{}', which is not a token of the model.", shown(key)));
+            return refuse(format!(
+                "'logit_bias' has the key '{}', which is not a token of the model.",
+                shown(key)
+            ));
         };
         if !(-100.0..=100.0).contains(&value) {
-            return refuse(format!("'logit_bias' for token {token} is {value}; it must be between -100 and 100."));
+            return refuse(format!(
+                "'logit_bias' for token {token} is {value}; it must be between -100 and 100."
+            ));
         }
         out.push((token, value));
     }

@@ -12,8 +12,8 @@ use forebay_protocol::error::ErrorEnvelope;
 
 use super::off_reactor;
 use crate::answer::{Collected, Runs};
-use crate::convert::chat::{self, ChatEncoder, Parsed};
 use crate::convert::Stamp;
+use crate::convert::chat::{self, ChatEncoder, Parsed};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::observe::Record;
@@ -69,7 +69,8 @@ pub async fn create(
     }
     let (collected, usage) = runs.collect().await?;
     let answers = collected.into_iter().flat_map(|Collected { answers, .. }| answers).collect();
-    Ok(Json(chat::completion(stamp, answers, usage, style, served.vocab(), request)).into_response())
+    Ok(Json(chat::completion(stamp, answers, usage, style, served.vocab(), request))
+        .into_response())
 }
 
 /// Size of a conversation's text.

@@ -73,7 +73,7 @@ pub async fn create(
         return Ok(sse::respond(runs, encoder, Duration::from_secs(settings.keepalive_s)));
     }
     let (collected, usage) = runs.collect().await?;
-    let answer = completion::completion(stamp, &prompts, collected, usage, style, served.vocab());
+    let answer = completion::completion(&stamp, &prompts, collected, usage, style, served.vocab());
     Ok(Json(answer).into_response())
 }
 

@@ -45,7 +45,8 @@ pub async fn create(
 
     let model = Arc::clone(&served);
     let input = request.input;
-    let inputs = off_reactor(bytes(&input), move || embedding::tokens(input, style, &model)).await?;
+    let inputs =
+        off_reactor(bytes(&input), move || embedding::tokens(input, style, &model)).await?;
     let count: usize = inputs.iter().map(Vec::len).sum();
     let prompt_tokens = u32::try_from(count).unwrap_or(u32::MAX);
     record.note(|facts| {
@@ -53,10 +54,15 @@ pub async fn create(
         facts.prompt_tokens = prompt_tokens;
     });
     let heavy = if inputs.len() > MANY { usize::MAX } else { 0 };
-    let vectors = served.embedder()?.embed(inputs).await.inspect_err(|_| state.metrics.rejected("engine"))??;
+    let vectors = served
+        .embedder()?
+        .embed(inputs)
+        .await
+        .inspect_err(|_| state.metrics.rejected("engine"))??;
     served.metrics.prompt_tokens.increment(u64::from(prompt_tokens));
     served.metrics.request_prompt.record(f64::from(prompt_tokens));
-    let spell = move || Ok(Json(embedding::response(vectors, style, name, prompt_tokens)).into_response());
+    let spell =
+        move || Ok(Json(embedding::response(vectors, style, name, prompt_tokens)).into_response());
     off_reactor(heavy, spell).await
 }
 

@@ -58,7 +58,11 @@ pub async fn tokenize(
     }))
 }
 
-fn tokens(request: &TokenizeRequest, served: &Served, strict: bool) -> Result<Vec<Token>, ApiError> {
+fn tokens(
+    request: &TokenizeRequest,
+    served: &Served,
+    strict: bool,
+) -> Result<Vec<Token>, ApiError> {
     let only_for = |field: &str, other: &str| {
         let message = format!("'{field}' is for '{other}' only.");
         Err(ApiError::invalid(field, "invalid_value", message))
@@ -68,7 +72,11 @@ fn tokens(request: &TokenizeRequest, served: &Served, strict: bool) -> Result<Ve
             if request.add_generation_prompt.is_some() {
                 return only_for("add_generation_prompt", "messages");
             }
-            let special = if request.parse_special.unwrap_or(false) { ParseSpecial::Yes } else { ParseSpecial::No };
+            let special = if request.parse_special.unwrap_or(false) {
+                ParseSpecial::Yes
+            } else {
+                ParseSpecial::No
+            };
             let vocab = served.vocab();
             let tokens = vocab.tokenize(prompt, special);
             let marked = request.add_special_tokens.unwrap_or(true);
@@ -122,7 +130,8 @@ pub async fn detokenize(
     }
     let model = Arc::clone(&served);
     let prompt = off_reactor(request.tokens.len(), move || {
-        let bytes: Vec<u8> = request.tokens.iter().flat_map(|&t| model.vocab().piece(t)).copied().collect();
+        let bytes: Vec<u8> =
+            request.tokens.iter().flat_map(|&t| model.vocab().piece(t)).copied().collect();
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     });
     Ok(Json(DetokenizeResponse { prompt: prompt.await? }))
