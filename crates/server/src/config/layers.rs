@@ -89,7 +89,7 @@ impl Layers {
             if name == MODEL_LIST {
                 let models: Vec<String> = text.split(',').map(str::to_owned).collect();
                 self.model_list(&models, &Origin::Environment(name));
-            } else {
+            } else if !from_kubernetes(&name) {
                 rest.push((name, text));
             }
         }
@@ -198,6 +198,15 @@ impl Layers {
         let scored = self.known.iter().map(|known| (distance(known, key), known.as_str()));
         scored.min().filter(|(distance, _)| *distance <= 3).map(|(_, known)| known)
     }
+}
+
+/// Kubernetes describes a service called `forebay` to every container in variables of these names.
+fn from_kubernetes(name: &str) -> bool {
+    let rest = name.strip_prefix(PREFIX).unwrap_or(name);
+    let described = |prefix: &str| {
+        rest.strip_prefix(prefix).is_some_and(|end| end.is_empty() || end.starts_with('_'))
+    };
+    ["SERVICE_HOST", "SERVICE_PORT", "PORT"].into_iter().any(described)
 }
 
 /// Levenshtein distance in bytes.

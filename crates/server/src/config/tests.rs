@@ -43,6 +43,8 @@ fn later_layers_win() {
         resolve(text, &[("FOREBAY_SERVER__PORT", "2"), ("FOREBAY_MODEL__CTX_SIZE", "7")]).unwrap();
     assert_eq!((settings.server.port, settings.server.host.as_str()), (2, "h"));
     assert_eq!((settings.models[0].name.as_str(), settings.models[0].ctx_size), ("b", 7));
+    let kubernetes = [("FOREBAY_PORT", "tcp://10.0.0.1:80"), ("FOREBAY_SERVICE_PORT_HTTP", "80")];
+    assert_eq!(resolve(text, &kubernetes).unwrap().server.port, 1);
     let settings = resolve(text, &[("FOREBAY_MODEL", "x=1.gguf,2.gguf")]).unwrap();
     let names: Vec<_> = settings.models.iter().map(|m| m.name.as_str()).collect();
     assert_eq!(names, ["x", "2"]);

@@ -1,8 +1,11 @@
 //! Faults and timing over real sockets, on a scripted model. What a real model says is tested by
 //! the clients in `tests/`.
 
+#![expect(clippy::unwrap_used, reason = "a panic is a failed test")]
+
 mod client;
 mod faults;
 mod http;
 mod overload;
 mod server;
+mod structure;

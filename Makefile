@@ -1,0 +1,138 @@
+# The three commands: `make run`, `make test`, `make bench`. See CONTRIBUTING.md.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Models, Python packages and compiler results outlive the build tree.
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/forebay
+MODELS := $(CACHE)/models
+VENV := $(CACHE)/venv
+TOOLS := $(CACHE)/tools
+CHAT_MODEL := $(MODELS)/smollm2-135m-instruct-q4_1.gguf
+EMBEDDING_MODEL := $(MODELS)/all-minilm-l6-v2.gguf
+FOREBAY := target/release/forebay
+CARGO_DENY_VERSION := 0.20.2
+CARGO_AUDIT_VERSION := 0.22.2
+
+# ccache remembers llama.cpp's kernels when the build tree is gone.
+export CMAKE_C_COMPILER_LAUNCHER ?= ccache
+export CMAKE_CXX_COMPILER_LAUNCHER ?= ccache
+export CCACHE_DIR ?= $(CACHE)/ccache
+export TEST_BINARY := $(CURDIR)/$(FOREBAY)
+export TEST_CHAT_MODEL := $(CHAT_MODEL)
+export TEST_EMBEDDING_MODEL := $(EMBEDDING_MODEL)
+export TEST_MODEL_SOURCES := $(MODELS)/sources
+
+CARGO := cargo
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+PYTHON := $(VENV)/bin/python
+
+.PHONY: help
+help:
+	@echo "make run    build, get two small models, serve them on http://127.0.0.1:8080"
+	@echo "make test   everything that CI runs"
+	@echo "make bench  forebay and llama-server side by side (LLAMA_SERVER=path/to/llama-server)"
+
+# --- What the build needs -------------------------------------------------------------------
+
+# Packages by the file that shows they are there. Nothing is installed that already is.
+.PHONY: deps
+deps:
+	@missing=""; \
+	need() { if ! compgen -G "$$1" >/dev/null; then echo "needs $$2: $$3"; missing="$$missing $$2"; fi; }; \
+	need "/usr/bin/cmake" cmake "llama.cpp is built with it"; \
+	need "/usr/lib/llvm-*/lib/libclang*.so*" libclang-dev "its C functions are made callable from Rust with it"; \
+	need "/usr/bin/ccache" ccache "a second build of llama.cpp then takes seconds"; \
+	need "/usr/bin/g++" g++ "llama.cpp is C++"; \
+	need "/usr/lib/python3*/ensurepip" python3-venv "models are fetched and converted with Python packages"; \
+	if [ -n "$$missing" ]; then \
+	    echo "installing:$$missing"; \
+	    $(SUDO) apt-get update -qq; \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+	@command -v $(CARGO) >/dev/null || { echo "needs a Rust toolchain: https://rustup.rs"; exit 1; }
+
+# A browser for the test of the documentation page.
+.PHONY: browser
+browser:
+	@command -v chromium >/dev/null || { echo "needs chromium: a test opens the documentation page"; \
+	    $(SUDO) apt-get update -qq; \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+
+$(VENV)/.ready: tests/requirements.txt | deps
+	@rm -rf $(VENV); mkdir -p $(CACHE)
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+# --- Models ---------------------------------------------------------------------------------
+
+.PHONY: models
+models: $(CHAT_MODEL) $(EMBEDDING_MODEL)
+
+$(CHAT_MODEL) $(EMBEDDING_MODEL) &: tests/models/fetch.sh tests/models/minilm_to_gguf.py | deps
+	tests/models/fetch.sh $(MODELS) $(CACHE)/models-venv
+
+# --- Build and run --------------------------------------------------------------------------
+
+.PHONY: build
+build: deps
+	$(CARGO) build --release --locked
+
+.PHONY: run
+run: build models
+	@tests/models/hello.sh & \
+	exec $(FOREBAY) serve --model smollm2=$(CHAT_MODEL) --model minilm=$(EMBEDDING_MODEL)
+
+# --- Tests ----------------------------------------------------------------------------------
+
+.PHONY: test
+test: lint unit licences blackbox
+
+.PHONY: lint
+lint: deps
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps --quiet
+
+# With llama.cpp, and without it as those build who work on the HTTP side alone.
+.PHONY: unit
+unit: deps
+	$(CARGO) test --release --locked --workspace --features forebay-engine/scripted --quiet
+
+$(TOOLS)/bin/cargo-deny-$(CARGO_DENY_VERSION):
+	$(CARGO) install --locked --quiet --root $(TOOLS) cargo-deny --version $(CARGO_DENY_VERSION)
+	@touch $@
+
+$(TOOLS)/bin/cargo-audit-$(CARGO_AUDIT_VERSION):
+	$(CARGO) install --locked --quiet --root $(TOOLS) cargo-audit --version $(CARGO_AUDIT_VERSION)
+	@touch $@
+
+# Known vulnerabilities are listed on GitHub; without a way there only the rest is checked, and
+# that is said.
+ADVISORIES := https://github.com/rustsec/advisory-db
+
+.PHONY: licences
+licences: $(TOOLS)/bin/cargo-deny-$(CARGO_DENY_VERSION)
+	PATH="$(TOOLS)/bin:$$PATH" $(CARGO) deny --locked check bans licenses sources
+	@if timeout 20 git ls-remote --exit-code $(ADVISORIES) HEAD >/dev/null 2>&1; then \
+	    PATH="$(TOOLS)/bin:$$PATH" $(CARGO) deny --locked check advisories; \
+	    $(MAKE) audit; \
+	else echo "NOT CHECKED: advisories; $(ADVISORIES) cannot be reached"; fi
+
+.PHONY: audit
+audit: $(TOOLS)/bin/cargo-audit-$(CARGO_AUDIT_VERSION)
+	PATH="$(TOOLS)/bin:$$PATH" $(CARGO) audit
+
+.PHONY: blackbox
+blackbox: build models browser $(VENV)/.ready
+	PATH="$(VENV)/bin:$$PATH" npm ci --prefix tests/node --silent --no-audit --no-fund
+	PATH="$(VENV)/bin:$$PATH" $(PYTHON) -m pytest tests -q
+
+# --- Figures --------------------------------------------------------------------------------
+
+.PHONY: bench
+bench: build models $(VENV)/.ready
+	$(PYTHON) tests/bench/compare.py --forebay $(FOREBAY) --peer "$${LLAMA_SERVER:?path to llama-server}" \
+	    --chat $(CHAT_MODEL) --embedding $(EMBEDDING_MODEL)

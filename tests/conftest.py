@@ -1,0 +1,83 @@
+"""The real binary with the real models, once for all tests."""
+
+import os
+import socket
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import openai
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+BINARY = os.environ.get("TEST_BINARY", str(REPO / "target/release/forebay"))
+
+
+def required(name):
+    value = os.environ.get(name)
+    if not value:
+        pytest.exit(f"{name} is not set; `make test` sets it", returncode=2)
+    return value
+
+
+class Server:
+    """A running server. `url` has no /v1."""
+
+    def __init__(self, *flags, log=None):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        command = [BINARY, "serve", "--port", str(self.port), *flags]
+        self.process = subprocess.Popen(command, stderr=log or subprocess.DEVNULL)
+        self.wait_until_ready()
+
+    def wait_until_ready(self):
+        for _ in range(600):
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the server ended with {self.process.returncode}")
+            try:
+                urllib.request.urlopen(self.url + "/health", timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise RuntimeError("the server is not ready after a minute")
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def models():
+    chat, embedding = (required(f"TEST_{kind}_MODEL") for kind in ("CHAT", "EMBEDDING"))
+    return {"chat": chat, "embedding": embedding}
+
+
+@pytest.fixture(scope="session")
+def server(models, tmp_path_factory):
+    config = tmp_path_factory.mktemp("config") / "forebay.toml"
+    config.write_text(
+        f"""
+        [server]
+        drain_delay_s = 0
+        [[model]]
+        name = "smollm2"
+        path = "{models['chat']}"
+        aliases = ["gpt-4o", "org/model:7b"]
+        parallel = 8
+        [[model]]
+        name = "minilm"
+        path = "{models['embedding']}"
+        aliases = ["text-embedding-3-small"]
+        """
+    )
+    server = Server("--config", str(config))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def client(server):
+    return openai.OpenAI(base_url=server.url + "/v1", api_key="unused", max_retries=0)
