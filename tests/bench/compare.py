@@ -1,0 +1,141 @@
+"""Forebay and llama-server on the same models with the same context and slots, in one run.
+
+The two take turns scenario by scenario, each under its own port, the other one idle; every round
+uses prompts that neither has seen. Medians over the rounds are printed, and their ratios.
+"""
+
+import argparse
+import socket
+import statistics
+import subprocess
+import time
+import urllib.request
+
+import psutil
+
+import load
+
+SLOTS, SLOT_TOKENS = 16, 2048
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """A server process, with its start-up time and its peak memory."""
+
+    def __init__(self, command):
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        begin = time.perf_counter()
+        self.process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(self.port)],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        while not self.healthy():
+            if self.process.poll() is not None:
+                raise SystemExit(f"{command[0]} ended with {self.process.returncode}")
+            time.sleep(0.005)
+        self.startup = time.perf_counter() - begin
+
+    def healthy(self):
+        try:
+            urllib.request.urlopen(self.url + "/health", timeout=1).close()
+            return True
+        except OSError:
+            return False
+
+    def peak_mb(self):
+        """Peak resident memory since the start, in MB (Linux: VmHWM)."""
+        with open(f"/proc/{self.process.pid}/status") as status:
+            line = next(line for line in status if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1000
+
+    def cpu_s(self):
+        times = psutil.Process(self.process.pid).cpu_times()
+        return times.user + times.system
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(timeout=60)
+
+
+def commands(args, kind):
+    """Both servers' command lines. The peer gets its best settings: continuous batching and flash
+    attention are its defaults; for embeddings a batch that holds the longest input."""
+    ctx = str(SLOTS * SLOT_TOKENS)
+    if kind == "chat":
+        ours = [args.forebay, "serve", "-m", f"m={args.chat}", "--parallel", str(SLOTS), "-c", ctx]
+        peer = [args.peer, "-m", args.chat, "--alias", "m", "-np", str(SLOTS), "-c", ctx, "--no-webui"]
+    else:
+        ours = [args.forebay, "serve", "-m", f"m={args.embedding}"]
+        peer = [args.peer, "-m", args.embedding, "--alias", "m", "--embeddings", "-np", str(SLOTS),
+                "-c", str(SLOTS * 512), "-b", "2048", "-ub", "512", "--no-webui"]
+    threads = ["--threads", str(args.threads or psutil.cpu_count())]
+    return ours + threads + args.ours.split(), peer + threads + args.theirs.split()
+
+
+def startups(ours, peer, rounds):
+    """Medians of a start with a warm page cache, taking turns."""
+    times = ([], [])
+    for _ in range(rounds):
+        for command, list_ in zip((ours, peer), times):
+            server = Server(command)
+            list_.append(server.startup)
+            server.stop()
+    return [statistics.median(t) for t in times]
+
+
+def line(name, ours, peer, higher_is_better=True):
+    ratio = ours / peer if higher_is_better else peer / ours
+    print(f"{name:28} {ours:10.2f} {peer:10.2f} {ratio:8.2f}", flush=True)
+
+
+def compare(args, kind, scenarios):
+    ours, peer = commands(args, kind)
+    print(f"\n{kind}: {'forebay':>30} {'peer':>10}    ratio (over 1: forebay is better)")
+    if args.scenarios is None:
+        one, other = startups(ours, peer, 3)
+        line("start-up s", one, other, False)
+    servers = Server(ours), Server(peer)
+    for name in scenarios:
+        results = ([], [])
+        for turn in range(args.rounds + 1):
+            order = (0, 1) if turn % 2 == 0 else (1, 0)
+            for index in order:
+                result = load.run(name, servers[index].url, "m", seed=turn * 1000 + len(name))
+                if turn > 0:  # the first one warms up
+                    results[index].append(result)
+        for figure in results[0][0]:
+            one, other = (statistics.median(r[figure] for r in side) for side in results)
+            line(f"{name} {figure}", one, other, figure.endswith("/s"))
+    line("peak memory MB", servers[0].peak_mb(), servers[1].peak_mb(), False)
+    line("CPU s", servers[0].cpu_s(), servers[1].cpu_s(), False)
+    for server in servers:
+        server.stop()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--forebay", required=True)
+    parser.add_argument("--peer", required=True)
+    parser.add_argument("--chat", required=True)
+    parser.add_argument("--embedding", required=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--scenarios", nargs="*", help="only these")
+    parser.add_argument("--ours", default="", help="more flags for forebay")
+    parser.add_argument("--theirs", default="", help="more flags for the peer")
+    args = parser.parse_args()
+    print(f"slots: {SLOTS}, context of each: {SLOT_TOKENS}, rounds: {args.rounds}, cores: {psutil.cpu_count()}")
+    for kind, scenarios in (("chat", load.CHAT), ("embedding", load.EMBEDDING)):
+        chosen = [name for name in scenarios if args.scenarios is None or name in args.scenarios]
+        if chosen:
+            compare(args, kind, chosen)
+
+
+if __name__ == "__main__":
+    main()

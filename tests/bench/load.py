@@ -1,0 +1,155 @@
+"""Load on an OpenAI-compatible server: what clients do, timed where they stand."""
+
+import asyncio
+import json
+import random
+import statistics
+import time
+
+import aiohttp
+
+SYLLABLES = "ba be bi bo da de di do ga ge go ka ke ko la le li lo ma me mi mo na ne ni no ra re ri ro sa se so ta te ti to".split()
+
+
+def words(rng, count):
+    """Made-up words: no server has seen them, and every one costs about two tokens."""
+    return " ".join("".join(rng.choices(SYLLABLES, k=rng.randint(1, 3))) for _ in range(count))
+
+
+def percentile(values, percent):
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else None
+
+
+class Load:
+    """One server under load. Every figure comes from what arrived here."""
+
+    def __init__(self, url, model):
+        self.url, self.model = url, model
+
+    async def __aenter__(self):
+        timeout = aiohttp.ClientTimeout(total=600)
+        self.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout)
+        return self
+
+    async def __aexit__(self, *_):
+        await self.session.close()
+
+    async def stream(self, prompt, tokens, leave_after=None, system=None):
+        """One streamed answer: when each piece came, and how many tokens the server counted."""
+        messages = [{"role": "system", "content": system}] if system else []
+        messages.append({"role": "user", "content": prompt})
+        body = {
+            "model": self.model, "messages": messages, "max_tokens": tokens, "ignore_eos": True,
+            "temperature": 0.7, "seed": 1, "stream": True, "stream_options": {"include_usage": True},
+        }
+        begin, stamps, counted = time.perf_counter(), [], 0
+        async with self.session.post(f"{self.url}/v1/chat/completions", json=body) as answer:
+            answer.raise_for_status()
+            async for line in answer.content:
+                if not line.startswith(b"data: {"):
+                    continue
+                event = json.loads(line[6:])
+                if "error" in event:
+                    raise RuntimeError(event["error"])
+                if event.get("usage"):
+                    counted = event["usage"]["completion_tokens"]
+                if any(choice["delta"].get("content") for choice in event["choices"]):
+                    stamps.append(time.perf_counter())
+                    if leave_after and len(stamps) >= leave_after:
+                        break
+        return {"begin": begin, "stamps": stamps, "tokens": counted}
+
+    async def embed(self, texts, **fields):
+        body = {"model": self.model, "input": texts, **fields}
+        async with self.session.post(f"{self.url}/v1/embeddings", json=body) as answer:
+            answer.raise_for_status()
+            data = (await answer.json())["data"]
+        assert len(data) == (1 if isinstance(texts, str) else len(texts))
+
+    async def closed_loop(self, jobs, clients):
+        """Runs `jobs` (functions that make coroutines) with `clients` at a time."""
+        waiting, done = list(reversed(jobs)), []
+
+        async def client():
+            while waiting:
+                done.append(await waiting.pop()())
+
+        begin = time.perf_counter()
+        await asyncio.gather(*(client() for _ in range(clients)))
+        return done, time.perf_counter() - begin
+
+
+def figures(answers, seconds):
+    gaps = [b - a for answer in answers for a, b in zip(answer["stamps"], answer["stamps"][1:])]
+    firsts = [answer["stamps"][0] - answer["begin"] for answer in answers]
+    return {
+        "tokens/s": sum(answer["tokens"] for answer in answers) / seconds,
+        "ttft_p50_ms": statistics.median(firsts) * 1e3,
+        "itl_p50_ms": statistics.median(gaps) * 1e3,
+        "itl_p99_ms": percentile(gaps, 99) * 1e3,
+    }
+
+
+async def generate(load, seed, requests, clients, prompt_words, tokens, system_words=0):
+    rng = random.Random(seed)
+    system = words(rng, system_words) if system_words else None
+    prompts = [words(rng, prompt_words) for _ in range(requests)]
+    jobs = [lambda p=p: load.stream(p, tokens, system=system) for p in prompts]
+    return figures(*await load.closed_loop(jobs, clients))
+
+
+async def mixed(load, seed):
+    """Four streams run while three long prompts arrive: what do the streams feel?"""
+    rng = random.Random(seed)
+    begin = time.perf_counter()
+    streams = [asyncio.create_task(load.stream(words(rng, 20), 160)) for _ in range(4)]
+    await asyncio.sleep(1)
+    prompts = []
+    for _ in range(3):
+        prompts.append(asyncio.create_task(load.stream(words(rng, 500), 4)))
+        await asyncio.sleep(1)
+    answers = await asyncio.gather(*streams)
+    result = figures(answers, time.perf_counter() - begin)
+    long = await asyncio.gather(*prompts)
+    result["long_ttft_p50_ms"] = statistics.median(a["stamps"][0] - a["begin"] for a in long) * 1e3
+    return result
+
+
+async def embed(load, seed, requests, clients, per_request, longest):
+    rng = random.Random(seed)
+    text = lambda: words(rng, rng.randint(4, longest))
+    inputs = [[text() for _ in range(per_request)] if per_request > 1 else text() for _ in range(requests)]
+    fields = {"encoding_format": "base64"} if per_request > 1 else {}
+    jobs = [lambda i=i: load.embed(i, **fields) for i in inputs]
+    _, seconds = await load.closed_loop(jobs, clients)
+    return {"texts/s": requests * per_request / seconds}
+
+
+async def cancel(load, seed):
+    """Sixteen clients leave after two tokens; how soon does the next one get its first?"""
+    rng = random.Random(seed)
+    await asyncio.gather(*(load.stream(words(rng, 15), 800, leave_after=2) for _ in range(16)))
+    answer = await load.stream(words(rng, 15), 4)
+    return {"ttft_ms": (answer["stamps"][0] - answer["begin"]) * 1e3}
+
+
+CHAT = {
+    "single": lambda load, seed: generate(load, seed, 3, 1, 60, 96),
+    "batch": lambda load, seed: generate(load, seed, 32, 16, 60, 64),
+    "shared": lambda load, seed: generate(load, seed, 12, 8, 15, 24, system_words=300),
+    "mixed": mixed,
+    "cancel": cancel,
+}
+EMBEDDING = {
+    "embed": lambda load, seed: embed(load, seed, 8, 4, 32, 40),
+    "embed1": lambda load, seed: embed(load, seed, 400, 32, 1, 12),
+}
+
+
+def run(scenario, url, model, seed):
+    async def main():
+        async with Load(url, model) as load:
+            return await {**CHAT, **EMBEDDING}[scenario](load, seed)
+
+    return asyncio.run(main())
