@@ -29,7 +29,9 @@ class Load:
 
     async def __aenter__(self):
         timeout = aiohttp.ClientTimeout(total=600)
-        self.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout)
+        # A new connection for each request: the peer closes idle ones while they are being reused.
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        self.session = aiohttp.ClientSession(connector=connector, timeout=timeout)
         return self
 
     async def __aexit__(self, *_):

@@ -47,7 +47,7 @@ enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
     /// Configuration file; every setting is documented in config/forebay.toml.
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// GGUF file to serve, perhaps with a name to call it by. May be given several times.
     #[arg(short, long, value_name = "[NAME=]FILE")]
@@ -351,8 +351,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+    fn no_flag_means_two_things() {
+        // clap checks this only in debug builds, and tests are release builds.
+        for command in Cli::command().get_subcommands() {
+            let mut seen = Vec::new();
+            for arg in command.get_arguments() {
+                let long = arg.get_long().map(str::to_owned);
+                let short = arg.get_short().map(String::from);
+                let aliases = arg.get_visible_aliases().unwrap_or_default();
+                let names =
+                    long.into_iter().chain(short).chain(aliases.into_iter().map(str::to_owned));
+                for name in names {
+                    assert!(!seen.contains(&name), "{name} twice in {}", command.get_name());
+                    seen.push(name);
+                }
+            }
+        }
     }
 
     #[test]
