@@ -36,16 +36,17 @@ help:
 
 # --- What the build needs -------------------------------------------------------------------
 
-# Packages by the file that shows they are there. Nothing is installed that already is.
+# Each by what shows that it is there. Nothing is installed that already is.
 .PHONY: deps
 deps:
 	@missing=""; \
-	need() { if ! compgen -G "$$1" >/dev/null; then echo "needs $$2: $$3"; missing="$$missing $$2"; fi; }; \
-	need "/usr/bin/cmake" cmake "llama.cpp is built with it"; \
-	need "/usr/lib/llvm-*/lib/libclang*.so*" libclang-dev "its C functions are made callable from Rust with it"; \
-	need "/usr/bin/ccache" ccache "a second build of llama.cpp then takes seconds"; \
-	need "/usr/bin/g++" g++ "llama.cpp is C++"; \
-	need "/usr/lib/python3*/ensurepip" python3-venv "models are fetched and converted with Python packages"; \
+	need() { if ! eval "$$1" >/dev/null 2>&1; then echo "needs $$2: $$3"; missing="$$missing $$2"; fi; }; \
+	need "command -v cmake" cmake "llama.cpp is built with it"; \
+	need "compgen -G '/usr/lib/llvm-*/lib/libclang*.so*'" libclang-dev "makes its C functions callable from Rust"; \
+	need "command -v ccache" ccache "a second build of llama.cpp then takes seconds"; \
+	need "command -v g++" g++ "llama.cpp is C++"; \
+	need "command -v curl" curl "the first example and a test use it"; \
+	need "python3 -c 'import ensurepip, venv'" python3-venv "models are fetched and converted in Python"; \
 	if [ -n "$$missing" ]; then \
 	    echo "installing:$$missing"; \
 	    $(SUDO) apt-get update -qq; \
@@ -96,7 +97,6 @@ lint: deps
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps --quiet
 
-# With llama.cpp, and without it as those build who work on the HTTP side alone.
 .PHONY: unit
 unit: deps
 	$(CARGO) test --release --locked --workspace --features forebay-engine/scripted --quiet

