@@ -57,7 +57,7 @@ async fn a_chunked_body_is_cut_at_the_limit() {
 async fn out_of_range_fields_are_named() {
     let server = Server::start(Script::default(), "").await;
     let client = server.client();
-    let many_stops = format!(r#","stop":[{}]"#, vec!["\"x\""; 5].join(","));
+    let many_stops = format!(r#","stop":[{}]"#, ["\"x\""; 5].join(","));
     let long_stop = format!(r#","stop":["{}"]"#, "x".repeat(257));
     let cases: &[(&str, &str, &str)] = &[
         (r#","max_tokens":0"#, "max_tokens", "integer_below_min_value"),
