@@ -1,8 +1,8 @@
 //! Chat messages to prompts, by the model's own Jinja template.
 //!
-//! [`normalise`](turn::normalise) makes plain turns out of OpenAI messages, [`ChatTemplate`] renders
+//! [`normalise`] makes plain turns out of OpenAI messages, [`ChatTemplate`] renders
 //! them. What comes out is a list of pieces: tokenised one by one, with control tokens recognised,
-//! they give the prompt; nothing a user wrote can become a control token ([`guard`]).
+//! they give the prompt; nothing a user wrote can become a control token (`guard.rs`).
 //!
 //! **Invariant:** no async, no tokens, no clock (`strftime_now` gets the time as an argument), and
 //! no names of models.

@@ -5,7 +5,7 @@
 //! and gets plain-data events back; nothing of llama.cpp and nothing of HTTP crosses that line,
 //! so the same worker can move to a child process.
 //!
-//! The generation worker's loop is four words, and [`worker`] reads that way: *receive* commands,
+//! The generation worker's loop is four words, and `worker.rs` reads that way: *receive* commands,
 //! *plan* a step with the scheduler, *step* the model, *emit* what came of it.
 //!
 //! **Invariant:** knows neither HTTP nor OpenAI. Only `llama.rs` names `llama_cpp_2`. Requests
@@ -30,7 +30,7 @@ mod llama;
 #[cfg(feature = "scripted")]
 pub mod scripted;
 
-pub use handle::{Embedder, Engine, Generation, LoadError, Loaded, SubmitError, load};
+pub use handle::{Embedder, Engine, Generation, LoadError, Loaded, Loading, SubmitError, load};
 pub use model::{Device, Kind, ModelConfig, ModelInfo, Pooling, Source};
 pub use request::{
     Event, Failure, FinishReason, GenerateRequest, SamplingParams, StopRules, TokenLogprob,

@@ -1,7 +1,7 @@
 //! Forebay's HTTP server: OpenAI routes, limits, metrics, configuration, the command line.
 //!
-//! A request's way: [`routes`] takes it, [`convert`] checks it and turns it into the engine's
-//! form, [`answer`] submits it and reads its events, [`convert`] or [`sse`] spells the answer.
+//! A request's way: [`routes`] takes it, `convert` checks it and turns it into the engine's
+//! form, `answer` submits it and reads its events, `convert` or `sse` spells the answer.
 //!
 //! **Invariant:** no sampling, no parsing of what a model says, no `unsafe`.
 
