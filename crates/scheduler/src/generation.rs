@@ -5,7 +5,7 @@
 //! prefill so that a short one never waits for a long one. A request for `n` answers prefills its
 //! prompt once and forks.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::share::max_min_share;
 
@@ -83,7 +83,8 @@ pub enum Rejected {
 /// One forward pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Step {
-    /// Decode rows first, then prefill chunks. Empty when there is nothing to do.
+    /// In order of slots, so that a backend finds neighbours side by side. Empty when there is
+    /// nothing to do.
     pub work: Vec<Work>,
 }
 
@@ -140,7 +141,8 @@ pub struct Scheduler {
     limits: Limits,
     waiting: VecDeque<Request>,
     running: BTreeMap<SeqId, Running>,
-    free_slots: Vec<SlotId>,
+    /// The lowest is taken first: slots in use stay next to each other.
+    free_slots: BTreeSet<SlotId>,
     /// Counts admissions, so that prefill is planned in order of arrival.
     admissions: u64,
 }
@@ -175,7 +177,7 @@ impl Scheduler {
     /// If a step cannot hold one decode row for each slot, or there is no slot.
     pub fn new(limits: Limits) -> Self {
         assert!(limits.slots > 0 && limits.batch_tokens >= limits.slots, "{limits:?}");
-        let free_slots = (0..limits.slots).rev().map(SlotId).collect();
+        let free_slots = (0..limits.slots).map(SlotId).collect();
         Self {
             limits,
             waiting: VecDeque::new(),
@@ -220,7 +222,7 @@ impl Scheduler {
     /// Ends one sequence. Returns its slot, which the engine must clear before the next step.
     pub fn finish(&mut self, seq: SeqId) -> Option<SlotId> {
         let slot = self.running.remove(&seq)?.slot;
-        self.free_slots.push(slot);
+        self.free_slots.insert(slot);
         Some(slot)
     }
 
@@ -259,6 +261,7 @@ impl Scheduler {
             left.min(self.limits.prefill_tokens_while_decoding)
         };
         self.prefill_chunks(budget, &mut work);
+        work.sort_by_key(|w| w.slot);
         Step { work }
     }
 
@@ -296,7 +299,7 @@ impl Scheduler {
             }
             self.waiting.pop_front();
             for choice in 0..request.choices {
-                let Some(slot) = self.free_slots.pop() else { return };
+                let Some(slot) = self.free_slots.pop_first() else { return };
                 self.admissions += 1;
                 let phase = if choice == 0 { Phase::Active } else { Phase::AwaitingFork };
                 let running = Running {

@@ -32,6 +32,9 @@ pub(crate) struct BenchArgs {
     /// Tokens of each answer.
     #[arg(long, value_name = "N", default_value_t = 128)]
     tokens: u32,
+    /// Sampling temperature; 0 takes the likeliest token.
+    #[arg(long, value_name = "T", default_value_t = 0.7)]
+    temperature: f32,
     /// Rounds; the median counts.
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: u32,
@@ -145,7 +148,7 @@ async fn generate(engine: &Engine, args: &BenchArgs) -> Result<Round, String> {
             choices: 1,
             max_tokens: args.tokens,
             sampling: SamplingParams {
-                temperature: 0.0,
+                temperature: args.temperature,
                 top_k: 0,
                 typical_p: 1.0,
                 top_p: 1.0,
