@@ -15,6 +15,7 @@ mod detokenize;
 mod logprobs;
 mod sampling;
 mod sequence;
+mod softmax;
 mod stop;
 
 mod embed;

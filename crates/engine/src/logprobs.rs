@@ -2,6 +2,7 @@
 
 use crate::Token;
 use crate::request::{TokenLogprob, TopLogprob};
+use crate::softmax;
 
 /// The log probability of `token` under `logits` (one for each vocabulary entry) and those of the
 /// `top` likeliest tokens.
@@ -23,9 +24,10 @@ struct Normaliser {
 
 impl Normaliser {
     fn of(logits: &[f32]) -> Self {
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let sum: f64 = logits.iter().map(|&l| f64::from((l - max).exp())).sum();
-        Self { max, log_sum: sum.ln() }
+        let max = softmax::maximum(logits);
+        let mut weights = Vec::new();
+        softmax::weigh(logits, max, 1.0, &mut weights);
+        Self { max, log_sum: softmax::sum(&weights).ln() }
     }
 
     fn apply(&self, logit: f32) -> f32 {

@@ -1,9 +1,9 @@
 //! Where a token is chosen.
 //!
 //! [`Sampler::sample`] takes one row of logits and returns a token: penalties and bias, then
-//! temperature, top-k, typical-p, top-p, min-p, then a draw. Tokens whose probability is below
-//! e^-30 of the likeliest one's are dropped first: in 32-bit arithmetic they cannot be drawn, and
-//! what is left is usually a few hundred candidates of a vocabulary of many thousands.
+//! temperature, top-k, typical-p, top-p, min-p, then a draw. A vocabulary has many thousands of
+//! tokens and this runs between two forward passes, so nothing here sorts or visits one by one
+//! more than the few that a filter can leave.
 
 use std::collections::HashMap;
 
@@ -12,9 +12,10 @@ use rand_core::{RngCore, SeedableRng};
 
 use crate::Token;
 use crate::request::SamplingParams;
+use crate::softmax;
 
-/// Natural logarithm of the smallest relative probability that is considered at all.
-const NEGLIGIBLE: f32 = 30.0;
+/// Elements of a row that are summed up, or compared, before one is looked at alone.
+const BLOCK: usize = 64;
 
 /// One sequence's way of choosing tokens: its parameters, its random numbers and what it has
 /// seen.
@@ -23,8 +24,14 @@ pub(crate) struct Sampler {
     params: SamplingParams,
     rng: ChaCha8Rng,
     seen: HashMap<Token, Seen>,
-    /// Logits after penalties and bias; empty when there are none.
+}
+
+/// Room to work in, as long as the vocabulary; all samplers of a thread share one.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    /// Logits after penalties and bias.
     adjusted: Vec<f32>,
+    weights: Vec<f32>,
     candidates: Vec<Candidate>,
 }
 
@@ -41,6 +48,12 @@ struct Candidate {
     weight: f32,
 }
 
+/// The tokens that the filters have left, and their weight together.
+struct Candidates<'a> {
+    tokens: &'a mut Vec<Candidate>,
+    total: f64,
+}
+
 impl Sampler {
     /// A sampler for answer number `choice` of a request with this prompt.
     pub(crate) fn new(params: SamplingParams, choice: u32, prompt: &[Token]) -> Self {
@@ -50,17 +63,33 @@ impl Sampler {
         if params.uses_repetition() {
             seen.extend(prompt.iter().map(|&t| (t, Seen::default())));
         }
-        Self { params, rng, seen, adjusted: Vec::new(), candidates: Vec::new() }
+        Self { params, rng, seen }
     }
 
     /// Chooses a token by `logits`, one for each vocabulary entry, never one of `forbidden`.
-    pub(crate) fn sample(&mut self, logits: &[f32], forbidden: &[Token]) -> Token {
-        let adjusts = self.adjust(logits, forbidden);
-        let adjusted = std::mem::take(&mut self.adjusted);
-        let row = if adjusts { adjusted.as_slice() } else { logits };
-        let token = if self.params.temperature <= 0.0 { argmax(row) } else { self.draw(row) };
-        self.adjusted = adjusted;
-        token
+    pub(crate) fn sample(
+        &mut self,
+        logits: &[f32],
+        forbidden: &[Token],
+        scratch: &mut Scratch,
+    ) -> Token {
+        let adjusts = self.adjust(logits, forbidden, &mut scratch.adjusted);
+        let row = if adjusts { scratch.adjusted.as_slice() } else { logits };
+        if self.params.temperature <= 0.0 {
+            return argmax(row);
+        }
+        let max = softmax::maximum(row);
+        softmax::weigh(row, max, self.params.temperature.recip(), &mut scratch.weights);
+        let uniform = uniform(&mut self.rng);
+        let drawn = if self.params.filters() {
+            let candidates =
+                Candidates::of(&self.params, &scratch.weights, &mut scratch.candidates);
+            candidates.draw(uniform)
+        } else {
+            draw(&scratch.weights, uniform)
+        };
+        // Logits that are all NaN or minus infinity weigh nothing.
+        drawn.unwrap_or_else(|| argmax(row))
     }
 
     /// Tells that `token` is now part of the answer.
@@ -71,15 +100,15 @@ impl Sampler {
     }
 
     /// Copies `logits` and applies penalties, bias and bans, unless there are none.
-    fn adjust(&mut self, logits: &[f32], forbidden: &[Token]) -> bool {
+    fn adjust(&self, logits: &[f32], forbidden: &[Token], adjusted: &mut Vec<f32>) -> bool {
         if self.seen.is_empty() && self.params.logit_bias.is_empty() && forbidden.is_empty() {
             return false;
         }
-        self.adjusted.clear();
-        self.adjusted.extend_from_slice(logits);
+        adjusted.clear();
+        adjusted.extend_from_slice(logits);
         let params = &self.params;
         for (&token, seen) in &self.seen {
-            let Some(logit) = self.adjusted.get_mut(token as usize) else { continue };
+            let Some(logit) = adjusted.get_mut(token as usize) else { continue };
             let divide = if *logit > 0.0 {
                 params.repetition_penalty.recip()
             } else {
@@ -93,100 +122,122 @@ impl Sampler {
             }
         }
         for &(token, bias) in &params.logit_bias {
-            if let Some(logit) = self.adjusted.get_mut(token as usize) {
+            if let Some(logit) = adjusted.get_mut(token as usize) {
                 *logit += bias;
             }
         }
         for &token in forbidden {
-            if let Some(logit) = self.adjusted.get_mut(token as usize) {
+            if let Some(logit) = adjusted.get_mut(token as usize) {
                 *logit = f32::NEG_INFINITY;
             }
         }
         true
     }
+}
 
-    fn draw(&mut self, logits: &[f32]) -> Token {
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let inverse = self.params.temperature.recip();
-        let floor = max - NEGLIGIBLE * self.params.temperature;
-        self.candidates.clear();
-        self.candidates.extend(
-            (0..)
-                .zip(logits)
-                .filter(|&(_, &l)| l >= floor)
-                .map(|(token, &l)| Candidate { token, weight: ((l - max) * inverse).exp() }),
-        );
-        self.keep_top_k();
-        self.keep_typical();
-        self.keep_top_p();
-        self.keep_min_p();
-        let total: f64 = self.candidates.iter().map(|c| f64::from(c.weight)).sum();
-        let mut left = uniform(&mut self.rng) * total;
-        for candidate in &self.candidates {
-            left -= f64::from(candidate.weight);
-            if left < 0.0 {
-                return candidate.token;
-            }
-        }
-        // Rounding can leave a little, and logits that are all NaN leave no candidate at all.
-        self.candidates.last().map_or(0, |c| c.token)
+impl<'a> Candidates<'a> {
+    /// What the filters leave of `weights`, in the order in which they apply.
+    fn of(params: &SamplingParams, weights: &[f32], tokens: &'a mut Vec<Candidate>) -> Self {
+        let mut candidates = Self { tokens, total: softmax::sum(weights) };
+        let floor = candidates.floor(params, weights);
+        candidates.tokens.clear();
+        let all = (0..).zip(weights).map(|(token, &weight)| Candidate { token, weight });
+        candidates.tokens.extend(all.filter(|c| c.weight >= floor));
+        candidates.keep_top_k(params.top_k as usize);
+        candidates.keep_typical(params.typical_p);
+        candidates.keep_top_p(params.top_p);
+        candidates.keep_min_p(params.min_p);
+        candidates
     }
 
-    fn keep_top_k(&mut self) {
-        let k = self.params.top_k as usize;
-        if k > 0 && k < self.candidates.len() {
-            self.candidates.select_nth_unstable_by(k - 1, heavier_first);
-            self.candidates.truncate(k);
+    /// A weight below which no token can get through the filters; finding it costs less than
+    /// filtering the tokens that it excludes.
+    fn floor(&self, params: &SamplingParams, weights: &[f32]) -> f32 {
+        let k = params.top_k as usize;
+        if k > 0 {
+            return kth_block_maximum(weights, k).max(f32::MIN_POSITIVE);
+        }
+        if params.typical_p >= 1.0 {
+            // Tokens that each weigh less than an equal part of what top-p may cut off weigh less
+            // than that together. Half of it keeps clear of rounding.
+            #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+            let equal = f64::from(1.0 - params.top_p) * self.total / weights.len() as f64;
+            #[expect(clippy::cast_possible_truncation, reason = "a bound, not a value")]
+            let floor = (equal * 0.5) as f32;
+            // The heaviest token weighs 1 and gets through top-p.
+            return floor.max(params.min_p).max(f32::MIN_POSITIVE);
+        }
+        f32::MIN_POSITIVE
+    }
+
+    fn draw(&self, uniform: f64) -> Option<Token> {
+        let total: f64 = self.tokens.iter().map(|c| f64::from(c.weight)).sum();
+        let mut left = uniform * total;
+        for candidate in self.tokens.iter() {
+            left -= f64::from(candidate.weight);
+            if left < 0.0 {
+                return Some(candidate.token);
+            }
+        }
+        // Rounding can leave a little.
+        self.tokens.last().map(|c| c.token)
+    }
+
+    fn keep(&mut self, count: usize) {
+        self.tokens.truncate(count);
+        self.total = self.tokens.iter().map(|c| f64::from(c.weight)).sum();
+    }
+
+    fn keep_top_k(&mut self, k: usize) {
+        if k > 0 && k < self.tokens.len() {
+            self.tokens.select_nth_unstable_by(k - 1, heavier_first);
+            self.keep(k);
         }
     }
 
     /// Keeps the tokens whose surprise is nearest to the expected surprise, up to the mass.
-    fn keep_typical(&mut self) {
-        if self.params.typical_p >= 1.0 || self.candidates.len() < 2 {
+    fn keep_typical(&mut self, mass: f32) {
+        if mass >= 1.0 || self.tokens.len() < 2 {
             return;
         }
-        let total: f32 = self.candidates.iter().map(|c| c.weight).sum();
-        let surprise = |c: &Candidate| -(c.weight / total).ln();
-        let entropy: f32 = self.candidates.iter().map(|c| c.weight / total * surprise(c)).sum();
-        self.candidates.sort_by(|a, b| {
+        let total = self.total;
+        let surprise = |c: &Candidate| -(f64::from(c.weight) / total).ln();
+        let entropy: f64 =
+            self.tokens.iter().map(|c| f64::from(c.weight) / total * surprise(c)).sum();
+        self.tokens.sort_by(|a, b| {
             let (a, b) = ((surprise(a) - entropy).abs(), (surprise(b) - entropy).abs());
             a.total_cmp(&b)
         });
-        let keep = mass_prefix(&self.candidates, self.params.typical_p * total);
-        self.candidates.truncate(keep);
+        self.keep(mass_prefix(self.tokens, f64::from(mass) * total));
     }
 
     /// Keeps the likeliest tokens up to the mass, sorting no more of them than that takes.
-    fn keep_top_p(&mut self) {
-        if self.params.top_p >= 1.0 || self.candidates.len() < 2 {
+    fn keep_top_p(&mut self, mass: f32) {
+        if mass >= 1.0 || self.tokens.len() < 2 {
             return;
         }
-        let total: f32 = self.candidates.iter().map(|c| c.weight).sum();
-        let target = self.params.top_p * total;
+        let target = f64::from(mass) * self.total;
         let mut sorted = 128_usize;
         loop {
-            let len = self.candidates.len();
+            let len = self.tokens.len();
             if sorted < len {
-                self.candidates.select_nth_unstable_by(sorted - 1, heavier_first);
+                self.tokens.select_nth_unstable_by(sorted - 1, heavier_first);
             }
             let head = sorted.min(len);
-            self.candidates[..head].sort_unstable_by(heavier_first);
-            let keep = mass_prefix(&self.candidates[..head], target);
+            self.tokens[..head].sort_unstable_by(heavier_first);
+            let keep = mass_prefix(&self.tokens[..head], target);
             if keep < head || head == len {
-                self.candidates.truncate(keep);
-                return;
+                return self.keep(keep);
             }
             sorted *= 8;
         }
     }
 
-    fn keep_min_p(&mut self) {
-        if self.params.min_p <= 0.0 {
-            return;
+    fn keep_min_p(&mut self, min_p: f32) {
+        if min_p > 0.0 {
+            let heaviest = self.tokens.iter().map(|c| c.weight).fold(0.0, f32::max);
+            self.tokens.retain(|c| c.weight >= heaviest * min_p);
         }
-        let heaviest = self.candidates.iter().map(|c| c.weight).fold(0.0, f32::max);
-        let floor = heaviest * self.params.min_p;
-        self.candidates.retain(|c| c.weight >= floor);
     }
 }
 
@@ -196,16 +247,52 @@ impl SamplingParams {
         self.repetition_penalty != 1.0
     }
 
+    fn filters(&self) -> bool {
+        self.top_k > 0 || self.typical_p < 1.0 || self.top_p < 1.0 || self.min_p > 0.0
+    }
+
     fn uses_penalties(&self) -> bool {
         self.uses_repetition() || self.frequency_penalty != 0.0 || self.presence_penalty != 0.0
     }
 }
 
+/// Draws from all tokens: finds the block, then the token in it.
+fn draw(weights: &[f32], uniform: f64) -> Option<Token> {
+    let mut left = uniform * softmax::sum(weights);
+    let mut last = None;
+    for (block, first) in weights.chunks(BLOCK).zip((0..).step_by(BLOCK)) {
+        let mass = softmax::sum(block);
+        if left >= mass {
+            left -= mass;
+            continue;
+        }
+        for (token, &weight) in (first..).zip(block).filter(|(_, w)| **w > 0.0) {
+            left -= f64::from(weight);
+            last = Some(token);
+            if left < 0.0 {
+                return last;
+            }
+        }
+    }
+    // Rounding can leave a little.
+    last
+}
+
+/// The `k`-th largest of the blocks' maxima: `k` tokens weigh at least as much, so the `k`-th
+/// heaviest token does too. 0 when there are fewer blocks.
+fn kth_block_maximum(weights: &[f32], k: usize) -> f32 {
+    let mut maxima: Vec<f32> = weights.chunks(BLOCK).map(softmax::maximum).collect();
+    if k > maxima.len() {
+        return 0.0;
+    }
+    *maxima.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1
+}
+
 /// How many of the first candidates reach `target` weight; at least one.
-fn mass_prefix(candidates: &[Candidate], target: f32) -> usize {
+fn mass_prefix(candidates: &[Candidate], target: f64) -> usize {
     let mut mass = 0.0;
     for (i, candidate) in candidates.iter().enumerate() {
-        mass += candidate.weight;
+        mass += f64::from(candidate.weight);
         if mass >= target {
             return i + 1;
         }
@@ -220,7 +307,7 @@ fn heavier_first(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
 
 /// The largest logit's token; the lowest id among equals.
 fn argmax(logits: &[f32]) -> Token {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let max = softmax::maximum(logits);
     let at = logits.iter().position(|&l| l >= max).unwrap_or(0);
     Token::try_from(at).unwrap_or(0)
 }

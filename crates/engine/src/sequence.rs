@@ -6,7 +6,7 @@ use crate::Token;
 use crate::detokenize::Utf8Assembler;
 use crate::logprobs::token_logprob;
 use crate::request::{FinishReason, GenerateRequest, StopRules, TokenLogprob};
-use crate::sampling::Sampler;
+use crate::sampling::{Sampler, Scratch};
 use crate::stop::{StopMatcher, Verdict};
 use crate::vocab::Vocab;
 
@@ -75,13 +75,13 @@ impl Sequence {
     }
 
     /// Chooses the next token by `logits` and says what may be sent.
-    pub(crate) fn grow(&mut self, logits: &[f32], vocab: &Vocab) -> Growth {
+    pub(crate) fn grow(&mut self, logits: &[f32], vocab: &Vocab, scratch: &mut Scratch) -> Growth {
         if self.max_tokens == 0 {
             return Growth { finished: Some(FinishReason::Length), ..Growth::default() };
         }
         let early = self.tokens() < self.rules.min_tokens;
         let banned = if early { &self.banned_early } else { &self.banned_always };
-        let token = self.sampler.sample(logits, banned);
+        let token = self.sampler.sample(logits, banned, scratch);
         self.sampler.accept(token);
         self.generated.push(token);
         if let Some(reason) = self.ending_token(token, vocab) {

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use crate::logprobs::token_logprob;
 use crate::model::{Model, ModelConfig, ModelInfo, Row};
 use crate::request::{Event, Failure, FinishReason, GenerateRequest, Stamped, TokenLogprob};
+use crate::sampling::Scratch;
 use crate::sequence::{Growth, Sequence};
 use crate::status::{Board, Status};
 use crate::vocab::Vocab;
@@ -41,6 +42,7 @@ pub(crate) struct Worker<M> {
     next_id: u64,
     failed_steps: u32,
     rows: Vec<Row>,
+    scratch: Scratch,
 }
 
 /// An accepted request.
@@ -82,6 +84,7 @@ impl<M: Model> Worker<M> {
             next_id: 0,
             failed_steps: 0,
             rows: Vec::new(),
+            scratch: Scratch::default(),
         }
     }
 
@@ -266,7 +269,7 @@ impl<M: Model> Worker<M> {
     /// Adds one token to a sequence, by the logits of a row of the last step.
     fn grow(&mut self, seq: SeqId, row: usize) {
         let Some(sequence) = self.sequences.get_mut(&seq) else { return };
-        let growth = sequence.grow(self.model.logits(row), &self.vocab);
+        let growth = sequence.grow(self.model.logits(row), &self.vocab, &mut self.scratch);
         let tokens = sequence.tokens();
         let Some(ticket) = self.requests.get(&seq.request) else { return };
         let Growth { text, logprobs, finished } = growth;

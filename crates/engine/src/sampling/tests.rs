@@ -28,7 +28,7 @@ fn logits() -> [f32; 4] {
 
 fn drawn(params: &SamplingParams, logits: &[f32], forbidden: &[Token]) -> BTreeSet<Token> {
     let mut sampler = Sampler::new(params.clone(), 0, &[]);
-    (0..2000).map(|_| sampler.sample(logits, forbidden)).collect()
+    (0..2000).map(|_| sampler.sample(logits, forbidden, &mut Scratch::default())).collect()
 }
 
 #[track_caller]
@@ -63,7 +63,7 @@ fn draws_follow_the_distribution() {
     let mut counts = [0_f64; 4];
     let n = 40_000;
     for _ in 0..n {
-        counts[sampler.sample(&logits(), &[]) as usize] += 1.0;
+        counts[sampler.sample(&logits(), &[], &mut Scratch::default()) as usize] += 1.0;
     }
     for (count, p) in counts.iter().zip([0.5, 0.25, 0.15, 0.1]) {
         let sigma = (f64::from(n) * p * (1.0 - p)).sqrt();
@@ -75,7 +75,9 @@ fn draws_follow_the_distribution() {
 fn temperature_sharpens() {
     let cold = SamplingParams { temperature: 0.25, ..plain(4) };
     let mut sampler = Sampler::new(cold, 0, &[]);
-    let hits = (0..10_000).filter(|_| sampler.sample(&logits(), &[]) == 0).count();
+    let hits = (0..10_000)
+        .filter(|_| sampler.sample(&logits(), &[], &mut Scratch::default()) == 0)
+        .count();
     // 0.5^4 / sum(p^4) = 0.933
     assert!((9_200..9_450).contains(&hits), "{hits}");
 }
@@ -90,19 +92,23 @@ fn penalties_count_what_was_generated() {
     };
     let mut sampler = Sampler::new(params, 0, &[0]);
     let row = [1.0, 0.5, 0.0];
-    assert_eq!(sampler.sample(&row, &[]), 0, "the prompt does not count");
+    assert_eq!(sampler.sample(&row, &[], &mut Scratch::default()), 0, "the prompt does not count");
     sampler.accept(0);
-    assert_eq!(sampler.sample(&row, &[]), 0, "1.0 - 0.4 is still the largest");
+    assert_eq!(
+        sampler.sample(&row, &[], &mut Scratch::default()),
+        0,
+        "1.0 - 0.4 is still the largest"
+    );
     sampler.accept(0);
-    assert_eq!(sampler.sample(&row, &[]), 1, "1.0 - 0.7 is not");
+    assert_eq!(sampler.sample(&row, &[], &mut Scratch::default()), 1, "1.0 - 0.7 is not");
 }
 
 #[test]
 fn repetition_penalty_counts_the_prompt_too() {
     let params = SamplingParams { temperature: 0.0, repetition_penalty: 2.0, ..plain(6) };
     let mut sampler = Sampler::new(params, 0, &[0, 2]);
-    assert_eq!(sampler.sample(&[1.0, 0.6, -0.1], &[]), 1);
-    assert_eq!(sampler.sample(&[-1.0, -1.5, -0.1], &[]), 2);
+    assert_eq!(sampler.sample(&[1.0, 0.6, -0.1], &[], &mut Scratch::default()), 1);
+    assert_eq!(sampler.sample(&[-1.0, -1.5, -0.1], &[], &mut Scratch::default()), 2);
 }
 
 #[test]
@@ -110,7 +116,7 @@ fn a_seed_fixes_the_draws_and_choices_differ() {
     let row: Vec<f32> = (0..250_u8).map(|i| f32::from(i % 7) * 0.1).collect();
     let draws = |seed, choice| {
         let mut sampler = Sampler::new(plain(seed), choice, &[]);
-        (0..20).map(|_| sampler.sample(&row, &[])).collect::<Vec<_>>()
+        (0..20).map(|_| sampler.sample(&row, &[], &mut Scratch::default())).collect::<Vec<_>>()
     };
     assert_eq!(draws(7, 0), draws(7, 0));
     assert_ne!(draws(7, 0), draws(8, 0));
@@ -120,19 +126,56 @@ fn a_seed_fixes_the_draws_and_choices_differ() {
 #[test]
 fn hopeless_logits_still_give_a_token() {
     for row in [[f32::NAN; 3], [f32::NEG_INFINITY; 3]] {
-        assert!(Sampler::new(plain(1), 0, &[]).sample(&row, &[]) < 3);
+        assert!(Sampler::new(plain(1), 0, &[]).sample(&row, &[], &mut Scratch::default()) < 3);
         let greedy = SamplingParams { temperature: 0.0, ..plain(1) };
-        assert!(Sampler::new(greedy, 0, &[]).sample(&row, &[]) < 3);
+        assert!(Sampler::new(greedy, 0, &[]).sample(&row, &[], &mut Scratch::default()) < 3);
     }
 }
 
 proptest! {
     #[test]
+    fn top_k_and_min_p_keep_what_a_sort_would(
+        row in proptest::collection::vec(-8.0_f32..8.0, 2..3000),
+        k in 0_u32..80, min_p in 0.0_f32..0.5,
+    ) {
+        let mut scratch = Scratch::default();
+        let params = SamplingParams { top_k: k, min_p, ..plain(1) };
+        let token = Sampler::new(params, 0, &[]).sample(&row, &[], &mut scratch);
+        let mut weights = Vec::new();
+        softmax::weigh(&row, softmax::maximum(&row), 1.0, &mut weights);
+        let mut order: Vec<usize> = (0..row.len()).collect();
+        order.sort_by(|&a, &b| weights[b].total_cmp(&weights[a]).then(a.cmp(&b)));
+        order.truncate(if k == 0 { row.len() } else { k as usize });
+        order.retain(|&t| weights[t] > 0.0 && weights[t] >= min_p);
+        let expected: BTreeSet<usize> = order.into_iter().collect();
+        prop_assert!(expected.contains(&(token as usize)));
+        if k > 0 || min_p > 0.0 {
+            let kept: BTreeSet<usize> =
+                scratch.candidates.iter().map(|c| c.token as usize).collect();
+            prop_assert_eq!(kept, expected);
+        }
+    }
+
+    #[test]
+    fn a_draw_is_where_the_running_sum_passes_the_number(
+        row in proptest::collection::vec(-8.0_f32..8.0, 1..1000), uniform in 0.0_f64..1.0,
+    ) {
+        let mut weights = Vec::new();
+        softmax::weigh(&row, softmax::maximum(&row), 1.0, &mut weights);
+        let target = uniform * weights.iter().map(|&w| f64::from(w)).sum::<f64>();
+        let drawn = draw(&weights, uniform).unwrap() as usize;
+        let below: f64 = weights[..drawn].iter().map(|&w| f64::from(w)).sum();
+        prop_assert!(below <= target + 1e-9);
+        prop_assert!(below + f64::from(weights[drawn]) >= target - 1e-9);
+    }
+
+    #[test]
     fn top_p_keeps_the_smallest_sufficient_head(
         row in proptest::collection::vec(-8.0_f32..8.0, 2..3000), top_p in 0.01_f32..0.999,
     ) {
         let mut sampler = Sampler::new(SamplingParams { top_p, ..plain(1) }, 0, &[]);
-        let token = sampler.sample(&row, &[]);
+        let mut scratch = Scratch::default();
+        let token = sampler.sample(&row, &[], &mut scratch);
         let mut order: Vec<f64> = row.iter().map(|&l| f64::from(l).exp()).collect();
         order.sort_by(|a, b| b.total_cmp(a));
         let total: f64 = order.iter().sum();
@@ -142,7 +185,7 @@ proptest! {
             mass += w;
             more
         }).count();
-        prop_assert!(sampler.candidates.len().abs_diff(needed) <= 1 + needed / 1000);
+        prop_assert!(scratch.candidates.len().abs_diff(needed) <= 1 + needed / 1000);
         prop_assert!((token as usize) < row.len());
     }
 }
