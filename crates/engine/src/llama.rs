@@ -271,7 +271,7 @@ fn serve_generation(
     };
     let slot_tokens = context.n_ctx() / slots;
     let info = metadata.info(model, Kind::Chat, slots, slot_tokens);
-    let runner = Runner { context, batch: new_batch(batch_tokens, 1) };
+    let runner = Runner::new(context, batch_tokens);
     host.serve_generation(info, vocab, batch_tokens, runner);
     Ok(())
 }
@@ -284,6 +284,19 @@ fn new_batch(tokens: u32, sequences: i32) -> LlamaBatch<'static> {
 struct Runner<'m> {
     context: LlamaContext<'m>,
     batch: LlamaBatch<'static>,
+    /// Where each row of the last step has its logits, if it has any.
+    places: Vec<Place>,
+    /// Logits of a pass that another one followed, row after row.
+    kept: Vec<f32>,
+}
+
+/// Where a row's logits are.
+#[derive(Clone, Copy)]
+enum Place {
+    /// In llama.cpp's output, by the row's index in its batch.
+    Batch(i32),
+    /// In `kept`, between these.
+    Kept { start: usize, end: usize },
 }
 
 fn llama_id(value: u32) -> i32 {
@@ -294,20 +307,66 @@ fn step_error(error: impl std::fmt::Display) -> StepError {
     StepError(error.to_string())
 }
 
-impl Model for Runner<'_> {
-    fn step(&mut self, rows: &[Row]) -> Result<(), StepError> {
+impl<'m> Runner<'m> {
+    fn new(context: LlamaContext<'m>, batch_tokens: u32) -> Self {
+        let batch = new_batch(batch_tokens, 1);
+        Self { context, batch, places: Vec::new(), kept: Vec::new() }
+    }
+
+    /// One decode call over some of the rows.
+    fn pass(&mut self, rows: &[Row], chosen: &[usize]) -> Result<(), StepError> {
         self.batch.clear();
-        for row in rows {
-            let token = LlamaToken(llama_id(row.token));
+        for &i in chosen {
+            let Row { token, pos, slot, logits } = rows[i];
+            self.places[i] = Place::Batch(self.batch.n_tokens());
             self.batch
-                .add(token, llama_id(row.pos), &[llama_id(row.slot)], row.logits)
+                .add(LlamaToken(llama_id(token)), llama_id(pos), &[llama_id(slot)], logits)
                 .map_err(step_error)?;
         }
         self.context.decode(&mut self.batch).map_err(step_error)
     }
 
+    /// Saves these rows' logits from the next pass, which overwrites them.
+    fn keep(&mut self, rows: &[Row], chosen: &[usize]) {
+        for &i in chosen {
+            if let (true, Place::Batch(index)) = (rows[i].logits, self.places[i]) {
+                let start = self.kept.len();
+                self.kept.extend_from_slice(self.context.get_logits_ith(index));
+                self.places[i] = Place::Kept { start, end: self.kept.len() };
+            }
+        }
+    }
+}
+
+/// Whether a row is the only one of its slot: a decode row, in the main. Rows of a slot are
+/// side by side.
+fn is_single(rows: &[Row], at: usize) -> bool {
+    let same = |other: Option<&Row>| other.is_some_and(|row| row.slot == rows[at].slot);
+    !same(rows.get(at + 1)) && !same(at.checked_sub(1).and_then(|i| rows.get(i)))
+}
+
+impl Model for Runner<'_> {
+    /// Two decode calls where some slots have one row and others have more: from a mixed batch
+    /// llama.cpp would take one row of *each* slot for its first pass.
+    fn step(&mut self, rows: &[Row]) -> Result<(), StepError> {
+        self.places.clear();
+        self.places.resize(rows.len(), Place::Batch(0));
+        self.kept.clear();
+        let (single, several): (Vec<usize>, Vec<usize>) =
+            (0..rows.len()).partition(|&i| is_single(rows, i));
+        if single.is_empty() || several.is_empty() {
+            return self.pass(rows, if single.is_empty() { &several } else { &single });
+        }
+        self.pass(rows, &single)?;
+        self.keep(rows, &single);
+        self.pass(rows, &several)
+    }
+
     fn logits(&self, index: usize) -> &[f32] {
-        self.context.get_logits_ith(i32::try_from(index).unwrap_or(i32::MAX))
+        match self.places[index] {
+            Place::Batch(index) => self.context.get_logits_ith(index),
+            Place::Kept { start, end } => &self.kept[start..end],
+        }
     }
 
     fn copy_slot(&mut self, from: u32, to: u32) {
