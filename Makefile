@@ -42,7 +42,7 @@ deps:
 	@missing=""; \
 	need() { if ! eval "$$1" >/dev/null 2>&1; then echo "needs $$2: $$3"; missing="$$missing $$2"; fi; }; \
 	need "command -v cmake" cmake "llama.cpp is built with it"; \
-	need "compgen -G '/usr/lib/llvm-*/lib/libclang*.so*'" libclang-dev "makes its C functions callable from Rust"; \
+	need "compgen -G '/usr/lib/llvm-*/lib/libclang.so'" libclang-dev "makes its C functions callable from Rust"; \
 	need "command -v ccache" ccache "a second build of llama.cpp then takes seconds"; \
 	need "command -v g++" g++ "llama.cpp is C++"; \
 	need "command -v curl" curl "the first example and a test use it"; \

@@ -129,6 +129,7 @@ struct Metadata {
     chat_template: Option<String>,
     pooling: Option<u32>,
     causal: bool,
+    sliding_window: bool,
 }
 
 impl Metadata {
@@ -141,6 +142,7 @@ impl Metadata {
             chat_template: value("tokenizer.chat_template"),
             pooling: of_arch("pooling_type").and_then(|v| v.parse().ok()),
             causal: of_arch("attention.causal").is_none_or(|v| v != "false"),
+            sliding_window: of_arch("attention.sliding_window").is_some_and(|v| v != "0"),
             architecture,
         }
     }
@@ -271,7 +273,9 @@ fn serve_generation(
     };
     let slot_tokens = context.n_ctx() / slots;
     let info = metadata.info(model, Kind::Chat, slots, slot_tokens);
-    let runner = Runner::new(context, batch_tokens);
+    // What a recurrent state or a sliding window has passed cannot be brought back.
+    let rewinds = !(model.is_recurrent() || model.is_hybrid() || metadata.sliding_window);
+    let runner = Runner::new(context, batch_tokens, rewinds);
     host.serve_generation(info, vocab, batch_tokens, runner);
     Ok(())
 }
@@ -288,6 +292,7 @@ struct Runner<'m> {
     places: Vec<Place>,
     /// Logits of a pass that another one followed, row after row.
     kept: Vec<f32>,
+    rewinds: bool,
 }
 
 /// Where a row's logits are.
@@ -308,9 +313,9 @@ fn step_error(error: impl std::fmt::Display) -> StepError {
 }
 
 impl<'m> Runner<'m> {
-    fn new(context: LlamaContext<'m>, batch_tokens: u32) -> Self {
+    fn new(context: LlamaContext<'m>, batch_tokens: u32, rewinds: bool) -> Self {
         let batch = new_batch(batch_tokens, 1);
-        Self { context, batch, places: Vec::new(), kept: Vec::new() }
+        Self { context, batch, places: Vec::new(), kept: Vec::new(), rewinds }
     }
 
     /// One decode call over some of the rows.
@@ -370,7 +375,7 @@ impl Model for Runner<'_> {
     }
 
     fn copy_slot(&mut self, from: u32, to: u32) {
-        self.clear_slot(to);
+        self.trim_slot(to, 0);
         // Whole sequences only: between streams llama.cpp aborts on a part of one.
         if let Err(error) = self.context.copy_kv_cache_seq(llama_id(from), llama_id(to), None, None)
         {
@@ -378,10 +383,16 @@ impl Model for Runner<'_> {
         }
     }
 
-    fn clear_slot(&mut self, slot: u32) {
-        if let Err(error) = self.context.clear_kv_cache_seq(Some(slot), None, None) {
-            tracing::error!(%error, slot, "a slot cannot be cleared");
+    fn trim_slot(&mut self, slot: u32, keep: u32) {
+        match self.context.clear_kv_cache_seq(Some(slot), Some(keep), None) {
+            Ok(true) => {}
+            Ok(false) => tracing::error!(slot, keep, "a slot cannot be trimmed"),
+            Err(error) => tracing::error!(%error, slot, keep, "a slot cannot be trimmed"),
         }
+    }
+
+    fn rewinds(&self) -> bool {
+        self.rewinds
     }
 }
 

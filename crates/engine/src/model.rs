@@ -126,10 +126,12 @@ pub(crate) trait Model {
     fn step(&mut self, rows: &[Row]) -> Result<(), StepError>;
     /// The logits of row `index` of the last step, one for each vocabulary entry.
     fn logits(&self, index: usize) -> &[f32];
-    /// Makes `to`, which is empty, a copy of `from`.
+    /// Makes `to` a copy of `from`.
     fn copy_slot(&mut self, from: u32, to: u32);
-    /// Empties a slot.
-    fn clear_slot(&mut self, slot: u32);
+    /// Drops what a slot holds from position `keep` on.
+    fn trim_slot(&mut self, slot: u32, keep: u32);
+    /// Whether a slot can be trimmed to something other than nothing.
+    fn rewinds(&self) -> bool;
 }
 
 impl ModelInfo {

@@ -70,6 +70,8 @@ pub enum Event {
     Started {
         /// How long it waited.
         queued: Duration,
+        /// Tokens of the prompt whose KV was there already.
+        cached: u32,
     },
     /// Log probabilities of the prompt's tokens from the second on, in order.
     Prompt(Vec<TokenLogprob>),

@@ -172,12 +172,17 @@ impl Model for Player {
     }
 
     fn copy_slot(&mut self, from: u32, to: u32) {
+        self.trim_slot(to, 0);
         let start = self.prompts.iter().find(|(slot, _)| *slot == from).map(|(_, start)| *start);
         self.prompts.extend(start.map(|start| (to, start)));
     }
 
-    fn clear_slot(&mut self, slot: u32) {
+    fn trim_slot(&mut self, slot: u32, _keep: u32) {
         self.prompts.retain(|(other, _)| *other != slot);
+    }
+
+    fn rewinds(&self) -> bool {
+        true
     }
 }
 

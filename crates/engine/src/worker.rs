@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use forebay_scheduler::{Limits, Output, Request, RequestId, Scheduler, SeqId, SlotId, Step, Work};
+use forebay_scheduler::{Limits, Output, Request, RequestId, Scheduler, SeqId, Step, Work};
 use tokio::sync::mpsc;
 
+use crate::Token;
 use crate::logprobs::token_logprob;
 use crate::model::{Model, ModelConfig, ModelInfo, Row};
 use crate::request::{Event, Failure, FinishReason, GenerateRequest, Stamped, TokenLogprob};
@@ -22,6 +23,11 @@ const MAX_FAILED_STEPS: u32 = 3;
 /// Rows of a step that may need logits for one sequence: the backend keeps a row of vocabulary
 /// size for each, so 64 of them take 64 MB with a vocabulary of 256k.
 const ALL_LOGITS_TOKENS: u32 = 64;
+
+/// The shortest head of a prompt that is kept for others, and the least that must be behind it:
+/// a step of few tokens costs about as much as one of several times as many.
+const MIN_HEAD_TOKENS: usize = 16;
+const MIN_REST_TOKENS: usize = 32;
 
 /// A request on its way to the worker. Its channel has room for every event it can cause.
 #[derive(Debug)]
@@ -142,9 +148,12 @@ impl<M: Model> Worker<M> {
         let Submission { request, events, submitted } = submission;
         self.next_id += 1;
         let id = RequestId(self.next_id);
+        let rewinds = self.model.rewinds() && request.prompt_logprobs.is_none();
+        let head = if rewinds { head(&request.prompt, &self.vocab) } else { &[] };
         let accepted = self.scheduler.submit(Request {
             id,
             prompt_tokens: u32::try_from(request.prompt.len()).unwrap_or(u32::MAX),
+            head: head.into(),
             max_new_tokens: request.max_tokens,
             choices: request.choices,
             all_logits: request.prompt_logprobs.is_some(),
@@ -174,15 +183,13 @@ impl<M: Model> Worker<M> {
             .collect();
         self.board.cancelled.fetch_add(gone.len() as u64, Relaxed);
         for id in gone {
+            self.scheduler.cancel(id);
             self.forget(id);
         }
     }
 
-    /// Takes a request out of everything.
+    /// Takes a request's sequences and its channel away.
     fn forget(&mut self, id: RequestId) -> Option<Ticket> {
-        for slot in self.scheduler.cancel(id) {
-            self.model.clear_slot(slot.0);
-        }
         self.sequences.retain(|seq, _| seq.request != id);
         self.requests.remove(&id)
     }
@@ -191,7 +198,7 @@ impl<M: Model> Worker<M> {
     fn step(&mut self, step: &Step) -> bool {
         self.rows.clear();
         for work in &step.work {
-            self.start(work.seq);
+            self.start(work);
             let Some(sequence) = self.sequences.get(&work.seq) else { continue };
             let last = work.start + work.tokens - 1;
             for pos in work.start..=last {
@@ -219,19 +226,22 @@ impl<M: Model> Worker<M> {
     }
 
     /// Creates a request's first sequence when its first step comes.
-    fn start(&mut self, seq: SeqId) {
-        let Some(ticket) = self.requests.get_mut(&seq.request) else { return };
+    fn start(&mut self, work: &Work) {
+        let Some(ticket) = self.requests.get_mut(&work.seq.request) else { return };
         if std::mem::replace(&mut ticket.started, true) {
             return;
         }
-        self.sequences.insert(seq, Sequence::new(&ticket.request, seq.choice, &self.vocab));
+        self.model.trim_slot(work.slot.0, work.start);
+        let sequence = Sequence::new(&ticket.request, work.seq.choice, &self.vocab);
+        self.sequences.insert(work.seq, sequence);
         let queued = ticket.submitted.elapsed();
-        send(ticket, Event::Started { queued });
+        send(ticket, Event::Started { queued, cached: work.start });
     }
 
     /// Fails the requests of a failed step. Returns whether to go on.
     fn survive(&mut self, step: &Step) -> bool {
         for work in &step.work {
+            self.scheduler.discard(work.seq.request);
             if let Some(ticket) = self.forget(work.seq.request) {
                 send(&ticket, Event::Failed(Failure::Step));
             }
@@ -283,9 +293,7 @@ impl<M: Model> Worker<M> {
     }
 
     fn finish(&mut self, seq: SeqId, reason: FinishReason, tokens: u32) {
-        if let Some(SlotId(slot)) = self.scheduler.finish(seq) {
-            self.model.clear_slot(slot);
-        }
+        self.scheduler.finish(seq);
         self.sequences.remove(&seq);
         let Some(ticket) = self.requests.get_mut(&seq.request) else { return };
         ticket.unfinished -= 1;
@@ -316,6 +324,16 @@ impl<M: Model> Worker<M> {
         self.board.waiting.store(self.scheduler.waiting() as u64, Relaxed);
         self.board.kv_used.store(self.scheduler.kv_tokens(), Relaxed);
     }
+}
+
+/// The part of a prompt that others are likely to begin with: the first message, usually the
+/// system's, up to its end-of-turn token. Empty where that is too short to be worth a step of its
+/// own, or leaves too little behind it.
+fn head<'p>(prompt: &'p [Token], vocab: &Vocab) -> &'p [Token] {
+    let end =
+        prompt.iter().position(|t| vocab.end_of_generation().contains(t)).map_or(0, |i| i + 1);
+    let worth = end >= MIN_HEAD_TOKENS && prompt.len() - end >= MIN_REST_TOKENS;
+    if worth { &prompt[..end] } else { &[] }
 }
 
 /// Sends an event. A closed channel is a client that left: [`Worker::reap`] takes care of it.

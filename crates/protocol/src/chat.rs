@@ -283,7 +283,7 @@ mod tests {
         assert!(json(&chunk).get("usage").is_none());
         chunk.usage = Some(None);
         assert_eq!(json(&chunk)["usage"], Value::Null);
-        chunk.usage = Some(Some(Usage::new(1, 0, 2)));
+        chunk.usage = Some(Some(Usage::default().plus(1, 0, 2)));
         assert_eq!(json(&chunk)["usage"]["total_tokens"], 3);
     }
 

@@ -42,14 +42,18 @@ pub struct EmbeddingUsage {
 }
 
 impl Usage {
-    /// Usage of one request: its prompt counted once, whatever the number of choices.
-    pub fn new(prompt: u32, cached: u32, completion: u32) -> Self {
+    /// With more prompt tokens, more of them cached, and more completion tokens.
+    #[must_use]
+    pub fn plus(self, prompt: u32, cached: u32, completion: u32) -> Self {
+        let prompt_tokens = self.prompt_tokens.saturating_add(prompt);
+        let completion_tokens = self.completion_tokens.saturating_add(completion);
+        let cached_tokens = self.prompt_tokens_details.cached_tokens.saturating_add(cached);
         Self {
-            prompt_tokens: prompt,
-            completion_tokens: completion,
-            total_tokens: prompt.saturating_add(completion),
-            prompt_tokens_details: PromptTokensDetails { cached_tokens: cached },
-            completion_tokens_details: CompletionTokensDetails::default(),
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens.saturating_add(completion_tokens),
+            prompt_tokens_details: PromptTokensDetails { cached_tokens },
+            ..self
         }
     }
 }

@@ -5,8 +5,10 @@
 //! prefill so that a short one never waits for a long one. A request for `n` answers prefills its
 //! prompt once and forks.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
+use crate::idle::IdleSlots;
 use crate::share::max_min_share;
 
 /// A generation request, as the engine numbers it.
@@ -44,12 +46,16 @@ pub struct Limits {
 }
 
 /// A request as the scheduler sees it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Request {
     /// Its number; never used before.
     pub id: RequestId,
     /// Length of the prompt, at least 1.
     pub prompt_tokens: u32,
+    /// The first tokens of the prompt, fewer than all, that other requests are likely to begin
+    /// with too; may be empty. They are computed in a step of their own, so that whoever finds
+    /// them in a slot computes the rest in the very same way.
+    pub head: Arc<[u32]>,
     /// The most tokens an answer can have.
     pub max_new_tokens: u32,
     /// Number of answers, at least 1.
@@ -95,7 +101,8 @@ pub struct Work {
     pub seq: SeqId,
     /// Where its KV is.
     pub slot: SlotId,
-    /// Position of the first token.
+    /// Position of the first token. In a sequence's first step: what its slot holds of it already;
+    /// the engine must drop what is behind that.
     pub start: u32,
     /// Number of tokens, at least 1.
     pub tokens: u32,
@@ -141,8 +148,7 @@ pub struct Scheduler {
     limits: Limits,
     waiting: VecDeque<Request>,
     running: BTreeMap<SeqId, Running>,
-    /// The lowest is taken first: slots in use stay next to each other.
-    free_slots: BTreeSet<SlotId>,
+    idle: IdleSlots,
     /// Counts admissions, so that prefill is planned in order of arrival.
     admissions: u64,
 }
@@ -151,6 +157,7 @@ pub struct Scheduler {
 struct Running {
     slot: SlotId,
     prompt: u32,
+    head: Arc<[u32]>,
     /// Tokens that exist: the prompt and what was generated.
     known: u32,
     /// Tokens whose KV is in the slot.
@@ -177,14 +184,8 @@ impl Scheduler {
     /// If a step cannot hold one decode row for each slot, or there is no slot.
     pub fn new(limits: Limits) -> Self {
         assert!(limits.slots > 0 && limits.batch_tokens >= limits.slots, "{limits:?}");
-        let free_slots = (0..limits.slots).map(SlotId).collect();
-        Self {
-            limits,
-            waiting: VecDeque::new(),
-            running: BTreeMap::new(),
-            free_slots,
-            admissions: 0,
-        }
+        let idle = IdleSlots::new(limits.slots);
+        Self { limits, waiting: VecDeque::new(), running: BTreeMap::new(), idle, admissions: 0 }
     }
 
     /// Puts a request into the queue.
@@ -211,19 +212,29 @@ impl Scheduler {
         self.waiting.len() < self.limits.queue
     }
 
-    /// Takes back a request, waiting or running. Returns the slots that held something of it; the
-    /// engine must clear them before the next step.
-    pub fn cancel(&mut self, id: RequestId) -> Vec<SlotId> {
+    /// Takes back a request, waiting or running.
+    pub fn cancel(&mut self, id: RequestId) {
         self.waiting.retain(|r| r.id != id);
         let seqs: Vec<SeqId> = self.seqs_of(id).collect();
-        seqs.into_iter().filter_map(|seq| self.finish(seq)).collect()
+        for seq in seqs {
+            self.finish(seq);
+        }
     }
 
-    /// Ends one sequence. Returns its slot, which the engine must clear before the next step.
-    pub fn finish(&mut self, seq: SeqId) -> Option<SlotId> {
-        let slot = self.running.remove(&seq)?.slot;
-        self.free_slots.insert(slot);
-        Some(slot)
+    /// Takes back a request whose slots may hold anything after a step that failed.
+    pub fn discard(&mut self, id: RequestId) {
+        let seqs: Vec<SeqId> = self.seqs_of(id).collect();
+        for running in seqs.iter().filter_map(|seq| self.running.remove(seq)) {
+            self.idle.give(running.slot, [].into());
+        }
+    }
+
+    /// Ends one sequence. Its slot keeps the prompt's head for whoever begins with the same.
+    pub fn finish(&mut self, seq: SeqId) {
+        if let Some(running) = self.running.remove(&seq) {
+            let whole = running.computed >= running.head_tokens();
+            self.idle.give(running.slot, if whole { running.head } else { [].into() });
+        }
     }
 
     /// Tells that a token was sampled for `seq`; the next step will compute it.
@@ -293,20 +304,23 @@ impl Scheduler {
 
     /// Moves requests from the queue's front into slots while the front one fits whole.
     fn admit(&mut self) {
-        while let Some(request) = self.waiting.front().copied() {
-            if self.free_slots.len() < request.choices as usize {
+        while let Some(request) = self.waiting.front() {
+            if self.idle.len() < request.choices as usize {
                 return;
             }
-            self.waiting.pop_front();
+            let Some(request) = self.waiting.pop_front() else { return };
             for choice in 0..request.choices {
-                let Some(slot) = self.free_slots.pop_first() else { return };
+                // The other choices get the whole prompt copied.
+                let known_head: &[u32] = if choice == 0 { &request.head } else { &[] };
+                let Some((slot, computed)) = self.idle.take(known_head) else { return };
                 self.admissions += 1;
                 let phase = if choice == 0 { Phase::Active } else { Phase::AwaitingFork };
                 let running = Running {
                     slot,
                     prompt: request.prompt_tokens,
+                    head: Arc::clone(&request.head),
                     known: request.prompt_tokens,
-                    computed: 0,
+                    computed,
                     admission: self.admissions,
                     all_logits: request.all_logits && choice == 0,
                     phase,
@@ -341,7 +355,7 @@ impl Scheduler {
         let needs: Vec<u32> = prefilling
             .iter()
             .map(|(_, r)| {
-                let missing = r.prompt - r.computed;
+                let missing = r.next_stop() - r.computed;
                 if r.all_logits { missing.min(self.limits.all_logits_tokens) } else { missing }
             })
             .collect();
@@ -376,6 +390,15 @@ impl Running {
     /// The prompt is computed; what is missing is the token sampled last.
     fn is_decoding(&self) -> bool {
         self.phase == Phase::Active && self.computed >= self.prompt && self.known > self.computed
+    }
+
+    fn head_tokens(&self) -> u32 {
+        u32::try_from(self.head.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Up to where a prefill chunk may go: a head is computed in a step of its own.
+    fn next_stop(&self) -> u32 {
+        if self.computed < self.head_tokens() { self.head_tokens() } else { self.prompt }
     }
 
     fn is_prefilling(&self) -> bool {

@@ -7,13 +7,13 @@
 //! The unit of both is the *step*: `plan` says what the next forward pass holds, the engine runs
 //! it and reports back. A sequence is `known` tokens (prompt and generated) of which `computed`
 //! are in the KV cache; a step moves `computed` towards `known`, and decoding is the case where
-//! one token is missing. Nothing here knows what a token is, so nothing here can be wrong about
-//! one.
+//! one token is missing. Tokens are numbers here, compared and nothing else.
 //!
 //! **Invariant:** no tokio, no clock, no randomness, no llama types, no serde. Given the same
 //! calls it makes the same decisions.
 
 mod embedding;
+mod idle;
 mod share;
 
 pub mod generation;

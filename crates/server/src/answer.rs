@@ -98,7 +98,7 @@ impl Runs {
             let prompt = u32::try_from(request.prompt.len()).unwrap_or(u32::MAX);
             let choices = request.choices as usize;
             let unfinished = request.choices;
-            usage = Usage::new(usage.prompt_tokens + prompt, 0, 0);
+            usage = usage.plus(prompt, 0, 0);
             let generation =
                 engine.generate(request).inspect_err(|_| state.metrics.rejected("engine"))?;
             served.metrics.request_prompt.record(f64::from(prompt));
@@ -166,14 +166,17 @@ impl Runs {
             }
             Event::Finished { tokens, reason, .. } => {
                 run.unfinished -= 1;
-                let Usage { prompt_tokens, completion_tokens, .. } = self.usage;
-                self.usage = Usage::new(prompt_tokens, 0, completion_tokens + tokens);
+                self.usage = self.usage.plus(0, 0, *tokens);
                 self.record.note(|facts| {
                     facts.completion_tokens = self.usage.completion_tokens;
                     facts.finish_reason = Some(finish_reason(reason));
                 });
             }
-            Event::Started { .. } | Event::Prompt(_) | Event::Delta { .. } => {}
+            Event::Started { cached, .. } => {
+                self.usage = self.usage.plus(0, *cached, 0);
+                self.record.note(|facts| facts.cached_tokens += cached);
+            }
+            Event::Prompt(_) | Event::Delta { .. } => {}
         }
         Ok(Sourced { run: index, event })
     }
@@ -220,8 +223,9 @@ impl Meter {
     fn event(&mut self, event: &Event, at: Duration, record: &Record) {
         let metrics = &self.served.metrics;
         match event {
-            Event::Started { queued } => {
+            Event::Started { queued, cached } => {
                 self.started = *queued;
+                metrics.cached_tokens.increment(u64::from(*cached));
                 metrics.queue.record(queued.as_secs_f64());
             }
             Event::Delta { choice, tokens, .. } => {

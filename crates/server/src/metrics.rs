@@ -64,6 +64,7 @@ pub struct ModelMetrics {
     pub request_prompt: Histogram,
     pub request_generated: Histogram,
     pub prompt_tokens: Counter,
+    pub cached_tokens: Counter,
     pub generation_tokens: Counter,
     pub finished_stop: Counter,
     pub finished_length: Counter,
@@ -95,7 +96,6 @@ impl Metrics {
     pub fn model(&self, name: &str) -> ModelMetrics {
         let model = name.to_owned();
         self.with(|| {
-            counter!(CACHED_TOKENS, "model" => model.clone()).absolute(0);
             let finished =
                 |reason| counter!(FINISHED, "model" => model.clone(), "finish_reason" => reason);
             ModelMetrics {
@@ -108,6 +108,7 @@ impl Metrics {
                 request_prompt: histogram!(REQUEST_PROMPT, "model" => model.clone()),
                 request_generated: histogram!(REQUEST_GENERATED, "model" => model.clone()),
                 prompt_tokens: counter!(PROMPT_TOKENS, "model" => model.clone()),
+                cached_tokens: counter!(CACHED_TOKENS, "model" => model.clone()),
                 generation_tokens: counter!(GENERATION_TOKENS, "model" => model.clone()),
                 finished_stop: finished("stop"),
                 finished_length: finished("length"),

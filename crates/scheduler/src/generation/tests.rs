@@ -19,32 +19,56 @@ fn request(id: u64, prompt: u32, new: u32, choices: u32) -> Request {
     Request {
         id: RequestId(id),
         prompt_tokens: prompt,
+        head: [].into(),
         max_new_tokens: new,
         choices,
         all_logits: false,
     }
 }
 
+/// The token at a position: of the head, or one that no other request has.
+fn token(request: &Request, position: u32) -> u32 {
+    let own = 1000 + u32::try_from(request.id.0).unwrap();
+    request.head.get(position as usize).copied().unwrap_or(own)
+}
+
 /// Runs steps until nothing is left; every answer has its request's `max_new_tokens` tokens.
-/// Returns the tokens generated for each sequence.
-fn run(scheduler: &mut Scheduler, requests: &[Request], max_steps: usize) -> BTreeMap<SeqId, u32> {
-    let of = |id: RequestId| *requests.iter().find(|r| r.id == id).unwrap();
-    let mut generated = BTreeMap::new();
-    let mut kv: BTreeMap<SlotId, (SeqId, u32)> = BTreeMap::new();
+/// Returns the tokens generated for each sequence, and how many prompt tokens were reused.
+fn run(
+    scheduler: &mut Scheduler,
+    requests: &[Request],
+    max_steps: usize,
+) -> (BTreeMap<SeqId, u32>, u32) {
+    let of = |id: RequestId| requests.iter().find(|r| r.id == id).unwrap();
+    let (mut generated, mut reused) = (BTreeMap::new(), 0);
+    // What each slot holds, and who runs in it.
+    let mut kv: BTreeMap<SlotId, Vec<u32>> = BTreeMap::new();
+    let mut owners: BTreeMap<SlotId, SeqId> = BTreeMap::new();
     for _ in 0..max_steps {
         let step = scheduler.plan();
         if step.work.is_empty() {
-            return generated;
+            return (generated, reused);
         }
         check_step(&step);
         scheduler.complete(&step);
         for work in &step.work {
-            let cell = kv.entry(work.slot).or_insert((work.seq, 0));
-            assert_eq!(*cell, (work.seq, work.start), "the slot holds what came before");
-            cell.1 += work.tokens;
-            let computed = cell.1;
+            let request = of(work.seq.request);
+            let cells = kv.entry(work.slot).or_default();
+            match owners.get(&work.slot) {
+                Some(owner) => assert_eq!(*owner, work.seq, "a slot has one owner"),
+                None => {
+                    owners.insert(work.slot, work.seq);
+                    cells.truncate(work.start as usize);
+                    reused += work.start;
+                }
+            }
+            let before: Vec<u32> = (0..work.start).map(|pos| token(request, pos)).collect();
+            assert_eq!(*cells, before, "the slot holds what came before");
+            cells.extend((work.start..work.start + work.tokens).map(|pos| token(request, pos)));
+            let cells = cells.clone();
             for fork in &work.forks {
-                assert_eq!(kv.insert(fork.slot, (fork.seq, computed)), None, "slot in use");
+                assert_eq!(owners.insert(fork.slot, fork.seq), None, "slot in use");
+                kv.insert(fork.slot, cells.clone());
             }
             if !work.output.samples() {
                 continue;
@@ -54,8 +78,8 @@ fn run(scheduler: &mut Scheduler, requests: &[Request], max_steps: usize) -> BTr
                 let count = generated.entry(seq).or_insert(0);
                 *count += 1;
                 if *count == of(seq.request).max_new_tokens {
-                    let slot = scheduler.finish(seq).unwrap();
-                    kv.remove(&slot);
+                    scheduler.finish(seq);
+                    owners.retain(|_, owner| *owner != seq);
                 } else {
                     scheduler.append(seq);
                 }
@@ -121,15 +145,15 @@ fn a_short_prompt_does_not_wait_for_a_long_one() {
 fn several_answers_share_one_prefill() {
     let requests = [request(1, 65, 4, 3)];
     let mut s = Scheduler::new(LIMITS);
-    s.submit(requests[0]).unwrap();
+    s.submit(requests[0].clone()).unwrap();
     let first = s.plan();
     assert_eq!(first.work.len(), 1);
     s.complete(&first);
     let second = s.plan();
     assert_eq!((second.work[0].tokens, second.work[0].forks.len()), (1, 2));
     let mut s = Scheduler::new(LIMITS);
-    s.submit(requests[0]).unwrap();
-    let generated = run(&mut s, &requests, 100);
+    s.submit(requests[0].clone()).unwrap();
+    let (generated, _) = run(&mut s, &requests, 100);
     assert_eq!(generated.values().copied().collect::<Vec<_>>(), [4, 4, 4]);
 }
 
@@ -168,25 +192,62 @@ fn cancelling_frees_every_slot_of_a_request() {
     s.submit(request(2, 5, 5, 1)).unwrap();
     s.plan();
     assert_eq!((s.running(), s.waiting()), (4, 1));
-    assert_eq!(s.cancel(RequestId(1)).len(), 4);
+    s.cancel(RequestId(1));
+    assert_eq!(s.running(), 0);
     assert_eq!(s.plan().work[0].seq.request, RequestId(2));
-    assert!(s.cancel(RequestId(2)).len() == 1 && s.running() == 0);
-    assert!(s.cancel(RequestId(2)).is_empty(), "twice is harmless");
+    s.cancel(RequestId(2));
+    s.cancel(RequestId(2));
+    assert_eq!((s.running(), s.idle.len()), (0, 4), "twice is harmless");
+}
+
+#[test]
+fn a_head_is_computed_alone_and_once() {
+    let with_head = |id| Request { head: [7; 20].into(), ..request(id, 50, 2, 1) };
+    let mut s = Scheduler::new(LIMITS);
+    s.submit(with_head(1)).unwrap();
+    let chunks: Vec<(u32, u32)> = (0..2)
+        .map(|_| {
+            let step = s.plan();
+            s.complete(&step);
+            (step.work[0].start, step.work[0].tokens)
+        })
+        .collect();
+    assert_eq!(chunks, [(0, 20), (20, 30)]);
+    s.finish(SeqId { request: RequestId(1), choice: 0 });
+    s.submit(with_head(2)).unwrap();
+    let step = s.plan();
+    assert_eq!((step.work[0].start, step.work[0].tokens), (20, 30));
+    s.discard(RequestId(2));
+    s.submit(with_head(3)).unwrap();
+    assert_eq!(s.plan().work[0].start, 0, "a failed step leaves nothing to reuse");
+    s.cancel(RequestId(3));
+    s.submit(with_head(4)).unwrap();
+    assert_eq!(s.plan().work[0].start, 0, "an unfinished head is no head");
+    let mut s = Scheduler::new(LIMITS);
+    let requests: Vec<Request> = (0..8).map(with_head).collect();
+    for r in &requests {
+        s.submit(r.clone()).unwrap();
+    }
+    let (_, reused) = run(&mut s, &requests, 1000);
+    assert_eq!(reused, 4 * 20, "four slots compute it, the other four requests find it");
 }
 
 proptest! {
     #[test]
     fn everybody_finishes_with_exactly_the_tokens_asked_for(
-        shapes in proptest::collection::vec((1_u32..600, 1_u32..40, 1_u32..5, any::<bool>()), 1..9),
+        shapes in proptest::collection::vec(
+            (1_u32..600, 1_u32..40, 1_u32..5, any::<bool>(), 0_u32..3), 1..9,
+        ),
     ) {
-        let requests: Vec<Request> = shapes.iter().enumerate().map(|(i, &(p, new, n, all))| {
-            Request { all_logits: all, ..request(i as u64, p, new, n) }
+        let requests: Vec<Request> = shapes.iter().enumerate().map(|(i, &(p, new, n, all, head))| {
+            let head = vec![head; if all { 0 } else { (head * 9).min(p - 1) as usize }].into();
+            Request { head, all_logits: all, ..request(i as u64, p, new, n) }
         }).collect();
         let mut s = Scheduler::new(LIMITS);
         for r in &requests {
-            s.submit(*r).unwrap();
+            s.submit(r.clone()).unwrap();
         }
-        let generated = run(&mut s, &requests, 20_000);
+        let (generated, _) = run(&mut s, &requests, 20_000);
         for r in &requests {
             for choice in 0..r.choices {
                 prop_assert_eq!(generated[&SeqId { request: r.id, choice }], r.max_new_tokens);
