@@ -5,6 +5,7 @@ uses prompts that neither has seen. Medians over the rounds are printed, and the
 """
 
 import argparse
+import re
 import socket
 import statistics
 import subprocess
@@ -118,6 +119,23 @@ def compare(args, kind, scenarios):
         server.stop()
 
 
+def engine_limit(args):
+    """Forebay over HTTP beside the same engine without it, taking turns: 16 streams."""
+    command, _ = commands(args, "chat")
+    server = Server(command)
+    bench = [args.forebay, "bench", "--model", args.chat, "--streams", "16", "--prompt-tokens", "64",
+             "--tokens", "128", "--rounds", "1", "--threads", str(args.threads or psutil.cpu_count())]
+    http, bare = [], []
+    load.run("wire", server.url, "m", seed=0)
+    for turn in range(1, args.rounds + 1):
+        report = subprocess.run(bench, capture_output=True, text=True, check=True).stdout
+        bare.append(float(re.search(r"tokens/s\s+([\d.]+)", report)[1]))
+        http.append(load.run("wire", server.url, "m", seed=turn)["tokens/s"])
+    server.stop()
+    print(f"\nHTTP beside the bare engine: {'http':>10} {'engine':>10}    ratio")
+    line("16 streams tokens/s", statistics.median(http), statistics.median(bare))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--forebay", required=True)
@@ -135,6 +153,8 @@ def main():
         chosen = [name for name in scenarios if args.scenarios is None or name in args.scenarios]
         if chosen:
             compare(args, kind, chosen)
+    if args.scenarios is None or "wire" in args.scenarios:
+        engine_limit(args)
 
 
 if __name__ == "__main__":

@@ -118,6 +118,23 @@ async def mixed(load, seed):
     return result
 
 
+async def wire(load, seed, streams=16, prompt_tokens=64, tokens=128):
+    """What `forebay bench` does, over HTTP: as many streams, prompts and answers as long."""
+    rng = random.Random(seed)
+    body = {"model": load.model, "max_tokens": tokens, "ignore_eos": True, "temperature": 0.7, "stream": True}
+
+    async def stream():
+        prompt = [rng.randrange(1000, 20000) for _ in range(prompt_tokens)]
+        async with load.session.post(f"{load.url}/v1/completions", json={**body, "prompt": prompt}) as answer:
+            answer.raise_for_status()
+            async for line in answer.content:
+                assert b'"error"' not in line, line
+
+    begin = time.perf_counter()
+    await asyncio.gather(*(stream() for _ in range(streams)))
+    return {"tokens/s": streams * tokens / (time.perf_counter() - begin)}
+
+
 async def embed(load, seed, requests, clients, per_request, longest):
     rng = random.Random(seed)
     text = lambda: words(rng, rng.randint(4, longest))
@@ -152,6 +169,6 @@ EMBEDDING = {
 def run(scenario, url, model, seed):
     async def main():
         async with Load(url, model) as load:
-            return await {**CHAT, **EMBEDDING}[scenario](load, seed)
+            return await {**CHAT, **EMBEDDING, "wire": wire}[scenario](load, seed)
 
     return asyncio.run(main())

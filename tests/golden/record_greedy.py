@@ -1,7 +1,8 @@
 """Records what llama-server answers greedily, for clients/test_greedy.py.
 
 Usage: record_greedy.py URL, of a llama-server that serves SmolLM2 with one slot and no cache
-(-np 1 --no-cache-prompt).
+(-np 1 --no-cache-prompt). The answers are kept beside those of the other kind of CPU: with AMX, ggml
+multiplies by other kernels, which round otherwise.
 """
 
 import json
@@ -32,6 +33,12 @@ def answer(url, prompt):
         return json.load(response)
 
 
+def kernels():
+    """Which of ggml's CPU kernels this machine runs, as far as they round differently."""
+    cpu = Path("/proc/cpuinfo")
+    return "amx" if cpu.exists() and " amx_int8" in cpu.read_text() else "other"
+
+
 def main():
     golden = []
     for prompt in PROMPTS:
@@ -44,7 +51,9 @@ def main():
             }
         )
     out = Path(__file__).parent / "greedy.json"
-    out.write_text(json.dumps(golden, indent=1, ensure_ascii=False) + "\n")
+    recorded = json.loads(out.read_text()) if out.exists() else {}
+    recorded[kernels()] = golden
+    out.write_text(json.dumps(recorded, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

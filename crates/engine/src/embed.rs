@@ -1,14 +1,20 @@
-//! The embedding loop: receive, plan, step, emit.
+//! The embedding loop: receive, plan, compute, emit, on several lanes.
+//!
+//! A lane is a thread with a context of its own. On a CPU several narrow ones side by side compute
+//! more than one over all cores, whose threads wait for each other after every operation. What is
+//! alone, or longer than a lane's context, is computed in the wide context, by all cores.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
-use forebay_scheduler::{EmbeddingQueue, Item, JobId};
+use forebay_scheduler::{EmbeddingQueue, Item, JobId, Pass};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::Token;
-use crate::model::EmbeddingModel;
+use crate::model::{EmbeddingModel, StepError};
 use crate::request::Failure;
 use crate::status::{Board, Status};
 
@@ -24,16 +30,41 @@ pub(crate) struct EmbedJob {
     reply: oneshot::Sender<Result<Vec<Vec<f32>>, Failure>>,
 }
 
-/// The thread's state.
+/// What passes are computed in.
+pub(crate) struct Contexts<M> {
+    /// Takes any input that the model takes.
+    pub(crate) wide: M,
+    /// Each takes one [`Contexts::pass`]. None: all passes go to the wide one.
+    pub(crate) narrow: Vec<M>,
+    /// What a pass can hold, unless one input is longer.
+    pub(crate) pass: Pass,
+}
+
+/// What the lanes share. Where both locks are held, the desk's was taken first.
 pub(crate) struct EmbedWorker<M> {
-    model: M,
-    batch_tokens: u32,
-    max_inputs: usize,
-    queue: EmbeddingQueue,
-    jobs: BTreeMap<JobId, EmbedJob>,
+    /// What is not yet being computed. Held by the lane that waits for something to do.
+    desk: Mutex<Desk>,
+    /// The requests that are not yet answered.
+    jobs: Mutex<BTreeMap<JobId, EmbedJob>>,
+    wide: Mutex<M>,
+    pass: Pass,
     board: Arc<Board>,
+    computing: AtomicUsize,
+    failed_passes: AtomicU32,
+    ended: AtomicBool,
+}
+
+struct Desk {
+    inbox: mpsc::Receiver<EmbedJob>,
+    queue: EmbeddingQueue,
     next_id: u64,
-    failed_passes: u32,
+}
+
+/// What one lane computes at once.
+struct Portion {
+    items: Vec<Item>,
+    inputs: Vec<Vec<Token>>,
+    wide: bool,
 }
 
 impl EmbedJob {
@@ -46,128 +77,178 @@ impl EmbedJob {
     }
 }
 
-impl<M: EmbeddingModel> EmbedWorker<M> {
-    pub(crate) fn new(model: M, batch_tokens: u32, max_inputs: usize, board: Arc<Board>) -> Self {
-        let queue = EmbeddingQueue::new();
-        let jobs = BTreeMap::new();
-        Self { model, batch_tokens, max_inputs, queue, jobs, board, next_id: 0, failed_passes: 0 }
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-    pub(crate) fn board(&self) -> &Board {
-        &self.board
-    }
-
+impl<M: EmbeddingModel + Send> EmbedWorker<M> {
     /// Serves until the last handle is gone or too many passes have failed. Dropping the jobs
     /// that are left tells their clients.
-    pub(crate) fn run(mut self, mut inbox: mpsc::Receiver<EmbedJob>) {
-        while self.receive(&mut inbox) {
-            self.reap();
-            let batch = self.queue.next_batch(self.batch_tokens, self.max_inputs);
-            self.board.running.store(batch.len() as u64, Relaxed);
-            self.board.waiting.store(self.queue.len() as u64, Relaxed);
-            if batch.is_empty() {
-                continue;
+    pub(crate) fn serve(contexts: Contexts<M>, inbox: mpsc::Receiver<EmbedJob>, board: Arc<Board>) {
+        let Contexts { wide, narrow, pass } = contexts;
+        let worker = Self {
+            desk: Mutex::new(Desk { inbox, queue: EmbeddingQueue::new(), next_id: 0 }),
+            jobs: Mutex::new(BTreeMap::new()),
+            wide: Mutex::new(wide),
+            pass,
+            board,
+            computing: AtomicUsize::new(0),
+            failed_passes: AtomicU32::new(0),
+            ended: AtomicBool::new(false),
+        };
+        let name = thread::current().name().unwrap_or("engine").to_owned();
+        let mut narrow = narrow.into_iter();
+        let first = narrow.next();
+        thread::scope(|scope| {
+            for (number, model) in (2..).zip(narrow) {
+                let (worker, builder) = (&worker, thread::Builder::new());
+                let lane = move || worker.lane(Some(model));
+                if let Err(error) =
+                    builder.name(format!("{name}/{number}")).spawn_scoped(scope, lane)
+                {
+                    tracing::error!(%error, "a thread cannot be started; going on with fewer");
+                }
             }
-            match self.step(&batch) {
-                Some(vectors) => self.emit(&batch, vectors),
-                None => {
-                    if !self.survive(&batch) {
+            worker.lane(first);
+        });
+    }
+
+    /// One lane's loop.
+    fn lane(&self, mut own: Option<M>) {
+        let end = EndOnDrop(self);
+        while let Some(pass) = self.take() {
+            let result = self.compute(&pass, own.as_mut());
+            match result {
+                Ok(vectors) => self.emit(&pass.items, vectors),
+                Err(error) => {
+                    tracing::error!(%error, inputs = pass.items.len(), "an embedding pass failed");
+                    if !self.survive(&pass.items) {
                         break;
                     }
                 }
             }
-            self.board.running.store(0, Relaxed);
         }
-        self.board.set_status(Status::Failed);
+        drop(end);
     }
 
-    /// Takes what has arrived; with nothing to do, waits for it. Returns false when the last
-    /// handle is gone.
-    fn receive(&mut self, inbox: &mut mpsc::Receiver<EmbedJob>) -> bool {
-        if self.jobs.is_empty() {
-            match inbox.blocking_recv() {
-                Some(job) => self.accept(job),
+    /// The next pass; waits while there is nothing to do. `None` when the last handle is gone and
+    /// so nobody can be waiting for an answer, or another lane has given up.
+    fn take(&self) -> Option<Portion> {
+        let mut desk = lock(&self.desk);
+        loop {
+            if !self.receive(&mut desk) || self.ended.load(Relaxed) {
+                return None;
+            }
+            let mut items = desk.queue.next_batch(self.pass);
+            self.board.waiting.store(desk.queue.len() as u64, Relaxed);
+            let jobs = lock(&self.jobs);
+            // The rest of a request of which a pass has failed.
+            items.retain(|item| jobs.contains_key(&item.job));
+            if items.is_empty() {
+                continue;
+            }
+            let input = |item: &Item| jobs.get(&item.job)?.inputs.get(item.index as usize).cloned();
+            let inputs = items.iter().filter_map(input).collect();
+            let alone = self.computing.fetch_add(1, Relaxed) == 0 && desk.queue.is_empty();
+            let long = items.iter().any(|item| item.tokens > self.pass.tokens);
+            return Some(Portion { items, inputs, wide: alone || long });
+        }
+    }
+
+    /// Takes what has arrived, and drops the requests whose clients are gone; with nothing to do,
+    /// waits. Returns false when the last handle is gone.
+    fn receive(&self, desk: &mut Desk) -> bool {
+        if desk.queue.is_empty() {
+            match desk.inbox.blocking_recv() {
+                Some(job) => self.accept(desk, job),
                 None => return false,
             }
         }
-        while let Ok(job) = inbox.try_recv() {
-            self.accept(job);
+        while let Ok(job) = desk.inbox.try_recv() {
+            self.accept(desk, job);
         }
+        let mut jobs = lock(&self.jobs);
+        let before = jobs.len();
+        jobs.retain(|&id, job| {
+            let gone = job.reply.is_closed();
+            if gone {
+                desk.queue.cancel(id);
+            }
+            !gone
+        });
+        self.board.cancelled.fetch_add((before - jobs.len()) as u64, Relaxed);
         true
     }
 
-    fn accept(&mut self, job: EmbedJob) {
-        self.next_id += 1;
-        let id = JobId(self.next_id);
+    fn accept(&self, desk: &mut Desk, job: EmbedJob) {
+        desk.next_id += 1;
+        let id = JobId(desk.next_id);
         let lengths = job.inputs.iter().map(|i| u32::try_from(i.len()).unwrap_or(u32::MAX));
-        self.queue.push(id, lengths);
-        self.jobs.insert(id, job);
-        self.answer_if_complete(id);
+        desk.queue.push(id, lengths);
+        let mut jobs = lock(&self.jobs);
+        jobs.insert(id, job);
+        answer_if_complete(&mut jobs, id);
     }
 
-    /// Drops the requests whose clients are gone.
-    fn reap(&mut self) {
-        let gone: Vec<JobId> =
-            self.jobs.iter().filter(|(_, job)| job.reply.is_closed()).map(|(&id, _)| id).collect();
-        self.board.cancelled.fetch_add(gone.len() as u64, Relaxed);
-        for id in gone {
-            self.queue.cancel(id);
-            self.jobs.remove(&id);
-        }
-    }
-
-    fn step(&mut self, batch: &[Item]) -> Option<Vec<Vec<f32>>> {
-        let inputs: Vec<&[Token]> = batch
-            .iter()
-            .filter_map(|item| self.jobs.get(&item.job)?.inputs.get(item.index as usize))
-            .map(Vec::as_slice)
-            .collect();
+    fn compute(&self, pass: &Portion, own: Option<&mut M>) -> Result<Vec<Vec<f32>>, StepError> {
+        let inputs: Vec<&[Token]> = pass.inputs.iter().map(Vec::as_slice).collect();
+        self.board.running.fetch_add(inputs.len() as u64, Relaxed);
         self.board.begin_step();
-        let result = self.model.embed(&inputs);
+        let result = match own {
+            Some(own) if !pass.wide => own.embed(&inputs),
+            _ => lock(&self.wide).embed(&inputs),
+        };
         self.board.end_step(inputs.iter().map(|i| i.len()).sum());
-        match result {
-            Ok(vectors) => {
-                self.failed_passes = 0;
-                Some(vectors)
-            }
-            Err(error) => {
-                self.board.step_errors.fetch_add(1, Relaxed);
-                self.failed_passes += 1;
-                tracing::error!(%error, inputs = batch.len(), "an embedding pass failed");
-                None
-            }
-        }
+        self.board.running.fetch_sub(inputs.len() as u64, Relaxed);
+        self.computing.fetch_sub(1, Relaxed);
+        result
     }
 
-    fn emit(&mut self, batch: &[Item], vectors: Vec<Vec<f32>>) {
-        for (item, mut vector) in batch.iter().zip(vectors) {
-            normalise(&mut vector);
-            if let Some(job) = self.jobs.get_mut(&item.job) {
+    fn emit(&self, items: &[Item], mut vectors: Vec<Vec<f32>>) {
+        self.failed_passes.store(0, Relaxed);
+        vectors.iter_mut().for_each(|vector| normalise(vector));
+        let mut jobs = lock(&self.jobs);
+        for (item, vector) in items.iter().zip(vectors) {
+            if let Some(job) = jobs.get_mut(&item.job) {
                 job.vectors[item.index as usize] = vector;
                 job.missing -= 1;
-                self.answer_if_complete(item.job);
+                answer_if_complete(&mut jobs, item.job);
             }
-        }
-    }
-
-    fn answer_if_complete(&mut self, id: JobId) {
-        if self.jobs.get(&id).is_some_and(|job| job.missing == 0)
-            && let Some(job) = self.jobs.remove(&id)
-        {
-            // A client that left needs no answer.
-            drop(job.reply.send(Ok(job.vectors)));
         }
     }
 
     /// Fails the requests of a failed pass. Returns whether to go on.
-    fn survive(&mut self, batch: &[Item]) -> bool {
-        for item in batch {
-            self.queue.cancel(item.job);
-            if let Some(job) = self.jobs.remove(&item.job) {
-                drop(job.reply.send(Err(Failure::Step)));
-            }
+    fn survive(&self, items: &[Item]) -> bool {
+        self.board.step_errors.fetch_add(1, Relaxed);
+        let failed: Vec<EmbedJob> = {
+            let mut jobs = lock(&self.jobs);
+            items.iter().filter_map(|item| jobs.remove(&item.job)).collect()
+        };
+        for job in failed {
+            drop(job.reply.send(Err(Failure::Step)));
         }
-        self.failed_passes < MAX_FAILED_PASSES
+        self.failed_passes.fetch_add(1, Relaxed) + 1 < MAX_FAILED_PASSES
+    }
+}
+
+fn answer_if_complete(jobs: &mut BTreeMap<JobId, EmbedJob>, id: JobId) {
+    if jobs.get(&id).is_some_and(|job| job.missing == 0)
+        && let Some(job) = jobs.remove(&id)
+    {
+        // A client that left needs no answer.
+        drop(job.reply.send(Ok(job.vectors)));
+    }
+}
+
+/// Ends all lanes with the first one that ends, however that was, a panic included: the requests
+/// that are left hear of it.
+struct EndOnDrop<'w, M>(&'w EmbedWorker<M>);
+
+impl<M> Drop for EndOnDrop<'_, M> {
+    fn drop(&mut self) {
+        self.0.ended.store(true, Relaxed);
+        self.0.board.set_status(Status::Failed);
+        lock(&self.0.jobs).clear();
     }
 }
 
@@ -185,7 +266,96 @@ fn normalise(vector: &mut [f32]) {
 
 #[cfg(test)]
 mod tests {
-    use super::normalise;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Tells each input's length, or fails on one that begins with [`POISON`].
+    struct Lengths {
+        capacity: usize,
+    }
+
+    const POISON: Token = 666;
+
+    impl EmbeddingModel for Lengths {
+        fn embed(&mut self, inputs: &[&[Token]]) -> Result<Vec<Vec<f32>>, StepError> {
+            let tokens: usize = inputs.iter().map(|i| i.len()).sum();
+            assert!(tokens <= self.capacity, "{tokens} tokens do not fit");
+            thread::sleep(Duration::from_millis(1));
+            if inputs.iter().any(|i| i.first() == Some(&POISON)) {
+                return Err(StepError("poisoned".to_owned()));
+            }
+            #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+            let vector = |input: &&[Token]| vec![input.len() as f32, 1.0];
+            Ok(inputs.iter().map(vector).collect())
+        }
+    }
+
+    fn start(lanes: usize) -> (mpsc::Sender<EmbedJob>, Arc<Board>, thread::JoinHandle<()>) {
+        let (sender, inbox) = mpsc::channel(64);
+        let board = Arc::new(Board::new());
+        let narrow = (0..lanes).map(|_| Lengths { capacity: 64 }).collect();
+        let pass = Pass { tokens: 64, inputs: 16, block: 64 };
+        let contexts = Contexts { wide: Lengths { capacity: 500 }, narrow, pass };
+        let shared = Arc::clone(&board);
+        let body = move || EmbedWorker::serve(contexts, inbox, shared);
+        (sender, board, thread::Builder::new().spawn(body).unwrap())
+    }
+
+    fn submit(
+        sender: &mpsc::Sender<EmbedJob>,
+        inputs: Vec<Vec<Token>>,
+    ) -> oneshot::Receiver<Result<Vec<Vec<f32>>, Failure>> {
+        let (reply, answer) = oneshot::channel();
+        sender.blocking_send(EmbedJob::new(inputs, reply)).unwrap();
+        answer
+    }
+
+    #[test]
+    fn every_input_gets_its_own_vector_whichever_lane_computes_it() {
+        for lanes in [0, 3] {
+            let (sender, board, thread) = start(lanes);
+            let inputs = |job: usize| (0..20).map(move |i| vec![7; 1 + (job * 13 + i * 7) % 90]);
+            let answers: Vec<_> = (0..30).map(|j| submit(&sender, inputs(j).collect())).collect();
+            for (job, answer) in answers.into_iter().enumerate() {
+                let vectors = answer.blocking_recv().unwrap().unwrap();
+                for (input, vector) in inputs(job).zip(vectors) {
+                    #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+                    let length = input.len() as f32;
+                    assert!((vector[0] / vector[1] - length).abs() < 1e-3, "{vector:?} {length}");
+                }
+            }
+            drop(sender);
+            thread.join().unwrap();
+            assert_eq!(board.stats().running, 0);
+        }
+    }
+
+    #[test]
+    fn a_failed_pass_fails_its_requests_and_three_in_a_row_end_all_lanes() {
+        let (sender, board, thread) = start(2);
+        let poisoned = || vec![vec![POISON; 60], vec![1; 60], vec![1; 60]];
+        assert_eq!(submit(&sender, poisoned()).blocking_recv().unwrap(), Err(Failure::Step));
+        assert!(submit(&sender, vec![vec![1; 10]]).blocking_recv().unwrap().is_ok());
+        for _ in 0..MAX_FAILED_PASSES {
+            let alone = submit(&sender, vec![vec![POISON]]);
+            assert_eq!(alone.blocking_recv().unwrap(), Err(Failure::Step));
+        }
+        for _ in 0..1000 {
+            if board.status() == Status::Failed {
+                break;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(board.status(), Status::Failed);
+        // A lane that was waiting finds out by the next request, which is dropped.
+        let (reply, late) = oneshot::channel();
+        drop(sender.blocking_send(EmbedJob::new(vec![vec![1]], reply)));
+        drop(sender);
+        assert!(late.blocking_recv().is_err());
+        thread.join().unwrap();
+        assert_eq!(board.stats().step_errors, 4);
+    }
 
     #[test]
     fn vectors_get_length_one_and_zeros_stay() {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::Token;
-use crate::embed::{EmbedJob, EmbedWorker};
+use crate::embed::{Contexts, EmbedJob, EmbedWorker};
 use crate::model::{EmbeddingModel, Model, ModelConfig, ModelInfo, Source};
 use crate::request::{Event, Failure, GenerateRequest, Stamped};
 use crate::status::{Board, Progress, Stats, Status};
@@ -425,20 +425,18 @@ impl Host {
     }
 
     /// Serves an embedding model until the last handle is gone.
-    pub(crate) fn serve_embedding(
+    pub(crate) fn serve_embedding<M: EmbeddingModel + Send>(
         self,
         info: ModelInfo,
         vocab: Vocab,
-        batch_tokens: u32,
-        model: impl EmbeddingModel,
+        contexts: Contexts<M>,
     ) {
         let capacity = self.config.queue + info.slots as usize;
         let (sender, inbox) = mpsc::channel(channel_room(capacity));
-        let worker = EmbedWorker::new(model, batch_tokens, info.slots as usize, self.board);
-        worker.board().set_status(Status::Ready);
+        self.board.set_status(Status::Ready);
         let commands = Commands::Embed(sender);
         if self.ready.send(Ok(Parts { info, vocab, capacity, commands })).is_ok() {
-            worker.run(inbox);
+            EmbedWorker::serve(contexts, inbox, self.board);
         }
     }
 }

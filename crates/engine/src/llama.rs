@@ -8,6 +8,7 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use forebay_scheduler::Pass;
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{LlamaContextParams, LlamaPoolingType};
 use llama_cpp_2::llama_backend::LlamaBackend;
@@ -15,9 +16,12 @@ use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
-use llama_cpp_2::{LogOptions, list_llama_ggml_backend_devices, send_logs_to_tracing};
+use llama_cpp_2::{
+    LlamaBackendDevice, LogOptions, list_llama_ggml_backend_devices, send_logs_to_tracing,
+};
 
 use crate::Token;
+use crate::embed::Contexts;
 use crate::handle::Host;
 use crate::model::{
     Device, EmbeddingModel, Kind, Model, ModelConfig, ModelInfo, Pooling, Row, StepError,
@@ -36,7 +40,11 @@ const CELL_ALIGNMENT: u32 = 256;
 const MAX_EMBEDDING_INPUTS: u32 = 64;
 /// Tokens of one embedding pass: attention is computed over all of them, so more of them cost
 /// more each, and fewer leave the matrix products too thin. See docs/performance.md.
-const DEFAULT_EMBEDDING_BATCH: u32 = 512;
+const DEFAULT_EMBEDDING_BATCH: u32 = 128;
+/// What llama.cpp's CPU flash attention computes at once, in queries and in keys.
+const ATTENTION_BLOCK: u32 = 64;
+/// Embedding passes side by side on a CPU, each with its share of the threads.
+const MAX_LANES: u32 = 8;
 const DEFAULT_BATCH: u32 = 2048;
 const DEFAULT_UBATCH: u32 = 512;
 
@@ -233,10 +241,14 @@ fn vocab(model: &Arc<LlamaModel>) -> Vocab {
 /// What can go wrong after loading, with the host to tell it through.
 type Served = Result<(), Box<(Host, String)>>;
 
-fn context_params(config: &ModelConfig) -> LlamaContextParams {
+/// The CPU threads that a model may use.
+fn threads(config: &ModelConfig) -> u32 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = config.threads.unwrap_or_else(|| u32::try_from(cores).unwrap_or(1));
-    let threads = i32::try_from(threads).unwrap_or(1);
+    config.threads.unwrap_or_else(|| u32::try_from(cores).unwrap_or(1))
+}
+
+fn context_params(config: &ModelConfig) -> LlamaContextParams {
+    let threads = llama_id(threads(config));
     LlamaContextParams::default().with_n_threads(threads).with_n_threads_batch(threads)
 }
 
@@ -408,8 +420,11 @@ fn serve_embedding(
     let config = &host.config;
     let wanted = config.ctx_size.unwrap_or(DEFAULT_EMBEDDING_TOKENS);
     let slot_tokens = metadata.n_ctx_train.min(wanted);
+    let on_cpu = !offloads(config);
+    let default = if on_cpu { DEFAULT_EMBEDDING_BATCH } else { DEFAULT_BATCH };
+    let budget = config.batch_size.unwrap_or(default);
     // An input is pooled whole, so the longest one must fit into one pass.
-    let batch_tokens = config.batch_size.unwrap_or(DEFAULT_EMBEDDING_BATCH).max(slot_tokens);
+    let batch_tokens = budget.max(slot_tokens);
     let pooling = match config.pooling {
         Some(Pooling::Mean) => LlamaPoolingType::Mean,
         Some(Pooling::Cls) => LlamaPoolingType::Cls,
@@ -418,29 +433,44 @@ fn serve_embedding(
         None if metadata.causal => LlamaPoolingType::Last,
         None => LlamaPoolingType::Mean,
     };
-    let params = context_params(config)
-        .with_embeddings(true)
-        .with_pooling_type(pooling)
-        .with_n_ctx(NonZeroU32::new(batch_tokens))
-        .with_n_seq_max(MAX_EMBEDDING_INPUTS)
-        .with_kv_unified(true)
-        .with_n_batch(batch_tokens)
-        .with_n_ubatch(batch_tokens);
-    let context = match model.new_context(backend, params) {
-        Ok(context) => context,
-        Err(_) => {
-            let why = format!(
-                "llama.cpp cannot make a context of {batch_tokens} tokens; a smaller ctx_size or \
-                 batch_size may fit"
-            );
-            return Err(Box::new((host, why)));
-        }
+    let threads = threads(config);
+    let pooler = |threads: u32, tokens: u32| {
+        // llama.cpp aborts where the inputs cannot have equal shares of the tokens.
+        let tokens = tokens.next_multiple_of(MAX_EMBEDDING_INPUTS);
+        let params = LlamaContextParams::default()
+            .with_n_threads(llama_id(threads))
+            .with_n_threads_batch(llama_id(threads))
+            .with_embeddings(true)
+            .with_pooling_type(pooling)
+            .with_n_ctx(NonZeroU32::new(tokens))
+            .with_n_seq_max(MAX_EMBEDDING_INPUTS)
+            .with_kv_unified(true)
+            .with_n_batch(tokens)
+            .with_n_ubatch(tokens);
+        let context = model.new_context(backend, params).ok()?;
+        Some(Pooler { context, batch: new_batch(tokens, 1) })
+    };
+    let lanes = if on_cpu { threads.min(MAX_LANES) } else { 1 };
+    let narrow = (0..lanes).filter(|_| lanes > 1).map(|_| pooler(threads / lanes, budget));
+    let (Some(wide), Some(narrow)) = (pooler(threads, batch_tokens), narrow.collect()) else {
+        let why = format!(
+            "llama.cpp cannot make a context of {batch_tokens} tokens; a smaller ctx_size or \
+             batch_size may fit"
+        );
+        return Err(Box::new((host, why)));
     };
     let info = metadata.info(model, Kind::Embedding, MAX_EMBEDDING_INPUTS, slot_tokens);
-    let runner = Pooler { context, batch: new_batch(batch_tokens, 1) };
-    let budget = config.batch_size.unwrap_or(DEFAULT_EMBEDDING_BATCH);
-    host.serve_embedding(info, vocab, budget, runner);
+    let block = if on_cpu { ATTENTION_BLOCK } else { 1 };
+    let pass = Pass { tokens: budget, inputs: MAX_EMBEDDING_INPUTS as usize, block };
+    host.serve_embedding(info, vocab, Contexts { wide, narrow, pass });
     Ok(())
+}
+
+/// Whether anything is computed elsewhere than on the CPU.
+fn offloads(config: &ModelConfig) -> bool {
+    use llama_cpp_2::LlamaBackendDeviceType::{Accelerator, Cpu};
+    let elsewhere = |d: &LlamaBackendDevice| !matches!(d.device_type, Cpu | Accelerator);
+    config.gpu_layers != Some(0) && list_llama_ggml_backend_devices().iter().any(elsewhere)
 }
 
 /// A context that embeds.
@@ -448,6 +478,11 @@ struct Pooler<'m> {
     context: LlamaContext<'m>,
     batch: LlamaBatch<'static>,
 }
+
+#[expect(unsafe_code, reason = "llama-cpp-2 does not say that a context may change threads")]
+// SAFETY: a context is not tied to the thread that made it, and is used by one thread at a time:
+// every method that computes takes it by unique reference.
+unsafe impl Send for Pooler<'_> {}
 
 impl EmbeddingModel for Pooler<'_> {
     fn embed(&mut self, inputs: &[&[Token]]) -> Result<Vec<Vec<f32>>, StepError> {

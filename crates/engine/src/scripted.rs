@@ -4,7 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use forebay_scheduler::Pass;
+
 use crate::Token;
+use crate::embed::Contexts;
 use crate::handle::Host;
 use crate::model::{EmbeddingModel, Kind, Model, ModelInfo, Row, StepError};
 use crate::vocab::{ParseSpecial, Tokenize, Vocab, VocabTable};
@@ -111,7 +114,11 @@ pub(crate) fn run(script: Script, host: Host) {
     let player = Player { script, steps: 0, rows: Vec::new(), prompts: Vec::new() };
     match kind {
         Kind::Chat => host.serve_generation(info, vocab(), batch, player),
-        Kind::Embedding => host.serve_embedding(info, vocab(), batch, player),
+        Kind::Embedding => {
+            let pass = Pass { tokens: batch, inputs: info.slots as usize, block: 1 };
+            let contexts = Contexts { wide: player, narrow: Vec::new(), pass };
+            host.serve_embedding(info, vocab(), contexts);
+        }
     }
 }
 

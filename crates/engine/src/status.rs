@@ -1,6 +1,6 @@
 //! What an engine's thread tells the rest of the process without being asked.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// How an engine is.
@@ -45,7 +45,7 @@ pub(crate) struct Board {
     started: Instant,
     status: AtomicU8,
     progress: AtomicU32,
-    busy: AtomicBool,
+    busy: AtomicU32,
     last_step_ms: AtomicU64,
     pub(crate) running: AtomicU64,
     pub(crate) waiting: AtomicU64,
@@ -63,7 +63,7 @@ impl Board {
             started: Instant::now(),
             status: AtomicU8::new(0),
             progress: AtomicU32::new(0),
-            busy: AtomicBool::new(false),
+            busy: AtomicU32::new(0),
             last_step_ms: AtomicU64::new(0),
             running: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
@@ -104,21 +104,21 @@ impl Board {
     /// Tells that a step is about to be computed.
     pub(crate) fn begin_step(&self) {
         self.touch();
-        self.busy.store(true, Relaxed);
+        self.busy.fetch_add(1, Relaxed);
     }
 
     /// Tells that a step of `tokens` tokens was computed.
     pub(crate) fn end_step(&self, tokens: usize) {
         self.touch();
-        self.busy.store(false, Relaxed);
+        self.busy.fetch_sub(1, Relaxed);
         self.steps.fetch_add(1, Relaxed);
         self.step_tokens.fetch_add(tokens as u64, Relaxed);
     }
 
-    /// How long the current step has been running; `None` between steps.
+    /// How long no step has begun or ended; `None` where none is running.
     pub(crate) fn stalled_for(&self) -> Option<Duration> {
         let since = Duration::from_millis(self.last_step_ms.load(Relaxed));
-        self.busy.load(Relaxed).then(|| self.started.elapsed().saturating_sub(since))
+        (self.busy.load(Relaxed) > 0).then(|| self.started.elapsed().saturating_sub(since))
     }
 
     pub(crate) fn stats(&self) -> Stats {

@@ -17,6 +17,19 @@ pub struct Item {
     pub tokens: u32,
 }
 
+/// What a forward pass can hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass {
+    /// Tokens, at least 1. An input that is longer goes alone.
+    pub tokens: u32,
+    /// Inputs, at least 1.
+    pub inputs: usize,
+    /// The backend computes attention for blocks of this many tokens and leaves out what is
+    /// between blocks without an input in common: inputs that fill blocks exactly cost the least.
+    /// At most [`Pass::MAX_BLOCK`]; 1 where it makes no difference.
+    pub block: u32,
+}
+
 /// Requests with inputs not yet computed, taken in turns: a request with thousands of inputs
 /// does not hold up the one behind it.
 #[derive(Debug, Default)]
@@ -27,10 +40,21 @@ pub struct EmbeddingQueue {
 #[derive(Debug)]
 struct Job {
     id: JobId,
-    /// Lengths of the inputs still to do; the front one has index `next`.
-    lengths: VecDeque<u32>,
-    next: u32,
+    /// Index and length of the inputs still to do.
+    inputs: VecDeque<(u32, u32)>,
 }
+
+/// Inputs among which those are sought that fill a block.
+const WINDOW: usize = 64;
+
+// === impl Pass ===
+
+impl Pass {
+    /// The largest block.
+    pub const MAX_BLOCK: u32 = 64;
+}
+
+// === impl EmbeddingQueue ===
 
 impl EmbeddingQueue {
     /// An empty queue.
@@ -40,9 +64,9 @@ impl EmbeddingQueue {
 
     /// Adds a request by the lengths of its inputs, in tokens.
     pub fn push(&mut self, id: JobId, lengths: impl IntoIterator<Item = u32>) {
-        let lengths: VecDeque<u32> = lengths.into_iter().collect();
-        if !lengths.is_empty() {
-            self.jobs.push_back(Job { id, lengths, next: 0 });
+        let inputs: VecDeque<(u32, u32)> = (0..).zip(lengths).collect();
+        if !inputs.is_empty() {
+            self.jobs.push_back(Job { id, inputs });
         }
     }
 
@@ -61,35 +85,77 @@ impl EmbeddingQueue {
         self.jobs.len()
     }
 
-    /// Takes the next forward pass: at most `budget` tokens and `max_items` inputs, one input
-    /// from each request in turn. An input longer than `budget` goes alone.
-    pub fn next_batch(&mut self, budget: u32, max_items: usize) -> Vec<Item> {
-        let mut batch = Vec::new();
-        let mut used = 0_u32;
-        let mut passed_over = 0;
-        while batch.len() < max_items && passed_over < self.jobs.len() {
-            let Some(mut job) = self.jobs.pop_front() else { break };
-            match job.lengths.front().copied() {
-                Some(tokens) if batch.is_empty() || used.saturating_add(tokens) <= budget => {
-                    used = used.saturating_add(tokens);
-                    batch.push(Item { job: job.id, index: job.next, tokens });
-                    job.lengths.pop_front();
-                    job.next += 1;
-                    passed_over = 0;
-                    if !job.lengths.is_empty() {
-                        self.jobs.push_back(job);
-                    }
-                }
-                _ => {
-                    passed_over += 1;
-                    self.jobs.push_back(job);
-                }
+    /// Takes the next forward pass, group after group. The first begins with the input whose turn
+    /// it is, the others with the next one that fits; a group goes on with whatever fills its
+    /// block best.
+    pub fn next_batch(&mut self, pass: Pass) -> Vec<Item> {
+        let block = pass.block.clamp(1, Pass::MAX_BLOCK);
+        let (mut batch, mut used) = (Vec::new(), 0_u32);
+        while batch.len() < pass.inputs {
+            let room = pass.tokens.saturating_sub(used);
+            let fits = |item: &Item| batch.is_empty() || item.tokens <= room;
+            let Some(first) = self.window().into_iter().find(fits) else { break };
+            used = used.saturating_add(first.tokens);
+            self.take(first, &mut batch);
+            let to_border = used.checked_next_multiple_of(block).map_or(0, |border| border - used);
+            let gap = to_border.min(pass.tokens.saturating_sub(used));
+            for item in best_fill(&self.window(), gap, pass.inputs - batch.len()) {
+                used += item.tokens;
+                self.take(item, &mut batch);
             }
         }
-        // Whoever was passed over keeps its turn.
-        self.jobs.rotate_right(passed_over.min(self.jobs.len()));
         batch
     }
+
+    /// The inputs whose turn comes next: the first of each request, the second of each, ...
+    fn window(&self) -> Vec<Item> {
+        let longest = self.jobs.iter().map(|job| job.inputs.len()).max().unwrap_or(0);
+        let round = |nth: usize| {
+            self.jobs.iter().filter_map(move |job| {
+                let &(index, tokens) = job.inputs.get(nth)?;
+                Some(Item { job: job.id, index, tokens })
+            })
+        };
+        (0..longest).flat_map(round).take(WINDOW).collect()
+    }
+
+    /// Moves an input into a batch. It is the next request's turn if it was this one's.
+    fn take(&mut self, item: Item, batch: &mut Vec<Item>) {
+        batch.push(item);
+        let Some(at) = self.jobs.iter().position(|job| job.id == item.job) else { return };
+        self.jobs[at].inputs.retain(|&(index, _)| index != item.index);
+        if self.jobs[at].inputs.is_empty() {
+            self.jobs.remove(at);
+        } else if at == 0 {
+            self.jobs.rotate_left(1);
+        }
+    }
+}
+
+/// Some of `items`, at most `limit`, whose tokens add up to `gap` or as little less as possible;
+/// of several such choices one of those that come first.
+fn best_fill(items: &[Item], gap: u32, limit: usize) -> Vec<Item> {
+    // Bit s of `sums[n]`: the first n items can add up to s.
+    let mut sums = vec![1_u64];
+    let inside = |sum: u64| if gap >= 63 { sum } else { sum & ((1 << (gap + 1)) - 1) };
+    for item in items {
+        let before = *sums.last().unwrap_or(&1);
+        let with = before.checked_shl(item.tokens).unwrap_or(0);
+        sums.push(inside(before | with));
+        if sums.last().is_some_and(|sum| sum.checked_shr(gap).is_some_and(|top| top & 1 == 1)) {
+            break;
+        }
+    }
+    let Some(mut sum) = sums.last().map(|all| 63 - all.leading_zeros()) else { return Vec::new() };
+    let mut chosen = Vec::new();
+    for n in (1..sums.len()).rev() {
+        if (sums[n - 1] >> sum) & 1 == 0 {
+            chosen.push(items[n - 1]);
+            sum -= items[n - 1].tokens;
+        }
+    }
+    chosen.truncate(limit);
+    chosen
 }
 
 #[cfg(test)]
@@ -98,12 +164,16 @@ mod tests {
 
     use super::*;
 
+    fn pass(tokens: u32, inputs: usize, block: u32) -> Pass {
+        Pass { tokens, inputs, block }
+    }
+
     #[test]
     fn a_small_request_does_not_wait_for_a_large_one() {
         let mut q = EmbeddingQueue::new();
         q.push(JobId(1), vec![10; 1000]);
         q.push(JobId(2), vec![10]);
-        let batch = q.next_batch(40, 64);
+        let batch = q.next_batch(pass(40, 64, 1));
         assert_eq!(batch.len(), 4);
         assert!(batch.iter().any(|i| i.job == JobId(2)));
     }
@@ -112,8 +182,8 @@ mod tests {
     fn an_oversized_input_goes_alone() {
         let mut q = EmbeddingQueue::new();
         q.push(JobId(1), vec![500, 3]);
-        assert_eq!(q.next_batch(100, 8).len(), 1);
-        assert_eq!(q.next_batch(100, 8)[0].tokens, 3);
+        assert_eq!(q.next_batch(pass(100, 8, 64)).len(), 1);
+        assert_eq!(q.next_batch(pass(100, 8, 64))[0].tokens, 3);
         assert!(q.is_empty());
     }
 
@@ -122,38 +192,74 @@ mod tests {
         let mut q = EmbeddingQueue::new();
         q.push(JobId(1), vec![1; 5]);
         q.cancel(JobId(1));
-        assert!(q.next_batch(10, 10).is_empty());
+        assert!(q.next_batch(pass(10, 10, 1)).is_empty());
+    }
+
+    #[test]
+    fn inputs_are_chosen_to_fill_blocks() {
+        let mut q = EmbeddingQueue::new();
+        q.push(JobId(1), vec![30, 50, 20, 14, 40, 24]);
+        q.push(JobId(2), vec![34]);
+        let lengths = |batch: Vec<Item>| batch.iter().map(|i| i.tokens).collect::<Vec<_>>();
+        let batch = lengths(q.next_batch(pass(128, 64, 64)));
+        let (first, second) = batch.split_at(2);
+        assert_eq!((first, second.iter().sum::<u32>()), (&[30, 34][..], 64), "{batch:?}");
+        // An input longer than a block is filled up to the end of its second one.
+        let mut q = EmbeddingQueue::new();
+        q.push(JobId(1), vec![80, 60, 40, 8]);
+        assert_eq!(lengths(q.next_batch(pass(128, 64, 64))).iter().sum::<u32>(), 128);
+    }
+
+    #[test]
+    fn the_best_fill_is_exact_where_it_can_be() {
+        let items = |lengths: &[u32]| -> Vec<Item> {
+            (0..)
+                .zip(lengths)
+                .map(|(index, &tokens)| Item { job: JobId(0), index, tokens })
+                .collect()
+        };
+        let sum = |lengths: &[u32], gap| {
+            best_fill(&items(lengths), gap, 64).iter().map(|i| i.tokens).sum::<u32>()
+        };
+        assert_eq!(sum(&[40, 30, 20, 3], 63), 63);
+        assert_eq!(sum(&[40, 30, 20], 55), 50);
+        assert_eq!(sum(&[64, 100], 63), 0);
+        assert_eq!(sum(&[5, 5], 0), 0);
+        assert_eq!(sum(&[], 20), 0);
     }
 
     proptest! {
         #[test]
-        fn every_input_is_computed_once_in_order_and_within_budget(
+        fn every_input_is_computed_once_within_budget_and_soon(
             jobs in proptest::collection::vec(
                 proptest::collection::vec(1_u32..300, 1..20), 1..12),
             budget in 1_u32..600,
             max_items in 1_usize..20,
+            block in 0_u32..80,
         ) {
             let mut q = EmbeddingQueue::new();
             for (i, lengths) in jobs.iter().enumerate() {
                 q.push(JobId(i as u64), lengths.clone());
             }
-            let mut next = vec![0_u32; jobs.len()];
-            loop {
-                let batch = q.next_batch(budget, max_items);
+            let mut done: Vec<Vec<bool>> = jobs.iter().map(|j| vec![false; j.len()]).collect();
+            for round in 0.. {
+                let batch = q.next_batch(pass(budget, max_items, block));
                 if batch.is_empty() { break }
                 let total: u32 = batch.iter().map(|i| i.tokens).sum();
                 prop_assert!(total <= budget || batch.len() == 1);
                 prop_assert!(batch.len() <= max_items);
                 for item in batch {
                     let job = usize::try_from(item.job.0).unwrap();
-                    prop_assert_eq!(item.index, next[job]);
-                    prop_assert_eq!(item.tokens, jobs[job][item.index as usize]);
-                    next[job] += 1;
+                    let index = item.index as usize;
+                    prop_assert_eq!(item.tokens, jobs[job][index]);
+                    prop_assert!(!std::mem::replace(&mut done[job][index], true));
+                }
+                // Everybody's turn comes within as many passes as there are requests.
+                if round == jobs.len() {
+                    prop_assert!(done.iter().all(|inputs| inputs.contains(&true)));
                 }
             }
-            for (done, lengths) in next.iter().zip(&jobs) {
-                prop_assert_eq!(*done as usize, lengths.len());
-            }
+            prop_assert!(done.iter().flatten().all(|&d| d));
         }
     }
 }

@@ -18,7 +18,7 @@ mod share;
 
 pub mod generation;
 
-pub use embedding::{EmbeddingQueue, Item, JobId};
+pub use embedding::{EmbeddingQueue, Item, JobId, Pass};
 pub use generation::{
     Fork, Limits, Output, Rejected, Request, RequestId, Scheduler, SeqId, SlotId, Step, Work,
 };

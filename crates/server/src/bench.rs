@@ -41,6 +41,9 @@ pub(crate) struct BenchArgs {
     /// KV cache over all slots, in tokens.
     #[arg(short = 'c', long, value_name = "TOKENS")]
     ctx_size: Option<u32>,
+    /// Tokens of one step (of one pass, for embeddings).
+    #[arg(short, long, value_name = "TOKENS")]
+    batch_size: Option<u32>,
     /// CPU threads.
     #[arg(short, long, value_name = "N")]
     threads: Option<u32>,
@@ -72,6 +75,7 @@ async fn measure(args: &BenchArgs) -> Result<String, String> {
         parallel: args.streams,
         ctx_size: args.ctx_size.unwrap_or((args.prompt_tokens + args.tokens + 256) * args.streams),
         threads: args.threads.unwrap_or(0),
+        batch_size: args.batch_size.unwrap_or(0),
         gpu_layers: args.gpu_layers,
         queue: args.streams as usize,
         ..ModelSettings::default()
