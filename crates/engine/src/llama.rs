@@ -7,8 +7,9 @@ use std::ffi::CStr;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
-use forebay_scheduler::Pass;
+use forebay_scheduler::{Pass, StepTime};
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{LlamaContextParams, LlamaPoolingType};
 use llama_cpp_2::llama_backend::LlamaBackend;
@@ -330,8 +331,9 @@ impl<'m> Runner<'m> {
         Self { context, batch, places: Vec::new(), kept: Vec::new(), rewinds }
     }
 
-    /// One decode call over some of the rows.
-    fn pass(&mut self, rows: &[Row], chosen: &[usize]) -> Result<(), StepError> {
+    /// One decode call over some of the rows, and how long it took.
+    fn pass(&mut self, rows: &[Row], chosen: &[usize]) -> Result<Duration, StepError> {
+        let started = Instant::now();
         self.batch.clear();
         for &i in chosen {
             let Row { token, pos, slot, logits } = rows[i];
@@ -340,7 +342,10 @@ impl<'m> Runner<'m> {
                 .add(LlamaToken(llama_id(token)), llama_id(pos), &[llama_id(slot)], logits)
                 .map_err(step_error)?;
         }
-        self.context.decode(&mut self.batch).map_err(step_error)
+        self.context.decode(&mut self.batch).map_err(step_error)?;
+        // Where the device computes on its own, the call ends before the work does.
+        self.context.synchronize();
+        Ok(started.elapsed())
     }
 
     /// Saves these rows' logits from the next pass, which overwrites them.
@@ -365,18 +370,23 @@ fn is_single(rows: &[Row], at: usize) -> bool {
 impl Model for Runner<'_> {
     /// Two decode calls where some slots have one row and others have more: from a mixed batch
     /// llama.cpp would take one row of *each* slot for its first pass.
-    fn step(&mut self, rows: &[Row]) -> Result<(), StepError> {
+    fn step(&mut self, rows: &[Row]) -> Result<StepTime, StepError> {
         self.places.clear();
         self.places.resize(rows.len(), Place::Batch(0));
         self.kept.clear();
         let (single, several): (Vec<usize>, Vec<usize>) =
             (0..rows.len()).partition(|&i| is_single(rows, i));
-        if single.is_empty() || several.is_empty() {
-            return self.pass(rows, if single.is_empty() { &several } else { &single });
+        let mut took = StepTime::default();
+        if !single.is_empty() {
+            took.single = self.pass(rows, &single)?;
         }
-        self.pass(rows, &single)?;
-        self.keep(rows, &single);
-        self.pass(rows, &several)
+        if !several.is_empty() {
+            if !single.is_empty() {
+                self.keep(rows, &single);
+            }
+            took.several = self.pass(rows, &several)?;
+        }
+        Ok(took)
     }
 
     fn logits(&self, index: usize) -> &[f32] {

@@ -1,6 +1,9 @@
 //! What a model is to the engine: what to load, what was loaded, and how to run it.
 
 use std::path::PathBuf;
+use std::time::Duration;
+
+use forebay_scheduler::StepTime;
 
 use crate::Token;
 
@@ -21,8 +24,8 @@ pub struct ModelConfig {
     pub batch_size: Option<u32>,
     /// Tokens that the backend computes at once; `None` for a default that fits the kind.
     pub ubatch_size: Option<u32>,
-    /// Tokens that prefill may take of a step in which somebody decodes.
-    pub prefill_chunk: u32,
+    /// The longest that a step should take in which somebody decodes and prompts are computed too.
+    pub itl_target: Duration,
     /// CPU threads; `None` for all cores.
     pub threads: Option<u32>,
     /// Layers to put on a GPU; `None` for all.
@@ -122,8 +125,8 @@ pub(crate) struct StepError(pub(crate) String);
 /// A generation model on its own thread. The one seam with two implementations: llama.cpp, and
 /// the script that tests use.
 pub(crate) trait Model {
-    /// Computes one step.
-    fn step(&mut self, rows: &[Row]) -> Result<(), StepError>;
+    /// Computes one step. Says how long the rows that are alone in their slot took, and the others.
+    fn step(&mut self, rows: &[Row]) -> Result<StepTime, StepError>;
     /// The logits of row `index` of the last step, one for each vocabulary entry.
     fn logits(&self, index: usize) -> &[f32];
     /// Makes `to` a copy of `from`.

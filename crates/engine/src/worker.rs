@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use forebay_scheduler::{Limits, Output, Request, RequestId, Scheduler, SeqId, Step, Work};
+use forebay_scheduler::{
+    Limits, Output, Request, RequestId, Scheduler, SeqId, Step, StepTime, Work,
+};
 use tokio::sync::mpsc;
 
 use crate::Token;
@@ -74,7 +76,7 @@ impl<M: Model> Worker<M> {
             slots: info.slots,
             slot_tokens: info.slot_tokens,
             batch_tokens,
-            prefill_tokens_while_decoding: config.prefill_chunk,
+            itl_target: config.itl_target,
             all_logits_tokens: ALL_LOGITS_TOKENS.min(batch_tokens),
             // The handle's permits are the real bound; this one is never met.
             queue: config.queue + info.slots as usize,
@@ -108,10 +110,10 @@ impl<M: Model> Worker<M> {
             if step.work.is_empty() {
                 continue;
             }
-            if self.step(&step) {
-                self.emit(&step);
-            } else if !self.survive(&step) {
-                break;
+            match self.step(&step) {
+                Some(took) => self.emit(&step, took),
+                None if self.survive(&step) => {}
+                None => break,
             }
         }
         self.board.set_status(Status::Failed);
@@ -194,8 +196,8 @@ impl<M: Model> Worker<M> {
         self.requests.remove(&id)
     }
 
-    /// Runs the model over one step. Returns whether that worked.
-    fn step(&mut self, step: &Step) -> bool {
+    /// Runs the model over one step. Returns how long it took, if it worked.
+    fn step(&mut self, step: &Step) -> Option<StepTime> {
         self.rows.clear();
         for work in &step.work {
             self.start(work);
@@ -215,14 +217,18 @@ impl<M: Model> Worker<M> {
         let result = self.model.step(&self.rows);
         self.board.end_step(self.rows.len());
         match result {
-            Ok(()) => self.failed_steps = 0,
-            Err(ref error) => {
+            Ok(took) => {
+                self.failed_steps = 0;
+                trace(step, took);
+                Some(took)
+            }
+            Err(error) => {
                 self.board.step_errors.fetch_add(1, Relaxed);
                 self.failed_steps += 1;
                 tracing::error!(%error, rows = self.rows.len(), "a step failed");
+                None
             }
         }
-        result.is_ok()
     }
 
     /// Creates a request's first sequence when its first step comes.
@@ -250,8 +256,8 @@ impl<M: Model> Worker<M> {
     }
 
     /// Samples where a step asked for it and sends what came of it.
-    fn emit(&mut self, step: &Step) {
-        self.scheduler.complete(step);
+    fn emit(&mut self, step: &Step, took: StepTime) {
+        self.scheduler.complete(step, took);
         let mut row = 0;
         for work in &step.work {
             let rows = row..row + work.tokens as usize;
@@ -324,6 +330,21 @@ impl<M: Model> Worker<M> {
         self.board.waiting.store(self.scheduler.waiting() as u64, Relaxed);
         self.board.kv_used.store(self.scheduler.kv_tokens(), Relaxed);
     }
+}
+
+/// Says what a step held and why, what it was expected to take and what it took.
+fn trace(step: &Step, took: StepTime) {
+    let loads = step.loads();
+    tracing::trace!(
+        target: "forebay::step",
+        decode = loads.single.tokens,
+        decode_us = took.single.as_micros(),
+        decode_expected_us = step.predicted.single.as_micros(),
+        prefill = loads.short.tokens + loads.long.tokens,
+        prefill_us = took.several.as_micros(),
+        prefill_expected_us = step.predicted.several.as_micros(),
+        why = ?step.why,
+    );
 }
 
 /// The part of a prompt that others are likely to begin with: the first message, usually the

@@ -1,13 +1,16 @@
 //! Continuous batching of generation requests.
 //!
-//! Policy, first version: admission is first come, first served into fixed slots; decode rows go
-//! into every step; what is left of the step's token budget is shared among the prompts in
-//! prefill so that a short one never waits for a long one. A request for `n` answers prefills its
+//! Policy: admission is first come, first served into fixed slots; decode rows go into every step;
+//! what is left of the step's time (`compose.rs`) is shared among the prompts in prefill so that a
+//! short one never waits for a long one. A request for `n` answers prefills its
 //! prompt once and forks.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::compose::{Composer, LEAST_CHUNK, Loads, Why};
+use crate::cost::StepTime;
 use crate::idle::IdleSlots;
 use crate::share::max_min_share;
 
@@ -37,8 +40,8 @@ pub struct Limits {
     pub slot_tokens: u32,
     /// What one step can hold, over all sequences. At least `slots`.
     pub batch_tokens: u32,
-    /// What prefill may take of a step in which somebody decodes.
-    pub prefill_tokens_while_decoding: u32,
+    /// The longest that a step with decode rows should take, where it also holds prompts.
+    pub itl_target: Duration,
     /// What one sequence may take of a step that needs the logits of every prompt token.
     pub all_logits_tokens: u32,
     /// Number of requests that may wait.
@@ -92,6 +95,10 @@ pub struct Step {
     /// In order of slots, so that a backend finds neighbours side by side. Empty when there is
     /// nothing to do.
     pub work: Vec<Work>,
+    /// Why its prompts have as many tokens as they have.
+    pub why: Why,
+    /// How long it should take; zero where that is not known yet.
+    pub predicted: StepTime,
 }
 
 /// One sequence's part of a step: its tokens `start .. start + tokens` go in.
@@ -149,8 +156,11 @@ pub struct Scheduler {
     waiting: VecDeque<Request>,
     running: BTreeMap<SeqId, Running>,
     idle: IdleSlots,
+    composer: Composer,
     /// Counts admissions, so that prefill is planned in order of arrival.
     admissions: u64,
+    /// Counts steps.
+    steps: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -163,6 +173,8 @@ struct Running {
     /// Tokens whose KV is in the slot.
     computed: u32,
     admission: u64,
+    /// The last step that held some of its prompt.
+    served: u64,
     all_logits: bool,
     phase: Phase,
 }
@@ -184,8 +196,15 @@ impl Scheduler {
     /// If a step cannot hold one decode row for each slot, or there is no slot.
     pub fn new(limits: Limits) -> Self {
         assert!(limits.slots > 0 && limits.batch_tokens >= limits.slots, "{limits:?}");
-        let idle = IdleSlots::new(limits.slots);
-        Self { limits, waiting: VecDeque::new(), running: BTreeMap::new(), idle, admissions: 0 }
+        Self {
+            limits,
+            waiting: VecDeque::new(),
+            running: BTreeMap::new(),
+            idle: IdleSlots::new(limits.slots),
+            composer: Composer::new(limits.itl_target),
+            admissions: 0,
+            steps: 0,
+        }
     }
 
     /// Puts a request into the queue.
@@ -244,11 +263,14 @@ impl Scheduler {
         }
     }
 
-    /// Tells that `step` was computed, forks included.
-    pub fn complete(&mut self, step: &Step) {
+    /// Tells that `step` was computed, forks included, and how long that took.
+    pub fn complete(&mut self, step: &Step, took: StepTime) {
+        self.composer.learn(step.loads(), took);
+        self.steps += 1;
         for work in &step.work {
             let Some(leader) = self.running.get_mut(&work.seq) else { continue };
             leader.computed += work.tokens;
+            leader.served = self.steps;
             leader.all_logits &= leader.computed < leader.prompt;
             let computed = leader.computed;
             for fork in &work.forks {
@@ -264,16 +286,26 @@ impl Scheduler {
     pub fn plan(&mut self) -> Step {
         self.admit();
         let mut work = self.decode_rows();
-        let budget = if work.is_empty() {
-            self.limits.batch_tokens
-        } else {
-            let rows = u32::try_from(work.len()).unwrap_or(u32::MAX);
-            let left = self.limits.batch_tokens.saturating_sub(rows);
-            left.min(self.limits.prefill_tokens_while_decoding)
+        let rows = u32::try_from(work.len()).unwrap_or(u32::MAX);
+        let room = self.limits.batch_tokens.saturating_sub(rows);
+        let why = match self.prefilling() {
+            prompts if prompts.is_empty() => Why::NoPrompt,
+            prompts if work.is_empty() => {
+                let needs: Vec<u32> = prompts.iter().map(|(_, r)| self.need(r)).collect();
+                let grants = max_min_share(room, &needs);
+                self.prefill(prompts.into_iter().zip(grants), &mut work);
+                Why::NobodyDecodes
+            }
+            prompts => {
+                let (time, why) = self.composer.time_for_prompts(loads(&work).single);
+                let grants = self.grants(&prompts, time, room);
+                self.prefill(prompts.into_iter().zip(grants), &mut work);
+                why
+            }
         };
-        self.prefill_chunks(budget, &mut work);
         work.sort_by_key(|w| w.slot);
-        Step { work }
+        let predicted = self.composer.predict(loads(&work));
+        Step { work, why, predicted }
     }
 
     /// Requests that wait for a slot.
@@ -322,6 +354,7 @@ impl Scheduler {
                     known: request.prompt_tokens,
                     computed,
                     admission: self.admissions,
+                    served: self.steps,
                     all_logits: request.all_logits && choice == 0,
                     phase,
                 };
@@ -344,25 +377,49 @@ impl Scheduler {
             .collect()
     }
 
-    fn prefill_chunks(&self, budget: u32, work: &mut Vec<Work>) {
-        let mut prefilling: Vec<(SeqId, &Running)> = self
-            .running
-            .iter()
-            .filter(|(_, r)| r.is_prefilling())
-            .map(|(&seq, r)| (seq, r))
-            .collect();
-        prefilling.sort_by_key(|(_, r)| r.admission);
-        let needs: Vec<u32> = prefilling
-            .iter()
-            .map(|(_, r)| {
-                let missing = r.next_stop() - r.computed;
-                if r.all_logits { missing.min(self.limits.all_logits_tokens) } else { missing }
-            })
-            .collect();
-        for ((seq, r), tokens) in prefilling.into_iter().zip(max_min_share(budget, &needs)) {
-            if tokens == 0 {
-                continue;
+    /// The prompts that are not yet computed: who has waited longest for a part of a step is first,
+    /// then who was admitted first.
+    fn prefilling(&self) -> Vec<(SeqId, &Running)> {
+        let of = self.running.iter().filter(|(_, r)| r.is_prefilling());
+        let mut prefilling: Vec<(SeqId, &Running)> = of.map(|(&seq, r)| (seq, r)).collect();
+        prefilling.sort_by_key(|(_, r)| (r.served, r.admission));
+        prefilling
+    }
+
+    /// What a prompt can take of a step.
+    fn need(&self, r: &Running) -> u32 {
+        let missing = r.next_stop() - r.computed;
+        if r.all_logits { missing.min(self.limits.all_logits_tokens) } else { missing }
+    }
+
+    /// Divides `time` among prompts, in tokens: each gets an equal part of what those before it
+    /// left. The first one gets something whatever it costs; where the time does not do for all,
+    /// the others are first in the next steps.
+    fn grants(&self, prompts: &[(SeqId, &Running)], time: Duration, room: u32) -> Vec<u32> {
+        let (mut time, mut room) = (time, room);
+        let mut grants = Vec::with_capacity(prompts.len());
+        for (done, (_, r)) in prompts.iter().enumerate() {
+            let need = self.need(r).min(room);
+            let sharers = u32::try_from(prompts.len() - done).unwrap_or(u32::MAX);
+            let tokens = match self.composer.chunk(need, r.computed, time / sharers, time) {
+                tokens if done == 0 => tokens.max(need.min(LEAST_CHUNK)),
+                tokens => tokens,
+            };
+            if tokens > 0 {
+                time = time.saturating_sub(self.composer.chunk_time(tokens, r.computed));
+                room -= tokens;
             }
+            grants.push(tokens);
+        }
+        grants
+    }
+
+    fn prefill<'r>(
+        &self,
+        grants: impl Iterator<Item = ((SeqId, &'r Running), u32)>,
+        work: &mut Vec<Work>,
+    ) {
+        for ((seq, r), tokens) in grants.filter(|&(_, tokens)| tokens > 0) {
             let complete = r.computed + tokens == r.prompt;
             let output = match (r.all_logits, complete) {
                 (true, complete) => Output::All { complete },
@@ -382,6 +439,19 @@ impl Scheduler {
             })
             .collect()
     }
+}
+
+// === impl Step ===
+
+impl Step {
+    /// What its time depends on.
+    pub fn loads(&self) -> Loads {
+        loads(&self.work)
+    }
+}
+
+fn loads(work: &[Work]) -> Loads {
+    work.iter().fold(Loads::default(), |loads, work| loads.and(work.tokens, work.start))
 }
 
 // === impl Running ===

@@ -9,15 +9,22 @@
 //! are in the KV cache; a step moves `computed` towards `known`, and decoding is the case where
 //! one token is missing. Tokens are numbers here, compared and nothing else.
 //!
+//! How much of a step prompts may take beside decode rows is decided by what steps cost, learned
+//! from the times the engine reports, and a target for the time between two tokens.
+//!
 //! **Invariant:** no tokio, no clock, no randomness, no llama types, no serde. Given the same
 //! calls it makes the same decisions.
 
+mod compose;
+mod cost;
 mod embedding;
 mod idle;
 mod share;
 
 pub mod generation;
 
+pub use compose::{Loads, Why};
+pub use cost::{Load, StepTime};
 pub use embedding::{EmbeddingQueue, Item, JobId, Pass};
 pub use generation::{
     Fork, Limits, Output, Rejected, Request, RequestId, Scheduler, SeqId, SlotId, Step, Work,

@@ -78,7 +78,7 @@ pub struct ModelSettings {
     pub parallel: u32,
     pub batch_size: u32,
     pub ubatch_size: u32,
-    pub prefill_chunk: u32,
+    pub itl_target_ms: u32,
     pub threads: u32,
     pub gpu_layers: i32,
     pub mmap: bool,
@@ -151,7 +151,7 @@ impl Default for ModelSettings {
             parallel: 4,
             batch_size: 0,
             ubatch_size: 0,
-            prefill_chunk: 512,
+            itl_target_ms: 150,
             threads: 0,
             gpu_layers: -1,
             mmap: true,
@@ -241,7 +241,7 @@ impl ModelSettings {
         layers.take_in(&key("parallel"), &mut self.parallel, 1, 256);
         layers.take_in(&key("batch_size"), &mut self.batch_size, 0, 1 << 16);
         layers.take_in(&key("ubatch_size"), &mut self.ubatch_size, 0, 1 << 16);
-        layers.take_in(&key("prefill_chunk"), &mut self.prefill_chunk, 1, 1 << 16);
+        layers.take_in(&key("itl_target_ms"), &mut self.itl_target_ms, 1, 60_000);
         layers.take_in(&key("threads"), &mut self.threads, 0, 4096);
         layers.take_in(&key("gpu_layers"), &mut self.gpu_layers, -1, 100_000);
         layers.take(&key("mmap"), &mut self.mmap);

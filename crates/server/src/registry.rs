@@ -277,7 +277,7 @@ pub(crate) fn model_config(settings: &ModelSettings, source: Source) -> ModelCon
         parallel: settings.parallel,
         batch_size: unless_zero(settings.batch_size),
         ubatch_size: unless_zero(settings.ubatch_size),
-        prefill_chunk: settings.prefill_chunk,
+        itl_target: Duration::from_millis(u64::from(settings.itl_target_ms)),
         threads: unless_zero(settings.threads),
         gpu_layers: u32::try_from(settings.gpu_layers).ok(),
         mmap: settings.mmap,

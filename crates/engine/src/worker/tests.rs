@@ -16,7 +16,7 @@ fn config(script: Script) -> ModelConfig {
         parallel: 2,
         batch_size: Some(64),
         ubatch_size: None,
-        prefill_chunk: 32,
+        itl_target: Duration::from_millis(100),
         threads: None,
         gpu_layers: None,
         mmap: true,

@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::cost::Load;
+
+const TARGET: Duration = Duration::from_millis(150);
 
 const LIMITS: Limits = Limits {
     slots: 4,
     slot_tokens: 1000,
     batch_tokens: 64,
-    prefill_tokens_while_decoding: 32,
+    itl_target: TARGET,
     all_logits_tokens: 8,
     queue: 8,
 };
@@ -24,6 +27,17 @@ fn request(id: u64, prompt: u32, new: u32, choices: u32) -> Request {
         choices,
         all_logits: false,
     }
+}
+
+/// What a step takes on a slow machine.
+fn took(step: &Step) -> StepTime {
+    let time = |load: Load| match load.tokens {
+        0 => Duration::ZERO,
+        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+        n => Duration::from_secs_f64(8e-3 + 4e-3 * f64::from(n) + 4e-7 * load.depth as f64),
+    };
+    let Loads { single, short, long } = step.loads();
+    StepTime { single: time(single), several: time(short.plus(long)) }
 }
 
 /// The token at a position: of the head, or one that no other request has.
@@ -50,7 +64,7 @@ fn run(
             return (generated, reused);
         }
         check_step(&step);
-        scheduler.complete(&step);
+        scheduler.complete(&step, took(&step));
         for work in &step.work {
             let request = of(work.seq.request);
             let cells = kv.entry(work.slot).or_default();
@@ -104,11 +118,11 @@ fn a_request_prefills_in_chunks_and_decodes_one_token_a_step() {
     s.submit(request(1, 100, 3, 1)).unwrap();
     let first = s.plan();
     assert_eq!((first.work[0].tokens, first.work[0].output), (64, Output::None));
-    s.complete(&first);
+    s.complete(&first, took(&first));
     let second = s.plan();
     assert_eq!((second.work[0].start, second.work[0].tokens), (64, 36));
     assert_eq!(second.work[0].output, Output::Last);
-    s.complete(&second);
+    s.complete(&second, took(&second));
     s.append(second.work[0].seq);
     let third = s.plan();
     assert_eq!((third.work[0].start, third.work[0].tokens), (100, 1));
@@ -119,16 +133,76 @@ fn decode_rows_are_in_every_step_and_bound_the_prefill() {
     let mut s = Scheduler::new(LIMITS);
     s.submit(request(1, 10, 50, 1)).unwrap();
     let step = s.plan();
-    s.complete(&step);
+    s.complete(&step, took(&step));
     s.append(step.work[0].seq);
     s.submit(request(2, 500, 5, 1)).unwrap();
-    for _ in 0..5 {
+    for turn in 0..5 {
         let step = s.plan();
         assert_eq!(step.work[0].seq.request, RequestId(1));
-        assert_eq!(step.work[1].tokens, 32);
-        s.complete(&step);
+        assert_eq!(step.why, Why::Target);
+        let total = took(&step).single + took(&step).several;
+        // The first one finds out what a block costs: the room that is left in the step.
+        assert!(total < TARGET.mul_f64(if turn == 0 { 2.0 } else { 1.3 }), "{total:?}");
+        assert!(turn < 2 || total > TARGET.mul_f64(0.9), "{total:?} in turn {turn}");
+        s.complete(&step, took(&step));
         s.append(step.work[0].seq);
     }
+}
+
+/// Four answers run while prompts of 1,500 tokens come one after the other, on a machine whose
+/// times scatter by a third and which is three times slower for a while.
+#[test]
+fn steps_hold_the_target_over_thousands_of_steps() {
+    let limits = Limits {
+        slots: 6,
+        slot_tokens: 40_000,
+        batch_tokens: 512,
+        itl_target: TARGET,
+        all_logits_tokens: 8,
+        queue: 8,
+    };
+    let mut s = Scheduler::new(limits);
+    for id in 0..4 {
+        s.submit(request(id, 40, 30_000, 1)).unwrap();
+    }
+    let (mut noise, mut next) = (12345_u64, 100);
+    let (mut times, mut prefilled, mut spent) = (Vec::new(), 0, Duration::ZERO);
+    for turn in 0..6000 {
+        if s.waiting() == 0 && turn > 10 {
+            s.submit(request(next, 1500, 1, 1)).unwrap();
+            next += 1;
+        }
+        let step = s.plan();
+        noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+        let scatter = 0.85 + 0.3 * ((noise >> 40) as f64 / 16_777_216.0);
+        let slow = if (2000..2600).contains(&turn) { 3.0 } else { 1.0 };
+        let StepTime { single, several } = took(&step);
+        let time = |t: Duration| t.mul_f64(scatter * slow);
+        let real = StepTime { single: time(single), several: time(several) };
+        s.complete(&step, real);
+        let Loads { single, short, long } = step.loads();
+        if single.tokens >= 4 && slow < 2.0 {
+            times.push(real.single + real.several);
+            prefilled += short.tokens + long.tokens;
+            spent += real.several;
+        }
+        for work in step.work.iter().filter(|w| w.output.samples()) {
+            if work.seq.request.0 < 4 { s.append(work.seq) } else { s.finish(work.seq) }
+        }
+    }
+    times.sort();
+    let at = |part: f64| {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
+        let index = (times.len() as f64 * part) as usize;
+        times[index]
+    };
+    assert!(at(0.5) > TARGET.mul_f64(0.85), "half of the steps use the target: {:?}", at(0.5));
+    assert!(at(0.99) < TARGET.mul_f64(1.35), "p99 {:?}", at(0.99));
+    assert!(at(0.9999) < TARGET * 3, "max {:?}", times.last());
+    // 16 tokens at once cost 4.5 ms each, all at once 4 ms.
+    let each = spent.as_secs_f64() / f64::from(prefilled);
+    assert!(each < 5.5e-3, "a prompt token costs {each}");
 }
 
 #[test]
@@ -148,7 +222,7 @@ fn several_answers_share_one_prefill() {
     s.submit(requests[0].clone()).unwrap();
     let first = s.plan();
     assert_eq!(first.work.len(), 1);
-    s.complete(&first);
+    s.complete(&first, took(&first));
     let second = s.plan();
     assert_eq!((second.work[0].tokens, second.work[0].forks.len()), (1, 2));
     let mut s = Scheduler::new(LIMITS);
@@ -165,7 +239,7 @@ fn all_logits_are_asked_for_in_small_chunks_until_the_prompt_ends() {
     for _ in 0..3 {
         let step = s.plan();
         outputs.push((step.work[0].tokens, step.work[0].output));
-        s.complete(&step);
+        s.complete(&step, took(&step));
     }
     let part = Output::All { complete: false };
     assert_eq!(outputs, [(8, part), (8, part), (1, Output::All { complete: true })]);
@@ -208,7 +282,7 @@ fn a_head_is_computed_alone_and_once() {
     let chunks: Vec<(u32, u32)> = (0..2)
         .map(|_| {
             let step = s.plan();
-            s.complete(&step);
+            s.complete(&step, took(&step));
             (step.work[0].start, step.work[0].tokens)
         })
         .collect();

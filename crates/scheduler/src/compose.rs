@@ -1,0 +1,153 @@
+//! How much of a step the prompts may take beside decode rows.
+
+use std::time::Duration;
+
+use crate::cost::{Curve, Load, StepTime};
+
+/// However long the decode rows take, prompts get at least this part of their time: answers slow
+/// down before prompts starve.
+const LEAST_SHARE: f64 = 0.5;
+/// A chunk of at least this many tokens is computed otherwise than a shorter one: llama.cpp's CPU
+/// attention takes so many queries at once, and goes through fewer one by one, which can cost more.
+/// The two kinds have prices of their own, and prompts are cut into multiples of it.
+const BLOCK: u32 = 64;
+/// What the prompt whose turn it is gets, whatever it costs.
+pub(crate) const LEAST_CHUNK: u32 = 8;
+/// How far a chunk may overdraw its time so that no remainder shorter than a block is left.
+const OVERDRAFT: f64 = 1.5;
+
+/// Why the prompts got as much of a step as they got.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Why {
+    /// No prompt is waiting to be computed.
+    #[default]
+    NoPrompt,
+    /// Nobody decodes: all that a step can hold.
+    NobodyDecodes,
+    /// What the costs say fits beside the decode rows within the target.
+    Target,
+    /// The decode rows alone leave too little of the target: prompts get their least share.
+    Least,
+}
+
+/// What the time of a step depends on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Loads {
+    /// The sequences with one token.
+    pub single: Load,
+    /// Those with several, but less than a block.
+    pub short: Load,
+    /// Those with a block or more.
+    pub long: Load,
+}
+
+/// What has been learned about costs, and the target.
+#[derive(Debug)]
+pub(crate) struct Composer {
+    itl_target: Duration,
+    single: Curve,
+    short: Curve,
+    long: Curve,
+}
+
+impl Loads {
+    /// With `tokens` more, of a sequence that has `before` already.
+    #[must_use]
+    pub fn and(mut self, tokens: u32, before: u32) -> Self {
+        let kind = match tokens {
+            0 | 1 => &mut self.single,
+            _ if tokens < BLOCK => &mut self.short,
+            _ => &mut self.long,
+        };
+        *kind = kind.plus(Load::of(tokens, before));
+        self
+    }
+}
+
+impl Composer {
+    pub(crate) fn new(itl_target: Duration) -> Self {
+        Self { itl_target, single: Curve::new(), short: Curve::new(), long: Curve::new() }
+    }
+
+    /// Takes in how long a step took.
+    pub(crate) fn learn(&mut self, loads: Loads, took: StepTime) {
+        self.single.learn(loads.single, took.single);
+        // Chunks of both kinds ran in one call: each is charged what it was expected to take of it.
+        let short = self.predict_chunks(Loads { long: Load::default(), ..loads });
+        let both = self.predict_chunks(loads).as_secs_f64();
+        let part = if both > 0.0 {
+            short.as_secs_f64() / both
+        } else {
+            f64::from(loads.short.tokens)
+                / f64::from((loads.short.tokens + loads.long.tokens).max(1))
+        };
+        self.short.learn(loads.short, took.several.mul_f64(part));
+        self.long.learn(loads.long, took.several.mul_f64(1.0 - part));
+    }
+
+    /// How long a step will take.
+    pub(crate) fn predict(&self, loads: Loads) -> StepTime {
+        StepTime { single: self.single.predict(loads.single), several: self.predict_chunks(loads) }
+    }
+
+    /// What prompts may take of the time of a step with these decode rows.
+    pub(crate) fn time_for_prompts(&self, decode: Load) -> (Duration, Why) {
+        let decoding = self.single.predict(decode);
+        let left = self.itl_target.saturating_sub(decoding);
+        let least = decoding.mul_f64(LEAST_SHARE);
+        if left >= least { (left, Why::Target) } else { (least, Why::Least) }
+    }
+
+    /// The tokens that a prompt gets which has `before` and lacks `need`. Its share of the time is
+    /// `share`; it may use up to `all` where less makes no block.
+    pub(crate) fn chunk(&self, need: u32, before: u32, share: Duration, all: Duration) -> u32 {
+        // Where a kind's cost is not known, one chunk of it tells.
+        let unknown = if need < BLOCK { &self.short } else { &self.long };
+        if unknown.is_blank() && (need >= BLOCK || self.long.is_blank()) {
+            return need.min(BLOCK);
+        }
+        let least = match self.blocks_within(need, before, share) {
+            0 => need.min(BLOCK),
+            tokens => return tokens,
+        };
+        let fits = |tokens: u32| self.chunk_time(tokens, before) <= all.mul_f64(OVERDRAFT);
+        if need < 2 * BLOCK && fits(need) {
+            return need;
+        }
+        if fits(least) {
+            return least;
+        }
+        let short = if self.short.is_blank() { &self.long } else { &self.short };
+        short.tokens_within(share, before, need.min(BLOCK - 1))
+    }
+
+    /// How long a chunk will take.
+    pub(crate) fn chunk_time(&self, tokens: u32, before: u32) -> Duration {
+        self.predict_chunks(Loads::default().and(tokens.max(2), before))
+    }
+
+    /// As many whole blocks of a prompt as fit; all of it, rather than leave less than a block.
+    fn blocks_within(&self, need: u32, before: u32, time: Duration) -> u32 {
+        if need < BLOCK {
+            return 0;
+        }
+        let fits = self.long.tokens_within(time, before, need);
+        let blocks = fits - fits % BLOCK;
+        if fits == need || need - blocks >= BLOCK {
+            return if fits == need { need } else { blocks };
+        }
+        if self.chunk_time(need, before) <= time.mul_f64(OVERDRAFT) {
+            need
+        } else if blocks > BLOCK {
+            blocks - BLOCK
+        } else {
+            blocks
+        }
+    }
+
+    fn predict_chunks(&self, loads: Loads) -> Duration {
+        let short = if self.short.is_blank() { &self.long } else { &self.short };
+        let long = if self.long.is_blank() { &self.short } else { &self.long };
+        short.predict(loads.short) + long.predict(loads.long)
+    }
+}
