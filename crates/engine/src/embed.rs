@@ -115,20 +115,18 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
 
     /// One lane's loop.
     fn lane(&self, mut own: Option<M>) {
-        let end = EndOnDrop(self);
-        while let Some(pass) = self.take() {
-            let result = self.compute(&pass, own.as_mut());
-            match result {
-                Ok(vectors) => self.emit(&pass.items, vectors),
+        let _end = EndOnDrop(self);
+        while let Some(Portion { items, inputs, wide }) = self.take() {
+            match self.compute(&inputs, own.as_mut().filter(|_| !wide)) {
+                Ok(vectors) => self.emit(&items, vectors),
                 Err(error) => {
-                    tracing::error!(%error, inputs = pass.items.len(), "an embedding pass failed");
-                    if !self.survive(&pass.items) {
+                    tracing::error!(%error, inputs = items.len(), "an embedding pass failed");
+                    if !self.survive(&items) {
                         break;
                     }
                 }
             }
         }
-        drop(end);
     }
 
     /// The next pass; waits while there is nothing to do. `None` when the last handle is gone and
@@ -190,13 +188,18 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
         answer_if_complete(&mut jobs, id);
     }
 
-    fn compute(&self, pass: &Portion, own: Option<&mut M>) -> Result<Vec<Vec<f32>>, StepError> {
-        let inputs: Vec<&[Token]> = pass.inputs.iter().map(Vec::as_slice).collect();
+    /// Computes inputs in a lane's own context, or the wide one.
+    fn compute(
+        &self,
+        inputs: &[Vec<Token>],
+        own: Option<&mut M>,
+    ) -> Result<Vec<Vec<f32>>, StepError> {
+        let inputs: Vec<&[Token]> = inputs.iter().map(Vec::as_slice).collect();
         self.board.running.fetch_add(inputs.len() as u64, Relaxed);
         self.board.begin_step();
         let result = match own {
-            Some(own) if !pass.wide => own.embed(&inputs),
-            _ => lock(&self.wide).embed(&inputs),
+            Some(own) => own.embed(&inputs),
+            None => lock(&self.wide).embed(&inputs),
         };
         self.board.end_step(inputs.iter().map(|i| i.len()).sum());
         self.board.running.fetch_sub(inputs.len() as u64, Relaxed);

@@ -248,8 +248,8 @@ fn threads(config: &ModelConfig) -> u32 {
     config.threads.unwrap_or_else(|| u32::try_from(cores).unwrap_or(1))
 }
 
-fn context_params(config: &ModelConfig) -> LlamaContextParams {
-    let threads = llama_id(threads(config));
+fn context_params(threads: u32) -> LlamaContextParams {
+    let threads = llama_id(threads);
     LlamaContextParams::default().with_n_threads(threads).with_n_threads_batch(threads)
 }
 
@@ -267,7 +267,7 @@ fn serve_generation(
         .map_or(metadata.n_ctx_train.min(DEFAULT_SLOT_TOKENS), |total| total / slots)
         .next_multiple_of(CELL_ALIGNMENT);
     let batch_tokens = config.batch_size.unwrap_or(DEFAULT_BATCH).max(slots);
-    let params = context_params(config)
+    let params = context_params(threads(config))
         .with_n_ctx(NonZeroU32::new(per_slot * slots))
         .with_n_seq_max(slots)
         .with_kv_unified(false)
@@ -447,9 +447,7 @@ fn serve_embedding(
     let pooler = |threads: u32, tokens: u32| {
         // llama.cpp aborts where the inputs cannot have equal shares of the tokens.
         let tokens = tokens.next_multiple_of(MAX_EMBEDDING_INPUTS);
-        let params = LlamaContextParams::default()
-            .with_n_threads(llama_id(threads))
-            .with_n_threads_batch(llama_id(threads))
+        let params = context_params(threads)
             .with_embeddings(true)
             .with_pooling_type(pooling)
             .with_n_ctx(NonZeroU32::new(tokens))

@@ -117,8 +117,7 @@ impl Composer {
         if fits(least) {
             return least;
         }
-        let short = if self.short.is_blank() { &self.long } else { &self.short };
-        short.tokens_within(share, before, need.min(BLOCK - 1))
+        self.short().tokens_within(share, before, need.min(BLOCK - 1))
     }
 
     /// How long a chunk will take.
@@ -133,10 +132,9 @@ impl Composer {
         }
         let fits = self.long.tokens_within(time, before, need);
         let blocks = fits - fits % BLOCK;
-        if fits == need || need - blocks >= BLOCK {
-            return if fits == need { need } else { blocks };
-        }
-        if self.chunk_time(need, before) <= time.mul_f64(OVERDRAFT) {
+        if need - blocks >= BLOCK {
+            blocks
+        } else if fits == need || self.chunk_time(need, before) <= time.mul_f64(OVERDRAFT) {
             need
         } else if blocks > BLOCK {
             blocks - BLOCK
@@ -145,9 +143,17 @@ impl Composer {
         }
     }
 
+    /// The prices of short chunks; those of long ones while there are no others.
+    fn short(&self) -> &Curve {
+        if self.short.is_blank() { &self.long } else { &self.short }
+    }
+
+    /// The prices of long chunks; those of short ones while there are no others.
+    fn long(&self) -> &Curve {
+        if self.long.is_blank() { &self.short } else { &self.long }
+    }
+
     fn predict_chunks(&self, loads: Loads) -> Duration {
-        let short = if self.short.is_blank() { &self.long } else { &self.short };
-        let long = if self.long.is_blank() { &self.short } else { &self.long };
-        short.predict(loads.short) + long.predict(loads.long)
+        self.short().predict(loads.short) + self.long().predict(loads.long)
     }
 }

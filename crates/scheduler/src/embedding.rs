@@ -94,12 +94,16 @@ impl EmbeddingQueue {
         while batch.len() < pass.inputs {
             let room = pass.tokens.saturating_sub(used);
             let fits = |item: &Item| batch.is_empty() || item.tokens <= room;
-            let Some(first) = self.window().into_iter().find(fits) else { break };
+            let Some(first) = self.window().find(fits) else { break };
             used = used.saturating_add(first.tokens);
             self.take(first, &mut batch);
             let to_border = used.checked_next_multiple_of(block).map_or(0, |border| border - used);
             let gap = to_border.min(pass.tokens.saturating_sub(used));
-            for item in best_fill(&self.window(), gap, pass.inputs - batch.len()) {
+            if gap == 0 {
+                continue;
+            }
+            let others: Vec<Item> = self.window().collect();
+            for item in best_fill(&others, gap, pass.inputs - batch.len()) {
                 used += item.tokens;
                 self.take(item, &mut batch);
             }
@@ -108,15 +112,15 @@ impl EmbeddingQueue {
     }
 
     /// The inputs whose turn comes next: the first of each request, the second of each, ...
-    fn window(&self) -> Vec<Item> {
+    fn window(&self) -> impl Iterator<Item = Item> {
         let longest = self.jobs.iter().map(|job| job.inputs.len()).max().unwrap_or(0);
-        let round = |nth: usize| {
+        let round = move |nth: usize| {
             self.jobs.iter().filter_map(move |job| {
                 let &(index, tokens) = job.inputs.get(nth)?;
                 Some(Item { job: job.id, index, tokens })
             })
         };
-        (0..longest).flat_map(round).take(WINDOW).collect()
+        (0..longest).flat_map(round).take(WINDOW)
     }
 
     /// Moves an input into a batch. It is the next request's turn if it was this one's.

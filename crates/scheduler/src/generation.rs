@@ -288,21 +288,17 @@ impl Scheduler {
         let mut work = self.decode_rows();
         let rows = u32::try_from(work.len()).unwrap_or(u32::MAX);
         let room = self.limits.batch_tokens.saturating_sub(rows);
-        let why = match self.prefilling() {
-            prompts if prompts.is_empty() => Why::NoPrompt,
-            prompts if work.is_empty() => {
-                let needs: Vec<u32> = prompts.iter().map(|(_, r)| self.need(r)).collect();
-                let grants = max_min_share(room, &needs);
-                self.prefill(prompts.into_iter().zip(grants), &mut work);
-                Why::NobodyDecodes
-            }
-            prompts => {
-                let (time, why) = self.composer.time_for_prompts(loads(&work).single);
-                let grants = self.grants(&prompts, time, room);
-                self.prefill(prompts.into_iter().zip(grants), &mut work);
-                why
-            }
+        let prompts = self.prefilling();
+        let (grants, why) = if prompts.is_empty() {
+            (Vec::new(), Why::NoPrompt)
+        } else if work.is_empty() {
+            let needs: Vec<u32> = prompts.iter().map(|(_, r)| self.need(r)).collect();
+            (max_min_share(room, &needs), Why::NobodyDecodes)
+        } else {
+            let (time, why) = self.composer.time_for_prompts(loads(&work).single);
+            (self.grants(&prompts, time, room), why)
         };
+        self.prefill(prompts.into_iter().zip(grants), &mut work);
         work.sort_by_key(|w| w.slot);
         let predicted = self.composer.predict(loads(&work));
         Step { work, why, predicted }
