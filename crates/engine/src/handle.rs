@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::Token;
 use crate::embed::{Contexts, EmbedJob, EmbedWorker};
-use crate::model::{EmbeddingModel, Model, ModelConfig, ModelInfo, Source};
+use crate::model::{Capacity, EmbeddingModel, Model, ModelConfig, ModelInfo, Source};
 use crate::request::{Event, Failure, GenerateRequest, Stamped};
 use crate::status::{Board, Progress, Stats, Status};
 use crate::vocab::Vocab;
@@ -74,6 +74,18 @@ pub enum SubmitError {
     QueueFull {
         /// That number.
         limit: usize,
+        /// How long it is likely to take until they have been served.
+        backlog: Duration,
+    },
+    /// The prompts that wait or run have as many tokens as they may.
+    #[error("{tokens} more prompt tokens do not fit into {limit}")]
+    QueueTokens {
+        /// The prompt's tokens.
+        tokens: usize,
+        /// That number.
+        limit: usize,
+        /// How long it is likely to take until they have been served.
+        backlog: Duration,
     },
     /// Prompt and answer do not fit into what one request can hold.
     #[error("{tokens} tokens do not fit into {limit}")]
@@ -81,14 +93,6 @@ pub enum SubmitError {
         /// What it needs, in tokens.
         tokens: usize,
         /// What a request can hold, in tokens.
-        limit: u32,
-    },
-    /// It wants more answers than can run together.
-    #[error("{choices} answers are more than {limit}")]
-    TooManyChoices {
-        /// What it wants.
-        choices: u32,
-        /// The number of slots.
         limit: u32,
     },
     /// A prompt or input without a token.
@@ -112,8 +116,8 @@ pub struct Generation {
     events: mpsc::Receiver<Stamped>,
     /// When the event returned last happened, since the request was submitted.
     elapsed: Duration,
-    /// Counts the request against the queue's limit for as long as anybody holds on to it.
-    _permit: OwnedSemaphorePermit,
+    /// Counts the request against the queue's limits for as long as anybody holds on to it.
+    _permits: [OwnedSemaphorePermit; 2],
 }
 
 struct Inner<C> {
@@ -122,6 +126,8 @@ struct Inner<C> {
     board: Arc<Board>,
     permits: Arc<Semaphore>,
     capacity: usize,
+    tokens: Arc<Semaphore>,
+    token_capacity: usize,
     /// `None` only while dropping: closing it tells the thread to end.
     commands: Option<mpsc::Sender<C>>,
     thread: Option<JoinHandle<()>>,
@@ -133,6 +139,7 @@ struct Parts {
     info: ModelInfo,
     vocab: Vocab,
     capacity: usize,
+    token_capacity: usize,
     commands: Commands,
 }
 
@@ -176,13 +183,14 @@ impl Loading {
 
 impl Parts {
     fn into_handle(self, board: Arc<Board>, thread: JoinHandle<()>) -> Loaded {
-        let Self { info, vocab, capacity, commands } = self;
+        let Self { info, vocab, capacity, token_capacity, commands } = self;
+        let bounds = (capacity, token_capacity);
         match commands {
             Commands::Generate(commands) => Loaded::Chat(Engine {
-                inner: Arc::new(Inner::new(info, vocab, board, capacity, commands, thread)),
+                inner: Arc::new(Inner::new(info, vocab, board, bounds, commands, thread)),
             }),
             Commands::Embed(commands) => Loaded::Embedding(Embedder {
-                inner: Arc::new(Inner::new(info, vocab, board, capacity, commands, thread)),
+                inner: Arc::new(Inner::new(info, vocab, board, bounds, commands, thread)),
             }),
         }
     }
@@ -227,12 +235,12 @@ impl Engine {
     /// [`SubmitError`]; nothing is queued then.
     pub fn generate(&self, request: GenerateRequest) -> Result<Generation, SubmitError> {
         self.check(&request)?;
-        let permit = self.inner.permit()?;
+        let permits = [self.inner.permit()?, self.inner.token_permits(request.prompt.len())?];
         let per_choice = request.max_tokens as usize + 3;
         let bound = per_choice * request.choices as usize + 3;
         let (sender, events) = mpsc::channel(bound);
         self.inner.send(Submission { request, events: sender, submitted: Instant::now() })?;
-        Ok(Generation { events, elapsed: Duration::ZERO, _permit: permit })
+        Ok(Generation { events, elapsed: Duration::ZERO, _permits: permits })
     }
 
     fn check(&self, request: &GenerateRequest) -> Result<(), SubmitError> {
@@ -240,10 +248,6 @@ impl Engine {
         let tokens = request.prompt.len() + request.max_tokens as usize;
         if tokens > info.slot_tokens as usize {
             return Err(SubmitError::TooLong { tokens, limit: info.slot_tokens });
-        }
-        if request.choices > info.slots {
-            let choices = request.choices;
-            return Err(SubmitError::TooManyChoices { choices, limit: info.slots });
         }
         self.inner.check_tokens(&request.prompt)
     }
@@ -332,25 +336,38 @@ impl<C> Inner<C> {
         info: ModelInfo,
         vocab: Vocab,
         board: Arc<Board>,
-        capacity: usize,
+        (capacity, token_capacity): (usize, usize),
         commands: mpsc::Sender<C>,
         thread: JoinHandle<()>,
     ) -> Self {
         let permits = Arc::new(Semaphore::new(capacity));
+        let token_capacity = token_capacity.min(Semaphore::MAX_PERMITS);
+        let tokens = Arc::new(Semaphore::new(token_capacity));
         let (commands, thread) = (Some(commands), Some(thread));
-        Self { info, vocab, board, permits, capacity, commands, thread }
+        Self { info, vocab, board, permits, capacity, tokens, token_capacity, commands, thread }
     }
 
     fn permit(&self) -> Result<OwnedSemaphorePermit, SubmitError> {
-        Arc::clone(&self.permits)
-            .try_acquire_owned()
-            .map_err(|_| SubmitError::QueueFull { limit: self.capacity })
+        Arc::clone(&self.permits).try_acquire_owned().map_err(|_| self.full())
+    }
+
+    /// Permits for a prompt. One longer than all of them waits for none but takes them all.
+    fn token_permits(&self, tokens: usize) -> Result<OwnedSemaphorePermit, SubmitError> {
+        let wanted = u32::try_from(tokens.min(self.token_capacity)).unwrap_or(u32::MAX);
+        Arc::clone(&self.tokens).try_acquire_many_owned(wanted).map_err(|_| {
+            let (limit, backlog) = (self.token_capacity, self.board.backlog());
+            SubmitError::QueueTokens { tokens, limit, backlog }
+        })
+    }
+
+    fn full(&self) -> SubmitError {
+        SubmitError::QueueFull { limit: self.capacity, backlog: self.board.backlog() }
     }
 
     fn send(&self, command: C) -> Result<(), SubmitError> {
         let sender = self.commands.as_ref().ok_or(SubmitError::EngineGone)?;
         sender.try_send(command).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => SubmitError::QueueFull { limit: self.capacity },
+            mpsc::error::TrySendError::Full(_) => self.full(),
             mpsc::error::TrySendError::Closed(_) => SubmitError::EngineGone,
         })
     }
@@ -410,16 +427,16 @@ impl Host {
         self,
         info: ModelInfo,
         vocab: Vocab,
-        batch_tokens: u32,
+        limits: Capacity,
         model: impl Model,
     ) {
         let capacity = self.config.queue + info.slots as usize;
+        let token_capacity = self.config.queue_tokens.unwrap_or(limits.kv.cells as usize * 16);
         let (sender, inbox) = mpsc::channel(channel_room(capacity));
-        let worker =
-            Worker::new(model, vocab.clone(), &info, &self.config, batch_tokens, self.board);
+        let worker = Worker::new(model, vocab.clone(), &self.config, limits, self.board);
         worker.board().set_status(Status::Ready);
         let commands = Commands::Generate(sender);
-        if self.ready.send(Ok(Parts { info, vocab, capacity, commands })).is_ok() {
+        if self.ready.send(Ok(Parts { info, vocab, capacity, token_capacity, commands })).is_ok() {
             worker.run(inbox);
         }
     }
@@ -435,7 +452,8 @@ impl Host {
         let (sender, inbox) = mpsc::channel(channel_room(capacity));
         self.board.set_status(Status::Ready);
         let commands = Commands::Embed(sender);
-        if self.ready.send(Ok(Parts { info, vocab, capacity, commands })).is_ok() {
+        let token_capacity = usize::MAX;
+        if self.ready.send(Ok(Parts { info, vocab, capacity, token_capacity, commands })).is_ok() {
             EmbedWorker::serve(contexts, inbox, self.board);
         }
     }

@@ -13,6 +13,7 @@
 
 mod detokenize;
 mod logprobs;
+mod lookup;
 mod sampling;
 mod sequence;
 mod softmax;
@@ -31,10 +32,11 @@ mod llama;
 #[cfg(feature = "scripted")]
 pub mod scripted;
 
+pub use forebay_scheduler::{Class, Counts, Principal, Reuse, Salt};
 pub use handle::{Embedder, Engine, Generation, LoadError, Loaded, Loading, SubmitError, load};
-pub use model::{Device, Kind, ModelConfig, ModelInfo, Pooling, Source};
+pub use model::{Device, Kind, KvLayout, ModelConfig, ModelInfo, Pooling, Source};
 pub use request::{
-    Event, Failure, FinishReason, GenerateRequest, SamplingParams, StopRules, TokenLogprob,
+    Event, Failure, FinishReason, GenerateRequest, Origin, SamplingParams, StopRules, TokenLogprob,
     TopLogprob,
 };
 pub use status::{Progress, Stats, Status};

@@ -1,17 +1,20 @@
 //! llama.cpp: the only file that names it.
 //!
-//! KV layout: one stream per slot (`kv_unified` off), so a sequence attends its own cells alone;
-//! copying a slot is then a copy of the whole sequence, which is how answers of one request fork.
+//! KV layout: `kv_unified` on is [`KvLayout::Shared`], off is [`KvLayout::Split`] (a stream for each
+//! slot). Copying between slots is a matter of metadata in the first; in the second llama.cpp
+//! copies whole streams, when the next batch is decoded. Docs: `docs/performance.md`, "KV layout".
 
+use std::collections::HashMap;
 use std::ffi::CStr;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use forebay_scheduler::{Pass, StepTime};
+use forebay_scheduler::{KvLimits, KvOp, Pass, SavedId, StepTime};
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{LlamaContextParams, LlamaPoolingType};
+use llama_cpp_2::context::session::{LlamaStateSeqFlags, SeqState};
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
@@ -25,7 +28,8 @@ use crate::Token;
 use crate::embed::Contexts;
 use crate::handle::Host;
 use crate::model::{
-    Device, EmbeddingModel, Kind, Model, ModelConfig, ModelInfo, Pooling, Row, StepError,
+    Capacity, Device, EmbeddingModel, Kind, KvLayout, Model, ModelConfig, ModelInfo, Pooling, Row,
+    StepError,
 };
 use crate::status::Progress;
 use crate::vocab::{ParseSpecial, Tokenize, Vocab, VocabTable};
@@ -35,6 +39,11 @@ use crate::vocab::{ParseSpecial, Tokenize, Vocab, VocabTable};
 const DEFAULT_SLOT_TOKENS: u32 = 4096;
 /// The same for an embedding model, whose context costs no KV cache.
 const DEFAULT_EMBEDDING_TOKENS: u32 = 8192;
+/// Sequences up to which a shared layout is no slower on a CPU than a split one, to speak of: each
+/// row's attention goes over everybody's cells.
+const MAX_SHARED_ON_CPU: u32 = 4;
+/// llama.cpp's own limit of sequences in a context.
+const MAX_SEQUENCES: u32 = 256;
 /// llama.cpp rounds a context up to this many cells.
 const CELL_ALIGNMENT: u32 = 256;
 /// Inputs of one embedding pass.
@@ -261,36 +270,78 @@ fn serve_generation(
     host: Host,
 ) -> Served {
     let config = &host.config;
-    let slots = config.parallel;
-    let per_slot = config
-        .ctx_size
-        .map_or(metadata.n_ctx_train.min(DEFAULT_SLOT_TOKENS), |total| total / slots)
-        .next_multiple_of(CELL_ALIGNMENT);
-    let batch_tokens = config.batch_size.unwrap_or(DEFAULT_BATCH).max(slots);
+    let batch_tokens = config.batch_size.unwrap_or(DEFAULT_BATCH).max(config.parallel);
+    let kv = kv_limits(model, metadata, config);
     let params = context_params(threads(config))
-        .with_n_ctx(NonZeroU32::new(per_slot * slots))
-        .with_n_seq_max(slots)
-        .with_kv_unified(false)
+        .with_n_ctx(NonZeroU32::new(kv.cells))
+        .with_n_seq_max(kv.slots)
+        .with_kv_unified(kv.shares)
         .with_n_batch(batch_tokens)
         .with_n_ubatch(config.ubatch_size.unwrap_or(DEFAULT_UBATCH).min(batch_tokens));
     let context = match model.new_context(backend, params) {
         Ok(context) => context,
         Err(_) => {
             let why = format!(
-                "llama.cpp cannot make a context of {} tokens ({slots} slots of {per_slot}); \
-                 a smaller ctx_size or parallel may fit",
-                per_slot * slots
+                "llama.cpp cannot make a context of {} tokens; a smaller ctx_size or parallel may \
+                 fit",
+                kv.cells
             );
             return Err(Box::new((host, why)));
         }
     };
-    let slot_tokens = context.n_ctx() / slots;
-    let info = metadata.info(model, Kind::Chat, slots, slot_tokens);
+    let slot_tokens = kv.slot_tokens;
+    let info = metadata.info(model, Kind::Chat, config.parallel, slot_tokens);
+    tracing::info!(
+        cells = kv.cells,
+        request_tokens = slot_tokens,
+        layout = if kv.shares { "shared" } else { "split" },
+        host_tokens = kv.saved_tokens,
+        "KV cache"
+    );
+    let block = if offloads(config) { 1 } else { ATTENTION_BLOCK };
+    let runner = Runner::new(context, batch_tokens);
+    host.serve_generation(info, vocab, Capacity { kv, batch_tokens, block }, runner);
+    Ok(())
+}
+
+/// How the KV cache is laid out: the one place where that is decided.
+fn kv_limits(model: &LlamaModel, metadata: &Metadata, config: &ModelConfig) -> KvLimits {
+    let parallel = config.parallel;
+    let few = parallel <= MAX_SHARED_ON_CPU || offloads(config);
+    let layout = config.kv_layout.unwrap_or(if few { KvLayout::Shared } else { KvLayout::Split });
+    let shares = layout == KvLayout::Shared;
+    let each = metadata.n_ctx_train.min(DEFAULT_SLOT_TOKENS);
+    let total = config.ctx_size.unwrap_or_else(|| each.saturating_mul(parallel));
+    let cells = if shares {
+        total.next_multiple_of(CELL_ALIGNMENT)
+    } else {
+        (total / parallel).next_multiple_of(CELL_ALIGNMENT) * parallel
+    };
+    let slot_tokens = if shares { cells } else { cells / parallel };
     // What a recurrent state or a sliding window has passed cannot be brought back.
     let rewinds = !(model.is_recurrent() || model.is_hybrid() || metadata.sliding_window);
-    let runner = Runner::new(context, batch_tokens, rewinds);
-    host.serve_generation(info, vocab, batch_tokens, runner);
-    Ok(())
+    // A recurrent state takes its memory for each slot, whether used or not.
+    let slots = match (shares, rewinds) {
+        (false, _) => parallel,
+        (true, true) => (parallel * 4).clamp(16, MAX_SEQUENCES.max(parallel)),
+        (true, false) => (parallel * 2).min(MAX_SEQUENCES.max(parallel)),
+    };
+    let saved = if rewinds { config.kv_host_bytes / kv_bytes(model) } else { 0 };
+    KvLimits {
+        slots,
+        cells,
+        slot_tokens: slot_tokens.min(metadata.n_ctx_train.max(CELL_ALIGNMENT)),
+        shares,
+        rewinds,
+        parked_tokens: cells,
+        saved_tokens: u32::try_from(saved).unwrap_or(u32::MAX),
+    }
+}
+
+/// Bytes of a token's keys and values, at two bytes each.
+fn kv_bytes(model: &LlamaModel) -> u64 {
+    let head = u64::try_from(model.n_embd()).unwrap_or(0) / u64::from(model.n_head().max(1));
+    (head * u64::from(model.n_head_kv()) * u64::from(model.n_layer()) * 4).max(1)
 }
 
 fn new_batch(tokens: u32, sequences: i32) -> LlamaBatch<'static> {
@@ -305,7 +356,8 @@ struct Runner<'m> {
     places: Vec<Place>,
     /// Logits of a pass that another one followed, row after row.
     kept: Vec<f32>,
-    rewinds: bool,
+    /// What slots held, in host memory.
+    saved: HashMap<SavedId, SeqState>,
 }
 
 /// Where a row's logits are.
@@ -326,9 +378,16 @@ fn step_error(error: impl std::fmt::Display) -> StepError {
 }
 
 impl<'m> Runner<'m> {
-    fn new(context: LlamaContext<'m>, batch_tokens: u32, rewinds: bool) -> Self {
+    fn new(context: LlamaContext<'m>, batch_tokens: u32) -> Self {
         let batch = new_batch(batch_tokens, 1);
-        Self { context, batch, places: Vec::new(), kept: Vec::new(), rewinds }
+        Self { context, batch, places: Vec::new(), kept: Vec::new(), saved: HashMap::new() }
+    }
+
+    fn trim(&mut self, slot: u32, keep: u32) -> Result<(), StepError> {
+        match self.context.clear_kv_cache_seq(Some(slot), Some(keep), None).map_err(step_error)? {
+            true => Ok(()),
+            false => Err(StepError(format!("slot {slot} cannot be cut back to {keep} tokens"))),
+        }
     }
 
     /// One decode call over some of the rows, and how long it took.
@@ -396,25 +455,32 @@ impl Model for Runner<'_> {
         }
     }
 
-    fn copy_slot(&mut self, from: u32, to: u32) {
-        self.trim_slot(to, 0);
-        // Whole sequences only: between streams llama.cpp aborts on a part of one.
-        if let Err(error) = self.context.copy_kv_cache_seq(llama_id(from), llama_id(to), None, None)
-        {
-            tracing::error!(%error, from, to, "a slot cannot be copied");
+    fn change(&mut self, op: KvOp) -> Result<(), StepError> {
+        match op {
+            KvOp::Trim { slot, keep } => self.trim(slot.0, keep),
+            KvOp::Copy { from, to, keep } => {
+                let (from, id) = (llama_id(from.0), llama_id(to.0));
+                // Whole sequences only: between streams llama.cpp aborts on a part of one.
+                self.context.copy_kv_cache_seq(from, id, None, None).map_err(step_error)?;
+                self.trim(to.0, keep)
+            }
+            KvOp::Save { slot, saved } => {
+                let flags = LlamaStateSeqFlags::empty();
+                let state = self.context.state_seq_get(llama_id(slot.0), flags);
+                self.saved.insert(saved, state.map_err(step_error)?);
+                Ok(())
+            }
+            KvOp::Restore { saved, slot, keep } => {
+                let none = || StepError(format!("nothing was saved as {}", saved.0));
+                let state = self.saved.get(&saved).ok_or_else(none)?;
+                self.context.state_seq_set(state, llama_id(slot.0)).map_err(step_error)?;
+                self.trim(slot.0, keep)
+            }
+            KvOp::Forget { saved } => {
+                self.saved.remove(&saved);
+                Ok(())
+            }
         }
-    }
-
-    fn trim_slot(&mut self, slot: u32, keep: u32) {
-        match self.context.clear_kv_cache_seq(Some(slot), Some(keep), None) {
-            Ok(true) => {}
-            Ok(false) => tracing::error!(slot, keep, "a slot cannot be trimmed"),
-            Err(error) => tracing::error!(%error, slot, keep, "a slot cannot be trimmed"),
-        }
-    }
-
-    fn rewinds(&self) -> bool {
-        self.rewinds
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use forebay_scheduler::StepTime;
+use forebay_scheduler::{KvLimits, KvOp, StepTime};
 
 use crate::Token;
 
@@ -16,8 +16,12 @@ pub struct ModelConfig {
     pub source: Source,
     /// What to use it for; `None` lets the file decide.
     pub kind: Option<Kind>,
-    /// KV cells over all slots, in tokens; `None` for a default that fits the model.
+    /// KV cells over all sequences, in tokens; `None` for a default that fits the model.
     pub ctx_size: Option<u32>,
+    /// Whether sequences share cells; `None` for what suits the device.
+    pub kv_layout: Option<KvLayout>,
+    /// Host memory for what the KV cache has no room for, in bytes.
+    pub kv_host_bytes: u64,
     /// Sequences that run together.
     pub parallel: u32,
     /// Tokens of one step; `None` for a default that fits the kind.
@@ -34,8 +38,35 @@ pub struct ModelConfig {
     pub mmap: bool,
     /// How an embedding model's token vectors become one; `None` for the model's own way.
     pub pooling: Option<Pooling>,
+    /// Whether to guess tokens from what the text so far repeats.
+    pub speculate: bool,
     /// Requests that may wait.
     pub queue: usize,
+    /// Prompt tokens that may wait or run over all requests; `None` for 16 times the KV cache.
+    pub queue_tokens: Option<usize>,
+    /// The longest that a request may wait.
+    pub queue_timeout: Option<Duration>,
+}
+
+/// How sequences lie in the KV cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvLayout {
+    /// All in one pool: any of them may have all of it, and equal beginnings are there once. Each
+    /// row's attention goes over the cells of all.
+    Shared,
+    /// Each in an equal part of its own, which its rows' attention goes over alone.
+    Split,
+}
+
+/// What a generation model can do.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Capacity {
+    pub(crate) kv: KvLimits,
+    /// Tokens of one step.
+    pub(crate) batch_tokens: u32,
+    /// Tokens that attention takes at once; fewer of one sequence cost more each. 1 where that is
+    /// not so.
+    pub(crate) block: u32,
 }
 
 /// Where a model comes from.
@@ -129,12 +160,8 @@ pub(crate) trait Model {
     fn step(&mut self, rows: &[Row]) -> Result<StepTime, StepError>;
     /// The logits of row `index` of the last step, one for each vocabulary entry.
     fn logits(&self, index: usize) -> &[f32];
-    /// Makes `to` a copy of `from`.
-    fn copy_slot(&mut self, from: u32, to: u32);
-    /// Drops what a slot holds from position `keep` on.
-    fn trim_slot(&mut self, slot: u32, keep: u32);
-    /// Whether a slot can be trimmed to something other than nothing.
-    fn rewinds(&self) -> bool;
+    /// Changes what slots hold.
+    fn change(&mut self, op: KvOp) -> Result<(), StepError>;
 }
 
 impl ModelInfo {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use forebay_scheduler::{Class, Principal, Salt};
+
 use crate::Token;
 
 /// A validated request for text.
@@ -22,6 +24,21 @@ pub struct GenerateRequest {
     pub logprobs: Option<u32>,
     /// Report the prompt's own log probabilities and this many alternatives.
     pub prompt_logprobs: Option<u32>,
+    /// Who asks, and how urgently.
+    pub origin: Origin,
+}
+
+/// Where a request comes from: it decides whose turn it is and whose KV it may reuse.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Only KV of requests with the same salt is reused.
+    pub salt: Salt,
+    /// Tokens are shared fairly between principals.
+    pub principal: Principal,
+    /// How urgent it is.
+    pub class: Class,
+    /// The longest it may take from submission to its last token.
+    pub timeout: Option<Duration>,
 }
 
 /// How tokens are chosen. Filters apply after temperature, in the order of the fields.
@@ -120,9 +137,15 @@ pub enum FinishReason {
     Length,
 }
 
-/// Why a request failed after it was accepted. Both kinds may be tried again.
+/// Why a request failed after it was accepted. All kinds may be tried again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
+    /// It waited as long as a request may.
+    #[error("the request waited for {} s in the queue", .0.as_secs_f32())]
+    QueueTimeout(Duration),
+    /// It was not done within its own timeout.
+    #[error("the request was not done within {} s", .0.as_secs_f32())]
+    Timeout(Duration),
     /// The step that held it failed; the engine goes on.
     #[error("the model could not compute a step")]
     Step,

@@ -1,21 +1,24 @@
 //! A model that follows a script, for fault and timing tests: nothing here computes anything, so
 //! nothing that depends on what a real model says may be tested with it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use forebay_scheduler::{Pass, StepTime};
+use forebay_scheduler::{KvLimits, KvOp, Pass, SavedId, StepTime};
 
 use crate::Token;
 use crate::embed::Contexts;
 use crate::handle::Host;
-use crate::model::{EmbeddingModel, Kind, Model, ModelInfo, Row, StepError};
+use crate::model::{Capacity, EmbeddingModel, Kind, Model, ModelInfo, Row, StepError};
 use crate::vocab::{ParseSpecial, Tokenize, Vocab, VocabTable};
 
 /// How the scripted model behaves.
 ///
 /// Its vocabulary is the 256 bytes, then `<s>`, `</s>` and `<|x|>`. For every sequence it says
-/// [`Script::says`] over and over, one byte a token, by position after the prompt.
+/// [`Script::says`] over and over, one byte a token: from the beginning, or from where the tokens
+/// so far end in a part of it. It holds the scheduler to its word: a row that does not follow on
+/// what its slot holds, or a cell too many, fails the step.
 #[derive(Debug, Clone)]
 pub struct Script {
     /// What it is.
@@ -30,6 +33,8 @@ pub struct Script {
     pub dies_at: Option<u64>,
     /// What one request can hold, in tokens.
     pub slot_tokens: u32,
+    /// KV cells, shared by all; `None` for enough.
+    pub cells: Option<u32>,
     /// Its chat template.
     pub chat_template: Option<String>,
 }
@@ -48,6 +53,7 @@ impl Default for Script {
             failing_steps: Vec::new(),
             dies_at: None,
             slot_tokens: 4096,
+            cells: None,
             chat_template: Some(
                 "{% for m in messages %}<|x|>{{ m.role }}:{{ m.content }}{% endfor %}".to_owned(),
             ),
@@ -111,9 +117,23 @@ pub(crate) fn run(script: Script, host: Host) {
     };
     let batch = host.config.batch_size.unwrap_or(512).max(slots);
     let kind = script.kind;
-    let player = Player { script, steps: 0, rows: Vec::new(), prompts: Vec::new() };
+    let cells = script.cells.unwrap_or(slots * script.slot_tokens);
+    let kv = KvLimits {
+        slots: slots * 4,
+        cells,
+        slot_tokens: script.slot_tokens,
+        shares: true,
+        rewinds: true,
+        parked_tokens: cells,
+        saved_tokens: 0,
+    };
+    let (slots, saved) = (HashMap::new(), HashMap::new());
+    let player = Player { script, steps: 0, rows: Vec::new(), slots, saved };
     match kind {
-        Kind::Chat => host.serve_generation(info, vocab(), batch, player),
+        Kind::Chat => {
+            let capacity = Capacity { kv, batch_tokens: batch, block: 1 };
+            host.serve_generation(info, vocab(), capacity, player);
+        }
         Kind::Embedding => {
             let pass = Pass { tokens: batch, inputs: info.slots as usize, block: 1 };
             let contexts = Contexts { wide: player, narrow: Vec::new(), pass };
@@ -127,8 +147,9 @@ struct Player {
     steps: u64,
     /// A row of logits for each row of the last step that wanted some.
     rows: Vec<Vec<f32>>,
-    /// How many tokens each slot has been given.
-    prompts: Vec<(u32, u32)>,
+    /// The tokens each slot holds.
+    slots: HashMap<u32, Vec<Token>>,
+    saved: HashMap<SavedId, Vec<Token>>,
 }
 
 impl Player {
@@ -142,15 +163,27 @@ impl Player {
         Ok(())
     }
 
-    /// Where the answer in `slot` begins: behind the first row that wanted logits.
-    fn answer_start(&mut self, row: Row) -> u32 {
-        match self.prompts.iter().find(|(slot, _)| *slot == row.slot) {
-            Some((_, start)) => *start,
-            None => {
-                self.prompts.push((row.slot, row.pos));
-                row.pos
-            }
+    /// What it says next: the longest part of the script that the tokens end in goes on.
+    fn next(&self, tokens: &[Token]) -> usize {
+        let says = self.script.says.as_bytes();
+        let said = |end: usize| {
+            let cycle =
+                (0..says.len()).map(|back| says[(end + says.len() - 1 - back) % says.len()]);
+            let same = |(byte, token): &(u8, &Token)| Token::from(*byte) == **token;
+            cycle.zip(tokens.iter().rev()).take_while(same).count()
+        };
+        let at = (0..says.len()).max_by_key(|&end| (said(end), end == 0)).unwrap_or(0);
+        match says.get(at) {
+            None | Some(0) => EOS as usize,
+            Some(&byte) => usize::from(byte),
         }
+    }
+
+    /// Cells in use, each prefix once.
+    fn cells(&self) -> usize {
+        let mut prefixes = std::collections::HashSet::new();
+        let all = self.slots.values().flat_map(|held| (1..=held.len()).map(|len| &held[..len]));
+        all.filter(|prefix| prefixes.insert(*prefix)).count()
     }
 }
 
@@ -159,18 +192,20 @@ impl Model for Player {
         let started = Instant::now();
         self.tick()?;
         self.rows.clear();
-        for &row in rows {
-            let mut logits = vec![0.0; if row.logits { VOCAB } else { 0 }];
-            if row.logits {
-                let at = (row.pos - self.answer_start(row)) as usize;
-                let says = self.script.says.as_bytes();
-                let token = match says.get(at % says.len().max(1)) {
-                    None | Some(0) => EOS as usize,
-                    Some(&byte) => usize::from(byte),
-                };
-                logits[token] = 20.0;
+        for &Row { token, pos, slot, logits } in rows {
+            let held = self.slots.entry(slot).or_default();
+            if held.len() != pos as usize {
+                return Err(StepError(format!("slot {slot} holds {}, not {pos}", held.len())));
             }
-            self.rows.push(logits);
+            held.push(token);
+            let mut row = vec![0.0; if logits { VOCAB } else { 0 }];
+            if logits {
+                row[self.next(&self.slots[&slot])] = 20.0;
+            }
+            self.rows.push(row);
+        }
+        if let Some(limit) = self.script.cells.filter(|&limit| self.cells() > limit as usize) {
+            return Err(StepError(format!("more than {limit} cells")));
         }
         // It costs the same whatever is in it, so who pays for what does not matter.
         Ok(StepTime { single: started.elapsed(), several: started.elapsed() })
@@ -180,18 +215,29 @@ impl Model for Player {
         &self.rows[index]
     }
 
-    fn copy_slot(&mut self, from: u32, to: u32) {
-        self.trim_slot(to, 0);
-        let start = self.prompts.iter().find(|(slot, _)| *slot == from).map(|(_, start)| *start);
-        self.prompts.extend(start.map(|start| (to, start)));
-    }
-
-    fn trim_slot(&mut self, slot: u32, _keep: u32) {
-        self.prompts.retain(|(other, _)| *other != slot);
-    }
-
-    fn rewinds(&self) -> bool {
-        true
+    fn change(&mut self, op: KvOp) -> Result<(), StepError> {
+        let cut = |held: &[Token], keep: u32| held[..held.len().min(keep as usize)].to_vec();
+        let held = |slot: u32| self.slots.get(&slot).cloned().unwrap_or_default();
+        match op {
+            KvOp::Trim { slot, keep } => {
+                self.slots.insert(slot.0, cut(&held(slot.0), keep));
+            }
+            KvOp::Copy { from, to, keep } => {
+                self.slots.insert(to.0, cut(&held(from.0), keep));
+            }
+            KvOp::Save { slot, saved } => {
+                self.saved.insert(saved, held(slot.0));
+            }
+            KvOp::Restore { saved, slot, keep } => {
+                let none = || StepError("nothing was saved".to_owned());
+                let all = self.saved.get(&saved).ok_or_else(none)?;
+                self.slots.insert(slot.0, cut(all, keep));
+            }
+            KvOp::Forget { saved } => {
+                self.saved.remove(&saved);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,10 +1,9 @@
 //! One answer while it grows: its tokens, its sampler, its text so far unsent.
 
-use std::sync::Arc;
-
 use crate::Token;
 use crate::detokenize::Utf8Assembler;
 use crate::logprobs::token_logprob;
+use crate::lookup::Lookup;
 use crate::request::{FinishReason, GenerateRequest, StopRules, TokenLogprob};
 use crate::sampling::{Sampler, Scratch};
 use crate::stop::{StopMatcher, Verdict};
@@ -13,8 +12,11 @@ use crate::vocab::Vocab;
 /// An answer and how it continues.
 #[derive(Debug)]
 pub(crate) struct Sequence {
-    prompt: Arc<[Token]>,
-    generated: Vec<Token>,
+    /// The prompt and what was generated.
+    all: Vec<Token>,
+    prompt_tokens: usize,
+    /// Guesses at what comes next, where that is wanted.
+    lookup: Option<Lookup>,
     max_tokens: u32,
     rules: StopRules,
     logprobs: Option<u32>,
@@ -41,13 +43,19 @@ pub(crate) struct Growth {
 
 impl Sequence {
     /// Answer number `choice` of a request.
-    pub(crate) fn new(request: &GenerateRequest, choice: u32, vocab: &Vocab) -> Self {
+    pub(crate) fn new(
+        request: &GenerateRequest,
+        choice: u32,
+        vocab: &Vocab,
+        speculate: bool,
+    ) -> Self {
         let eog = vocab.end_of_generation();
         let mut banned_early = eog.to_vec();
         banned_early.extend_from_slice(&request.stop.tokens);
         Self {
-            prompt: Arc::clone(&request.prompt),
-            generated: Vec::new(),
+            all: request.prompt.to_vec(),
+            prompt_tokens: request.prompt.len(),
+            lookup: speculate.then(Lookup::default),
             max_tokens: request.max_tokens,
             logprobs: request.logprobs,
             sampler: Sampler::new(request.sampling.clone(), choice, &request.prompt),
@@ -60,18 +68,37 @@ impl Sequence {
         }
     }
 
-    /// The token at `position`, of the prompt or generated.
+    /// The token at `position`: of the prompt, generated, or drafted.
     pub(crate) fn token_at(&self, position: u32) -> Option<Token> {
         let position = position as usize;
-        match position.checked_sub(self.prompt.len()) {
-            None => self.prompt.get(position).copied(),
-            Some(at) => self.generated.get(at).copied(),
+        match position.checked_sub(self.all.len()) {
+            None => self.all.get(position).copied(),
+            Some(at) => self.lookup.as_ref()?.draft().get(at).copied(),
         }
     }
 
     /// How many tokens were generated.
     pub(crate) fn tokens(&self) -> u32 {
-        u32::try_from(self.generated.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.all.len() - self.prompt_tokens).unwrap_or(u32::MAX)
+    }
+
+    /// The token chosen last.
+    pub(crate) fn last(&self) -> Token {
+        self.all.last().copied().unwrap_or_default()
+    }
+
+    /// Drafts what may come next: how many tokens, and how likely one is right if those before it
+    /// are.
+    pub(crate) fn propose(&mut self) -> (u32, f64) {
+        let Some(lookup) = &mut self.lookup else { return (0, 0.0) };
+        let drafts = u32::try_from(lookup.propose(&self.all).len()).unwrap_or(0);
+        (drafts, lookup.likely())
+    }
+
+    /// Compares the token chosen last with the draft's at `index`.
+    pub(crate) fn is_as_drafted(&mut self, index: usize) -> bool {
+        let last = self.last();
+        self.lookup.as_mut().is_some_and(|lookup| lookup.judge(index, last))
     }
 
     /// Chooses the next token by `logits` and says what may be sent.
@@ -83,7 +110,7 @@ impl Sequence {
         let banned = if early { &self.banned_early } else { &self.banned_always };
         let token = self.sampler.sample(logits, banned, scratch);
         self.sampler.accept(token);
-        self.generated.push(token);
+        self.all.push(token);
         if let Some(reason) = self.ending_token(token, vocab) {
             return self.end(reason);
         }

@@ -1,7 +1,10 @@
 //! What an engine's thread tells the rest of the process without being asked.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use forebay_scheduler::Counts;
 
 /// How an engine is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,14 +22,18 @@ pub enum Status {
 pub struct Progress(pub f32);
 
 /// Counts since the start, and the state of now.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Sequences in slots (for embeddings: inputs in the current pass).
+    /// Sequences that were admitted (for embeddings: inputs in the current pass).
     pub running: u64,
     /// Requests that wait.
     pub waiting: u64,
     /// KV cells in use, in tokens.
     pub kv_used: u64,
+    /// KV cells that only parked sequences hold, in tokens.
+    pub kv_parked: u64,
+    /// Tokens whose KV is kept in host memory.
+    pub kv_saved: u64,
     /// KV cells, in tokens.
     pub kv_total: u64,
     /// Steps computed.
@@ -37,6 +44,14 @@ pub struct Stats {
     pub step_errors: u64,
     /// Requests whose client went away.
     pub cancelled: u64,
+    /// Requests that ran out of time.
+    pub timed_out: u64,
+    /// Drafted tokens that were computed.
+    pub drafted: u64,
+    /// Those of them that were right.
+    pub accepted: u64,
+    /// What the scheduler has done.
+    pub scheduler: Counts,
 }
 
 /// The shared side of [`Status`], [`Progress`] and [`Stats`]: written by the engine's thread.
@@ -50,11 +65,19 @@ pub(crate) struct Board {
     pub(crate) running: AtomicU64,
     pub(crate) waiting: AtomicU64,
     pub(crate) kv_used: AtomicU64,
+    pub(crate) kv_parked: AtomicU64,
+    pub(crate) kv_saved: AtomicU64,
     pub(crate) kv_total: AtomicU64,
     steps: AtomicU64,
     step_tokens: AtomicU64,
     pub(crate) step_errors: AtomicU64,
     pub(crate) cancelled: AtomicU64,
+    pub(crate) timed_out: AtomicU64,
+    pub(crate) drafted: AtomicU64,
+    pub(crate) accepted: AtomicU64,
+    /// How long what waits will take, in milliseconds.
+    pub(crate) backlog_ms: AtomicU64,
+    scheduler: Mutex<Counts>,
 }
 
 impl Board {
@@ -68,11 +91,18 @@ impl Board {
             running: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
             kv_used: AtomicU64::new(0),
+            kv_parked: AtomicU64::new(0),
+            kv_saved: AtomicU64::new(0),
             kv_total: AtomicU64::new(0),
             steps: AtomicU64::new(0),
             step_tokens: AtomicU64::new(0),
             step_errors: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
+            timed_out: AtomicU64::new(0),
+            drafted: AtomicU64::new(0),
+            accepted: AtomicU64::new(0),
+            backlog_ms: AtomicU64::new(0),
+            scheduler: Mutex::new(Counts::default()),
         }
     }
 
@@ -126,12 +156,28 @@ impl Board {
             running: self.running.load(Relaxed),
             waiting: self.waiting.load(Relaxed),
             kv_used: self.kv_used.load(Relaxed),
+            kv_parked: self.kv_parked.load(Relaxed),
+            kv_saved: self.kv_saved.load(Relaxed),
             kv_total: self.kv_total.load(Relaxed),
             steps: self.steps.load(Relaxed),
             step_tokens: self.step_tokens.load(Relaxed),
             step_errors: self.step_errors.load(Relaxed),
             cancelled: self.cancelled.load(Relaxed),
+            timed_out: self.timed_out.load(Relaxed),
+            drafted: self.drafted.load(Relaxed),
+            accepted: self.accepted.load(Relaxed),
+            scheduler: self.scheduler.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
+    }
+
+    /// Tells what the scheduler has done.
+    pub(crate) fn set_counts(&self, counts: Counts) {
+        *self.scheduler.lock().unwrap_or_else(PoisonError::into_inner) = counts;
+    }
+
+    /// How long it is likely to take until what waits now has been served.
+    pub(crate) fn backlog(&self) -> Duration {
+        Duration::from_millis(self.backlog_ms.load(Relaxed))
     }
 
     fn touch(&self) {

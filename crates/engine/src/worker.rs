@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use forebay_scheduler::{
     Limits, Output, Request, RequestId, Scheduler, SeqId, Step, StepTime, Work,
 };
 use tokio::sync::mpsc;
 
-use crate::Token;
 use crate::logprobs::token_logprob;
-use crate::model::{Model, ModelConfig, ModelInfo, Row};
-use crate::request::{Event, Failure, FinishReason, GenerateRequest, Stamped, TokenLogprob};
+use crate::model::{Capacity, Model, ModelConfig, Row, StepError};
+use crate::request::{
+    Event, Failure, FinishReason, GenerateRequest, Origin, Stamped, TokenLogprob,
+};
 use crate::sampling::Scratch;
 use crate::sequence::{Growth, Sequence};
 use crate::status::{Board, Status};
@@ -25,11 +26,6 @@ const MAX_FAILED_STEPS: u32 = 3;
 /// Rows of a step that may need logits for one sequence: the backend keeps a row of vocabulary
 /// size for each, so 64 of them take 64 MB with a vocabulary of 256k.
 const ALL_LOGITS_TOKENS: u32 = 64;
-
-/// The shortest head of a prompt that is kept for others, and the least that must be behind it:
-/// a step of few tokens costs about as much as one of several times as many.
-const MIN_HEAD_TOKENS: usize = 16;
-const MIN_REST_TOKENS: usize = 32;
 
 /// A request on its way to the worker. Its channel has room for every event it can cause.
 #[derive(Debug)]
@@ -51,6 +47,11 @@ pub(crate) struct Worker<M> {
     failed_steps: u32,
     rows: Vec<Row>,
     scratch: Scratch,
+    /// What `Request` does not ask for but the configuration.
+    speculate: bool,
+    queue_timeout: Option<Duration>,
+    /// Prompt lengths below which all chunks are of one kind.
+    block: u32,
 }
 
 /// An accepted request.
@@ -67,21 +68,22 @@ impl<M: Model> Worker<M> {
     pub(crate) fn new(
         model: M,
         vocab: Vocab,
-        info: &ModelInfo,
         config: &ModelConfig,
-        batch_tokens: u32,
+        capacity: Capacity,
         board: Arc<Board>,
     ) -> Self {
+        let Capacity { kv, batch_tokens, block } = capacity;
         let limits = Limits {
-            slots: info.slots,
-            slot_tokens: info.slot_tokens,
+            parallel: config.parallel,
+            kv,
             batch_tokens,
+            block,
             itl_target: config.itl_target,
             all_logits_tokens: ALL_LOGITS_TOKENS.min(batch_tokens),
             // The handle's permits are the real bound; this one is never met.
-            queue: config.queue + info.slots as usize,
+            queue: usize::MAX,
         };
-        board.kv_total.store(u64::from(info.slots) * u64::from(info.slot_tokens), Relaxed);
+        board.kv_total.store(u64::from(kv.cells), Relaxed);
         Self {
             model,
             vocab,
@@ -93,6 +95,10 @@ impl<M: Model> Worker<M> {
             failed_steps: 0,
             rows: Vec::new(),
             scratch: Scratch::default(),
+            // A draft that is wrong is taken back.
+            speculate: config.speculate && kv.rewinds,
+            queue_timeout: config.queue_timeout,
+            block,
         }
     }
 
@@ -107,7 +113,7 @@ impl<M: Model> Worker<M> {
             self.reap();
             let step = self.scheduler.plan();
             self.publish();
-            if step.work.is_empty() {
+            if step.work.is_empty() && step.kv.is_empty() {
                 continue;
             }
             match self.step(&step) {
@@ -142,20 +148,16 @@ impl<M: Model> Worker<M> {
     }
 
     fn accept(&mut self, submission: Submission) {
-        // A client's channel closes before its permit is free again, so once the requests of those
-        // that left are gone there is room for whoever got that permit.
-        if !self.scheduler.has_room() {
-            self.reap();
-        }
         let Submission { request, events, submitted } = submission;
         self.next_id += 1;
         let id = RequestId(self.next_id);
-        let rewinds = self.model.rewinds() && request.prompt_logprobs.is_none();
-        let head = if rewinds { head(&request.prompt, &self.vocab) } else { &[] };
-        let accepted = self.scheduler.submit(Request {
+        let Origin { salt, principal, class, .. } = request.origin;
+        let accepted = self.scheduler.submit(&Request {
             id,
-            prompt_tokens: u32::try_from(request.prompt.len()).unwrap_or(u32::MAX),
-            head: head.into(),
+            prompt: Arc::clone(&request.prompt),
+            salt,
+            principal,
+            class,
             max_new_tokens: request.max_tokens,
             choices: request.choices,
             all_logits: request.prompt_logprobs.is_some(),
@@ -175,18 +177,28 @@ impl<M: Model> Worker<M> {
         }
     }
 
-    /// Drops the requests whose clients are gone, queued or running.
+    /// Drops the requests whose clients are gone or whose time is up, queued or running.
     fn reap(&mut self) {
-        let gone: Vec<RequestId> = self
-            .requests
-            .iter()
-            .filter(|(_, ticket)| ticket.events.is_closed())
-            .map(|(&id, _)| id)
-            .collect();
-        self.board.cancelled.fetch_add(gone.len() as u64, Relaxed);
-        for id in gone {
+        let mut gone = Vec::new();
+        for (&id, ticket) in &self.requests {
+            if ticket.events.is_closed() {
+                gone.push((id, None));
+            } else if let Some(failure) = ticket.overdue(self.queue_timeout) {
+                gone.push((id, Some(failure)));
+            }
+        }
+        for (id, failure) in gone {
             self.scheduler.cancel(id);
-            self.forget(id);
+            let ticket = self.forget(id);
+            match (ticket, failure) {
+                (Some(ticket), Some(failure)) => {
+                    self.board.timed_out.fetch_add(1, Relaxed);
+                    send(&ticket, Event::Failed(failure));
+                }
+                _ => {
+                    self.board.cancelled.fetch_add(1, Relaxed);
+                }
+            }
         }
     }
 
@@ -201,25 +213,15 @@ impl<M: Model> Worker<M> {
         self.rows.clear();
         for work in &step.work {
             self.start(work);
-            let Some(sequence) = self.sequences.get(&work.seq) else { continue };
-            let last = work.start + work.tokens - 1;
-            for pos in work.start..=last {
-                let Some(token) = sequence.token_at(pos) else { continue };
-                let logits = match work.output {
-                    Output::None => false,
-                    Output::Last => pos == last,
-                    Output::All { .. } => true,
-                };
-                self.rows.push(Row { token, pos, slot: work.slot.0, logits });
-            }
+            self.add_rows(work);
         }
         self.board.begin_step();
-        let result = self.model.step(&self.rows);
+        let result = self.compute(step);
         self.board.end_step(self.rows.len());
         match result {
             Ok(took) => {
                 self.failed_steps = 0;
-                trace(step, took);
+                trace(step, took, self.block);
                 Some(took)
             }
             Err(error) => {
@@ -231,17 +233,40 @@ impl<M: Model> Worker<M> {
         }
     }
 
-    /// Creates a request's first sequence when its first step comes.
+    fn compute(&mut self, step: &Step) -> Result<StepTime, StepError> {
+        for &op in &step.kv {
+            self.model.change(op)?;
+        }
+        if self.rows.is_empty() { Ok(StepTime::default()) } else { self.model.step(&self.rows) }
+    }
+
+    fn add_rows(&mut self, work: &Work) {
+        let Some(sequence) = self.sequences.get(&work.seq) else { return };
+        let end = work.start + work.tokens;
+        let sampled = end - 1 - work.drafts;
+        for pos in work.start..end {
+            let Some(token) = sequence.token_at(pos) else { continue };
+            let logits = match work.output {
+                Output::None => false,
+                Output::Last => pos >= sampled,
+                Output::All { .. } => true,
+            };
+            self.rows.push(Row { token, pos, slot: work.slot.0, logits });
+        }
+    }
+
+    /// Creates a sequence when its first step comes, and tells of its request's.
     fn start(&mut self, work: &Work) {
         let Some(ticket) = self.requests.get_mut(&work.seq.request) else { return };
-        if std::mem::replace(&mut ticket.started, true) {
-            return;
+        if !self.sequences.contains_key(&work.seq) {
+            let Work { seq, .. } = *work;
+            let sequence = Sequence::new(&ticket.request, seq.choice, &self.vocab, self.speculate);
+            self.sequences.insert(seq, sequence);
         }
-        self.model.trim_slot(work.slot.0, work.start);
-        let sequence = Sequence::new(&ticket.request, work.seq.choice, &self.vocab);
-        self.sequences.insert(work.seq, sequence);
-        let queued = ticket.submitted.elapsed();
-        send(ticket, Event::Started { queued, cached: work.start });
+        if !std::mem::replace(&mut ticket.started, true) {
+            let queued = ticket.submitted.elapsed();
+            send(ticket, Event::Started { queued, cached: work.start });
+        }
     }
 
     /// Fails the requests of a failed step. Returns whether to go on.
@@ -260,6 +285,7 @@ impl<M: Model> Worker<M> {
         self.scheduler.complete(step, took);
         let mut row = 0;
         for work in &step.work {
+            self.board.drafted.fetch_add(u64::from(work.drafts), Relaxed);
             let rows = row..row + work.tokens as usize;
             row = rows.end;
             if matches!(work.output, Output::All { .. }) {
@@ -268,34 +294,47 @@ impl<M: Model> Worker<M> {
             if !work.output.samples() {
                 continue;
             }
-            for fork in &work.forks {
-                self.model.copy_slot(work.slot.0, fork.slot.0);
-                if let Some(ticket) = self.requests.get(&fork.seq.request) {
-                    let sequence = Sequence::new(&ticket.request, fork.seq.choice, &self.vocab);
-                    self.sequences.insert(fork.seq, sequence);
-                }
+            self.sample(work, rows.end - 1 - work.drafts as usize);
+        }
+    }
+
+    /// Samples a sequence's next token, and after it one for each draft that was right. `row` is
+    /// the first row to sample from.
+    fn sample(&mut self, work: &Work, row: usize) {
+        let drafts = work.drafts as usize;
+        for index in 0..=drafts {
+            if self.grow(work.seq, row + index) {
+                return;
             }
-            let forks = work.forks.iter().map(|fork| fork.seq);
-            for seq in std::iter::once(work.seq).chain(forks) {
-                self.grow(seq, rows.end - 1);
+            let Some(sequence) = self.sequences.get_mut(&work.seq) else { return };
+            let right = sequence.is_as_drafted(index);
+            self.board.accepted.fetch_add(u64::from(right && index < drafts), Relaxed);
+            if right && index < drafts {
+                self.scheduler.accept(work.seq, sequence.last());
+            } else {
+                self.scheduler.append(work.seq, sequence.last());
+                let (drafts, likely) = sequence.propose();
+                self.scheduler.propose(work.seq, drafts, likely);
+                return;
             }
         }
     }
 
-    /// Adds one token to a sequence, by the logits of a row of the last step.
-    fn grow(&mut self, seq: SeqId, row: usize) {
-        let Some(sequence) = self.sequences.get_mut(&seq) else { return };
+    /// Adds one token to a sequence, by the logits of a row of the last step. Returns whether that
+    /// was the end.
+    fn grow(&mut self, seq: SeqId, row: usize) -> bool {
+        let Some(sequence) = self.sequences.get_mut(&seq) else { return true };
         let growth = sequence.grow(self.model.logits(row), &self.vocab, &mut self.scratch);
         let tokens = sequence.tokens();
-        let Some(ticket) = self.requests.get(&seq.request) else { return };
+        let Some(ticket) = self.requests.get(&seq.request) else { return true };
         let Growth { text, logprobs, finished } = growth;
         if !text.is_empty() || !logprobs.is_empty() {
             send(ticket, Event::Delta { choice: seq.choice, text, tokens, logprobs });
         }
-        match finished {
-            None => self.scheduler.append(seq),
-            Some(reason) => self.finish(seq, reason, tokens),
+        if let Some(reason) = finished.clone() {
+            self.finish(seq, reason, tokens);
         }
+        finished.is_some()
     }
 
     fn finish(&mut self, seq: SeqId, reason: FinishReason, tokens: u32) {
@@ -314,6 +353,10 @@ impl<M: Model> Worker<M> {
     fn collect_prompt_logprobs(&mut self, work: &Work, first_row: usize) {
         let Some(ticket) = self.requests.get_mut(&work.seq.request) else { return };
         let top = ticket.request.prompt_logprobs.unwrap_or(0);
+        if work.start == 0 {
+            // Computed from the start: again, where it had been taken out.
+            ticket.prompt_logprobs.clear();
+        }
         for (row, pos) in (first_row..).zip(work.start..work.start + work.tokens) {
             // The row at `pos` predicts the token behind it.
             let Some(&token) = ticket.request.prompt.get(pos as usize + 1) else { continue };
@@ -326,15 +369,32 @@ impl<M: Model> Worker<M> {
     }
 
     fn publish(&self) {
-        self.board.running.store(self.scheduler.running() as u64, Relaxed);
-        self.board.waiting.store(self.scheduler.waiting() as u64, Relaxed);
-        self.board.kv_used.store(self.scheduler.kv_tokens(), Relaxed);
+        let (board, scheduler) = (&self.board, &self.scheduler);
+        board.running.store(scheduler.running() as u64, Relaxed);
+        board.waiting.store(scheduler.waiting() as u64, Relaxed);
+        board.kv_used.store(scheduler.kv_tokens(), Relaxed);
+        board.kv_parked.store(scheduler.parked_tokens(), Relaxed);
+        board.kv_saved.store(scheduler.saved_tokens(), Relaxed);
+        let backlog = scheduler.backlog().as_millis();
+        board.backlog_ms.store(u64::try_from(backlog).unwrap_or(u64::MAX), Relaxed);
+        board.set_counts(scheduler.counts());
+    }
+}
+
+impl Ticket {
+    /// Whether its time is up, by its own timeout or that of the queue.
+    fn overdue(&self, queue_timeout: Option<Duration>) -> Option<Failure> {
+        let elapsed = self.submitted.elapsed();
+        let over = |limit: Option<Duration>| limit.filter(|&limit| elapsed > limit);
+        let whole = over(self.request.origin.timeout).map(Failure::Timeout);
+        let queue = if self.started { None } else { over(queue_timeout) };
+        whole.or(queue.map(Failure::QueueTimeout))
     }
 }
 
 /// Says what a step held and why, what it was expected to take and what it took.
-fn trace(step: &Step, took: StepTime) {
-    let loads = step.loads();
+fn trace(step: &Step, took: StepTime, block: u32) {
+    let loads = step.loads(block);
     tracing::trace!(
         target: "forebay::step",
         decode = loads.single.tokens,
@@ -343,18 +403,10 @@ fn trace(step: &Step, took: StepTime) {
         prefill = loads.short.tokens + loads.long.tokens,
         prefill_us = took.several.as_micros(),
         prefill_expected_us = step.predicted.several.as_micros(),
+        drafts = step.work.iter().map(|w| w.drafts).sum::<u32>(),
+        kv_ops = step.kv.len(),
         why = ?step.why,
     );
-}
-
-/// The part of a prompt that others are likely to begin with: the first message, usually the
-/// system's, up to its end-of-turn token. Empty where that is too short to be worth a step of its
-/// own, or leaves too little behind it.
-fn head<'p>(prompt: &'p [Token], vocab: &Vocab) -> &'p [Token] {
-    let end =
-        prompt.iter().position(|t| vocab.end_of_generation().contains(t)).map_or(0, |i| i + 1);
-    let worth = end >= MIN_HEAD_TOKENS && prompt.len() - end >= MIN_REST_TOKENS;
-    if worth { &prompt[..end] } else { &[] }
 }
 
 /// Sends an event. A closed channel is a client that left: [`Worker::reap`] takes care of it.

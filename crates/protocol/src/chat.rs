@@ -27,8 +27,6 @@ generation_request! {
         pub top_logprobs: Option<i64>,
         /// Up to 16 pairs, echoed in the answer.
         pub metadata: Option<BTreeMap<String, Value>>,
-        /// Accepted; the answer says `default`, which is what every request gets.
-        pub service_tier: Option<String>,
         /// Whether the template opens the assistant's turn; default true.
         pub add_generation_prompt: Option<bool>,
         /// Leave the last (assistant) message open and continue it; default false.

@@ -63,6 +63,15 @@ macro_rules! generation_request {
             pub stop_token_ids: Option<Vec<u32>>,
             /// Do not stop at end-of-text tokens; default false.
             pub ignore_eos: Option<bool>,
+            /// Only what requests with the same salt computed is reused for this one.
+            #[schema(max_length = 256)]
+            pub cache_salt: Option<String>,
+            /// Below 0 before all others, above 0 only while nobody else has anything to compute;
+            /// default 0.
+            pub priority: Option<i64>,
+            /// OpenAI's word for the same: `priority` or `fast` is a `priority` below 0, `flex`
+            /// above; `auto`, `default` and `scale` are 0.
+            pub service_tier: Option<String>,
             /// Everything else the client sent.
             #[serde(flatten)]
             #[schema(ignore)]
@@ -91,6 +100,9 @@ macro_rules! generation_request {
                     stop: self.stop.as_ref(),
                     stop_token_ids: self.stop_token_ids.as_deref(),
                     ignore_eos: self.ignore_eos.unwrap_or(false),
+                    cache_salt: self.cache_salt.as_deref(),
+                    priority: self.priority,
+                    service_tier: self.service_tier.as_deref(),
                 }
             }
         }
@@ -120,6 +132,9 @@ pub struct CommonFields<'a> {
     pub stop: Option<&'a Stop>,
     pub stop_token_ids: Option<&'a [u32]>,
     pub ignore_eos: bool,
+    pub cache_salt: Option<&'a str>,
+    pub priority: Option<i64>,
+    pub service_tier: Option<&'a str>,
 }
 
 generation_request! {

@@ -7,10 +7,6 @@ use crate::cost::{Curve, Load, StepTime};
 /// However long the decode rows take, prompts get at least this part of their time: answers slow
 /// down before prompts starve.
 const LEAST_SHARE: f64 = 0.5;
-/// A chunk of at least this many tokens is computed otherwise than a shorter one: llama.cpp's CPU
-/// attention takes so many queries at once, and goes through fewer one by one, which can cost more.
-/// The two kinds have prices of their own, and prompts are cut into multiples of it.
-const BLOCK: u32 = 64;
 /// What the prompt whose turn it is gets, whatever it costs.
 pub(crate) const LEAST_CHUNK: u32 = 8;
 /// How far a chunk may overdraw its time so that no remainder shorter than a block is left.
@@ -33,7 +29,7 @@ pub enum Why {
 /// What the time of a step depends on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Loads {
-    /// The sequences with one token.
+    /// The sequences with one token: decode rows, in the main.
     pub single: Load,
     /// Those with several, but less than a block.
     pub short: Load,
@@ -45,6 +41,10 @@ pub struct Loads {
 #[derive(Debug)]
 pub(crate) struct Composer {
     itl_target: Duration,
+    /// A chunk of at least this many tokens is computed otherwise than a shorter one: llama.cpp's
+    /// CPU attention takes so many queries at once, and goes through fewer one by one, which can
+    /// cost more. The two kinds have prices of their own, and prompts are cut into multiples of it.
+    block: u32,
     single: Curve,
     short: Curve,
     long: Curve,
@@ -53,10 +53,10 @@ pub(crate) struct Composer {
 impl Loads {
     /// With `tokens` more, of a sequence that has `before` already.
     #[must_use]
-    pub fn and(mut self, tokens: u32, before: u32) -> Self {
+    pub fn and(mut self, tokens: u32, before: u32, block: u32) -> Self {
         let kind = match tokens {
             0 | 1 => &mut self.single,
-            _ if tokens < BLOCK => &mut self.short,
+            _ if tokens < block => &mut self.short,
             _ => &mut self.long,
         };
         *kind = kind.plus(Load::of(tokens, before));
@@ -65,8 +65,8 @@ impl Loads {
 }
 
 impl Composer {
-    pub(crate) fn new(itl_target: Duration) -> Self {
-        Self { itl_target, single: Curve::new(), short: Curve::new(), long: Curve::new() }
+    pub(crate) fn new(itl_target: Duration, block: u32) -> Self {
+        Self { itl_target, block, single: Curve::new(), short: Curve::new(), long: Curve::new() }
     }
 
     /// Takes in how long a step took.
@@ -91,8 +91,9 @@ impl Composer {
     }
 
     /// What prompts may take of the time of a step with these decode rows.
-    pub(crate) fn time_for_prompts(&self, decode: Load) -> (Duration, Why) {
-        let decoding = self.single.predict(decode);
+    pub(crate) fn time_for_prompts(&self, rows: Loads) -> (Duration, Why) {
+        let StepTime { single, several } = self.predict(rows);
+        let decoding = single + several;
         let left = self.itl_target.saturating_sub(decoding);
         let least = decoding.mul_f64(LEAST_SHARE);
         if left >= least { (left, Why::Target) } else { (least, Why::Least) }
@@ -102,42 +103,82 @@ impl Composer {
     /// `share`; it may use up to `all` where less makes no block.
     pub(crate) fn chunk(&self, need: u32, before: u32, share: Duration, all: Duration) -> u32 {
         // Where a kind's cost is not known, one chunk of it tells.
-        let unknown = if need < BLOCK { &self.short } else { &self.long };
-        if unknown.is_blank() && (need >= BLOCK || self.long.is_blank()) {
-            return need.min(BLOCK);
+        let unknown = if need < self.block { &self.short } else { &self.long };
+        if unknown.is_blank() && (need >= self.block || self.long.is_blank()) {
+            return need.min(self.block);
         }
         let least = match self.blocks_within(need, before, share) {
-            0 => need.min(BLOCK),
+            0 => need.min(self.block),
             tokens => return tokens,
         };
         let fits = |tokens: u32| self.chunk_time(tokens, before) <= all.mul_f64(OVERDRAFT);
-        if need < 2 * BLOCK && fits(need) {
+        if need < 2 * self.block && fits(need) {
             return need;
         }
         if fits(least) {
             return least;
         }
-        self.short().tokens_within(share, before, need.min(BLOCK - 1))
+        self.short().tokens_within(share, before, need.min(self.block - 1))
     }
 
     /// How long a chunk will take.
     pub(crate) fn chunk_time(&self, tokens: u32, before: u32) -> Duration {
-        self.predict_chunks(Loads::default().and(tokens.max(2), before))
+        self.predict_chunks(Loads::default().and(tokens.max(2), before, self.block))
+    }
+
+    /// How long prompts of so many tokens take together, without anything before them.
+    pub(crate) fn prefill_time(&self, tokens: u32) -> Duration {
+        const CHUNK: u32 = 256;
+        let chunk = Loads::default().and(CHUNK, 0, self.block);
+        self.predict_chunks(chunk).mul_f64(f64::from(tokens) / f64::from(CHUNK))
+    }
+
+    /// How long a step of so many decode rows takes, somewhere in short answers.
+    pub(crate) fn decode_time(&self, rows: u32) -> Duration {
+        const DEPTH: u64 = 256;
+        self.single.predict(Load { tokens: rows, depth: u64::from(rows) * DEPTH })
+    }
+
+    /// How many of `offered` drafts to compute beside a decode row at `before`, each of which is
+    /// right with probability `likely` if those before it are: where a token costs least.
+    pub(crate) fn drafts(&self, offered: u32, likely: f64, rows: u32, before: u32) -> u32 {
+        if self.single.is_blank() || (self.short.is_blank() && self.long.is_blank()) {
+            // One try tells what it costs.
+            return offered.min(if likely > 0.5 { 4 } else { 0 });
+        }
+        let rows64 = u64::from(rows.max(1));
+        let depth = rows64 * u64::from(before);
+        let plain = self.single.predict(Load { tokens: rows, depth }).as_secs_f64();
+        let (mut best, mut least) = (0, plain / f64::from(rows.max(1)));
+        let others = plain * f64::from(rows.saturating_sub(1)) / f64::from(rows.max(1));
+        let (mut gain, mut chance) = (1.0, 1.0);
+        for drafts in 1..=offered {
+            chance *= likely;
+            gain += chance;
+            let own = self.chunk_time(1 + drafts, before).as_secs_f64();
+            // What the others wait longer is a cost as well.
+            let each = (own + others - plain).max(0.0) * f64::from(rows.saturating_sub(1));
+            let price = (own + each) / gain;
+            if price < least {
+                (best, least) = (drafts, price);
+            }
+        }
+        best
     }
 
     /// As many whole blocks of a prompt as fit; all of it, rather than leave less than a block.
     fn blocks_within(&self, need: u32, before: u32, time: Duration) -> u32 {
-        if need < BLOCK {
+        if need < self.block {
             return 0;
         }
         let fits = self.long.tokens_within(time, before, need);
-        let blocks = fits - fits % BLOCK;
-        if need - blocks >= BLOCK {
+        let blocks = fits - fits % self.block;
+        if need - blocks >= self.block {
             blocks
         } else if fits == need || self.chunk_time(need, before) <= time.mul_f64(OVERDRAFT) {
             need
-        } else if blocks > BLOCK {
-            blocks - BLOCK
+        } else if blocks > self.block {
+            blocks - self.block
         } else {
             blocks
         }

@@ -1,7 +1,8 @@
 //! Which sequence gets how many tokens of the next step.
 //!
-//! [`Scheduler`] decides for generation: requests wait in a bounded queue, are admitted to slots,
-//! prefill in chunks and decode one token a step, all in one batch. [`EmbeddingQueue`] decides
+//! [`Scheduler`] decides for generation: requests wait in a fair queue, are admitted to slots of
+//! the KV cache, reuse what others computed, prefill in chunks and decode one token a step, all in
+//! one batch. [`EmbeddingQueue`] decides
 //! for embeddings: inputs of many requests are packed into one forward pass by token budget.
 //!
 //! The unit of both is the *step*: `plan` says what the next forward pass holds, the engine runs
@@ -18,7 +19,8 @@
 mod compose;
 mod cost;
 mod embedding;
-mod idle;
+mod kv;
+mod queue;
 mod share;
 
 pub mod generation;
@@ -27,5 +29,7 @@ pub use compose::{Loads, Why};
 pub use cost::{Load, StepTime};
 pub use embedding::{EmbeddingQueue, Item, JobId, Pass};
 pub use generation::{
-    Fork, Limits, Output, Rejected, Request, RequestId, Scheduler, SeqId, SlotId, Step, Work,
+    Counts, Limits, Output, Rejected, Request, RequestId, Scheduler, SeqId, Step, Work,
 };
+pub use kv::{KvLimits, KvOp, Reuse, Salt, SavedId, SlotId};
+pub use queue::{Class, Principal};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use forebay_engine::{
-    Embedder, Engine, Event, GenerateRequest, Loaded, ParseSpecial, SamplingParams, Source,
+    Embedder, Engine, Event, GenerateRequest, Loaded, Origin, ParseSpecial, SamplingParams, Source,
     StopRules, Token, Vocab, load,
 };
 
@@ -166,6 +166,7 @@ async fn generate(engine: &Engine, args: &BenchArgs) -> Result<Round, String> {
             stop: StopRules { ignore_eos: true, ..StopRules::default() },
             logprobs: None,
             prompt_logprobs: None,
+            origin: Origin::default(),
         };
         generations.push(engine.generate(request).map_err(|e| e.to_string())?);
     }

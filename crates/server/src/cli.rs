@@ -13,7 +13,9 @@ use toml::Value;
 use tracing_subscriber::EnvFilter;
 
 use crate::bench::BenchArgs;
-use crate::config::{Layers, LogFormat, ModelSettings, Origin, PoolingSetting, Settings};
+use crate::config::{
+    KvLayoutSetting, Layers, LogFormat, ModelSettings, Origin, PoolingSetting, Settings,
+};
 use crate::{Shutdown, serve};
 
 /// Serves GGUF models behind the OpenAI API.
@@ -61,12 +63,19 @@ pub(crate) struct ConfigArgs {
     /// Port to listen on [default: 8080]; 0 for any free one.
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
-    /// KV cache over all slots, in tokens [default: the model's context up to 4096 for each slot].
+    /// KV cache over all answers, in tokens [default: the model's context up to 4096, times
+    /// parallel].
     #[arg(short = 'c', long, value_name = "TOKENS")]
     ctx_size: Option<u32>,
-    /// Slots: answers generated at the same time [default: 4].
+    /// Answers generated at the same time [default: 4].
     #[arg(long, visible_alias = "np", value_name = "N")]
     parallel: Option<u32>,
+    /// How sequences lie in the KV cache [default: auto].
+    #[arg(long, value_name = "LAYOUT")]
+    kv_layout: Option<KvLayoutSetting>,
+    /// Host memory for what the KV cache has no room for, in MiB [default: 1024].
+    #[arg(long, value_name = "MIB")]
+    kv_host_mib: Option<u32>,
     /// Tokens computed in one step.
     #[arg(short, long, value_name = "TOKENS")]
     batch_size: Option<u32>,
@@ -207,11 +216,12 @@ impl ConfigArgs {
         layers
     }
 
-    fn values(&self) -> [(&'static str, &'static str, Option<Value>); 17] {
+    fn values(&self) -> [(&'static str, &'static str, Option<Value>); 19] {
         let text = |text: &String| Value::String(text.clone());
         let path = |path: &PathBuf| Value::String(path.to_string_lossy().into_owned());
         let number = |n: u32| Value::Integer(n.into());
         let pooling = |p: PoolingSetting| Value::String(format!("{p:?}").to_lowercase());
+        let layout = |l: KvLayoutSetting| Value::String(format!("{l:?}").to_lowercase());
         let format = |f: LogFormat| Value::String(format!("{f:?}").to_lowercase());
         let aliases =
             (!self.alias.is_empty()).then(|| self.alias.iter().map(text).collect::<Vec<_>>());
@@ -224,6 +234,8 @@ impl ConfigArgs {
             ("--alias", "model.aliases", aliases.map(Value::Array)),
             ("--ctx-size", "model.ctx_size", self.ctx_size.map(number)),
             ("--parallel", "model.parallel", self.parallel.map(number)),
+            ("--kv-layout", "model.kv_layout", self.kv_layout.map(layout)),
+            ("--kv-host-mib", "model.kv_host_mib", self.kv_host_mib.map(number)),
             ("--batch-size", "model.batch_size", self.batch_size.map(number)),
             ("--ubatch-size", "model.ubatch_size", self.ubatch_size.map(number)),
             ("--threads", "model.threads", self.threads.map(number)),

@@ -76,13 +76,18 @@ pub struct ModelSettings {
     pub kind: KindSetting,
     pub ctx_size: u32,
     pub parallel: u32,
+    pub kv_layout: KvLayoutSetting,
+    pub kv_host_mib: u32,
     pub batch_size: u32,
     pub ubatch_size: u32,
     pub itl_target_ms: u32,
     pub threads: u32,
     pub gpu_layers: i32,
     pub mmap: bool,
+    pub speculate: bool,
     pub queue: usize,
+    pub queue_tokens: usize,
+    pub queue_timeout_s: u64,
     pub pooling: PoolingSetting,
     pub matryoshka: bool,
     pub chat_template: PathBuf,
@@ -98,6 +103,18 @@ pub enum KindSetting {
     Chat,
     /// Text to vectors.
     Embedding,
+}
+
+/// How sequences lie in the KV cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum KvLayoutSetting {
+    /// What suits the device and the number of sequences.
+    Auto,
+    /// All in one pool.
+    Shared,
+    /// Each in an equal part of its own.
+    Split,
 }
 
 /// How token vectors become one.
@@ -149,13 +166,18 @@ impl Default for ModelSettings {
             kind: KindSetting::Auto,
             ctx_size: 0,
             parallel: 4,
+            kv_layout: KvLayoutSetting::Auto,
+            kv_host_mib: 1024,
             batch_size: 0,
             ubatch_size: 0,
             itl_target_ms: 150,
             threads: 0,
             gpu_layers: -1,
             mmap: true,
+            speculate: true,
             queue: 256,
+            queue_tokens: 0,
+            queue_timeout_s: 600,
             pooling: PoolingSetting::Model,
             matryoshka: false,
             chat_template: PathBuf::new(),
@@ -239,13 +261,18 @@ impl ModelSettings {
         layers.take(&key("kind"), &mut self.kind);
         layers.take_in(&key("ctx_size"), &mut self.ctx_size, 0, 1 << 24);
         layers.take_in(&key("parallel"), &mut self.parallel, 1, 256);
+        layers.take(&key("kv_layout"), &mut self.kv_layout);
+        layers.take_in(&key("kv_host_mib"), &mut self.kv_host_mib, 0, 1 << 24);
         layers.take_in(&key("batch_size"), &mut self.batch_size, 0, 1 << 16);
         layers.take_in(&key("ubatch_size"), &mut self.ubatch_size, 0, 1 << 16);
         layers.take_in(&key("itl_target_ms"), &mut self.itl_target_ms, 1, 60_000);
         layers.take_in(&key("threads"), &mut self.threads, 0, 4096);
         layers.take_in(&key("gpu_layers"), &mut self.gpu_layers, -1, 100_000);
         layers.take(&key("mmap"), &mut self.mmap);
+        layers.take(&key("speculate"), &mut self.speculate);
         layers.take_in(&key("queue"), &mut self.queue, 0, 100_000);
+        layers.take_in(&key("queue_tokens"), &mut self.queue_tokens, 0, 1 << 32);
+        layers.take_in(&key("queue_timeout_s"), &mut self.queue_timeout_s, 0, 86_400);
         layers.take(&key("pooling"), &mut self.pooling);
         layers.take(&key("matryoshka"), &mut self.matryoshka);
         layers.take(&key("chat_template"), &mut self.chat_template);

@@ -3,6 +3,8 @@
 //! Each error has two texts: the message, which the client gets, and an internal one, which only
 //! the request's log line gets.
 
+use std::time::Duration;
+
 use axum::http::header::{CONNECTION, RETRY_AFTER};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -20,6 +22,8 @@ pub struct ApiError {
     param: Option<String>,
     code: Option<&'static str>,
     internal: Option<String>,
+    /// When to come back, for those kinds that say so.
+    retry_after: Duration,
 }
 
 /// What decides the status.
@@ -35,11 +39,16 @@ enum Kind {
     Overloaded,
     Internal,
     Unavailable,
+    OutOfTime,
 }
 
 /// The internal text of an error, for the request's log line.
 #[derive(Debug, Clone)]
 pub(crate) struct Internal(pub String);
+
+/// When to come back, where nothing better is known; and at the latest.
+const SOON: Duration = Duration::from_secs(1);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 /// Longest piece of a client's own text that is repeated in a message, in characters.
 const SHOWN: usize = 64;
@@ -64,7 +73,14 @@ fn cut(text: &str, limit: usize) -> String {
 
 impl ApiError {
     fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), param: None, code: None, internal: None }
+        Self {
+            kind,
+            message: message.into(),
+            param: None,
+            code: None,
+            internal: None,
+            retry_after: SOON,
+        }
     }
 
     /// A field that cannot be honoured.
@@ -145,6 +161,15 @@ impl ApiError {
         Self { code: Some(code), ..Self::new(Kind::Unavailable, message) }
     }
 
+    /// Too much waits already; `backlog` is how long that is likely to take.
+    fn overloaded(backlog: Duration, why: &str) -> Self {
+        let retry_after = backlog.clamp(SOON, MAX_RETRY_AFTER);
+        let seconds = retry_after.as_secs_f64().ceil();
+        let message = format!("The server is busy: {why}. Try again in {seconds} s.");
+        let code = Some("queue_full");
+        Self { code, retry_after, ..Self::new(Kind::Overloaded, message) }
+    }
+
     /// The same error with a note for the log.
     #[must_use]
     pub fn because(self, why: impl Into<String>) -> Self {
@@ -186,6 +211,7 @@ impl ApiError {
             Kind::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error"),
             Kind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "server_error"),
             Kind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "server_error"),
+            Kind::OutOfTime => (StatusCode::GATEWAY_TIMEOUT, "server_error"),
         }
     }
 }
@@ -196,7 +222,13 @@ impl IntoResponse for ApiError {
         let headers = response.headers_mut();
         match self.kind {
             Kind::Overloaded | Kind::Unavailable => {
-                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+                let seconds = self.retry_after.as_secs_f64().ceil();
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "small"
+                )]
+                headers.insert(RETRY_AFTER, HeaderValue::from(seconds as u32));
             }
             // What is left of the body would be read as the next request.
             Kind::TooLarge | Kind::SlowBody => {
@@ -207,6 +239,7 @@ impl IntoResponse for ApiError {
             | Kind::NoSuchRoute
             | Kind::WrongMethod
             | Kind::WrongMediaType
+            | Kind::OutOfTime
             | Kind::Internal => {}
         }
         response.extensions_mut().insert(Internal(self.log_text().to_owned()));
@@ -217,18 +250,17 @@ impl IntoResponse for ApiError {
 impl From<SubmitError> for ApiError {
     fn from(error: SubmitError) -> Self {
         match error {
-            SubmitError::QueueFull { limit } => {
-                let message = format!(
-                    "The server is busy: {limit} requests are running or waiting already. Try again shortly."
-                );
-                Self { code: Some("queue_full"), ..Self::new(Kind::Overloaded, message) }
-            }
-            SubmitError::TooLong { tokens, limit } => Self::context_length("prompt", tokens, limit),
-            SubmitError::TooManyChoices { limit, .. } => Self::invalid(
-                "n",
-                "integer_above_max_value",
-                format!("'n' must be at most {limit}."),
+            SubmitError::QueueFull { limit, backlog } => Self::overloaded(
+                backlog,
+                &format!("{limit} requests are running or waiting already"),
             ),
+            SubmitError::QueueTokens { tokens, limit, backlog } => Self::overloaded(
+                backlog,
+                &format!(
+                    "with yours of {tokens}, the prompts here would have more than {limit} tokens"
+                ),
+            ),
+            SubmitError::TooLong { tokens, limit } => Self::context_length("prompt", tokens, limit),
             SubmitError::Empty => Self::invalid(
                 "prompt",
                 "invalid_value",
@@ -245,6 +277,14 @@ impl From<SubmitError> for ApiError {
 impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
         match failure {
+            Failure::QueueTimeout(_) => Self {
+                code: Some("queue_timeout"),
+                ..Self::new(Kind::Overloaded, format!("The server is busy: {failure}. Try again."))
+            },
+            Failure::Timeout(_) => Self {
+                code: Some("timeout"),
+                ..Self::new(Kind::OutOfTime, format!("Out of time: {failure}."))
+            },
             Failure::Step => Self::unavailable(
                 "step_failed",
                 "The model could not compute your request. Try again.",
@@ -316,11 +356,13 @@ mod tests {
         check(ApiError::too_large(1), 413, invalid, None);
         check(ApiError::wrong_media_type("x"), 415, invalid, None);
         check(
-            SubmitError::QueueFull { limit: 1 }.into(),
+            SubmitError::QueueFull { limit: 1, backlog: SOON }.into(),
             429,
             "rate_limit_error",
             Some("queue_full"),
         );
+        check(Failure::QueueTimeout(SOON).into(), 429, "rate_limit_error", Some("queue_timeout"));
+        check(Failure::Timeout(SOON).into(), 504, "server_error", Some("timeout"));
         check(ApiError::internal("secret"), 500, "server_error", Some("internal_error"));
         check(SubmitError::EngineGone.into(), 503, "server_error", Some("engine_stopped"));
         check(Failure::Step.into(), 503, "server_error", Some("step_failed"));
@@ -336,8 +378,12 @@ mod tests {
 
     #[test]
     fn overload_says_when_to_come_back() {
-        let response = ApiError::from(SubmitError::QueueFull { limit: 1 }).into_response();
-        assert_eq!(response.headers()[RETRY_AFTER], "1");
+        let retry = |seconds| {
+            let backlog = Duration::from_millis(seconds);
+            let full = SubmitError::QueueTokens { tokens: 1, limit: 1, backlog };
+            ApiError::from(full).into_response().headers()[RETRY_AFTER].clone()
+        };
+        assert_eq!([retry(0), retry(7500), retry(9_000_000)], ["1", "8", "300"]);
         let response = ApiError::too_large(1).into_response();
         assert_eq!(response.headers()[CONNECTION], "close");
     }

@@ -21,6 +21,7 @@ mod listen;
 mod loading;
 mod metrics;
 mod observe;
+mod origin;
 mod registry;
 mod sse;
 mod state;

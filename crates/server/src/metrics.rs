@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use forebay_engine::Stats;
+use forebay_engine::{Reuse, Stats};
 use metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
     histogram,
@@ -179,6 +179,8 @@ fn model_gauges(served: &Served) {
     set("forebay_kv_cache_used_tokens", stats.kv_used as f64);
     set("forebay_kv_cache_total_tokens", stats.kv_total as f64);
     set("forebay_kv_cache_usage_ratio", stats.kv_used as f64 / (stats.kv_total as f64).max(1.0));
+    set("forebay_kv_cache_parked_tokens", stats.kv_parked as f64);
+    set("forebay_kv_host_tokens", stats.kv_saved as f64);
     set("forebay_slots_total", f64::from(served.info().slots));
     let stalled = served.stalled_for().unwrap_or(Duration::ZERO);
     set("forebay_engine_step_running_seconds", stalled.as_secs_f64());
@@ -186,8 +188,45 @@ fn model_gauges(served: &Served) {
     total("forebay_engine_steps_total", stats.steps);
     total("forebay_engine_step_tokens_total", stats.step_tokens);
     total("forebay_decode_errors_total", stats.step_errors);
-    counter!("forebay_cancelled_total", "model" => name(), "cause" => "client_gone")
-        .absolute(stats.cancelled);
+    total("forebay_draft_tokens_total", stats.drafted);
+    total("forebay_draft_tokens_accepted_total", stats.accepted);
+    let labelled = |metric: &'static str, label: &'static str, value: &'static str, count| {
+        counter!(metric, "model" => name(), label => value).absolute(count);
+    };
+    labelled("forebay_cancelled_total", "cause", "client_gone", stats.cancelled);
+    labelled("forebay_cancelled_total", "cause", "timeout", stats.timed_out);
+    let done = &stats.scheduler;
+    labelled("forebay_preemptions_total", "cause", "kv_full", done.preempted_for_cells);
+    labelled("forebay_preemptions_total", "cause", "priority", done.preempted_for_others);
+    total("forebay_prefix_waits_total", done.waited);
+    total("forebay_prefix_evictions_total", done.evicted);
+    for reuse in REUSES {
+        let count = done.reuse.get(&reuse).copied().unwrap_or(0);
+        labelled("forebay_prefix_lookups_total", "result", reuse_label(reuse), count);
+    }
+}
+
+const REUSES: [Reuse; 7] = [
+    Reuse::Device,
+    Reuse::Host,
+    Reuse::Unseen,
+    Reuse::Evicted,
+    Reuse::NoRewind,
+    Reuse::Short,
+    Reuse::Unwanted,
+];
+
+/// A lookup's label: where the prefix was found, or why it was not.
+fn reuse_label(reuse: Reuse) -> &'static str {
+    match reuse {
+        Reuse::Device => "hit_device",
+        Reuse::Host => "hit_host",
+        Reuse::Unseen => "miss_unseen",
+        Reuse::Evicted => "miss_evicted",
+        Reuse::NoRewind => "miss_no_rewind",
+        Reuse::Short => "miss_short",
+        Reuse::Unwanted => "miss_unwanted",
+    }
 }
 
 fn describe() {
@@ -204,11 +243,25 @@ fn describe() {
     describe_counter!("forebay_engine_step_tokens_total", "Tokens that went through the model.");
     describe_counter!("forebay_decode_errors_total", "Steps that failed.");
     describe_counter!("forebay_cancelled_total", "Requests cancelled, by cause.");
+    describe_counter!("forebay_draft_tokens_total", "Drafted tokens that were computed.");
+    describe_counter!("forebay_draft_tokens_accepted_total", "Drafted tokens that were right.");
+    describe_counter!("forebay_preemptions_total", "Sequences sent back to the queue, by cause.");
+    describe_counter!(
+        "forebay_prefix_lookups_total",
+        "Sequences that got a slot, by where their prefix was found or why it was not."
+    );
+    describe_counter!(
+        "forebay_prefix_waits_total",
+        "Sequences that waited for a prefix that another one was computing."
+    );
+    describe_counter!("forebay_prefix_evictions_total", "Parked sequences that made room.");
     describe_gauge!("forebay_build_info", "1, with the version as a label.");
     describe_gauge!("forebay_model_loaded", "1 when the model can serve.");
     describe_gauge!("forebay_requests_running", "Sequences that have a slot.");
     describe_gauge!("forebay_requests_waiting", "Requests that wait for a slot.");
-    describe_gauge!("forebay_kv_cache_used_tokens", "KV cells in use.");
+    describe_gauge!("forebay_kv_cache_used_tokens", "KV cells that running sequences hold.");
+    describe_gauge!("forebay_kv_cache_parked_tokens", "KV cells kept for reuse alone.");
+    describe_gauge!("forebay_kv_host_tokens", "Tokens whose KV is kept in host memory.");
     describe_gauge!("forebay_kv_cache_total_tokens", "KV cells.");
     describe_gauge!("forebay_kv_cache_usage_ratio", "KV cells in use, from 0 to 1.");
     describe_gauge!("forebay_slots_total", "Sequences that can run together.");

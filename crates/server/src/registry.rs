@@ -5,10 +5,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use forebay_chat::ChatTemplate;
 use forebay_engine::{
-    Embedder, Engine, Kind, Loaded, ModelConfig, ModelInfo, Pooling, Source, Stats, Status, Vocab,
+    Embedder, Engine, Kind, KvLayout, Loaded, ModelConfig, ModelInfo, Pooling, Source, Stats,
+    Status, Vocab,
 };
 
-use crate::config::{KindSetting, ModelSettings, PoolingSetting};
+use crate::config::{KindSetting, KvLayoutSetting, ModelSettings, PoolingSetting};
 use crate::error::ApiError;
 use crate::metrics::{Metrics, ModelMetrics};
 
@@ -275,6 +276,12 @@ pub(crate) fn model_config(settings: &ModelSettings, source: Source) -> ModelCon
         },
         ctx_size: unless_zero(settings.ctx_size),
         parallel: settings.parallel,
+        kv_layout: match settings.kv_layout {
+            KvLayoutSetting::Auto => None,
+            KvLayoutSetting::Shared => Some(KvLayout::Shared),
+            KvLayoutSetting::Split => Some(KvLayout::Split),
+        },
+        kv_host_bytes: u64::from(settings.kv_host_mib) << 20,
         batch_size: unless_zero(settings.batch_size),
         ubatch_size: unless_zero(settings.ubatch_size),
         itl_target: Duration::from_millis(u64::from(settings.itl_target_ms)),
@@ -287,6 +294,10 @@ pub(crate) fn model_config(settings: &ModelSettings, source: Source) -> ModelCon
             PoolingSetting::Cls => Some(Pooling::Cls),
             PoolingSetting::Last => Some(Pooling::Last),
         },
+        speculate: settings.speculate,
         queue: settings.queue,
+        queue_tokens: (settings.queue_tokens != 0).then_some(settings.queue_tokens),
+        queue_timeout: (settings.queue_timeout_s != 0)
+            .then(|| Duration::from_secs(settings.queue_timeout_s)),
     }
 }

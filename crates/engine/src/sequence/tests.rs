@@ -24,6 +24,7 @@ fn request(max_tokens: u32, stop: StopRules) -> GenerateRequest {
         stop,
         logprobs: Some(1),
         prompt_logprobs: None,
+        origin: crate::request::Origin::default(),
     }
 }
 
@@ -34,7 +35,7 @@ fn say(
     tokens: &[Token],
 ) -> (Vec<(String, usize)>, Option<FinishReason>) {
     let vocab = vocab();
-    let mut sequence = Sequence::new(request, 0, &vocab);
+    let mut sequence = Sequence::new(request, 0, &vocab, false);
     let mut sent = Vec::new();
     for &token in tokens {
         let mut logits = vec![0.0; vocab.len()];

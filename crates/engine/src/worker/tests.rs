@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::model::{Kind, ModelConfig, Source};
-use crate::request::{Event, Failure, FinishReason, GenerateRequest, SamplingParams, StopRules};
+use crate::request::{
+    Event, Failure, FinishReason, GenerateRequest, Origin, SamplingParams, StopRules,
+};
 use crate::scripted::Script;
 use crate::{Engine, Generation, Loaded, Status, SubmitError, load};
 
@@ -13,6 +15,8 @@ fn config(script: Script) -> ModelConfig {
         source: Source::Scripted(script),
         kind: None,
         ctx_size: None,
+        kv_layout: None,
+        kv_host_bytes: 0,
         parallel: 2,
         batch_size: Some(64),
         ubatch_size: None,
@@ -21,12 +25,19 @@ fn config(script: Script) -> ModelConfig {
         gpu_layers: None,
         mmap: true,
         pooling: None,
+        speculate: true,
         queue: 2,
+        queue_tokens: None,
+        queue_timeout: None,
     }
 }
 
 async fn engine(script: Script) -> Engine {
-    match load(config(script)).unwrap().finish().await.unwrap() {
+    engine_with(config(script)).await
+}
+
+async fn engine_with(config: ModelConfig) -> Engine {
+    match load(config).unwrap().finish().await.unwrap() {
         Loaded::Chat(engine) => engine,
         Loaded::Embedding(_) => panic!("not a chat model"),
     }
@@ -52,6 +63,7 @@ fn request(max_tokens: u32, choices: u32) -> GenerateRequest {
         stop: StopRules::default(),
         logprobs: None,
         prompt_logprobs: None,
+        origin: Origin::default(),
     }
 }
 
@@ -97,7 +109,6 @@ async fn impossible_requests_are_refused_at_once() {
     let engine = engine(Script::default()).await;
     let refused = |r: GenerateRequest| engine.generate(r).unwrap_err();
     assert_eq!(refused(request(4096, 1)), SubmitError::TooLong { tokens: 4099, limit: 4096 });
-    assert_eq!(refused(request(1, 3)), SubmitError::TooManyChoices { choices: 3, limit: 2 });
     let empty = GenerateRequest { prompt: Vec::new().into(), ..request(1, 1) };
     assert_eq!(refused(empty), SubmitError::Empty);
     let unknown = GenerateRequest { prompt: vec![9999].into(), ..request(1, 1) };
@@ -108,7 +119,8 @@ async fn impossible_requests_are_refused_at_once() {
 async fn a_full_queue_answers_at_once_and_empties_when_clients_leave() {
     let engine = engine(slow()).await;
     let mut held: Vec<_> = (0..4).map(|_| engine.generate(request(2000, 1)).unwrap()).collect();
-    assert_eq!(engine.generate(request(1, 1)).unwrap_err(), SubmitError::QueueFull { limit: 4 });
+    let full = engine.generate(request(1, 1)).unwrap_err();
+    assert!(matches!(full, SubmitError::QueueFull { limit: 4, .. }), "{full:?}");
     held.pop();
     let last = engine.generate(request(1, 1)).unwrap();
     drop(held);
@@ -128,6 +140,71 @@ async fn a_client_that_leaves_frees_its_slot_within_a_step() {
     assert_eq!(texts[0], "a");
     // One step may have been running and one planned when the client left; one is the new one.
     assert!(engine.stats().steps <= steps + 4, "{} after {steps}", engine.stats().steps);
+}
+
+#[tokio::test]
+async fn more_answers_than_places_take_turns() {
+    let engine = engine(Script::default()).await;
+    let (texts, ends) = drain(engine.generate(request(5, 4)).unwrap()).await;
+    assert_eq!((texts, ends.len()), (vec!["abc a".to_owned(); 4], 4));
+}
+
+/// Eight answers of 90 tokens in 200 cells: each is taken out and goes on where it was.
+#[tokio::test]
+async fn nobody_fails_because_cells_run_out() {
+    let script = Script { cells: Some(200), slot_tokens: 200, ..Script::default() };
+    let config = ModelConfig { parallel: 8, queue: 8, ..config(script) };
+    let engine = engine_with(config).await;
+    let generations: Vec<_> = (0..8_u32)
+        .map(|i| {
+            let prompt = vec![256, 70 + i, 70 + i].into();
+            engine.generate(GenerateRequest { prompt, ..request(87, 1) }).unwrap()
+        })
+        .collect();
+    for generation in generations {
+        let (texts, ends) = drain(generation).await;
+        assert_eq!(texts[0], "abc ".repeat(22)[..87]);
+        let reason = FinishReason::Length;
+        assert_eq!(ends, [Event::Finished { choice: 0, reason, tokens: 87 }]);
+    }
+    let stats = engine.stats();
+    assert!(stats.scheduler.preempted_for_cells > 0 && stats.step_errors == 0, "{stats:?}");
+}
+
+#[tokio::test]
+async fn what_repeats_takes_fewer_steps() {
+    let engine = engine(slow()).await;
+    let (texts, _) = drain(engine.generate(request(200, 1)).unwrap()).await;
+    assert_eq!(texts[0], "abc ".repeat(50));
+    let stats = engine.stats();
+    assert!(stats.steps < 120 && stats.accepted > 80, "{stats:?}");
+}
+
+#[tokio::test]
+async fn time_runs_out_in_the_queue_and_while_running() {
+    let ms = Duration::from_millis;
+    let config = ModelConfig { parallel: 1, queue_timeout: Some(ms(50)), ..config(slow()) };
+    let engine = engine_with(config).await;
+    let origin = Origin { timeout: Some(ms(150)), ..Origin::default() };
+    let running = engine.generate(GenerateRequest { origin, ..request(4000, 1) }).unwrap();
+    let queued = engine.generate(request(10, 1)).unwrap();
+    assert_eq!(drain(queued).await.1, [Event::Failed(Failure::QueueTimeout(ms(50)))]);
+    let (texts, ends) = drain(running).await;
+    assert_eq!(ends, [Event::Failed(Failure::Timeout(ms(150)))]);
+    assert!(!texts[0].is_empty(), "what it had said by then was sent");
+    assert_eq!(engine.stats().timed_out, 2);
+}
+
+#[tokio::test]
+async fn the_queue_is_bounded_in_tokens_too() {
+    let config = ModelConfig { queue: 100, queue_tokens: Some(10), ..config(slow()) };
+    let engine = engine_with(config).await;
+    let held: Vec<_> = (0..3).map(|_| engine.generate(request(500, 1)).unwrap()).collect();
+    let full = engine.generate(request(1, 1)).unwrap_err();
+    assert!(matches!(full, SubmitError::QueueTokens { tokens: 3, limit: 10, .. }), "{full:?}");
+    drop(held);
+    let long = GenerateRequest { prompt: vec![66; 64].into(), ..request(1, 1) };
+    drain(engine.generate(long).unwrap()).await;
 }
 
 #[tokio::test]

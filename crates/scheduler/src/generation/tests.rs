@@ -1,121 +1,71 @@
-//! A small simulated engine: it runs what `plan` says and checks each step against the rules.
+//! The policy on a simulated engine.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::cost::Load;
+use simulation::{Engine, took};
+
+mod simulation;
 
 const TARGET: Duration = Duration::from_millis(150);
+const BLOCK: u32 = 64;
 
 const LIMITS: Limits = Limits {
-    slots: 4,
-    slot_tokens: 1000,
+    parallel: 4,
+    kv: KvLimits {
+        slots: 4,
+        cells: 4000,
+        slot_tokens: 1000,
+        shares: false,
+        rewinds: true,
+        parked_tokens: 4000,
+        saved_tokens: 0,
+    },
     batch_tokens: 64,
+    block: BLOCK,
     itl_target: TARGET,
     all_logits_tokens: 8,
     queue: 8,
 };
 
+/// The same with shared cells, more slots than places, and this many cells.
+fn shared(cells: u32) -> Limits {
+    let kv = KvLimits { slots: 16, cells, shares: true, parked_tokens: cells, ..LIMITS.kv };
+    Limits { kv, queue: 100, ..LIMITS }
+}
+
+/// A prompt of its own.
 fn request(id: u64, prompt: u32, new: u32, choices: u32) -> Request {
+    let own = u32::try_from(id).unwrap() * 10_000;
     Request {
         id: RequestId(id),
-        prompt_tokens: prompt,
-        head: [].into(),
+        prompt: (own..own + prompt).collect(),
+        salt: 0,
+        principal: 0,
+        class: Class::Normal,
         max_new_tokens: new,
         choices,
         all_logits: false,
     }
 }
 
-/// What a step takes on a slow machine.
-fn took(step: &Step) -> StepTime {
-    let time = |load: Load| match load.tokens {
-        0 => Duration::ZERO,
-        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-        n => Duration::from_secs_f64(8e-3 + 4e-3 * f64::from(n) + 4e-7 * load.depth as f64),
-    };
-    let Loads { single, short, long } = step.loads();
-    StepTime { single: time(single), several: time(short.plus(long)) }
+/// A prompt that begins with `head` tokens which others begin with too.
+fn with_head(id: u64, head: u32, own: u32, new: u32) -> Request {
+    let tail = request(id, own, new, 1);
+    let prompt = (900_000..900_000 + head).chain(tail.prompt.iter().copied()).collect();
+    Request { prompt, ..tail }
 }
 
-/// The token at a position: of the head, or one that no other request has.
-fn token(request: &Request, position: u32) -> u32 {
-    let own = 1000 + u32::try_from(request.id.0).unwrap();
-    request.head.get(position as usize).copied().unwrap_or(own)
-}
-
-/// Runs steps until nothing is left; every answer has its request's `max_new_tokens` tokens.
-/// Returns the tokens generated for each sequence, and how many prompt tokens were reused.
-fn run(
-    scheduler: &mut Scheduler,
-    requests: &[Request],
-    max_steps: usize,
-) -> (BTreeMap<SeqId, u32>, u32) {
-    let of = |id: RequestId| requests.iter().find(|r| r.id == id).unwrap();
-    let (mut generated, mut reused) = (BTreeMap::new(), 0);
-    // What each slot holds, and who runs in it.
-    let mut kv: BTreeMap<SlotId, Vec<u32>> = BTreeMap::new();
-    let mut owners: BTreeMap<SlotId, SeqId> = BTreeMap::new();
-    for _ in 0..max_steps {
-        let step = scheduler.plan();
-        if step.work.is_empty() {
-            return (generated, reused);
-        }
-        check_step(&step);
-        scheduler.complete(&step, took(&step));
-        for work in &step.work {
-            let request = of(work.seq.request);
-            let cells = kv.entry(work.slot).or_default();
-            match owners.get(&work.slot) {
-                Some(owner) => assert_eq!(*owner, work.seq, "a slot has one owner"),
-                None => {
-                    owners.insert(work.slot, work.seq);
-                    cells.truncate(work.start as usize);
-                    reused += work.start;
-                }
-            }
-            let before: Vec<u32> = (0..work.start).map(|pos| token(request, pos)).collect();
-            assert_eq!(*cells, before, "the slot holds what came before");
-            cells.extend((work.start..work.start + work.tokens).map(|pos| token(request, pos)));
-            let cells = cells.clone();
-            for fork in &work.forks {
-                assert_eq!(owners.insert(fork.slot, fork.seq), None, "slot in use");
-                kv.insert(fork.slot, cells.clone());
-            }
-            if !work.output.samples() {
-                continue;
-            }
-            let forks = work.forks.iter().map(|f| f.seq);
-            for seq in std::iter::once(work.seq).chain(forks) {
-                let count = generated.entry(seq).or_insert(0);
-                *count += 1;
-                if *count == of(seq.request).max_new_tokens {
-                    scheduler.finish(seq);
-                    owners.retain(|_, owner| *owner != seq);
-                } else {
-                    scheduler.append(seq);
-                }
-            }
-        }
-    }
-    panic!("not finished after {max_steps} steps");
-}
-
-fn check_step(step: &Step) {
-    let total: u32 = step.work.iter().map(|w| w.tokens).sum();
-    assert!(total <= LIMITS.batch_tokens, "{step:?}");
-    let seqs: BTreeSet<_> = step.work.iter().map(|w| w.seq).collect();
-    let slots: BTreeSet<_> = step.work.iter().map(|w| w.slot).collect();
-    assert_eq!(seqs.len(), step.work.len(), "a sequence is in a step once");
-    assert_eq!(slots.len(), step.work.len(), "a slot is in a step once");
+fn seq(request: u64) -> SeqId {
+    SeqId { request: RequestId(request), choice: 0 }
 }
 
 #[test]
 fn a_request_prefills_in_chunks_and_decodes_one_token_a_step() {
     let mut s = Scheduler::new(LIMITS);
-    s.submit(request(1, 100, 3, 1)).unwrap();
+    s.submit(&request(1, 100, 3, 1)).unwrap();
     let first = s.plan();
     assert_eq!((first.work[0].tokens, first.work[0].output), (64, Output::None));
     s.complete(&first, took(&first));
@@ -123,7 +73,7 @@ fn a_request_prefills_in_chunks_and_decodes_one_token_a_step() {
     assert_eq!((second.work[0].start, second.work[0].tokens), (64, 36));
     assert_eq!(second.work[0].output, Output::Last);
     s.complete(&second, took(&second));
-    s.append(second.work[0].seq);
+    s.append(second.work[0].seq, 7);
     let third = s.plan();
     assert_eq!((third.work[0].start, third.work[0].tokens), (100, 1));
 }
@@ -131,11 +81,11 @@ fn a_request_prefills_in_chunks_and_decodes_one_token_a_step() {
 #[test]
 fn decode_rows_are_in_every_step_and_bound_the_prefill() {
     let mut s = Scheduler::new(LIMITS);
-    s.submit(request(1, 10, 50, 1)).unwrap();
+    s.submit(&request(1, 10, 50, 1)).unwrap();
     let step = s.plan();
     s.complete(&step, took(&step));
-    s.append(step.work[0].seq);
-    s.submit(request(2, 500, 5, 1)).unwrap();
+    s.append(step.work[0].seq, 7);
+    s.submit(&request(2, 500, 5, 1)).unwrap();
     for turn in 0..5 {
         let step = s.plan();
         assert_eq!(step.work[0].seq.request, RequestId(1));
@@ -145,7 +95,7 @@ fn decode_rows_are_in_every_step_and_bound_the_prefill() {
         assert!(total < TARGET.mul_f64(if turn == 0 { 2.0 } else { 1.3 }), "{total:?}");
         assert!(turn < 2 || total > TARGET.mul_f64(0.9), "{total:?} in turn {turn}");
         s.complete(&step, took(&step));
-        s.append(step.work[0].seq);
+        s.append(step.work[0].seq, 7);
     }
 }
 
@@ -153,23 +103,16 @@ fn decode_rows_are_in_every_step_and_bound_the_prefill() {
 /// times scatter by a third and which is three times slower for a while.
 #[test]
 fn steps_hold_the_target_over_thousands_of_steps() {
-    let limits = Limits {
-        slots: 6,
-        slot_tokens: 40_000,
-        batch_tokens: 512,
-        itl_target: TARGET,
-        all_logits_tokens: 8,
-        queue: 8,
-    };
-    let mut s = Scheduler::new(limits);
+    let kv = KvLimits { slots: 6, cells: 240_000, slot_tokens: 40_000, ..LIMITS.kv };
+    let mut s = Scheduler::new(Limits { parallel: 6, kv, batch_tokens: 512, ..LIMITS });
     for id in 0..4 {
-        s.submit(request(id, 40, 30_000, 1)).unwrap();
+        s.submit(&request(id, 40, 30_000, 1)).unwrap();
     }
     let (mut noise, mut next) = (12345_u64, 100);
     let (mut times, mut prefilled, mut spent) = (Vec::new(), 0, Duration::ZERO);
     for turn in 0..6000 {
         if s.waiting() == 0 && turn > 10 {
-            s.submit(request(next, 1500, 1, 1)).unwrap();
+            s.submit(&request(next, 1500, 1, 1)).unwrap();
             next += 1;
         }
         let step = s.plan();
@@ -181,14 +124,14 @@ fn steps_hold_the_target_over_thousands_of_steps() {
         let time = |t: Duration| t.mul_f64(scatter * slow);
         let real = StepTime { single: time(single), several: time(several) };
         s.complete(&step, real);
-        let Loads { single, short, long } = step.loads();
+        let Loads { single, short, long } = step.loads(BLOCK);
         if single.tokens >= 4 && slow < 2.0 {
             times.push(real.single + real.several);
             prefilled += short.tokens + long.tokens;
             spent += real.several;
         }
         for work in step.work.iter().filter(|w| w.output.samples()) {
-            if work.seq.request.0 < 4 { s.append(work.seq) } else { s.finish(work.seq) }
+            if work.seq.request.0 < 4 { s.append(work.seq, 7) } else { s.finish(work.seq) }
         }
     }
     times.sort();
@@ -208,8 +151,8 @@ fn steps_hold_the_target_over_thousands_of_steps() {
 #[test]
 fn a_short_prompt_does_not_wait_for_a_long_one() {
     let mut s = Scheduler::new(LIMITS);
-    s.submit(request(1, 900, 1, 1)).unwrap();
-    s.submit(request(2, 20, 1, 1)).unwrap();
+    s.submit(&request(1, 900, 1, 1)).unwrap();
+    s.submit(&request(2, 20, 1, 1)).unwrap();
     let step = s.plan();
     let short = step.work.iter().find(|w| w.seq.request == RequestId(2)).unwrap();
     assert_eq!(short.output, Output::Last);
@@ -218,23 +161,19 @@ fn a_short_prompt_does_not_wait_for_a_long_one() {
 #[test]
 fn several_answers_share_one_prefill() {
     let requests = [request(1, 65, 4, 3)];
-    let mut s = Scheduler::new(LIMITS);
-    s.submit(requests[0].clone()).unwrap();
-    let first = s.plan();
-    assert_eq!(first.work.len(), 1);
-    s.complete(&first, took(&first));
-    let second = s.plan();
-    assert_eq!((second.work[0].tokens, second.work[0].forks.len()), (1, 2));
-    let mut s = Scheduler::new(LIMITS);
-    s.submit(requests[0].clone()).unwrap();
-    let (generated, _) = run(&mut s, &requests, 100);
-    assert_eq!(generated.values().copied().collect::<Vec<_>>(), [4, 4, 4]);
+    for limits in [LIMITS, shared(1000)] {
+        let mut engine = Engine::new(limits);
+        engine.submit(&requests);
+        let generated = engine.run(100);
+        assert_eq!(generated.values().copied().collect::<Vec<_>>(), [4, 4, 4]);
+        assert_eq!(engine.computed, 65 + 2 + 3 * 3, "the last token of the prompt for each");
+    }
 }
 
 #[test]
 fn all_logits_are_asked_for_in_small_chunks_until_the_prompt_ends() {
     let mut s = Scheduler::new(LIMITS);
-    s.submit(Request { all_logits: true, ..request(1, 17, 2, 1) }).unwrap();
+    s.submit(&Request { all_logits: true, ..request(1, 17, 2, 1) }).unwrap();
     let mut outputs = Vec::new();
     for _ in 0..3 {
         let step = s.plan();
@@ -243,27 +182,29 @@ fn all_logits_are_asked_for_in_small_chunks_until_the_prompt_ends() {
     }
     let part = Output::All { complete: false };
     assert_eq!(outputs, [(8, part), (8, part), (1, Output::All { complete: true })]);
-    s.append(SeqId { request: RequestId(1), choice: 0 });
+    s.append(seq(1), 7);
     assert_eq!(s.plan().work[0].output, Output::Last);
 }
 
 #[test]
 fn refusals_carry_the_numbers() {
     let mut s = Scheduler::new(LIMITS);
-    let too_long = s.submit(request(1, 990, 11, 1));
+    let too_long = s.submit(&request(1, 990, 11, 1));
     assert_eq!(too_long, Err(Rejected::TooLong { needed: 1001, limit: 1000 }));
-    assert_eq!(s.submit(request(1, 5, 5, 5)), Err(Rejected::TooManyChoices { limit: 4 }));
     for id in 0..8 {
-        s.submit(request(id, 5, 5, 1)).unwrap();
+        s.submit(&request(id, 5, 5, 1)).unwrap();
     }
-    assert_eq!(s.submit(request(9, 5, 5, 1)), Err(Rejected::QueueFull { limit: 8 }));
+    assert_eq!(s.submit(&request(9, 5, 5, 1)), Err(Rejected::QueueFull { limit: 8 }));
+    let mut s = Scheduler::new(shared(500));
+    let too_long = s.submit(&request(1, 490, 11, 1));
+    assert_eq!(too_long, Err(Rejected::TooLong { needed: 501, limit: 500 }));
 }
 
 #[test]
-fn cancelling_frees_every_slot_of_a_request() {
+fn cancelling_frees_every_place_of_a_request() {
     let mut s = Scheduler::new(LIMITS);
-    s.submit(request(1, 5, 5, 4)).unwrap();
-    s.submit(request(2, 5, 5, 1)).unwrap();
+    s.submit(&request(1, 5, 5, 4)).unwrap();
+    s.submit(&request(2, 5, 5, 1)).unwrap();
     s.plan();
     assert_eq!((s.running(), s.waiting()), (4, 1));
     s.cancel(RequestId(1));
@@ -271,62 +212,208 @@ fn cancelling_frees_every_slot_of_a_request() {
     assert_eq!(s.plan().work[0].seq.request, RequestId(2));
     s.cancel(RequestId(2));
     s.cancel(RequestId(2));
-    assert_eq!((s.running(), s.idle.len()), (0, 4), "twice is harmless");
+    assert_eq!((s.running(), s.waiting(), s.kv_tokens()), (0, 0, 0), "twice is harmless");
 }
 
 #[test]
-fn a_head_is_computed_alone_and_once() {
-    let with_head = |id| Request { head: [7; 20].into(), ..request(id, 50, 2, 1) };
-    let mut s = Scheduler::new(LIMITS);
-    s.submit(with_head(1)).unwrap();
-    let chunks: Vec<(u32, u32)> = (0..2)
-        .map(|_| {
-            let step = s.plan();
-            s.complete(&step, took(&step));
-            (step.work[0].start, step.work[0].tokens)
-        })
-        .collect();
-    assert_eq!(chunks, [(0, 20), (20, 30)]);
-    s.finish(SeqId { request: RequestId(1), choice: 0 });
-    s.submit(with_head(2)).unwrap();
-    let step = s.plan();
-    assert_eq!((step.work[0].start, step.work[0].tokens), (20, 30));
-    s.discard(RequestId(2));
-    s.submit(with_head(3)).unwrap();
-    assert_eq!(s.plan().work[0].start, 0, "a failed step leaves nothing to reuse");
-    s.cancel(RequestId(3));
-    s.submit(with_head(4)).unwrap();
-    assert_eq!(s.plan().work[0].start, 0, "an unfinished head is no head");
-    let mut s = Scheduler::new(LIMITS);
-    let requests: Vec<Request> = (0..8).map(with_head).collect();
-    for r in &requests {
-        s.submit(r.clone()).unwrap();
+fn a_shared_prefix_is_computed_once_and_waited_for() {
+    for rewinds in [true, false] {
+        let requests: Vec<Request> = (0..12).map(|id| with_head(id, 300, 20, 4)).collect();
+        let mut limits = shared(4000);
+        limits.kv.rewinds = rewinds;
+        let mut engine = Engine::new(limits);
+        engine.submit(&requests);
+        let first = engine.scheduler.plan();
+        assert_eq!(first.work.len(), 1, "the others wait");
+        engine.step(&first);
+        engine.run(1000);
+        let each = 20 + 3;
+        // Without going back, whoever comes when the first have gone on finds no place to begin.
+        let most = if rewinds { 300 + 12 * each } else { 3 * 300 + 12 * each };
+        assert!(engine.computed <= most, "{} of {most}", engine.computed);
+        assert!(engine.scheduler.counts().waited >= 3);
     }
-    let (_, reused) = run(&mut s, &requests, 1000);
-    assert_eq!(reused, 4 * 20, "four slots compute it, the other four requests find it");
+}
+
+#[test]
+fn who_waits_for_a_prefix_goes_on_when_its_leader_leaves() {
+    let mut engine = Engine::new(shared(4000));
+    engine.submit(&[with_head(1, 300, 20, 4), with_head(2, 300, 20, 4)]);
+    let first = engine.scheduler.plan();
+    engine.step(&first);
+    engine.scheduler.cancel(RequestId(1));
+    let next = engine.scheduler.plan();
+    assert_eq!((next.work[0].seq, next.work[0].start), (seq(2), 64), "with what is there");
+    engine.step(&next);
+    engine.run(100);
+}
+
+#[test]
+fn a_failed_step_leaves_nothing_to_reuse() {
+    let mut s = Scheduler::new(shared(4000));
+    s.submit(&with_head(1, 40, 10, 4)).unwrap();
+    let step = s.plan();
+    s.discard(step.work[0].seq.request);
+    assert_eq!((s.running(), s.kv_tokens(), s.parked_tokens()), (0, 0, 0));
+    s.submit(&with_head(2, 40, 10, 4)).unwrap();
+    assert_eq!(s.plan().work[0].start, 0);
+}
+
+#[test]
+fn three_times_the_cells_is_everybodys_turn_in_the_end() {
+    let requests: Vec<Request> = (0..16).map(|id| request(id, 60, 120, 1)).collect();
+    for saved in [0, 4000] {
+        let mut limits = shared(16 * 180 / 3);
+        (limits.parallel, limits.kv.saved_tokens) = (16, saved);
+        let mut engine = Engine::new(limits);
+        engine.submit(&requests);
+        let generated = engine.run(20_000);
+        assert!(generated.values().all(|&n| n == 120) && generated.len() == 16);
+        let counts = engine.scheduler.counts();
+        assert!(counts.preempted_for_cells > 0, "{counts:?}");
+        // What was taken out comes back without computing it all again.
+        let ideal = 16 * 179;
+        let most = if saved > 0 { ideal * 5 / 4 } else { ideal * 2 };
+        assert!(engine.computed < most, "{} for {ideal}", engine.computed);
+    }
+}
+
+#[test]
+fn one_request_may_take_all_cells() {
+    let mut limits = shared(800);
+    limits.kv.slot_tokens = 800;
+    let mut engine = Engine::new(limits);
+    engine.submit(&[request(1, 50, 50, 1), request(2, 600, 200, 1), request(3, 50, 50, 1)]);
+    assert_eq!(engine.run(5000).len(), 3);
+}
+
+#[test]
+fn the_background_waits_for_everybody_and_yields_within_a_step() {
+    let mut engine = Engine::new(LIMITS);
+    let class = Class::Background;
+    engine
+        .submit(&(0..4).map(|id| Request { class, ..request(id, 20, 50, 1) }).collect::<Vec<_>>());
+    for _ in 0..5 {
+        let step = engine.scheduler.plan();
+        assert_eq!(step.work.len(), 4);
+        engine.step(&step);
+    }
+    engine.submit(&[request(10, 20, 5, 1)]);
+    for _ in 0..5 {
+        let step = engine.scheduler.plan();
+        let who: Vec<u64> = step.work.iter().map(|w| w.seq.request.0).collect();
+        assert_eq!(who, [10], "and none of the background");
+        engine.step(&step);
+    }
+    assert_eq!(engine.run(1000).values().sum::<u32>(), 4 * 50 + 5);
+}
+
+#[test]
+fn a_principal_with_many_requests_does_not_starve_one_with_few() {
+    let mut engine = Engine::new(shared(4000));
+    let many: Vec<Request> =
+        (0..40).map(|id| Request { principal: 1, ..request(id, 20, 30, 1) }).collect();
+    engine.submit(&many);
+    for _ in 0..5 {
+        let step = engine.scheduler.plan();
+        engine.step(&step);
+    }
+    engine.submit(&[request(100, 20, 30, 1), request(101, 20, 30, 1)]);
+    let mut steps = 0;
+    while engine.scheduler.sequences.keys().any(|s| s.request.0 >= 100) {
+        let step = engine.scheduler.plan();
+        engine.step(&step);
+        steps += 1;
+    }
+    assert!(steps < 40, "as if alone, but for a few steps: {steps}");
+    assert_eq!(engine.run(5000).len(), 42);
+}
+
+#[test]
+fn right_drafts_save_steps_and_wrong_ones_leave_no_trace() {
+    let mut engine = Engine::new(LIMITS);
+    engine.drafts = Some(3);
+    engine.submit(&[request(1, 40, 60, 1)]);
+    assert_eq!(engine.run(1000).values().copied().collect::<Vec<_>>(), [60]);
+    assert!(engine.steps < 40, "{} steps", engine.steps);
+}
+
+#[test]
+fn the_backlog_is_known_once_costs_are() {
+    let mut engine = Engine::new(Limits { queue: 100, ..LIMITS });
+    let requests: Vec<Request> = (0..40).map(|id| request(id, 100, 30, 1)).collect();
+    engine.submit(&requests);
+    assert_eq!(engine.scheduler.backlog(), Duration::ZERO);
+    let mut elapsed = Duration::ZERO;
+    for _ in 0..40 {
+        let step = engine.scheduler.plan();
+        engine.step(&step);
+    }
+    let expected = engine.scheduler.backlog();
+    loop {
+        let step = engine.scheduler.plan();
+        if step.work.is_empty() {
+            break;
+        }
+        elapsed += took(&step).single + took(&step).several;
+        engine.step(&step);
+    }
+    let ratio = expected.as_secs_f64() / elapsed.as_secs_f64();
+    assert!((0.5..2.5).contains(&ratio), "{expected:?} for {elapsed:?}");
+}
+
+/// Shapes of requests: prompt, answer, choices, all logits, shared head, class and principal.
+type Shape = (u32, u32, u32, bool, u32, u8);
+
+fn of_shape(id: u64, (prompt, new, choices, all_logits, head, kind): Shape) -> Request {
+    let prompt = with_head(id, head * 40, prompt, new).prompt;
+    let class = [Class::Interactive, Class::Normal, Class::Background][usize::from(kind % 3)];
+    let (salt, principal) = (u64::from(kind % 2), u64::from(kind / 3));
+    Request { prompt, class, salt, principal, all_logits, ..request(id, 1, new, choices) }
 }
 
 proptest! {
     #[test]
     fn everybody_finishes_with_exactly_the_tokens_asked_for(
         shapes in proptest::collection::vec(
-            (1_u32..600, 1_u32..40, 1_u32..5, any::<bool>(), 0_u32..3), 1..9,
+            (1_u32..400, 1_u32..40, 1_u32..5, any::<bool>(), 0_u32..4, 0_u8..9), 1..9,
         ),
+        cells in 700_u32..3000,
+        saved in prop_oneof![Just(0_u32), Just(2000)],
+        shares: bool,
+        rewinds: bool,
+        drafts in prop_oneof![Just(None), (1_u32..5).prop_map(Some)],
+        leaves in proptest::collection::vec((0_u64..9, 1_usize..60), 0..3),
+        fails in 0_usize..200,
     ) {
-        let requests: Vec<Request> = shapes.iter().enumerate().map(|(i, &(p, new, n, all, head))| {
-            let head = vec![head; if all { 0 } else { (head * 9).min(p - 1) as usize }].into();
-            Request { head, all_logits: all, ..request(i as u64, p, new, n) }
-        }).collect();
-        let mut s = Scheduler::new(LIMITS);
-        for r in &requests {
-            s.submit(r.clone()).unwrap();
+        let requests: Vec<Request> =
+            shapes.iter().zip(0..).map(|(&shape, id)| of_shape(id, shape)).collect();
+        let mut limits = if shares { shared(cells) } else { LIMITS };
+        limits.kv.rewinds = rewinds;
+        limits.kv.saved_tokens = saved;
+        let mut engine = Engine::new(Limits { queue: 100, ..limits });
+        engine.drafts = drafts.filter(|_| rewinds);
+        engine.submit(&requests);
+        let mut gone: Vec<u64> = leaves.iter().map(|&(id, _)| id).collect();
+        for at in 0..200 {
+            for &(id, _) in leaves.iter().filter(|&&(_, when)| when == at) {
+                engine.scheduler.cancel(RequestId(id));
+            }
+            let step = engine.scheduler.plan();
+            if at == fails && !step.work.is_empty() {
+                engine.fail(&step);
+                gone.extend(step.work.iter().map(|w| w.seq.request.0));
+            } else {
+                engine.step(&step);
+            }
         }
-        let (generated, _) = run(&mut s, &requests, 20_000);
-        for r in &requests {
+        let generated = engine.run(20_000);
+        for r in requests.iter().filter(|r| !gone.contains(&r.id.0)) {
             for choice in 0..r.choices {
                 prop_assert_eq!(generated[&SeqId { request: r.id, choice }], r.max_new_tokens);
             }
         }
-        prop_assert_eq!((s.running(), s.waiting(), s.kv_tokens()), (0, 0, 0));
+        let s = &engine.scheduler;
+        prop_assert_eq!((s.running(), s.waiting(), s.kv_tokens(), s.sequences.len()), (0, 0, 0, 0));
     }
 }

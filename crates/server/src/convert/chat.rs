@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::http::HeaderMap;
 use forebay_chat::{RenderOptions, Turn, normalise};
 use forebay_engine::{Event, ParseSpecial, Token, Vocab};
 use forebay_protocol::chat::{
@@ -15,14 +16,15 @@ use serde_json::Map;
 use super::sampling::{MAX_TOP_LOGPROBS, Recipe, integer};
 use super::{Stamp, chat_logprobs, check_extra, log_unknown};
 use crate::answer::{Answer, Runs, Sourced, finish_reason};
+use crate::config::ServerSettings;
 use crate::error::ApiError;
+use crate::origin;
 use crate::registry::Served;
 use crate::sse::{Chunks, Encoder};
 
 const MAX_METADATA: usize = 16;
 const MAX_METADATA_KEY: usize = 64;
 const MAX_METADATA_VALUE: usize = 512;
-const TIERS: [&str; 6] = ["auto", "default", "flex", "scale", "priority", "fast"];
 
 /// A validated request but for its prompt's tokens.
 #[derive(Debug)]
@@ -44,8 +46,8 @@ pub struct Style {
     pub include_usage: bool,
     /// With log probabilities.
     pub logprobs: bool,
-    /// The request named a service tier.
-    pub tier: bool,
+    /// The service tier to report, where the request named one.
+    pub tier: Option<&'static str>,
 }
 
 /// Validates everything that needs no tokeniser.
@@ -54,21 +56,15 @@ pub struct Style {
 /// 400 for the first field that cannot be honoured.
 pub fn parse(
     request: &ChatCompletionRequest,
+    headers: &HeaderMap,
     served: &Served,
-    max_choices: u32,
-    strict: bool,
+    settings: &ServerSettings,
 ) -> Result<Parsed, ApiError> {
+    let ServerSettings { max_choices, strict, .. } = *settings;
     let mut unknown = check_extra(fields::CHAT, &request.extra, strict)?;
     let turns = normalise(&request.messages, strict, &mut unknown)?;
     log_unknown(&unknown);
     metadata(request)?;
-    if let Some(tier) = request.service_tier.as_deref().filter(|t| !TIERS.contains(t)) {
-        let message = format!(
-            "Invalid 'service_tier': '{}' is not one of {TIERS:?}.",
-            crate::error::shown(tier)
-        );
-        return Err(ApiError::invalid("service_tier", "invalid_value", message));
-    }
     if request.continue_final_message == Some(true) && request.add_generation_prompt == Some(true) {
         let message = "'continue_final_message' leaves the last message open; 'add_generation_prompt' opens a new one. Set only one of them.";
         return Err(ApiError::invalid("continue_final_message", "invalid_value", message));
@@ -81,7 +77,8 @@ pub fn parse(
     };
     common.max_tokens =
         integer(name, request.max_completion_tokens.or(common.max_tokens), 1, i64::from(i32::MAX))?;
-    let mut recipe = Recipe::new(&common, served.info(), served.vocab(), max_choices)?;
+    let origin = origin::read(headers, &common)?;
+    let mut recipe = Recipe::new(&common, origin, served.vocab(), max_choices)?;
     let logprobs = request.logprobs.unwrap_or(false);
     let top = integer("top_logprobs", request.top_logprobs, 0, MAX_TOP_LOGPROBS)?.unwrap_or(0);
     if top > 0 && !logprobs {
@@ -93,7 +90,7 @@ pub fn parse(
         stream: common.stream,
         include_usage: common.stream_options.and_then(|o| o.include_usage).unwrap_or(false),
         logprobs,
-        tier: request.service_tier.is_some(),
+        tier: common.service_tier.map(|_| origin::tier(origin.class)),
     };
     Ok(Parsed { turns, recipe, style })
 }
@@ -161,7 +158,7 @@ pub fn completion(
         object: "chat.completion".to_owned(),
         choices: choices.collect(),
         usage,
-        service_tier: style.tier.then(|| "default".to_owned()),
+        service_tier: style.tier.map(str::to_owned),
         metadata: request.metadata,
         id: stamp.id,
         created: stamp.created,
@@ -191,7 +188,7 @@ impl ChatEncoder {
             created: self.stamp.created,
             model: self.stamp.model.clone(),
             system_fingerprint: self.stamp.system_fingerprint.clone(),
-            service_tier: self.style.tier.then(|| "default".to_owned()),
+            service_tier: self.style.tier.map(str::to_owned),
             choices,
             usage: self.style.include_usage.then_some(usage),
         }

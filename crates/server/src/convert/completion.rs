@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use axum::http::HeaderMap;
 use forebay_engine::{Event, ParseSpecial, Token, TokenLogprob, Vocab};
 use forebay_protocol::completion::{
     Completion, CompletionChoice, CompletionLogprobs, CompletionRequest,
@@ -13,7 +14,9 @@ use forebay_protocol::{Prompt, fields};
 use super::sampling::{MAX_TOP_LOGPROBS, Recipe, integer};
 use super::{Stamp, check_extra, finite, log_unknown, token_text};
 use crate::answer::{Collected, Runs, Sourced, finish_reason};
+use crate::config::ServerSettings;
 use crate::error::ApiError;
+use crate::origin;
 use crate::registry::Served;
 use crate::sse::{Chunks, Encoder};
 
@@ -72,10 +75,11 @@ pub struct Prepared {
 /// 400 for the first field that cannot be honoured.
 pub fn parse(
     request: &CompletionRequest,
+    headers: &HeaderMap,
     served: &Served,
-    max_choices: u32,
-    strict: bool,
+    settings: &ServerSettings,
 ) -> Result<Parsed, ApiError> {
+    let ServerSettings { max_choices, strict, .. } = *settings;
     log_unknown(&check_extra(fields::COMPLETION, &request.extra, strict)?);
     let prompts = match request.prompt.clone() {
         None => {
@@ -103,7 +107,8 @@ pub fn parse(
     let echo = request.echo.unwrap_or(false);
     let least = i64::from(!echo);
     common.max_tokens = integer("max_tokens", common.max_tokens, least, i64::from(i32::MAX))?;
-    let mut recipe = Recipe::new(&common, served.info(), served.vocab(), max_choices)?;
+    let mut recipe =
+        Recipe::new(&common, origin::read(headers, &common)?, served.vocab(), max_choices)?;
     recipe.max_tokens =
         Some(recipe.max_tokens.unwrap_or_else(|| DEFAULT_MAX_TOKENS.max(recipe.stop.min_tokens)));
     if request.best_of.is_some_and(|best| best != i64::from(recipe.choices)) {

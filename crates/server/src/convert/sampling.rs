@@ -1,6 +1,6 @@
 //! The fields that every generation request has: ranges, defaults, and the engine's form.
 
-use forebay_engine::{GenerateRequest, ModelInfo, SamplingParams, StopRules, Token, Vocab};
+use forebay_engine::{GenerateRequest, ModelInfo, Origin, SamplingParams, StopRules, Token, Vocab};
 use forebay_protocol::completion::CommonFields;
 use forebay_protocol::{LogitBias, Stop};
 use rand_core::{OsRng, TryRngCore};
@@ -29,6 +29,8 @@ pub struct Recipe {
     pub logprobs: Option<u32>,
     /// Alternatives to report for each token of the prompt.
     pub prompt_logprobs: Option<u32>,
+    /// Who asks, and how urgently.
+    pub origin: Origin,
 }
 
 impl Recipe {
@@ -38,7 +40,7 @@ impl Recipe {
     /// 400 for the first field that is out of range.
     pub fn new(
         fields: &CommonFields<'_>,
-        info: &ModelInfo,
+        origin: Origin,
         vocab: &Vocab,
         max_choices: u32,
     ) -> Result<Self, ApiError> {
@@ -46,8 +48,7 @@ impl Recipe {
             let message = "'stream_options' is only allowed when 'stream' is true.";
             return Err(ApiError::invalid("stream_options", "invalid_value", message));
         }
-        let choices =
-            integer("n", fields.n, 1, i64::from(max_choices.min(info.slots)))?.unwrap_or(1);
+        let choices = integer("n", fields.n, 1, i64::from(max_choices))?.unwrap_or(1);
         let seed = fields.seed.map_or_else(random_seed, i64::cast_unsigned);
         Ok(Self {
             choices: narrow(choices),
@@ -95,6 +96,7 @@ impl Recipe {
             },
             logprobs: None,
             prompt_logprobs: None,
+            origin,
         })
     }
 
@@ -138,6 +140,7 @@ impl Recipe {
             stop: self.stop.clone(),
             logprobs: self.logprobs,
             prompt_logprobs: self.prompt_logprobs,
+            origin: self.origin,
         })
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use forebay_chat::Turn;
 use forebay_protocol::chat::{ChatCompletion, ChatCompletionRequest};
@@ -42,13 +43,13 @@ use crate::state::AppState;
 pub async fn create(
     State(state): State<AppState>,
     Extension(record): Extension<Record>,
+    headers: HeaderMap,
     ApiJson(request): ApiJson<ChatCompletionRequest>,
 ) -> Result<Response, ApiError> {
     let served = state.registry.resolve(&request.model)?;
     served.template()?;
     let settings = &state.settings;
-    let Parsed { turns, recipe, style } =
-        chat::parse(&request, &served, settings.max_choices, settings.strict)?;
+    let Parsed { turns, recipe, style } = chat::parse(&request, &headers, &served, settings)?;
     record.note(|facts| facts.stream = style.stream);
 
     let variables = request.chat_template_kwargs.clone().unwrap_or_default();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use forebay_engine::GenerateRequest;
 use forebay_protocol::completion::{Completion, CompletionRequest};
@@ -42,13 +43,14 @@ use crate::state::AppState;
 pub async fn create(
     State(state): State<AppState>,
     Extension(record): Extension<Record>,
+    headers: HeaderMap,
     ApiJson(request): ApiJson<CompletionRequest>,
 ) -> Result<Response, ApiError> {
     let served = state.registry.resolve(&request.model)?;
     served.engine()?;
     let settings = &state.settings;
     let Parsed { prompts, recipe, style } =
-        completion::parse(&request, &served, settings.max_choices, settings.strict)?;
+        completion::parse(&request, &headers, &served, settings)?;
     record.note(|facts| facts.stream = style.stream);
 
     let model = Arc::clone(&served);

@@ -1,0 +1,113 @@
+//! Prompt lookup: what followed the last few tokens when they appeared before is likely to follow
+//! again. Drafts cost nothing to make; whether computing them pays is the scheduler's to decide.
+//!
+//! Source: Saxena, "Prompt Lookup Decoding" (2023).
+
+use std::collections::HashMap;
+
+use crate::Token;
+
+/// Tokens that must be the same as before.
+const GRAM: usize = 3;
+/// The most tokens of a draft.
+const MOST: usize = 12;
+/// Weight of the newest verdict on a draft's token.
+const WEIGHT: f64 = 0.08;
+
+/// Where each run of [`GRAM`] tokens of a sequence was last, and how good drafts have been.
+#[derive(Debug)]
+pub(crate) struct Lookup {
+    /// The position behind each run.
+    seen: HashMap<[Token; GRAM], u32>,
+    indexed: usize,
+    draft: Vec<Token>,
+    likely: f64,
+}
+
+impl Default for Lookup {
+    fn default() -> Self {
+        Self { seen: HashMap::new(), indexed: 0, draft: Vec::new(), likely: 0.5 }
+    }
+}
+
+impl Lookup {
+    /// Tokens that are likely to follow `tokens`, the same sequence as before and longer.
+    pub(crate) fn propose(&mut self, tokens: &[Token]) -> &[Token] {
+        self.draft.clear();
+        let Some(last) = tokens.len().checked_sub(GRAM).and_then(|at| gram(tokens, at)) else {
+            return &self.draft;
+        };
+        // The last run itself is not indexed yet: it has nothing behind it.
+        while self.indexed + GRAM < tokens.len() {
+            let behind = u32::try_from(self.indexed + GRAM).unwrap_or(u32::MAX);
+            self.seen.extend(gram(tokens, self.indexed).map(|run| (run, behind)));
+            self.indexed += 1;
+        }
+        if let Some(&at) = self.seen.get(&last) {
+            let behind = tokens.get(at as usize..).unwrap_or_default();
+            // A text that repeats in short intervals goes on as it has.
+            self.draft.extend(behind.iter().cycle().take(MOST));
+        }
+        &self.draft
+    }
+
+    /// The tokens proposed last.
+    pub(crate) fn draft(&self) -> &[Token] {
+        &self.draft
+    }
+
+    /// How likely a draft's token is right if those before it are.
+    pub(crate) fn likely(&self) -> f64 {
+        self.likely
+    }
+
+    /// Tells whether the draft's token at `index` was right. Known for the first one of every
+    /// draft, whether it was computed or not.
+    pub(crate) fn judge(&mut self, index: usize, token: Token) -> bool {
+        let Some(&drafted) = self.draft.get(index) else { return false };
+        let right = drafted == token;
+        self.likely += WEIGHT * (f64::from(u8::from(right)) - self.likely);
+        right
+    }
+}
+
+fn gram(tokens: &[Token], at: usize) -> Option<[Token; GRAM]> {
+    tokens.get(at..at + GRAM)?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_proposes_what_followed_last_time() {
+        let mut lookup = Lookup::default();
+        assert!(lookup.propose(&[1, 2]).is_empty());
+        assert!(lookup.propose(&[1, 2, 3, 4, 5]).is_empty());
+        let text = [1, 2, 3, 4, 5, 9, 1, 2, 3];
+        assert_eq!(lookup.propose(&text)[..6], [4, 5, 9, 1, 2, 3]);
+        assert!(lookup.judge(0, 4) && !lookup.judge(1, 7));
+        let text = [1, 2, 3, 4, 5, 9, 1, 2, 3, 8, 8, 1, 2, 3];
+        assert_eq!(lookup.propose(&text)[..2], [8, 8], "the last time counts");
+    }
+
+    #[test]
+    fn a_run_of_one_token_goes_on() {
+        let mut lookup = Lookup::default();
+        assert_eq!(lookup.propose(&[5, 5, 5, 5]), [5; MOST]);
+    }
+
+    #[test]
+    fn it_learns_how_good_it_is() {
+        let mut lookup = Lookup::default();
+        lookup.propose(&[1, 2, 3, 4, 1, 2, 3]);
+        for _ in 0..60 {
+            lookup.judge(0, 4);
+        }
+        assert!(lookup.likely() > 0.95);
+        for _ in 0..60 {
+            lookup.judge(0, 5);
+        }
+        assert!(lookup.likely() < 0.05);
+    }
+}

@@ -1,0 +1,203 @@
+//! Who runs: out of the queue, and back into it.
+
+use super::sequence::{Prefix, State};
+use super::{Scheduler, SeqId};
+use crate::kv::{Begun, Reuse};
+use crate::queue::{Class, Waiting};
+
+/// Cells set aside for each running sequence's next tokens before another one is admitted, so that
+/// it is not taken out again at once.
+const RESERVE: u32 = 64;
+/// A prefix that another request is computing is waited for if it saves this many tokens: less is
+/// computed sooner in the same step. The answers of one request always share its prompt.
+const WORTH_WAITING: u32 = 128;
+
+impl Scheduler {
+    /// Admits sequences in the queue's order while there is a place and cells for the next one. A
+    /// sequence that holds up a more urgent one, or one of a principal that has fewer places, is
+    /// taken out: one such each step, so that clearing places never holds up a step for long.
+    pub(super) fn admit(&mut self) {
+        let mut cleared = false;
+        while let Some(next) = self.queue.next() {
+            if self.admitted >= self.limits.parallel {
+                match self.in_the_way_of(&next).filter(|_| !cleared) {
+                    Some(seq) => self.preempt(seq),
+                    None => return,
+                }
+                self.counts.preempted_for_others += 1;
+                cleared = true;
+                continue;
+            }
+            if !self.has_cells_for(&next) {
+                match self.less_urgent_than(next.class) {
+                    Some(seq) => self.preempt(seq),
+                    None => return,
+                }
+                self.counts.preempted_for_others += 1;
+                continue;
+            }
+            self.queue.remove(next.class, next.principal, next.seq);
+            self.queue.charge(next.principal, next.tokens);
+            self.admitted += 1;
+            if let Some(sequence) = self.sequences.get_mut(&next.seq) {
+                sequence.state = State::Awaiting(None);
+            }
+            self.begin(next.seq);
+        }
+    }
+
+    /// Lets sequences go on whose prefix is there, or that nobody computes any more.
+    pub(super) fn wake(&mut self) {
+        let ready = self.sequences.iter().filter(|(_, s)| match s.state {
+            State::Awaiting(prefix) => !prefix.is_some_and(|p| self.is_coming(p)),
+            State::Queued | State::Active(_) => false,
+        });
+        let mut ready: Vec<_> = ready.map(|(&seq, s)| (s.class, s.arrival, seq)).collect();
+        ready.sort_unstable();
+        for (_, _, seq) in ready {
+            self.begin(seq);
+        }
+    }
+
+    /// Takes a sequence out of the batch; its slot is parked and it waits in its old place.
+    pub(super) fn preempt(&mut self, seq: SeqId) {
+        self.settle_drafts(seq);
+        let Some(sequence) = self.sequences.get_mut(&seq) else { return };
+        match sequence.state {
+            State::Active(slot) => self.kv.park(slot),
+            State::Awaiting(_) => self.queue.refund(sequence.principal, sequence.known()),
+            State::Queued => return,
+        }
+        sequence.state = State::Queued;
+        sequence.computed = 0;
+        self.queue.push(sequence.waiting(seq));
+        self.admitted -= 1;
+    }
+
+    /// The sequence to take out when cells run out: of the least urgent the cheapest to bring back.
+    /// Never the most urgent that arrived first, so that somebody always gets to the end.
+    pub(super) fn victim(&self) -> Option<SeqId> {
+        let active = || self.sequences.iter().filter(|(_, s)| s.slot().is_some());
+        let first = active().min_by_key(|(_, s)| (s.class, s.arrival)).map(|(seq, _)| *seq);
+        let others = active().filter(|&(seq, _)| Some(*seq) != first);
+        let cheapest = others.min_by_key(|(_, s)| {
+            let cells = s.slot().map_or(0, |slot| self.kv.exclusive(slot));
+            // One that shares all its cells frees none.
+            (std::cmp::Reverse(s.class), cells == 0, cells, std::cmp::Reverse(s.arrival))
+        });
+        cheapest.map(|(seq, _)| *seq)
+    }
+
+    /// Where a prefill chunk of `leader` has to end for those who wait for its prefix and cannot
+    /// be cut back to it.
+    pub(super) fn next_stop(&self, leader: SeqId, computed: u32, known: u32) -> u32 {
+        if self.limits.kv.rewinds {
+            return known;
+        }
+        let stops = self.sequences.values().filter_map(|s| match s.state {
+            State::Awaiting(Some(p)) if p.leader == leader && p.upto > computed => Some(p.upto),
+            _ => None,
+        });
+        stops.min().unwrap_or(known)
+    }
+
+    /// Gives an admitted sequence a slot, unless somebody is computing more of its prompt than
+    /// there is.
+    fn begin(&mut self, seq: SeqId) {
+        let Some(sequence) = self.sequences.get(&seq) else { return };
+        let (salt, limit) = (sequence.salt, sequence.reusable());
+        let have = self.kv.longest(salt, &sequence.tokens, limit);
+        let worth = |p: &Prefix| {
+            let own = p.leader.request == seq.request;
+            p.upto >= have + if own { 1 } else { WORTH_WAITING }
+        };
+        let coming = self.coming(seq).filter(worth);
+        let begun = match coming {
+            Some(_) => None,
+            None => self.kv.begin(salt, &sequence.tokens, limit),
+        };
+        let Some(sequence) = self.sequences.get_mut(&seq) else { return };
+        if coming.is_some() && sequence.state == State::Awaiting(None) {
+            self.counts.waited += 1;
+        }
+        let Some(Begun { slot, cached, reuse }) = begun else {
+            sequence.state = State::Awaiting(coming);
+            return;
+        };
+        sequence.state = State::Active(slot);
+        sequence.computed = cached;
+        sequence.served = self.steps;
+        self.queue.refund(sequence.principal, sequence.known());
+        let reuse = if sequence.all_logits { Reuse::Unwanted } else { reuse };
+        *self.counts.reuse.entry(reuse).or_insert(0) += 1;
+    }
+
+    /// The longest prefix of a sequence that another one is about to compute.
+    fn coming(&self, seq: SeqId) -> Option<Prefix> {
+        let of = self.sequences.get(&seq)?;
+        let leaders = self.sequences.iter().filter(|(_, s)| {
+            // Whoever is less urgent may not be computed while this one waits.
+            s.is_prefilling() && s.salt == of.salt && s.class <= of.class
+        });
+        let prefixes = leaders.map(|(&leader, s)| {
+            let upto = crate::kv::tree::common_prefix(&s.tokens, &of.tokens).min(of.reusable());
+            Prefix { leader, upto }
+        });
+        prefixes.filter(|&p| self.is_coming(p)).max_by_key(|p| p.upto)
+    }
+
+    fn is_coming(&self, prefix: Prefix) -> bool {
+        let leader = self.sequences.get(&prefix.leader);
+        leader.is_some_and(|s| s.slot().is_some() && s.computed < prefix.upto)
+    }
+
+    /// Whether the cells last for the running sequences, a few tokens more for each, and this one.
+    fn has_cells_for(&self, next: &Waiting) -> bool {
+        if !self.limits.kv.shares || self.admitted == 0 {
+            return true;
+        }
+        let Some(new) = self.sequences.get(&next.seq) else { return false };
+        let admitted = self.sequences.iter().filter(|(_, s)| s.state != State::Queued);
+        let planned: u64 = admitted
+            .map(|(_, s)| {
+                let prefix = match s.state {
+                    State::Awaiting(Some(prefix)) => prefix.upto,
+                    State::Awaiting(None) | State::Queued | State::Active(_) => s.computed,
+                };
+                u64::from(s.known() - prefix + s.growth().min(RESERVE))
+            })
+            .sum();
+        let shared = self.kv.shareable(new.salt, &new.tokens);
+        let shared = self.coming(next.seq).map_or(shared, |p| p.upto.max(shared));
+        let own = u64::from(new.known() - shared.min(new.known()) + new.growth().min(RESERVE));
+        self.kv.pinned() + planned + own <= u64::from(self.limits.kv.cells)
+    }
+
+    /// Whom `next` may send back to the queue for a place: a less urgent sequence, else one of a
+    /// principal with at least two places more than that of `next`.
+    fn in_the_way_of(&self, next: &Waiting) -> Option<SeqId> {
+        self.less_urgent_than(next.class).or_else(|| {
+            let places = |principal| {
+                let of = |s: &&super::Sequence| {
+                    s.state != State::Queued && s.principal == principal && s.class == next.class
+                };
+                self.sequences.values().filter(of).count()
+            };
+            let same = self.sequences.iter().filter(|(_, s)| {
+                s.state != State::Queued && s.class == next.class && s.principal != next.principal
+            });
+            // The one that has come least far loses least.
+            let (seq, s) = same.max_by_key(|(_, s)| {
+                (places(s.principal), std::cmp::Reverse(s.computed), s.arrival)
+            })?;
+            (places(s.principal) >= places(next.principal) + 2).then_some(*seq)
+        })
+    }
+
+    /// The latest of the least urgent sequences, if they are less urgent than `class`.
+    fn less_urgent_than(&self, class: Class) -> Option<SeqId> {
+        let admitted = self.sequences.iter().filter(|(_, s)| s.state != State::Queued);
+        let (seq, last) = admitted.max_by_key(|(_, s)| (s.class, s.arrival))?;
+        (last.class > class).then_some(*seq)
+    }
+}

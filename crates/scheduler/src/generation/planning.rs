@@ -1,0 +1,161 @@
+//! What the next step holds.
+
+use std::time::Duration;
+
+use super::sequence::Sequence;
+use super::{Output, Scheduler, SeqId, Step, Work, loads};
+use crate::compose::{LEAST_CHUNK, Why};
+use crate::queue::Class;
+use crate::share::max_min_share;
+
+impl Scheduler {
+    /// Admits what fits and says what the next forward pass holds.
+    pub fn plan(&mut self) -> Step {
+        let drafted: Vec<SeqId> =
+            self.sequences.iter().filter(|(_, s)| s.drafted > 0).map(|(seq, _)| *seq).collect();
+        for seq in drafted {
+            self.settle_drafts(seq);
+        }
+        self.admit();
+        self.wake();
+        let mut work = self.rows_with_cells();
+        let (mut chunks, why) = self.chunks(&work);
+        while work.is_empty() && chunks.is_empty() {
+            // Nothing goes on because the cells are full of half-computed prompts.
+            match self.victim().filter(|_| self.prefilling().next().is_some()) {
+                Some(seq) => self.preempt(seq),
+                None => break,
+            }
+            self.counts.preempted_for_cells += 1;
+            (chunks, _) = self.chunks(&work);
+        }
+        work.append(&mut chunks);
+        work.sort_by_key(|w| w.slot);
+        self.kv.make_room(work.iter().map(|w| w.tokens).sum());
+        let predicted = self.composer.predict(loads(&work, self.limits.block));
+        Step { kv: self.kv.take_ops(!work.is_empty()), work, why, predicted }
+    }
+
+    /// The decode rows, after taking sequences out until there is a cell for each.
+    fn rows_with_cells(&mut self) -> Vec<Work> {
+        loop {
+            let rows: Vec<Work> = self.decoding().map(|(seq, s)| row(seq, s)).collect();
+            let cells = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+            let victim = if self.kv.make_room(cells) { None } else { self.victim() };
+            let Some(victim) = victim else { return self.with_drafts(rows) };
+            self.preempt(victim);
+            self.counts.preempted_for_cells += 1;
+        }
+    }
+
+    /// Decode rows with as many of their drafts as are worth the time.
+    fn with_drafts(&mut self, mut rows: Vec<Work>) -> Vec<Work> {
+        let alone = self.prefilling().next().is_none();
+        let mut cells = self.kv.available().saturating_sub(u32::try_from(rows.len()).unwrap_or(0));
+        let mut room = self.limits.batch_tokens;
+        let count = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+        for row in &mut rows {
+            room = room.saturating_sub(1);
+            let Some(s) = self.sequences.get_mut(&row.seq) else { continue };
+            let offered = std::mem::take(&mut s.offered).min(s.growth().saturating_sub(1));
+            if offered == 0 || !alone || s.all_logits {
+                continue;
+            }
+            let worth = self.composer.drafts(offered, s.likely, count, row.start);
+            let drafts = worth.min(cells).min(room);
+            (row.drafts, row.tokens) = (drafts, 1 + drafts);
+            cells -= drafts;
+            room -= drafts;
+        }
+        rows
+    }
+
+    /// The prompts' parts of a step that holds these rows.
+    fn chunks(&self, rows: &[Work]) -> (Vec<Work>, Why) {
+        let used: u32 = rows.iter().map(|w| w.tokens).sum();
+        let room = self.limits.batch_tokens.saturating_sub(used);
+        let room = room.min(self.kv.available().saturating_sub(used));
+        let prompts = self.turns();
+        let (grants, why) = if prompts.is_empty() {
+            (Vec::new(), Why::NoPrompt)
+        } else if rows.is_empty() {
+            let needs: Vec<u32> = prompts.iter().map(|&(seq, s)| self.need(seq, s)).collect();
+            (max_min_share(room, &needs), Why::NobodyDecodes)
+        } else {
+            let (time, why) = self.composer.time_for_prompts(loads(rows, self.limits.block));
+            (self.grants(&prompts, time, room), why)
+        };
+        let granted = prompts.into_iter().zip(grants).filter(|&(_, tokens)| tokens > 0);
+        (granted.map(|((seq, s), tokens)| chunk(seq, s, tokens)).collect(), why)
+    }
+
+    fn decoding(&self) -> impl Iterator<Item = (SeqId, &Sequence)> {
+        let least = self.least_urgent();
+        let of = self.sequences.iter().filter(move |(_, s)| s.is_decoding() && s.class <= least);
+        of.map(|(&seq, s)| (seq, s))
+    }
+
+    fn prefilling(&self) -> impl Iterator<Item = (SeqId, &Sequence)> {
+        let least = self.least_urgent();
+        let of = self.sequences.iter().filter(move |(_, s)| s.is_prefilling() && s.class <= least);
+        of.map(|(&seq, s)| (seq, s))
+    }
+
+    /// The least urgent class that takes part: the background does while nobody else runs.
+    fn least_urgent(&self) -> Class {
+        let busy =
+            self.sequences.values().any(|s| s.slot().is_some() && s.class < Class::Background);
+        if busy { Class::Normal } else { Class::Background }
+    }
+
+    /// The prompts in the order in which they get their parts: the more urgent first, then who
+    /// has waited longest for a part of a step, then who arrived first.
+    fn turns(&self) -> Vec<(SeqId, &Sequence)> {
+        let mut prompts: Vec<(SeqId, &Sequence)> = self.prefilling().collect();
+        prompts.sort_by_key(|(_, s)| (s.class, s.served, s.arrival));
+        prompts
+    }
+
+    /// What a prompt can take of a step.
+    fn need(&self, seq: SeqId, s: &Sequence) -> u32 {
+        let missing = self.next_stop(seq, s.computed, s.known()) - s.computed;
+        if s.all_logits { missing.min(self.limits.all_logits_tokens) } else { missing }
+    }
+
+    /// Divides `time` among prompts, in tokens: each gets an equal part of what those before it
+    /// left. The first one gets something whatever it costs; where the time does not do for all,
+    /// the others are first in the next steps.
+    fn grants(&self, prompts: &[(SeqId, &Sequence)], time: Duration, room: u32) -> Vec<u32> {
+        let (mut time, mut room) = (time, room);
+        let mut grants = Vec::with_capacity(prompts.len());
+        for (done, &(seq, s)) in prompts.iter().enumerate() {
+            let need = self.need(seq, s).min(room);
+            let sharers = u32::try_from(prompts.len() - done).unwrap_or(u32::MAX);
+            let tokens = match self.composer.chunk(need, s.computed, time / sharers, time) {
+                tokens if done == 0 => tokens.max(need.min(LEAST_CHUNK)),
+                tokens => tokens,
+            };
+            if tokens > 0 {
+                time = time.saturating_sub(self.composer.chunk_time(tokens, s.computed));
+                room -= tokens;
+            }
+            grants.push(tokens);
+        }
+        grants
+    }
+}
+
+fn row(seq: SeqId, s: &Sequence) -> Work {
+    chunk(seq, s, 1)
+}
+
+fn chunk(seq: SeqId, s: &Sequence, tokens: u32) -> Work {
+    let complete = s.computed + tokens == s.known();
+    let output = match (s.all_logits, complete) {
+        (true, complete) => Output::All { complete },
+        (false, true) => Output::Last,
+        (false, false) => Output::None,
+    };
+    let slot = s.slot().unwrap_or(crate::kv::SlotId(u32::MAX));
+    Work { seq, slot, start: s.computed, tokens, drafts: 0, output }
+}

@@ -1,0 +1,144 @@
+//! One answer: its tokens and where it stands.
+
+use std::sync::Arc;
+
+use super::{Request, SeqId};
+use crate::kv::{Salt, SlotId};
+use crate::queue::{Class, Principal, Waiting};
+
+/// A sequence, from its submission to its end.
+#[derive(Debug)]
+pub(super) struct Sequence {
+    pub(super) state: State,
+    pub(super) tokens: Tokens,
+    /// Tokens whose KV is in the slot.
+    pub(super) computed: u32,
+    pub(super) max_new_tokens: u32,
+    pub(super) class: Class,
+    pub(super) principal: Principal,
+    pub(super) salt: Salt,
+    /// Its number in order of arrival; kept when it goes back to the queue.
+    pub(super) arrival: u64,
+    /// The last step that held some of it.
+    pub(super) served: u64,
+    pub(super) all_logits: bool,
+    /// Drafts that the engine has for the next step, and how likely one of them is right.
+    pub(super) offered: u32,
+    pub(super) likely: f64,
+    /// Drafts in the last step, and how many of them were right.
+    pub(super) drafted: u32,
+    pub(super) accepted: u32,
+}
+
+/// Where a sequence is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// In the queue.
+    Queued,
+    /// Admitted, without a slot: waits for what somebody else computes.
+    Awaiting(Option<Prefix>),
+    /// In a slot.
+    Active(SlotId),
+}
+
+/// The part of a prompt that another sequence is computing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Prefix {
+    pub(super) leader: SeqId,
+    /// Its length in tokens.
+    pub(super) upto: u32,
+}
+
+/// A prompt, shared with whoever has it too, and what came behind it.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    prompt: Arc<[u32]>,
+    /// All tokens, once there is something behind the prompt.
+    all: Vec<u32>,
+}
+
+impl Tokens {
+    pub(super) fn push(&mut self, token: u32) {
+        if self.all.is_empty() {
+            self.all.extend_from_slice(&self.prompt);
+        }
+        self.all.push(token);
+    }
+}
+
+impl std::ops::Deref for Tokens {
+    type Target = [u32];
+
+    fn deref(&self) -> &[u32] {
+        if self.all.is_empty() { &self.prompt } else { &self.all }
+    }
+}
+
+impl Sequence {
+    pub(super) fn new(request: &Request, choice: u32, arrival: u64) -> Self {
+        Self {
+            state: State::Queued,
+            tokens: Tokens { prompt: Arc::clone(&request.prompt), all: Vec::new() },
+            computed: 0,
+            max_new_tokens: request.max_new_tokens,
+            class: request.class,
+            principal: request.principal,
+            salt: request.salt,
+            arrival,
+            served: 0,
+            all_logits: request.all_logits && choice == 0,
+            offered: 0,
+            likely: 0.0,
+            drafted: 0,
+            accepted: 0,
+        }
+    }
+
+    /// Tokens that exist: the prompt and what was generated.
+    pub(super) fn known(&self) -> u32 {
+        u32::try_from(self.tokens.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn generated(&self) -> u32 {
+        self.known() - u32::try_from(self.tokens.prompt.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Tokens that exist and are not computed.
+    pub(super) fn missing(&self) -> u32 {
+        self.known() - self.computed
+    }
+
+    /// How many of its tokens it may take from others: the last one's logits are its own, and
+    /// where all logits are wanted it computes all.
+    pub(super) fn reusable(&self) -> u32 {
+        if self.all_logits { 0 } else { self.known() - 1 }
+    }
+
+    /// Cells that it may still take.
+    pub(super) fn growth(&self) -> u32 {
+        self.max_new_tokens - self.generated()
+    }
+
+    /// Its slot, if it has one.
+    pub(super) fn slot(&self) -> Option<SlotId> {
+        match self.state {
+            State::Active(slot) => Some(slot),
+            State::Queued | State::Awaiting(_) => None,
+        }
+    }
+
+    /// One token is missing, usually the one sampled last.
+    pub(super) fn is_decoding(&self) -> bool {
+        self.slot().is_some() && self.missing() == 1
+    }
+
+    pub(super) fn is_prefilling(&self) -> bool {
+        self.slot().is_some() && self.missing() > 1
+    }
+
+    /// Its entry in the queue.
+    pub(super) fn waiting(&self, seq: SeqId) -> Waiting {
+        let Self { class, principal, arrival, .. } = *self;
+        Waiting { seq, class, principal, arrival, tokens: self.known() }
+    }
+}

@@ -1,0 +1,208 @@
+//! A small simulated engine: it runs what `plan` says and checks each step against the rules.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::cost::Load;
+use crate::kv::SavedId;
+
+/// What a step takes on a slow machine.
+pub(super) fn took(step: &Step) -> StepTime {
+    let time = |load: Load| match load.tokens {
+        0 => Duration::ZERO,
+        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+        n => Duration::from_secs_f64(8e-3 + 4e-3 * f64::from(n) + 4e-7 * load.depth as f64),
+    };
+    let Loads { single, short, long } = step.loads(BLOCK);
+    StepTime { single: time(single), several: time(short.plus(long)) }
+}
+
+/// A model that says what the tokens so far say: their sum.
+pub(super) struct Engine {
+    pub(super) scheduler: Scheduler,
+    limits: Limits,
+    requests: BTreeMap<RequestId, Request>,
+    /// What each sequence has generated.
+    texts: BTreeMap<SeqId, Vec<u32>>,
+    slots: BTreeMap<SlotId, Vec<u32>>,
+    saved: BTreeMap<SavedId, Vec<u32>>,
+    /// Drafts offered for each row; every third one is wrong.
+    pub(super) drafts: Option<u32>,
+    pub(super) computed: u32,
+    pub(super) steps: usize,
+}
+
+fn next(tokens: &[u32]) -> u32 {
+    tokens.iter().fold(7_u32, |sum, &t| sum.wrapping_mul(31).wrapping_add(t)) % 1000
+}
+
+impl Engine {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            scheduler: Scheduler::new(limits),
+            limits,
+            requests: BTreeMap::new(),
+            texts: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            saved: BTreeMap::new(),
+            drafts: None,
+            computed: 0,
+            steps: 0,
+        }
+    }
+
+    /// Submits what is not refused.
+    pub(super) fn submit(&mut self, requests: &[Request]) {
+        for request in requests {
+            self.scheduler.submit(request).unwrap();
+            self.requests.insert(request.id, request.clone());
+        }
+    }
+
+    /// Runs steps until nothing is left. Returns how many tokens each sequence generated.
+    pub(super) fn run(&mut self, max_steps: usize) -> BTreeMap<SeqId, u32> {
+        for _ in 0..max_steps {
+            let step = self.scheduler.plan();
+            if step.work.is_empty() {
+                assert_eq!(self.scheduler.waiting(), 0, "somebody waits and nothing runs");
+                let texts = self.texts.iter();
+                return texts.map(|(&seq, t)| (seq, u32::try_from(t.len()).unwrap())).collect();
+            }
+            self.step(&step);
+        }
+        panic!("not finished after {max_steps} steps");
+    }
+
+    /// A step that does not work: its slots hold anything.
+    pub(super) fn fail(&mut self, step: &Step) {
+        self.change(step);
+        for work in &step.work {
+            self.slots.entry(work.slot).or_default().push(u32::MAX);
+            self.scheduler.discard(work.seq.request);
+        }
+    }
+
+    pub(super) fn step(&mut self, step: &Step) {
+        self.change(step);
+        self.check(step);
+        for work in &step.work {
+            let all = self.all_tokens(work.seq);
+            let cells = self.slots.entry(work.slot).or_default();
+            assert_eq!(*cells, all[..work.start as usize], "the slot holds what came before");
+            let sure = (work.start + work.tokens - work.drafts) as usize;
+            cells.extend_from_slice(&all[work.start as usize..sure]);
+            let mut text = all[..sure].to_vec();
+            for i in 0..work.drafts {
+                let wrong = u32::from((self.steps + i as usize).is_multiple_of(3));
+                text.push(next(&text) + wrong);
+            }
+            cells.extend_from_slice(&text[sure..]);
+            self.computed += work.tokens - work.drafts;
+        }
+        let cells: BTreeSet<&[u32]> = self.slots.values().map(Vec::as_slice).collect();
+        assert!(!cells.is_empty() || step.work.is_empty());
+        self.scheduler.complete(step, took(step));
+        self.steps += 1;
+        for work in step.work.iter().filter(|w| w.output.samples()) {
+            self.sample(work);
+        }
+    }
+
+    /// Chooses tokens until one is not what was drafted.
+    fn sample(&mut self, work: &Work) {
+        let drafted: Vec<u32> = {
+            let held = &self.slots[&work.slot];
+            held[held.len() - work.drafts as usize..].to_vec()
+        };
+        let new = self.requests[&work.seq.request].max_new_tokens;
+        for i in 0..=work.drafts as usize {
+            let token = next(&self.all_tokens(work.seq));
+            let text = self.texts.entry(work.seq).or_default();
+            text.push(token);
+            let right = drafted.get(i) == Some(&token);
+            if u32::try_from(text.len()).unwrap() == new {
+                return self.scheduler.finish(work.seq);
+            }
+            if right {
+                self.scheduler.accept(work.seq, token);
+            } else {
+                self.scheduler.append(work.seq, token);
+                break;
+            }
+        }
+        if let Some(drafts) = self.drafts {
+            self.scheduler.propose(work.seq, drafts, 0.9);
+        }
+    }
+
+    fn all_tokens(&self, seq: SeqId) -> Vec<u32> {
+        let mut all = self.requests[&seq.request].prompt.to_vec();
+        all.extend(self.texts.get(&seq).into_iter().flatten());
+        all
+    }
+
+    fn change(&mut self, step: &Step) {
+        let rewinds = self.limits.kv.rewinds;
+        for &op in &step.kv {
+            match op {
+                KvOp::Trim { slot, keep } => {
+                    let cells = self.slots.entry(slot).or_default();
+                    let keep = keep as usize;
+                    assert!(rewinds || keep == 0 || keep >= cells.len(), "{op:?}");
+                    cells.truncate(keep);
+                }
+                KvOp::Copy { from, to, keep } => {
+                    let all = self.slots[&from].clone();
+                    self.put(to, &all, keep);
+                }
+                KvOp::Save { slot, saved } => {
+                    assert!(self.saved.insert(saved, self.slots[&slot].clone()).is_none());
+                }
+                KvOp::Restore { saved, slot, keep } => {
+                    let all = self.saved[&saved].clone();
+                    self.put(slot, &all, keep);
+                }
+                KvOp::Forget { saved } => assert!(self.saved.remove(&saved).is_some()),
+            }
+        }
+        let saved: usize = self.saved.values().map(Vec::len).sum();
+        assert!(saved <= self.limits.kv.saved_tokens as usize);
+    }
+
+    fn put(&mut self, slot: SlotId, all: &[u32], keep: u32) {
+        let keep = keep as usize;
+        assert!(self.limits.kv.rewinds || keep == all.len(), "a part of what cannot be cut");
+        let cells = self.slots.entry(slot).or_default();
+        assert!(cells.is_empty(), "{slot:?} is not empty");
+        cells.extend_from_slice(&all[..keep]);
+    }
+
+    /// Cells in use, equal beginnings once where they can be shared. What two computed on their own
+    /// is counted once here, so this is a lower bound.
+    fn cells(&self) -> usize {
+        let mut prefixes = BTreeSet::new();
+        let mut count = 0;
+        for held in self.slots.values() {
+            for len in 1..=held.len() {
+                if !self.limits.kv.shares || prefixes.insert(held[..len].to_vec()) {
+                    count += 1;
+                }
+            }
+        }
+        count
+    }
+
+    fn check(&self, step: &Step) {
+        let total: u32 = step.work.iter().map(|w| w.tokens).sum();
+        assert!(total <= self.limits.batch_tokens, "{step:?}");
+        let seqs: BTreeSet<_> = step.work.iter().map(|w| w.seq).collect();
+        let slots: BTreeSet<_> = step.work.iter().map(|w| w.slot).collect();
+        assert_eq!(seqs.len(), step.work.len(), "a sequence is in a step once");
+        assert_eq!(slots.len(), step.work.len(), "a slot is in a step once");
+        assert!(step.work.len() <= self.limits.parallel as usize);
+        if self.steps.is_multiple_of(16) {
+            let cells = self.cells() + total as usize;
+            assert!(cells <= self.limits.kv.cells as usize, "{cells} cells");
+        }
+    }
+}

@@ -1,0 +1,449 @@
+//! Who holds which KV: running sequences, parked ones, and those saved to host memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::kv::ghost::Ghosts;
+use crate::kv::tree::{Match, Tree};
+
+mod ghost;
+pub(crate) mod tree;
+
+pub use tree::Salt;
+
+/// A sequence of the KV cache, as the engine numbers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SlotId(pub u32);
+
+/// A sequence's state in host memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SavedId(pub u64);
+
+/// What the KV cache is. All counts are in tokens unless they say otherwise.
+#[derive(Debug, Clone, Copy)]
+pub struct KvLimits {
+    /// Number of slots, in use and parked.
+    pub slots: u32,
+    /// Cells over all slots.
+    pub cells: u32,
+    /// What one slot can hold.
+    pub slot_tokens: u32,
+    /// Whether slots that begin alike can hold the same cells; else they hold copies.
+    pub shares: bool,
+    /// Whether a slot can be cut back to any length; else only to nothing.
+    pub rewinds: bool,
+    /// Cells that nobody running holds and that may be kept.
+    pub parked_tokens: u32,
+    /// What host memory may keep beside that.
+    pub saved_tokens: u32,
+}
+
+/// What is to be done to the KV cache before a step, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvOp {
+    /// Drop what a slot holds from position `keep` on.
+    Trim {
+        /// The slot.
+        slot: SlotId,
+        /// How many tokens stay.
+        keep: u32,
+    },
+    /// Make a slot, which is empty, begin like another.
+    Copy {
+        /// The other.
+        from: SlotId,
+        /// The slot.
+        to: SlotId,
+        /// The tokens it gets.
+        keep: u32,
+    },
+    /// Keep a copy of what a slot holds in host memory.
+    Save {
+        /// The slot.
+        slot: SlotId,
+        /// The copy's number; never used before.
+        saved: SavedId,
+    },
+    /// Make a slot, which is empty, begin like a copy in host memory.
+    Restore {
+        /// The copy.
+        saved: SavedId,
+        /// The slot.
+        slot: SlotId,
+        /// The tokens it gets.
+        keep: u32,
+    },
+    /// Forget a copy in host memory.
+    Forget {
+        /// The copy.
+        saved: SavedId,
+    },
+}
+
+/// Whether a prompt's beginning was there already, and why not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reuse {
+    /// In a slot.
+    Device,
+    /// In host memory.
+    Host,
+    /// Nobody had a prompt that begins so.
+    Unseen,
+    /// Somebody had, but it had to make room.
+    Evicted,
+    /// Somebody has, but the model cannot go back to where the two part.
+    NoRewind,
+    /// Somebody has, but less than a copy is worth.
+    Short,
+    /// The prompt's own logits are wanted, so all of it is computed.
+    Unwanted,
+}
+
+/// Fewer tokens than this are not copied: computing them costs about as much.
+const LEAST_COPY: u32 = 64;
+/// Fewer tokens than this are neither saved to host memory nor restored for.
+const LEAST_SAVED: u32 = 64;
+/// Depth at which recomputing a token costs twice as much as at the beginning.
+const DOUBLING_DEPTH: f64 = 2048.0;
+
+/// A sequence that has a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Begun {
+    pub(crate) slot: SlotId,
+    /// Tokens that it holds already.
+    pub(crate) cached: u32,
+    pub(crate) reuse: Reuse,
+}
+
+/// The slots, what they hold, and what is parked.
+#[derive(Debug)]
+pub(crate) struct Kv {
+    limits: KvLimits,
+    tree: Tree<SlotId>,
+    empty: BTreeSet<SlotId>,
+    parked: BTreeMap<SlotId, Worth>,
+    saved: Tree<SavedId>,
+    saved_worth: BTreeMap<SavedId, Worth>,
+    ghosts: Ghosts,
+    next_saved: u64,
+    /// Scores of what was evicted last, on the device and from host memory: what is parked later
+    /// starts from there, so that old worth fades.
+    ages: [f64; 2],
+    ops: Vec<KvOp>,
+    /// Slots of copies that the backend makes when the next step runs, not before: until then
+    /// nothing may be saved from them or restored into them.
+    copying: BTreeSet<SlotId>,
+    evictions: u64,
+}
+
+/// What keeping something is worth: how often it was used, times what computing it would cost, by
+/// the cells it takes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Worth {
+    uses: f64,
+    score: f64,
+}
+
+impl Kv {
+    pub(crate) fn new(limits: KvLimits) -> Self {
+        Self {
+            limits,
+            tree: Tree::new(limits.shares),
+            empty: (0..limits.slots).map(SlotId).collect(),
+            parked: BTreeMap::new(),
+            saved: Tree::new(false),
+            saved_worth: BTreeMap::new(),
+            ghosts: Ghosts::default(),
+            next_saved: 0,
+            ages: [0.0; 2],
+            ops: Vec::new(),
+            copying: BTreeSet::new(),
+            evictions: 0,
+        }
+    }
+
+    /// What is to be done before the next step; `runs` says whether there is anything to compute
+    /// in it.
+    pub(crate) fn take_ops(&mut self, runs: bool) -> Vec<KvOp> {
+        if runs {
+            self.copying.clear();
+        }
+        std::mem::take(&mut self.ops)
+    }
+
+    /// Cells that running sequences hold.
+    pub(crate) fn pinned(&self) -> u64 {
+        self.tree.cells_of(|slot| !self.parked.contains_key(&slot))
+    }
+
+    /// Cells that parked sequences alone hold.
+    pub(crate) fn parked(&self) -> u64 {
+        self.tree.cells() - self.pinned()
+    }
+
+    /// Tokens kept in host memory.
+    pub(crate) fn saved(&self) -> u64 {
+        self.saved.cells()
+    }
+
+    /// Parked sequences that had to make room.
+    pub(crate) fn evictions(&self) -> u64 {
+        self.evictions
+    }
+
+    /// Cells that would be free if a running sequence were not.
+    pub(crate) fn exclusive(&self, slot: SlotId) -> u32 {
+        self.tree.exclusive(slot)
+    }
+
+    /// Cells that running sequences could still take.
+    pub(crate) fn available(&self) -> u32 {
+        let left = u64::from(self.limits.cells).saturating_sub(self.pinned());
+        u32::try_from(left).unwrap_or(u32::MAX)
+    }
+
+    /// How many of the first tokens somebody holds, at most `limit` of them.
+    pub(crate) fn longest(&self, salt: Salt, tokens: &[u32], limit: u32) -> u32 {
+        let device = self.on_device(salt, tokens, limit).map_or(0, |m| m.len);
+        device.max(self.in_host(salt, tokens, limit).map_or(0, |m| m.len))
+    }
+
+    /// How many of the first tokens a running sequence holds, if cells can be shared with it.
+    pub(crate) fn shareable(&self, salt: Salt, tokens: &[u32]) -> u32 {
+        let matches = if self.limits.shares { self.tree.matches(salt, tokens) } else { Vec::new() };
+        let running = matches.iter().filter(|m| !self.parked.contains_key(&m.holder));
+        running.map(|m| m.len).max().unwrap_or(0)
+    }
+
+    /// Gives a sequence a slot that holds as many of its first tokens as anybody has, at most
+    /// `limit`. `None` where all slots run.
+    pub(crate) fn begin(&mut self, salt: Salt, tokens: &[u32], limit: u32) -> Option<Begun> {
+        let device = self.on_device(salt, tokens, limit);
+        let have = device.map_or(0, |m| m.len);
+        let host = self.in_host(salt, tokens, limit).filter(|m| m.len >= have + LEAST_SAVED);
+        if let Some(begun) = host.and_then(|m| self.restore(m, salt, tokens)) {
+            return Some(begun);
+        }
+        let Some(source) = device else {
+            let slot = self.fresh(None)?;
+            self.tree.open(slot, salt);
+            return Some(Begun { slot, cached: 0, reuse: self.why_not(salt, tokens, limit) });
+        };
+        let (len, reuse) = (source.len, Reuse::Device);
+        self.use_parked(source.holder);
+        // A parked sequence that goes on loses nothing; one that would be cut may be wanted whole.
+        let adopts = self.parked.contains_key(&source.holder) && source.whole;
+        let fresh = if adopts { None } else { self.fresh(Some(source.holder)) };
+        match fresh {
+            Some(slot) if !self.limits.shares && len < LEAST_COPY => {
+                self.tree.open(slot, salt);
+                Some(Begun { slot, cached: 0, reuse: Reuse::Short })
+            }
+            Some(slot) => {
+                self.tree.fork(source.holder, slot, len);
+                self.ops.push(KvOp::Copy { from: source.holder, to: slot, keep: len });
+                if !self.limits.shares {
+                    self.copying.extend([source.holder, slot]);
+                }
+                Some(Begun { slot, cached: len, reuse })
+            }
+            None => {
+                self.parked.remove(&source.holder)?;
+                self.truncate(source.holder, len);
+                Some(Begun { slot: source.holder, cached: len, reuse })
+            }
+        }
+    }
+
+    /// Adds tokens that were computed.
+    pub(crate) fn extend(&mut self, slot: SlotId, tokens: &[u32]) {
+        self.tree.extend(slot, tokens);
+    }
+
+    /// Drops what a slot holds behind `keep` tokens, whether it was added or not.
+    pub(crate) fn truncate(&mut self, slot: SlotId, keep: u32) {
+        self.tree.truncate(slot, keep);
+        self.ops.push(KvOp::Trim { slot, keep });
+    }
+
+    /// Takes a slot back and keeps what it holds for whoever begins alike.
+    pub(crate) fn park(&mut self, slot: SlotId) {
+        let tokens = self.tree.tokens(slot);
+        let others = self.tree.matches(self.tree.salt(slot), &tokens);
+        let others: Vec<_> = others.into_iter().filter(|m| m.holder != slot).collect();
+        let len = self.tree.len(slot);
+        let covered = |m: &Match<SlotId>| m.len == len && (self.limits.rewinds || m.whole);
+        if tokens.is_empty() || others.iter().any(covered) {
+            return self.release(slot);
+        }
+        let mut uses = 1.0;
+        if self.limits.rewinds {
+            // It holds all that these hold.
+            for part in others.iter().filter(|m| m.whole) {
+                if let Some(worth) = self.parked.get(&part.holder) {
+                    uses += worth.uses;
+                    self.release(part.holder);
+                }
+            }
+        }
+        self.parked.insert(slot, Worth { uses, score: 0.0 });
+        self.rate(slot);
+        while self.parked() > u64::from(self.limits.parked_tokens) && self.evict(None) {}
+    }
+
+    /// Takes a slot back whose content is not to be used again.
+    pub(crate) fn release(&mut self, slot: SlotId) {
+        self.parked.remove(&slot);
+        self.tree.close(slot);
+        self.ops.push(KvOp::Trim { slot, keep: 0 });
+        self.empty.insert(slot);
+    }
+
+    /// Evicts what is worth least until `cells` are free. Returns whether they are.
+    pub(crate) fn make_room(&mut self, cells: u32) -> bool {
+        let fits = |kv: &Self| kv.tree.cells() + u64::from(cells) <= u64::from(kv.limits.cells);
+        while !fits(self) {
+            if !self.evict(None) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// An empty slot, made by eviction if need be; not of `except`.
+    fn fresh(&mut self, except: Option<SlotId>) -> Option<SlotId> {
+        if self.empty.is_empty() && !self.evict(except) {
+            return None;
+        }
+        self.empty.pop_first()
+    }
+
+    /// Evicts the parked sequence that is worth least; what took long to compute goes to host
+    /// memory.
+    fn evict(&mut self, except: Option<SlotId>) -> bool {
+        let candidates = self.parked.iter().filter(|&(&slot, _)| Some(slot) != except);
+        let least = candidates.min_by(|a, b| a.1.score.total_cmp(&b.1.score));
+        let Some((&slot, &worth)) = least else { return false };
+        self.ages[0] = self.ages[0].max(worth.score);
+        self.evictions += 1;
+        let tokens = self.tree.tokens(slot);
+        if !self.save(slot, &tokens, worth.uses) {
+            self.ghosts.add(self.tree.salt(slot), &tokens);
+        }
+        self.release(slot);
+        true
+    }
+
+    /// Copies a slot to host memory if it is worth that. Returns whether its tokens are there.
+    fn save(&mut self, slot: SlotId, tokens: &[u32], uses: f64) -> bool {
+        let (salt, len) = (self.tree.salt(slot), self.tree.len(slot));
+        let there = |m: &Match<SavedId>| m.len == len && (self.limits.rewinds || m.whole);
+        if self.saved.matches(salt, tokens).iter().any(there) {
+            return true;
+        }
+        let small = len < LEAST_SAVED || len > self.limits.saved_tokens;
+        if small || self.copying.contains(&slot) {
+            return false;
+        }
+        while self.saved.cells() + u64::from(len) > u64::from(self.limits.saved_tokens) {
+            let least = self.saved_worth.iter().min_by(|a, b| a.1.score.total_cmp(&b.1.score));
+            let Some((&least, &worth)) = least else { return false };
+            self.ages[1] = self.ages[1].max(worth.score);
+            self.ghosts.add(self.saved.salt(least), &self.saved.tokens(least));
+            self.forget(least);
+        }
+        let saved = SavedId(self.next_saved);
+        self.next_saved += 1;
+        self.saved.open(saved, salt);
+        self.saved.extend(saved, tokens);
+        self.saved_worth.insert(saved, Worth { uses, score: self.ages[1] + uses * cost(len, 0) });
+        self.ops.push(KvOp::Save { slot, saved });
+        true
+    }
+
+    fn forget(&mut self, saved: SavedId) {
+        self.saved.close(saved);
+        self.saved_worth.remove(&saved);
+        self.ops.push(KvOp::Forget { saved });
+    }
+
+    fn restore(&mut self, source: Match<SavedId>, salt: Salt, tokens: &[u32]) -> Option<Begun> {
+        // All of it comes back before it is cut.
+        if !self.make_room(self.saved.len(source.holder)) {
+            return None;
+        }
+        let slot = self.fresh(None)?;
+        // Making room may have saved something else in its place.
+        if !self.saved_worth.contains_key(&source.holder) || self.copying.contains(&slot) {
+            self.empty.insert(slot);
+            return None;
+        }
+        let (saved, cached) = (source.holder, source.len);
+        self.tree.open(slot, salt);
+        self.tree.extend(slot, tokens.get(..cached as usize).unwrap_or(tokens));
+        if let Some(worth) = self.saved_worth.get_mut(&saved) {
+            worth.uses += 1.0;
+            worth.score = self.ages[1] + worth.uses * cost(self.saved.len(saved), 0);
+        }
+        self.ops.push(KvOp::Restore { saved, slot, keep: cached });
+        Some(Begun { slot, cached, reuse: Reuse::Host })
+    }
+
+    fn on_device(&self, salt: Salt, tokens: &[u32], limit: u32) -> Option<Match<SlotId>> {
+        let usable = self.usable(self.tree.matches(salt, tokens), limit);
+        usable.max_by_key(|m| {
+            let parked = self.parked.contains_key(&m.holder);
+            (m.len, parked && m.whole, parked, std::cmp::Reverse(m.holder))
+        })
+    }
+
+    fn in_host(&self, salt: Salt, tokens: &[u32], limit: u32) -> Option<Match<SavedId>> {
+        let usable = self.usable(self.saved.matches(salt, tokens), limit);
+        usable.max_by_key(|m| (m.len, m.whole, std::cmp::Reverse(m.holder)))
+    }
+
+    /// What can be used of each match: all where a slot can be cut back, else all or nothing.
+    fn usable<K>(&self, found: Vec<Match<K>>, limit: u32) -> impl Iterator<Item = Match<K>> {
+        let rewinds = self.limits.rewinds;
+        let cut = move |m: Match<K>| {
+            let whole = m.whole && m.len <= limit;
+            Match { len: m.len.min(limit), whole, ..m }
+        };
+        found.into_iter().map(cut).filter(move |m| m.len > 0 && (rewinds || m.whole))
+    }
+
+    fn why_not(&self, salt: Salt, tokens: &[u32], limit: u32) -> Reuse {
+        if limit == 0 {
+            Reuse::Unwanted
+        } else if self.tree.matches(salt, tokens).iter().any(|m| m.len >= ghost::LENGTH) {
+            Reuse::NoRewind
+        } else if self.ghosts.knows(salt, tokens) {
+            Reuse::Evicted
+        } else {
+            Reuse::Unseen
+        }
+    }
+
+    /// Tells that a parked sequence was of use.
+    fn use_parked(&mut self, slot: SlotId) {
+        if let Some(worth) = self.parked.get_mut(&slot) {
+            worth.uses += 1.0;
+            self.rate(slot);
+        }
+    }
+
+    fn rate(&mut self, slot: SlotId) {
+        let (exclusive, len) = (self.tree.exclusive(slot), self.tree.len(slot));
+        let age = self.ages[0];
+        if let Some(worth) = self.parked.get_mut(&slot) {
+            worth.score = age + worth.uses * cost(exclusive, len - exclusive);
+        }
+    }
+}
+
+/// What computing `tokens` tokens behind `before` others costs, for each of them.
+fn cost(tokens: u32, before: u32) -> f64 {
+    1.0 + (f64::from(before) + f64::from(tokens) / 2.0) / DOUBLING_DEPTH
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,52 @@
+//! What was here once: enough to say why a prompt was not found.
+
+use std::collections::VecDeque;
+
+use crate::kv::tree::Salt;
+
+/// How many tokens must be the same for a prompt to count as one that was here.
+pub(super) const LENGTH: u32 = 32;
+const REMEMBERED: usize = 1024;
+
+/// The beginnings of evicted sequences, as hashes.
+#[derive(Debug, Default)]
+pub(crate) struct Ghosts(VecDeque<u64>);
+
+impl Ghosts {
+    pub(crate) fn add(&mut self, salt: Salt, tokens: &[u32]) {
+        let Some(hash) = hash(salt, tokens) else { return };
+        if !self.0.contains(&hash) {
+            self.0.push_back(hash);
+            if self.0.len() > REMEMBERED {
+                self.0.pop_front();
+            }
+        }
+    }
+
+    pub(crate) fn knows(&self, salt: Salt, tokens: &[u32]) -> bool {
+        hash(salt, tokens).is_some_and(|hash| self.0.contains(&hash))
+    }
+}
+
+/// FNV-1a over the first tokens; nothing where there are too few.
+fn hash(salt: Salt, tokens: &[u32]) -> Option<u64> {
+    let head = tokens.get(..LENGTH as usize)?.iter().map(|&t| u64::from(t));
+    let mix = |hash: u64, value: u64| (hash ^ value).wrapping_mul(0x0100_0000_01b3);
+    Some(std::iter::once(salt).chain(head).fold(0xcbf2_9ce4_8422_2325, mix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_knows_what_was_here_by_its_beginning() {
+        let mut ghosts = Ghosts::default();
+        let long: Vec<u32> = (0..100).collect();
+        ghosts.add(1, &long);
+        assert!(ghosts.knows(1, &long[..40]));
+        assert!(!ghosts.knows(2, &long));
+        assert!(!ghosts.knows(1, &long[1..]));
+        assert!(!ghosts.knows(1, &long[..8]), "too short to tell");
+    }
+}

@@ -1,0 +1,112 @@
+use super::*;
+
+const LIMITS: KvLimits = KvLimits {
+    slots: 3,
+    cells: 1000,
+    slot_tokens: 1000,
+    shares: true,
+    rewinds: true,
+    parked_tokens: 1000,
+    saved_tokens: 0,
+};
+
+fn text(from: u32, len: u32) -> Vec<u32> {
+    (from..from + len).collect()
+}
+
+/// Runs a prompt to its end and parks it.
+fn run(kv: &mut Kv, salt: Salt, tokens: &[u32]) -> Begun {
+    let begun = kv.begin(salt, tokens, count(tokens) - 1).unwrap();
+    kv.extend(begun.slot, &tokens[begun.cached as usize..]);
+    kv.park(begun.slot);
+    begun
+}
+
+fn count(tokens: &[u32]) -> u32 {
+    u32::try_from(tokens.len()).unwrap()
+}
+
+#[test]
+fn a_conversation_goes_on_in_its_slot() {
+    let mut kv = Kv::new(LIMITS);
+    assert_eq!(run(&mut kv, 0, &text(0, 40)).reuse, Reuse::Unseen);
+    let next = run(&mut kv, 0, &text(0, 80));
+    assert_eq!(next, Begun { slot: SlotId(0), cached: 40, reuse: Reuse::Device });
+    assert_eq!(kv.parked(), 80);
+    assert_eq!(run(&mut kv, 0, &text(0, 80)).cached, 79, "the last token's logits are missing");
+}
+
+#[test]
+fn nobody_finds_what_has_another_salt() {
+    let mut kv = Kv::new(LIMITS);
+    run(&mut kv, 1, &text(0, 40));
+    assert_eq!(run(&mut kv, 2, &text(0, 40)).cached, 0);
+    assert_eq!(kv.longest(3, &text(0, 40), 39), 0);
+    assert_eq!(run(&mut kv, 1, &text(0, 41)).cached, 40);
+}
+
+#[test]
+fn cells_are_shared_or_copied() {
+    for shares in [true, false] {
+        let mut kv = Kv::new(KvLimits { shares, ..LIMITS });
+        let first = kv.begin(0, &text(0, 100), 99).unwrap();
+        kv.extend(first.slot, &text(0, 100));
+        let second = kv.begin(0, &[text(0, 70), text(500, 10)].concat(), 79).unwrap();
+        assert_eq!((second.cached, second.reuse), (70, Reuse::Device));
+        assert!(kv.ops.contains(&KvOp::Copy { from: first.slot, to: second.slot, keep: 70 }));
+        assert_eq!(kv.pinned(), if shares { 100 } else { 170 });
+    }
+}
+
+#[test]
+fn a_model_that_cannot_go_back_reuses_all_or_nothing() {
+    let mut kv = Kv::new(KvLimits { rewinds: false, ..LIMITS });
+    run(&mut kv, 0, &text(0, 40));
+    let parted = run(&mut kv, 0, &[text(0, 35), text(500, 30)].concat());
+    assert_eq!((parted.cached, parted.reuse), (0, Reuse::NoRewind));
+    assert_eq!(run(&mut kv, 0, &text(0, 50)).cached, 40);
+    assert_eq!(run(&mut kv, 0, &text(0, 50)).cached, 0, "its last token cannot be taken back");
+}
+
+#[test]
+fn what_is_worth_least_makes_room() {
+    let mut kv = Kv::new(LIMITS);
+    run(&mut kv, 0, &text(0, 100));
+    run(&mut kv, 0, &text(1000, 100));
+    run(&mut kv, 0, &text(2000, 100));
+    // The first is the oldest, but was used twice.
+    run(&mut kv, 0, &text(0, 110));
+    run(&mut kv, 0, &text(3000, 100));
+    assert_eq!(kv.longest(0, &text(0, 110), 110), 110);
+    assert_eq!(kv.longest(0, &text(1000, 100), 100), 0);
+    assert_eq!(run(&mut kv, 0, &text(1000, 100)).reuse, Reuse::Evicted);
+}
+
+#[test]
+fn parked_cells_have_a_budget_and_make_room_for_running_ones() {
+    let mut kv = Kv::new(KvLimits { parked_tokens: 250, ..LIMITS });
+    for from in 0..3 {
+        run(&mut kv, 0, &text(from * 1000, 100));
+    }
+    assert_eq!((kv.parked(), kv.evictions()), (200, 1));
+    assert!(kv.make_room(850));
+    assert_eq!(kv.parked(), 100);
+    assert!(!kv.make_room(1001));
+}
+
+#[test]
+fn what_leaves_the_device_goes_to_host_memory_and_comes_back() {
+    let mut kv = Kv::new(KvLimits { parked_tokens: 100, saved_tokens: 250, ..LIMITS });
+    for from in 0..3 {
+        run(&mut kv, 0, &text(from * 1000, 100));
+    }
+    assert_eq!((kv.parked(), kv.saved()), (100, 200));
+    kv.take_ops(true);
+    let back = run(&mut kv, 0, &[text(0, 90), text(9000, 30)].concat());
+    assert_eq!((back.cached, back.reuse), (90, Reuse::Host));
+    let ops = kv.take_ops(true);
+    assert!(ops.contains(&KvOp::Restore { saved: SavedId(0), slot: back.slot, keep: 90 }));
+    // Host memory keeps its own budget as well: the one that was not used goes.
+    assert!(ops.contains(&KvOp::Forget { saved: SavedId(1) }), "{ops:?}");
+    assert!(kv.saved() <= 250, "{}", kv.saved());
+}

@@ -1,0 +1,394 @@
+//! A radix tree over the cells of a KV cache.
+//!
+//! A node is a run of cells; a holder's path from the root is what it holds, token by token. Where
+//! the cache shares cells between holders, a run that several hold is one node; where it does not,
+//! equal runs are nodes beside each other. So the tree counts cells as the cache does, and a
+//! lookup may have to follow several children that begin alike.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Whose KV is apart from everybody else's: nothing is found across it.
+pub type Salt = u64;
+
+type NodeId = usize;
+
+/// What each holder holds. `K` names holders.
+#[derive(Debug)]
+pub(crate) struct Tree<K> {
+    nodes: Vec<Node<K>>,
+    vacant: Vec<NodeId>,
+    roots: BTreeMap<Salt, Vec<NodeId>>,
+    holders: BTreeMap<K, Holder>,
+    cells: u64,
+    shares: bool,
+}
+
+#[derive(Debug)]
+struct Node<K> {
+    tokens: Vec<u32>,
+    parent: Option<NodeId>,
+    children: Vec<NodeId>,
+    /// The holders whose path goes through or ends here.
+    through: BTreeSet<K>,
+    salt: Salt,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Holder {
+    /// Where its path ends; `None` where it holds nothing.
+    tail: Option<NodeId>,
+    len: u32,
+    salt: Salt,
+}
+
+/// A holder that begins like the tokens looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Match<K> {
+    pub(crate) holder: K,
+    /// How many of its first tokens are those looked up.
+    pub(crate) len: u32,
+    /// Whether that is all it holds.
+    pub(crate) whole: bool,
+}
+
+impl<K: Copy + Ord> Tree<K> {
+    /// An empty tree, of a cache that shares cells between holders or copies them.
+    pub(crate) fn new(shares: bool) -> Self {
+        Self {
+            nodes: Vec::new(),
+            vacant: Vec::new(),
+            roots: BTreeMap::new(),
+            holders: BTreeMap::new(),
+            cells: 0,
+            shares,
+        }
+    }
+
+    /// Cells that anybody holds.
+    pub(crate) fn cells(&self) -> u64 {
+        self.cells
+    }
+
+    /// How many tokens a holder holds.
+    pub(crate) fn len(&self, holder: K) -> u32 {
+        self.holders.get(&holder).map_or(0, |h| h.len)
+    }
+
+    /// The tokens a holder holds.
+    pub(crate) fn tokens(&self, holder: K) -> Vec<u32> {
+        let mut parts = Vec::new();
+        let mut at = self.holders.get(&holder).and_then(|h| h.tail);
+        while let Some(id) = at {
+            parts.push(id);
+            at = self.nodes[id].parent;
+        }
+        parts.iter().rev().flat_map(|&id| self.nodes[id].tokens.iter().copied()).collect()
+    }
+
+    /// Whose cells a holder's are apart from.
+    pub(crate) fn salt(&self, holder: K) -> Salt {
+        self.holders.get(&holder).map_or(0, |h| h.salt)
+    }
+
+    /// Cells that would be free without this holder.
+    pub(crate) fn exclusive(&self, holder: K) -> u32 {
+        let mut cells = 0;
+        let mut at = self.holders.get(&holder).and_then(|h| h.tail);
+        while let Some(id) = at.filter(|&id| self.nodes[id].through.len() == 1) {
+            cells += count(&self.nodes[id].tokens);
+            at = self.nodes[id].parent;
+        }
+        cells
+    }
+
+    /// Cells that a holder for which `wanted` is true holds.
+    pub(crate) fn cells_of(&self, wanted: impl Fn(K) -> bool) -> u64 {
+        let held = self.nodes.iter().filter(|n| n.through.iter().any(|&k| wanted(k)));
+        held.map(|n| u64::from(count(&n.tokens))).sum()
+    }
+
+    /// A new holder that holds nothing.
+    pub(crate) fn open(&mut self, holder: K, salt: Salt) {
+        self.close(holder);
+        self.holders.insert(holder, Holder { tail: None, len: 0, salt });
+    }
+
+    /// A new holder of the first `len` tokens of another.
+    pub(crate) fn fork(&mut self, from: K, to: K, len: u32) {
+        let len = len.min(self.len(from));
+        let salt = self.salt(from);
+        self.open(to, salt);
+        if !self.shares {
+            let mut tokens = self.tokens(from);
+            tokens.truncate(len as usize);
+            return self.extend(to, &tokens);
+        }
+        let tail = self.node_ending_at(from, len);
+        let mut at = tail;
+        while let Some(id) = at {
+            self.nodes[id].through.insert(to);
+            at = self.nodes[id].parent;
+        }
+        self.holders.insert(to, Holder { tail, len, salt });
+    }
+
+    /// Adds tokens to what a holder holds.
+    pub(crate) fn extend(&mut self, holder: K, tokens: &[u32]) {
+        let Some(&Holder { tail, len, salt }) = self.holders.get(&holder) else { return };
+        if tokens.is_empty() {
+            return;
+        }
+        let own =
+            |id: &NodeId| self.nodes[*id].through.len() == 1 && self.nodes[*id].children.is_empty();
+        let tail = match tail.filter(own) {
+            Some(id) => {
+                self.nodes[id].tokens.extend_from_slice(tokens);
+                id
+            }
+            None => self.add(Node {
+                tokens: tokens.to_vec(),
+                parent: tail,
+                children: Vec::new(),
+                through: BTreeSet::from([holder]),
+                salt,
+            }),
+        };
+        self.cells += tokens.len() as u64;
+        self.holders.insert(holder, Holder { tail: Some(tail), len: len + count(tokens), salt });
+    }
+
+    /// Takes away what a holder holds behind its first `len` tokens.
+    pub(crate) fn truncate(&mut self, holder: K, len: u32) {
+        let Some(&held) = self.holders.get(&holder) else { return };
+        if len >= held.len {
+            return;
+        }
+        let keep = self.node_ending_at(holder, len);
+        self.leave(holder, held.tail, keep);
+        self.holders.insert(holder, Holder { tail: keep, len, ..held });
+    }
+
+    /// Forgets a holder.
+    pub(crate) fn close(&mut self, holder: K) {
+        if let Some(held) = self.holders.remove(&holder) {
+            self.leave(holder, held.tail, None);
+        }
+    }
+
+    /// Every holder that begins like `tokens`, the longest common prefix of each; holders that
+    /// have nothing in common are left out.
+    pub(crate) fn matches(&self, salt: Salt, tokens: &[u32]) -> Vec<Match<K>> {
+        let mut found = BTreeMap::new();
+        let mut open: Vec<(NodeId, u32)> =
+            self.roots.get(&salt).into_iter().flatten().map(|&id| (id, 0)).collect();
+        while let Some((id, before)) = open.pop() {
+            let node = &self.nodes[id];
+            let rest = tokens.get(before as usize..).unwrap_or_default();
+            let common = common_prefix(&node.tokens, rest);
+            if common == 0 {
+                continue;
+            }
+            let len = before + common;
+            for &holder in &node.through {
+                let best = found.entry(holder).or_insert(0);
+                *best = len.max(*best);
+            }
+            if common == count(&node.tokens) {
+                open.extend(node.children.iter().map(|&child| (child, len)));
+            }
+        }
+        let whole = |holder, len| len == self.len(holder);
+        let found = found.into_iter();
+        found.map(|(holder, len)| Match { holder, len, whole: whole(holder, len) }).collect()
+    }
+
+    /// The node of a holder's path that ends at `len`, split off where there is none.
+    fn node_ending_at(&mut self, holder: K, len: u32) -> Option<NodeId> {
+        let held = self.holders.get(&holder)?;
+        let (mut at, mut end) = (held.tail?, held.len);
+        loop {
+            let start = end - count(&self.nodes[at].tokens);
+            if len >= end {
+                return Some(at);
+            }
+            if len > start {
+                return Some(self.split(at, (len - start) as usize));
+            }
+            (at, end) = (self.nodes[at].parent?, start);
+        }
+    }
+
+    /// Makes a node's first `len` tokens a node of their own and returns it. The rest keeps its
+    /// number, so paths that end there still do.
+    fn split(&mut self, id: NodeId, len: usize) -> NodeId {
+        let node = &mut self.nodes[id];
+        let rest = node.tokens.split_off(len);
+        let upper = Node {
+            tokens: std::mem::replace(&mut node.tokens, rest),
+            parent: node.parent,
+            children: Vec::new(),
+            through: node.through.clone(),
+            salt: node.salt,
+        };
+        self.detach(id);
+        let upper = self.add(upper);
+        self.nodes[id].parent = Some(upper);
+        self.nodes[upper].children.push(id);
+        upper
+    }
+
+    /// Takes `holder` out of the nodes from `tail` up to, not including, `keep`.
+    fn leave(&mut self, holder: K, tail: Option<NodeId>, keep: Option<NodeId>) {
+        let mut at = tail;
+        while let Some(id) = at.filter(|_| at != keep) {
+            at = self.nodes[id].parent;
+            self.nodes[id].through.remove(&holder);
+            if self.nodes[id].through.is_empty() {
+                self.cells -= self.nodes[id].tokens.len() as u64;
+                self.detach(id);
+                self.nodes[id].tokens = Vec::new();
+                self.vacant.push(id);
+            }
+        }
+    }
+
+    fn add(&mut self, node: Node<K>) -> NodeId {
+        let (parent, salt) = (node.parent, node.salt);
+        let id = match self.vacant.pop() {
+            Some(id) => {
+                self.nodes[id] = node;
+                id
+            }
+            None => {
+                self.nodes.push(node);
+                self.nodes.len() - 1
+            }
+        };
+        match parent {
+            Some(parent) => self.nodes[parent].children.push(id),
+            None => self.roots.entry(salt).or_default().push(id),
+        }
+        id
+    }
+
+    /// Takes a node out of its parent's children.
+    fn detach(&mut self, id: NodeId) {
+        let Node { parent, salt, .. } = self.nodes[id];
+        match parent {
+            Some(parent) => self.nodes[parent].children.retain(|&child| child != id),
+            None => {
+                if let Some(roots) = self.roots.get_mut(&salt) {
+                    roots.retain(|&root| root != id);
+                    if roots.is_empty() {
+                        self.roots.remove(&salt);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// How many tokens both begin with.
+pub(crate) fn common_prefix(a: &[u32], b: &[u32]) -> u32 {
+    let differs = a.iter().zip(b).position(|(x, y)| x != y);
+    u32::try_from(differs.unwrap_or(a.len().min(b.len()))).unwrap_or(u32::MAX)
+}
+
+fn count(tokens: &[u32]) -> u32 {
+    u32::try_from(tokens.len()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn shared_runs_are_counted_once() {
+        let mut tree = Tree::new(true);
+        tree.open(1, 0);
+        tree.extend(1, &[5, 6, 7, 8]);
+        tree.fork(1, 2, 3);
+        tree.extend(2, &[9, 9]);
+        assert_eq!((tree.cells(), tree.exclusive(1), tree.exclusive(2)), (6, 1, 2));
+        assert_eq!(tree.tokens(2), [5, 6, 7, 9, 9]);
+        tree.close(1);
+        assert_eq!((tree.cells(), tree.exclusive(2)), (5, 5));
+        tree.truncate(2, 1);
+        assert_eq!((tree.cells(), tree.tokens(2)), (1, vec![5]));
+    }
+
+    #[test]
+    fn a_lookup_says_how_much_each_holder_has() {
+        let mut tree = Tree::new(true);
+        tree.open(1, 0);
+        tree.extend(1, &[5, 6, 7, 8]);
+        tree.fork(1, 2, 2);
+        tree.open(3, 1);
+        tree.extend(3, &[5, 6, 7]);
+        let found = tree.matches(0, &[5, 6, 7, 1]);
+        assert_eq!(
+            found,
+            [Match { holder: 1, len: 3, whole: false }, Match { holder: 2, len: 2, whole: true }]
+        );
+        assert_eq!(tree.matches(1, &[5, 6, 7, 1])[0].holder, 3, "another salt, another tree");
+        assert_eq!(tree.matches(2, &[5]), []);
+    }
+
+    /// What to do to a tree: which of few holders, what, with how many tokens.
+    type Deed = (u8, u8, u8, u8);
+
+    proptest! {
+        /// Against a plain map from holder to tokens.
+        #[test]
+        fn it_holds_what_a_map_holds(
+            shares: bool,
+            deeds in proptest::collection::vec((0_u8..5, 0_u8..5, 0_u8..5, 0_u8..12), 1..60),
+        ) {
+            let mut tree = Tree::new(shares);
+            let mut map: BTreeMap<u8, Vec<u32>> = BTreeMap::new();
+            for (deed, a, b, n) in deeds as Vec<Deed> {
+                let tokens: Vec<u32> = (0..n).map(|i| u32::from(i % (b + 1))).collect();
+                match deed {
+                    0 => {
+                        tree.open(a, 0);
+                        map.insert(a, Vec::new());
+                    }
+                    1 if map.contains_key(&a) => {
+                        tree.extend(a, &tokens);
+                        map.get_mut(&a).unwrap().extend(&tokens);
+                    }
+                    2 if map.contains_key(&a) && a != b => {
+                        tree.fork(a, b, n.into());
+                        let copy = map[&a].iter().copied().take(n.into()).collect();
+                        map.insert(b, copy);
+                    }
+                    3 if map.contains_key(&a) => {
+                        tree.truncate(a, n.into());
+                        map.get_mut(&a).unwrap().truncate(n.into());
+                    }
+                    4 => {
+                        tree.close(a);
+                        map.remove(&a);
+                    }
+                    _ => {}
+                }
+                for (&holder, held) in &map {
+                    prop_assert_eq!(&tree.tokens(holder), held);
+                    for found in tree.matches(0, held) {
+                        prop_assert_eq!(found.len, common_prefix(&map[&found.holder], held));
+                    }
+                }
+                let held: u64 = map.values().map(|t| t.len() as u64).sum();
+                let counts_once = tree.cells() <= held;
+                prop_assert!(if shares { counts_once } else { tree.cells() == held }, "cells");
+                prop_assert_eq!(tree.cells(), tree.cells_of(|_| true));
+            }
+            for holder in 0..5 {
+                tree.close(holder);
+            }
+            prop_assert_eq!((tree.cells(), tree.roots.len(), tree.vacant.len()), (0, 0, tree.nodes.len()));
+        }
+    }
+}

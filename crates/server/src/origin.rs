@@ -1,0 +1,151 @@
+//! Where a request comes from: whose turn it is, whose KV it may reuse, and how long it may take.
+
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use forebay_engine::{Class, Origin};
+use forebay_protocol::completion::CommonFields;
+
+use crate::error::{ApiError, shown};
+
+/// Seconds that a request may take; the request is given up after that.
+const TIMEOUT: &str = "x-request-timeout";
+const MAX_TIMEOUT: f64 = 86_400.0;
+const MAX_SALT_BYTES: usize = 256;
+/// OpenAI's tiers and what they come to here.
+const TIERS: [(&str, Class); 6] = [
+    ("auto", Class::Normal),
+    ("default", Class::Normal),
+    ("scale", Class::Normal),
+    ("flex", Class::Background),
+    ("priority", Class::Interactive),
+    ("fast", Class::Interactive),
+];
+
+/// Reads a request's origin out of its headers and fields.
+///
+/// # Errors
+/// 400 for what is not understood, or says two things at once.
+pub(crate) fn read(headers: &HeaderMap, fields: &CommonFields<'_>) -> Result<Origin, ApiError> {
+    let salt = fields.cache_salt.unwrap_or_default();
+    if salt.len() > MAX_SALT_BYTES {
+        let message = format!("'cache_salt' must have at most {MAX_SALT_BYTES} bytes.");
+        return Err(ApiError::invalid("cache_salt", "string_above_max_length", message));
+    }
+    // Whoever sends no key is one principal with all others who send none.
+    let key = headers.get(AUTHORIZATION).map_or(&[][..], |value| value.as_bytes());
+    Ok(Origin {
+        salt: hash(salt.as_bytes()),
+        principal: hash(key),
+        class: class(fields)?,
+        timeout: timeout(headers)?,
+    })
+}
+
+/// The tier that an answer of this class reports.
+pub(crate) fn tier(class: Class) -> &'static str {
+    match class {
+        Class::Interactive => "priority",
+        Class::Normal => "default",
+        Class::Background => "flex",
+    }
+}
+
+fn class(fields: &CommonFields<'_>) -> Result<Class, ApiError> {
+    let by_tier = match fields.service_tier {
+        None => None,
+        Some(tier) => match TIERS.iter().find(|(name, _)| *name == tier) {
+            Some((_, class)) => Some(*class),
+            None => {
+                let names = TIERS.map(|(name, _)| name);
+                let message =
+                    format!("Invalid 'service_tier': '{}' is not one of {names:?}.", shown(tier));
+                return Err(ApiError::invalid("service_tier", "invalid_value", message));
+            }
+        },
+    };
+    let by_priority = fields.priority.map(|priority| match priority {
+        ..0 => Class::Interactive,
+        0 => Class::Normal,
+        1.. => Class::Background,
+    });
+    match (by_tier, by_priority) {
+        (Some(tier), Some(priority)) if tier != priority => {
+            let message = "'priority' and 'service_tier' contradict each other. Set only one.";
+            Err(ApiError::invalid("priority", "invalid_value", message))
+        }
+        (tier, priority) => Ok(priority.or(tier).unwrap_or_default()),
+    }
+}
+
+fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
+    let Some(value) = headers.get(TIMEOUT) else { return Ok(None) };
+    let seconds = value.to_str().ok().and_then(|text| text.trim().parse::<f64>().ok());
+    match seconds.filter(|s| *s > 0.0 && *s <= MAX_TIMEOUT) {
+        Some(seconds) => Ok(Some(Duration::from_secs_f64(seconds))),
+        None => Err(ApiError::invalid(
+            TIMEOUT,
+            "invalid_value",
+            format!(
+                "The header '{TIMEOUT}' must be a number of seconds above 0 and up to {MAX_TIMEOUT}."
+            ),
+        )),
+    }
+}
+
+/// A keyed hash of what a client sent: it cannot choose a value that collides with another's.
+fn hash(bytes: &[u8]) -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    use std::sync::OnceLock;
+    static KEYS: OnceLock<RandomState> = OnceLock::new();
+    KEYS.get_or_init(RandomState::new).hash_one(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_json(headers: &[(&'static str, &'static str)], fields: &str) -> Result<Origin, String> {
+        let text = format!(r#"{{"model":"m","messages":[]{fields}}}"#);
+        let request: forebay_protocol::chat::ChatCompletionRequest =
+            serde_json::from_str(&text).unwrap();
+        let headers = headers.iter().map(|&(name, value)| {
+            (name.parse().unwrap(), axum::http::HeaderValue::from_static(value))
+        });
+        read(&headers.collect(), &request.common())
+            .map_err(|e| e.envelope().error.param.unwrap_or_default())
+    }
+
+    #[test]
+    fn priorities_and_tiers_are_classes() {
+        let class = |fields| read_json(&[], fields).map(|o| o.class);
+        assert_eq!(class(""), Ok(Class::Normal));
+        assert_eq!(class(r#","priority":-3"#), Ok(Class::Interactive));
+        assert_eq!(class(r#","priority":1"#), Ok(Class::Background));
+        assert_eq!(class(r#","service_tier":"flex""#), Ok(Class::Background));
+        assert_eq!(class(r#","service_tier":"flex","priority":1"#), Ok(Class::Background));
+        assert_eq!(class(r#","service_tier":"flex","priority":0"#), Err("priority".into()));
+        assert_eq!(class(r#","service_tier":"gold""#), Err("service_tier".into()));
+    }
+
+    #[test]
+    fn keys_and_salts_tell_apart() {
+        let of = |key, fields| read_json(&[("authorization", key)], fields).unwrap();
+        let (a, b) = (of("Bearer a", ""), of("Bearer b", r#","cache_salt":"s""#));
+        assert_ne!(a.principal, b.principal);
+        assert_ne!(a.salt, b.salt);
+        assert_eq!(a, of("Bearer a", ""));
+        let long = format!(r#","cache_salt":"{}""#, "x".repeat(257));
+        assert_eq!(read_json(&[], &long), Err("cache_salt".into()));
+    }
+
+    #[test]
+    fn a_timeout_is_a_number_of_seconds() {
+        let timeout = |value| read_json(&[(TIMEOUT, value)], "").map(|o| o.timeout);
+        assert_eq!(timeout("1.5"), Ok(Some(Duration::from_millis(1500))));
+        for bad in ["0", "-1", "soon", "NaN", "inf", "1e9"] {
+            assert_eq!(timeout(bad), Err(TIMEOUT.into()), "{bad}");
+        }
+    }
+}
