@@ -299,7 +299,7 @@ fn serve_generation(
         "KV cache"
     );
     let block = if offloads(config) { 1 } else { ATTENTION_BLOCK };
-    let runner = Runner::new(context, batch_tokens);
+    let runner = Runner::new(context, batch_tokens, block);
     host.serve_generation(info, vocab, Capacity { kv, batch_tokens, block }, runner);
     Ok(())
 }
@@ -358,6 +358,8 @@ struct Runner<'m> {
     kept: Vec<f32>,
     /// What slots held, in host memory.
     saved: HashMap<SavedId, SeqState>,
+    /// Rows that attention takes at once; fewer of one slot go with those of others.
+    block: usize,
 }
 
 /// Where a row's logits are.
@@ -378,9 +380,10 @@ fn step_error(error: impl std::fmt::Display) -> StepError {
 }
 
 impl<'m> Runner<'m> {
-    fn new(context: LlamaContext<'m>, batch_tokens: u32) -> Self {
+    fn new(context: LlamaContext<'m>, batch_tokens: u32, block: u32) -> Self {
         let batch = new_batch(batch_tokens, 1);
-        Self { context, batch, places: Vec::new(), kept: Vec::new(), saved: HashMap::new() }
+        let (places, kept, saved) = (Vec::new(), Vec::new(), HashMap::new());
+        Self { context, batch, places, kept, saved, block: block as usize }
     }
 
     fn trim(&mut self, slot: u32, keep: u32) -> Result<(), StepError> {
@@ -407,6 +410,21 @@ impl<'m> Runner<'m> {
         Ok(started.elapsed())
     }
 
+    /// [`Runner::pass`] after another one, whose logits it would overwrite.
+    fn pass_after(
+        &mut self,
+        rows: &[Row],
+        before: &mut Vec<usize>,
+        chosen: Vec<usize>,
+    ) -> Result<Duration, StepError> {
+        if chosen.is_empty() {
+            return Ok(Duration::ZERO);
+        }
+        self.keep(rows, before);
+        *before = chosen;
+        self.pass(rows, before)
+    }
+
     /// Saves these rows' logits from the next pass, which overwrites them.
     fn keep(&mut self, rows: &[Row], chosen: &[usize]) {
         for &i in chosen {
@@ -419,31 +437,39 @@ impl<'m> Runner<'m> {
     }
 }
 
-/// Whether a row is the only one of its slot: a decode row, in the main. Rows of a slot are
-/// side by side.
-fn is_single(rows: &[Row], at: usize) -> bool {
-    let same = |other: Option<&Row>| other.is_some_and(|row| row.slot == rows[at].slot);
-    !same(rows.get(at + 1)) && !same(at.checked_sub(1).and_then(|i| rows.get(i)))
+/// The rows of each slot; they are side by side.
+fn slots(rows: &[Row]) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let mut end = 0;
+    rows.chunk_by(|a, b| a.slot == b.slot).map(move |slot| {
+        end += slot.len();
+        end - slot.len()..end
+    })
 }
 
 impl Model for Runner<'_> {
-    /// Two decode calls where some slots have one row and others have more: from a mixed batch
-    /// llama.cpp would take one row of *each* slot for its first pass.
+    /// A decode call for the slots with one row, one for those with less than a block, and one for
+    /// each with more: llama.cpp cuts a call where its sequences have different lengths, and would
+    /// compute what is cut off in another way, query by query.
     fn step(&mut self, rows: &[Row]) -> Result<StepTime, StepError> {
         self.places.clear();
         self.places.resize(rows.len(), Place::Batch(0));
         self.kept.clear();
-        let (single, several): (Vec<usize>, Vec<usize>) =
-            (0..rows.len()).partition(|&i| is_single(rows, i));
-        let mut took = StepTime::default();
-        if !single.is_empty() {
-            took.single = self.pass(rows, &single)?;
-        }
-        if !several.is_empty() {
-            if !single.is_empty() {
-                self.keep(rows, &single);
+        let (mut single, mut short, mut long) = (Vec::new(), Vec::new(), Vec::new());
+        for slot in slots(rows) {
+            match slot.len() {
+                1 => single.extend(slot),
+                len if len < self.block => short.extend(slot),
+                _ if self.block > 1 => long.push(slot.collect()),
+                _ if long.is_empty() => long.push(slot.collect::<Vec<usize>>()),
+                _ => long[0].extend(slot),
             }
-            took.several = self.pass(rows, &several)?;
+        }
+        let mut took = StepTime::default();
+        let mut before: Vec<usize> = Vec::new();
+        took.single = self.pass_after(rows, &mut before, single)?;
+        took.short = self.pass_after(rows, &mut before, short)?;
+        for chosen in long {
+            took.long += self.pass_after(rows, &mut before, chosen)?;
         }
         Ok(took)
     }

@@ -35,6 +35,9 @@ pub struct Loads {
     pub short: Load,
     /// Those with a block or more.
     pub long: Load,
+    /// The decode calls that those take: one for each where blocks matter. llama.cpp cuts a call
+    /// where its sequences have different lengths, and what is cut off is less than a block.
+    pub long_calls: u32,
 }
 
 /// What has been learned about costs, and the target.
@@ -57,7 +60,10 @@ impl Loads {
         let kind = match tokens {
             0 | 1 => &mut self.single,
             _ if tokens < block => &mut self.short,
-            _ => &mut self.long,
+            _ => {
+                self.long_calls = if block > 1 { self.long_calls + 1 } else { 1 };
+                &mut self.long
+            }
         };
         *kind = kind.plus(Load::of(tokens, before));
         self
@@ -72,28 +78,22 @@ impl Composer {
     /// Takes in how long a step took.
     pub(crate) fn learn(&mut self, loads: Loads, took: StepTime) {
         self.single.learn(loads.single, took.single);
-        // Chunks of both kinds ran in one call: each is charged what it was expected to take of it.
-        let short = self.predict_chunks(Loads { long: Load::default(), ..loads });
-        let both = self.predict_chunks(loads).as_secs_f64();
-        let part = if both > 0.0 {
-            short.as_secs_f64() / both
-        } else {
-            f64::from(loads.short.tokens)
-                / f64::from((loads.short.tokens + loads.long.tokens).max(1))
-        };
-        self.short.learn(loads.short, took.several.mul_f64(part));
-        self.long.learn(loads.long, took.several.mul_f64(1.0 - part));
+        self.short.learn(loads.short, took.short);
+        self.long.learn_mean(loads.long, loads.long_calls, took.long);
     }
 
     /// How long a step will take.
     pub(crate) fn predict(&self, loads: Loads) -> StepTime {
-        StepTime { single: self.single.predict(loads.single), several: self.predict_chunks(loads) }
+        StepTime {
+            single: self.single.predict(loads.single),
+            short: self.short().predict(loads.short),
+            long: self.long().predict_sum(loads.long, loads.long_calls),
+        }
     }
 
     /// What prompts may take of the time of a step with these decode rows.
     pub(crate) fn time_for_prompts(&self, rows: Loads) -> (Duration, Why) {
-        let StepTime { single, several } = self.predict(rows);
-        let decoding = single + several;
+        let decoding = self.predict(rows).total();
         let left = self.itl_target.saturating_sub(decoding);
         let least = decoding.mul_f64(LEAST_SHARE);
         if left >= least { (left, Why::Target) } else { (least, Why::Least) }
@@ -107,11 +107,14 @@ impl Composer {
         if unknown.is_blank() && (need >= self.block || self.long.is_blank()) {
             return need.min(self.block);
         }
+        let fits = |tokens: u32| self.chunk_time(tokens, before) <= all.mul_f64(OVERDRAFT);
+        let pair = 2 * self.block;
         let least = match self.blocks_within(need, before, share) {
+            // Of a pair each block costs less than alone.
+            tokens if tokens <= self.block && need >= pair + self.block && fits(pair) => pair,
             0 => need.min(self.block),
             tokens => return tokens,
         };
-        let fits = |tokens: u32| self.chunk_time(tokens, before) <= all.mul_f64(OVERDRAFT);
         if need < 2 * self.block && fits(need) {
             return need;
         }
@@ -123,14 +126,14 @@ impl Composer {
 
     /// How long a chunk will take.
     pub(crate) fn chunk_time(&self, tokens: u32, before: u32) -> Duration {
-        self.predict_chunks(Loads::default().and(tokens.max(2), before, self.block))
+        self.predict(Loads::default().and(tokens.max(2), before, self.block)).total()
     }
 
     /// How long prompts of so many tokens take together, without anything before them.
     pub(crate) fn prefill_time(&self, tokens: u32) -> Duration {
         const CHUNK: u32 = 256;
         let chunk = Loads::default().and(CHUNK, 0, self.block);
-        self.predict_chunks(chunk).mul_f64(f64::from(tokens) / f64::from(CHUNK))
+        self.predict(chunk).total().mul_f64(f64::from(tokens) / f64::from(CHUNK))
     }
 
     /// How long a step of so many decode rows takes, somewhere in short answers.
@@ -192,9 +195,5 @@ impl Composer {
     /// The prices of long chunks; those of short ones while there are no others.
     fn long(&self) -> &Curve {
         if self.long.is_blank() { &self.short } else { &self.long }
-    }
-
-    fn predict_chunks(&self, loads: Loads) -> Duration {
-        self.short().predict(loads.short) + self.long().predict(loads.long)
     }
 }

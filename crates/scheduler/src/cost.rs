@@ -12,16 +12,19 @@ pub struct Load {
     pub depth: u64,
 }
 
-/// How long the two parts of a step took; zero where there was no such part.
+/// How long the parts of a step took; zero where there was no such part.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StepTime {
     /// The rows that are alone in their slot: decode rows, in the main.
     pub single: Duration,
-    /// The rows of which a slot has several: prompts.
-    pub several: Duration,
+    /// The rows of which a slot has several, but less than a block.
+    pub short: Duration,
+    /// The chunks of a block and more, all together.
+    pub long: Duration,
 }
 
 /// Samples kept of each size class, and the number of classes: one for each power of two.
+const FEATURES: usize = 4;
 const SAMPLES: usize = 8;
 const CLASSES: usize = 16;
 /// Samples after which an old one counts half.
@@ -31,21 +34,36 @@ const FIRMNESS: f64 = 1e-3;
 /// Weight of the newest step in the correction for what a machine does beside us.
 const DRIFT_WEIGHT: f64 = 0.1;
 
-/// An estimate of a decode call's time: a base, so much a token, and so much a token read by
-/// attention, fitted to the relative error of recent samples of all sizes.
+/// An estimate of a decode call's time: a base, so much a token, so much a token read by attention,
+/// and so much for the depth whatever the tokens (attention works in blocks, and the last one is
+/// rarely full), fitted to the relative error of recent samples of all sizes.
 #[derive(Debug)]
 pub(crate) struct Curve {
     classes: [VecDeque<Sample>; CLASSES],
-    coefficients: [f64; 3],
+    coefficients: [f64; FEATURES],
     drift: f64,
     samples: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Sample {
-    features: [f64; 3],
+    features: [f64; FEATURES],
     seconds: f64,
     number: u32,
+}
+
+// === impl StepTime ===
+
+impl StepTime {
+    /// All parts together.
+    pub fn total(self) -> Duration {
+        self.single + self.short + self.long
+    }
+
+    /// What the prompts took.
+    pub fn prompts(self) -> Duration {
+        self.short + self.long
+    }
 }
 
 // === impl Load ===
@@ -66,10 +84,17 @@ impl Load {
         }
     }
 
-    /// Base, tokens and depth, in units that make them alike.
+    /// The mean of `calls` loads that add up to this one.
+    fn mean(self, calls: u32) -> Self {
+        let calls = calls.max(1);
+        Self { tokens: self.tokens / calls, depth: self.depth / u64::from(calls) }
+    }
+
+    /// Base, tokens, depth and mean depth, in units that make them alike.
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-    fn features(self) -> [f64; 3] {
-        [1.0, f64::from(self.tokens) / 64.0, self.depth as f64 / 65536.0]
+    fn features(self) -> [f64; FEATURES] {
+        let (tokens, depth) = (f64::from(self.tokens), self.depth as f64);
+        [1.0, tokens / 64.0, depth / 65536.0, depth / tokens.max(1.0) / 1024.0]
     }
 }
 
@@ -78,7 +103,7 @@ impl Load {
 impl Curve {
     pub(crate) fn new() -> Self {
         let classes = std::array::from_fn(|_| VecDeque::with_capacity(SAMPLES));
-        Self { classes, coefficients: [0.0; 3], drift: 1.0, samples: 0 }
+        Self { classes, coefficients: [0.0; FEATURES], drift: 1.0, samples: 0 }
     }
 
     /// Whether nothing was learned yet.
@@ -113,6 +138,16 @@ impl Curve {
         Duration::try_from_secs_f64(self.fitted(load) * self.drift).unwrap_or(Duration::ZERO)
     }
 
+    /// [`Curve::learn`] from `calls` calls that had `load` and took `took` together.
+    pub(crate) fn learn_mean(&mut self, load: Load, calls: u32, took: Duration) {
+        self.learn(load.mean(calls), took / calls.max(1));
+    }
+
+    /// How long `calls` calls will take that have `load` together.
+    pub(crate) fn predict_sum(&self, load: Load, calls: u32) -> Duration {
+        self.predict(load.mean(calls)) * calls
+    }
+
     /// The most tokens, up to `most`, behind `before` others whose call ends within `time`.
     pub(crate) fn tokens_within(&self, time: Duration, before: u32, most: u32) -> u32 {
         let (mut fits, mut fails) = (0, most.saturating_add(1));
@@ -133,31 +168,32 @@ impl Curve {
 
     /// Least squares over relative errors; no coefficient may be negative.
     fn fit(&mut self) {
-        let (mut matrix, mut target) = ([[0.0_f64; 3]; 3], [0.0_f64; 3]);
+        let (mut matrix, mut target) = ([[0.0_f64; FEATURES]; FEATURES], [0.0_f64; FEATURES]);
         let (mut time, mut tokens) = (0.0, 0.0);
         for sample in self.classes.iter().flatten() {
             let age = f64::from(self.samples - sample.number);
             let weight = 0.5_f64.powf(age / HALF_LIFE);
             let row = sample.features.map(|x| x / sample.seconds);
-            for i in 0..3 {
+            for i in 0..FEATURES {
                 target[i] += weight * row[i];
-                for j in 0..3 {
+                for j in 0..FEATURES {
                     matrix[i][j] += weight * row[i] * row[j];
                 }
             }
             time += weight * sample.seconds;
             tokens += weight * sample.features[1];
         }
-        let prior = [0.0, time / tokens, 0.0];
-        for i in 0..3 {
+        let prior = [0.0, time / tokens, 0.0, 0.0];
+        for i in 0..FEATURES {
             let hold = FIRMNESS * matrix[i][i] + 1e-12;
             matrix[i][i] += hold;
             target[i] += hold * prior[i];
         }
-        let mut used = [true; 3];
+        let mut used = [true; FEATURES];
         loop {
             let solution = solve(matrix, target, used);
-            let lowest = (0..3).min_by(|&a, &b| solution[a].total_cmp(&solution[b])).unwrap_or(0);
+            let lowest =
+                (0..FEATURES).min_by(|&a, &b| solution[a].total_cmp(&solution[b])).unwrap_or(0);
             if solution[lowest] >= 0.0 {
                 self.coefficients = solution;
                 return;
@@ -168,25 +204,29 @@ impl Curve {
 }
 
 /// Solves a symmetric positive definite system by elimination; unknowns not `used` are zero.
-fn solve(mut matrix: [[f64; 3]; 3], mut target: [f64; 3], used: [bool; 3]) -> [f64; 3] {
-    for i in 0..3 {
+fn solve(
+    mut matrix: [[f64; FEATURES]; FEATURES],
+    mut target: [f64; FEATURES],
+    used: [bool; FEATURES],
+) -> [f64; FEATURES] {
+    for i in 0..FEATURES {
         if !used[i] {
-            matrix[i] = [0.0; 3];
+            matrix[i] = [0.0; FEATURES];
             matrix.iter_mut().for_each(|row| row[i] = 0.0);
             (matrix[i][i], target[i]) = (1.0, 0.0);
         }
     }
-    for i in 0..3 {
-        for j in i + 1..3 {
+    for i in 0..FEATURES {
+        for j in i + 1..FEATURES {
             let pivot = matrix[i];
             let factor = matrix[j][i] / pivot[i];
             matrix[j].iter_mut().zip(pivot).for_each(|(x, p)| *x -= factor * p);
             target[j] -= factor * target[i];
         }
     }
-    let mut solution = [0.0; 3];
-    for i in (0..3).rev() {
-        let known: f64 = (i + 1..3).map(|j| matrix[i][j] * solution[j]).sum();
+    let mut solution = [0.0; FEATURES];
+    for i in (0..FEATURES).rev() {
+        let known: f64 = (i + 1..FEATURES).map(|j| matrix[i][j] * solution[j]).sum();
         solution[i] = (target[i] - known) / matrix[i][i];
     }
     solution

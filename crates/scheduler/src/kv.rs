@@ -232,26 +232,31 @@ impl Kv {
         self.use_parked(source.holder);
         // A parked sequence that goes on loses nothing; one that would be cut may be wanted whole.
         let adopts = self.parked.contains_key(&source.holder) && source.whole;
-        let fresh = if adopts { None } else { self.fresh(Some(source.holder)) };
-        match fresh {
-            Some(slot) if !self.limits.shares && len < LEAST_COPY => {
-                self.tree.open(slot, salt);
-                Some(Begun { slot, cached: 0, reuse: Reuse::Short })
-            }
-            Some(slot) => {
-                self.tree.fork(source.holder, slot, len);
-                self.ops.push(KvOp::Copy { from: source.holder, to: slot, keep: len });
-                if !self.limits.shares {
-                    self.copying.extend([source.holder, slot]);
-                }
-                Some(Begun { slot, cached: len, reuse })
-            }
-            None => {
-                self.parked.remove(&source.holder)?;
-                self.truncate(source.holder, len);
-                Some(Begun { slot: source.holder, cached: len, reuse })
-            }
+        let next = if adopts { None } else { self.next_slot(Some(source.holder)) };
+        let Some(slot) = next else {
+            self.parked.remove(&source.holder)?;
+            self.truncate(source.holder, len);
+            return Some(Begun { slot: source.holder, cached: len, reuse });
+        };
+        // What the slot holds itself is there without a copy.
+        let own = self.usable(self.tree.matches(salt, tokens), limit).find(|m| m.holder == slot);
+        let own = own.map_or(0, |m| m.len);
+        self.retire(slot);
+        if !self.limits.shares && len < own + LEAST_COPY {
+            self.parked.remove(&slot);
+            self.empty.remove(&slot);
+            self.tree.truncate_or_open(slot, own, salt);
+            self.ops.push(KvOp::Trim { slot, keep: own });
+            let reuse = if own > 0 { reuse } else { Reuse::Short };
+            return Some(Begun { slot, cached: own, reuse });
         }
+        self.vacate(slot);
+        self.tree.fork(source.holder, slot, len);
+        self.ops.push(KvOp::Copy { from: source.holder, to: slot, keep: len });
+        if !self.limits.shares {
+            self.copying.extend([source.holder, slot]);
+        }
+        Some(Begun { slot, cached: len, reuse })
     }
 
     /// Adds tokens that were computed.
@@ -287,7 +292,7 @@ impl Kv {
         }
         self.parked.insert(slot, Worth { uses, score: 0.0 });
         self.rate(slot);
-        while self.parked() > u64::from(self.limits.parked_tokens) && self.evict(None) {}
+        while self.parked() > u64::from(self.limits.parked_tokens) && self.evict() {}
     }
 
     /// Takes a slot back whose content is not to be used again.
@@ -302,7 +307,7 @@ impl Kv {
     pub(crate) fn make_room(&mut self, cells: u32) -> bool {
         let fits = |kv: &Self| kv.tree.cells() + u64::from(cells) <= u64::from(kv.limits.cells);
         while !fits(self) {
-            if !self.evict(None) {
+            if !self.evict() {
                 return false;
             }
         }
@@ -311,26 +316,63 @@ impl Kv {
 
     /// An empty slot, made by eviction if need be; not of `except`.
     fn fresh(&mut self, except: Option<SlotId>) -> Option<SlotId> {
-        if self.empty.is_empty() && !self.evict(except) {
-            return None;
-        }
-        self.empty.pop_first()
+        let slot = self.next_slot(except)?;
+        self.retire(slot);
+        self.vacate(slot);
+        Some(slot)
     }
 
-    /// Evicts the parked sequence that is worth least; what took long to compute goes to host
-    /// memory.
-    fn evict(&mut self, except: Option<SlotId>) -> bool {
-        let candidates = self.parked.iter().filter(|&(&slot, _)| Some(slot) != except);
-        let least = candidates.min_by(|a, b| a.1.score.total_cmp(&b.1.score));
-        let Some((&slot, &worth)) = least else { return false };
+    /// The slot to use next, which may hold something that is then to be retired: an empty one,
+    /// else one that was used once, else the one worth least. Where slots do not share cells, rows
+    /// in slots side by side are computed together and others one group after the other: of those
+    /// that are equally good the best connected is taken.
+    fn next_slot(&self, except: Option<SlotId>) -> Option<SlotId> {
+        let runs = |slot: Option<u32>| {
+            let slot = slot.map(SlotId).filter(|s| s.0 < self.limits.slots);
+            slot.is_some_and(|s| !self.empty.contains(&s) && !self.parked.contains_key(&s))
+        };
+        let gaps = |slot: SlotId| {
+            let beside = [slot.0.checked_sub(1), slot.0.checked_add(1)].map(runs);
+            if self.limits.shares { 0 } else { beside.into_iter().filter(|r| !r).count() }
+        };
+        let empty = self.empty.iter().map(|&slot| (0, gaps(slot), 0.0, slot));
+        let parked = self.parked.iter().map(|(&slot, worth)| match worth.uses > 1.0 {
+            false => (1, gaps(slot), worth.score, slot),
+            true => (2, 0, worth.score, slot),
+        });
+        let candidates = empty.chain(parked).filter(|c| Some(c.3) != except);
+        let best = candidates.min_by(|a, b| {
+            (a.0, a.1).cmp(&(b.0, b.1)).then(a.2.total_cmp(&b.2)).then(a.3.cmp(&b.3))
+        });
+        best.map(|(.., slot)| slot)
+    }
+
+    /// Evicts the parked sequence that is worth least.
+    fn evict(&mut self) -> bool {
+        let least = self.parked.iter().min_by(|a, b| a.1.score.total_cmp(&b.1.score));
+        let Some((&slot, _)) = least else { return false };
+        self.retire(slot);
+        self.release(slot);
+        true
+    }
+
+    /// Before a parked sequence goes: what took long to compute is saved to host memory.
+    fn retire(&mut self, slot: SlotId) {
+        let Some(&worth) = self.parked.get(&slot) else { return };
         self.ages[0] = self.ages[0].max(worth.score);
         self.evictions += 1;
         let tokens = self.tree.tokens(slot);
         if !self.save(slot, &tokens, worth.uses) {
             self.ghosts.add(self.tree.salt(slot), &tokens);
         }
-        self.release(slot);
-        true
+    }
+
+    /// Makes a slot that nobody runs in ready for a new sequence.
+    fn vacate(&mut self, slot: SlotId) {
+        if self.parked.contains_key(&slot) {
+            self.release(slot);
+        }
+        self.empty.remove(&slot);
     }
 
     /// Copies a slot to host memory if it is worth that. Returns whether its tokens are there.

@@ -90,7 +90,7 @@ fn decode_rows_are_in_every_step_and_bound_the_prefill() {
         let step = s.plan();
         assert_eq!(step.work[0].seq.request, RequestId(1));
         assert_eq!(step.why, Why::Target);
-        let total = took(&step).single + took(&step).several;
+        let total = took(&step).total();
         // The first one finds out what a block costs: the room that is left in the step.
         assert!(total < TARGET.mul_f64(if turn == 0 { 2.0 } else { 1.3 }), "{total:?}");
         assert!(turn < 2 || total > TARGET.mul_f64(0.9), "{total:?} in turn {turn}");
@@ -120,15 +120,15 @@ fn steps_hold_the_target_over_thousands_of_steps() {
         #[expect(clippy::cast_precision_loss, reason = "small numbers")]
         let scatter = 0.85 + 0.3 * ((noise >> 40) as f64 / 16_777_216.0);
         let slow = if (2000..2600).contains(&turn) { 3.0 } else { 1.0 };
-        let StepTime { single, several } = took(&step);
+        let StepTime { single, short, long } = took(&step);
         let time = |t: Duration| t.mul_f64(scatter * slow);
-        let real = StepTime { single: time(single), several: time(several) };
+        let real = StepTime { single: time(single), short: time(short), long: time(long) };
         s.complete(&step, real);
-        let Loads { single, short, long } = step.loads(BLOCK);
+        let Loads { single, short, long, .. } = step.loads(BLOCK);
         if single.tokens >= 4 && slow < 2.0 {
-            times.push(real.single + real.several);
+            times.push(real.total());
             prefilled += short.tokens + long.tokens;
-            spent += real.several;
+            spent += real.prompts();
         }
         for work in step.work.iter().filter(|w| w.output.samples()) {
             if work.seq.request.0 < 4 { s.append(work.seq, 7) } else { s.finish(work.seq) }
@@ -355,7 +355,7 @@ fn the_backlog_is_known_once_costs_are() {
         if step.work.is_empty() {
             break;
         }
-        elapsed += took(&step).single + took(&step).several;
+        elapsed += took(&step).total();
         engine.step(&step);
     }
     let ratio = expected.as_secs_f64() / elapsed.as_secs_f64();

@@ -168,6 +168,15 @@ impl<K: Copy + Ord> Tree<K> {
         self.holders.insert(holder, Holder { tail: keep, len, ..held });
     }
 
+    /// A holder of the first `len` tokens of what it holds, or a new one.
+    pub(crate) fn truncate_or_open(&mut self, holder: K, len: u32, salt: Salt) {
+        if len == 0 {
+            self.open(holder, salt);
+        } else {
+            self.truncate(holder, len);
+        }
+    }
+
     /// Forgets a holder.
     pub(crate) fn close(&mut self, holder: K) {
         if let Some(held) = self.holders.remove(&holder) {

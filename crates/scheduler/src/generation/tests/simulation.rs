@@ -13,8 +13,10 @@ pub(super) fn took(step: &Step) -> StepTime {
         #[expect(clippy::cast_precision_loss, reason = "small numbers")]
         n => Duration::from_secs_f64(8e-3 + 4e-3 * f64::from(n) + 4e-7 * load.depth as f64),
     };
-    let Loads { single, short, long } = step.loads(BLOCK);
-    StepTime { single: time(single), several: time(short.plus(long)) }
+    let long = step.work.iter().filter(|w| w.tokens >= BLOCK);
+    let long = long.map(|w| time(Load::of(w.tokens, w.start))).sum();
+    let Loads { single, short, .. } = step.loads(BLOCK);
+    StepTime { single: time(single), short: time(short), long }
 }
 
 /// A model that says what the tokens so far say: their sum.
