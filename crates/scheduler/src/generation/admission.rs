@@ -112,6 +112,7 @@ impl Scheduler {
             p.upto >= have + if own { 1 } else { WORTH_WAITING }
         };
         let coming = self.coming(seq).filter(worth);
+        let limit = limit.min(self.worth_reusing(sequence.known(), have));
         let begun = match coming {
             Some(_) => None,
             None => self.kv.begin(salt, &sequence.tokens, limit),
@@ -130,6 +131,18 @@ impl Scheduler {
         self.queue.refund(sequence.principal, sequence.known());
         let reuse = if sequence.all_logits { Reuse::Unwanted } else { reuse };
         *self.counts.reuse.entry(reuse).or_insert(0) += 1;
+    }
+
+    /// How much of `have` tokens that are there to use: where what is left is less than a block and
+    /// far behind, computing a whole block once more can be cheaper.
+    fn worth_reusing(&self, known: u32, have: u32) -> u32 {
+        let (rest, block) = (known - have, self.limits.block);
+        if !self.limits.kv.rewinds || rest >= block || known <= block || have == 0 {
+            return have;
+        }
+        let before = known - block;
+        let whole = self.composer.chunk_time(block, before);
+        if whole < self.composer.chunk_time(rest, have) { before } else { have }
     }
 
     /// The longest prefix of a sequence that another one is about to compute.
