@@ -37,16 +37,18 @@ class Load:
     async def __aexit__(self, *_):
         await self.session.close()
 
-    async def stream(self, prompt, tokens, leave_after=None, system=None):
+    async def stream(self, prompt, tokens, leave_after=None, system=None, before=(), key=None, **fields):
         """One streamed answer: when each piece came, and how many tokens the server counted."""
         messages = [{"role": "system", "content": system}] if system else []
-        messages.append({"role": "user", "content": prompt})
+        messages += [*before, {"role": "user", "content": prompt}]
         body = {
             "model": self.model, "messages": messages, "max_tokens": tokens, "ignore_eos": True,
             "temperature": 0.7, "seed": 1, "stream": True, "stream_options": {"include_usage": True},
         }
-        begin, stamps, counted = time.perf_counter(), [], 0
-        async with self.session.post(f"{self.url}/v1/chat/completions", json=body) as answer:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        begin, stamps, counted, text = time.perf_counter(), [], 0, ""
+        url = f"{self.url}/v1/chat/completions"
+        async with self.session.post(url, json={**body, **fields}, headers=headers) as answer:
             answer.raise_for_status()
             async for line in answer.content:
                 if not line.startswith(b"data: {"):
@@ -56,11 +58,14 @@ class Load:
                     raise RuntimeError(event["error"])
                 if event.get("usage"):
                     counted = event["usage"]["completion_tokens"]
-                if any(choice["delta"].get("content") for choice in event["choices"]):
+                piece = "".join(choice["delta"].get("content") or "" for choice in event["choices"])
+                if piece:
+                    text += piece
                     stamps.append(time.perf_counter())
                     if leave_after and len(stamps) >= leave_after:
                         break
-        return {"begin": begin, "stamps": stamps, "tokens": counted}
+        end = time.perf_counter()
+        return {"begin": begin, "end": end, "stamps": stamps, "tokens": counted, "text": text}
 
     async def embed(self, texts, **fields):
         body = {"model": self.model, "input": texts, **fields}
@@ -88,6 +93,7 @@ def figures(answers, seconds):
     return {
         "tokens/s": sum(answer["tokens"] for answer in answers) / seconds,
         "ttft_p50_ms": statistics.median(firsts) * 1e3,
+        "ttft_p99_ms": percentile(firsts, 99) * 1e3,
         "itl_p50_ms": statistics.median(gaps) * 1e3,
         "itl_p99_ms": percentile(gaps, 99) * 1e3,
     }
@@ -114,8 +120,53 @@ async def mixed(load, seed):
     answers = await asyncio.gather(*streams)
     result = figures(answers, time.perf_counter() - begin)
     long = await asyncio.gather(*prompts)
+    result["itl_max_ms"] = max(b - a for s in answers for a, b in zip(s["stamps"], s["stamps"][1:])) * 1e3
     result["long_ttft_p50_ms"] = statistics.median(a["stamps"][0] - a["begin"] for a in long) * 1e3
     return result
+
+
+async def turns(load, seed, chats=8, count=6):
+    """Chats that go on in random order, one request at a time: how soon does the next answer begin?"""
+    rng = random.Random(seed)
+    histories = [[] for _ in range(chats)]
+    systems = [words(rng, 150) for _ in range(chats)]
+    order = [chat for chat in range(chats) for _ in range(count)]
+    rng.shuffle(order)
+    firsts = []
+    for chat in order:
+        ask, history = words(rng, 30), histories[chat]
+        answer = await load.stream(ask, 32, system=systems[chat], before=history, temperature=0)
+        if history:
+            firsts.append(answer["stamps"][0] - answer["begin"])
+        history += [{"role": "user", "content": ask}, {"role": "assistant", "content": answer["text"]}]
+    return {"next_ttft_p50_ms": statistics.median(firsts) * 1e3, "next_ttft_p99_ms": percentile(firsts, 99) * 1e3}
+
+
+async def copyedit(load, seed):
+    """Answers that repeat their prompt: what drafts from the prompt are for."""
+    rng = random.Random(seed)
+    name = lambda: words(rng, 1).strip()
+    code = "\n".join(
+        f"def {name()}_{i}(request, response):\n    value = request.get('{name()}_{i}')\n"
+        f"    response.set('{name()}_{i}', value)\n    return response\n" for i in range(6)
+    )
+    ask = f"Repeat this code exactly, unchanged:\n```python\n{code}```"
+    begin = time.perf_counter()
+    answers = [await load.stream(ask, 220, temperature=0) for _ in range(2)]
+    return figures(answers, time.perf_counter() - begin)
+
+
+async def fair(load, seed, many=40, few=4):
+    """Two clients, one with ten times the requests: what does the small one feel beside being alone?"""
+    rng = random.Random(seed)
+    job = lambda key: load.stream(words(rng, 40), 48, key=key)
+    latency = lambda answers: statistics.mean(a["end"] - a["begin"] for a in answers)
+    alone = latency(await asyncio.gather(*(job("few") for _ in range(few))))
+    others = [asyncio.create_task(job("many")) for _ in range(many)]
+    await asyncio.sleep(1)
+    beside = latency(await asyncio.gather(*(job("few") for _ in range(few))))
+    await asyncio.gather(*others)
+    return {"few_beside/alone": beside / alone, "few_beside_s": beside}
 
 
 async def wire(load, seed, streams=16, prompt_tokens=64, tokens=128):
@@ -157,7 +208,12 @@ CHAT = {
     "single": lambda load, seed: generate(load, seed, 3, 1, 60, 96),
     "batch": lambda load, seed: generate(load, seed, 32, 16, 60, 64),
     "shared": lambda load, seed: generate(load, seed, 12, 8, 15, 24, system_words=300),
+    "shared8": lambda load, seed: generate(load, seed, 24, 8, 15, 24, system_words=750),
+    "shared16": lambda load, seed: generate(load, seed, 48, 16, 15, 24, system_words=750),
     "mixed": mixed,
+    "turns": turns,
+    "copyedit": copyedit,
+    "fair": fair,
     "cancel": cancel,
 }
 EMBEDDING = {

@@ -8,7 +8,7 @@ use crate::cost::{Curve, Load, StepTime};
 /// down before prompts starve.
 const LEAST_SHARE: f64 = 0.5;
 /// What the prompt whose turn it is gets, whatever it costs.
-pub(crate) const LEAST_CHUNK: u32 = 8;
+const LEAST_CHUNK: u32 = 8;
 /// How far a chunk may overdraw its time so that no remainder shorter than a block is left.
 const OVERDRAFT: f64 = 1.5;
 
@@ -122,6 +122,15 @@ impl Composer {
             return least;
         }
         self.short().tokens_within(share, before, need.min(self.block - 1))
+    }
+
+    /// What the prompt whose turn it is gets at least, where `tokens` is what there is time for: a
+    /// few, or a whole block where that costs less than twice as much.
+    pub(crate) fn at_least(&self, tokens: u32, need: u32, before: u32) -> u32 {
+        let few = tokens.max(need.min(LEAST_CHUNK));
+        let block = need.min(self.block);
+        let cheap = self.chunk_time(block, before) < self.chunk_time(few, before) * 2;
+        if few < block && cheap { block } else { few }
     }
 
     /// How long a chunk will take.

@@ -102,6 +102,8 @@ pub enum Reuse {
 const LEAST_COPY: u32 = 64;
 /// Fewer tokens than this are neither saved to host memory nor restored for.
 const LEAST_SAVED: u32 = 64;
+/// Nor is a sequence saved of which nobody else has less than this part, as a divisor.
+const LEAST_PART_SAVED: u32 = 8;
 /// Depth at which recomputing a token costs twice as much as at the beginning.
 const DOUBLING_DEPTH: f64 = 2048.0;
 
@@ -379,11 +381,16 @@ impl Kv {
     fn save(&mut self, slot: SlotId, tokens: &[u32], uses: f64) -> bool {
         let (salt, len) = (self.tree.salt(slot), self.tree.len(slot));
         let there = |m: &Match<SavedId>| m.len == len && (self.limits.rewinds || m.whole);
-        if self.saved.matches(salt, tokens).iter().any(there) {
+        let saved = self.saved.matches(salt, tokens);
+        if saved.iter().any(there) {
             return true;
         }
-        let small = len < LEAST_SAVED || len > self.limits.saved_tokens;
-        if small || self.copying.contains(&slot) {
+        // What others have as well need not be saved with this one; all of it would be.
+        let others = self.tree.matches(salt, tokens);
+        let others = others.iter().filter(|m| m.holder != slot).map(|m| m.len);
+        let elsewhere = others.chain(saved.iter().map(|m| m.len)).max().unwrap_or(0);
+        let worth = len - elsewhere.min(len) >= LEAST_SAVED.max(len / LEAST_PART_SAVED);
+        if !worth || len > self.limits.saved_tokens || self.copying.contains(&slot) {
             return false;
         }
         while self.saved.cells() + u64::from(len) > u64::from(self.limits.saved_tokens) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::sequence::Sequence;
 use super::{Output, Scheduler, SeqId, Step, Work, loads};
-use crate::compose::{LEAST_CHUNK, Why};
+use crate::compose::Why;
 use crate::queue::Class;
 use crate::share::max_min_share;
 
@@ -132,7 +132,7 @@ impl Scheduler {
             let need = self.need(seq, s).min(room);
             let sharers = u32::try_from(prompts.len() - done).unwrap_or(u32::MAX);
             let tokens = match self.composer.chunk(need, s.computed, time / sharers, time) {
-                tokens if done == 0 => tokens.max(need.min(LEAST_CHUNK)),
+                tokens if done == 0 => self.composer.at_least(tokens, need, s.computed),
                 tokens => tokens,
             };
             if tokens > 0 {
