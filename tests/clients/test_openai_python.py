@@ -19,7 +19,8 @@ def test_chat(client):
     assert answer.choices[0].finish_reason in ("stop", "length")
     usage = answer.usage
     assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
-    assert usage.prompt_tokens_details.cached_tokens == 0
+    # The template begins every prompt alike; what is reused depends on what ran before.
+    assert 0 <= usage.prompt_tokens_details.cached_tokens < usage.prompt_tokens
     assert answer._request_id
 
 

@@ -39,9 +39,6 @@ use crate::vocab::{ParseSpecial, Tokenize, Vocab, VocabTable};
 const DEFAULT_SLOT_TOKENS: u32 = 4096;
 /// The same for an embedding model, whose context costs no KV cache.
 const DEFAULT_EMBEDDING_TOKENS: u32 = 8192;
-/// Sequences up to which a shared layout is no slower on a CPU than a split one, to speak of: each
-/// row's attention goes over everybody's cells.
-const MAX_SHARED_ON_CPU: u32 = 4;
 /// llama.cpp's own limit of sequences in a context.
 const MAX_SEQUENCES: u32 = 256;
 /// llama.cpp rounds a context up to this many cells.
@@ -307,8 +304,8 @@ fn serve_generation(
 /// How the KV cache is laid out: the one place where that is decided.
 fn kv_limits(model: &LlamaModel, metadata: &Metadata, config: &ModelConfig) -> KvLimits {
     let parallel = config.parallel;
-    let few = parallel <= MAX_SHARED_ON_CPU || offloads(config);
-    let layout = config.kv_layout.unwrap_or(if few { KvLayout::Shared } else { KvLayout::Split });
+    let suits = if parallel == 1 || offloads(config) { KvLayout::Shared } else { KvLayout::Split };
+    let layout = config.kv_layout.unwrap_or(suits);
     let shares = layout == KvLayout::Shared;
     let each = metadata.n_ctx_train.min(DEFAULT_SLOT_TOKENS);
     let total = config.ctx_size.unwrap_or_else(|| each.saturating_mul(parallel));
@@ -333,7 +330,8 @@ fn kv_limits(model: &LlamaModel, metadata: &Metadata, config: &ModelConfig) -> K
         slot_tokens: slot_tokens.min(metadata.n_ctx_train.max(CELL_ALIGNMENT)),
         shares,
         rewinds,
-        parked_tokens: cells,
+        // Every cell in use costs a CPU's attention time, whosever it is; host memory costs none.
+        parked_tokens: if shares && !offloads(config) { cells / 8 } else { cells },
         saved_tokens: u32::try_from(saved).unwrap_or(u32::MAX),
     }
 }

@@ -105,32 +105,34 @@ impl Composer {
         // Where a kind's cost is not known, one chunk of it tells.
         let unknown = if need < self.block { &self.short } else { &self.long };
         if unknown.is_blank() && (need >= self.block || self.long.is_blank()) {
-            return need.min(self.block);
+            return self.least(need);
         }
-        let fits = |tokens: u32| self.chunk_time(tokens, before) <= all.mul_f64(OVERDRAFT);
-        let pair = 2 * self.block;
-        let least = match self.blocks_within(need, before, share) {
+        let fits = |tokens: u32| self.within(tokens, before, all);
+        let (pair, least) = (2 * self.block, self.least(need));
+        match self.blocks_within(need, before, share) {
             // Of a pair each block costs less than alone.
             tokens if tokens <= self.block && need >= pair + self.block && fits(pair) => pair,
-            0 => need.min(self.block),
-            tokens => return tokens,
-        };
-        if need < 2 * self.block && fits(need) {
-            return need;
+            0 if fits(least) => least,
+            0 if need >= self.block => {
+                self.short().tokens_within(share, before, need.min(self.block - 1))
+            }
+            tokens => tokens,
         }
-        if fits(least) {
-            return least;
-        }
-        self.short().tokens_within(share, before, need.min(self.block - 1))
     }
 
     /// What the prompt whose turn it is gets at least, where `tokens` is what there is time for: a
     /// few, or a whole block where that costs less than twice as much.
     pub(crate) fn at_least(&self, tokens: u32, need: u32, before: u32) -> u32 {
         let few = tokens.max(need.min(LEAST_CHUNK));
-        let block = need.min(self.block);
+        let block = self.least(need);
         let cheap = self.chunk_time(block, before) < self.chunk_time(few, before) * 2;
         if few < block && cheap { block } else { few }
+    }
+
+    /// The smallest chunk that leaves nothing to be computed in another way: a block, or all where
+    /// less than a block would be left.
+    fn least(&self, need: u32) -> u32 {
+        if need < 2 * self.block { need } else { self.block }
     }
 
     /// How long a chunk will take.
@@ -180,20 +182,20 @@ impl Composer {
 
     /// As many whole blocks of a prompt as fit; all of it, rather than leave less than a block.
     fn blocks_within(&self, need: u32, before: u32, time: Duration) -> u32 {
-        if need < self.block {
-            return 0;
-        }
-        let fits = self.long.tokens_within(time, before, need);
+        let curve = if need < self.block { self.short() } else { &self.long };
+        let fits = curve.tokens_within(time, before, need);
         let blocks = fits - fits % self.block;
-        if need - blocks >= self.block {
-            blocks
-        } else if fits == need || self.chunk_time(need, before) <= time.mul_f64(OVERDRAFT) {
+        if fits == need || (need - blocks < self.block && self.within(need, before, time)) {
             need
-        } else if blocks > self.block {
-            blocks - self.block
-        } else {
+        } else if need - blocks >= self.block {
             blocks
+        } else {
+            blocks.saturating_sub(self.block)
         }
+    }
+
+    fn within(&self, tokens: u32, before: u32, time: Duration) -> bool {
+        self.chunk_time(tokens, before) <= time.mul_f64(OVERDRAFT)
     }
 
     /// The prices of short chunks; those of long ones while there are no others.

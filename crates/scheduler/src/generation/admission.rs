@@ -1,6 +1,6 @@
 //! Who runs: out of the queue, and back into it.
 
-use super::sequence::{Prefix, State};
+use super::sequence::{Prefix, Sequence, State};
 use super::{Scheduler, SeqId};
 use crate::kv::{Begun, Reuse};
 use crate::queue::{Class, Waiting};
@@ -112,7 +112,7 @@ impl Scheduler {
             p.upto >= have + if own { 1 } else { WORTH_WAITING }
         };
         let coming = self.coming(seq).filter(worth);
-        let limit = limit.min(self.worth_reusing(sequence.known(), have));
+        let limit = limit.min(self.reuse_of(seq, sequence, have));
         let begun = match coming {
             Some(_) => None,
             None => self.kv.begin(salt, &sequence.tokens, limit),
@@ -133,16 +133,14 @@ impl Scheduler {
         *self.counts.reuse.entry(reuse).or_insert(0) += 1;
     }
 
-    /// How much of `have` tokens that are there to use: where what is left is less than a block and
-    /// far behind, computing a whole block once more can be cheaper.
-    fn worth_reusing(&self, known: u32, have: u32) -> u32 {
-        let (rest, block) = (known - have, self.limits.block);
-        if !self.limits.kv.rewinds || rest >= block || known <= block || have == 0 {
-            return have;
-        }
-        let before = known - block;
-        let whole = self.composer.chunk_time(block, before);
-        if whole < self.composer.chunk_time(rest, have) { before } else { have }
+    /// How much of `have` tokens that are there to use: so much that what is left is a whole block.
+    /// Less would be computed in another way, and a prompt must not have another answer because
+    /// its beginning was there. A sequence that comes back goes on where it was; further answers
+    /// of a request begin where the first did.
+    fn reuse_of(&self, seq: SeqId, sequence: &Sequence, have: u32) -> u32 {
+        let (known, block) = (sequence.known(), self.limits.block);
+        let cold = sequence.generated() == 0 && seq.choice == 0 && known >= block;
+        if cold && block > 1 && self.limits.kv.rewinds { have.min(known - block) } else { have }
     }
 
     /// The longest prefix of a sequence that another one is about to compute.

@@ -129,12 +129,13 @@ impl Scheduler {
         let (mut time, mut room) = (time, room);
         let mut grants = Vec::with_capacity(prompts.len());
         for (done, &(seq, s)) in prompts.iter().enumerate() {
-            let need = self.need(seq, s).min(room);
+            let need = self.need(seq, s);
             let sharers = u32::try_from(prompts.len() - done).unwrap_or(u32::MAX);
             let tokens = match self.composer.chunk(need, s.computed, time / sharers, time) {
                 tokens if done == 0 => self.composer.at_least(tokens, need, s.computed),
                 tokens => tokens,
             };
+            let tokens = tokens.min(room);
             if tokens > 0 {
                 time = time.saturating_sub(self.composer.chunk_time(tokens, s.computed));
                 room -= tokens;
