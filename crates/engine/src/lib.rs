@@ -21,6 +21,8 @@ mod stop;
 
 mod embed;
 mod handle;
+#[cfg(feature = "llama")]
+mod layout;
 mod model;
 mod request;
 mod status;

@@ -2,7 +2,7 @@
 //!
 //! KV layout: `kv_unified` on is [`KvLayout::Shared`], off is [`KvLayout::Split`] (a stream for each
 //! slot). Copying between slots is a matter of metadata in the first; in the second llama.cpp
-//! copies whole streams, when the next batch is decoded. Docs: `docs/performance.md`, "KV layout".
+//! copies whole streams, when the next batch is decoded. Which one: `layout.rs`.
 
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use forebay_scheduler::{KvLimits, KvOp, Pass, SavedId, StepTime};
+use forebay_scheduler::{KvOp, Pass, SavedId, StepTime};
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{LlamaContextParams, LlamaPoolingType};
 use llama_cpp_2::context::session::{LlamaStateSeqFlags, SeqState};
@@ -27,22 +27,15 @@ use llama_cpp_2::{
 use crate::Token;
 use crate::embed::Contexts;
 use crate::handle::Host;
+use crate::layout::{self, Facts};
 use crate::model::{
-    Capacity, Device, EmbeddingModel, Kind, KvLayout, Model, ModelConfig, ModelInfo, Pooling, Row,
-    StepError,
+    Capacity, Device, EmbeddingModel, Kind, Model, ModelConfig, ModelInfo, Pooling, Row, StepError,
 };
 use crate::status::Progress;
 use crate::vocab::{ParseSpecial, Tokenize, Vocab, VocabTable};
 
-/// Context of one request when nobody says otherwise: enough for most chats, and a KV cache that
-/// fits beside the model on a small machine.
-const DEFAULT_SLOT_TOKENS: u32 = 4096;
-/// The same for an embedding model, whose context costs no KV cache.
+/// Context of one embedding input when nobody says otherwise: it costs no KV cache.
 const DEFAULT_EMBEDDING_TOKENS: u32 = 8192;
-/// llama.cpp's own limit of sequences in a context.
-const MAX_SEQUENCES: u32 = 256;
-/// llama.cpp rounds a context up to this many cells.
-const CELL_ALIGNMENT: u32 = 256;
 /// Inputs of one embedding pass.
 const MAX_EMBEDDING_INPUTS: u32 = 64;
 /// Tokens of one embedding pass: attention is computed over all of them, so more of them cost
@@ -268,7 +261,16 @@ fn serve_generation(
 ) -> Served {
     let config = &host.config;
     let batch_tokens = config.batch_size.unwrap_or(DEFAULT_BATCH).max(config.parallel);
-    let kv = kv_limits(model, metadata, config);
+    let kv = layout::of(
+        config,
+        &Facts {
+            n_ctx_train: metadata.n_ctx_train,
+            on_cpu: !offloads(config),
+            // What a recurrent state or a sliding window has passed cannot be brought back.
+            rewinds: !(model.is_recurrent() || model.is_hybrid() || metadata.sliding_window),
+            kv_bytes: kv_bytes(model),
+        },
+    );
     let params = context_params(threads(config))
         .with_n_ctx(NonZeroU32::new(kv.cells))
         .with_n_seq_max(kv.slots)
@@ -299,41 +301,6 @@ fn serve_generation(
     let runner = Runner::new(context, batch_tokens, block);
     host.serve_generation(info, vocab, Capacity { kv, batch_tokens, block }, runner);
     Ok(())
-}
-
-/// How the KV cache is laid out: the one place where that is decided.
-fn kv_limits(model: &LlamaModel, metadata: &Metadata, config: &ModelConfig) -> KvLimits {
-    let parallel = config.parallel;
-    let suits = if parallel == 1 || offloads(config) { KvLayout::Shared } else { KvLayout::Split };
-    let layout = config.kv_layout.unwrap_or(suits);
-    let shares = layout == KvLayout::Shared;
-    let each = metadata.n_ctx_train.min(DEFAULT_SLOT_TOKENS);
-    let total = config.ctx_size.unwrap_or_else(|| each.saturating_mul(parallel));
-    let cells = if shares {
-        total.next_multiple_of(CELL_ALIGNMENT)
-    } else {
-        (total / parallel).next_multiple_of(CELL_ALIGNMENT) * parallel
-    };
-    let slot_tokens = if shares { cells } else { cells / parallel };
-    // What a recurrent state or a sliding window has passed cannot be brought back.
-    let rewinds = !(model.is_recurrent() || model.is_hybrid() || metadata.sliding_window);
-    // A recurrent state takes its memory for each slot, whether used or not.
-    let slots = match (shares, rewinds) {
-        (false, _) => parallel,
-        (true, true) => (parallel * 4).clamp(16, MAX_SEQUENCES.max(parallel)),
-        (true, false) => (parallel * 2).min(MAX_SEQUENCES.max(parallel)),
-    };
-    let saved = if rewinds { config.kv_host_bytes / kv_bytes(model) } else { 0 };
-    KvLimits {
-        slots,
-        cells,
-        slot_tokens: slot_tokens.min(metadata.n_ctx_train.max(CELL_ALIGNMENT)),
-        shares,
-        rewinds,
-        // Every cell in use costs a CPU's attention time, whosever it is; host memory costs none.
-        parked_tokens: if shares && !offloads(config) { cells / 8 } else { cells },
-        saved_tokens: u32::try_from(saved).unwrap_or(u32::MAX),
-    }
 }
 
 /// Bytes of a token's keys and values, at two bytes each.

@@ -22,7 +22,10 @@ async fn a_full_queue_answers_at_once() {
     let begin = Instant::now();
     let answer = client.chat("").await;
     answer.check_error(429, None, Some("queue_full"));
-    assert!(answer.head.contains("retry-after: 1"), "{answer:?}");
+    let retry = answer.head.split("retry-after: ").nth(1).and_then(|rest| rest.split('\r').next());
+    let retry: u64 = retry.and_then(|seconds| seconds.parse().ok()).expect("a number of seconds");
+    // What waits has two prompts and as many answers of a mean length before it.
+    assert!((1..=10).contains(&retry), "{retry} s");
     assert!(begin.elapsed() < Duration::from_millis(500), "{:?}", begin.elapsed());
     assert_eq!(client.get("/health").await.status, 200, "busy is healthy");
 }
