@@ -1,32 +1,48 @@
 //! Prompt lookup: what followed the last few tokens when they appeared before is likely to follow
-//! again. Drafts cost nothing to make; whether computing them pays is the scheduler's to decide.
+//! again. Of several such places the one is taken before which most is the same: a copy of a text
+//! that is full of repetitions then stays in its place. Drafts cost nothing to make; whether
+//! computing them pays is the scheduler's to decide.
 //!
-//! Source: Saxena, "Prompt Lookup Decoding" (2023).
+//! Source: Saxena, "Prompt Lookup Decoding" (2023), which takes the first place.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use crate::Token;
 
 /// Tokens that must be the same as before.
 const GRAM: usize = 3;
+/// Places that are remembered for each run, and how far they are compared backwards.
+const PLACES: usize = 32;
+const COMPARED: usize = 64;
+/// From how many tokens on it is much that is the same.
+const FIRM: usize = 8;
 /// The most tokens of a draft.
-const MOST: usize = 12;
+const MOST: usize = 16;
 /// Weight of the newest verdict on a draft's token.
 const WEIGHT: f64 = 0.08;
 
-/// Where each run of [`GRAM`] tokens of a sequence was last, and how good drafts have been.
+/// Where each run of [`GRAM`] tokens of a sequence was, and how good drafts have been.
 #[derive(Debug)]
 pub(crate) struct Lookup {
-    /// The position behind each run.
-    seen: HashMap<[Token; GRAM], u32>,
+    /// The positions behind each run, the latest last.
+    seen: HashMap<[Token; GRAM], VecDeque<u32>>,
     indexed: usize,
     draft: Vec<Token>,
-    likely: f64,
+    /// Whether much was the same before the draft's place, and how often drafts' tokens were right
+    /// where it was not and where it was.
+    firm: bool,
+    likely: [f64; 2],
 }
 
 impl Default for Lookup {
     fn default() -> Self {
-        Self { seen: HashMap::new(), indexed: 0, draft: Vec::new(), likely: 0.5 }
+        Self {
+            seen: HashMap::new(),
+            indexed: 0,
+            draft: Vec::new(),
+            firm: false,
+            likely: [0.4, 0.8],
+        }
     }
 }
 
@@ -40,10 +56,19 @@ impl Lookup {
         // The last run itself is not indexed yet: it has nothing behind it.
         while self.indexed + GRAM < tokens.len() {
             let behind = u32::try_from(self.indexed + GRAM).unwrap_or(u32::MAX);
-            self.seen.extend(gram(tokens, self.indexed).map(|run| (run, behind)));
+            if let Some(run) = gram(tokens, self.indexed) {
+                let places = self.seen.entry(run).or_default();
+                places.push_back(behind);
+                if places.len() > PLACES {
+                    places.pop_front();
+                }
+            }
             self.indexed += 1;
         }
-        if let Some(&at) = self.seen.get(&last) {
+        let places = self.seen.get(&last).into_iter().flatten();
+        let best = places.map(|&at| (alike_before(tokens, at as usize), at)).max();
+        if let Some((alike, at)) = best {
+            self.firm = alike >= FIRM;
             let behind = tokens.get(at as usize..).unwrap_or_default();
             // A text that repeats in short intervals goes on as it has.
             self.draft.extend(behind.iter().cycle().take(MOST));
@@ -58,7 +83,7 @@ impl Lookup {
 
     /// How likely a draft's token is right if those before it are.
     pub(crate) fn likely(&self) -> f64 {
-        self.likely
+        self.likely[usize::from(self.firm)]
     }
 
     /// Tells whether the draft's token at `index` was right. Known for the first one of every
@@ -66,9 +91,16 @@ impl Lookup {
     pub(crate) fn judge(&mut self, index: usize, token: Token) -> bool {
         let Some(&drafted) = self.draft.get(index) else { return false };
         let right = drafted == token;
-        self.likely += WEIGHT * (f64::from(u8::from(right)) - self.likely);
+        let likely = &mut self.likely[usize::from(self.firm)];
+        *likely += WEIGHT * (f64::from(u8::from(right)) - *likely);
         right
     }
+}
+
+/// How many tokens before `at` are the same as those at the end.
+fn alike_before(tokens: &[Token], at: usize) -> usize {
+    let before = tokens.get(..at).unwrap_or_default().iter().rev();
+    before.zip(tokens.iter().rev()).take(COMPARED).take_while(|(a, b)| a == b).count()
 }
 
 fn gram(tokens: &[Token], at: usize) -> Option<[Token; GRAM]> {
@@ -88,7 +120,9 @@ mod tests {
         assert_eq!(lookup.propose(&text)[..6], [4, 5, 9, 1, 2, 3]);
         assert!(lookup.judge(0, 4) && !lookup.judge(1, 7));
         let text = [1, 2, 3, 4, 5, 9, 1, 2, 3, 8, 8, 1, 2, 3];
-        assert_eq!(lookup.propose(&text)[..2], [8, 8], "the last time counts");
+        assert_eq!(lookup.propose(&text)[..2], [8, 8], "of equals the latest");
+        let text = [7, 1, 2, 3, 4, 0, 6, 1, 2, 3, 5, 0, 7, 1, 2, 3];
+        assert_eq!(Lookup::default().propose(&text)[..2], [4, 0], "where more is the same");
     }
 
     #[test]
