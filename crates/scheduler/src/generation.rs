@@ -16,9 +16,11 @@ use crate::kv::{Kv, KvLimits, KvOp, Reuse, Salt, SlotId};
 use crate::queue::{Class, Principal, Queue};
 
 mod admission;
+mod fairness;
 mod planning;
 mod sequence;
 
+use fairness::Allowance;
 use sequence::{Sequence, State};
 
 /// A generation request, as the engine numbers it.
@@ -175,6 +177,7 @@ pub struct Scheduler {
     arrivals: u64,
     /// Counts steps.
     steps: u64,
+    allowance: Allowance,
     /// Mean length of the answers so far.
     answer_tokens: f64,
     counts: Counts,
@@ -203,6 +206,7 @@ impl Scheduler {
             admitted: 0,
             arrivals: 0,
             steps: 0,
+            allowance: Allowance::default(),
             answer_tokens: 64.0,
             counts: Counts::default(),
         }

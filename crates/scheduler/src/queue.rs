@@ -68,10 +68,17 @@ impl Queue {
 
     /// Whose turn it is: of the most urgent class the first of the principal that has had least.
     pub(crate) fn next(&self) -> Option<Waiting> {
-        let class = self.lines.keys().next()?.0;
+        self.fronts().first().copied()
+    }
+
+    /// The first of each principal in the most urgent class, in order of turns.
+    pub(crate) fn fronts(&self) -> Vec<Waiting> {
+        let Some(&(class, _)) = self.lines.keys().next() else { return Vec::new() };
         let lines = self.lines.range((class, 0)..=(class, Principal::MAX));
-        let first = lines.filter_map(|(_, line)| line.front());
-        first.min_by_key(|w| (self.had.get(&w.principal), w.arrival)).copied()
+        let mut fronts: Vec<Waiting> =
+            lines.filter_map(|(_, line)| line.front().copied()).collect();
+        fronts.sort_by_key(|w| (self.had.get(&w.principal), w.arrival));
+        fronts
     }
 
     /// Takes a sequence out.

@@ -18,15 +18,14 @@ impl Scheduler {
     /// taken out: one such each step, so that clearing places never holds up a step for long.
     pub(super) fn admit(&mut self) {
         let mut cleared = false;
-        while let Some(next) = self.queue.next() {
+        while let Some(mut next) = self.queue.next() {
             if self.admitted >= self.limits.parallel {
-                match self.in_the_way_of(&next).filter(|_| !cleared) {
-                    Some(seq) => self.preempt(seq),
-                    None => return,
-                }
+                let claim = |w: Waiting| self.in_the_way_of(&w).map(|victim| (w, victim));
+                let claims = self.queue.fronts().into_iter().filter(|_| !cleared);
+                let Some((claimant, victim)) = claims.filter_map(claim).next() else { return };
+                self.preempt(victim);
                 self.counts.preempted_for_others += 1;
-                cleared = true;
-                continue;
+                (next, cleared) = (claimant, true);
             }
             if !self.has_cells_for(&next) {
                 match self.less_urgent_than(next.class) {
@@ -197,9 +196,16 @@ impl Scheduler {
             let same = self.sequences.iter().filter(|(_, s)| {
                 s.state != State::Queued && s.class == next.class && s.principal != next.principal
             });
-            // The one that has come least far loses least.
+            // Beside the slots of the same principal, so that its rows stay side by side; the first
+            // at the end. Then the one that has come least far, which loses least.
+            let own = |slot: u32| {
+                let of = |s: &super::Sequence| s.principal == next.principal;
+                self.sequences.values().any(|s| of(s) && s.slot().is_some_and(|x| x.0 == slot))
+            };
             let (seq, s) = same.max_by_key(|(_, s)| {
-                (places(s.principal), std::cmp::Reverse(s.computed), s.arrival)
+                let slot = s.slot().map_or(u32::MAX, |slot| slot.0);
+                let beside = own(slot.wrapping_sub(1)) || own(slot.wrapping_add(1));
+                (places(s.principal), beside, slot, std::cmp::Reverse(s.computed), s.arrival)
             })?;
             (places(s.principal) >= places(next.principal) + 2).then_some(*seq)
         })

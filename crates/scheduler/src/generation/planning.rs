@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::fairness::Contention;
 use super::sequence::Sequence;
 use super::{Output, Scheduler, SeqId, Step, Work, loads};
 use crate::compose::Why;
@@ -19,7 +20,11 @@ impl Scheduler {
         self.admit();
         self.wake();
         let mut work = self.rows_with_cells();
-        let (mut chunks, why) = self.chunks(&work);
+        let contention = self.contention();
+        if let Some(contention) = &contention {
+            work = self.fair_rows(work, contention);
+        }
+        let (mut chunks, why) = self.chunks(&work, contention.as_ref());
         while work.is_empty() && chunks.is_empty() {
             // Nothing goes on because the cells are full of half-computed prompts.
             match self.victim().filter(|_| self.prefilling().next().is_some()) {
@@ -27,8 +32,9 @@ impl Scheduler {
                 None => break,
             }
             self.counts.preempted_for_cells += 1;
-            (chunks, _) = self.chunks(&work);
+            (chunks, _) = self.chunks(&work, None);
         }
+        self.settle_allowance(&chunks, contention.as_ref());
         work.append(&mut chunks);
         work.sort_by_key(|w| w.slot);
         self.kv.make_room(work.iter().map(|w| w.tokens).sum());
@@ -71,11 +77,14 @@ impl Scheduler {
     }
 
     /// The prompts' parts of a step that holds these rows.
-    fn chunks(&self, rows: &[Work]) -> (Vec<Work>, Why) {
+    fn chunks(&self, rows: &[Work], contention: Option<&Contention>) -> (Vec<Work>, Why) {
         let used: u32 = rows.iter().map(|w| w.tokens).sum();
         let room = self.limits.batch_tokens.saturating_sub(used);
         let room = room.min(self.kv.available().saturating_sub(used));
-        let prompts = self.turns();
+        let mut prompts = self.turns();
+        if let Some(contention) = contention {
+            prompts = self.fair_prompts(prompts, rows, contention);
+        }
         let (grants, why) = if prompts.is_empty() {
             (Vec::new(), Why::NoPrompt)
         } else if rows.is_empty() {
@@ -102,7 +111,7 @@ impl Scheduler {
     }
 
     /// The least urgent class that takes part: the background does while nobody else runs.
-    fn least_urgent(&self) -> Class {
+    pub(super) fn least_urgent(&self) -> Class {
         let busy =
             self.sequences.values().any(|s| s.slot().is_some() && s.class < Class::Background);
         if busy { Class::Normal } else { Class::Background }
@@ -117,7 +126,7 @@ impl Scheduler {
     }
 
     /// What a prompt can take of a step.
-    fn need(&self, seq: SeqId, s: &Sequence) -> u32 {
+    pub(super) fn need(&self, seq: SeqId, s: &Sequence) -> u32 {
         let missing = self.next_stop(seq, s.computed, s.known()) - s.computed;
         if s.all_logits { missing.min(self.limits.all_logits_tokens) } else { missing }
     }

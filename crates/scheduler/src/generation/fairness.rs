@@ -1,0 +1,116 @@
+//! What principals with many sequences leave to those with few.
+//!
+//! Places are shared by admission. Here the steps are: where principals run beside each other, the
+//! rows and prompts of those with more sequences than others are left out until time for them is
+//! saved up, a part of what the others' rows take. Then all of their rows go at once: a wide step
+//! costs little more than a narrow one. Where rows cost next to nothing, as on a GPU, they are in
+//! every step. With one principal, or where all have alike, nothing of this applies.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::sequence::Sequence;
+use super::{Scheduler, SeqId, Work, loads};
+use crate::queue::Principal;
+
+/// Time saved up in each step, as parts of what the rows of those with fewer sequences take.
+const ROWS: f64 = 0.3;
+const PROMPTS: f64 = 0.15;
+
+/// Time saved up for those who have more sequences than others.
+#[derive(Debug, Default)]
+pub(super) struct Allowance {
+    rows: Duration,
+    prompts: Duration,
+}
+
+/// Principals beside each other, some of which have more sequences than others.
+#[derive(Debug)]
+pub(super) struct Contention {
+    heavy: Vec<Principal>,
+}
+
+impl Contention {
+    /// Whether a principal has more sequences than another.
+    pub(super) fn is_heavy(&self, principal: Principal) -> bool {
+        self.heavy.contains(&principal)
+    }
+}
+
+impl Scheduler {
+    /// Whether some of the principals that run have more sequences, waiting or running, than others.
+    pub(super) fn contention(&self) -> Option<Contention> {
+        let least = self.least_urgent();
+        let mut counts: BTreeMap<Principal, usize> = BTreeMap::new();
+        for s in self.sequences.values().filter(|s| s.class <= least) {
+            *counts.entry(s.principal).or_default() += 1;
+        }
+        let runs = |p| self.sequences.values().any(|s| s.principal == p && s.slot().is_some());
+        counts.retain(|&p, _| runs(p));
+        let fewest = counts.values().copied().min()?;
+        let heavy: Vec<_> = counts.iter().filter(|&(_, &n)| n > fewest).map(|(&p, _)| p).collect();
+        (!heavy.is_empty()).then_some(Contention { heavy })
+    }
+
+    /// Leaves out the rows of those who have more, unless time for them is saved up.
+    pub(super) fn fair_rows(&mut self, rows: Vec<Work>, contention: &Contention) -> Vec<Work> {
+        let is_heavy = |row: &Work| {
+            self.sequences.get(&row.seq).is_some_and(|s| contention.is_heavy(s.principal))
+        };
+        let light: Vec<Work> = rows.iter().filter(|row| !is_heavy(row)).cloned().collect();
+        if light.is_empty() {
+            self.allowance = Allowance::default();
+            return rows;
+        }
+        let time = |rows: &[Work]| self.composer.predict(loads(rows, self.limits.block)).total();
+        let base = time(&light);
+        let cost = time(&rows).saturating_sub(base);
+        self.allowance.prompts += base.mul_f64(PROMPTS);
+        self.allowance.rows += base.mul_f64(ROWS);
+        match self.allowance.rows.checked_sub(cost) {
+            Some(left) => {
+                self.allowance.rows = left.min(cost);
+                rows
+            }
+            None => light,
+        }
+    }
+
+    /// The prompts that may be computed beside these rows: those of principals with more sequences
+    /// than others only once the time is saved up for one.
+    pub(super) fn fair_prompts<'s>(
+        &self,
+        prompts: Vec<(SeqId, &'s Sequence)>,
+        rows: &[Work],
+        contention: &Contention,
+    ) -> Vec<(SeqId, &'s Sequence)> {
+        let light = |s: &Sequence| !contention.is_heavy(s.principal);
+        let of = |row: &Work| self.sequences.get(&row.seq);
+        let is_felt = rows.iter().filter_map(of).any(light);
+        let mut allowance = self.allowance.prompts;
+        let may = |&(seq, s): &(SeqId, &Sequence)| {
+            if light(s) || !is_felt {
+                return true;
+            }
+            let least = self.composer.at_least(0, self.need(seq, s), s.computed);
+            let cost = self.composer.chunk_time(least, s.computed);
+            let saved = allowance >= cost;
+            allowance = allowance.saturating_sub(cost);
+            saved
+        };
+        prompts.into_iter().filter(may).collect()
+    }
+
+    /// Takes what the prompts of those who have more used of the time saved up.
+    pub(super) fn settle_allowance(&mut self, chunks: &[Work], contention: Option<&Contention>) {
+        let Some(contention) = contention else {
+            self.allowance = Allowance::default();
+            return;
+        };
+        let heavy = chunks.iter().filter(|w| {
+            self.sequences.get(&w.seq).is_some_and(|s| contention.is_heavy(s.principal))
+        });
+        let used: Duration = heavy.map(|w| self.composer.chunk_time(w.tokens, w.start)).sum();
+        self.allowance.prompts = self.allowance.prompts.saturating_sub(used);
+    }
+}
