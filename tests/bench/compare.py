@@ -6,6 +6,7 @@ uses prompts that neither has seen. Medians over the rounds are printed, and the
 
 import argparse
 import re
+import resource
 import socket
 import statistics
 import subprocess
@@ -15,8 +16,9 @@ import urllib.request
 import psutil
 
 import load
+import plot
 
-SLOTS, SLOT_TOKENS = 16, 2048
+SLOTS, SLOT_TOKENS, FEW_SLOTS = 16, 2048, 4
 
 
 def free_port():
@@ -67,10 +69,11 @@ class Server:
 def commands(args, kind):
     """Both servers' command lines. The peer gets its best settings: continuous batching and flash
     attention are its defaults; for embeddings a batch that holds the longest input."""
-    ctx = str(SLOTS * SLOT_TOKENS)
-    if kind == "chat":
-        ours = [args.forebay, "serve", "-m", f"m={args.chat}", "--parallel", str(SLOTS), "-c", ctx]
-        peer = [args.peer, "-m", args.chat, "--alias", "m", "-np", str(SLOTS), "-c", ctx, "--no-webui"]
+    if kind != "embedding":
+        slots = FEW_SLOTS if kind == "few slots" else SLOTS
+        size = ["--parallel", str(slots), "-c", str(slots * SLOT_TOKENS)]
+        ours = [args.forebay, "serve", "-m", f"m={args.chat}", *size]
+        peer = [args.peer, "-m", args.chat, "--alias", "m", *size, "--no-webui"]
     else:
         ours = [args.forebay, "serve", "-m", f"m={args.embedding}"]
         peer = [args.peer, "-m", args.embedding, "--alias", "m", "--embeddings", "-np", str(SLOTS),
@@ -136,6 +139,52 @@ def engine_limit(args):
     line("16 streams tokens/s", statistics.median(http), statistics.median(bare))
 
 
+def bare(args, streams, prompt, tokens):
+    """The bare engine: median time to a first token and between tokens, in seconds."""
+    command = [args.forebay, "bench", "--model", args.chat, "--streams", streams, "--prompt-tokens", prompt,
+               "--tokens", tokens, "--rounds", "1", "--threads", args.threads or psutil.cpu_count()]
+    report = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True).stdout
+    return [float(re.search(rf"{name}\s+p50 ([\d.]+)", report)[1]) / 1000 for name in ("TTFT", "ITL")]
+
+
+def ideals(args, prefix=1500, rest=45, tokens=24):
+    """What `shared8` and `shared16` would be with the prefix computed once and every other token
+    once, at the bare engine's rates."""
+    alone, _ = bare(args, 1, prefix, 2)
+    print("\nideal:")
+    for clients, requests in ((8, 24), (16, 48)):
+        _, step = bare(args, clients, prefix, 12)
+        seconds = alone * (1 + requests * rest / prefix) + requests / clients * tokens * step
+        print(f"shared{clients} tokens/s {requests * tokens / seconds:22.2f}", flush=True)
+
+
+def plotted(args):
+    """Both servers under `mixed` once more, drawn."""
+    series = {}
+    for name, command in zip(("forebay", "llama-server"), commands(args, "chat")):
+        server, gaps = Server(command), []
+        load.run("mixed", server.url, "m", seed=1)
+        load.run("mixed", server.url, "m", seed=2, gaps=gaps)
+        server.stop()
+        series[name] = gaps
+    plot.itl(args.plot, "Time between tokens of four streams while three long prompts arrive", series)
+
+
+def flooded(args):
+    """2,000 streams at once, and the memory that those which wait take."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (8192, max(8192, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
+    command, _ = commands(args, "chat")
+    server = Server(command + ["--queue", "2100"])
+    load.run("batch", server.url, "m", seed=1)
+    before = server.peak_mb()
+    result = load.run("flood", server.url, "m", seed=2)
+    each = (server.peak_mb() - before) * 1000 / 2000
+    server.stop()
+    print("\n2,000 streams at once:")
+    for name, value in {**result, "KB of memory for each": each}.items():
+        print(f"{name:28} {value:10.2f}", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--forebay", required=True)
@@ -145,16 +194,24 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--scenarios", nargs="*", help="only these")
+    parser.add_argument("--plot", help="write inter-token latencies of `mixed` to this SVG")
     parser.add_argument("--ours", default="", help="more flags for forebay")
     parser.add_argument("--theirs", default="", help="more flags for the peer")
     args = parser.parse_args()
     print(f"slots: {SLOTS}, context of each: {SLOT_TOKENS}, rounds: {args.rounds}, cores: {psutil.cpu_count()}")
-    for kind, scenarios in (("chat", load.CHAT), ("embedding", load.EMBEDDING)):
+    kinds = {"chat": load.CHAT, "few slots": load.FEW_SLOTS, "embedding": load.EMBEDDING}
+    for kind, scenarios in kinds.items():
         chosen = [name for name in scenarios if args.scenarios is None or name in args.scenarios]
         if chosen:
             compare(args, kind, chosen)
     if args.scenarios is None or "wire" in args.scenarios:
         engine_limit(args)
+    if args.scenarios is None or "ideal" in args.scenarios:
+        ideals(args)
+    if args.scenarios is None or "flood" in args.scenarios:
+        flooded(args)
+    if args.plot:
+        plotted(args)
 
 
 if __name__ == "__main__":

@@ -107,8 +107,9 @@ async def generate(load, seed, requests, clients, prompt_words, tokens, system_w
     return figures(*await load.closed_loop(jobs, clients))
 
 
-async def mixed(load, seed):
-    """Four streams run while three long prompts arrive: what do the streams feel?"""
+async def mixed(load, seed, gaps=None):
+    """Four streams run while three long prompts arrive: what do the streams feel? `gaps` takes when
+    each of their tokens came, in seconds, and how long after the one before, in ms."""
     rng = random.Random(seed)
     begin = time.perf_counter()
     streams = [asyncio.create_task(load.stream(words(rng, 20), 160)) for _ in range(4)]
@@ -120,6 +121,9 @@ async def mixed(load, seed):
     answers = await asyncio.gather(*streams)
     result = figures(answers, time.perf_counter() - begin)
     long = await asyncio.gather(*prompts)
+    if gaps is not None:
+        pairs = [pair for a in answers for pair in zip(a["stamps"], a["stamps"][1:])]
+        gaps.extend((after - begin, (after - before) * 1e3) for before, after in pairs)
     result["itl_max_ms"] = max(b - a for s in answers for a, b in zip(s["stamps"], s["stamps"][1:])) * 1e3
     result["long_ttft_p50_ms"] = statistics.median(a["stamps"][0] - a["begin"] for a in long) * 1e3
     return result
@@ -169,6 +173,36 @@ async def fair(load, seed, many=40, few=4):
     return {"few_beside/alone": beside / alone, "few_beside_s": beside}
 
 
+async def flood(load, seed, streams=2000):
+    """All at once: is everybody served, and does the server answer its health check meanwhile?"""
+    rng = random.Random(seed)
+    health, done = [], asyncio.Event()
+
+    async def watch():
+        while not done.is_set():
+            begin = time.perf_counter()
+            async with load.session.get(f"{load.url}/health") as answer:
+                answer.raise_for_status()
+            health.append(time.perf_counter() - begin)
+            await asyncio.sleep(0.05)
+
+    async def stream():
+        try:
+            answer = await load.stream(words(rng, 8), 4)
+            return answer["tokens"] == 4
+        except Exception:  # noqa: BLE001 — whatever it is, it counts
+            return False
+
+    watcher = asyncio.create_task(watch())
+    begin = time.perf_counter()
+    served = await asyncio.gather(*(stream() for _ in range(streams)))
+    seconds = time.perf_counter() - begin
+    done.set()
+    await watcher
+    return {"streams/s": streams / seconds, "errors": served.count(False),
+            "health_p99_ms": percentile(health, 99) * 1e3}
+
+
 async def wire(load, seed, streams=16, prompt_tokens=64, tokens=128):
     """What `forebay bench` does, over HTTP: as many streams, prompts and answers as long."""
     rng = random.Random(seed)
@@ -211,20 +245,21 @@ CHAT = {
     "shared8": lambda load, seed: generate(load, seed, 24, 8, 15, 24, system_words=750),
     "shared16": lambda load, seed: generate(load, seed, 48, 16, 15, 24, system_words=750),
     "mixed": mixed,
-    "turns": turns,
     "copyedit": copyedit,
     "fair": fair,
     "cancel": cancel,
 }
+FEW_SLOTS = {"turns": turns}
+FLOOD = {"flood": flood}
 EMBEDDING = {
     "embed": lambda load, seed: embed(load, seed, 8, 4, 32, 40),
     "embed1": lambda load, seed: embed(load, seed, 400, 32, 1, 12),
 }
 
 
-def run(scenario, url, model, seed):
+def run(scenario, url, model, seed, **more):
     async def main():
         async with Load(url, model) as load:
-            return await {**CHAT, **EMBEDDING, "wire": wire}[scenario](load, seed)
+            return await {**CHAT, **FEW_SLOTS, **EMBEDDING, **FLOOD, "wire": wire}[scenario](load, seed, **more)
 
     return asyncio.run(main())

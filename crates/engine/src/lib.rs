@@ -12,6 +12,7 @@
 //! arrive validated: there are no defaults and no range checks here.
 
 mod detokenize;
+mod draw;
 mod logprobs;
 mod lookup;
 mod sampling;
@@ -41,7 +42,7 @@ pub use request::{
     Event, Failure, FinishReason, GenerateRequest, Origin, SamplingParams, StopRules, TokenLogprob,
     TopLogprob,
 };
-pub use status::{Progress, Stats, Status};
+pub use status::{Progress, Stats, Status, StepShares};
 pub use vocab::{ParseSpecial, Tokenize, Vocab};
 
 /// A token id of a model's vocabulary.

@@ -25,6 +25,8 @@ pub struct Script {
     pub kind: Kind,
     /// What it says; an `\0` stands for the end-of-text token.
     pub says: String,
+    /// The logit of what it says; all others are 0.
+    pub peak: f32,
     /// How long each step takes.
     pub step_time: Duration,
     /// Steps (counted from 1) that fail.
@@ -49,6 +51,7 @@ impl Default for Script {
         Self {
             kind: Kind::Chat,
             says: "abc ".to_owned(),
+            peak: 20.0,
             step_time: Duration::ZERO,
             failing_steps: Vec::new(),
             dies_at: None,
@@ -200,7 +203,7 @@ impl Model for Player {
             held.push(token);
             let mut row = vec![0.0; if logits { VOCAB } else { 0 }];
             if logits {
-                row[self.next(&self.slots[&slot])] = 20.0;
+                row[self.next(&self.slots[&slot])] = self.script.peak;
             }
             self.rows.push(row);
         }

@@ -50,8 +50,21 @@ pub struct Stats {
     pub drafted: u64,
     /// Those of them that were right.
     pub accepted: u64,
+    /// Time spent computing, and on everything else of a step.
+    pub time: StepShares,
     /// What the scheduler has done.
     pub scheduler: Counts,
+}
+
+/// Where the time of steps went, over all of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StepShares {
+    /// Taking requests in and planning.
+    pub plan: Duration,
+    /// Changes of the KV cache and the model's forward passes.
+    pub compute: Duration,
+    /// Sampling, text, stop strings, sending events.
+    pub emit: Duration,
 }
 
 /// The shared side of [`Status`], [`Progress`] and [`Stats`]: written by the engine's thread.
@@ -77,7 +90,7 @@ pub(crate) struct Board {
     pub(crate) accepted: AtomicU64,
     /// How long what waits will take, in milliseconds.
     pub(crate) backlog_ms: AtomicU64,
-    scheduler: Mutex<Counts>,
+    told: Mutex<(StepShares, Counts)>,
 }
 
 impl Board {
@@ -102,7 +115,7 @@ impl Board {
             drafted: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
             backlog_ms: AtomicU64::new(0),
-            scheduler: Mutex::new(Counts::default()),
+            told: Mutex::new((StepShares::default(), Counts::default())),
         }
     }
 
@@ -152,6 +165,7 @@ impl Board {
     }
 
     pub(crate) fn stats(&self) -> Stats {
+        let (time, scheduler) = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Stats {
             running: self.running.load(Relaxed),
             waiting: self.waiting.load(Relaxed),
@@ -166,13 +180,14 @@ impl Board {
             timed_out: self.timed_out.load(Relaxed),
             drafted: self.drafted.load(Relaxed),
             accepted: self.accepted.load(Relaxed),
-            scheduler: self.scheduler.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            time,
+            scheduler,
         }
     }
 
-    /// Tells what the scheduler has done.
-    pub(crate) fn set_counts(&self, counts: Counts) {
-        *self.scheduler.lock().unwrap_or_else(PoisonError::into_inner) = counts;
+    /// Tells where the time went and what the scheduler has done.
+    pub(crate) fn tell(&self, time: StepShares, counts: Counts) {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = (time, counts);
     }
 
     /// How long it is likely to take until what waits now has been served.

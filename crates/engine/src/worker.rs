@@ -1,6 +1,7 @@
 //! The generation loop: receive, plan, step, emit.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -10,14 +11,14 @@ use forebay_scheduler::{
 };
 use tokio::sync::mpsc;
 
+use crate::draw::{self, Draw, Drawn};
 use crate::logprobs::token_logprob;
 use crate::model::{Capacity, Model, ModelConfig, Row, StepError};
 use crate::request::{
     Event, Failure, FinishReason, GenerateRequest, Origin, Stamped, TokenLogprob,
 };
-use crate::sampling::Scratch;
 use crate::sequence::{Growth, Sequence};
-use crate::status::{Board, Status};
+use crate::status::{Board, Status, StepShares};
 use crate::vocab::Vocab;
 
 /// Steps that may fail one after the other before the engine gives up.
@@ -46,11 +47,10 @@ pub(crate) struct Worker<M> {
     next_id: u64,
     failed_steps: u32,
     rows: Vec<Row>,
-    scratch: Scratch,
-    /// What `Request` does not ask for but the configuration.
+    time: StepShares,
     speculate: bool,
     queue_timeout: Option<Duration>,
-    /// Prompt lengths below which all chunks are of one kind.
+    /// Tokens that attention takes at once.
     block: u32,
 }
 
@@ -94,7 +94,7 @@ impl<M: Model> Worker<M> {
             next_id: 0,
             failed_steps: 0,
             rows: Vec::new(),
-            scratch: Scratch::default(),
+            time: StepShares::default(),
             // A draft that is wrong is taken back.
             speculate: config.speculate && kv.rewinds,
             queue_timeout: config.queue_timeout,
@@ -110,17 +110,24 @@ impl<M: Model> Worker<M> {
     /// that are left tells their clients.
     pub(crate) fn run(mut self, mut inbox: mpsc::Receiver<Submission>) {
         while self.receive(&mut inbox) {
+            let begin = Instant::now();
             self.reap();
             let step = self.scheduler.plan();
             self.publish();
             if step.work.is_empty() && step.kv.is_empty() {
                 continue;
             }
-            match self.step(&step) {
+            let planned = Instant::now();
+            let took = self.step(&step);
+            let computed = Instant::now();
+            match took {
                 Some(took) => self.emit(&step, took),
                 None if self.survive(&step) => {}
                 None => break,
             }
+            self.time.plan += planned - begin;
+            self.time.compute += computed - planned;
+            self.time.emit += computed.elapsed();
         }
         self.board.set_status(Status::Failed);
         for ticket in self.requests.values() {
@@ -284,6 +291,7 @@ impl<M: Model> Worker<M> {
     fn emit(&mut self, step: &Step, took: StepTime) {
         self.scheduler.complete(step, took);
         let mut row = 0;
+        let mut sampled = BTreeMap::new();
         for work in &step.work {
             self.board.drafted.fetch_add(u64::from(work.drafts), Relaxed);
             let rows = row..row + work.tokens as usize;
@@ -291,50 +299,52 @@ impl<M: Model> Worker<M> {
             if matches!(work.output, Output::All { .. }) {
                 self.collect_prompt_logprobs(work, rows.start);
             }
-            if !work.output.samples() {
-                continue;
+            if work.output.samples() {
+                sampled.insert(work.seq, rows.end - 1 - work.drafts as usize..rows.end);
             }
-            self.sample(work, rows.end - 1 - work.drafts as usize);
+        }
+        for (seq, drawn, proposal) in self.draw(&sampled) {
+            self.tell(seq, drawn, proposal);
         }
     }
 
-    /// Samples a sequence's next token, and after it one for each draft that was right. `row` is
-    /// the first row to sample from.
-    fn sample(&mut self, work: &Work, row: usize) {
-        let drafts = work.drafts as usize;
-        for index in 0..=drafts {
-            if self.grow(work.seq, row + index) {
-                return;
-            }
-            let Some(sequence) = self.sequences.get_mut(&work.seq) else { return };
-            let right = sequence.is_as_drafted(index);
-            self.board.accepted.fetch_add(u64::from(right && index < drafts), Relaxed);
-            if right && index < drafts {
-                self.scheduler.accept(work.seq, sequence.last());
-            } else {
-                self.scheduler.append(work.seq, sequence.last());
-                let (drafts, likely) = sequence.propose();
-                self.scheduler.propose(work.seq, drafts, likely);
-                return;
+    /// Draws each sequence's next token from its first row, and after it one for each draft that
+    /// was right.
+    fn draw(
+        &mut self,
+        sampled: &BTreeMap<SeqId, Range<usize>>,
+    ) -> Vec<(SeqId, Vec<Drawn>, (u32, f64))> {
+        let (mut seqs, mut draws) = (Vec::new(), Vec::new());
+        for (&seq, sequence) in &mut self.sequences {
+            if let Some(rows) = sampled.get(&seq) {
+                let rows = rows.clone().map(|row| self.model.logits(row)).collect();
+                seqs.push(seq);
+                draws.push(Draw::new(sequence, rows));
             }
         }
+        draw::run(&mut draws, &self.vocab);
+        let drawn = draws.into_iter().map(|draw| (draw.drawn, draw.proposal));
+        seqs.into_iter().zip(drawn).map(|(seq, (drawn, next))| (seq, drawn, next)).collect()
     }
 
-    /// Adds one token to a sequence, by the logits of a row of the last step. Returns whether that
-    /// was the end.
-    fn grow(&mut self, seq: SeqId, row: usize) -> bool {
-        let Some(sequence) = self.sequences.get_mut(&seq) else { return true };
-        let growth = sequence.grow(self.model.logits(row), &self.vocab, &mut self.scratch);
-        let tokens = sequence.tokens();
-        let Some(ticket) = self.requests.get(&seq.request) else { return true };
-        let Growth { text, logprobs, finished } = growth;
-        if !text.is_empty() || !logprobs.is_empty() {
-            send(ticket, Event::Delta { choice: seq.choice, text, tokens, logprobs });
+    /// Tells the scheduler and the client what was drawn.
+    fn tell(&mut self, seq: SeqId, drawn: Vec<Drawn>, (drafts, likely): (u32, f64)) {
+        for Drawn { token, growth, tokens, as_drafted } in drawn {
+            let Some(ticket) = self.requests.get(&seq.request) else { return };
+            let Growth { text, logprobs, finished } = growth;
+            if !text.is_empty() || !logprobs.is_empty() {
+                send(ticket, Event::Delta { choice: seq.choice, text, tokens, logprobs });
+            }
+            match finished {
+                Some(reason) => return self.finish(seq, reason, tokens),
+                None if as_drafted => {
+                    self.board.accepted.fetch_add(1, Relaxed);
+                    self.scheduler.accept(seq, token);
+                }
+                None => self.scheduler.append(seq, token),
+            }
         }
-        if let Some(reason) = finished.clone() {
-            self.finish(seq, reason, tokens);
-        }
-        finished.is_some()
+        self.scheduler.propose(seq, drafts, likely);
     }
 
     fn finish(&mut self, seq: SeqId, reason: FinishReason, tokens: u32) {
@@ -377,7 +387,7 @@ impl<M: Model> Worker<M> {
         board.kv_saved.store(scheduler.saved_tokens(), Relaxed);
         let backlog = scheduler.backlog().as_millis();
         board.backlog_ms.store(u64::try_from(backlog).unwrap_or(u64::MAX), Relaxed);
-        board.set_counts(scheduler.counts());
+        board.tell(self.time, scheduler.counts());
     }
 }
 

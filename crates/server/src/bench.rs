@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use forebay_engine::{
     Embedder, Engine, Event, GenerateRequest, Loaded, Origin, ParseSpecial, SamplingParams, Source,
-    StopRules, Token, Vocab, load,
+    StepShares, StopRules, Token, Vocab, load,
 };
 
 use crate::config::ModelSettings;
@@ -118,6 +118,20 @@ async fn measure(args: &BenchArgs) -> Result<String, String> {
     );
     line(&mut report, "TTFT", &median.ttft);
     line(&mut report, "ITL", &median.gaps);
+    if let Loaded::Chat(engine) = &loaded {
+        let stats = engine.stats();
+        let StepShares { plan, compute, emit } = stats.time;
+        let whole = (plan + compute + emit).as_secs_f64().max(1e-9);
+        let part = |time: Duration| 100.0 * time.as_secs_f64() / whole;
+        let _ = writeln!(
+            report,
+            "of a step {:.1} % computing, {:.2} % planning, {:.2} % sampling and sending ({} steps)",
+            part(compute),
+            part(plan),
+            part(emit),
+            stats.steps
+        );
+    }
     Ok(report)
 }
 

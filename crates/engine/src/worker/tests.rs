@@ -180,6 +180,31 @@ async fn what_repeats_takes_fewer_steps() {
     assert!(stats.steps < 120 && stats.accepted > 80, "{stats:?}");
 }
 
+/// With chance in it (one token in twelve is not what the script says) an answer is the same with
+/// drafts and without, for every seed: so its distribution is.
+#[tokio::test]
+async fn drafts_change_no_distribution() {
+    let mut texts = Vec::new();
+    for speculate in [true, false] {
+        let script = Script { peak: 8.0, ..Script::default() };
+        let engine = engine_with(ModelConfig { speculate, ..config(script) }).await;
+        let mut said = Vec::new();
+        for seed in 0..100 {
+            let mut request = request(60, 1);
+            (request.sampling.temperature, request.sampling.seed) = (1.0, seed);
+            said.push(drain(engine.generate(request).unwrap()).await.0.swap_remove(0));
+        }
+        let stats = engine.stats();
+        assert_eq!(stats.drafted > 100 && stats.accepted > 100, speculate, "{stats:?}");
+        assert!(stats.accepted < stats.drafted || !speculate, "some were wrong: {stats:?}");
+        texts.push(said);
+    }
+    assert_eq!(texts[0], texts[1]);
+    let plain = "abc ".repeat(15);
+    let odd = texts[0].iter().filter(|text| **text != plain).count();
+    assert!(odd > 80, "{odd} of 100 are not just the script");
+}
+
 #[tokio::test]
 async fn time_runs_out_in_the_queue_and_while_running() {
     let ms = Duration::from_millis;
