@@ -24,6 +24,9 @@ use crate::vocab::Vocab;
 /// Steps that may fail one after the other before the engine gives up.
 const MAX_FAILED_STEPS: u32 = 3;
 
+/// What the loop waits where requests are there and nothing is to be computed for them.
+const IDLE: Duration = Duration::from_millis(1);
+
 /// Rows of a step that may need logits for one sequence: the backend keeps a row of vocabulary
 /// size for each, so 64 of them take 64 MB with a vocabulary of 256k.
 const ALL_LOGITS_TOKENS: u32 = 64;
@@ -115,6 +118,8 @@ impl<M: Model> Worker<M> {
             let step = self.scheduler.plan();
             self.publish();
             if step.work.is_empty() && step.kv.is_empty() {
+                // Between a request's end and the next plan; never for long.
+                std::thread::sleep(IDLE);
                 continue;
             }
             let planned = Instant::now();

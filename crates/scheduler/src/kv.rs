@@ -92,7 +92,7 @@ pub enum Reuse {
     Evicted,
     /// Somebody has, but the model cannot go back to where the two part.
     NoRewind,
-    /// Somebody has, but less than a copy is worth.
+    /// Somebody has, but less than a copy is worth, or the prompt is not longer than a block.
     Short,
     /// The prompt's own logits are wanted, so all of it is computed.
     Unwanted,
@@ -462,7 +462,7 @@ impl Kv {
 
     fn why_not(&self, salt: Salt, tokens: &[u32], limit: u32) -> Reuse {
         if limit == 0 {
-            Reuse::Unwanted
+            Reuse::Short
         } else if self.tree.matches(salt, tokens).iter().any(|m| m.len >= ghost::LENGTH) {
             Reuse::NoRewind
         } else if self.ghosts.knows(salt, tokens) {

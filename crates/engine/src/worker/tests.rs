@@ -186,10 +186,12 @@ async fn what_repeats_takes_fewer_steps() {
 async fn drafts_change_no_distribution() {
     let mut texts = Vec::new();
     for speculate in [true, false] {
-        let script = Script { peak: 8.0, ..Script::default() };
+        // Steps that all take the same time, so that drafts are worth it.
+        let step_time = Duration::from_micros(500);
+        let script = Script { peak: 8.0, step_time, ..Script::default() };
         let engine = engine_with(ModelConfig { speculate, ..config(script) }).await;
         let mut said = Vec::new();
-        for seed in 0..100 {
+        for seed in 0..40 {
             let mut request = request(60, 1);
             (request.sampling.temperature, request.sampling.seed) = (1.0, seed);
             said.push(drain(engine.generate(request).unwrap()).await.0.swap_remove(0));
@@ -202,7 +204,7 @@ async fn drafts_change_no_distribution() {
     assert_eq!(texts[0], texts[1]);
     let plain = "abc ".repeat(15);
     let odd = texts[0].iter().filter(|text| **text != plain).count();
-    assert!(odd > 80, "{odd} of 100 are not just the script");
+    assert!(odd > 30, "{odd} of 40 are not just the script");
 }
 
 #[tokio::test]
