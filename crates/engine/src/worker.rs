@@ -246,9 +246,9 @@ impl<M: Model> Worker<M> {
     }
 
     fn compute(&mut self, step: &Step) -> Result<StepTime, StepError> {
-        for &op in &step.kv {
-            self.model.change(op)?;
-        }
+        // All of them, even where one fails: the scheduler takes them as done.
+        let changes: Vec<_> = step.kv.iter().map(|&op| self.model.change(op)).collect();
+        changes.into_iter().collect::<Result<(), StepError>>()?;
         if self.rows.is_empty() { Ok(StepTime::default()) } else { self.model.step(&self.rows) }
     }
 
