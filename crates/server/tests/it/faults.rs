@@ -18,7 +18,7 @@ const LONG_STREAM: &str = r#","max_tokens":2000,"stream":true"#;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_engine_is_a_clean_error_everywhere() {
-    let server = Server::start(Script { dies_at: Some(20), ..slow() }, "").await;
+    let server = Server::start(Script { dies_at: Some(60), ..slow() }, "").await;
     let client = server.client();
     let (stream, whole, queued) =
         tokio::join!(client.chat(LONG_STREAM), client.chat(LONG), client.chat(LONG));
