@@ -156,7 +156,8 @@ pub(crate) struct StepError(pub(crate) String);
 /// A generation model on its own thread. The one seam with two implementations: llama.cpp, and
 /// the script that tests use.
 pub(crate) trait Model {
-    /// Computes one step. Says how long the rows that are alone in their slot took, and the others.
+    /// Computes one step. Says how long each kind of rows took: alone in their slot, less than a
+    /// block, and more.
     fn step(&mut self, rows: &[Row]) -> Result<StepTime, StepError>;
     /// The logits of row `index` of the last step, one for each vocabulary entry.
     fn logits(&self, index: usize) -> &[f32];

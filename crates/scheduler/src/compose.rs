@@ -147,10 +147,10 @@ impl Composer {
         self.predict(chunk).total().mul_f64(f64::from(tokens) / f64::from(CHUNK))
     }
 
-    /// How long a step of so many decode rows takes, somewhere in short answers.
-    pub(crate) fn decode_time(&self, rows: u32) -> Duration {
-        const DEPTH: u64 = 256;
-        self.single.predict(Load { tokens: rows, depth: u64::from(rows) * DEPTH })
+    /// How long a step of so many decode rows takes, each behind `before` tokens.
+    pub(crate) fn decode_time(&self, rows: u32, before: u32) -> Duration {
+        let depth = u64::from(rows) * u64::from(before);
+        self.single.predict(Load { tokens: rows, depth })
     }
 
     /// How many of `offered` drafts to compute beside a decode row at `before`, each of which is
@@ -160,9 +160,7 @@ impl Composer {
             // One try tells what it costs.
             return offered.min(if likely > 0.5 { 4 } else { 0 });
         }
-        let rows64 = u64::from(rows.max(1));
-        let depth = rows64 * u64::from(before);
-        let plain = self.single.predict(Load { tokens: rows, depth }).as_secs_f64();
+        let plain = self.decode_time(rows, before).as_secs_f64();
         let (mut best, mut least) = (0, plain / f64::from(rows.max(1)));
         let others = plain * f64::from(rows.saturating_sub(1)) / f64::from(rows.max(1));
         let (mut gain, mut chance) = (1.0, 1.0);
@@ -182,7 +180,7 @@ impl Composer {
 
     /// As many whole blocks of a prompt as fit; all of it, rather than leave less than a block.
     fn blocks_within(&self, need: u32, before: u32, time: Duration) -> u32 {
-        let curve = if need < self.block { self.short() } else { &self.long };
+        let curve = if need < self.block { self.short() } else { self.long() };
         let fits = curve.tokens_within(time, before, need);
         let blocks = fits - fits % self.block;
         if fits == need || (need - blocks < self.block && self.within(need, before, time)) {

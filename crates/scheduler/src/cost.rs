@@ -23,8 +23,9 @@ pub struct StepTime {
     pub long: Duration,
 }
 
-/// Samples kept of each size class, and the number of classes: one for each power of two.
+/// What a call's time is fitted to, see [`Load::features`].
 const FEATURES: usize = 4;
+/// Samples kept of each size class, and the number of classes: one for each power of two.
 const SAMPLES: usize = 8;
 const CLASSES: usize = 16;
 /// Samples after which an old one counts half.

@@ -23,6 +23,9 @@ mod sequence;
 use fairness::Allowance;
 use sequence::{Sequence, State};
 
+/// The depth that answers have somewhere in their middle, for estimates, in tokens.
+const ANSWER_DEPTH: u32 = 256;
+
 /// A generation request, as the engine numbers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
@@ -324,8 +327,8 @@ impl Scheduler {
             sequence.all_logits &= sequence.missing() > 0;
             self.queue.charge(sequence.principal, sure);
         }
-        let active = self.sequences.values().filter(|s| s.state != State::Queued);
-        self.queue.settle(active.map(|s| s.principal));
+        let active: Vec<Principal> = self.admitted_sequences().map(|(_, s)| s.principal).collect();
+        self.queue.settle(active.into_iter());
     }
 
     /// Sequences that wait to be admitted.
@@ -366,7 +369,7 @@ impl Scheduler {
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let turns = self.queue.len() as f64 / f64::from(rows.max(1));
         self.composer.prefill_time(prompts)
-            + self.composer.decode_time(rows).mul_f64(turns * self.answer_tokens)
+            + self.composer.decode_time(rows, ANSWER_DEPTH).mul_f64(turns * self.answer_tokens)
     }
 
     fn seqs_of(&self, id: RequestId) -> Vec<SeqId> {

@@ -351,8 +351,7 @@ impl Kv {
 
     /// Evicts the parked sequence that is worth least.
     fn evict(&mut self) -> bool {
-        let least = self.parked.iter().min_by(|a, b| a.1.score.total_cmp(&b.1.score));
-        let Some((&slot, _)) = least else { return false };
+        let Some((slot, _)) = least_worth(&self.parked) else { return false };
         self.retire(slot);
         self.release(slot);
         true
@@ -394,8 +393,7 @@ impl Kv {
             return false;
         }
         while self.saved.cells() + u64::from(len) > u64::from(self.limits.saved_tokens) {
-            let least = self.saved_worth.iter().min_by(|a, b| a.1.score.total_cmp(&b.1.score));
-            let Some((&least, &worth)) = least else { return false };
+            let Some((least, worth)) = least_worth(&self.saved_worth) else { return false };
             self.ages[1] = self.ages[1].max(worth.score);
             self.ghosts.add(self.saved.salt(least), &self.saved.tokens(least));
             self.forget(least);
@@ -487,6 +485,12 @@ impl Kv {
             worth.score = age + worth.uses * cost(exclusive, len - exclusive);
         }
     }
+}
+
+/// What is worth least.
+fn least_worth<K: Copy>(of: &BTreeMap<K, Worth>) -> Option<(K, Worth)> {
+    let least = of.iter().min_by(|a, b| a.1.score.total_cmp(&b.1.score));
+    least.map(|(&key, &worth)| (key, worth))
 }
 
 /// What computing `tokens` tokens behind `before` others costs, for each of them.

@@ -20,7 +20,8 @@ impl Scheduler {
         let mut cleared = false;
         while let Some(mut next) = self.queue.next() {
             if self.admitted >= self.limits.parallel {
-                let claim = |w: Waiting| self.in_the_way_of(&w).map(|victim| (w, victim));
+                let admitted: Vec<_> = self.admitted_sequences().collect();
+                let claim = |w: Waiting| in_the_way_of(&w, &admitted).map(|victim| (w, victim));
                 let claims = self.queue.fronts().into_iter().filter(|_| !cleared);
                 let Some((claimant, victim)) = claims.filter_map(claim).next() else { return };
                 self.preempt(victim);
@@ -28,7 +29,8 @@ impl Scheduler {
                 (next, cleared) = (claimant, true);
             }
             if !self.has_cells_for(&next) {
-                match self.less_urgent_than(next.class) {
+                let victim = less_urgent_than(next.class, self.admitted_sequences());
+                match victim {
                     Some(seq) => self.preempt(seq),
                     None => return,
                 }
@@ -167,8 +169,8 @@ impl Scheduler {
             return true;
         }
         let Some(new) = self.sequences.get(&next.seq) else { return false };
-        let admitted = self.sequences.iter().filter(|(_, s)| s.state != State::Queued);
-        let planned: u64 = admitted
+        let planned: u64 = self
+            .admitted_sequences()
             .map(|(_, s)| {
                 let prefix = match s.state {
                     State::Awaiting(Some(prefix)) => prefix.upto,
@@ -183,38 +185,40 @@ impl Scheduler {
         self.kv.pinned() + planned + own <= u64::from(self.limits.kv.cells)
     }
 
-    /// Whom `next` may send back to the queue for a place: a less urgent sequence, else one of a
-    /// principal with at least two places more than that of `next`.
-    fn in_the_way_of(&self, next: &Waiting) -> Option<SeqId> {
-        self.less_urgent_than(next.class).or_else(|| {
-            let places = |principal| {
-                let of = |s: &&super::Sequence| {
-                    s.state != State::Queued && s.principal == principal && s.class == next.class
-                };
-                self.sequences.values().filter(of).count()
-            };
-            let same = self.sequences.iter().filter(|(_, s)| {
-                s.state != State::Queued && s.class == next.class && s.principal != next.principal
-            });
-            // Beside the slots of the same principal, so that its rows stay side by side; the first
-            // at the end. Then the one that has come least far, which loses least.
-            let own = |slot: u32| {
-                let of = |s: &super::Sequence| s.principal == next.principal;
-                self.sequences.values().any(|s| of(s) && s.slot().is_some_and(|x| x.0 == slot))
-            };
-            let (seq, s) = same.max_by_key(|(_, s)| {
-                let slot = s.slot().map_or(u32::MAX, |slot| slot.0);
-                let beside = own(slot.wrapping_sub(1)) || own(slot.wrapping_add(1));
-                (places(s.principal), beside, slot, std::cmp::Reverse(s.computed), s.arrival)
-            })?;
-            (places(s.principal) >= places(next.principal) + 2).then_some(*seq)
-        })
-    }
-
-    /// The latest of the least urgent sequences, if they are less urgent than `class`.
-    fn less_urgent_than(&self, class: Class) -> Option<SeqId> {
+    /// The sequences that are not in the queue: few, however many are.
+    pub(super) fn admitted_sequences(&self) -> impl Iterator<Item = (SeqId, &Sequence)> {
         let admitted = self.sequences.iter().filter(|(_, s)| s.state != State::Queued);
-        let (seq, last) = admitted.max_by_key(|(_, s)| (s.class, s.arrival))?;
-        (last.class > class).then_some(*seq)
+        admitted.map(|(&seq, s)| (seq, s))
     }
+}
+
+/// Whom `next` may send back to the queue for a place: a less urgent sequence, else one of a
+/// principal with at least two places more than that of `next`.
+fn in_the_way_of(next: &Waiting, admitted: &[(SeqId, &Sequence)]) -> Option<SeqId> {
+    less_urgent_than(next.class, admitted.iter().copied()).or_else(|| {
+        let peers = || admitted.iter().filter(|(_, s)| s.class == next.class);
+        let places = |principal| peers().filter(|(_, s)| s.principal == principal).count();
+        // Beside the slots of the same principal, so that its rows stay side by side; the first
+        // at the end. Then the one that has come least far, which loses least.
+        let own = |slot: u32| {
+            let mut of = admitted.iter().filter(|(_, s)| s.principal == next.principal);
+            of.any(|(_, s)| s.slot().is_some_and(|x| x.0 == slot))
+        };
+        let others = peers().filter(|(_, s)| s.principal != next.principal);
+        let (seq, s) = others.max_by_key(|(_, s)| {
+            let slot = s.slot().map_or(u32::MAX, |slot| slot.0);
+            let beside = own(slot.wrapping_sub(1)) || own(slot.wrapping_add(1));
+            (places(s.principal), beside, slot, std::cmp::Reverse(s.computed), s.arrival)
+        })?;
+        (places(s.principal) >= places(next.principal) + 2).then_some(*seq)
+    })
+}
+
+/// The latest of the least urgent sequences, if they are less urgent than `class`.
+fn less_urgent_than<'s>(
+    class: Class,
+    admitted: impl Iterator<Item = (SeqId, &'s Sequence)>,
+) -> Option<SeqId> {
+    let (seq, last) = admitted.max_by_key(|(_, s)| (s.class, s.arrival))?;
+    (last.class > class).then_some(seq)
 }

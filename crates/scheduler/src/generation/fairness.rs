@@ -41,12 +41,17 @@ impl Scheduler {
     /// Whether some of the principals that run have more sequences, waiting or running, than others.
     pub(super) fn contention(&self) -> Option<Contention> {
         let least = self.least_urgent();
-        let mut counts: BTreeMap<Principal, usize> = BTreeMap::new();
-        for s in self.sequences.values().filter(|s| s.class <= least) {
-            *counts.entry(s.principal).or_default() += 1;
+        let running = self.admitted_sequences().filter(|(_, s)| s.slot().is_some());
+        let mut counts: BTreeMap<Principal, usize> =
+            running.map(|(_, s)| (s.principal, 0)).collect();
+        if counts.len() < 2 {
+            return None;
         }
-        let runs = |p| self.sequences.values().any(|s| s.principal == p && s.slot().is_some());
-        counts.retain(|&p, _| runs(p));
+        for s in self.sequences.values().filter(|s| s.class <= least) {
+            counts.entry(s.principal).and_modify(|count| *count += 1);
+        }
+        // Background sequences keep their slot, but take no part while others run.
+        counts.retain(|_, count| *count > 0);
         let fewest = counts.values().copied().min()?;
         let heavy: Vec<_> = counts.iter().filter(|&(_, &n)| n > fewest).map(|(&p, _)| p).collect();
         (!heavy.is_empty()).then_some(Contention { heavy })
