@@ -120,14 +120,43 @@ def test_three_times_the_cells_is_everybodys_turn(small):
     print(f"{total} tokens in {cells} cells: {same} of 16 texts the same as alone, the others part at near ties")
 
 
-def test_a_request_may_take_the_whole_context(small):
-    server = small(parallel=4, kv_layout="shared", ctx_size=4096)
+@pytest.mark.parametrize("layout", ["split", "shared"])
+def test_a_request_may_take_the_whole_context(small, layout):
+    server = small(parallel=4, kv_layout=layout, ctx_size=4096)
     long = "the same old story again and again " * 450
     answer = ask(server, [{"role": "user", "content": long}], tokens=8)
     assert answer.usage.prompt_tokens > 3000
     with pytest.raises(openai.BadRequestError) as refused:
         ask(server, [{"role": "user", "content": long * 2}], tokens=8)
     assert refused.value.code == "context_length_exceeded" and "4096" in refused.value.message
+    # It goes on where it was, though three parts of the cells would not hold it.
+    turns = [{"role": "user", "content": long},
+             {"role": "assistant", "content": answer.choices[0].message.content},
+             {"role": "user", "content": "And again?"}]
+    assert ask(server, turns, tokens=2).usage.prompt_tokens_details.cached_tokens > 2900
+
+
+def test_an_answer_outgrows_its_part_and_nobody_notices(small):
+    def ask_for(server, i):
+        client = openai.OpenAI(base_url=server.url + "/v1", api_key="x", max_retries=0, timeout=300)
+        return client.completions.create(
+            model="m", prompt=f"Chapter {i}. Once upon a time", max_tokens=1100, temperature=0,
+            logit_bias={"0": -100, "2": -100})  # neither of the tokens that end a text
+
+    texts = lambda answers: [a.choices[0].text for a in answers]
+    alone_server = small(parallel=1, ctx_size=2048)
+    alone = [ask_for(alone_server, i) for i in range(3)]
+    server = small(parallel=4, ctx_size=2048)
+    assert [a.usage.completion_tokens for a in alone] == [1100] * 3
+    # One alone: its state goes through host memory as it is.
+    assert texts([ask_for(server, 0)]) == texts(alone[:1])
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(lambda i: ask_for(server, i), range(3)))
+    assert [a.usage.completion_tokens for a in together] == [1100] * 3
+    outgrown = metric(server, 'forebay_preemptions_total')
+    assert outgrown >= 4
+    same = sum(a == b for a, b in zip(texts(alone), texts(together)))
+    print(f"{outgrown:.0f} moves to the long slot; together {same} of 3 texts the same as alone")
 
 
 def test_nobody_finds_what_has_another_salt(small):

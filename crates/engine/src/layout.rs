@@ -1,7 +1,7 @@
 //! How the KV cache is laid out: the one place where that is decided.
 //!
 //! A CPU's attention goes over every cell in use for each row, its own or not, so there each
-//! sequence has a part of its own; on a GPU one pool costs little, and any sequence may have all of
+//! sequence has a part of its own, and what outgrows its part gets a context of its own; on a GPU one pool costs little, and any sequence may have all of
 //! it. The table behind this is in `docs/performance.md`, "KV layout".
 
 use forebay_scheduler::KvLimits;
@@ -49,11 +49,15 @@ pub(crate) fn of(config: &ModelConfig, facts: &Facts) -> KvLimits {
         // A recurrent state takes its memory for each slot, whether used or not.
         (true, false) => (parallel * 2).min(most),
     };
+    let slot_tokens = slot_tokens.min(n_ctx_train.max(CELL_ALIGNMENT));
+    let whole = cells.min(n_ctx_train.next_multiple_of(CELL_ALIGNMENT));
+    let long_tokens = if config.long_slot && whole > slot_tokens { whole } else { 0 };
     let saved = if rewinds { config.kv_host_bytes / kv_bytes.max(1) } else { 0 };
     KvLimits {
         slots,
         cells,
-        slot_tokens: slot_tokens.min(n_ctx_train.max(CELL_ALIGNMENT)),
+        slot_tokens,
+        long_tokens: if shares { 0 } else { long_tokens.min(n_ctx_train) },
         shares,
         rewinds,
         // Cells of others cost attention time; host memory costs none.

@@ -24,8 +24,12 @@ mod embed;
 mod handle;
 #[cfg(feature = "llama")]
 mod layout;
+#[cfg(feature = "llama")]
+mod long;
 mod model;
 mod request;
+#[cfg(feature = "llama")]
+mod state;
 mod status;
 mod vocab;
 mod worker;

@@ -4,17 +4,19 @@
 //! slot). Copying between slots is a matter of metadata in the first; in the second llama.cpp
 //! copies whole streams, when the next batch is decoded. Which one: `layout.rs`.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CStr;
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use forebay_scheduler::{KvOp, Pass, SavedId, StepTime};
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{LlamaContextParams, LlamaPoolingType};
-use llama_cpp_2::context::session::{LlamaStateSeqFlags, SeqState};
+use llama_cpp_2::context::session::LlamaStateSeqFlags;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
@@ -28,9 +30,11 @@ use crate::Token;
 use crate::embed::Contexts;
 use crate::handle::Host;
 use crate::layout::{self, Facts};
+use crate::long::WithLong;
 use crate::model::{
     Capacity, Device, EmbeddingModel, Kind, Model, ModelConfig, ModelInfo, Pooling, Row, StepError,
 };
+use crate::state::{of_one_stream, of_streams};
 use crate::status::Progress;
 use crate::vocab::{ParseSpecial, Tokenize, Vocab, VocabTable};
 
@@ -260,7 +264,7 @@ fn serve_generation(
     host: Host,
 ) -> Served {
     let config = &host.config;
-    let batch_tokens = config.batch_size.unwrap_or(DEFAULT_BATCH).max(config.parallel);
+    let batch_tokens = config.batch_size.unwrap_or(DEFAULT_BATCH).max(config.parallel + 1);
     let kv = layout::of(
         config,
         &Facts {
@@ -271,35 +275,42 @@ fn serve_generation(
             kv_bytes: kv_bytes(model),
         },
     );
+    let block = if offloads(config) { 1 } else { ATTENTION_BLOCK };
     let params = context_params(threads(config))
-        .with_n_ctx(NonZeroU32::new(kv.cells))
-        .with_n_seq_max(kv.slots)
         .with_kv_unified(kv.shares)
         .with_n_batch(batch_tokens)
         .with_n_ubatch(config.ubatch_size.unwrap_or(DEFAULT_UBATCH).min(batch_tokens));
-    let context = match model.new_context(backend, params) {
-        Ok(context) => context,
-        Err(_) => {
-            let why = format!(
-                "llama.cpp cannot make a context of {} tokens; a smaller ctx_size or parallel may \
-                 fit",
-                kv.cells
-            );
-            return Err(Box::new((host, why)));
-        }
+    let saved = Saved::default();
+    let runner = move |slots: u32, cells: u32| {
+        let params = params.clone().with_n_ctx(NonZeroU32::new(cells)).with_n_seq_max(slots);
+        let none = |_| StepError(format!("llama.cpp cannot make a context of {cells} tokens"));
+        let context = model.new_context(backend, params).map_err(none)?;
+        let streams = if kv.shares { 1 } else { slots };
+        let (batch, saved) = (new_batch(batch_tokens, 1), Rc::clone(&saved));
+        let (places, kept, block) = (Vec::new(), Vec::new(), block as usize);
+        Ok(Runner { context, batch, places, kept, streams, saved, block })
     };
-    let slot_tokens = kv.slot_tokens;
-    let info = metadata.info(model, Kind::Chat, config.parallel, slot_tokens);
+    let usual = match runner(kv.slots, kv.cells) {
+        Ok(usual) => usual,
+        Err(why) => return Err(Box::new((host, format!("{why}; try a smaller ctx_size")))),
+    };
+    let info = metadata.info(model, Kind::Chat, config.parallel, kv.request_tokens());
     tracing::info!(
         cells = kv.cells,
-        request_tokens = slot_tokens,
+        slot_tokens = kv.slot_tokens,
+        request_tokens = kv.request_tokens(),
         layout = if kv.shares { "shared" } else { "split" },
         host_tokens = kv.saved_tokens,
         "KV cache"
     );
-    let block = if offloads(config) { 1 } else { ATTENTION_BLOCK };
-    let runner = Runner::new(context, batch_tokens, block);
-    host.serve_generation(info, vocab, Capacity { kv, batch_tokens, block }, runner);
+    let capacity = Capacity { kv, batch_tokens, block };
+    match kv.long_slot() {
+        None => host.serve_generation(info, vocab, capacity, usual),
+        Some(slot) => {
+            let with_long = WithLong::new(usual, slot, move || runner(1, kv.long_tokens));
+            host.serve_generation(info, vocab, capacity, with_long);
+        }
+    }
     Ok(())
 }
 
@@ -313,6 +324,9 @@ fn new_batch(tokens: u32, sequences: i32) -> LlamaBatch<'static> {
     LlamaBatch::new(tokens as usize, sequences)
 }
 
+/// What slots held, in host memory, for all contexts of a model.
+type Saved = Rc<RefCell<HashMap<SavedId, Vec<u8>>>>;
+
 /// A context that generates.
 struct Runner<'m> {
     context: LlamaContext<'m>,
@@ -321,8 +335,9 @@ struct Runner<'m> {
     places: Vec<Place>,
     /// Logits of a pass that another one followed, row after row.
     kept: Vec<f32>,
-    /// What slots held, in host memory.
-    saved: HashMap<SavedId, SeqState>,
+    saved: Saved,
+    /// Of the KV cache.
+    streams: u32,
     /// Rows that attention takes at once; fewer of one slot go with those of others.
     block: usize,
 }
@@ -345,17 +360,32 @@ fn step_error(error: impl std::fmt::Display) -> StepError {
 }
 
 impl<'m> Runner<'m> {
-    fn new(context: LlamaContext<'m>, batch_tokens: u32, block: u32) -> Self {
-        let batch = new_batch(batch_tokens, 1);
-        let (places, kept, saved) = (Vec::new(), Vec::new(), HashMap::new());
-        Self { context, batch, places, kept, saved, block: block as usize }
-    }
-
     fn trim(&mut self, slot: u32, keep: u32) -> Result<(), StepError> {
         match self.context.clear_kv_cache_seq(Some(slot), Some(keep), None).map_err(step_error)? {
             true => Ok(()),
             false => Err(StepError(format!("slot {slot} cannot be cut back to {keep} tokens"))),
         }
+    }
+
+    /// What a slot holds, as of a KV cache with one stream.
+    fn save(&self, slot: u32) -> Result<Vec<u8>, StepError> {
+        let (slot, flags) = (llama_id(slot), LlamaStateSeqFlags::empty());
+        let mut bytes = vec![0; self.context.state_seq_get_size_ext(slot, flags)];
+        #[expect(unsafe_code, reason = "the safe wrapper does not let the bytes be read")]
+        // SAFETY: the buffer has the size that llama.cpp wants for this sequence.
+        let written =
+            unsafe { self.context.state_seq_get_data_ext(bytes.as_mut_ptr(), slot, flags) };
+        let state = of_one_stream(bytes, self.streams).filter(|_| written > 0);
+        state.ok_or_else(|| StepError(format!("slot {slot} cannot be saved")))
+    }
+
+    fn restore(&mut self, slot: u32, state: &[u8]) -> Result<(), StepError> {
+        let flags = LlamaStateSeqFlags::empty();
+        #[expect(unsafe_code, reason = "the safe wrapper takes no bytes")]
+        // SAFETY: these are what llama.cpp wrote for a sequence of the same model, its streams
+        // counted as they are here; it checks the shape.
+        let done = unsafe { self.context.state_seq_set_data_ext(state, llama_id(slot), flags) };
+        if done { Ok(()) } else { Err(StepError(format!("slot {slot} cannot be restored"))) }
     }
 
     /// One decode call over some of the rows, and how long it took.
@@ -456,19 +486,18 @@ impl Model for Runner<'_> {
                 self.trim(to.0, keep)
             }
             KvOp::Save { slot, saved } => {
-                let flags = LlamaStateSeqFlags::empty();
-                let state = self.context.state_seq_get(llama_id(slot.0), flags);
-                self.saved.insert(saved, state.map_err(step_error)?);
+                let state = self.save(slot.0)?;
+                self.saved.borrow_mut().insert(saved, state);
                 Ok(())
             }
             KvOp::Restore { saved, slot, keep } => {
                 let none = || StepError(format!("nothing was saved as {}", saved.0));
-                let state = self.saved.get(&saved).ok_or_else(none)?;
-                self.context.state_seq_set(state, llama_id(slot.0)).map_err(step_error)?;
+                let state = self.saved.borrow().get(&saved).map(|s| of_streams(s, self.streams));
+                self.restore(slot.0, &state.ok_or_else(none)?)?;
                 self.trim(slot.0, keep)
             }
             KvOp::Forget { saved } => {
-                self.saved.remove(&saved);
+                self.saved.borrow_mut().remove(&saved);
                 Ok(())
             }
         }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use forebay_scheduler::{KvLimits, KvOp, StepTime};
+use forebay_scheduler::{KvLimits, KvOp, SlotId, StepTime};
 
 use crate::Token;
 
@@ -20,6 +20,8 @@ pub struct ModelConfig {
     pub ctx_size: Option<u32>,
     /// Whether sequences share cells; `None` for what suits the device.
     pub kv_layout: Option<KvLayout>,
+    /// Whether a request that outgrows its part of a split KV cache goes on in one of its own.
+    pub long_slot: bool,
     /// Host memory for what the KV cache has no room for, in bytes.
     pub kv_host_bytes: u64,
     /// Sequences that run together.
@@ -156,6 +158,11 @@ pub(crate) struct StepError(pub(crate) String);
 /// A generation model on its own thread. The one seam with two implementations: llama.cpp, and
 /// the script that tests use.
 pub(crate) trait Model {
+    /// Makes sure that a slot can be used; called before each step for each slot in it. An error
+    /// concerns that slot alone.
+    fn open(&mut self, _slot: SlotId) -> Result<(), StepError> {
+        Ok(())
+    }
     /// Computes one step. Says how long each kind of rows took: alone in their slot, less than a
     /// block, and more.
     fn step(&mut self, rows: &[Row]) -> Result<StepTime, StepError>;

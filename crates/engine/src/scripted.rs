@@ -125,6 +125,7 @@ pub(crate) fn run(script: Script, host: Host) {
         slots: slots * 4,
         cells,
         slot_tokens: script.slot_tokens,
+        long_tokens: 0,
         shares: true,
         rewinds: true,
         parked_tokens: cells,

@@ -115,7 +115,8 @@ impl<M: Model> Worker<M> {
         while self.receive(&mut inbox) {
             let begin = Instant::now();
             self.reap();
-            let step = self.scheduler.plan();
+            let mut step = self.scheduler.plan();
+            self.open_slots(&mut step);
             self.publish();
             if step.work.is_empty() && step.kv.is_empty() {
                 // Between a request's end and the next plan; never for long.
@@ -220,6 +221,18 @@ impl<M: Model> Worker<M> {
         self.requests.remove(&id)
     }
 
+    /// Leaves out, and fails, what has a slot that cannot be made.
+    fn open_slots(&mut self, step: &mut Step) {
+        step.work.retain(|work| match self.model.open(work.slot) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(%error, "a slot cannot be made");
+                self.fail(work.seq.request);
+                false
+            }
+        });
+    }
+
     /// Runs the model over one step. Returns how long it took, if it worked.
     fn step(&mut self, step: &Step) -> Option<StepTime> {
         self.rows.clear();
@@ -284,12 +297,16 @@ impl<M: Model> Worker<M> {
     /// Fails the requests of a failed step. Returns whether to go on.
     fn survive(&mut self, step: &Step) -> bool {
         for work in &step.work {
-            self.scheduler.discard(work.seq.request);
-            if let Some(ticket) = self.forget(work.seq.request) {
-                send(&ticket, Event::Failed(Failure::Step));
-            }
+            self.fail(work.seq.request);
         }
         self.failed_steps < MAX_FAILED_STEPS
+    }
+
+    fn fail(&mut self, id: RequestId) {
+        self.scheduler.discard(id);
+        if let Some(ticket) = self.forget(id) {
+            send(&ticket, Event::Failed(Failure::Step));
+        }
     }
 
     /// Samples where a step asked for it and sends what came of it.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::compose::{Composer, Loads, Why};
 use crate::cost::StepTime;
 use crate::kv::{Kv, KvLimits, KvOp, Reuse, Salt, SlotId};
-use crate::queue::{Class, Principal, Queue};
+use crate::queue::{Class, Principal, Queue, Waiting};
 
 mod admission;
 mod fairness;
@@ -159,6 +159,8 @@ pub struct Counts {
     pub waited: u64,
     /// Sequences that went back to the queue because cells ran out.
     pub preempted_for_cells: u64,
+    /// Sequences that went back to the queue for the long slot, because they had filled theirs.
+    pub outgrown: u64,
     /// Sequences that went back to the queue for a more urgent one, or one of a principal that had
     /// less.
     pub preempted_for_others: u64,
@@ -174,8 +176,10 @@ pub struct Scheduler {
     queue: Queue,
     kv: Kv,
     composer: Composer,
-    /// Sequences that are not in the queue.
+    /// Sequences that are not in the queue, that of the long slot aside.
     admitted: u32,
+    /// The sequence that has the long slot.
+    long: Option<SeqId>,
     /// Numbers arrivals.
     arrivals: u64,
     /// Counts steps.
@@ -194,9 +198,10 @@ impl Scheduler {
     /// # Panics
     /// If a step cannot hold one decode row for each sequence, or there are too few slots.
     pub fn new(limits: Limits) -> Self {
+        let rows = limits.parallel + u32::from(limits.kv.long_tokens > 0);
         assert!(
             limits.parallel > 0
-                && limits.batch_tokens >= limits.parallel
+                && limits.batch_tokens >= rows
                 && limits.kv.slots >= limits.parallel,
             "{limits:?}"
         );
@@ -207,6 +212,7 @@ impl Scheduler {
             kv: Kv::new(limits.kv),
             composer: Composer::new(limits.itl_target, limits.block),
             admitted: 0,
+            long: None,
             arrivals: 0,
             steps: 0,
             allowance: Allowance::default(),
@@ -222,7 +228,7 @@ impl Scheduler {
     pub fn submit(&mut self, request: &Request) -> Result<(), Rejected> {
         let prompt = u32::try_from(request.prompt.len()).unwrap_or(u32::MAX);
         let needed = prompt.saturating_add(request.max_new_tokens);
-        let limit = self.limits.kv.slot_tokens.min(self.limits.kv.cells);
+        let limit = self.limits.kv.request_tokens();
         if needed > limit || prompt == 0 {
             return Err(Rejected::TooLong { needed, limit });
         }
@@ -233,7 +239,7 @@ impl Scheduler {
             self.arrivals += 1;
             let seq = SeqId { request: request.id, choice };
             let sequence = Sequence::new(request, choice, self.arrivals);
-            self.queue.push(sequence.waiting(seq));
+            self.queue.push(self.waiting_for(seq, &sequence));
             self.sequences.insert(seq, sequence);
         }
         Ok(())
@@ -259,7 +265,7 @@ impl Scheduler {
                 Some(slot) => {
                     self.kv.release(slot);
                     self.sequences.remove(&seq);
-                    self.admitted -= 1;
+                    self.vacate(seq);
                 }
             }
         }
@@ -270,13 +276,13 @@ impl Scheduler {
         self.settle_drafts(seq);
         let Some(sequence) = self.sequences.remove(&seq) else { return };
         match sequence.state {
-            State::Queued => self.queue.remove(sequence.class, sequence.principal, seq),
+            State::Queued => self.queue.remove(&self.waiting_for(seq, &sequence)),
             State::Awaiting(_) => {
-                self.admitted -= 1;
+                self.vacate(seq);
                 self.queue.refund(sequence.principal, sequence.known());
             }
             State::Active(slot) => {
-                self.admitted -= 1;
+                self.vacate(seq);
                 self.kv.park(slot);
                 let length = f64::from(sequence.generated()) + 1.0;
                 self.answer_tokens += 0.05 * (length - self.answer_tokens);
@@ -338,12 +344,12 @@ impl Scheduler {
 
     /// Sequences that were admitted.
     pub fn running(&self) -> usize {
-        self.admitted as usize
+        self.admitted as usize + usize::from(self.long.is_some())
     }
 
     /// Cells that running sequences hold, in tokens.
     pub fn kv_tokens(&self) -> u64 {
-        self.kv.pinned()
+        self.kv.running()
     }
 
     /// Cells that parked sequences alone hold, in tokens.
@@ -370,6 +376,21 @@ impl Scheduler {
         let turns = self.queue.len() as f64 / f64::from(rows.max(1));
         self.composer.prefill_time(prompts)
             + self.composer.decode_time(rows, ANSWER_DEPTH).mul_f64(turns * self.answer_tokens)
+    }
+
+    fn waiting_for(&self, seq: SeqId, sequence: &Sequence) -> Waiting {
+        let has_long = self.limits.kv.long_tokens > 0;
+        let slot_tokens = if has_long { self.limits.kv.slot_tokens } else { u32::MAX };
+        sequence.waiting(seq, slot_tokens)
+    }
+
+    /// Gives back the place that an admitted sequence has.
+    fn vacate(&mut self, seq: SeqId) {
+        if self.long == Some(seq) {
+            self.long = None;
+        } else {
+            self.admitted -= 1;
+        }
     }
 
     fn seqs_of(&self, id: RequestId) -> Vec<SeqId> {

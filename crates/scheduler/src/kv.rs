@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::kv::ghost::Ghosts;
+use crate::kv::long::Long;
 use crate::kv::tree::{Match, Tree};
 
 mod ghost;
+mod long;
 pub(crate) mod tree;
 
 pub use tree::Salt;
@@ -21,12 +23,15 @@ pub struct SavedId(pub u64);
 /// What the KV cache is. All counts are in tokens unless they say otherwise.
 #[derive(Debug, Clone, Copy)]
 pub struct KvLimits {
-    /// Number of slots, in use and parked.
+    /// Number of slots, in use and parked, the long one aside.
     pub slots: u32,
     /// Cells over all slots.
     pub cells: u32,
     /// What one slot can hold.
     pub slot_tokens: u32,
+    /// What the long slot can hold, the last one, which has cells of its own; 0 where there is
+    /// none.
+    pub long_tokens: u32,
     /// Whether slots that begin alike can hold the same cells; else they hold copies.
     pub shares: bool,
     /// Whether a slot can be cut back to any length; else only to nothing.
@@ -35,6 +40,23 @@ pub struct KvLimits {
     pub parked_tokens: u32,
     /// What host memory may keep beside that.
     pub saved_tokens: u32,
+}
+
+impl KvLimits {
+    /// What one request can hold, prompt and answer.
+    pub fn request_tokens(&self) -> u32 {
+        self.slot_tokens.min(self.cells).max(self.long_tokens)
+    }
+
+    /// The long slot.
+    pub fn long_slot(&self) -> Option<SlotId> {
+        (self.long_tokens > 0).then_some(SlotId(self.slots))
+    }
+
+    /// What a slot can hold.
+    pub(crate) fn capacity(&self, slot: SlotId) -> u32 {
+        if Some(slot) == self.long_slot() { self.long_tokens } else { self.slot_tokens }
+    }
 }
 
 /// What is to be done to the KV cache before a step, in order.
@@ -123,6 +145,7 @@ pub(crate) struct Kv {
     tree: Tree<SlotId>,
     empty: BTreeSet<SlotId>,
     parked: BTreeMap<SlotId, Worth>,
+    long: Option<Long>,
     saved: Tree<SavedId>,
     saved_worth: BTreeMap<SavedId, Worth>,
     ghosts: Ghosts,
@@ -152,6 +175,7 @@ impl Kv {
             tree: Tree::new(limits.shares),
             empty: (0..limits.slots).map(SlotId).collect(),
             parked: BTreeMap::new(),
+            long: limits.long_slot().map(Long::new),
             saved: Tree::new(false),
             saved_worth: BTreeMap::new(),
             ghosts: Ghosts::default(),
@@ -172,7 +196,12 @@ impl Kv {
         std::mem::take(&mut self.ops)
     }
 
-    /// Cells that running sequences hold.
+    /// Cells that running sequences hold, in the long slot or others.
+    pub(crate) fn running(&self) -> u64 {
+        self.pinned() + self.long.as_ref().map_or(0, Long::running)
+    }
+
+    /// Cells that running sequences hold, that in the long slot aside.
     pub(crate) fn pinned(&self) -> u64 {
         self.tree.cells_of(|slot| !self.parked.contains_key(&slot))
     }
@@ -194,11 +223,15 @@ impl Kv {
 
     /// Cells that would be free if a running sequence were not.
     pub(crate) fn exclusive(&self, slot: SlotId) -> u32 {
-        self.tree.exclusive(slot)
+        if self.is_long(slot) { 0 } else { self.tree.exclusive(slot) }
     }
 
-    /// Cells that running sequences could still take.
+    /// Cells that running sequences could still take: where each slot has its own, whoever is in
+    /// one fits.
     pub(crate) fn available(&self) -> u32 {
+        if !self.limits.shares {
+            return u32::MAX;
+        }
         let left = u64::from(self.limits.cells).saturating_sub(self.pinned());
         u32::try_from(left).unwrap_or(u32::MAX)
     }
@@ -206,7 +239,8 @@ impl Kv {
     /// How many of the first tokens somebody holds, at most `limit` of them.
     pub(crate) fn longest(&self, salt: Salt, tokens: &[u32], limit: u32) -> u32 {
         let device = self.on_device(salt, tokens, limit).map_or(0, |m| m.len);
-        device.max(self.in_host(salt, tokens, limit).map_or(0, |m| m.len))
+        let host = self.in_host(salt, tokens, limit, self.limits.slot_tokens);
+        device.max(host.map_or(0, |m| m.len))
     }
 
     /// How many of the first tokens a running sequence holds, if cells can be shared with it.
@@ -221,7 +255,8 @@ impl Kv {
     pub(crate) fn begin(&mut self, salt: Salt, tokens: &[u32], limit: u32) -> Option<Begun> {
         let device = self.on_device(salt, tokens, limit);
         let have = device.map_or(0, |m| m.len);
-        let host = self.in_host(salt, tokens, limit).filter(|m| m.len >= have + LEAST_SAVED);
+        let host = self.in_host(salt, tokens, limit, self.limits.slot_tokens);
+        let host = host.filter(|m| m.len >= have + LEAST_SAVED);
         if let Some(begun) = host.and_then(|m| self.restore(m, salt, tokens)) {
             return Some(begun);
         }
@@ -263,17 +298,26 @@ impl Kv {
 
     /// Adds tokens that were computed.
     pub(crate) fn extend(&mut self, slot: SlotId, tokens: &[u32]) {
-        self.tree.extend(slot, tokens);
+        match self.long_at(slot) {
+            Some(long) => long.extend(tokens),
+            None => self.tree.extend(slot, tokens),
+        }
     }
 
     /// Drops what a slot holds behind `keep` tokens, whether it was added or not.
     pub(crate) fn truncate(&mut self, slot: SlotId, keep: u32) {
-        self.tree.truncate(slot, keep);
+        match self.long_at(slot) {
+            Some(long) => long.truncate(keep),
+            None => self.tree.truncate(slot, keep),
+        }
         self.ops.push(KvOp::Trim { slot, keep });
     }
 
     /// Takes a slot back and keeps what it holds for whoever begins alike.
     pub(crate) fn park(&mut self, slot: SlotId) {
+        if let Some(long) = self.long_at(slot) {
+            return long.park();
+        }
         let tokens = self.tree.tokens(slot);
         let others = self.tree.matches(self.tree.salt(slot), &tokens);
         let others: Vec<_> = others.into_iter().filter(|m| m.holder != slot).collect();
@@ -299,6 +343,11 @@ impl Kv {
 
     /// Takes a slot back whose content is not to be used again.
     pub(crate) fn release(&mut self, slot: SlotId) {
+        if let Some(long) = self.long_at(slot) {
+            long.clear();
+            self.ops.push(KvOp::Trim { slot, keep: 0 });
+            return;
+        }
         self.parked.remove(&slot);
         self.tree.close(slot);
         self.ops.push(KvOp::Trim { slot, keep: 0 });
@@ -389,7 +438,13 @@ impl Kv {
         let others = others.iter().filter(|m| m.holder != slot).map(|m| m.len);
         let elsewhere = others.chain(saved.iter().map(|m| m.len)).max().unwrap_or(0);
         let worth = len - elsewhere.min(len) >= LEAST_SAVED.max(len / LEAST_PART_SAVED);
-        if !worth || len > self.limits.saved_tokens || self.copying.contains(&slot) {
+        worth && self.store(slot, salt, tokens, uses)
+    }
+
+    /// Copies a slot to host memory if there is or can be room. Returns whether it is there.
+    fn store(&mut self, slot: SlotId, salt: Salt, tokens: &[u32], uses: f64) -> bool {
+        let len = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+        if len > self.limits.saved_tokens || self.copying.contains(&slot) {
             return false;
         }
         while self.saved.cells() + u64::from(len) > u64::from(self.limits.saved_tokens) {
@@ -398,13 +453,18 @@ impl Kv {
             self.ghosts.add(self.saved.salt(least), &self.saved.tokens(least));
             self.forget(least);
         }
-        let saved = SavedId(self.next_saved);
-        self.next_saved += 1;
+        let saved = self.next_saved();
         self.saved.open(saved, salt);
         self.saved.extend(saved, tokens);
         self.saved_worth.insert(saved, Worth { uses, score: self.ages[1] + uses * cost(len, 0) });
         self.ops.push(KvOp::Save { slot, saved });
         true
+    }
+
+    fn next_saved(&mut self) -> SavedId {
+        let saved = SavedId(self.next_saved);
+        self.next_saved += 1;
+        saved
     }
 
     fn forget(&mut self, saved: SavedId) {
@@ -443,9 +503,17 @@ impl Kv {
         })
     }
 
-    fn in_host(&self, salt: Salt, tokens: &[u32], limit: u32) -> Option<Match<SavedId>> {
+    /// What host memory has of them that comes back into `capacity` tokens.
+    fn in_host(
+        &self,
+        salt: Salt,
+        tokens: &[u32],
+        limit: u32,
+        capacity: u32,
+    ) -> Option<Match<SavedId>> {
         let usable = self.usable(self.saved.matches(salt, tokens), limit);
-        usable.max_by_key(|m| (m.len, m.whole, std::cmp::Reverse(m.holder)))
+        let fits = usable.filter(|m| self.saved.len(m.holder) <= capacity);
+        fits.max_by_key(|m| (m.len, m.whole, std::cmp::Reverse(m.holder)))
     }
 
     /// What can be used of each match: all where a slot can be cut back, else all or nothing.

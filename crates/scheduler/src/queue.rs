@@ -19,10 +19,19 @@ pub enum Class {
     Background,
 }
 
-/// Sequences that wait, in a line for each class and principal.
+/// What kind of slot a sequence waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Lane {
+    /// Any of the usual ones.
+    Usual,
+    /// The long one.
+    Long,
+}
+
+/// Sequences that wait, in a line for each lane, class and principal.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    lines: BTreeMap<(Class, Principal), VecDeque<Waiting>>,
+    lines: BTreeMap<(Lane, Class, Principal), VecDeque<Waiting>>,
     /// Tokens that each principal has had, as far as that is still of interest.
     had: BTreeMap<Principal, u64>,
     /// Where a principal starts that comes anew: what the one with the least had when it was last
@@ -36,12 +45,19 @@ pub(crate) struct Queue {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Waiting {
     pub(crate) seq: SeqId,
+    pub(crate) lane: Lane,
     pub(crate) class: Class,
     pub(crate) principal: Principal,
     /// Its number in order of arrival.
     pub(crate) arrival: u64,
     /// What it will have to compute before its next token, at most.
     pub(crate) tokens: u32,
+}
+
+impl Waiting {
+    fn line(&self) -> (Lane, Class, Principal) {
+        (self.lane, self.class, self.principal)
+    }
 }
 
 impl Queue {
@@ -59,7 +75,7 @@ impl Queue {
     pub(crate) fn push(&mut self, waiting: Waiting) {
         let had = self.had.entry(waiting.principal).or_insert(0);
         *had = self.floor.max(*had);
-        let line = self.lines.entry((waiting.class, waiting.principal)).or_default();
+        let line = self.lines.entry(waiting.line()).or_default();
         let at = line.partition_point(|w| w.arrival < waiting.arrival);
         line.insert(at, waiting);
         self.len += 1;
@@ -67,14 +83,15 @@ impl Queue {
     }
 
     /// Whose turn it is: of the most urgent class the first of the principal that has had least.
-    pub(crate) fn next(&self) -> Option<Waiting> {
-        self.fronts().first().copied()
+    pub(crate) fn next(&self, lane: Lane) -> Option<Waiting> {
+        self.fronts(lane).first().copied()
     }
 
     /// The first of each principal in the most urgent class, in order of turns.
-    pub(crate) fn fronts(&self) -> Vec<Waiting> {
-        let Some(&(class, _)) = self.lines.keys().next() else { return Vec::new() };
-        let lines = self.lines.range((class, 0)..=(class, Principal::MAX));
+    pub(crate) fn fronts(&self, lane: Lane) -> Vec<Waiting> {
+        let all = (lane, Class::Interactive, 0)..=(lane, Class::Background, Principal::MAX);
+        let Some((&(_, class, _), _)) = self.lines.range(all).next() else { return Vec::new() };
+        let lines = self.lines.range((lane, class, 0)..=(lane, class, Principal::MAX));
         let mut fronts: Vec<Waiting> =
             lines.filter_map(|(_, line)| line.front().copied()).collect();
         fronts.sort_by_key(|w| (self.had.get(&w.principal), w.arrival));
@@ -82,15 +99,15 @@ impl Queue {
     }
 
     /// Takes a sequence out.
-    pub(crate) fn remove(&mut self, class: Class, principal: Principal, seq: SeqId) {
-        let Some(line) = self.lines.get_mut(&(class, principal)) else { return };
-        if let Some(waiting) = line.iter().position(|w| w.seq == seq).and_then(|at| line.remove(at))
-        {
+    pub(crate) fn remove(&mut self, of: &Waiting) {
+        let Some(line) = self.lines.get_mut(&of.line()) else { return };
+        let at = line.iter().position(|w| w.seq == of.seq);
+        if let Some(waiting) = at.and_then(|at| line.remove(at)) {
             self.len -= 1;
             self.tokens -= u64::from(waiting.tokens);
         }
         if line.is_empty() {
-            self.lines.remove(&(class, principal));
+            self.lines.remove(&of.line());
         }
     }
 
@@ -110,7 +127,7 @@ impl Queue {
     /// Forgets the principals that need not be known: those that neither wait nor are `active`
     /// and have had no more than whoever has had least of the others.
     pub(crate) fn settle(&mut self, active: impl Iterator<Item = Principal>) {
-        let waiting = self.lines.keys().map(|&(_, principal)| principal);
+        let waiting = self.lines.keys().map(|&(_, _, principal)| principal);
         let present: std::collections::BTreeSet<Principal> = active.chain(waiting).collect();
         let had = |p: &Principal| self.had.get(p).copied().unwrap_or(0);
         self.floor = self.floor.max(present.iter().map(had).min().unwrap_or(self.floor));
@@ -126,12 +143,12 @@ mod tests {
 
     fn waiting(id: u64, class: Class, principal: Principal) -> Waiting {
         let seq = SeqId { request: RequestId(id), choice: 0 };
-        Waiting { seq, class, principal, arrival: id, tokens: 10 }
+        Waiting { seq, lane: Lane::Usual, class, principal, arrival: id, tokens: 10 }
     }
 
     fn take(queue: &mut Queue) -> u64 {
-        let next = queue.next().unwrap();
-        queue.remove(next.class, next.principal, next.seq);
+        let next = queue.next(Lane::Usual).unwrap();
+        queue.remove(&next);
         queue.charge(next.principal, next.tokens);
         next.seq.request.0
     }
@@ -150,6 +167,19 @@ mod tests {
         let order: Vec<u64> = (0..10).map(|_| take(&mut queue)).collect();
         assert_eq!(order, [9, 6, 0, 7, 1, 2, 3, 4, 5, 8]);
         assert_eq!((queue.len(), queue.tokens()), (0, 0));
+    }
+
+    #[test]
+    fn lanes_do_not_wait_for_each_other() {
+        let mut queue = Queue::default();
+        let long = Waiting { lane: Lane::Long, ..waiting(0, Class::Interactive, 1) };
+        queue.push(long);
+        queue.push(waiting(1, Class::Background, 1));
+        assert_eq!(queue.next(Lane::Usual).unwrap().seq.request.0, 1);
+        assert_eq!(queue.next(Lane::Long).unwrap().seq.request.0, 0);
+        queue.remove(&long);
+        assert!(queue.next(Lane::Long).is_none());
+        assert_eq!((queue.len(), queue.tokens()), (1, 10));
     }
 
     #[test]

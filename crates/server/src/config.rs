@@ -77,6 +77,7 @@ pub struct ModelSettings {
     pub ctx_size: u32,
     pub parallel: u32,
     pub kv_layout: KvLayoutSetting,
+    pub long_slot: bool,
     pub kv_host_mib: u32,
     pub batch_size: u32,
     pub ubatch_size: u32,
@@ -167,6 +168,7 @@ impl Default for ModelSettings {
             ctx_size: 0,
             parallel: 4,
             kv_layout: KvLayoutSetting::Auto,
+            long_slot: true,
             kv_host_mib: 1024,
             batch_size: 0,
             ubatch_size: 0,
@@ -262,6 +264,7 @@ impl ModelSettings {
         layers.take_in(&key("ctx_size"), &mut self.ctx_size, 0, 1 << 24);
         layers.take_in(&key("parallel"), &mut self.parallel, 1, 256);
         layers.take(&key("kv_layout"), &mut self.kv_layout);
+        layers.take(&key("long_slot"), &mut self.long_slot);
         layers.take_in(&key("kv_host_mib"), &mut self.kv_host_mib, 0, 1 << 24);
         layers.take_in(&key("batch_size"), &mut self.batch_size, 0, 1 << 16);
         layers.take_in(&key("ubatch_size"), &mut self.ubatch_size, 0, 1 << 16);

@@ -197,6 +197,7 @@ fn model_gauges(served: &Served) {
     labelled("forebay_cancelled_total", "cause", "timeout", stats.timed_out);
     let done = &stats.scheduler;
     labelled("forebay_preemptions_total", "cause", "kv_full", done.preempted_for_cells);
+    labelled("forebay_preemptions_total", "cause", "outgrown", done.outgrown);
     labelled("forebay_preemptions_total", "cause", "priority", done.preempted_for_others);
     total("forebay_prefix_waits_total", done.waited);
     total("forebay_prefix_evictions_total", done.evicted);

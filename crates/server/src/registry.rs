@@ -281,6 +281,7 @@ pub(crate) fn model_config(settings: &ModelSettings, source: Source) -> ModelCon
             KvLayoutSetting::Shared => Some(KvLayout::Shared),
             KvLayoutSetting::Split => Some(KvLayout::Split),
         },
+        long_slot: settings.long_slot,
         kv_host_bytes: u64::from(settings.kv_host_mib) << 20,
         batch_size: unless_zero(settings.batch_size),
         ubatch_size: unless_zero(settings.ubatch_size),

@@ -17,6 +17,7 @@ fn config(script: Script) -> ModelConfig {
         ctx_size: None,
         kv_layout: None,
         kv_host_bytes: 0,
+        long_slot: true,
         parallel: 2,
         batch_size: Some(64),
         ubatch_size: None,

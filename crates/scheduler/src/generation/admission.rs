@@ -1,13 +1,10 @@
 //! Who runs: out of the queue, and back into it.
 
-use super::sequence::{Prefix, Sequence, State};
+use super::sequence::{Prefix, RESERVE, Sequence, State};
 use super::{Scheduler, SeqId};
 use crate::kv::{Begun, Reuse};
-use crate::queue::{Class, Waiting};
+use crate::queue::{Class, Lane, Waiting};
 
-/// Cells set aside for each running sequence's next tokens before another one is admitted, so that
-/// it is not taken out again at once.
-const RESERVE: u32 = 64;
 /// A prefix that another request is computing is waited for if it saves this many tokens: less is
 /// computed sooner in the same step. The answers of one request always share its prompt.
 const WORTH_WAITING: u32 = 128;
@@ -17,19 +14,20 @@ impl Scheduler {
     /// sequence that holds up a more urgent one, or one of a principal that has fewer places, is
     /// taken out: one such each step, so that clearing places never holds up a step for long.
     pub(super) fn admit(&mut self) {
+        self.admit_long();
         let mut cleared = false;
-        while let Some(mut next) = self.queue.next() {
+        while let Some(mut next) = self.queue.next(Lane::Usual) {
             if self.admitted >= self.limits.parallel {
-                let admitted: Vec<_> = self.admitted_sequences().collect();
+                let admitted: Vec<_> = self.usual_sequences().collect();
                 let claim = |w: Waiting| in_the_way_of(&w, &admitted).map(|victim| (w, victim));
-                let claims = self.queue.fronts().into_iter().filter(|_| !cleared);
+                let claims = self.queue.fronts(Lane::Usual).into_iter().filter(|_| !cleared);
                 let Some((claimant, victim)) = claims.filter_map(claim).next() else { return };
                 self.preempt(victim);
                 self.counts.preempted_for_others += 1;
                 (next, cleared) = (claimant, true);
             }
             if !self.has_cells_for(&next) {
-                let victim = less_urgent_than(next.class, self.admitted_sequences());
+                let victim = less_urgent_than(next.class, self.usual_sequences());
                 match victim {
                     Some(seq) => self.preempt(seq),
                     None => return,
@@ -37,13 +35,43 @@ impl Scheduler {
                 self.counts.preempted_for_others += 1;
                 continue;
             }
-            self.queue.remove(next.class, next.principal, next.seq);
-            self.queue.charge(next.principal, next.tokens);
             self.admitted += 1;
-            if let Some(sequence) = self.sequences.get_mut(&next.seq) {
-                sequence.state = State::Awaiting(None);
+            self.let_in(&next);
+        }
+    }
+
+    /// Gives the long slot to whose turn it is, if nobody has it who is as urgent.
+    fn admit_long(&mut self) {
+        let Some(next) = self.queue.next(Lane::Long) else { return };
+        if let Some(holder) = self.long {
+            if self.sequences.get(&holder).is_none_or(|s| s.class <= next.class) {
+                return;
             }
-            self.begin(next.seq);
+            self.preempt(holder);
+            self.counts.preempted_for_others += 1;
+        }
+        self.long = Some(next.seq);
+        self.let_in(&next);
+    }
+
+    fn let_in(&mut self, next: &Waiting) {
+        self.queue.remove(next);
+        self.queue.charge(next.principal, next.tokens);
+        if let Some(sequence) = self.sequences.get_mut(&next.seq) {
+            sequence.state = State::Awaiting(None);
+        }
+        self.begin(next.seq);
+    }
+
+    /// Sends those back to the queue, for the long slot, whose next token their slot cannot hold.
+    pub(super) fn move_outgrown(&mut self) {
+        let full = self.sequences.iter().filter(|(_, s)| {
+            s.slot().is_some_and(|slot| s.known() > self.limits.kv.capacity(slot))
+        });
+        let full: Vec<SeqId> = full.map(|(&seq, _)| seq).collect();
+        for seq in full {
+            self.preempt(seq);
+            self.counts.outgrown += 1;
         }
     }
 
@@ -71,14 +99,19 @@ impl Scheduler {
         }
         sequence.state = State::Queued;
         sequence.computed = 0;
-        self.queue.push(sequence.waiting(seq));
-        self.admitted -= 1;
+        if let Some(sequence) = self.sequences.get(&seq) {
+            self.queue.push(self.waiting_for(seq, sequence));
+        }
+        self.vacate(seq);
     }
 
     /// The sequence to take out when cells run out: of the least urgent the cheapest to bring back.
     /// Never the most urgent that arrived first, so that somebody always gets to the end.
     pub(super) fn victim(&self) -> Option<SeqId> {
-        let active = || self.sequences.iter().filter(|(_, s)| s.slot().is_some());
+        let active = || {
+            let active = self.sequences.iter().filter(|(_, s)| s.slot().is_some());
+            active.filter(|&(&seq, _)| Some(seq) != self.long)
+        };
         let first = active().min_by_key(|(_, s)| (s.class, s.arrival)).map(|(seq, _)| *seq);
         let others = active().filter(|&(seq, _)| Some(*seq) != first);
         let cheapest = others.min_by_key(|(_, s)| {
@@ -107,7 +140,12 @@ impl Scheduler {
     fn begin(&mut self, seq: SeqId) {
         let Some(sequence) = self.sequences.get(&seq) else { return };
         let (salt, limit) = (sequence.salt, sequence.reusable());
-        let have = self.kv.longest(salt, &sequence.tokens, limit);
+        let is_long = self.long == Some(seq);
+        let have = if is_long {
+            self.kv.longest_for_long(salt, &sequence.tokens, limit)
+        } else {
+            self.kv.longest(salt, &sequence.tokens, limit)
+        };
         let worth = |p: &Prefix| {
             let own = p.leader.request == seq.request;
             p.upto >= have + if own { 1 } else { WORTH_WAITING }
@@ -116,6 +154,7 @@ impl Scheduler {
         let limit = limit.min(self.reuse_of(seq, sequence, have));
         let begun = match coming {
             Some(_) => None,
+            None if is_long => self.kv.begin_long(salt, &sequence.tokens, limit),
             None => self.kv.begin(salt, &sequence.tokens, limit),
         };
         let Some(sequence) = self.sequences.get_mut(&seq) else { return };
@@ -148,8 +187,12 @@ impl Scheduler {
     fn coming(&self, seq: SeqId) -> Option<Prefix> {
         let of = self.sequences.get(&seq)?;
         let leaders = self.sequences.iter().filter(|(_, s)| {
-            // Whoever is less urgent may not be computed while this one waits.
-            s.is_prefilling() && s.salt == of.salt && s.class <= of.class
+            // Whoever is less urgent may not be computed while this one waits, and nobody begins
+            // like the long slot.
+            s.is_prefilling()
+                && s.slot() != self.limits.kv.long_slot()
+                && s.salt == of.salt
+                && s.class <= of.class
         });
         let prefixes = leaders.map(|(&leader, s)| {
             let upto = crate::kv::tree::common_prefix(&s.tokens, &of.tokens).min(of.reusable());
@@ -183,6 +226,11 @@ impl Scheduler {
         let shared = self.coming(next.seq).map_or(shared, |p| p.upto.max(shared));
         let own = u64::from(new.known() - shared.min(new.known()) + new.growth().min(RESERVE));
         self.kv.pinned() + planned + own <= u64::from(self.limits.kv.cells)
+    }
+
+    /// Those admitted, that of the long slot aside.
+    fn usual_sequences(&self) -> impl Iterator<Item = (SeqId, &Sequence)> {
+        self.admitted_sequences().filter(|&(seq, _)| Some(seq) != self.long)
     }
 
     /// The sequences that are not in the queue: few, however many are.

@@ -17,6 +17,7 @@ impl Scheduler {
         for seq in drafted {
             self.settle_drafts(seq);
         }
+        self.move_outgrown();
         self.admit();
         self.wake();
         let mut work = self.rows_with_cells();
@@ -37,7 +38,7 @@ impl Scheduler {
         self.settle_allowance(&chunks, contention.as_ref());
         work.append(&mut chunks);
         work.sort_by_key(|w| w.slot);
-        self.kv.make_room(work.iter().map(|w| w.tokens).sum());
+        self.kv.make_room(self.cells_for(&work));
         let predicted = self.composer.predict(loads(&work, self.limits.block));
         Step { kv: self.kv.take_ops(!work.is_empty()), work, why, predicted }
     }
@@ -46,24 +47,32 @@ impl Scheduler {
     fn rows_with_cells(&mut self) -> Vec<Work> {
         loop {
             let rows: Vec<Work> = self.decoding().map(|(seq, s)| row(seq, s)).collect();
-            let cells = u32::try_from(rows.len()).unwrap_or(u32::MAX);
-            let victim = if self.kv.make_room(cells) { None } else { self.victim() };
+            let victim =
+                if self.kv.make_room(self.cells_for(&rows)) { None } else { self.victim() };
             let Some(victim) = victim else { return self.with_drafts(rows) };
             self.preempt(victim);
             self.counts.preempted_for_cells += 1;
         }
     }
 
+    /// Cells that this work takes of those that slots share or divide.
+    fn cells_for(&self, work: &[Work]) -> u32 {
+        let long = self.limits.kv.long_slot();
+        work.iter().filter(|w| Some(w.slot) != long).map(|w| w.tokens).sum()
+    }
+
     /// Decode rows with as many of their drafts as are worth the time.
     fn with_drafts(&mut self, mut rows: Vec<Work>) -> Vec<Work> {
         let alone = self.prefilling().next().is_none();
-        let mut cells = self.kv.available().saturating_sub(u32::try_from(rows.len()).unwrap_or(0));
+        let mut cells = self.kv.available().saturating_sub(self.cells_for(&rows));
         let mut room = self.limits.batch_tokens;
         let count = u32::try_from(rows.len()).unwrap_or(u32::MAX);
         for row in &mut rows {
             room = room.saturating_sub(1);
             let Some(s) = self.sequences.get_mut(&row.seq) else { continue };
+            let behind = self.limits.kv.capacity(row.slot).saturating_sub(row.start + 1);
             let offered = std::mem::take(&mut s.offered).min(s.growth().saturating_sub(1));
+            let offered = offered.min(behind);
             if offered == 0 || !alone || s.all_logits {
                 continue;
             }

@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use super::{Request, SeqId};
 use crate::kv::{Salt, SlotId};
-use crate::queue::{Class, Principal, Waiting};
+use crate::queue::{Class, Lane, Principal, Waiting};
+
+/// Cells set aside for a sequence's next tokens, so that it does not have to leave its slot at
+/// once.
+pub(super) const RESERVE: u32 = 64;
 
 /// A sequence, from its submission to its end.
 #[derive(Debug)]
@@ -136,9 +140,12 @@ impl Sequence {
         self.slot().is_some() && self.missing() > 1
     }
 
-    /// Its entry in the queue.
-    pub(super) fn waiting(&self, seq: SeqId) -> Waiting {
+    /// Its entry in the queue, if it is to have a slot of so many tokens: the long one where it
+    /// would outgrow another soon.
+    pub(super) fn waiting(&self, seq: SeqId, slot_tokens: u32) -> Waiting {
         let Self { class, principal, arrival, .. } = *self;
-        Waiting { seq, class, principal, arrival, tokens: self.known() }
+        let soon = self.known() + self.growth().min(RESERVE);
+        let lane = if soon > slot_tokens { Lane::Long } else { Lane::Usual };
+        Waiting { seq, lane, class, principal, arrival, tokens: self.known() }
     }
 }

@@ -18,6 +18,7 @@ const LIMITS: Limits = Limits {
         slots: 4,
         cells: 4000,
         slot_tokens: 1000,
+        long_tokens: 0,
         shares: false,
         rewinds: true,
         parked_tokens: 4000,
@@ -33,6 +34,12 @@ const LIMITS: Limits = Limits {
 /// The same with shared cells, more slots than places, and this many cells.
 fn shared(cells: u32) -> Limits {
     let kv = KvLimits { slots: 16, cells, shares: true, parked_tokens: cells, ..LIMITS.kv };
+    Limits { kv, queue: 100, ..LIMITS }
+}
+
+/// Slots of 250 tokens and a long one of 1000.
+fn with_long() -> Limits {
+    let kv = KvLimits { cells: 1000, slot_tokens: 250, long_tokens: 1000, ..LIMITS.kv };
     Limits { kv, queue: 100, ..LIMITS }
 }
 
@@ -371,6 +378,72 @@ fn the_backlog_is_known_once_costs_are() {
     assert!((0.5..2.5).contains(&ratio), "{expected:?} for {elapsed:?}");
 }
 
+#[test]
+fn a_request_may_use_the_whole_context() {
+    let mut engine = Engine::new(with_long());
+    engine.submit(&[request(0, 30, 60, 1), request(1, 150, 850, 1), request(2, 500, 20, 1)]);
+    let mut places: Vec<(u32, u32)> = Vec::new();
+    while engine.scheduler.sequences.contains_key(&seq(1)) {
+        let step = engine.scheduler.plan();
+        if engine.scheduler.sequences.contains_key(&seq(0)) {
+            assert!(step.work.iter().any(|w| w.seq == seq(0)), "nobody waits for a long one");
+        }
+        let place = step.work.iter().find(|w| w.seq == seq(1)).map(|w| (w.slot.0, w.start));
+        places.extend(place.filter(|p| places.last().is_none_or(|last| last.0 != p.0)));
+        engine.step(&step);
+    }
+    // It begins in a usual slot, fills it, and goes on in the long one, computing nothing twice.
+    assert_eq!(places, [(places[0].0, 0), (4, 250)]);
+    assert_eq!(engine.run(100).values().copied().collect::<Vec<_>>(), [60, 850, 20]);
+    assert_eq!(engine.scheduler.counts().outgrown, 1);
+    let too_long = engine.scheduler.submit(&request(3, 900, 101, 1));
+    assert_eq!(too_long, Err(Rejected::TooLong { needed: 1001, limit: 1000 }));
+}
+
+#[test]
+fn a_long_conversation_goes_on_where_it_was() {
+    for saved_tokens in [0, 5000] {
+        let mut limits = with_long();
+        limits.kv.saved_tokens = saved_tokens;
+        let mut engine = Engine::new(limits);
+        engine.submit(&[request(1, 600, 1, 1)]);
+        engine.run(100);
+        let turn = with_prompt(3, &request(1, 700, 1, 1));
+        engine.submit(&[turn]);
+        let before = engine.computed;
+        engine.run(100);
+        assert_eq!(engine.computed - before, 100, "the long slot still holds the first turn");
+        // Somebody else's long prompt comes between: then only host memory has it.
+        engine.submit(&[request(4, 500, 1, 1)]);
+        engine.run(100);
+        engine.submit(&[with_prompt(5, &request(1, 800, 1, 1))]);
+        let before = engine.computed;
+        engine.run(100);
+        assert_eq!(engine.computed - before, if saved_tokens > 0 { 100 } else { 800 });
+    }
+}
+
+#[test]
+fn the_long_slot_goes_to_the_more_urgent() {
+    let mut engine = Engine::new(with_long());
+    let background = Request { class: Class::Background, ..request(1, 500, 100, 1) };
+    engine.submit(&[background]);
+    for _ in 0..20 {
+        let step = engine.scheduler.plan();
+        engine.step(&step);
+    }
+    engine.submit(&[request(2, 300, 5, 1)]);
+    let step = engine.scheduler.plan();
+    assert_eq!(step.work.iter().map(|w| w.seq).collect::<Vec<_>>(), [seq(2)]);
+    engine.step(&step);
+    assert_eq!(engine.run(1000).values().copied().collect::<Vec<_>>(), [100, 5]);
+}
+
+/// The prompt of another request.
+fn with_prompt(id: u64, of: &Request) -> Request {
+    Request { id: RequestId(id), ..of.clone() }
+}
+
 /// Shapes of requests: prompt, answer, choices, all logits, shared head, class and principal.
 type Shape = (u32, u32, u32, bool, u32, u8);
 
@@ -390,6 +463,7 @@ proptest! {
         cells in 700_u32..3000,
         saved in prop_oneof![Just(0_u32), Just(2000)],
         shares: bool,
+        long: bool,
         rewinds: bool,
         drafts in prop_oneof![Just(None), (1_u32..5).prop_map(Some)],
         leaves in proptest::collection::vec((0_u64..9, 1_usize..60), 0..3),
@@ -397,7 +471,11 @@ proptest! {
     ) {
         let requests: Vec<Request> =
             shapes.iter().zip(0..).map(|(&shape, id)| of_shape(id, shape)).collect();
-        let mut limits = if shares { shared(cells) } else { LIMITS };
+        let mut limits = match (shares, long) {
+            (true, _) => shared(cells),
+            (false, true) => with_long(),
+            (false, false) => LIMITS,
+        };
         limits.kv.rewinds = rewinds;
         limits.kv.saved_tokens = saved;
         let mut engine = Engine::new(Limits { queue: 100, ..limits });

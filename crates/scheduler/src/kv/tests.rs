@@ -4,6 +4,7 @@ const LIMITS: KvLimits = KvLimits {
     slots: 3,
     cells: 1000,
     slot_tokens: 1000,
+    long_tokens: 0,
     shares: true,
     rewinds: true,
     parked_tokens: 1000,

@@ -184,7 +184,8 @@ impl Engine {
     fn cells(&self) -> usize {
         let mut prefixes = BTreeSet::new();
         let mut count = 0;
-        for held in self.slots.values() {
+        let long = self.limits.kv.long_slot();
+        for held in self.slots.iter().filter(|(s, _)| Some(**s) != long).map(|(_, held)| held) {
             for len in 1..=held.len() {
                 if !self.limits.kv.shares || prefixes.insert(held[..len].to_vec()) {
                     count += 1;
@@ -201,9 +202,16 @@ impl Engine {
         let slots: BTreeSet<_> = step.work.iter().map(|w| w.slot).collect();
         assert_eq!(seqs.len(), step.work.len(), "a sequence is in a step once");
         assert_eq!(slots.len(), step.work.len(), "a slot is in a step once");
-        assert!(step.work.len() <= self.limits.parallel as usize);
+        let kv = &self.limits.kv;
+        let usual = step.work.iter().filter(|w| Some(w.slot) != kv.long_slot());
+        assert!(usual.count() <= self.limits.parallel as usize);
+        for work in &step.work {
+            assert!(work.start + work.tokens <= kv.capacity(work.slot), "{work:?}");
+        }
         if self.steps.is_multiple_of(16) {
-            let cells = self.cells() + total as usize;
+            let long = step.work.iter().filter(|w| Some(w.slot) == kv.long_slot());
+            let long: u32 = long.map(|w| w.tokens).sum();
+            let cells = self.cells() + (total - long) as usize;
             assert!(cells <= self.limits.kv.cells as usize, "{cells} cells");
         }
     }

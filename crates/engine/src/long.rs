@@ -1,0 +1,145 @@
+//! The long slot: a second model beside the one with the usual slots, made when it is first needed.
+//!
+//! On a CPU each slot has a part of the KV cache. A request that outgrows its part goes on here,
+//! with as much context as all parts together. Both see what the other saved to host memory; that
+//! is how a sequence comes over.
+
+use forebay_scheduler::{KvOp, SlotId, StepTime};
+
+use crate::model::{Model, Row, StepError};
+
+/// A model and one for its long slot.
+pub(crate) struct WithLong<M, F> {
+    usual: M,
+    long: Option<M>,
+    make: F,
+    slot: SlotId,
+    /// Where each row of the last step is: whether in the long slot, and its number there.
+    places: Vec<(bool, usize)>,
+}
+
+impl<M: Model, F: FnMut() -> Result<M, StepError>> WithLong<M, F> {
+    /// `slot` is the long one; `make` makes a model whose slot 0 it is.
+    pub(crate) fn new(usual: M, slot: SlotId, make: F) -> Self {
+        Self { usual, long: None, make, slot, places: Vec::new() }
+    }
+}
+
+impl<M: Model, F: FnMut() -> Result<M, StepError>> Model for WithLong<M, F> {
+    fn open(&mut self, slot: SlotId) -> Result<(), StepError> {
+        if slot == self.slot && self.long.is_none() {
+            self.long = Some((self.make)()?);
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, rows: &[Row]) -> Result<StepTime, StepError> {
+        let (mut usual, mut long) = (Vec::with_capacity(rows.len()), Vec::new());
+        self.places.clear();
+        for &row in rows {
+            let is_long = row.slot == self.slot.0;
+            let part = if is_long { &mut long } else { &mut usual };
+            self.places.push((is_long, part.len()));
+            part.push(Row { slot: if is_long { 0 } else { row.slot }, ..row });
+        }
+        let mut took = StepTime::default();
+        if !usual.is_empty() {
+            took = self.usual.step(&usual)?;
+        }
+        if let (false, Some(model)) = (long.is_empty(), &mut self.long) {
+            let more = model.step(&long)?;
+            took.single += more.single;
+            took.short += more.short;
+            took.long += more.long;
+        }
+        Ok(took)
+    }
+
+    fn logits(&self, index: usize) -> &[f32] {
+        match (self.places[index], &self.long) {
+            ((true, row), Some(long)) => long.logits(row),
+            ((_, row), _) => self.usual.logits(row),
+        }
+    }
+
+    fn change(&mut self, op: KvOp) -> Result<(), StepError> {
+        let there = SlotId(0);
+        let (is_long, op) = match op {
+            KvOp::Trim { slot, keep } if slot == self.slot => {
+                (true, KvOp::Trim { slot: there, keep })
+            }
+            KvOp::Save { slot, saved } if slot == self.slot => {
+                (true, KvOp::Save { slot: there, saved })
+            }
+            KvOp::Restore { saved, slot, keep } if slot == self.slot => {
+                (true, KvOp::Restore { saved, slot: there, keep })
+            }
+            other => (false, other),
+        };
+        match (is_long, &mut self.long) {
+            (false, _) => self.usual.change(op),
+            (true, Some(long)) => long.change(op),
+            // Nobody is in it: it could not be made, or was not needed yet.
+            (true, None) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Its logits are the tokens of its rows; it counts what is changed.
+    #[derive(Default)]
+    struct Echo {
+        rows: Vec<[f32; 1]>,
+        changes: usize,
+    }
+
+    impl Model for Echo {
+        fn step(&mut self, rows: &[Row]) -> Result<StepTime, StepError> {
+            #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+            let echo = |row: &Row| [row.token as f32 + 100.0 * row.slot as f32];
+            self.rows = rows.iter().map(echo).collect();
+            Ok(StepTime::default())
+        }
+
+        fn logits(&self, index: usize) -> &[f32] {
+            &self.rows[index]
+        }
+
+        fn change(&mut self, _: KvOp) -> Result<(), StepError> {
+            self.changes += 1;
+            Ok(())
+        }
+    }
+
+    fn row(token: u32, slot: u32) -> Row {
+        Row { token, pos: 0, slot, logits: true }
+    }
+
+    #[test]
+    fn rows_and_changes_go_to_whom_they_belong() {
+        let mut model = WithLong::new(Echo::default(), SlotId(2), || Ok(Echo::default()));
+        model.open(SlotId(1)).unwrap();
+        assert!(model.long.is_none(), "made when it is needed, not before");
+        model.open(SlotId(2)).unwrap();
+        model.step(&[row(1, 0), row(2, 2), row(3, 1)]).unwrap();
+        let logits: Vec<f32> = (0..3).map(|i| model.logits(i)[0]).collect();
+        assert_eq!(logits, [1.0, 2.0, 103.0]);
+        model.change(KvOp::Trim { slot: SlotId(2), keep: 0 }).unwrap();
+        model.change(KvOp::Trim { slot: SlotId(0), keep: 0 }).unwrap();
+        assert_eq!((model.usual.changes, model.long.unwrap().changes), (1, 1));
+    }
+
+    #[test]
+    fn without_memory_only_the_long_slot_is_missing() {
+        let none = || Err(StepError("no memory".to_owned()));
+        let mut model = WithLong::new(Echo::default(), SlotId(2), none);
+        assert!(model.open(SlotId(2)).is_err());
+        let saved = forebay_scheduler::SavedId(0);
+        model.change(KvOp::Restore { saved, slot: SlotId(2), keep: 5 }).unwrap();
+        model.step(&[row(1, 0)]).unwrap();
+        assert_eq!(model.logits(0), [1.0]);
+    }
+}
