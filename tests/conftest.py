@@ -1,5 +1,6 @@
 """The real binary with the real models, once for all tests."""
 
+import json
 import os
 import socket
 import subprocess
@@ -81,3 +82,20 @@ def server(models, tmp_path_factory):
 @pytest.fixture(scope="session")
 def client(server):
     return openai.OpenAI(base_url=server.url + "/v1", api_key="unused", max_retries=0)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts servers with one model, `m`, and given settings; they end with the test."""
+    servers = []
+
+    def start(path, **settings):
+        lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in settings.items())
+        config = tmp_path / f"{len(servers)}.toml"
+        config.write_text(f'[server]\ndrain_delay_s = 0\n[[model]]\nname = "m"\npath = "{path}"\n{lines}\n')
+        servers.append(Server("--config", str(config)))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()

@@ -1,17 +1,14 @@
 """What the scheduler promises, with a real model: reuse changes no text, cells that run out fail
 nobody, and nobody finds another tenant's prompts."""
 
-import math
 import random
-import re
 import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
 
-from conftest import Server
+from scheduling import ask, cached, metric, same_text
 
 # Where two computations of the same text part, the first token they disagree about must have been
 # a near tie. llama.cpp's CPU attention adds up in 16 bits where a call has fewer than 64 queries of
@@ -23,45 +20,8 @@ STYLES = ["a pirate", "a poet", "a teacher", "a judge", "a child"]
 
 
 @pytest.fixture
-def small(models, tmp_path):
-    """A server with given settings; it ends with the test."""
-    servers = []
-
-    def start(**settings):
-        lines = "\n".join(f"{key} = {value!r}" for key, value in settings.items()).replace("'", '"')
-        config = tmp_path / f"{len(servers)}.toml"
-        config.write_text(
-            f'[server]\ndrain_delay_s = 0\n[[model]]\nname = "m"\npath = "{models["chat"]}"\n{lines}\n'
-        )
-        servers.append(Server("--config", str(config)))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
-
-
-def ask(server, messages, tokens=24, **fields):
-    client = openai.OpenAI(base_url=server.url + "/v1", api_key="x", max_retries=0, timeout=300)
-    answer = client.chat.completions.create(
-        model="m", messages=messages, max_tokens=tokens, temperature=0, logprobs=True, top_logprobs=2,
-        **fields,
-    )
-    return answer
-
-
-def tokens_of(answer):
-    return [(t.token, [top.logprob for top in t.top_logprobs]) for t in answer.choices[0].logprobs.content]
-
-
-def same_text(one, other):
-    """Whether two answers are the same; True too where they part at a near tie. Also tells which."""
-    for (a, tops), (b, _) in zip(tokens_of(one), tokens_of(other)):
-        if a != b:
-            gap = tops[0] - tops[1] if len(tops) > 1 else math.inf
-            assert gap < TOLERANCE, f"{a!r} and {b!r} are {gap} apart"
-            return False
-    return True
+def small(start, models):
+    return lambda **settings: start(models["chat"], **settings)
 
 
 def conversations():
@@ -71,11 +31,6 @@ def conversations():
         topic = TOPICS[i % 8]
         yield [{"role": "system", "content": system},
                {"role": "user", "content": f"Tell me about {topic}, in {rng.randint(2, 90)} words."}]
-
-
-def metric(server, name):
-    text = urllib.request.urlopen(server.url + "/metrics").read().decode()
-    return sum(float(v) for v in re.findall(rf"^{name}\{{?.*?\}}? ([\d.e+]+)$", text, re.M))
 
 
 @pytest.mark.parametrize("layout", ["split", "shared"])
@@ -90,11 +45,11 @@ def test_reuse_changes_no_text(small, layout):
     again = [ask(server, c) for c in every]
     with ThreadPoolExecutor(8) as pool:
         shared = list(pool.map(lambda c: ask(server, c, extra_body={"cache_salt": "together"}), every))
-    cached = lambda answers: sum(a.usage.prompt_tokens_details.cached_tokens for a in answers)
+    total = lambda answers: sum(cached(a) for a in answers)
     prompts = sum(a.usage.prompt_tokens for a in cold)
-    assert min(cached(warm), cached(again), cached(shared)) > prompts // 8
+    assert min(total(warm), total(again), total(shared)) > prompts // 8
     for name, others in {"warm": warm, "again": again, "shared": shared}.items():
-        same = sum(same_text(a, b) for a, b in zip(cold, others))
+        same = sum(same_text(a, b, TOLERANCE) for a, b in zip(cold, others))
         print(f"{layout} {name}: {same} of {len(every)} the same, the others part at near ties")
         # With nobody beside it a prompt is computed by the same kernels, whatever was there before
         # (on a CPU with AMX all 50 are the same). In a shared layout the order of the cells is
@@ -116,7 +71,7 @@ def test_three_times_the_cells_is_everybodys_turn(small):
         together = list(pool.map(lambda p: ask(server, p, tokens=150), prompts))
     assert metric(server, "forebay_preemptions_total") > 0
     assert metric(server, "forebay_decode_errors_total") == 0
-    same = sum(same_text(a, b) for a, b in zip(alone, together))
+    same = sum(same_text(a, b, TOLERANCE) for a, b in zip(alone, together))
     print(f"{total} tokens in {cells} cells: {same} of 16 texts the same as alone, the others part at near ties")
 
 
@@ -162,12 +117,12 @@ def test_an_answer_outgrows_its_part_and_nobody_notices(small):
 def test_nobody_finds_what_has_another_salt(small):
     server = small(parallel=4)
     secret = [{"role": "system", "content": "The password is 1234. " * 20}, {"role": "user", "content": "Hi"}]
-    cached = lambda **f: ask(server, secret, tokens=2, **f).usage.prompt_tokens_details.cached_tokens
-    assert cached(extra_body={"cache_salt": "a"}) == 0
-    assert cached(extra_body={"cache_salt": "b"}) == 0
-    assert cached() == 0
-    assert cached(extra_body={"cache_salt": "a"}) > 50
-    assert cached() > 50
+    found = lambda **f: cached(ask(server, secret, tokens=2, **f))
+    assert found(extra_body={"cache_salt": "a"}) == 0
+    assert found(extra_body={"cache_salt": "b"}) == 0
+    assert found() == 0
+    assert found(extra_body={"cache_salt": "a"}) > 50
+    assert found() > 50
 
 
 def test_those_who_come_together_wait_for_one_prefill(small):
@@ -176,8 +131,8 @@ def test_those_who_come_together_wait_for_one_prefill(small):
     asks = [[system, {"role": "user", "content": f"What is {t}?"}] for t in TOPICS[:6]]
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda a: ask(server, a, tokens=4), asks))
-    cached = sorted(a.usage.prompt_tokens_details.cached_tokens for a in answers)
-    assert cached[0] == 0 and cached[1] > 300, cached
+    reused = sorted(cached(a) for a in answers)
+    assert reused[0] == 0 and reused[1] > 300, reused
 
 
 def test_a_request_that_is_out_of_time_is_told_so(small):

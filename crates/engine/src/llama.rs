@@ -278,6 +278,8 @@ fn serve_generation(
     let block = if offloads(config) { 1 } else { ATTENTION_BLOCK };
     let params = context_params(threads(config))
         .with_kv_unified(kv.shares)
+        // Of what has left the window nothing is used again.
+        .with_swa_full(kv.rewinds)
         .with_n_batch(batch_tokens)
         .with_n_ubatch(config.ubatch_size.unwrap_or(DEFAULT_UBATCH).min(batch_tokens));
     let saved = Saved::default();
