@@ -135,4 +135,5 @@ blackbox: build models browser $(VENV)/.ready
 .PHONY: bench
 bench: build models $(VENV)/.ready
 	$(PYTHON) tests/bench/compare.py --forebay $(FOREBAY) --peer "$${LLAMA_SERVER:?path to llama-server}" \
-	    --chat $(CHAT_MODEL) --embedding $(EMBEDDING_MODEL) --plot docs/itl-mixed.svg
+	    --chat $(CHAT_MODEL) --embedding $(EMBEDDING_MODEL) --plot docs/itl-mixed.svg \
+	    --write docs/performance.md

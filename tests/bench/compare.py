@@ -1,7 +1,8 @@
 """Forebay and llama-server on the same models with the same context and slots, in one run.
 
 The two take turns scenario by scenario, each under its own port, the other one idle; every round
-uses prompts that neither has seen. Medians over the rounds are printed, and their ratios.
+uses prompts that neither has seen. Medians over the rounds are printed, and their ratios; with
+`--write` they go into a Markdown file too.
 """
 
 import argparse
@@ -17,8 +18,10 @@ import psutil
 
 import load
 import plot
+from report import Report
 
 SLOTS, SLOT_TOKENS, FEW_SLOTS = 16, 2048, 4
+report = Report()
 
 
 def free_port():
@@ -93,20 +96,35 @@ def startups(ours, peer, rounds):
     return [statistics.median(t) for t in times]
 
 
-def line(name, ours, peer, higher_is_better=True):
-    ratio = ours / peer if higher_is_better else peer / ours
-    print(f"{name:28} {ours:10.2f} {peer:10.2f} {ratio:8.2f}", flush=True)
+def metric(server, name):
+    text = urllib.request.urlopen(server.url + "/metrics").read().decode()
+    return sum(float(v) for v in re.findall(rf"^{name}\{{?.*?\}}? ([\d.e+]+)$", text, re.M))
+
+
+def drafts(server):
+    """What became of guessed tokens so far: tokens that came, rows that were no drafts, right ones,
+    computed ones."""
+    names = ("forebay_generation_tokens_total", "forebay_draft_tokens_accepted_total", "forebay_draft_tokens_total")
+    came, right, computed = (metric(server, name) for name in names)
+    return came, came - right, right, computed
+
+
+def tell_drafts(server, before):
+    came, rows, right, computed = (now - then for now, then in zip(drafts(server), before))
+    report.tell("copyedit tokens of a row's step", came / max(rows, 1))
+    report.tell("copyedit drafts that were right", right / max(computed, 1))
+    report.tell("break-even of a draft's token", metric(server, "forebay_draft_break_even_ratio"))
 
 
 def compare(args, kind, scenarios):
     ours, peer = commands(args, kind)
-    print(f"\n{kind}: {'forebay':>30} {'peer':>10}    ratio (over 1: forebay is better)")
+    report.heading(f"{kind + ':':32} {'forebay':>10} {'peer':>10}    ratio (over 1: forebay is better)")
     if args.scenarios is None:
         one, other = startups(ours, peer, 3)
-        line("start-up s", one, other, False)
+        report.compare(f"{kind}: start-up s", one, other, False)
     servers = Server(ours), Server(peer)
     for name in scenarios:
-        results = ([], [])
+        results, before = ([], []), drafts(servers[0]) if name == "copyedit" else None
         for turn in range(args.rounds + 1):
             order = (0, 1) if turn % 2 == 0 else (1, 0)
             for index in order:
@@ -115,9 +133,11 @@ def compare(args, kind, scenarios):
                     results[index].append(result)
         for figure in results[0][0]:
             one, other = (statistics.median(r[figure] for r in side) for side in results)
-            line(f"{name} {figure}", one, other, figure.endswith("/s"))
-    line("peak memory MB", servers[0].peak_mb(), servers[1].peak_mb(), False)
-    line("CPU s", servers[0].cpu_s(), servers[1].cpu_s(), False)
+            report.compare(f"{name} {figure}", one, other, figure.endswith("/s"))
+        if before:
+            tell_drafts(servers[0], before)
+    report.compare(f"{kind}: peak memory MB", servers[0].peak_mb(), servers[1].peak_mb(), False)
+    report.compare(f"{kind}: CPU s", servers[0].cpu_s(), servers[1].cpu_s(), False)
     for server in servers:
         server.stop()
 
@@ -131,31 +151,42 @@ def engine_limit(args):
     http, bare = [], []
     load.run("wire", server.url, "m", seed=0)
     for turn in range(1, args.rounds + 1):
-        report = subprocess.run(bench, capture_output=True, text=True, check=True).stdout
-        bare.append(float(re.search(r"tokens/s\s+([\d.]+)", report)[1]))
+        printed = subprocess.run(bench, capture_output=True, text=True, check=True).stdout
+        bare.append(float(re.search(r"tokens/s\s+([\d.]+)", printed)[1]))
         http.append(load.run("wire", server.url, "m", seed=turn)["tokens/s"])
     server.stop()
-    print(f"\nHTTP beside the bare engine: {'http':>10} {'engine':>10}    ratio")
-    line("16 streams tokens/s", statistics.median(http), statistics.median(bare))
+    report.heading("HTTP beside the bare engine:")
+    report.compare("16 streams tokens/s, HTTP and not", statistics.median(http), statistics.median(bare))
 
 
 def bare(args, streams, prompt, tokens):
     """The bare engine: median time to a first token and between tokens, in seconds."""
     command = [args.forebay, "bench", "--model", args.chat, "--streams", streams, "--prompt-tokens", prompt,
                "--tokens", tokens, "--rounds", "1", "--threads", args.threads or psutil.cpu_count()]
-    report = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True).stdout
-    return [float(re.search(rf"{name}\s+p50 ([\d.]+)", report)[1]) / 1000 for name in ("TTFT", "ITL")]
+    printed = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True).stdout
+    return [float(re.search(rf"{name}\s+p50 ([\d.]+)", printed)[1]) / 1000 for name in ("TTFT", "ITL")]
+
+
+def own_work(args):
+    """What of a step is not the model's, with 32 sequences."""
+    command = [args.forebay, "bench", "--model", args.chat, "--streams", "32", "--rounds", "2"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    report.heading("32 sequences, without HTTP:")
+    report.tell("own work, % of a step", 100 - float(re.search(r"([\d.]+) % computing", printed)[1]))
 
 
 def ideals(args, prefix=1500, rest=45, tokens=24):
     """What `shared8` and `shared16` would be with the prefix computed once and every other token
     once, at the bare engine's rates."""
     alone, _ = bare(args, 1, prefix, 2)
-    print("\nideal:")
+    report.heading("ideal:")
     for clients, requests in ((8, 24), (16, 48)):
         _, step = bare(args, clients, prefix, 12)
         seconds = alone * (1 + requests * rest / prefix) + requests / clients * tokens * step
-        print(f"shared{clients} tokens/s {requests * tokens / seconds:22.2f}", flush=True)
+        ideal = requests * tokens / seconds
+        report.tell(f"shared{clients} ideal tokens/s", ideal)
+        if seen := report.value(f"shared{clients} tokens/s"):
+            report.tell(f"shared{clients} part of the ideal", seen / ideal)
 
 
 def plotted(args):
@@ -174,15 +205,16 @@ def flooded(args):
     """2,000 streams at once, and the memory that those which wait take."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (8192, max(8192, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
     command, _ = commands(args, "chat")
-    server = Server(command + ["--queue", "2100"])
+    # What host memory keeps of finished requests is not of those that wait.
+    server = Server(command + ["--queue", "2100", "--kv-host-mib", "0"])
     load.run("batch", server.url, "m", seed=1)
     before = server.peak_mb()
     result = load.run("flood", server.url, "m", seed=2)
     each = (server.peak_mb() - before) * 1000 / 2000
     server.stop()
-    print("\n2,000 streams at once:")
+    report.heading("2,000 streams at once:")
     for name, value in {**result, "KB of memory for each": each}.items():
-        print(f"{name:28} {value:10.2f}", flush=True)
+        report.tell(f"flood {name}", value)
 
 
 def main():
@@ -191,14 +223,16 @@ def main():
     parser.add_argument("--peer", required=True)
     parser.add_argument("--chat", required=True)
     parser.add_argument("--embedding", required=True)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--scenarios", nargs="*", help="only these")
     parser.add_argument("--plot", help="write inter-token latencies of `mixed` to this SVG")
+    parser.add_argument("--write", help="put the table into this Markdown file, between its marks")
     parser.add_argument("--ours", default="", help="more flags for forebay")
     parser.add_argument("--theirs", default="", help="more flags for the peer")
     args = parser.parse_args()
-    print(f"slots: {SLOTS}, context of each: {SLOT_TOKENS}, rounds: {args.rounds}, cores: {psutil.cpu_count()}")
+    settings = f"{SLOTS} slots of {SLOT_TOKENS} tokens, {args.rounds} rounds, {psutil.cpu_count()} cores"
+    print(settings)
     kinds = {"chat": load.CHAT, "few slots": load.FEW_SLOTS, "embedding": load.EMBEDDING}
     for kind, scenarios in kinds.items():
         chosen = [name for name in scenarios if args.scenarios is None or name in args.scenarios]
@@ -208,10 +242,14 @@ def main():
         engine_limit(args)
     if args.scenarios is None or "ideal" in args.scenarios:
         ideals(args)
+    if args.scenarios is None or "own" in args.scenarios:
+        own_work(args)
     if args.scenarios is None or "flood" in args.scenarios:
         flooded(args)
     if args.plot:
         plotted(args)
+    if args.write:
+        report.write(args.write, settings)
 
 
 if __name__ == "__main__":

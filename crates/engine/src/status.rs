@@ -22,7 +22,7 @@ pub enum Status {
 pub struct Progress(pub f32);
 
 /// Counts since the start, and the state of now.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Stats {
     /// Sequences that were admitted (for embeddings: inputs in the current pass).
     pub running: u64,
@@ -48,6 +48,8 @@ pub struct Stats {
     pub timed_out: u64,
     /// Drafted tokens that were computed.
     pub drafted: u64,
+    /// How often a draft's token must be right for drafts to pay, from 0 to 1.
+    pub draft_break_even: f64,
     /// Those of them that were right.
     pub accepted: u64,
     /// Time spent computing, and on everything else of a step.
@@ -90,6 +92,8 @@ pub(crate) struct Board {
     pub(crate) accepted: AtomicU64,
     /// How long what waits will take, in milliseconds.
     pub(crate) backlog_ms: AtomicU64,
+    /// How often a draft's token must be right for drafts to pay, in hundredths.
+    pub(crate) break_even: AtomicU32,
     told: Mutex<(StepShares, Counts)>,
 }
 
@@ -115,6 +119,7 @@ impl Board {
             drafted: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
             backlog_ms: AtomicU64::new(0),
+            break_even: AtomicU32::new(100),
             told: Mutex::new((StepShares::default(), Counts::default())),
         }
     }
@@ -180,6 +185,7 @@ impl Board {
             timed_out: self.timed_out.load(Relaxed),
             drafted: self.drafted.load(Relaxed),
             accepted: self.accepted.load(Relaxed),
+            draft_break_even: f64::from(self.break_even.load(Relaxed)) / 100.0,
             time,
             scheduler,
         }

@@ -409,6 +409,9 @@ impl<M: Model> Worker<M> {
         board.kv_saved.store(scheduler.saved_tokens(), Relaxed);
         let backlog = scheduler.backlog().as_millis();
         board.backlog_ms.store(u64::try_from(backlog).unwrap_or(u64::MAX), Relaxed);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 100")]
+        let break_even = (scheduler.draft_break_even() * 100.0) as u32;
+        board.break_even.store(break_even, Relaxed);
         board.tell(self.time, scheduler.counts());
     }
 }

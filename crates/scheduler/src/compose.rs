@@ -11,6 +11,8 @@ const LEAST_SHARE: f64 = 0.5;
 const LEAST_CHUNK: u32 = 8;
 /// How far a chunk may overdraw its time so that no remainder shorter than a block is left.
 const OVERDRAFT: f64 = 1.5;
+/// Drafts that the break-even is told for.
+const BREAK_EVEN_DRAFTS: u32 = 4;
 
 /// Why the prompts got as much of a step as they got.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -176,6 +178,14 @@ impl Composer {
             }
         }
         best
+    }
+
+    /// How often a draft's token must be right for drafts of a sequence alone to pay, to a
+    /// twentieth; 1 where they never do.
+    pub(crate) fn break_even(&self, before: u32) -> f64 {
+        let mut chances = (1..20).map(|twentieths| f64::from(twentieths) / 20.0);
+        let pays = |&chance: &f64| self.drafts(BREAK_EVEN_DRAFTS, chance, 1, before) > 0;
+        chances.find(pays).unwrap_or(1.0)
     }
 
     /// As many whole blocks of a prompt as fit; all of it, rather than leave less than a block.

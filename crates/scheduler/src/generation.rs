@@ -378,6 +378,11 @@ impl Scheduler {
             + self.composer.decode_time(rows, ANSWER_DEPTH).mul_f64(turns * self.answer_tokens)
     }
 
+    /// How often the token of a draft must be right for drafts to pay, by what steps cost now.
+    pub fn draft_break_even(&self) -> f64 {
+        self.composer.break_even(ANSWER_DEPTH)
+    }
+
     fn waiting_for(&self, seq: SeqId, sequence: &Sequence) -> Waiting {
         let has_long = self.limits.kv.long_tokens > 0;
         let slot_tokens = if has_long { self.limits.kv.slot_tokens } else { u32::MAX };

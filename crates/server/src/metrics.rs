@@ -190,6 +190,7 @@ fn model_gauges(served: &Served) {
     total("forebay_decode_errors_total", stats.step_errors);
     total("forebay_draft_tokens_total", stats.drafted);
     total("forebay_draft_tokens_accepted_total", stats.accepted);
+    set("forebay_draft_break_even_ratio", stats.draft_break_even);
     let labelled = |metric: &'static str, label: &'static str, value: &'static str, count| {
         counter!(metric, "model" => name(), label => value).absolute(count);
     };
@@ -265,6 +266,10 @@ fn describe() {
     describe_gauge!("forebay_kv_host_tokens", "Tokens whose KV is kept in host memory.");
     describe_gauge!("forebay_kv_cache_total_tokens", "KV cells.");
     describe_gauge!("forebay_kv_cache_usage_ratio", "KV cells in use, from 0 to 1.");
+    describe_gauge!(
+        "forebay_draft_break_even_ratio",
+        "How often a drafted token must be right for drafts to pay, by what steps cost now."
+    );
     describe_gauge!("forebay_slots_total", "Sequences that can run together.");
     describe_gauge!(
         "forebay_engine_step_running_seconds",

@@ -1,0 +1,73 @@
+"""What a run of the benchmark prints, and writes into docs/performance.md."""
+
+import datetime
+import platform
+import re
+from pathlib import Path
+
+BEGIN, END = "<!-- bench: written by `make bench` -->", "<!-- bench: end -->"
+
+# What the figures were to be, as ratios to the peer or, where it says so, as they are.
+WANTED = {
+    "single tokens/s": "1.0", "batch tokens/s": "1.0", "shared8 tokens/s": "3.3",
+    "shared8 ttft_p99_ms": "4", "shared16 tokens/s": "5", "mixed itl_p99_ms": "20",
+    "mixed itl_max_ms": "under 450 ms", "mixed long_ttft_p50_ms": "0.8", "turns ttft_p50_ms": "2",
+    "copyedit tokens/s": "1.3", "fair few_beside/alone": "at most 1.5",
+    "shared8 part of the ideal": "0.85", "shared16 part of the ideal": "0.85",
+    "flood errors": "0", "flood health_p99_ms": "under 50", "flood KB of memory for each": "under 50",
+    "own work, % of a step": "under 5", "embed texts/s": "1.2", "embed1 texts/s": "1.2",
+}
+
+
+class Report:
+    """Rows of figures: printed at once, kept for the table."""
+
+    def __init__(self):
+        self.rows = []
+
+    def heading(self, text):
+        print(f"\n{text}", flush=True)
+
+    def compare(self, name, ours, peer, higher_is_better=True):
+        ratio = ours / peer if higher_is_better else peer / ours
+        print(f"{name:32} {ours:10.2f} {peer:10.2f} {ratio:8.2f}", flush=True)
+        self.rows.append((name, ours, peer, ratio))
+
+    def tell(self, name, value):
+        print(f"{name:32} {value:10.2f}", flush=True)
+        self.rows.append((name, value, None, None))
+
+    def value(self, name):
+        return next((ours for row, ours, *_ in self.rows if row == name), None)
+
+    def write(self, path, settings):
+        """Puts the table between the marks of a Markdown file."""
+        show = lambda value: "" if value is None else f"{value:.2f}"
+        table = "\n".join(
+            f"| {name} | {show(ours)} | {show(peer)} | {show(ratio)} | {WANTED.get(name, '')} |"
+            for name, ours, peer, ratio in self.rows
+        )
+        text = (
+            f"{BEGIN}\n\n{datetime.date.today()}, {cpu()}; {settings}.\n\n"
+            "| | forebay | peer | ratio | wanted |\n|---|---:|---:|---:|---|\n"
+            f"{table}\n\n{END}"
+        )
+        path = Path(path)
+        old = path.read_text()
+        new, found = re.subn(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: text, old, flags=re.DOTALL)
+        if found != 1:
+            raise SystemExit(f"{path} has no place for the table")
+        path.write_text(new)
+
+
+def cpu():
+    """The processor's name and what matters about it."""
+    try:
+        info = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    name = re.search(r"model name\s*: (.*)", info)
+    flags = info.split("flags", 1)[-1].split("\n", 1)[0].split()
+    known = {"amx_int8": "AMX", "avx512f": "AVX-512", "avx2": "AVX2"}
+    has = next((word for flag, word in known.items() if flag in flags), "no AVX2")
+    return f"{name[1].strip() if name else 'a processor without a name'} ({has})"
