@@ -7,6 +7,7 @@ import statistics
 import time
 
 import aiohttp
+import jsonschema_rs
 
 SYLLABLES = "ba be bi bo da de di do ga ge go ka ke ko la le li lo ma me mi mo na ne ni no ra re ri ro sa se so ta te ti to".split()
 
@@ -220,6 +221,64 @@ async def wire(load, seed, streams=16, prompt_tokens=64, tokens=128):
     return {"tokens/s": streams * tokens / (time.perf_counter() - begin)}
 
 
+TEXT = lambda most: {"type": "string", "maxLength": most}
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "product_name": TEXT(40),
+        "category": {"enum": ["furniture", "electronics", "clothing", "food"]},
+        "price_in_euros": {"type": "number", "minimum": 0, "maximum": 1000},
+        "units_in_stock": {"type": "integer", "minimum": 0, "maximum": 5000},
+        "manufacturer": {
+            "type": "object",
+            "properties": {"company_name": TEXT(40), "country_of_origin": TEXT(20)},
+            "required": ["company_name", "country_of_origin"],
+            "additionalProperties": False,
+        },
+        "short_description": TEXT(160),
+        "suitable_for_children": {"type": "boolean"},
+        "customer_rating": {"enum": ["poor", "fair", "good", "excellent"]},
+    },
+    "additionalProperties": False,
+}
+SCHEMA["required"] = list(SCHEMA["properties"])
+BY_SCHEMA = {
+    "response_format": {"type": "json_schema", "json_schema": {"name": "product", "schema": SCHEMA, "strict": True}},
+}
+
+
+async def schema(load, seed):
+    """Products as JSON by a schema, and the same run without it; what a first token costs more."""
+    rng = random.Random(seed)
+    prompts = [f"Invent a product that has to do with {words(rng, 6)} and describe it as JSON." for _ in range(24)]
+    jobs = [lambda p=p: load.stream(p, 300, ignore_eos=False, **BY_SCHEMA) for p in prompts]
+    answers, seconds = await load.closed_loop(jobs, 8)
+    result = figures(answers, seconds)
+    result["valid, of 1"] = sum(is_valid(a["text"]) for a in answers) / len(answers)
+    # As many tokens as those answers had, on the average.
+    tokens = round(statistics.mean(a["tokens"] for a in answers))
+    jobs = [lambda p=p: load.stream(p + " ", tokens) for p in prompts]
+    free, seconds = await load.closed_loop(jobs, 8)
+    result["free tokens/s"] = figures(free, seconds)["tokens/s"]
+    result["part of free"] = result["tokens/s"] / result["free tokens/s"]
+    more = []
+    for i in range(8):
+        firsts = []
+        for fields in (BY_SCHEMA, {}) if i % 2 else ({}, BY_SCHEMA):
+            answer = await load.stream(f"{i}. {prompts[i]}{' ' * len(fields)}", 12, **fields)
+            firsts.append((bool(fields), answer["stamps"][0] - answer["begin"]))
+        more.append(dict(firsts)[True] - dict(firsts)[False])
+    result["ttft_more_ms"] = statistics.median(more) * 1e3
+    return result
+
+
+def is_valid(text):
+    try:
+        return jsonschema_rs.is_valid(SCHEMA, json.loads(text))
+    except json.JSONDecodeError:
+        return False
+
+
 async def embed(load, seed, requests, clients, per_request, longest):
     rng = random.Random(seed)
     text = lambda: words(rng, rng.randint(4, longest))
@@ -246,6 +305,7 @@ CHAT = {
     "shared16": lambda load, seed: generate(load, seed, 48, 16, 15, 24, system_words=750),
     "mixed": mixed,
     "copyedit": copyedit,
+    "schema": schema,
     "fair": fair,
     "cancel": cancel,
 }

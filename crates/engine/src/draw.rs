@@ -48,7 +48,7 @@ impl<'s> Draw<'s> {
         let drafts = self.rows.len() - 1;
         for (index, row) in self.rows.iter().enumerate() {
             let growth = self.sequence.grow(row, vocab, scratch);
-            let ended = growth.finished.is_some();
+            let ended = growth.finished.is_some() || growth.failed;
             let (token, tokens) = (self.sequence.last(), self.sequence.tokens());
             let right = !ended && self.sequence.is_as_drafted(index);
             let as_drafted = right && index < drafts;
@@ -58,6 +58,14 @@ impl<'s> Draw<'s> {
             }
             if !as_drafted {
                 break;
+            }
+        }
+        for (token, growth) in self.sequence.grow_by_force(vocab) {
+            let ended = growth.finished.is_some() || growth.failed;
+            let tokens = self.sequence.tokens();
+            self.drawn.push(Drawn { token, growth, tokens, as_drafted: false });
+            if ended {
+                return;
             }
         }
         self.proposal = self.sequence.propose();

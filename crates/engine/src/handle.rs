@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::Token;
 use crate::embed::{Contexts, EmbedJob, EmbedWorker};
+use crate::grammar::Grammars;
 use crate::model::{Capacity, EmbeddingModel, Model, ModelConfig, ModelInfo, Source};
 use crate::request::{Event, Failure, GenerateRequest, Stamped};
 use crate::status::{Board, Progress, Stats, Status};
@@ -58,6 +59,7 @@ pub enum Loaded {
 #[derive(Debug, Clone)]
 pub struct Engine {
     inner: Arc<Inner<Submission>>,
+    grammars: Arc<Grammars>,
 }
 
 /// The handle of an embedding model. Cheap to clone; the thread ends with the last clone.
@@ -187,6 +189,7 @@ impl Parts {
         let bounds = (capacity, token_capacity);
         match commands {
             Commands::Generate(commands) => Loaded::Chat(Engine {
+                grammars: Arc::new(Grammars::new(vocab.clone())),
                 inner: Arc::new(Inner::new(info, vocab, board, bounds, commands, thread)),
             }),
             Commands::Embed(commands) => Loaded::Embedding(Embedder {
@@ -207,6 +210,11 @@ impl Engine {
     /// Its vocabulary.
     pub fn vocab(&self) -> &Vocab {
         &self.inner.vocab
+    }
+
+    /// Its grammars.
+    pub fn grammars(&self) -> &Grammars {
+        &self.grammars
     }
 
     /// How it is.

@@ -21,6 +21,7 @@ mod softmax;
 mod stop;
 
 mod embed;
+mod grammar;
 mod handle;
 #[cfg(feature = "llama")]
 mod layout;
@@ -40,6 +41,7 @@ mod llama;
 pub mod scripted;
 
 pub use forebay_scheduler::{Class, Counts, Principal, Reuse, Salt};
+pub use grammar::{CompiledGrammar, Grammar, GrammarError, Grammars};
 pub use handle::{Embedder, Engine, Generation, LoadError, Loaded, Loading, SubmitError, load};
 pub use model::{Device, Kind, KvLayout, ModelConfig, ModelInfo, Pooling, Source};
 pub use request::{

@@ -6,6 +6,7 @@ use std::time::Duration;
 use forebay_scheduler::{Class, Principal, Salt};
 
 use crate::Token;
+use crate::grammar::CompiledGrammar;
 
 /// A validated request for text.
 #[derive(Debug, Clone)]
@@ -20,6 +21,8 @@ pub struct GenerateRequest {
     pub sampling: SamplingParams,
     /// When to end.
     pub stop: StopRules,
+    /// What the answer has to be.
+    pub grammar: Option<CompiledGrammar>,
     /// Report each token's log probability and this many alternatives.
     pub logprobs: Option<u32>,
     /// Report the prompt's own log probabilities and this many alternatives.
@@ -146,6 +149,9 @@ pub enum Failure {
     /// It was not done within its own timeout.
     #[error("the request was not done within {} s", .0.as_secs_f32())]
     Timeout(Duration),
+    /// Its grammar needs more than the limits allow to say what may come next.
+    #[error("the grammar is too complex at this point of the answer")]
+    Grammar,
     /// The step that held it failed; the engine goes on.
     #[error("the model could not compute a step")]
     Step,

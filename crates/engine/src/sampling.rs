@@ -11,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use crate::Token;
+use crate::grammar::Mask;
 use crate::request::SamplingParams;
 use crate::softmax;
 
@@ -66,14 +67,16 @@ impl Sampler {
         Self { params, rng, seen }
     }
 
-    /// Chooses a token by `logits`, one for each vocabulary entry, never one of `forbidden`.
+    /// Chooses a token by `logits`, one for each vocabulary entry, among those that `allowed` leaves
+    /// and never one of `forbidden`. Where that leaves none, it chooses one all the same.
     pub(crate) fn sample(
         &mut self,
         logits: &[f32],
+        allowed: Option<&Mask>,
         forbidden: &[Token],
         scratch: &mut Scratch,
     ) -> Token {
-        let adjusts = self.adjust(logits, forbidden, &mut scratch.adjusted);
+        let adjusts = self.adjust(logits, allowed, forbidden, &mut scratch.adjusted);
         let row = if adjusts { scratch.adjusted.as_slice() } else { logits };
         if self.params.temperature <= 0.0 {
             return argmax(row);
@@ -99,13 +102,23 @@ impl Sampler {
         }
     }
 
-    /// Copies `logits` and applies penalties, bias and bans, unless there are none.
-    fn adjust(&self, logits: &[f32], forbidden: &[Token], adjusted: &mut Vec<f32>) -> bool {
-        if self.seen.is_empty() && self.params.logit_bias.is_empty() && forbidden.is_empty() {
-            return false;
+    /// Copies `logits` and applies mask, penalties, bias and bans, unless there are none.
+    fn adjust(
+        &self,
+        logits: &[f32],
+        allowed: Option<&Mask>,
+        forbidden: &[Token],
+        adjusted: &mut Vec<f32>,
+    ) -> bool {
+        let is_free = self.params.logit_bias.is_empty() && forbidden.is_empty();
+        match allowed {
+            Some(mask) => mask.apply(logits, adjusted),
+            None if is_free && self.seen.is_empty() => return false,
+            None => {
+                adjusted.clear();
+                adjusted.extend_from_slice(logits);
+            }
         }
-        adjusted.clear();
-        adjusted.extend_from_slice(logits);
         let params = &self.params;
         for (&token, seen) in &self.seen {
             let Some(logit) = adjusted.get_mut(token as usize) else { continue };

@@ -2,6 +2,7 @@
 
 use crate::Token;
 use crate::detokenize::Utf8Assembler;
+use crate::grammar::{CompiledGrammar, Constraint, TooComplex};
 use crate::logprobs::token_logprob;
 use crate::lookup::Lookup;
 use crate::request::{FinishReason, GenerateRequest, StopRules, TokenLogprob};
@@ -21,6 +22,8 @@ pub(crate) struct Sequence {
     rules: StopRules,
     logprobs: Option<u32>,
     sampler: Sampler,
+    /// What the answer has to be.
+    constraint: Option<Constraint>,
     assembler: Utf8Assembler,
     stops: StopMatcher,
     /// Log probabilities whose text is still held back, each with the length of its text.
@@ -39,6 +42,8 @@ pub(crate) struct Growth {
     pub(crate) logprobs: Vec<TokenLogprob>,
     /// Set when that was the end.
     pub(crate) finished: Option<FinishReason>,
+    /// Set when it cannot go on: the grammar is too complex.
+    pub(crate) failed: bool,
 }
 
 impl Sequence {
@@ -59,6 +64,7 @@ impl Sequence {
             max_tokens: request.max_tokens,
             logprobs: request.logprobs,
             sampler: Sampler::new(request.sampling.clone(), choice, &request.prompt),
+            constraint: request.grammar.as_ref().map(CompiledGrammar::start),
             assembler: Utf8Assembler::default(),
             stops: StopMatcher::new(request.stop.strings.clone()),
             unsent: Vec::new(),
@@ -91,8 +97,34 @@ impl Sequence {
     /// are.
     pub(crate) fn propose(&mut self) -> (u32, f64) {
         let Some(lookup) = &mut self.lookup else { return (0, 0.0) };
-        let drafts = u32::try_from(lookup.propose(&self.all).len()).unwrap_or(0);
-        (drafts, lookup.likely())
+        let mut drafts = lookup.propose(&self.all).len();
+        if let Some(constraint) = &mut self.constraint {
+            drafts = constraint.allowed(lookup.draft());
+        }
+        (u32::try_from(drafts).unwrap_or(0), lookup.likely())
+    }
+
+    /// What is asked of the grammar while the model computes.
+    pub(crate) fn constraint(&mut self) -> Option<&mut Constraint> {
+        self.constraint.as_mut()
+    }
+
+    /// Adds a token that the grammar forces, if there is one. Where log probabilities are wanted
+    /// each token has to come from the model, so there none is.
+    pub(crate) fn grow_by_force(&mut self, vocab: &Vocab) -> Vec<(Token, Growth)> {
+        let Some(constraint) = self.constraint.as_mut().filter(|_| self.logprobs.is_none()) else {
+            return Vec::new();
+        };
+        let mut grown = Vec::new();
+        for token in constraint.forced() {
+            let growth = self.push(token, None, vocab);
+            let ended = growth.finished.is_some() || growth.failed;
+            grown.push((token, growth));
+            if ended {
+                break;
+            }
+        }
+        grown
     }
 
     /// Compares the token chosen last with the draft's at `index`.
@@ -108,14 +140,32 @@ impl Sequence {
         }
         let early = self.tokens() < self.rules.min_tokens;
         let banned = if early { &self.banned_early } else { &self.banned_always };
-        let token = self.sampler.sample(logits, banned, scratch);
+        let mask = match self.constraint.as_mut().map(Constraint::mask) {
+            None => None,
+            Some(Ok(mask)) => Some(mask),
+            Some(Err(TooComplex)) => return Growth { failed: true, ..Growth::default() },
+        };
+        let token = self.sampler.sample(logits, mask, banned, scratch);
+        if mask.is_some_and(|mask| !mask.allows(token)) {
+            // Nothing is left that may come next and is not banned.
+            return self.end(FinishReason::EndOfText);
+        }
+        self.push(token, Some(logits), vocab)
+    }
+
+    /// Adds a token and says what may be sent.
+    fn push(&mut self, token: Token, logits: Option<&[f32]>, vocab: &Vocab) -> Growth {
+        let early = self.tokens() < self.rules.min_tokens;
         self.sampler.accept(token);
         self.all.push(token);
         if let Some(reason) = self.ending_token(token, vocab) {
             return self.end(reason);
         }
+        if self.constraint.as_mut().is_some_and(|c| c.take(token).is_err()) {
+            return Growth { failed: true, ..Growth::default() };
+        }
         let piece = vocab.text_piece(token);
-        if let Some(top) = self.logprobs {
+        if let (Some(top), Some(logits)) = (self.logprobs, logits) {
             self.unsent.push((token_logprob(logits, token, top), piece.len()));
         }
         let mut text = String::new();
@@ -130,8 +180,13 @@ impl Sequence {
             growth.finished = Some(FinishReason::StopString(stop));
             return growth;
         }
-        if self.tokens() >= self.max_tokens {
-            let rest = self.end(FinishReason::Length);
+        let complete = self.constraint.as_ref().is_some_and(Constraint::is_complete);
+        let reason = match complete {
+            true => Some(FinishReason::EndOfText),
+            false => (self.tokens() >= self.max_tokens).then_some(FinishReason::Length),
+        };
+        if let Some(reason) = reason {
+            let rest = self.end(reason);
             growth.text.push_str(&rest.text);
             return Growth { text: growth.text, ..rest };
         }
@@ -159,7 +214,7 @@ impl Sequence {
         self.stops.flush(&mut text);
         self.assembler.finish(&mut text);
         let logprobs = self.unsent.drain(..).map(|(l, _)| l).collect();
-        Growth { text, logprobs, finished: Some(reason) }
+        Growth { text, logprobs, finished: Some(reason), failed: false }
     }
 
     /// Takes the log probabilities of the tokens that begin within the first `bytes` of the text

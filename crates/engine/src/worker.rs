@@ -227,7 +227,7 @@ impl<M: Model> Worker<M> {
             Ok(()) => true,
             Err(error) => {
                 tracing::error!(%error, "a slot cannot be made");
-                self.fail(work.seq.request);
+                self.fail(work.seq.request, Failure::Step);
                 false
             }
         });
@@ -262,7 +262,22 @@ impl<M: Model> Worker<M> {
         // All of them, even where one fails: the scheduler takes them as done.
         let changes: Vec<_> = step.kv.iter().map(|&op| self.model.change(op)).collect();
         changes.into_iter().collect::<Result<(), StepError>>()?;
-        if self.rows.is_empty() { Ok(StepTime::default()) } else { self.model.step(&self.rows) }
+        if self.rows.is_empty() {
+            return Ok(StepTime::default());
+        }
+        // What may come next does not depend on what the model says.
+        let sampled = |seq: &SeqId| step.work.iter().any(|w| w.seq == *seq && w.output.samples());
+        let sequences = self.sequences.iter_mut().filter(|(seq, _)| sampled(seq));
+        let constraints: Vec<_> = sequences.filter_map(|(_, s)| s.constraint()).collect();
+        if constraints.is_empty() {
+            return self.model.step(&self.rows);
+        }
+        rayon::in_place_scope(|scope| {
+            for constraint in constraints {
+                scope.spawn(|_| constraint.prepare());
+            }
+            self.model.step(&self.rows)
+        })
     }
 
     fn add_rows(&mut self, work: &Work) {
@@ -297,15 +312,15 @@ impl<M: Model> Worker<M> {
     /// Fails the requests of a failed step. Returns whether to go on.
     fn survive(&mut self, step: &Step) -> bool {
         for work in &step.work {
-            self.fail(work.seq.request);
+            self.fail(work.seq.request, Failure::Step);
         }
         self.failed_steps < MAX_FAILED_STEPS
     }
 
-    fn fail(&mut self, id: RequestId) {
+    fn fail(&mut self, id: RequestId, failure: Failure) {
         self.scheduler.discard(id);
         if let Some(ticket) = self.forget(id) {
-            send(&ticket, Event::Failed(Failure::Step));
+            send(&ticket, Event::Failed(failure));
         }
     }
 
@@ -353,7 +368,10 @@ impl<M: Model> Worker<M> {
     fn tell(&mut self, seq: SeqId, drawn: Vec<Drawn>, (drafts, likely): (u32, f64)) {
         for Drawn { token, growth, tokens, as_drafted } in drawn {
             let Some(ticket) = self.requests.get(&seq.request) else { return };
-            let Growth { text, logprobs, finished } = growth;
+            let Growth { text, logprobs, finished, failed } = growth;
+            if failed {
+                return self.fail(seq.request, Failure::Grammar);
+            }
             if !text.is_empty() || !logprobs.is_empty() {
                 send(ticket, Event::Delta { choice: seq.choice, text, tokens, logprobs });
             }

@@ -25,6 +25,8 @@ generation_request! {
         /// How many alternatives for each token; needs `logprobs: true`.
         #[schema(minimum = 0, maximum = 20)]
         pub top_logprobs: Option<i64>,
+        /// What the answer has to be: text, a JSON object, or JSON by a schema.
+        pub response_format: Option<crate::structured::ResponseFormat>,
         /// Up to 16 pairs, echoed in the answer.
         pub metadata: Option<BTreeMap<String, Value>>,
         /// Whether the template opens the assistant's turn; default true.

@@ -63,6 +63,22 @@ macro_rules! generation_request {
             pub stop_token_ids: Option<Vec<u32>>,
             /// Do not stop at end-of-text tokens; default false.
             pub ignore_eos: Option<bool>,
+            /// What the answer has to be, in vLLM's words.
+            pub structured_outputs: Option<$crate::structured::StructuredOutputs>,
+            /// An older word for `structured_outputs.json`.
+            #[schema(value_type = Option<Object>)]
+            pub guided_json: Option<::serde_json::Value>,
+            /// An older word for `structured_outputs.regex`.
+            pub guided_regex: Option<String>,
+            /// An older word for `structured_outputs.choice`.
+            pub guided_choice: Option<Vec<String>>,
+            /// An older word for `structured_outputs.grammar`.
+            pub guided_grammar: Option<String>,
+            /// llama-server's word for `structured_outputs.json`.
+            #[schema(value_type = Option<Object>)]
+            pub json_schema: Option<::serde_json::Value>,
+            /// llama-server's word for `structured_outputs.grammar`.
+            pub grammar: Option<String>,
             /// Only what requests with the same salt computed is reused for this one.
             #[schema(max_length = 256)]
             pub cache_salt: Option<String>,
@@ -79,6 +95,20 @@ macro_rules! generation_request {
         }
 
         impl $name {
+            /// The fields that say what the answer has to be.
+            pub fn shape(&self) -> $crate::structured::Shape<'_> {
+                $crate::structured::Shape {
+                    response_format: None,
+                    structured_outputs: self.structured_outputs.as_ref(),
+                    guided_json: self.guided_json.as_ref(),
+                    guided_regex: self.guided_regex.as_deref(),
+                    guided_choice: self.guided_choice.as_deref(),
+                    guided_grammar: self.guided_grammar.as_deref(),
+                    json_schema: self.json_schema.as_ref(),
+                    grammar: self.grammar.as_deref(),
+                }
+            }
+
             /// The fields that every generation request has.
             pub fn common(&self) -> $crate::completion::CommonFields<'_> {
                 $crate::completion::CommonFields {

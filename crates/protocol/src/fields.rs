@@ -38,10 +38,6 @@ fn is_none_choice(v: &Value) -> bool {
     v.as_str().is_some_and(|s| s == "none" || s == "auto")
 }
 
-fn is_plain_text_format(v: &Value) -> bool {
-    v.as_object().is_some_and(|o| o.len() == 1 && o.get("type").is_some_and(|t| t == "text"))
-}
-
 fn is_text_only(v: &Value) -> bool {
     v.as_array().is_some_and(|a| a.iter().all(|m| m == "text"))
 }
@@ -67,7 +63,6 @@ pub const CHAT: &[Row] = &[
     ("parallel_tool_calls", refused(never, TOOLS_FIRST)),
     ("functions", refused(is_empty, TOOLS)),
     ("function_call", refused(is_none_choice, TOOLS_FIRST)),
-    ("response_format", refused(is_plain_text_format, "only {\"type\": \"text\"} is")),
     ("reasoning_effort", refused(never, "reasoning control is not implemented yet")),
     ("verbosity", refused(never, "no model served here has a verbosity control")),
     ("modalities", refused(is_text_only, "only [\"text\"] is")),
@@ -76,29 +71,11 @@ pub const CHAT: &[Row] = &[
     ("moderation", refused(never, "this server has no moderation model")),
     ("best_of", refused(never, "it belongs to /v1/completions")),
     ("chat_template", refused(never, "the template comes from the model or the operator")),
-    ("guided_json", refused(never, STRUCTURED)),
-    ("guided_regex", refused(never, STRUCTURED)),
-    ("guided_choice", refused(never, STRUCTURED)),
-    ("guided_grammar", refused(never, STRUCTURED)),
-    ("structured_outputs", refused(never, STRUCTURED)),
-    ("grammar", refused(never, STRUCTURED)),
-    ("json_schema", refused(never, STRUCTURED)),
 ];
-
-const STRUCTURED: &str = "structured output is not implemented yet";
 
 /// `POST /v1/completions`.
-pub const COMPLETION: &[Row] = &[
-    ("user", Rule::Hint),
-    ("suffix", refused(is_empty, "infilling is not implemented")),
-    ("guided_json", refused(never, STRUCTURED)),
-    ("guided_regex", refused(never, STRUCTURED)),
-    ("guided_choice", refused(never, STRUCTURED)),
-    ("guided_grammar", refused(never, STRUCTURED)),
-    ("structured_outputs", refused(never, STRUCTURED)),
-    ("grammar", refused(never, STRUCTURED)),
-    ("json_schema", refused(never, STRUCTURED)),
-];
+pub const COMPLETION: &[Row] =
+    &[("user", Rule::Hint), ("suffix", refused(is_empty, "infilling is not implemented"))];
 
 /// `POST /v1/embeddings`.
 pub const EMBEDDING: &[Row] = &[
@@ -135,7 +112,6 @@ mod tests {
     fn values_that_ask_for_nothing_pass() {
         check("tools", &json!([]), false);
         check("tool_choice", &json!("none"), false);
-        check("response_format", &json!({"type": "text"}), false);
         check("modalities", &json!(["text"]), false);
         check("store", &json!(false), false);
         check("user", &json!("u-1"), false);
@@ -146,7 +122,6 @@ mod tests {
         check("tools", &json!([{"type": "function"}]), true);
         check("tool_choice", &json!("required"), true);
         check("tool_choice", &json!({"type": "function"}), true);
-        check("response_format", &json!({"type": "json_object"}), true);
         check("modalities", &json!(["text", "audio"]), true);
         check("store", &json!(true), true);
     }

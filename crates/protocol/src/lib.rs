@@ -15,7 +15,9 @@ pub mod completion;
 pub mod embedding;
 pub mod error;
 pub mod model;
+pub mod structured;
 pub mod tokenize;
+pub mod tools;
 pub mod usage;
 
 pub use flex::{EmbeddingInput, LogitBias, Prompt, Stop};

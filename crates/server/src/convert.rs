@@ -2,8 +2,11 @@
 
 pub mod chat;
 pub mod completion;
+mod ebnf;
 pub mod embedding;
+pub mod grammar;
 pub mod sampling;
+mod schema;
 
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -285,6 +285,13 @@ impl From<Failure> for ApiError {
                 code: Some("timeout"),
                 ..Self::new(Kind::OutOfTime, format!("Out of time: {failure}."))
             },
+            Failure::Grammar => Self {
+                code: Some("grammar_too_complex"),
+                ..Self::new(
+                    Kind::Invalid,
+                    "The grammar is too complex: what may come next could not be found out within the limits.",
+                )
+            },
             Failure::Step => Self::unavailable(
                 "step_failed",
                 "The model could not compute your request. Try again.",
@@ -365,6 +372,8 @@ mod tests {
         check(Failure::Timeout(SOON).into(), 504, "server_error", Some("timeout"));
         check(ApiError::internal("secret"), 500, "server_error", Some("internal_error"));
         check(SubmitError::EngineGone.into(), 503, "server_error", Some("engine_stopped"));
+        let too_complex = Some("grammar_too_complex");
+        check(Failure::Grammar.into(), 400, "invalid_request_error", too_complex);
         check(Failure::Step.into(), 503, "server_error", Some("step_failed"));
     }
 

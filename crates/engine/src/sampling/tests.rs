@@ -28,7 +28,7 @@ fn logits() -> [f32; 4] {
 
 fn drawn(params: &SamplingParams, logits: &[f32], forbidden: &[Token]) -> BTreeSet<Token> {
     let mut sampler = Sampler::new(params.clone(), 0, &[]);
-    (0..2000).map(|_| sampler.sample(logits, forbidden, &mut Scratch::default())).collect()
+    (0..2000).map(|_| sampler.sample(logits, None, forbidden, &mut Scratch::default())).collect()
 }
 
 #[track_caller]
@@ -63,7 +63,7 @@ fn draws_follow_the_distribution() {
     let mut counts = [0_f64; 4];
     let n = 40_000;
     for _ in 0..n {
-        counts[sampler.sample(&logits(), &[], &mut Scratch::default()) as usize] += 1.0;
+        counts[sampler.sample(&logits(), None, &[], &mut Scratch::default()) as usize] += 1.0;
     }
     for (count, p) in counts.iter().zip([0.5, 0.25, 0.15, 0.1]) {
         let sigma = (f64::from(n) * p * (1.0 - p)).sqrt();
@@ -76,7 +76,7 @@ fn temperature_sharpens() {
     let cold = SamplingParams { temperature: 0.25, ..plain(4) };
     let mut sampler = Sampler::new(cold, 0, &[]);
     let hits = (0..10_000)
-        .filter(|_| sampler.sample(&logits(), &[], &mut Scratch::default()) == 0)
+        .filter(|_| sampler.sample(&logits(), None, &[], &mut Scratch::default()) == 0)
         .count();
     // 0.5^4 / sum(p^4) = 0.933
     assert!((9_200..9_450).contains(&hits), "{hits}");
@@ -92,23 +92,27 @@ fn penalties_count_what_was_generated() {
     };
     let mut sampler = Sampler::new(params, 0, &[0]);
     let row = [1.0, 0.5, 0.0];
-    assert_eq!(sampler.sample(&row, &[], &mut Scratch::default()), 0, "the prompt does not count");
+    assert_eq!(
+        sampler.sample(&row, None, &[], &mut Scratch::default()),
+        0,
+        "the prompt does not count"
+    );
     sampler.accept(0);
     assert_eq!(
-        sampler.sample(&row, &[], &mut Scratch::default()),
+        sampler.sample(&row, None, &[], &mut Scratch::default()),
         0,
         "1.0 - 0.4 is still the largest"
     );
     sampler.accept(0);
-    assert_eq!(sampler.sample(&row, &[], &mut Scratch::default()), 1, "1.0 - 0.7 is not");
+    assert_eq!(sampler.sample(&row, None, &[], &mut Scratch::default()), 1, "1.0 - 0.7 is not");
 }
 
 #[test]
 fn repetition_penalty_counts_the_prompt_too() {
     let params = SamplingParams { temperature: 0.0, repetition_penalty: 2.0, ..plain(6) };
     let mut sampler = Sampler::new(params, 0, &[0, 2]);
-    assert_eq!(sampler.sample(&[1.0, 0.6, -0.1], &[], &mut Scratch::default()), 1);
-    assert_eq!(sampler.sample(&[-1.0, -1.5, -0.1], &[], &mut Scratch::default()), 2);
+    assert_eq!(sampler.sample(&[1.0, 0.6, -0.1], None, &[], &mut Scratch::default()), 1);
+    assert_eq!(sampler.sample(&[-1.0, -1.5, -0.1], None, &[], &mut Scratch::default()), 2);
 }
 
 #[test]
@@ -116,7 +120,9 @@ fn a_seed_fixes_the_draws_and_choices_differ() {
     let row: Vec<f32> = (0..250_u8).map(|i| f32::from(i % 7) * 0.1).collect();
     let draws = |seed, choice| {
         let mut sampler = Sampler::new(plain(seed), choice, &[]);
-        (0..20).map(|_| sampler.sample(&row, &[], &mut Scratch::default())).collect::<Vec<_>>()
+        (0..20)
+            .map(|_| sampler.sample(&row, None, &[], &mut Scratch::default()))
+            .collect::<Vec<_>>()
     };
     assert_eq!(draws(7, 0), draws(7, 0));
     assert_ne!(draws(7, 0), draws(8, 0));
@@ -126,9 +132,11 @@ fn a_seed_fixes_the_draws_and_choices_differ() {
 #[test]
 fn hopeless_logits_still_give_a_token() {
     for row in [[f32::NAN; 3], [f32::NEG_INFINITY; 3]] {
-        assert!(Sampler::new(plain(1), 0, &[]).sample(&row, &[], &mut Scratch::default()) < 3);
+        assert!(
+            Sampler::new(plain(1), 0, &[]).sample(&row, None, &[], &mut Scratch::default()) < 3
+        );
         let greedy = SamplingParams { temperature: 0.0, ..plain(1) };
-        assert!(Sampler::new(greedy, 0, &[]).sample(&row, &[], &mut Scratch::default()) < 3);
+        assert!(Sampler::new(greedy, 0, &[]).sample(&row, None, &[], &mut Scratch::default()) < 3);
     }
 }
 
@@ -140,7 +148,7 @@ proptest! {
     ) {
         let mut scratch = Scratch::default();
         let params = SamplingParams { top_k: k, min_p, ..plain(1) };
-        let token = Sampler::new(params, 0, &[]).sample(&row, &[], &mut scratch);
+        let token = Sampler::new(params, 0, &[]).sample(&row, None, &[], &mut scratch);
         let mut weights = Vec::new();
         softmax::weigh(&row, softmax::maximum(&row), 1.0, &mut weights);
         let mut order: Vec<usize> = (0..row.len()).collect();
@@ -175,7 +183,7 @@ proptest! {
     ) {
         let mut sampler = Sampler::new(SamplingParams { top_p, ..plain(1) }, 0, &[]);
         let mut scratch = Scratch::default();
-        let token = sampler.sample(&row, &[], &mut scratch);
+        let token = sampler.sample(&row, None, &[], &mut scratch);
         let mut order: Vec<f64> = row.iter().map(|&l| f64::from(l).exp()).collect();
         order.sort_by(|a, b| b.total_cmp(a));
         let total: f64 = order.iter().sum();

@@ -46,7 +46,7 @@ impl Scheduler {
     /// The decode rows, after taking sequences out until there is a cell for each.
     fn rows_with_cells(&mut self) -> Vec<Work> {
         loop {
-            let rows: Vec<Work> = self.decoding().map(|(seq, s)| row(seq, s)).collect();
+            let rows = self.rows();
             let victim =
                 if self.kv.make_room(self.cells_for(&rows)) { None } else { self.victim() };
             let Some(victim) = victim else { return self.with_drafts(rows) };
@@ -61,19 +61,31 @@ impl Scheduler {
         work.iter().filter(|w| Some(w.slot) != long).map(|w| w.tokens).sum()
     }
 
+    /// The decode rows: each sequence's last token, and what else of its answer is not computed.
+    fn rows(&self) -> Vec<Work> {
+        let count = u32::try_from(self.decoding().count()).unwrap_or(u32::MAX);
+        let mut more = self.limits.batch_tokens.saturating_sub(count);
+        let row = |(seq, s): (SeqId, &Sequence)| {
+            let tokens = s.missing().min(1 + more);
+            more -= tokens - 1;
+            chunk(seq, s, tokens)
+        };
+        self.decoding().map(row).collect()
+    }
+
     /// Decode rows with as many of their drafts as are worth the time.
     fn with_drafts(&mut self, mut rows: Vec<Work>) -> Vec<Work> {
         let alone = self.prefilling().next().is_none();
         let mut cells = self.kv.available().saturating_sub(self.cells_for(&rows));
-        let mut room = self.limits.batch_tokens;
+        let used: u32 = rows.iter().map(|row| row.tokens).sum();
+        let mut room = self.limits.batch_tokens.saturating_sub(used);
         let count = u32::try_from(rows.len()).unwrap_or(u32::MAX);
         for row in &mut rows {
-            room = room.saturating_sub(1);
             let Some(s) = self.sequences.get_mut(&row.seq) else { continue };
             let behind = self.limits.kv.capacity(row.slot).saturating_sub(row.start + 1);
             let offered = std::mem::take(&mut s.offered).min(s.growth().saturating_sub(1));
             let offered = offered.min(behind);
-            if offered == 0 || !alone || s.all_logits {
+            if offered == 0 || !alone || s.all_logits || row.tokens > 1 {
                 continue;
             }
             let worth = self.composer.drafts(offered, s.likely, count, row.start);
@@ -162,10 +174,6 @@ impl Scheduler {
         }
         grants
     }
-}
-
-fn row(seq: SeqId, s: &Sequence) -> Work {
-    chunk(seq, s, 1)
 }
 
 fn chunk(seq: SeqId, s: &Sequence, tokens: u32) -> Work {

@@ -10,6 +10,10 @@ use crate::queue::{Class, Lane, Principal, Waiting};
 /// once.
 pub(super) const RESERVE: u32 = 64;
 
+/// Tokens of an answer that go into a step together where several are known: those that a grammar
+/// forces. More of them are computed like a prompt.
+const AT_ONCE: u32 = 16;
+
 /// A sequence, from its submission to its end.
 #[derive(Debug)]
 pub(super) struct Sequence {
@@ -131,13 +135,14 @@ impl Sequence {
         }
     }
 
-    /// One token is missing, usually the one sampled last.
+    /// One token is missing, usually the one sampled last, or a few that came with it.
     pub(super) fn is_decoding(&self) -> bool {
-        self.slot().is_some() && self.missing() == 1
+        let few = if self.generated() > 0 { AT_ONCE } else { 1 };
+        self.slot().is_some() && (1..=few).contains(&self.missing())
     }
 
     pub(super) fn is_prefilling(&self) -> bool {
-        self.slot().is_some() && self.missing() > 1
+        self.slot().is_some() && self.missing() > 0 && !self.is_decoding()
     }
 
     /// Its entry in the queue, if it is to have a slot of so many tokens: the long one where it

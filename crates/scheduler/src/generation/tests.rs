@@ -355,6 +355,15 @@ fn right_drafts_save_steps_and_wrong_ones_leave_no_trace() {
 }
 
 #[test]
+fn tokens_that_come_together_are_computed_together() {
+    let mut engine = Engine::new(LIMITS);
+    engine.forces = true;
+    engine.submit(&[request(1, 40, 200, 1)]);
+    assert_eq!(engine.run(1000).values().copied().collect::<Vec<_>>(), [200]);
+    assert!(engine.steps < 140, "{} steps", engine.steps);
+}
+
+#[test]
 fn the_backlog_is_known_once_costs_are() {
     let mut engine = Engine::new(Limits { queue: 100, ..LIMITS });
     let requests: Vec<Request> = (0..40).map(|id| request(id, 100, 30, 1)).collect();
@@ -464,6 +473,7 @@ proptest! {
         saved in prop_oneof![Just(0_u32), Just(2000)],
         shares: bool,
         long: bool,
+        forces: bool,
         rewinds: bool,
         drafts in prop_oneof![Just(None), (1_u32..5).prop_map(Some)],
         leaves in proptest::collection::vec((0_u64..9, 1_usize..60), 0..3),
@@ -480,6 +490,7 @@ proptest! {
         limits.kv.saved_tokens = saved;
         let mut engine = Engine::new(Limits { queue: 100, ..limits });
         engine.drafts = drafts.filter(|_| rewinds);
+        engine.forces = forces;
         engine.submit(&requests);
         let mut gone: Vec<u64> = leaves.iter().map(|&(id, _)| id).collect();
         for at in 0..200 {

@@ -10,9 +10,11 @@ use forebay_protocol::chat::{
     ChatLogprobs, ChunkChoice, Delta,
 };
 use forebay_protocol::fields;
+use forebay_protocol::structured::Shape;
 use forebay_protocol::usage::Usage;
 use serde_json::Map;
 
+use super::grammar::Wanted;
 use super::sampling::{MAX_TOP_LOGPROBS, Recipe, integer};
 use super::{Stamp, chat_logprobs, check_extra, log_unknown};
 use crate::answer::{Answer, Runs, Sourced, finish_reason};
@@ -33,6 +35,8 @@ pub struct Parsed {
     pub turns: Vec<Turn>,
     /// How to generate.
     pub recipe: Recipe,
+    /// What the answer has to be: to be compiled into the recipe.
+    pub grammar: Option<Wanted>,
     /// How to spell the answer.
     pub style: Style,
 }
@@ -92,7 +96,8 @@ pub fn parse(
         logprobs,
         tier: common.service_tier.map(|_| origin::tier(origin.class)),
     };
-    Ok(Parsed { turns, recipe, style })
+    let shape = Shape { response_format: request.response_format.as_ref(), ..request.shape() };
+    Ok(Parsed { turns, recipe, grammar: Wanted::of(&shape)?, style })
 }
 
 fn metadata(request: &ChatCompletionRequest) -> Result<(), ApiError> {

@@ -11,6 +11,7 @@ use forebay_protocol::completion::{
 use forebay_protocol::usage::Usage;
 use forebay_protocol::{Prompt, fields};
 
+use super::grammar::Wanted;
 use super::sampling::{MAX_TOP_LOGPROBS, Recipe, integer};
 use super::{Stamp, check_extra, finite, log_unknown, token_text};
 use crate::answer::{Collected, Runs, Sourced, finish_reason};
@@ -30,6 +31,8 @@ pub struct Parsed {
     pub prompts: Vec<Source>,
     /// How to generate.
     pub recipe: Recipe,
+    /// What the answer has to be: to be compiled into the recipe.
+    pub grammar: Option<Wanted>,
     /// How to spell the answer.
     pub style: Style,
 }
@@ -125,7 +128,7 @@ pub fn parse(
         logprobs: logprobs.is_some(),
         choices: recipe.choices,
     };
-    Ok(Parsed { prompts, recipe, style })
+    Ok(Parsed { prompts, recipe, grammar: Wanted::of(&request.shape())?, style })
 }
 
 /// Tokenises. It can take long: not for the reactor's threads.

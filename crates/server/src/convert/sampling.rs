@@ -1,6 +1,8 @@
 //! The fields that every generation request has: ranges, defaults, and the engine's form.
 
-use forebay_engine::{GenerateRequest, ModelInfo, Origin, SamplingParams, StopRules, Token, Vocab};
+use forebay_engine::{
+    CompiledGrammar, GenerateRequest, ModelInfo, Origin, SamplingParams, StopRules, Token, Vocab,
+};
 use forebay_protocol::completion::CommonFields;
 use forebay_protocol::{LogitBias, Stop};
 use rand_core::{OsRng, TryRngCore};
@@ -25,6 +27,8 @@ pub struct Recipe {
     pub sampling: SamplingParams,
     /// When to end.
     pub stop: StopRules,
+    /// What the answer has to be.
+    pub grammar: Option<CompiledGrammar>,
     /// Alternatives to report for each token.
     pub logprobs: Option<u32>,
     /// Alternatives to report for each token of the prompt.
@@ -94,6 +98,7 @@ impl Recipe {
                 min_tokens: integer("min_tokens", fields.min_tokens, 0, i64::from(i32::MAX))?
                     .map_or(0, narrow),
             },
+            grammar: None,
             logprobs: None,
             prompt_logprobs: None,
             origin,
@@ -138,6 +143,7 @@ impl Recipe {
             max_tokens,
             sampling: self.sampling.clone(),
             stop: self.stop.clone(),
+            grammar: self.grammar.clone(),
             logprobs: self.logprobs,
             prompt_logprobs: self.prompt_logprobs,
             origin: self.origin,

@@ -49,8 +49,12 @@ pub async fn create(
     let served = state.registry.resolve(&request.model)?;
     served.template()?;
     let settings = &state.settings;
-    let Parsed { turns, recipe, style } = chat::parse(&request, &headers, &served, settings)?;
+    let Parsed { turns, mut recipe, grammar, style } =
+        chat::parse(&request, &headers, &served, settings)?;
     record.note(|facts| facts.stream = style.stream);
+    if let Some(grammar) = grammar {
+        recipe.grammar = Some(grammar.compile(&served).await?);
+    }
 
     let variables = request.chat_template_kwargs.clone().unwrap_or_default();
     let opens = request.add_generation_prompt.unwrap_or(true);

@@ -49,9 +49,12 @@ pub async fn create(
     let served = state.registry.resolve(&request.model)?;
     served.engine()?;
     let settings = &state.settings;
-    let Parsed { prompts, recipe, style } =
+    let Parsed { prompts, mut recipe, grammar, style } =
         completion::parse(&request, &headers, &served, settings)?;
     record.note(|facts| facts.stream = style.stream);
+    if let Some(grammar) = grammar {
+        recipe.grammar = Some(grammar.compile(&served).await?);
+    }
 
     let model = Arc::clone(&served);
     let prepared = off_reactor(bytes(&prompts), move || {

@@ -89,9 +89,9 @@ async fn out_of_range_fields_are_named() {
         (r#","stream_options":{"include_usage":true}"#, "stream_options", "invalid_value"),
         (r#","tools":[{"type":"function"}]"#, "tools", "unsupported_parameter"),
         (
-            r#","response_format":{"type":"json_object"}"#,
-            "response_format",
-            "unsupported_parameter",
+            r#","response_format":{"type":"json_objects"}"#,
+            "response_format.type",
+            "invalid_value",
         ),
         (r#","chat_template":"x""#, "chat_template", "unsupported_parameter"),
         (

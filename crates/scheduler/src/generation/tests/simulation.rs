@@ -30,6 +30,8 @@ pub(super) struct Engine {
     saved: BTreeMap<SavedId, Vec<u32>>,
     /// Drafts offered for each row; every third one is wrong.
     pub(super) drafts: Option<u32>,
+    /// Whether every fifth token brings the next ones with it.
+    pub(super) forces: bool,
     pub(super) computed: u32,
     pub(super) steps: usize,
 }
@@ -48,6 +50,7 @@ impl Engine {
             slots: BTreeMap::new(),
             saved: BTreeMap::new(),
             drafts: None,
+            forces: false,
             computed: 0,
             steps: 0,
         }
@@ -129,12 +132,33 @@ impl Engine {
                 self.scheduler.accept(work.seq, token);
             } else {
                 self.scheduler.append(work.seq, token);
+                if self.forces && token.is_multiple_of(5) && !self.force(work.seq, new) {
+                    return;
+                }
                 break;
             }
         }
         if let Some(drafts) = self.drafts {
             self.scheduler.propose(work.seq, drafts, 0.9);
         }
+    }
+
+    /// Adds up to 40 tokens at once. Returns whether the sequence goes on.
+    fn force(&mut self, seq: SeqId, new: u32) -> bool {
+        for _ in 0..40 {
+            let token = next(&self.all_tokens(seq));
+            let text = self.texts.entry(seq).or_default();
+            text.push(token);
+            if u32::try_from(text.len()).unwrap() == new {
+                self.scheduler.finish(seq);
+                return false;
+            }
+            self.scheduler.append(seq, token);
+            if token.is_multiple_of(7) {
+                break;
+            }
+        }
+        true
     }
 
     fn all_tokens(&self, seq: SeqId) -> Vec<u32> {

@@ -1,0 +1,176 @@
+//! Tools: what a model may call, and how its calls are spelled.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+/// One entry of `tools`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, ToSchema)]
+pub struct Tool {
+    /// `function` or `custom`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The function, where that is the type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function: Option<Function>,
+    /// The custom tool, where that is the type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub custom: Option<Custom>,
+}
+
+/// A function that the model may call with JSON arguments.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, ToSchema)]
+pub struct Function {
+    /// Letters, digits, `_` and `-`, at most 64 of them.
+    #[schema(max_length = 64)]
+    pub name: String,
+    /// What it does; shown to the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// A JSON Schema of its arguments; without one it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub parameters: Option<Value>,
+    /// Whether its arguments have to be valid by the schema even where the model calls it on its
+    /// own; calls that `tool_choice` asks for always are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strict: Option<bool>,
+}
+
+/// A tool that takes text.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, ToSchema)]
+pub struct Custom {
+    /// As a function's.
+    #[schema(max_length = 64)]
+    pub name: String,
+    /// What it does; shown to the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// What its text is; only `{"type": "text"}` is supported.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub format: Option<Value>,
+}
+
+/// `tool_choice`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum ToolChoice {
+    /// `none`, `auto` or `required`.
+    Mode(String),
+    /// One tool, or some of them.
+    Named(NamedChoice),
+}
+
+/// A `tool_choice` that names tools.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, ToSchema)]
+pub struct NamedChoice {
+    /// `function`, `custom` or `allowed_tools`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The function to call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function: Option<ToolName>,
+    /// The custom tool to call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub custom: Option<ToolName>,
+    /// Those that may be called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_tools: Option<AllowedTools>,
+}
+
+/// A tool by its name.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, ToSchema)]
+pub struct ToolName {
+    /// The name.
+    pub name: String,
+}
+
+/// Tools that may be called.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, ToSchema)]
+pub struct AllowedTools {
+    /// `auto` or `required`.
+    pub mode: String,
+    /// Entries like `{"type": "function", "function": {"name": "x"}}`.
+    pub tools: Vec<NamedChoice>,
+}
+
+/// A call, in an answer or in the conversation so far.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
+pub struct ToolCall {
+    /// What the tool's answer refers to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `function` or `custom`.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The function and its arguments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function: Option<FunctionCall>,
+    /// The custom tool and its text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub custom: Option<CustomCall>,
+}
+
+/// A function with arguments.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
+pub struct FunctionCall {
+    /// The function's name.
+    #[serde(default)]
+    pub name: String,
+    /// JSON as text. (In a request it may be an object as well.)
+    #[serde(default)]
+    #[schema(value_type = String)]
+    pub arguments: Value,
+}
+
+/// A custom tool with its text.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
+pub struct CustomCall {
+    /// The tool's name.
+    #[serde(default)]
+    pub name: String,
+    /// Its text.
+    #[serde(default)]
+    pub input: String,
+}
+
+/// What a chunk adds to a call. Keys are omitted rather than null: helpers concatenate what they
+/// find.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
+pub struct ToolCallDelta {
+    /// Which call.
+    pub index: u32,
+    /// In the call's first chunk only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// In the call's first chunk only.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The function's name in the first chunk, and text to append to its arguments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function: Option<FunctionDelta>,
+    /// The custom tool's name in the first chunk, and text to append to its input.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub custom: Option<CustomDelta>,
+}
+
+/// Part of a function call.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
+pub struct FunctionDelta {
+    /// In the call's first chunk only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Text to append.
+    pub arguments: String,
+}
+
+/// Part of a custom tool's call.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
+pub struct CustomDelta {
+    /// In the call's first chunk only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Text to append.
+    pub input: String,
+}

@@ -1,0 +1,134 @@
+//! EBNF as llama.cpp writes it (`root ::= "yes" | "no"`) to Lark's notation.
+//!
+//! Source: `grammars/README.md` of llama.cpp.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// A piece of such a grammar.
+#[derive(Debug, PartialEq)]
+enum Piece {
+    /// `name ::=`
+    Rule(String),
+    Name(String),
+    /// With its quotes.
+    Literal(String),
+    /// With its brackets.
+    Class(String),
+    /// `( ) | * + ? .` and repetitions in braces.
+    Sign(String),
+}
+
+/// The same grammar in Lark's notation, or why it cannot be read.
+pub(super) fn to_lark(text: &str) -> Result<String, String> {
+    let pieces = pieces(text)?;
+    let rules = pieces.iter().filter_map(|p| match p {
+        Piece::Rule(name) => Some(name.as_str()),
+        _ => None,
+    });
+    // Lark's rules are in small letters, without dashes.
+    let names: BTreeMap<&str, String> = (0..)
+        .zip(rules)
+        .map(|(i, name)| (name, if name == "root" { "start".to_owned() } else { format!("r{i}") }))
+        .collect();
+    if !names.contains_key("root") {
+        return Err("it has no rule 'root'".to_owned());
+    }
+    let mut out = String::new();
+    for piece in &pieces {
+        match piece {
+            Piece::Rule(name) => write!(out, "\n{}:", names[name.as_str()]),
+            Piece::Name(name) => match names.get(name.as_str()) {
+                Some(name) => write!(out, " {name}"),
+                None => return Err(format!("it has no rule '{name}'")),
+            },
+            Piece::Literal(text) => write!(out, " {text}"),
+            Piece::Class(class) => write!(out, " /{}/", class.replace('/', "\\/")),
+            Piece::Sign(sign) if sign == "." => write!(out, " /[\\s\\S]/"),
+            Piece::Sign(sign) if matches!(sign.as_str(), "(" | "|") => write!(out, " {sign}"),
+            Piece::Sign(sign) => write!(out, "{sign}"),
+        }
+        .map_err(|error| error.to_string())?;
+    }
+    out.push('\n');
+    Ok(out.trim_start().to_owned())
+}
+
+fn pieces(text: &str) -> Result<Vec<Piece>, String> {
+    let mut pieces = Vec::new();
+    let mut rest = text.trim_start();
+    while let Some(first) = rest.chars().next() {
+        let len = match first {
+            '#' => rest.find('\n').unwrap_or(rest.len()),
+            '"' => closing(rest, '"')?,
+            '[' => closing(rest, ']')?,
+            '{' => rest.find('}').ok_or("a '{' is not closed")? + 1,
+            '(' | ')' | '|' | '*' | '+' | '?' | '.' => 1,
+            c if is_name(c) => rest.find(|c| !is_name(c)).unwrap_or(rest.len()),
+            c => return Err(format!("'{c}' cannot be there")),
+        };
+        let (piece, behind) = rest.split_at(len);
+        rest = behind.trim_start();
+        let owned = piece.to_owned();
+        match first {
+            '#' => {}
+            '"' => pieces.push(Piece::Literal(owned)),
+            '[' => pieces.push(Piece::Class(owned)),
+            c if is_name(c) => match rest.strip_prefix("::=") {
+                Some(behind) => {
+                    rest = behind.trim_start();
+                    pieces.push(Piece::Rule(owned));
+                }
+                None => pieces.push(Piece::Name(owned)),
+            },
+            _ => pieces.push(Piece::Sign(owned)),
+        }
+    }
+    Ok(pieces)
+}
+
+fn is_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '-' || c == '_'
+}
+
+/// Length of what begins here and ends with `end`, which a backslash can escape.
+fn closing(text: &str, end: char) -> Result<usize, String> {
+    let mut escaped = false;
+    for (at, c) in text.char_indices().skip(1) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            c if c == end => return Ok(at + 1),
+            _ => {}
+        }
+    }
+    Err(format!("a '{}' is not closed", text.chars().next().unwrap_or(end)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_become_rules() {
+        let lark = to_lark(
+            "# moves\nroot ::= move (\" \" move){1,3} .?\n\nmove ::= [a-h/] [1-8\\]]\n  | \"O-O\\\"\"",
+        );
+        let expected = "start: r1 ( \" \" r1){1,3} /[\\s\\S]/?\n\
+                        r1: /[a-h\\/]/ /[1-8\\]]/ | \"O-O\\\"\"\n";
+        assert_eq!(lark.unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (text, why) in [
+            ("x ::= \"a\"", "no rule 'root'"),
+            ("root ::= y", "no rule 'y'"),
+            ("root ::= \"a", "not closed"),
+            ("root ::= [a", "not closed"),
+            ("root ::= <a>", "'<'"),
+        ] {
+            assert!(to_lark(text).unwrap_err().contains(why), "{text}");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! What an answer has to be: from the fields that say so to a grammar that the engine enforces.
+//!
+//! Nothing is approximated: what cannot be enforced is refused, by the name of the field and of
+//! the keyword.
+
+use forebay_engine::{CompiledGrammar, Grammar};
+use forebay_protocol::structured::{JsonSchemaFormat, ResponseFormat, Shape, StructuredOutputs};
+use serde_json::{Map, Value, json};
+
+use super::schema;
+use crate::error::{ApiError, shown};
+use crate::registry::Served;
+
+const MAX_NAME: usize = 64;
+const MAX_CHOICES: usize = 1024;
+
+/// A grammar and the field that asks for it.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    param: String,
+    grammar: Grammar,
+}
+
+impl Wanted {
+    /// What the fields ask for, if anything.
+    ///
+    /// # Errors
+    /// 400 where a field is not valid, or two of them want something.
+    pub fn of(shape: &Shape<'_>) -> Result<Option<Self>, ApiError> {
+        let mut all = Vec::new();
+        if let Some(format) = shape.response_format {
+            all.extend(of_format(format)?);
+        }
+        if let Some(outputs) = shape.structured_outputs {
+            all.extend(of_outputs(outputs)?);
+        }
+        for (param, schema) in
+            [("guided_json", shape.guided_json), ("json_schema", shape.json_schema)]
+        {
+            all.extend(schema.map(|schema| of_schema(param, schema)).transpose()?);
+        }
+        for (param, text) in [("guided_grammar", shape.guided_grammar), ("grammar", shape.grammar)]
+        {
+            all.extend(text.map(|text| of_grammar(param, text)).transpose()?);
+        }
+        all.extend(shape.guided_regex.map(|regex| of_regex("guided_regex", regex)));
+        let choices = shape.guided_choice.map(|choices| of_choices("guided_choice", choices));
+        all.extend(choices.transpose()?);
+        if let [first, second, ..] = all.as_slice() {
+            let message =
+                format!("'{}' and '{}' cannot both shape the answer.", first.param, second.param);
+            return Err(ApiError::invalid(&second.param, "invalid_value", message));
+        }
+        Ok(all.pop())
+    }
+
+    /// Compiles it, on a thread that may block.
+    ///
+    /// # Errors
+    /// 400 where it cannot be enforced.
+    pub async fn compile(
+        self,
+        served: &std::sync::Arc<Served>,
+    ) -> Result<CompiledGrammar, ApiError> {
+        let engine = served.engine()?.clone();
+        let compiled = tokio::task::spawn_blocking(move || {
+            let Self { param, grammar } = self;
+            engine.grammars().compile(&grammar).map_err(|error| refused(&param, &error.to_string()))
+        });
+        compiled.await.unwrap_or_else(|error| Err(ApiError::internal(error.to_string())))
+    }
+}
+
+fn refused(param: &str, why: &str) -> ApiError {
+    let message = format!("'{param}' cannot be enforced: {}.", why.trim_end_matches('.'));
+    ApiError::invalid(param, "invalid_value", message)
+}
+
+fn of_format(format: &ResponseFormat) -> Result<Option<Wanted>, ApiError> {
+    let param = "response_format";
+    match (format.kind.as_str(), &format.json_schema) {
+        ("text", None) => Ok(None),
+        ("json_object", None) => Ok(Some(any_object(param)?)),
+        ("json_schema", Some(JsonSchemaFormat { name, schema, .. })) => {
+            check_name(name)?;
+            let param = "response_format.json_schema.schema";
+            let schema = schema.as_ref();
+            Ok(Some(schema.map_or_else(|| any_object(param), |schema| of_schema(param, schema))?))
+        }
+        ("json_schema", None) => {
+            let param = "response_format.json_schema";
+            let message = format!("Missing required parameter: '{param}'.");
+            Err(ApiError::invalid(param, "missing_required_parameter", message))
+        }
+        ("text" | "json_object", Some(_)) => {
+            let message = format!(
+                "'response_format.json_schema' needs the type 'json_schema', not '{}'.",
+                format.kind
+            );
+            Err(ApiError::invalid("response_format.json_schema", "invalid_value", message))
+        }
+        (other, _) => {
+            let message = format!(
+                "'response_format.type' is '{}'; it must be 'text', 'json_object' or 'json_schema'.",
+                shown(other)
+            );
+            Err(ApiError::invalid("response_format.type", "invalid_value", message))
+        }
+    }
+}
+
+fn check_name(name: &str) -> Result<(), ApiError> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if (1..=MAX_NAME).contains(&name.len()) && name.chars().all(fits) {
+        return Ok(());
+    }
+    let param = "response_format.json_schema.name";
+    let message = format!(
+        "'{param}' must be 1 to {MAX_NAME} letters, digits, '_' or '-', but is '{}'.",
+        shown(name)
+    );
+    Err(ApiError::invalid(param, "invalid_value", message))
+}
+
+fn of_outputs(outputs: &StructuredOutputs) -> Result<Vec<Wanted>, ApiError> {
+    let name = |field: &str| format!("structured_outputs.{field}");
+    let mut all = Vec::new();
+    if let Some(schema) = &outputs.json {
+        all.push(of_schema(&name("json"), schema)?);
+    }
+    all.extend(outputs.regex.as_ref().map(|regex| of_regex(&name("regex"), regex)));
+    if let Some(choices) = &outputs.choice {
+        all.push(of_choices(&name("choice"), choices)?);
+    }
+    if let Some(text) = &outputs.grammar {
+        all.push(of_grammar(&name("grammar"), text)?);
+    }
+    if outputs.json_object == Some(true) {
+        all.push(any_object(&name("json_object"))?);
+    }
+    Ok(all)
+}
+
+fn any_object(param: &str) -> Result<Wanted, ApiError> {
+    of_schema(param, &json!({"type": "object"}))
+}
+
+/// A schema, as an object or as JSON text.
+fn of_schema(param: &str, schema: &Value) -> Result<Wanted, ApiError> {
+    let parsed = match schema {
+        Value::String(text) => serde_json::from_str(text)
+            .map_err(|error| refused(param, &format!("it is not JSON: {error}")))?,
+        other => other.clone(),
+    };
+    let grammar = schema::grammar(parsed).map_err(|why| refused(param, &why))?;
+    Ok(Wanted { param: param.to_owned(), grammar })
+}
+
+fn of_regex(param: &str, regex: &str) -> Wanted {
+    Wanted { param: param.to_owned(), grammar: Grammar::Regex(regex.to_owned()) }
+}
+
+fn of_choices(param: &str, choices: &[String]) -> Result<Wanted, ApiError> {
+    if choices.is_empty() || choices.len() > MAX_CHOICES {
+        let message = format!("'{param}' must hold 1 to {MAX_CHOICES} texts.");
+        return Err(ApiError::invalid(param, "invalid_value", message));
+    }
+    if let Some(at) = choices.iter().position(String::is_empty) {
+        let message = "A choice cannot be empty.";
+        return Err(ApiError::invalid(format!("{param}[{at}]"), "invalid_value", message));
+    }
+    let each: Vec<String> = choices.iter().map(|choice| escape(choice)).collect();
+    Ok(of_regex(param, &each.join("|")))
+}
+
+/// A regular expression for exactly this text.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if c.is_ascii_punctuation() {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
+}
+
+fn of_grammar(param: &str, text: &str) -> Result<Wanted, ApiError> {
+    let lark = if text.contains("::=") {
+        super::ebnf::to_lark(text).map_err(|why| refused(param, &why))?
+    } else {
+        text.to_owned()
+    };
+    Ok(Wanted { param: param.to_owned(), grammar: Grammar::Lark(lark) })
+}
+
+/// What every JSON answer is spelled like: one space behind `,` and `:` and none elsewhere. What
+/// models write most, it leaves no room for endless white space, and most of it need not be sampled.
+pub(super) fn spelling() -> Map<String, Value> {
+    let options = json!({
+        "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": ",
+        "coerce_one_of": false, "lenient": false,
+    });
+    options.as_object().cloned().unwrap_or_default()
+}
