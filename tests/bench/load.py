@@ -227,7 +227,7 @@ SCHEMA = {
     "properties": {
         "product_name": TEXT(40),
         "category": {"enum": ["furniture", "electronics", "clothing", "food"]},
-        "price_in_euros": {"type": "number", "minimum": 0, "maximum": 1000},
+        "price_in_cents": {"type": "integer", "minimum": 0, "maximum": 100000},
         "units_in_stock": {"type": "integer", "minimum": 0, "maximum": 5000},
         "manufacturer": {
             "type": "object",

@@ -267,9 +267,12 @@ impl Kv {
         };
         let (len, reuse) = (source.len, Reuse::Device);
         self.use_parked(source.holder);
-        // A parked sequence that goes on loses nothing; one that would be cut may be wanted whole.
+        // A parked sequence that goes on loses nothing, unless its slot lies apart from those that
+        // run; one that would be cut may be wanted whole.
+        let next = self.next_slot(Some(source.holder));
+        let better = |slot: &SlotId| self.gaps(*slot) < self.gaps(source.holder);
         let adopts = self.parked.contains_key(&source.holder) && source.whole;
-        let next = if adopts { None } else { self.next_slot(Some(source.holder)) };
+        let next = next.filter(|slot| !adopts || better(slot));
         let Some(slot) = next else {
             self.parked.remove(&source.holder)?;
             self.truncate(source.holder, len);
@@ -373,29 +376,31 @@ impl Kv {
         Some(slot)
     }
 
-    /// The slot to use next, which may hold something that is then to be retired: an empty one,
-    /// else one that was used once, else the one worth least. Where slots do not share cells, rows
-    /// in slots side by side are computed together and others one group after the other: of those
-    /// that are equally good the best connected is taken.
+    /// The slot to use next, which may hold something that is then to be retired. Where slots do not
+    /// share cells, rows in slots side by side are computed together and others one group after the
+    /// other, in every step to come: so the best connected one comes first. Of these an empty one,
+    /// else one that was used once, else the one worth least.
     fn next_slot(&self, except: Option<SlotId>) -> Option<SlotId> {
-        let runs = |slot: Option<u32>| {
-            let slot = slot.map(SlotId).filter(|s| s.0 < self.limits.slots);
-            slot.is_some_and(|s| !self.empty.contains(&s) && !self.parked.contains_key(&s))
-        };
-        let gaps = |slot: SlotId| {
-            let beside = [slot.0.checked_sub(1), slot.0.checked_add(1)].map(runs);
-            if self.limits.shares { 0 } else { beside.into_iter().filter(|r| !r).count() }
-        };
-        let empty = self.empty.iter().map(|&slot| (0, gaps(slot), 0.0, slot));
-        let parked = self.parked.iter().map(|(&slot, worth)| match worth.uses > 1.0 {
-            false => (1, gaps(slot), worth.score, slot),
-            true => (2, 0, worth.score, slot),
+        let empty = self.empty.iter().map(|&slot| (self.gaps(slot), 0, 0.0, slot));
+        let parked = self.parked.iter().map(|(&slot, worth)| {
+            let kind = if worth.uses > 1.0 { 2 } else { 1 };
+            (self.gaps(slot), kind, worth.score, slot)
         });
         let candidates = empty.chain(parked).filter(|c| Some(c.3) != except);
         let best = candidates.min_by(|a, b| {
             (a.0, a.1).cmp(&(b.0, b.1)).then(a.2.total_cmp(&b.2)).then(a.3.cmp(&b.3))
         });
         best.map(|(.., slot)| slot)
+    }
+
+    /// Slots beside this one where nobody runs, where that matters.
+    fn gaps(&self, slot: SlotId) -> usize {
+        let runs = |slot: Option<u32>| {
+            let slot = slot.map(SlotId).filter(|s| s.0 < self.limits.slots);
+            slot.is_some_and(|s| !self.empty.contains(&s) && !self.parked.contains_key(&s))
+        };
+        let beside = [slot.0.checked_sub(1), slot.0.checked_add(1)].map(runs);
+        if self.limits.shares { 0 } else { beside.into_iter().filter(|r| !r).count() }
     }
 
     /// Evicts the parked sequence that is worth least.

@@ -111,3 +111,27 @@ fn what_leaves_the_device_goes_to_host_memory_and_comes_back() {
     assert!(ops.contains(&KvOp::Forget { saved: SavedId(1) }), "{ops:?}");
     assert!(kv.saved() <= 250, "{}", kv.saved());
 }
+
+#[test]
+fn where_rows_are_computed_side_by_side_the_gap_is_filled() {
+    let mut kv = Kv::new(KvLimits { slots: 8, shares: false, ..LIMITS });
+    let begin = |kv: &mut Kv, from: u32| {
+        let tokens = text(from, 100);
+        let begun = kv.begin(0, &tokens, 99).unwrap();
+        kv.extend(begun.slot, &tokens[begun.cached as usize..]);
+        begun.slot
+    };
+    let slots: Vec<SlotId> = (0..8).map(|i| begin(&mut kv, i * 1000)).collect();
+    // All but the first four go; what the third slot held was of use more than once.
+    for &slot in &slots[4..] {
+        kv.park(slot);
+    }
+    kv.park(slots[2]);
+    kv.use_parked(slots[2]);
+    assert_eq!(begin(&mut kv, 9000), slots[2]);
+    // A conversation that is parked apart from the others comes to them.
+    kv.park(slots[1]);
+    let next = kv.begin(0, &text(7000, 120), 119).unwrap();
+    assert_eq!((next.slot, next.cached), (slots[1], 100));
+    assert!(kv.ops.contains(&KvOp::Copy { from: slots[7], to: slots[1], keep: 100 }));
+}

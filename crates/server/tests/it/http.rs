@@ -88,11 +88,7 @@ async fn out_of_range_fields_are_named() {
         (r#","stop_token_ids":[259]"#, "stop_token_ids[0]", "invalid_value"),
         (r#","stream_options":{"include_usage":true}"#, "stream_options", "invalid_value"),
         (r#","tools":[{"type":"function"}]"#, "tools", "unsupported_parameter"),
-        (
-            r#","response_format":{"type":"json_objects"}"#,
-            "response_format.type",
-            "invalid_value",
-        ),
+        (r#","response_format":{"type":"json_objects"}"#, "response_format.type", "invalid_value"),
         (r#","chat_template":"x""#, "chat_template", "unsupported_parameter"),
         (
             r#","chat_template_kwargs":{"messages":"x"}"#,
