@@ -262,7 +262,7 @@ async def schema(load, seed):
     result["free tokens/s"] = figures(free, seconds)["tokens/s"]
     result["part of free"] = result["tokens/s"] / result["free tokens/s"]
     more = []
-    for i in range(8):
+    for i in range(24):
         firsts = []
         for fields in (BY_SCHEMA, {}) if i % 2 else ({}, BY_SCHEMA):
             answer = await load.stream(f"{i}. {prompts[i]}{' ' * len(fields)}", 12, **fields)

@@ -127,7 +127,7 @@ def test_stops_and_lengths_still_count(client):
 @pytest.mark.parametrize("fields, pattern", [
     ({"guided_regex": r"[A-Z][a-z]{2,9}( [A-Z]\.)?"}, r"[A-Z][a-z]{2,9}( [A-Z]\.)?"),
     ({"structured_outputs": {"regex": r"\d{3}-\d{2}"}}, r"\d{3}-\d{2}"),
-    ({"guided_choice": ["yes (surely)", "no.", "ja/nein"]}, r"yes \(surely\)|no\.|ja/nein"),
+    ({"guided_choice": ["yes (surely)", "<no>.", "ja/nein"]}, r"yes \(surely\)|<no>\.|ja/nein"),
     ({"structured_outputs": {"choice": ["a", "b c"]}}, "a|b c"),
     ({"guided_grammar": 'start: word (", " word)~1..2\nword: /[a-z]{2,6}/'}, r"[a-z]{2,6}(, [a-z]{2,6}){1,2}"),
     ({"grammar": 'root ::= move " " move\nmove ::= [a-h] [1-8] # a square'}, "[a-h][1-8] [a-h][1-8]"),

@@ -7,10 +7,16 @@
 //! **Invariant:** no async, no tokens, no clock (`strftime_now` gets the time as an argument), and
 //! no names of models.
 
+mod calls;
+mod dialect;
+mod forced;
 mod guard;
 mod json;
 mod template;
 mod turn;
 
+pub use calls::{CallReader, Part};
+pub use dialect::Dialect;
+pub use forced::{Calls, ToolShape, grammar as call_grammar};
 pub use template::{ChatTemplate, RenderError, RenderOptions, TemplateError};
-pub use turn::{BadMessage, Turn, normalise};
+pub use turn::{BadMessage, Call, Turn, normalise};

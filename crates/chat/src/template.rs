@@ -50,6 +50,10 @@ pub struct RenderOptions<'a> {
     pub add_generation_prompt: bool,
     /// Leave the last turn open.
     pub continue_final_message: bool,
+    /// The tools that may be called, as OpenAI spells them.
+    pub tools: &'a [serde_json::Value],
+    /// Give the template past calls' arguments as JSON text.
+    pub arguments_as_text: bool,
     /// Further variables: scalars by name.
     pub variables: &'a Map<String, serde_json::Value>,
     /// What `strftime_now` tells, in UTC.
@@ -101,8 +105,10 @@ impl ChatTemplate {
         env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message).with_source(Raised))
         });
-        env.add_template_owned(NAME, source.to_owned())
-            .map_err(|e| TemplateError(format!("{e:#}")))?;
+        // Marks for training what the model says; it renders what it holds.
+        let source =
+            source.replace(" generation ", " if true ").replace(" endgeneration ", " endif ");
+        env.add_template_owned(NAME, source).map_err(|e| TemplateError(format!("{e:#}")))?;
         let control_names = control_names.into_iter().filter(|n| n.chars().count() > 1).collect();
         Ok(Self { env, bos: bos.to_owned(), eos: eos.to_owned(), control_names })
     }
@@ -138,13 +144,21 @@ impl ChatTemplate {
         turns: &[Turn],
         options: &RenderOptions<'_>,
     ) -> Result<Vec<String>, RenderError> {
-        let texts = turns.iter().flat_map(|t| [Some(t.content.as_str()), t.name.as_deref()]);
-        let variables = options.variables.values().map(|v| v.as_str());
-        let texts = texts.chain(variables).flatten();
-        let guard = Guard::new(&self.control_names, texts).ok_or(RenderError::Noncharacters)?;
+        let mut texts = Vec::new();
+        for turn in turns {
+            texts.push(turn.content.as_str());
+            texts.extend([turn.name.as_deref(), turn.call_id.as_deref()].into_iter().flatten());
+            for call in &turn.calls {
+                texts.extend([call.id.as_str(), &call.name]);
+                strings(&call.arguments, &mut texts);
+            }
+        }
+        options.variables.values().chain(options.tools).for_each(|v| strings(v, &mut texts));
+        let guard = Guard::new(&self.control_names, texts.into_iter());
+        let guard = guard.ok_or(RenderError::Noncharacters)?;
 
         let mut messages: Vec<serde_json::Value> =
-            turns.iter().map(|t| message(t, guard)).collect();
+            turns.iter().map(|t| message(t, options.arguments_as_text, guard)).collect();
         if options.continue_final_message {
             let last = messages.last_mut().filter(|m| m["role"] == "assistant");
             let last = last.ok_or(RenderError::NothingToContinue)?;
@@ -192,6 +206,10 @@ impl ChatTemplate {
                 Value::from_function(move |format: String| strftime(now, &format)),
             ),
         ]);
+        if !options.tools.is_empty() {
+            let tools: Vec<_> = options.tools.iter().map(|t| protected(t, guard)).collect();
+            context.insert("tools".to_owned(), Value::from(Serde(tools)));
+        }
         let context = Value::from(context);
         let template = self.env.get_template(NAME).map_err(|e| render_error(&e))?;
         template.render(context).map_err(|e| render_error(&e))
@@ -220,19 +238,62 @@ fn strftime(now: SystemTime, format: &str) -> Result<String, Error> {
     jiff::fmt::strtime::format(format, &now).map_err(failed)
 }
 
-fn message(turn: &Turn, guard: Guard<'_>) -> serde_json::Value {
+fn message(turn: &Turn, arguments_as_text: bool, guard: Guard<'_>) -> serde_json::Value {
     let mut message = json!({"role": turn.role, "content": guard.protect(&turn.content)});
     if let Some(name) = &turn.name {
         message["name"] = guard.protect(name).into();
     }
+    if let Some(id) = &turn.call_id {
+        message["tool_call_id"] = guard.protect(id).into();
+    }
+    if !turn.calls.is_empty() {
+        let calls = turn.calls.iter().map(|call| {
+            let arguments = protected(&call.arguments, guard);
+            let arguments = match arguments_as_text && arguments.is_object() {
+                true => arguments.to_string().into(),
+                false => arguments,
+            };
+            let function = json!({"name": guard.protect(&call.name), "arguments": arguments});
+            json!({"id": guard.protect(&call.id), "type": "function", "function": function})
+        });
+        message["tool_calls"] = calls.collect();
+    }
     message
+}
+
+/// All texts in a value, names of members included.
+fn strings<'v>(value: &'v serde_json::Value, out: &mut Vec<&'v str>) {
+    match value {
+        serde_json::Value::String(text) => out.push(text),
+        serde_json::Value::Array(all) => all.iter().for_each(|v| strings(v, out)),
+        serde_json::Value::Object(map) => {
+            for (key, below) in map {
+                out.push(key);
+                strings(below, out);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The same value with every text in it guarded.
+fn protected(value: &serde_json::Value, guard: Guard<'_>) -> serde_json::Value {
+    match value {
+        serde_json::Value::String(text) => guard.protect(text).into(),
+        serde_json::Value::Array(all) => all.iter().map(|v| protected(v, guard)).collect(),
+        serde_json::Value::Object(map) => {
+            let pairs = map.iter().map(|(k, v)| (guard.protect(k), protected(v, guard)));
+            serde_json::Value::Object(pairs.collect())
+        }
+        other => other.clone(),
+    }
 }
 
 /// All system turns as one, at the front.
 fn merge_system(turns: &[Turn]) -> Vec<Turn> {
     let (system, others): (Vec<&Turn>, Vec<&Turn>) = turns.iter().partition(|t| t.role == "system");
     let texts: Vec<&str> = system.iter().map(|t| t.content.as_str()).collect();
-    let merged = Turn { role: "system", content: texts.join("\n\n"), name: None };
+    let merged = Turn::of("system", texts.join("\n\n"));
     std::iter::once(merged).chain(others.into_iter().cloned()).collect()
 }
 

@@ -1,16 +1,40 @@
 //! OpenAI messages to plain turns.
 
 use forebay_protocol::chat::{ChatMessage, Content, ContentPart};
+use forebay_protocol::tools::ToolCall;
+use serde_json::{Map, Value, json};
 
 /// One turn of a conversation as a template sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Turn {
-    /// `system`, `user` or `assistant`.
+    /// `system`, `user`, `assistant` or `tool`.
     pub role: &'static str,
     /// The text, its parts joined.
     pub content: String,
-    /// The participant's name.
+    /// The participant's name; a tool's.
     pub name: Option<String>,
+    /// What an assistant called.
+    pub calls: Vec<Call>,
+    /// Which call a tool answers.
+    pub call_id: Option<String>,
+}
+
+/// A call of a tool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// What the tool's answer refers to.
+    pub id: String,
+    /// The tool's name.
+    pub name: String,
+    /// An object; text where it was not JSON.
+    pub arguments: Value,
+}
+
+impl Turn {
+    /// A turn with nothing but text.
+    pub fn of(role: &'static str, content: impl Into<String>) -> Self {
+        Self { role, content: content.into(), ..Self::default() }
+    }
 }
 
 /// A message that cannot be used, and why.
@@ -28,8 +52,7 @@ pub struct BadMessage {
 }
 
 /// Message fields that change nothing when they say nothing.
-const IGNORED_WHEN_EMPTY: [&str; 5] =
-    ["tool_calls", "function_call", "audio", "annotations", "refusal"];
+const IGNORED_WHEN_EMPTY: [&str; 4] = ["function_call", "audio", "annotations", "refusal"];
 
 /// Turns for the template. With `strict`, unknown message fields are errors; otherwise their paths
 /// are appended to `unknown`.
@@ -45,8 +68,21 @@ pub fn normalise(
         let message = "'messages' must hold at least one message.".to_owned();
         return Err(bad("messages", "empty_array", message));
     }
-    let each = messages.iter().enumerate();
-    each.map(|(i, message)| turn(&format!("messages[{i}]"), message, strict, unknown)).collect()
+    let mut turns = Vec::with_capacity(messages.len());
+    for (i, message) in messages.iter().enumerate() {
+        let mut turn = turn(&format!("messages[{i}]"), message, strict, unknown)?;
+        if turn.role == "tool" && turn.name.is_none() {
+            turn.name = called(&turns, turn.call_id.as_deref());
+        }
+        turns.push(turn);
+    }
+    Ok(turns)
+}
+
+/// The name of the tool that was called by this id.
+fn called(turns: &[Turn], id: Option<&str>) -> Option<String> {
+    let mut calls = turns.iter().rev().flat_map(|turn| &turn.calls);
+    calls.find(|call| Some(call.id.as_str()) == id).map(|call| call.name.clone())
 }
 
 fn bad(param: impl Into<String>, code: &'static str, message: String) -> BadMessage {
@@ -63,18 +99,12 @@ fn turn(
         "system" | "developer" => "system",
         "user" => "user",
         "assistant" => "assistant",
-        "tool" | "function" => {
-            let message = format!(
-                "'{path}.role' is '{}': tool calling is not implemented yet.",
-                message.role
-            );
-            return Err(bad(format!("{path}.role"), "unsupported_value", message));
-        }
+        "tool" => "tool",
         other => {
             let shown: String = other.chars().take(32).collect();
             let message = format!(
                 "Invalid value: '{shown}'. '{path}.role' must be one of 'system', 'developer', \
-                 'user' and 'assistant'."
+                 'user', 'assistant' and 'tool'."
             );
             return Err(bad(format!("{path}.role"), "invalid_value", message));
         }
@@ -88,9 +118,7 @@ fn turn(
         }
         let param = format!("{path}.{key}");
         if IGNORED_WHEN_EMPTY.contains(&key.as_str()) && key != "annotations" {
-            let message = format!(
-                "'{param}' is not supported: tool calling and audio are not implemented yet."
-            );
+            let message = format!("'{param}' is not supported.");
             return Err(bad(param, "unsupported_parameter", message));
         }
         if strict {
@@ -102,15 +130,55 @@ fn turn(
         }
         unknown.push(param);
     }
+    let calls = message.tool_calls.as_deref().unwrap_or_default();
+    if !calls.is_empty() && role != "assistant" {
+        let param = format!("{path}.tool_calls");
+        let message = format!("'{param}' is for the role 'assistant' alone.");
+        return Err(bad(param, "invalid_value", message));
+    }
+    let calls = calls.iter().enumerate().map(|(i, c)| call(&format!("{path}.tool_calls[{i}]"), c));
+    let calls: Vec<Call> = calls.collect::<Result<_, _>>()?;
     let content = match (&message.content, &message.refusal) {
         (Some(content), _) => text(path, role, content)?,
         (None, Some(refusal)) if role == "assistant" => refusal.clone(),
+        (None, None) if !calls.is_empty() => String::new(),
         (None, _) => {
             let message = format!("Missing required parameter: '{path}.content'.");
             return Err(bad(format!("{path}.content"), "missing_required_parameter", message));
         }
     };
-    Ok(Turn { role, content, name: message.name.clone() })
+    Ok(Turn {
+        role,
+        content,
+        name: message.name.clone(),
+        calls,
+        call_id: message.tool_call_id.clone(),
+    })
+}
+
+fn call(path: &str, call: &ToolCall) -> Result<Call, BadMessage> {
+    let id = call.id.clone().unwrap_or_default();
+    match (&call.function, &call.custom) {
+        (Some(function), None) => {
+            let arguments = match &function.arguments {
+                Value::String(text) if text.trim().is_empty() => Value::Object(Map::new()),
+                Value::String(text) => match serde_json::from_str(text) {
+                    Ok(object @ Value::Object(_)) => object,
+                    _ => Value::String(text.clone()),
+                },
+                Value::Null => Value::Object(Map::new()),
+                other => other.clone(),
+            };
+            Ok(Call { id, name: function.name.clone(), arguments })
+        }
+        (None, Some(custom)) => {
+            Ok(Call { id, name: custom.name.clone(), arguments: json!({"input": custom.input}) })
+        }
+        _ => {
+            let message = format!("'{path}' must have either 'function' or 'custom'.");
+            Err(bad(path, "invalid_value", message))
+        }
+    }
 }
 
 fn text(path: &str, role: &str, content: &Content) -> Result<String, BadMessage> {
@@ -169,9 +237,8 @@ mod tests {
             {"role": "user", "name": "Ann", "content": ""},
         ]));
         let turn = |role, content: &str, name: Option<&str>| Turn {
-            role,
-            content: content.into(),
             name: name.map(Into::into),
+            ..Turn::of(role, content)
         };
         let want = vec![
             turn("system", "ab", None),
@@ -187,7 +254,7 @@ mod tests {
             assert_eq!(turns(json!([message])), Err((param.to_owned(), code)), "{message}");
         };
         check(json!({"role": "root", "content": "x"}), "messages[0].role", "invalid_value");
-        check(json!({"role": "tool", "content": "x"}), "messages[0].role", "unsupported_value");
+        check(json!({"role": "function", "content": "x"}), "messages[0].role", "invalid_value");
         check(json!({"role": "user"}), "messages[0].content", "missing_required_parameter");
         check(json!({"role": "user", "content": []}), "messages[0].content", "empty_array");
         let image = json!({"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}});
@@ -209,8 +276,29 @@ mod tests {
             "missing_required_parameter",
         );
         let calls = json!({"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]});
-        check(calls, "messages[0].tool_calls", "unsupported_parameter");
+        check(calls, "messages[0].tool_calls[0]", "invalid_value");
+        let calls = json!([{"id": "1", "function": {"name": "f"}}]);
+        let calls = json!({"role": "user", "content": "x", "tool_calls": calls});
+        check(calls, "messages[0].tool_calls", "invalid_value");
         assert_eq!(turns(json!([])), Err(("messages".to_owned(), "empty_array")));
+    }
+
+    #[test]
+    fn calls_and_their_answers_go_together() {
+        let got = turns(json!([
+            {"role": "assistant", "content": null, "tool_calls": [
+                {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{\"x\": 1}"}},
+                {"id": "b", "type": "custom", "custom": {"name": "g", "input": "text"}},
+                {"id": "c", "type": "function", "function": {"name": "h", "arguments": ""}},
+            ]},
+            {"role": "tool", "tool_call_id": "b", "content": "done"},
+        ]));
+        let got = got.unwrap();
+        let calls: Vec<_> =
+            got[0].calls.iter().map(|c| (c.name.as_str(), c.arguments.clone())).collect();
+        let expected = [("f", json!({"x": 1})), ("g", json!({"input": "text"})), ("h", json!({}))];
+        assert_eq!(calls, expected);
+        assert_eq!((got[1].role, got[1].name.as_deref()), ("tool", Some("g")));
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct GenerateRequest {
     pub sampling: SamplingParams,
     /// When to end.
     pub stop: StopRules,
+    /// Control tokens that show in the answer's text by their names.
+    pub spelled: Arc<[Token]>,
     /// What the answer has to be.
     pub grammar: Option<CompiledGrammar>,
     /// Report each token's log probability and this many alternatives.

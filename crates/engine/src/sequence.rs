@@ -1,5 +1,7 @@
 //! One answer while it grows: its tokens, its sampler, its text so far unsent.
 
+use std::sync::Arc;
+
 use crate::Token;
 use crate::detokenize::Utf8Assembler;
 use crate::grammar::{CompiledGrammar, Constraint, TooComplex};
@@ -22,6 +24,8 @@ pub(crate) struct Sequence {
     rules: StopRules,
     logprobs: Option<u32>,
     sampler: Sampler,
+    /// Control tokens that show.
+    spelled: Arc<[Token]>,
     /// What the answer has to be.
     constraint: Option<Constraint>,
     assembler: Utf8Assembler,
@@ -64,6 +68,7 @@ impl Sequence {
             max_tokens: request.max_tokens,
             logprobs: request.logprobs,
             sampler: Sampler::new(request.sampling.clone(), choice, &request.prompt),
+            spelled: Arc::clone(&request.spelled),
             constraint: request.grammar.as_ref().map(CompiledGrammar::start),
             assembler: Utf8Assembler::default(),
             stops: StopMatcher::new(request.stop.strings.clone()),
@@ -164,7 +169,8 @@ impl Sequence {
         if self.constraint.as_mut().is_some_and(|c| c.take(token).is_err()) {
             return Growth { failed: true, ..Growth::default() };
         }
-        let piece = vocab.text_piece(token);
+        let shows = self.spelled.contains(&token);
+        let piece = if shows { vocab.piece(token) } else { vocab.text_piece(token) };
         if let (Some(top), Some(logits)) = (self.logprobs, logits) {
             self.unsent.push((token_logprob(logits, token, top), piece.len()));
         }

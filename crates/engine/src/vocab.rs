@@ -115,13 +115,13 @@ impl Vocab {
         &self.table.eog
     }
 
-    /// Names of all control tokens.
-    pub fn control_texts(&self) -> impl Iterator<Item = &str> {
+    /// All control tokens with their names.
+    pub fn controls(&self) -> impl Iterator<Item = (Token, &str)> {
         (0..self.len())
             .filter_map(|i| Token::try_from(i).ok())
             .filter(|&t| self.is_control(t))
-            .filter_map(|t| std::str::from_utf8(self.piece(t)).ok())
-            .filter(|name| !name.is_empty())
+            .filter_map(|t| Some((t, std::str::from_utf8(self.piece(t)).ok()?)))
+            .filter(|(_, name)| !name.is_empty())
     }
 
     /// The BOS token's name, empty if there is none.

@@ -25,6 +25,12 @@ generation_request! {
         /// How many alternatives for each token; needs `logprobs: true`.
         #[schema(minimum = 0, maximum = 20)]
         pub top_logprobs: Option<i64>,
+        /// What the model may call.
+        pub tools: Option<Vec<crate::tools::Tool>>,
+        /// Whether it has to call something, and what; `auto` with tools, else `none`.
+        pub tool_choice: Option<crate::tools::ToolChoice>,
+        /// Whether an answer may hold several calls; default true.
+        pub parallel_tool_calls: Option<bool>,
         /// What the answer has to be: text, a JSON object, or JSON by a schema.
         pub response_format: Option<crate::structured::ResponseFormat>,
         /// Up to 16 pairs, echoed in the answer.
@@ -42,10 +48,14 @@ generation_request! {
 /// One message of a conversation.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
 pub struct ChatMessage {
-    /// `system`, `developer`, `user` or `assistant`.
+    /// `system`, `developer`, `user`, `assistant` or `tool`.
     pub role: String,
     /// The text, whole or in parts.
     pub content: Option<Content>,
+    /// What an earlier answer called.
+    pub tool_calls: Option<Vec<crate::tools::ToolCall>>,
+    /// Which call a tool's answer is for.
+    pub tool_call_id: Option<String>,
     /// The participant's name; passed to the template.
     pub name: Option<String>,
     /// A refusal that an earlier answer carried; used when there is no content.
@@ -123,7 +133,7 @@ pub struct ChatChoice {
     pub message: AssistantMessage,
     /// Log probabilities, when asked for.
     pub logprobs: Option<ChatLogprobs>,
-    /// `stop` or `length`.
+    /// `stop`, `length` or `tool_calls`.
     pub finish_reason: String,
 }
 
@@ -132,10 +142,13 @@ pub struct ChatChoice {
 pub struct AssistantMessage {
     /// Always `assistant`.
     pub role: String,
-    /// The text.
+    /// The text; null where there are only calls.
     pub content: Option<String>,
     /// Always null.
     pub refusal: Option<String>,
+    /// What the model calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<crate::tools::ToolCall>,
     /// Always empty.
     #[schema(value_type = Vec<Object>)]
     pub annotations: Vec<Value>,
@@ -225,6 +238,9 @@ pub struct Delta {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub refusal: Option<Option<String>>,
+    /// What is added to calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<crate::tools::ToolCallDelta>,
 }
 
 // === impl Content ===
@@ -260,11 +276,11 @@ mod tests {
     fn null_means_absent() {
         let r: ChatCompletionRequest = serde_json::from_str(
             r#"{"model":"m","messages":[{"role":"user","content":"x","name":null}],
-                "temperature":null,"stop":null,"max_tokens":null,"logit_bias":null,"tools":null}"#,
+                "temperature":null,"stop":null,"max_tokens":null,"logit_bias":null,"tools":null,"user":null}"#,
         )
         .unwrap();
         assert!(r.temperature.is_none() && r.stop.is_none() && r.logit_bias.is_none());
-        assert_eq!(r.extra.get("tools"), Some(&Value::Null));
+        assert!(r.tools.is_none());
     }
 
     #[test]

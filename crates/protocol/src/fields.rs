@@ -46,9 +46,6 @@ const fn refused(unless: fn(&Value) -> bool, why: &'static str) -> Rule {
     Rule::Refused { unless, why }
 }
 
-const TOOLS: &str = "tool calling is not implemented yet";
-const TOOLS_FIRST: &str = "it needs `tools`, and tool calling is not implemented yet";
-
 /// `POST /v1/chat/completions`.
 pub const CHAT: &[Row] = &[
     ("user", Rule::Hint),
@@ -58,11 +55,8 @@ pub const CHAT: &[Row] = &[
     ("prompt_cache_options", Rule::Hint),
     ("prediction", Rule::Hint),
     ("store", refused(is_false, "answers are not stored on this server")),
-    ("tools", refused(is_empty, TOOLS)),
-    ("tool_choice", refused(is_none_choice, TOOLS_FIRST)),
-    ("parallel_tool_calls", refused(never, TOOLS_FIRST)),
-    ("functions", refused(is_empty, TOOLS)),
-    ("function_call", refused(is_none_choice, TOOLS_FIRST)),
+    ("functions", refused(is_empty, "use `tools`")),
+    ("function_call", refused(is_none_choice, "use `tool_choice`")),
     ("reasoning_effort", refused(never, "reasoning control is not implemented yet")),
     ("verbosity", refused(never, "no model served here has a verbosity control")),
     ("modalities", refused(is_text_only, "only [\"text\"] is")),
@@ -110,8 +104,8 @@ mod tests {
 
     #[test]
     fn values_that_ask_for_nothing_pass() {
-        check("tools", &json!([]), false);
-        check("tool_choice", &json!("none"), false);
+        check("functions", &json!([]), false);
+        check("function_call", &json!("none"), false);
         check("modalities", &json!(["text"]), false);
         check("store", &json!(false), false);
         check("user", &json!("u-1"), false);
@@ -119,9 +113,8 @@ mod tests {
 
     #[test]
     fn values_that_ask_for_something_are_refused() {
-        check("tools", &json!([{"type": "function"}]), true);
-        check("tool_choice", &json!("required"), true);
-        check("tool_choice", &json!({"type": "function"}), true);
+        check("functions", &json!([{"name": "f"}]), true);
+        check("function_call", &json!({"name": "f"}), true);
         check("modalities", &json!(["text", "audio"]), true);
         check("store", &json!(true), true);
     }

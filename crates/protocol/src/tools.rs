@@ -92,6 +92,7 @@ pub struct AllowedTools {
     /// `auto` or `required`.
     pub mode: String,
     /// Entries like `{"type": "function", "function": {"name": "x"}}`.
+    #[schema(no_recursion)]
     pub tools: Vec<NamedChoice>,
 }
 

@@ -177,6 +177,7 @@ async fn generate(engine: &Engine, args: &BenchArgs) -> Result<Round, String> {
                 logit_bias: Vec::new(),
                 seed: 0,
             },
+            spelled: Vec::new().into(),
             grammar: None,
             stop: StopRules { ignore_eos: true, ..StopRules::default() },
             logprobs: None,

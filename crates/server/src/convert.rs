@@ -7,6 +7,8 @@ pub mod embedding;
 pub mod grammar;
 pub mod sampling;
 mod schema;
+pub mod speech;
+pub mod tools;
 
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use forebay_chat::ChatTemplate;
+use forebay_chat::{ChatTemplate, Dialect};
 use forebay_engine::{
     Embedder, Engine, Kind, KvLayout, Loaded, ModelConfig, ModelInfo, Pooling, Source, Stats,
     Status, Vocab,
@@ -44,7 +44,7 @@ pub struct Served {
 
 #[derive(Debug)]
 enum Handle {
-    Chat { engine: Engine, template: Option<Box<ChatTemplate>> },
+    Chat { engine: Engine, template: Option<Box<ChatTemplate>>, dialect: OnceLock<Box<Dialect>> },
     Embedding(Embedder),
 }
 
@@ -166,12 +166,12 @@ impl Handle {
             Some(text)
         };
         let vocab = engine.vocab();
-        let names: Vec<String> = vocab.control_texts().map(str::to_owned).collect();
+        let names: Vec<String> = vocab.controls().map(|(_, name)| name.to_owned()).collect();
         let template = source
             .map(|source| ChatTemplate::new(&source, vocab.bos_text(), vocab.eos_text(), names))
             .transpose()
             .map_err(|e| format!("{e}; --chat-template FILE replaces it"))?;
-        Ok(Self::Chat { engine, template: template.map(Box::new) })
+        Ok(Self::Chat { engine, template: template.map(Box::new), dialect: OnceLock::new() })
     }
 }
 
@@ -202,6 +202,24 @@ impl Served {
             )),
             Handle::Embedding(_) => Err(self.wrong_kind("an embedding model: it cannot chat")),
         }
+    }
+
+    /// How the model calls tools: learned when that is first asked.
+    ///
+    /// # Errors
+    /// 400 if the model has no chat template.
+    pub fn dialect(&self) -> Result<&Dialect, ApiError> {
+        let template = self.template()?;
+        let Handle::Chat { engine, dialect, .. } = &self.handle else {
+            return Err(self.wrong_kind("an embedding model: it cannot chat"));
+        };
+        Ok(dialect.get_or_init(|| {
+            let vocab = engine.vocab();
+            let ends = vocab.end_of_generation().iter();
+            let ends = ends.filter_map(|&end| std::str::from_utf8(vocab.piece(end)).ok());
+            let ends: Vec<&str> = ends.filter(|end| !end.is_empty()).collect();
+            Box::new(Dialect::learn(template, &ends))
+        }))
     }
 
     /// The embedder, if the model makes vectors.

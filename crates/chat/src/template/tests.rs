@@ -18,7 +18,7 @@ fn template(source: &str) -> ChatTemplate {
 }
 
 fn turn(role: &'static str, content: &str) -> Turn {
-    Turn { role, content: content.into(), name: None }
+    Turn::of(role, content)
 }
 
 fn render_with(
@@ -30,6 +30,8 @@ fn render_with(
     let mut options = RenderOptions {
         add_generation_prompt: true,
         continue_final_message: false,
+        tools: &[],
+        arguments_as_text: false,
         variables: &variables,
         now: SystemTime::UNIX_EPOCH + Duration::from_secs(86_400 * 366),
     };
@@ -94,6 +96,8 @@ fn variables_are_scalars_under_free_names() {
         let options = RenderOptions {
             add_generation_prompt: true,
             continue_final_message: false,
+            tools: &[],
+            arguments_as_text: false,
             variables: &variables,
             now,
         };

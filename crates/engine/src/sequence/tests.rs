@@ -22,6 +22,7 @@ fn request(max_tokens: u32, stop: StopRules) -> GenerateRequest {
             seed: 1,
         },
         stop,
+        spelled: Vec::new().into(),
         grammar: None,
         logprobs: Some(1),
         prompt_logprobs: None,

@@ -62,6 +62,7 @@ fn request(max_tokens: u32, choices: u32) -> GenerateRequest {
             seed: 1,
         },
         stop: StopRules::default(),
+        spelled: Vec::new().into(),
         grammar: None,
         logprobs: None,
         prompt_logprobs: None,

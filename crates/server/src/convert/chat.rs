@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use forebay_chat::{RenderOptions, Turn, normalise};
-use forebay_engine::{Event, ParseSpecial, Token, Vocab};
+use forebay_engine::{Event, ParseSpecial, Token, TokenLogprob, Vocab};
 use forebay_protocol::chat::{
     AssistantMessage, ChatChoice, ChatCompletion, ChatCompletionChunk, ChatCompletionRequest,
     ChatLogprobs, ChunkChoice, Delta,
@@ -16,6 +16,8 @@ use serde_json::Map;
 
 use super::grammar::Wanted;
 use super::sampling::{MAX_TOP_LOGPROBS, Recipe, integer};
+use super::speech::{self, Speech};
+use super::tools::Toolset;
 use super::{Stamp, chat_logprobs, check_extra, log_unknown};
 use crate::answer::{Answer, Runs, Sourced, finish_reason};
 use crate::config::ServerSettings;
@@ -37,6 +39,8 @@ pub struct Parsed {
     pub recipe: Recipe,
     /// What the answer has to be: to be compiled into the recipe.
     pub grammar: Option<Wanted>,
+    /// What may be called.
+    pub tools: Toolset,
     /// How to spell the answer.
     pub style: Style,
 }
@@ -97,7 +101,18 @@ pub fn parse(
         tier: common.service_tier.map(|_| origin::tier(origin.class)),
     };
     let shape = Shape { response_format: request.response_format.as_ref(), ..request.shape() };
-    Ok(Parsed { turns, recipe, grammar: Wanted::of(&shape)?, style })
+    let mut grammar = Wanted::of(&shape)?;
+    let tools = Toolset::of(request)?;
+    if tools.is_active() {
+        let answer = grammar.as_ref().map(Wanted::schema).transpose()?;
+        let (dialect, vocab) = (served.dialect()?, served.vocab());
+        let of_tools = tools.grammar(dialect, vocab, answer.as_ref())?;
+        grammar = of_tools.map(Wanted::of_tools);
+        let named = |name: &str| dialect.pieces().iter().any(|piece| piece.contains(name));
+        let spelled = vocab.controls().filter(|(_, name)| named(name)).map(|(token, _)| token);
+        recipe.spelled = spelled.collect();
+    }
+    Ok(Parsed { turns, recipe, grammar, tools, style })
 }
 
 fn metadata(request: &ChatCompletionRequest) -> Result<(), ApiError> {
@@ -123,14 +138,31 @@ fn metadata(request: &ChatCompletionRequest) -> Result<(), ApiError> {
 /// What the template refuses.
 pub fn prompt(
     turns: &[Turn],
+    tools: &[serde_json::Value],
     served: &Served,
     add_generation_prompt: bool,
     continue_final_message: bool,
     variables: &Map<String, serde_json::Value>,
 ) -> Result<Vec<Token>, ApiError> {
-    let now = std::time::SystemTime::now();
-    let options = RenderOptions { add_generation_prompt, continue_final_message, variables, now };
-    let pieces = served.template()?.render(turns, &options)?;
+    let mut options = RenderOptions {
+        add_generation_prompt,
+        continue_final_message,
+        variables,
+        tools,
+        arguments_as_text: false,
+        now: std::time::SystemTime::now(),
+    };
+    let has_calls = turns.iter().any(|turn| turn.role == "tool" || !turn.calls.is_empty());
+    let pieces = if tools.is_empty() && !has_calls {
+        served.template()?.render(turns, &options)?
+    } else {
+        let dialect = served.dialect()?;
+        options.arguments_as_text = dialect.takes_text();
+        if !dialect.native {
+            options.tools = &[];
+        }
+        served.template()?.render(&dialect.adapt(turns, tools), &options)?
+    };
     let vocab = served.vocab();
     let tokens = pieces.iter().flat_map(|piece| vocab.tokenize(piece, ParseSpecial::Yes)).collect();
     Ok(vocab.with_prefix(tokens))
@@ -139,25 +171,31 @@ pub fn prompt(
 /// A whole answer.
 pub fn completion(
     stamp: Stamp,
-    answers: Vec<Answer>,
+    answers: Vec<(Answer, Speech)>,
     usage: Usage,
     style: Style,
     vocab: &Vocab,
     request: ChatCompletionRequest,
 ) -> ChatCompletion {
-    let choices = (0..).zip(answers).map(|(index, answer)| ChatChoice {
-        index,
-        message: AssistantMessage {
-            role: "assistant".to_owned(),
-            content: Some(answer.text),
-            refusal: None,
-            annotations: Vec::new(),
-        },
-        logprobs: style.logprobs.then(|| ChatLogprobs {
-            content: Some(chat_logprobs(vocab, &answer.logprobs)),
-            refusal: None,
-        }),
-        finish_reason: answer.finish_reason.to_owned(),
+    let choices = (0..).zip(answers).map(|(index, (answer, mut speech))| {
+        let mut deltas = speech.push(answer.text);
+        deltas.extend(speech.finish());
+        let (content, tool_calls) = speech::message(deltas);
+        ChatChoice {
+            index,
+            message: AssistantMessage {
+                role: "assistant".to_owned(),
+                content,
+                refusal: None,
+                tool_calls,
+                annotations: Vec::new(),
+            },
+            logprobs: style.logprobs.then(|| ChatLogprobs {
+                content: Some(chat_logprobs(vocab, &answer.logprobs)),
+                refusal: None,
+            }),
+            finish_reason: speech.finish_reason(answer.finish_reason).to_owned(),
+        }
     });
     ChatCompletion {
         object: "chat.completion".to_owned(),
@@ -181,6 +219,10 @@ pub struct ChatEncoder {
     pub choices: u32,
     /// How to spell them.
     pub style: Style,
+    /// What each says.
+    pub speeches: Vec<Speech>,
+    /// Log probabilities of each whose text is not told yet.
+    pub untold: Vec<Vec<TokenLogprob>>,
     /// For the tokens of log probabilities.
     pub served: Arc<Served>,
 }
@@ -200,6 +242,25 @@ impl ChatEncoder {
     }
 }
 
+impl ChatEncoder {
+    /// Tells what was added, and the end where there is a reason. Log probabilities go with what
+    /// is told next.
+    fn tell(&mut self, index: u32, deltas: Vec<Delta>, end: Option<&str>, out: &mut Chunks) {
+        let last = end.map(|reason| (Delta::default(), Some(reason.to_owned())));
+        let all = deltas.into_iter().map(|delta| (delta, None)).chain(last);
+        for (delta, finish_reason) in all {
+            let untold = std::mem::take(&mut self.untold[index as usize]);
+            let shows = self.style.logprobs && (finish_reason.is_none() || !untold.is_empty());
+            let logprobs = shows.then(|| ChatLogprobs {
+                content: Some(chat_logprobs(self.served.vocab(), &untold)),
+                refusal: None,
+            });
+            let choice = ChunkChoice { index, delta, logprobs, finish_reason };
+            out.push(&self.chunk(vec![choice], None));
+        }
+    }
+}
+
 impl Encoder for ChatEncoder {
     fn start(&mut self, out: &mut Chunks) {
         // All choices at once and in order: a helper takes a new index only if it is the next.
@@ -208,6 +269,7 @@ impl Encoder for ChatEncoder {
                 role: Some("assistant".to_owned()),
                 content: Some(String::new()),
                 refusal: Some(None),
+                ..Delta::default()
             };
             out.push(&self.chunk(
                 vec![ChunkChoice { index, delta, logprobs: None, finish_reason: None }],
@@ -217,25 +279,21 @@ impl Encoder for ChatEncoder {
     }
 
     fn event(&mut self, Sourced { event, .. }: Sourced, out: &mut Chunks) {
-        let choice = match event {
-            Event::Delta { choice, text, logprobs, .. } => ChunkChoice {
-                index: choice,
-                delta: Delta { content: Some(text), ..Delta::default() },
-                logprobs: self.style.logprobs.then(|| ChatLogprobs {
-                    content: Some(chat_logprobs(self.served.vocab(), &logprobs)),
-                    refusal: None,
-                }),
-                finish_reason: None,
-            },
-            Event::Finished { choice, reason, .. } => ChunkChoice {
-                index: choice,
-                delta: Delta::default(),
-                logprobs: None,
-                finish_reason: Some(finish_reason(&reason).to_owned()),
-            },
-            Event::Started { .. } | Event::Prompt(_) | Event::Failed(_) => return,
-        };
-        out.push(&self.chunk(vec![choice], None));
+        match event {
+            Event::Delta { choice, text, logprobs, .. } => {
+                let at = choice as usize;
+                self.untold[at].extend(logprobs);
+                let deltas = self.speeches[at].push(text);
+                self.tell(choice, deltas, None, out);
+            }
+            Event::Finished { choice, reason, .. } => {
+                let speech = &mut self.speeches[choice as usize];
+                let deltas = speech.finish();
+                let reason = speech.finish_reason(finish_reason(&reason));
+                self.tell(choice, deltas, Some(reason), out);
+            }
+            Event::Started { .. } | Event::Prompt(_) | Event::Failed(_) => {}
+        }
     }
 
     fn end(&mut self, runs: &Runs, out: &mut Chunks) {

@@ -22,6 +22,27 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// A grammar of tools.
+    pub(super) fn of_tools(grammar: Grammar) -> Self {
+        Self { param: "tools".to_owned(), grammar }
+    }
+
+    /// The JSON Schema that the answer has to be valid by, where it is that.
+    ///
+    /// # Errors
+    /// 400 where it is something else: that cannot be had together with tools.
+    pub(super) fn schema(&self) -> Result<serde_json::Value, ApiError> {
+        match &self.grammar {
+            Grammar::JsonSchema(schema) => {
+                serde_json::from_str(schema).map_err(|error| ApiError::internal(error.to_string()))
+            }
+            Grammar::Regex(_) | Grammar::Lark(_) => {
+                let message = format!("'{}' is not supported together with 'tools'.", self.param);
+                Err(ApiError::invalid(&self.param, "unsupported_value", message))
+            }
+        }
+    }
+
     /// What the fields ask for, if anything.
     ///
     /// # Errors
@@ -177,7 +198,7 @@ fn of_choices(param: &str, choices: &[String]) -> Result<Wanted, ApiError> {
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
     for c in text.chars() {
-        if c.is_ascii_punctuation() {
+        if "\\.+*?()|[]{}^$#&-~/".contains(c) {
             out.push('\\');
         }
         out.push(c);

@@ -1,5 +1,7 @@
 //! The fields that every generation request has: ranges, defaults, and the engine's form.
 
+use std::sync::Arc;
+
 use forebay_engine::{
     CompiledGrammar, GenerateRequest, ModelInfo, Origin, SamplingParams, StopRules, Token, Vocab,
 };
@@ -27,6 +29,8 @@ pub struct Recipe {
     pub sampling: SamplingParams,
     /// When to end.
     pub stop: StopRules,
+    /// Control tokens that show in the answer's text.
+    pub spelled: Arc<[Token]>,
     /// What the answer has to be.
     pub grammar: Option<CompiledGrammar>,
     /// Alternatives to report for each token.
@@ -98,6 +102,7 @@ impl Recipe {
                 min_tokens: integer("min_tokens", fields.min_tokens, 0, i64::from(i32::MAX))?
                     .map_or(0, narrow),
             },
+            spelled: Vec::new().into(),
             grammar: None,
             logprobs: None,
             prompt_logprobs: None,
@@ -143,6 +148,7 @@ impl Recipe {
             max_tokens,
             sampling: self.sampling.clone(),
             stop: self.stop.clone(),
+            spelled: Arc::clone(&self.spelled),
             grammar: self.grammar.clone(),
             logprobs: self.logprobs,
             prompt_logprobs: self.prompt_logprobs,

@@ -10,6 +10,18 @@ const MAX_DEPTH: usize = 64;
 
 /// The grammar of a schema, or why there is none.
 pub(super) fn grammar(schema: Value) -> Result<Grammar, String> {
+    Ok(Grammar::JsonSchema(spelled(enforceable(schema)?).to_string()))
+}
+
+/// The schema with our spelling.
+pub(super) fn spelled(mut schema: Value) -> Value {
+    // The client's own, if any, goes: it could turn enforcing off.
+    schema["x-guidance"] = Value::Object(spelling());
+    schema
+}
+
+/// The same schema as far as the compiler would not read it as it is meant.
+pub(super) fn enforceable(schema: Value) -> Result<Value, String> {
     let mut schema = match schema {
         Value::Object(_) => schema,
         Value::Bool(true) => json!({}),
@@ -18,9 +30,7 @@ pub(super) fn grammar(schema: Value) -> Result<Grammar, String> {
     };
     let root = schema.clone();
     rewrite(&mut schema, &root, 0)?;
-    // The client's own, if any, goes: it could turn enforcing off.
-    schema["x-guidance"] = Value::Object(spelling());
-    Ok(Grammar::JsonSchema(schema.to_string()))
+    Ok(schema)
 }
 
 /// Rewrites every schema below.

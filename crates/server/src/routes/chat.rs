@@ -7,7 +7,7 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use forebay_chat::Turn;
+use forebay_chat::{CallReader, Turn};
 use forebay_protocol::chat::{ChatCompletion, ChatCompletionRequest};
 use forebay_protocol::error::ErrorEnvelope;
 
@@ -15,9 +15,12 @@ use super::off_reactor;
 use crate::answer::{Collected, Runs};
 use crate::convert::Stamp;
 use crate::convert::chat::{self, ChatEncoder, Parsed};
+use crate::convert::speech::Speech;
+use crate::convert::tools::Toolset;
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::observe::Record;
+use crate::registry::Served;
 use crate::sse;
 use crate::state::AppState;
 
@@ -49,7 +52,7 @@ pub async fn create(
     let served = state.registry.resolve(&request.model)?;
     served.template()?;
     let settings = &state.settings;
-    let Parsed { turns, mut recipe, grammar, style } =
+    let Parsed { turns, mut recipe, grammar, tools, style } =
         chat::parse(&request, &headers, &served, settings)?;
     record.note(|facts| facts.stream = style.stream);
     if let Some(grammar) = grammar {
@@ -59,23 +62,34 @@ pub async fn create(
     let variables = request.chat_template_kwargs.clone().unwrap_or_default();
     let opens = request.add_generation_prompt.unwrap_or(true);
     let continues = request.continue_final_message.unwrap_or(false);
-    let model = Arc::clone(&served);
-    let prompt = off_reactor(bytes(&turns), move || {
-        chat::prompt(&turns, &model, opens, continues, &variables)
+    let (model, shown) = (Arc::clone(&served), tools.shown());
+    let prompt = off_reactor(bytes(&turns) + shown.len() * 512, move || {
+        chat::prompt(&turns, &shown, &model, opens, continues, &variables)
     });
     let engine_request = recipe.request("messages", prompt.await?, served.info())?;
 
     let name = state.registry.answer_name(&request.model, &served);
     let stamp = Stamp::new("chatcmpl", name, &served.info().fingerprint);
     let runs = Runs::submit(&state, record, &served, vec![engine_request])?;
+    let speeches = speeches(&tools, recipe.choices, &served)?;
     if style.stream {
-        let encoder = ChatEncoder { stamp, choices: recipe.choices, style, served };
+        let untold = vec![Vec::new(); speeches.len()];
+        let choices = recipe.choices;
+        let encoder = ChatEncoder { stamp, choices, style, speeches, untold, served };
         return Ok(sse::respond(runs, encoder, Duration::from_secs(settings.keepalive_s)));
     }
     let (collected, usage) = runs.collect().await?;
-    let answers = collected.into_iter().flat_map(|Collected { answers, .. }| answers).collect();
+    let answers = collected.into_iter().flat_map(|Collected { answers, .. }| answers);
+    let answers = answers.zip(speeches).collect();
     Ok(Json(chat::completion(stamp, answers, usage, style, served.vocab(), request))
         .into_response())
+}
+
+/// What reads each answer.
+fn speeches(tools: &Toolset, choices: u32, served: &Served) -> Result<Vec<Speech>, ApiError> {
+    let dialect = if tools.is_active() { Some(served.dialect()?) } else { None };
+    let reader = dialect.map(|d| CallReader::new(d.clone(), tools.schemas(), tools.only_one()));
+    Ok((0..choices).map(|_| Speech::new(reader.clone(), tools.clone())).collect())
 }
 
 /// Size of a conversation's text.

@@ -93,7 +93,7 @@ fn tokens(
             let turns = normalise(messages, strict, &mut unknown)?;
             log_unknown(&unknown);
             let opens = request.add_generation_prompt.unwrap_or(true);
-            crate::convert::chat::prompt(&turns, served, opens, false, &Map::new())
+            crate::convert::chat::prompt(&turns, &[], served, opens, false, &Map::new())
         }
         _ => {
             let message = "Exactly one of 'prompt' and 'messages' must be given.";

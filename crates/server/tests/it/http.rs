@@ -87,7 +87,7 @@ async fn out_of_range_fields_are_named() {
         (&long_stop, "stop[0]", "string_above_max_length"),
         (r#","stop_token_ids":[259]"#, "stop_token_ids[0]", "invalid_value"),
         (r#","stream_options":{"include_usage":true}"#, "stream_options", "invalid_value"),
-        (r#","tools":[{"type":"function"}]"#, "tools", "unsupported_parameter"),
+        (r#","tools":[{"type":"function"}]"#, "tools[0].function", "missing_required_parameter"),
         (r#","response_format":{"type":"json_objects"}"#, "response_format.type", "invalid_value"),
         (r#","chat_template":"x""#, "chat_template", "unsupported_parameter"),
         (

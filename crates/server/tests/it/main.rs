@@ -9,3 +9,4 @@ mod http;
 mod overload;
 mod server;
 mod structure;
+mod tools;

@@ -1,0 +1,543 @@
+//! Reads tool calls out of an answer's text as it grows.
+//!
+//! What is known of the call that is being read is worked out anew with each piece of text, from
+//! where the call began: whatever the pieces, the result is the same.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::dialect::{Arguments, Dialect, ID};
+
+/// A part of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// Text that is no call.
+    Text(String),
+    /// A call begins.
+    Call {
+        /// Its number, from 0.
+        index: u32,
+        /// The tool's name.
+        name: String,
+    },
+    /// More of a call's arguments, as JSON text.
+    Arguments {
+        /// The call's number.
+        index: u32,
+        /// What is added.
+        text: String,
+    },
+}
+
+/// A reader of one answer.
+#[derive(Debug, Clone)]
+pub struct CallReader {
+    dialect: Dialect,
+    /// The tools' names, each with its parameters' schema.
+    tools: BTreeMap<String, Value>,
+    /// Whether what follows the first call is left out.
+    only_one: bool,
+    /// Text that is not told yet: of a call, or what may begin one.
+    held: String,
+    /// Space before what may be a call.
+    gap: String,
+    state: State,
+    /// Calls so far, the one being read aside.
+    calls: u32,
+    /// What of the call being read is told.
+    named: bool,
+    told: usize,
+    /// Whether any text was told.
+    spoke: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Text,
+    Call,
+    /// Behind a call.
+    After,
+}
+
+/// What is known of a call.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Scan {
+    name: Option<String>,
+    /// Its arguments as far as they are sure.
+    arguments: String,
+    /// Where it ends, if it does.
+    end: Option<usize>,
+}
+
+/// The text is no call.
+#[derive(Debug, PartialEq, Eq)]
+struct NoCall;
+
+impl CallReader {
+    /// A reader of calls to `tools`: names, each with its parameters' schema. With `only_one` what
+    /// follows the first call is left out.
+    pub fn new(dialect: Dialect, tools: BTreeMap<String, Value>, only_one: bool) -> Self {
+        Self {
+            dialect,
+            tools,
+            only_one,
+            held: String::new(),
+            gap: String::new(),
+            state: State::Text,
+            calls: 0,
+            named: false,
+            told: 0,
+            spoke: false,
+        }
+    }
+
+    /// How many calls there were.
+    pub fn calls(&self) -> u32 {
+        self.calls + u32::from(self.named)
+    }
+
+    /// Takes in more text.
+    pub fn push(&mut self, text: &str, out: &mut Vec<Part>) {
+        self.held.push_str(text);
+        self.read(false, out);
+    }
+
+    /// Takes in that there is no more.
+    pub fn finish(&mut self, out: &mut Vec<Part>) {
+        self.read(true, out);
+        if self.state == State::Call && self.named {
+            // Cut off within its arguments.
+            self.held.clear();
+        } else if !self.held.is_empty() {
+            let rest = std::mem::take(&mut self.gap) + &std::mem::take(&mut self.held);
+            let rest = if self.calls > 0 { rest.trim_end() } else { &rest };
+            self.tell(rest.to_owned(), out);
+        }
+    }
+
+    fn read(&mut self, last: bool, out: &mut Vec<Part>) {
+        loop {
+            let goes_on = match self.state {
+                State::Text => self.read_text(last, out),
+                State::Call => self.read_call(last, out),
+                State::After => self.read_after(last),
+            };
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    /// Tells text up to where a call begins, or may.
+    fn read_text(&mut self, last: bool, out: &mut Vec<Part>) -> bool {
+        let marker = self.dialect.marker().to_owned();
+        if marker.is_empty() {
+            // Calls without a mark are the whole answer.
+            let trimmed = self.held.trim_start();
+            let begins = !self.spoke && (trimmed.starts_with('{') || trimmed.starts_with('['));
+            if begins {
+                self.state = State::Call;
+            } else if !trimmed.is_empty() || last {
+                let text = std::mem::take(&mut self.held);
+                self.tell(text, out);
+            }
+            return begins;
+        }
+        if let Some(at) = self.held.find(&marker) {
+            let mut text: String = self.held.drain(..at).collect();
+            self.gap = text.split_off(text.trim_end().len());
+            self.tell(text, out);
+            self.state = State::Call;
+            return true;
+        }
+        // The end may be a part of the mark, and space before it is not told.
+        let part = (1..marker.len())
+            .rev()
+            .find(|&n| marker.is_char_boundary(n) && self.held.ends_with(&marker[..n]));
+        let sure = self.held.len() - part.unwrap_or(0);
+        let sure = if last { self.held.len() } else { self.held[..sure].trim_end().len() };
+        let rest = self.held.split_off(sure);
+        let text = std::mem::replace(&mut self.held, rest);
+        self.tell(text, out);
+        false
+    }
+
+    fn read_call(&mut self, last: bool, out: &mut Vec<Part>) -> bool {
+        let index = self.calls;
+        match self.scan() {
+            Ok(scan) => {
+                if let (Some(name), false) = (scan.name, self.named) {
+                    self.named = true;
+                    out.push(Part::Call { index, name });
+                }
+                if self.named && scan.arguments.len() > self.told {
+                    let text = scan.arguments[self.told..].to_owned();
+                    self.told = scan.arguments.len();
+                    out.push(Part::Arguments { index, text });
+                }
+                let Some(end) = scan.end else { return false };
+                self.held.drain(..end);
+                (self.named, self.told) = (false, 0);
+                self.gap.clear();
+                self.calls += 1;
+                self.state = State::After;
+                true
+            }
+            Err(NoCall) if self.named => {
+                // Not what a call looks like any more: what was told stands.
+                (self.named, self.told) = (false, 0);
+                self.calls += 1;
+                self.state = State::After;
+                !last
+            }
+            Err(NoCall) => {
+                let first = self.dialect.marker().len().max(1).min(self.held.len());
+                let text: String = self.held.drain(..first).collect();
+                let gap = std::mem::take(&mut self.gap);
+                self.tell(gap + &text, out);
+                self.state = State::Text;
+                true
+            }
+        }
+    }
+
+    /// Passes what stands between calls and behind them.
+    fn read_after(&mut self, last: bool) -> bool {
+        if self.only_one {
+            self.held.clear();
+            return false;
+        }
+        let object = self.dialect.is_object();
+        let skipped = |c: char| c.is_whitespace() || object && matches!(c, ',' | ';' | ']');
+        let ends = self.dialect.ends();
+        let behind: Vec<&str> = [ends.call, ends.all]
+            .map(|end| end.trim_start_matches(|c| skipped(c) || object && c == '}').trim_end())
+            .into_iter()
+            .filter(|end| !end.is_empty())
+            .collect();
+        let marker = self.dialect.marker();
+        let begins: Vec<&str> =
+            [marker, ends.next].into_iter().filter(|begin| !begin.is_empty()).collect();
+        loop {
+            let from = self.held.len() - self.held.trim_start_matches(skipped).len();
+            self.held.drain(..from);
+            let over = behind.iter().find_map(|end| match passes(end, &self.held) {
+                Pass::Over(len) => Some(len),
+                Pass::Short | Pass::Not => None,
+            });
+            if let Some(len) = over {
+                self.held.drain(..len);
+                continue;
+            }
+            let is = |pass: fn(&Pass) -> bool| begins.iter().any(|b| pass(&passes(b, &self.held)));
+            if is(|pass| matches!(pass, Pass::Over(_))) || object && self.held.starts_with('{') {
+                self.state = State::Call;
+                return true;
+            }
+            let may = is(|pass| *pass == Pass::Short)
+                || behind.iter().any(|end| passes(end, &self.held) == Pass::Short);
+            if self.held.is_empty() || may && !last {
+                return false;
+            }
+            self.state = State::Text;
+            return true;
+        }
+    }
+
+    fn tell(&mut self, text: String, out: &mut Vec<Part>) {
+        if !text.is_empty() {
+            self.spoke = true;
+            out.push(Part::Text(text));
+        }
+    }
+
+    // === One call ===
+
+    fn scan(&self) -> Result<Scan, NoCall> {
+        if self.dialect.is_object() { self.scan_object() } else { self.scan_named() }
+    }
+
+    fn known(&self, name: &str) -> Result<String, NoCall> {
+        if self.tools.contains_key(name) { Ok(name.to_owned()) } else { Err(NoCall) }
+    }
+
+    /// A call that is one JSON object.
+    fn scan_object(&self) -> Result<Scan, NoCall> {
+        let marker = self.dialect.marker();
+        let held = self.held.as_str();
+        let body = held.strip_prefix(marker).unwrap_or(held);
+        let body = body.trim_start_matches(|c: char| c.is_whitespace() || c == '[');
+        if body.is_empty() {
+            return Ok(Scan::default());
+        }
+        if !body.starts_with('{') {
+            return Err(NoCall);
+        }
+        let before = held.len() - body.len();
+        let members = members(body);
+        let get = |keys: &[&str]| members.list.iter().find(|m| keys.contains(&m.key.as_str()));
+        // Some spell the whole of OpenAI's object.
+        if let Some(inner) = get(&["function"]).filter(|m| m.text(body).starts_with('{')) {
+            let reader = Self { held: inner.text(body).to_owned(), ..self.clone() };
+            let scan = reader.scan_object()?;
+            return Ok(Scan { end: members.end.map(|end| before + end), ..scan });
+        }
+        let name = get(&["name", "tool_name", "function_name"]).filter(|m| m.complete);
+        let name = name.and_then(|m| serde_json::from_str::<String>(m.text(body)).ok());
+        let name = name.map(|name| self.known(&name)).transpose()?;
+        let arguments = match get(&["arguments", "parameters", "args", "input"]) {
+            // JSON within JSON.
+            Some(m) if m.text(body).starts_with('"') => {
+                let text = serde_json::from_str::<String>(m.text(body));
+                if m.complete { text.unwrap_or_default() } else { String::new() }
+            }
+            Some(m) => m.text(body).to_owned(),
+            None if members.end.is_some() => "{}".to_owned(),
+            None => String::new(),
+        };
+        if members.end.is_some() && name.is_none() {
+            return Err(NoCall);
+        }
+        Ok(Scan { name, arguments, end: members.end.map(|end| before + end) })
+    }
+
+    /// A call whose name stands outside JSON.
+    fn scan_named(&self) -> Result<Scan, NoCall> {
+        let dialect = &self.dialect;
+        let held = self.held.as_str();
+        let begins = [dialect.open.as_str(), dialect.ends().next];
+        let mut at = None;
+        for begin in begins.into_iter().filter(|begin| !begin.is_empty()) {
+            match passes(begin, held) {
+                Pass::Over(len) => at = at.max(Some(len)),
+                Pass::Short => return Ok(Scan::default()),
+                Pass::Not => {}
+            }
+        }
+        let body = &held[at.ok_or(NoCall)?..];
+        let before = held.len() - body.len();
+        let in_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
+        let name_len = body.find(|c: char| !in_name(c)).unwrap_or(body.len());
+        let rest = &body[name_len..];
+        if rest.is_empty() {
+            return Ok(Scan::default());
+        }
+        let scan = match &dialect.arguments {
+            Arguments::Json => match passes(&dialect.middle, rest) {
+                Pass::Over(len) => json_argument(&rest[len..], len),
+                Pass::Short => return Ok(Scan::default()),
+                Pass::Not => return Err(NoCall),
+            },
+            Arguments::Each { .. } => self.each_argument(&body[..name_len], rest),
+        };
+        let name = self.known(&body[..name_len])?;
+        let scan = scan?;
+        let end = scan.end.map(|end| before + name_len + end);
+        Ok(Scan { name: Some(name), end, ..scan })
+    }
+
+    fn each_argument(&self, name: &str, text: &str) -> Result<Scan, NoCall> {
+        let Arguments::Each { key_value, value_key, none } = &self.dialect.arguments else {
+            return Err(NoCall);
+        };
+        let ends = self.dialect.ends();
+        let none = none.trim_end().strip_suffix(ends.all.trim()).unwrap_or(none);
+        let schema = self.tools.get(name);
+        let mut arguments = String::new();
+        let mut at = match (passes(&self.dialect.middle, text), passes(none, text)) {
+            (Pass::Over(len), _) => len,
+            (_, Pass::Over(len)) => {
+                return Ok(Scan { arguments: "{}".to_owned(), end: Some(len), name: None });
+            }
+            (Pass::Not, Pass::Not) => return Err(NoCall),
+            _ => return Ok(Scan::default()),
+        };
+        // What ends a value is how both that which leads to the next key and the end begin.
+        let same = value_key.bytes().zip(self.dialect.close.bytes()).take_while(|(a, b)| a == b);
+        let stop = value_key.get(..same.count()).unwrap_or_default();
+        let stop = if stop.trim().is_empty() { value_key.as_str() } else { stop };
+        let stop = stop.rfind('>').map_or(stop, |end| &stop[..=end]).trim();
+        loop {
+            let rest = &text[at..];
+            let Some(key_end) = rest.find(key_value.trim()) else { break };
+            let value = &rest[key_end + key_value.trim().len()..];
+            let Some(value_end) = value.find(stop) else { break };
+            let key = rest[..key_end].trim();
+            let raw = value[..value_end].strip_prefix('\n').unwrap_or(&value[..value_end]);
+            let raw = raw.strip_suffix('\n').unwrap_or(raw);
+            let value = typed(raw, schema.and_then(|s| s["properties"].get(key)));
+            arguments.push_str(if arguments.is_empty() { "{" } else { ", " });
+            arguments.push_str(&format!("{}: {value}", json!(key)));
+            at = text.len() - rest.len() + key_end + key_value.trim().len() + value_end;
+            match (passes(value_key, &text[at..]), passes(ends.call, &text[at..])) {
+                (Pass::Over(len), _) => at += len,
+                (_, Pass::Over(len)) => {
+                    arguments.push('}');
+                    return Ok(Scan { arguments, end: Some(at + len), name: None });
+                }
+                _ => break,
+            }
+        }
+        Ok(Scan { arguments, end: None, name: None })
+    }
+}
+
+/// A value as text, by its schema: text where that is wanted, else JSON where it is some.
+fn typed(raw: &str, schema: Option<&Value>) -> Value {
+    let is_text = schema.is_some_and(|s| s["type"] == "string");
+    if is_text {
+        return Value::String(raw.to_owned());
+    }
+    serde_json::from_str(raw.trim()).unwrap_or_else(|_| Value::String(raw.to_owned()))
+}
+
+/// A JSON object as arguments; `before` is what was passed already.
+fn json_argument(text: &str, before: usize) -> Result<Scan, NoCall> {
+    let body = text.trim_start();
+    let before = before + text.len() - body.len();
+    if body.is_empty() {
+        return Ok(Scan::default());
+    }
+    if !body.starts_with('{') {
+        return Err(NoCall);
+    }
+    let end = members(body).end;
+    let arguments = body[..end.unwrap_or(body.len())].to_owned();
+    Ok(Scan { arguments, end: end.map(|end| before + end), name: None })
+}
+
+// === Text against a pattern ===
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    /// It begins with the pattern, this long.
+    Over(usize),
+    /// It ends before the pattern does.
+    Short,
+    Not,
+}
+
+/// Whether `text` begins with `pattern`: space may be more or less, numbers other ones, and an id
+/// any id.
+fn passes(pattern: &str, text: &str) -> Pass {
+    let mut rest = text;
+    let mut pattern = pattern.trim_start();
+    loop {
+        rest = rest.trim_start();
+        pattern = pattern.trim_start();
+        if pattern.is_empty() {
+            return Pass::Over(text.len() - rest.len());
+        }
+        if rest.is_empty() {
+            return Pass::Short;
+        }
+        if let Some(behind) = pattern.strip_prefix(ID) {
+            let len = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+            (pattern, rest) = (behind, &rest[len..]);
+            continue;
+        }
+        let digits = |s: &str| s.len() - s.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        match (digits(pattern), digits(rest)) {
+            (0, _) => {}
+            (_, 0) => return Pass::Not,
+            (a, b) => {
+                (pattern, rest) = (&pattern[a..], &rest[b..]);
+                continue;
+            }
+        }
+        let (mut want, mut have) = (pattern.chars(), rest.chars());
+        if want.next() != have.next() {
+            return Pass::Not;
+        }
+        (pattern, rest) = (want.as_str(), have.as_str());
+    }
+}
+
+// === JSON that is not complete ===
+
+/// The members of an object that begins a text.
+#[derive(Debug, Default)]
+struct Members {
+    list: Vec<Member>,
+    /// Where it ends, if it does.
+    end: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Member {
+    key: String,
+    start: usize,
+    end: usize,
+    complete: bool,
+}
+
+impl Member {
+    fn text<'t>(&self, of: &'t str) -> &'t str {
+        &of[self.start..self.end]
+    }
+}
+
+/// Reads as much of an object as there is.
+fn members(text: &str) -> Members {
+    let mut members = Members::default();
+    let skip = |from: usize, also: &[char]| {
+        let rest = &text[from..];
+        let trimmed = rest.trim_start_matches(|c: char| c.is_whitespace() || also.contains(&c));
+        text.len() - trimmed.len()
+    };
+    let mut at = skip(1, &[]);
+    while at < text.len() {
+        if text[at..].starts_with('}') {
+            members.end = Some(at + 1);
+            break;
+        }
+        let (key_end, complete) = value_end(&text[at..]);
+        if !complete {
+            break;
+        }
+        let key = serde_json::from_str(&text[at..at + key_end]).unwrap_or_default();
+        let start = skip(at + key_end, &[':']);
+        if start == text.len() {
+            break;
+        }
+        let (len, complete) = value_end(&text[start..]);
+        members.list.push(Member { key, start, end: start + len, complete });
+        if !complete {
+            break;
+        }
+        at = skip(start + len, &[',']);
+    }
+    members
+}
+
+/// How long the JSON value is that begins a text, and whether it is all there.
+fn value_end(text: &str) -> (usize, bool) {
+    let (mut depth, mut in_text, mut escaped) = (0_u32, false, false);
+    for (at, c) in text.char_indices() {
+        let behind = at + c.len_utf8();
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if in_text => escaped = true,
+            '"' => {
+                in_text = !in_text;
+                if !in_text && depth == 0 {
+                    return (behind, true);
+                }
+            }
+            _ if in_text => {}
+            '{' | '[' => depth += 1,
+            '}' | ']' if depth <= 1 => {
+                // The end of this value, or of what holds a number.
+                return if depth == 1 { (behind, true) } else { (at, true) };
+            }
+            '}' | ']' => depth -= 1,
+            ',' if depth == 0 => return (at, true),
+            _ => {}
+        }
+    }
+    (text.len(), false)
+}
+
+#[cfg(test)]
+mod tests;

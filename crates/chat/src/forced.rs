@@ -1,0 +1,251 @@
+//! The grammar of calls, in Lark's notation as llguidance reads it: for calls that have to be made,
+//! and for those that have to be valid if they are.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use crate::dialect::{Arguments, Dialect, ID};
+
+/// A tool as a grammar sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolShape {
+    /// Its name.
+    pub name: String,
+    /// A JSON Schema of its arguments, an object.
+    pub schema: Value,
+}
+
+/// How many calls an answer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Calls {
+    /// One and no more.
+    One,
+    /// At least one.
+    Some,
+    /// None or more, and any other text instead of or before them.
+    Any,
+}
+
+/// At most this many calls in one answer.
+const MOST: u32 = 32;
+
+/// The grammar of an answer that calls these tools. `control` tells the number of the control token
+/// that a piece of text begins with, and its name; `json` spells a schema for llguidance; `answer` is
+/// what an answer without calls has to be.
+pub fn grammar(
+    dialect: &Dialect,
+    tools: &[ToolShape],
+    calls: Calls,
+    control: &dyn Fn(&str) -> Option<(u32, usize)>,
+    json: &dyn Fn(&Value) -> Value,
+    answer: Option<&Value>,
+) -> String {
+    let mut writer = Writer { dialect, control, json, rules: String::new(), count: 0 };
+    let ends = dialect.ends();
+    let (open, call_end, next, all) = (&dialect.open, ends.call, ends.next, ends.all);
+    let names: Vec<String> = tools.iter().map(|tool| writer.call(tool)).collect();
+    let more = match calls {
+        Calls::One => 0,
+        _ if next.is_empty() => 0,
+        Calls::Some | Calls::Any => MOST - 1,
+    };
+    writer.rule("call", &names.join(" | "));
+    let (call_end, next) = (writer.text(call_end), writer.text(next));
+    let more = match more {
+        0 => String::new(),
+        n => format!(" ({next} call {call_end}){{0,{n}}}"),
+    };
+    let (all, opened) = (writer.text(all), writer.text(open));
+    let calling = format!("{opened} call {call_end}{more} {all}");
+    if calls == Calls::Any {
+        writer.any(&calling, answer);
+    } else {
+        writer.rule("start", &calling);
+    }
+    writer.rules
+}
+
+struct Writer<'w> {
+    dialect: &'w Dialect,
+    control: &'w dyn Fn(&str) -> Option<(u32, usize)>,
+    json: &'w dyn Fn(&Value) -> Value,
+    rules: String,
+    count: u32,
+}
+
+impl Writer<'_> {
+    fn rule(&mut self, name: &str, body: &str) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.rules, "{name}: {body}");
+    }
+
+    fn fresh(&mut self) -> String {
+        self.count += 1;
+        format!("x{}", self.count)
+    }
+
+    /// Literal text: control tokens by number, an id as any id.
+    fn text(&self, text: &str) -> String {
+        let (mut out, mut plain) = (Vec::new(), String::new());
+        let flush = |plain: &mut String, out: &mut Vec<String>| {
+            if !plain.is_empty() {
+                out.push(json!(plain).to_string());
+                plain.clear();
+            }
+        };
+        let mut rest = text;
+        while let Some(first) = rest.chars().next() {
+            if let Some((token, len)) = (self.control)(rest) {
+                flush(&mut plain, &mut out);
+                out.push(format!("<[{token}]>"));
+                rest = &rest[len..];
+            } else if let Some(behind) = rest.strip_prefix(ID) {
+                flush(&mut plain, &mut out);
+                out.push("/[a-zA-Z0-9]{9}/".to_owned());
+                rest = behind;
+            } else {
+                plain.push(first);
+                rest = &rest[first.len_utf8()..];
+            }
+        }
+        flush(&mut plain, &mut out);
+        out.join(" ")
+    }
+
+    fn json_rule(&mut self, schema: &Value) -> String {
+        let name = self.fresh();
+        let schema = (self.json)(schema);
+        self.rule(&name, &format!("%json {schema}"));
+        name
+    }
+
+    /// From a tool's name to the end of its arguments.
+    fn call(&mut self, tool: &ToolShape) -> String {
+        let name = self.text(&tool.name);
+        let middle = self.text(&self.dialect.middle);
+        match &self.dialect.arguments {
+            Arguments::Json => {
+                let arguments = self.json_rule(&tool.schema);
+                format!("{name} {middle} {arguments}")
+            }
+            Arguments::Each { .. } => {
+                let each = self.each(&tool.schema, &middle);
+                format!("{name} {each}")
+            }
+        }
+    }
+
+    /// Arguments one by one, in the schema's order; those not required may be left out.
+    fn each(&mut self, schema: &Value, middle: &str) -> String {
+        let Arguments::Each { value_key, none, .. } = &self.dialect.arguments else {
+            return String::new();
+        };
+        let ends = self.dialect.ends();
+        let behind = format!("{}{}", ends.call, ends.all);
+        let none = none.trim_end().strip_suffix(behind.trim_end()).unwrap_or(none);
+        let (none, value_key) = (self.text(none), self.text(value_key));
+        let properties: Vec<(String, Value)> = schema["properties"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        let required =
+            |key: &str| schema["required"].as_array().is_some_and(|r| r.iter().any(|k| k == key));
+        // From the last one on: what follows where nothing was said yet, and where something was.
+        let (mut fresh, mut started) = (none, String::new());
+        for (key, below) in properties.iter().rev() {
+            let pair = self.pair(key, below);
+            let says = |before: &str, rest: &str| format!("{before} {pair} {rest}");
+            let (first, next) = (says(middle, &started), says(&value_key, &started));
+            let (a, b) = (self.fresh(), self.fresh());
+            if required(key) {
+                self.rule(&a, &first);
+                self.rule(&b, &next);
+            } else {
+                let empty = |rest: &str| {
+                    if rest.trim().is_empty() { "\"\"".to_owned() } else { rest.to_owned() }
+                };
+                self.rule(&a, &format!("{first} | {}", empty(&fresh)));
+                self.rule(&b, &format!("{next} | {}", empty(&started)));
+            }
+            (fresh, started) = (a, b);
+        }
+        fresh
+    }
+
+    fn pair(&mut self, key: &str, schema: &Value) -> String {
+        let Arguments::Each { key_value, .. } = &self.dialect.arguments else {
+            return String::new();
+        };
+        let key = self.text(&format!("{key}{key_value}"));
+        let texts = schema["enum"].as_array().filter(|all| all.iter().all(Value::is_string));
+        let value = match texts {
+            Some(all) => {
+                let all = all.iter().filter_map(Value::as_str).map(|text| self.text(text));
+                format!("({})", all.collect::<Vec<_>>().join(" | "))
+            }
+            None if schema["type"] == "string" || schema.get("type").is_none() => {
+                let name = self.fresh();
+                self.rule(&name, &format!("/{}/", text_regex(schema)));
+                name
+            }
+            None => self.json_rule(schema),
+        };
+        format!("{key} {value}")
+    }
+
+    /// Any text, or calls behind any text.
+    fn any(&mut self, calling: &str, answer: Option<&Value>) {
+        let marker = self.dialect.marker();
+        if let Some(schema) = answer {
+            let answer = self.json_rule(schema);
+            self.rule("start", &format!("{calling} | {answer}"));
+        } else if marker.is_empty() {
+            self.rule("start", &format!("{calling} | FREE"));
+            self.rules.push_str("FREE: /([^{\\[\\s](.|\\n)*)?/\n");
+        } else if (self.control)(marker).is_some() {
+            self.rule("start", &format!("FREE ({calling})?"));
+            self.rules.push_str("FREE: /(.|\\n)*/\n");
+        } else {
+            // The mark belongs to the text before it.
+            let quoted = json!(marker).to_string();
+            let open = self.dialect.open.trim_start();
+            let rest = self.text(open.strip_prefix(marker).unwrap_or_default());
+            let opened = self.text(&self.dialect.open);
+            let calling = calling.strip_prefix(&opened).unwrap_or(calling);
+            self.rule("start", &format!("FREE | before {rest}{calling}"));
+            self.rule(&format!("before[suffix={quoted}]"), "/(.|\\n)*/");
+            let escaped = escape(marker);
+            self.rules.push_str(&format!("FREE: /(.|\\n)*/ & ~/(.|\\n)*{escaped}(.|\\n)*/\n"));
+        }
+    }
+}
+
+/// What a text may be that stands between tags: by its pattern, or its lengths, or anything that
+/// holds no tag that ends it.
+fn text_regex(schema: &Value) -> String {
+    if let Some(pattern) = schema["pattern"].as_str() {
+        let open = |begins: bool| if begins { "" } else { "[^<]*" };
+        let (front, back) = (open(pattern.starts_with('^')), open(pattern.ends_with('$')));
+        let inner = pattern.trim_start_matches('^').trim_end_matches('$').replace('/', "\\/");
+        return format!("{front}({inner}){back}");
+    }
+    let length = |name: &str| schema[name].as_u64();
+    match (length("minLength"), length("maxLength")) {
+        (None, None) => "[^<]*(<[^\\/<][^<]*)*".to_owned(),
+        (least, Some(most)) => format!("[^<]{{{},{most}}}", least.unwrap_or(0)),
+        (Some(least), None) => format!("[^<]{{{least},}}"),
+    }
+}
+
+/// A regular expression for exactly this text.
+fn escape(text: &str) -> String {
+    let each = text.chars().map(|c| match c {
+        '\n' => "\\n".to_owned(),
+        c if "\\.+*?()|[]{}^$#&-~/".contains(c) => format!("\\{c}"),
+        c => c.to_string(),
+    });
+    each.collect()
+}

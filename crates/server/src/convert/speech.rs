@@ -1,0 +1,141 @@
+//! An answer's text as content and calls.
+
+use forebay_chat::{CallReader, Part};
+use forebay_protocol::chat::Delta;
+use forebay_protocol::tools::{
+    CustomCall, CustomDelta, FunctionCall, FunctionDelta, ToolCall, ToolCallDelta,
+};
+use serde_json::Value;
+
+use super::tools::Toolset;
+
+/// Makes deltas of one answer's text.
+#[derive(Debug)]
+pub struct Speech {
+    /// Reads calls, where there can be any.
+    reader: Option<CallReader>,
+    tools: Toolset,
+    /// The call of a custom tool that is being read, and its arguments so far: its text is in them.
+    custom: Option<(u32, String)>,
+}
+
+impl Speech {
+    /// For an answer to a request with these tools; `reader` where it may call them.
+    pub fn new(reader: Option<CallReader>, tools: Toolset) -> Self {
+        Self { reader, tools, custom: None }
+    }
+
+    /// What more text adds.
+    pub fn push(&mut self, text: String) -> Vec<Delta> {
+        let Some(reader) = &mut self.reader else {
+            return vec![Delta { content: Some(text), ..Delta::default() }];
+        };
+        let mut parts = Vec::new();
+        reader.push(&text, &mut parts);
+        self.deltas(parts)
+    }
+
+    /// What the end adds.
+    pub fn finish(&mut self) -> Vec<Delta> {
+        let mut parts = Vec::new();
+        if let Some(reader) = &mut self.reader {
+            reader.finish(&mut parts);
+        }
+        let mut deltas = self.deltas(parts);
+        deltas.extend(self.end_custom());
+        deltas
+    }
+
+    /// The reason to give where the answer ended for `reason`.
+    pub fn finish_reason(&self, reason: &'static str) -> &'static str {
+        let called = self.reader.as_ref().is_some_and(|reader| reader.calls() > 0);
+        if called && reason == "stop" { "tool_calls" } else { reason }
+    }
+
+    fn deltas(&mut self, parts: Vec<Part>) -> Vec<Delta> {
+        let mut deltas = Vec::with_capacity(parts.len());
+        for part in parts {
+            match part {
+                Part::Text(text) => {
+                    deltas.push(Delta { content: Some(text), ..Delta::default() });
+                }
+                Part::Call { index, name } => {
+                    deltas.extend(self.end_custom());
+                    deltas.push(self.begin(index, name));
+                }
+                Part::Arguments { index, text } => match &mut self.custom {
+                    Some((_, arguments)) => arguments.push_str(&text),
+                    None => {
+                        let function = FunctionDelta { name: None, arguments: text };
+                        let function = Some(function);
+                        deltas.push(of_call(ToolCallDelta {
+                            index,
+                            function,
+                            ..Default::default()
+                        }));
+                    }
+                },
+            }
+        }
+        deltas
+    }
+
+    fn begin(&mut self, index: u32, name: String) -> Delta {
+        let id = Some(format!("call_{}", &uuid::Uuid::new_v4().simple().to_string()[..24]));
+        if self.tools.is_custom(&name) {
+            self.custom = Some((index, String::new()));
+            let custom = Some(CustomDelta { name: Some(name), input: String::new() });
+            let kind = Some("custom".to_owned());
+            return of_call(ToolCallDelta { index, id, kind, function: None, custom });
+        }
+        let function = Some(FunctionDelta { name: Some(name), arguments: String::new() });
+        let kind = Some("function".to_owned());
+        of_call(ToolCallDelta { index, id, kind, function, custom: None })
+    }
+
+    fn end_custom(&mut self) -> Option<Delta> {
+        let (index, arguments) = self.custom.take()?;
+        let input = match serde_json::from_str::<Value>(&arguments) {
+            Ok(value) => value["input"].as_str().unwrap_or(&arguments).to_owned(),
+            Err(_) => arguments,
+        };
+        let custom = Some(CustomDelta { name: None, input });
+        Some(of_call(ToolCallDelta { index, custom, ..Default::default() }))
+    }
+}
+
+fn of_call(delta: ToolCallDelta) -> Delta {
+    Delta { tool_calls: vec![delta], ..Delta::default() }
+}
+
+/// Deltas put together: the content, if there is any or no call, and the calls.
+pub fn message(deltas: Vec<Delta>) -> (Option<String>, Vec<ToolCall>) {
+    let (mut content, mut calls) = (String::new(), Vec::<ToolCall>::new());
+    for delta in deltas {
+        content.push_str(delta.content.as_deref().unwrap_or_default());
+        for call in delta.tool_calls {
+            let ToolCallDelta { id, kind, function, custom, .. } = call;
+            if id.is_some() {
+                let function = function.map(|f| FunctionCall {
+                    name: f.name.unwrap_or_default(),
+                    arguments: Value::String(f.arguments),
+                });
+                let custom =
+                    custom.map(|c| CustomCall { name: c.name.unwrap_or_default(), input: c.input });
+                calls.push(ToolCall { id, kind, function, custom });
+                continue;
+            }
+            let Some(last) = calls.last_mut() else { continue };
+            if let (Some(to), Some(more)) = (&mut last.function, function)
+                && let Value::String(arguments) = &mut to.arguments
+            {
+                arguments.push_str(&more.arguments);
+            }
+            if let (Some(to), Some(more)) = (&mut last.custom, custom) {
+                to.input.push_str(&more.input);
+            }
+        }
+    }
+    let content = (!content.is_empty() || calls.is_empty()).then_some(content);
+    (content, calls)
+}

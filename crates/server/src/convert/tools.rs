@@ -1,0 +1,309 @@
+//! Tools: which may be called, which have to be, and how that shapes the answer.
+
+use std::collections::BTreeMap;
+
+use forebay_chat::{Calls, Dialect, ToolShape, call_grammar};
+use forebay_engine::{Grammar, Vocab};
+use forebay_protocol::chat::ChatCompletionRequest;
+use forebay_protocol::tools::{NamedChoice, Tool, ToolChoice};
+use serde_json::{Value, json};
+
+use super::schema;
+use crate::error::{ApiError, shown};
+
+const MAX_TOOLS: usize = 128;
+const MAX_NAME: usize = 64;
+
+/// The tools of a request.
+#[derive(Debug, Clone, Default)]
+pub struct Toolset {
+    tools: Vec<Entry>,
+    need: Need,
+    /// Whether an answer may hold several calls.
+    parallel: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    name: String,
+    custom: bool,
+    strict: bool,
+    /// Whether it may be called; the model sees it all the same.
+    callable: bool,
+    /// Of its arguments.
+    schema: Value,
+    /// As the template gets it.
+    shown: Value,
+}
+
+/// Whether something has to be called.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Need {
+    /// Nothing can be.
+    #[default]
+    None,
+    /// The model decides.
+    Auto,
+    /// At least one.
+    Required,
+    /// One.
+    One,
+}
+
+impl Toolset {
+    /// Reads and checks the fields.
+    ///
+    /// # Errors
+    /// 400 for the first that cannot be honoured.
+    pub fn of(request: &ChatCompletionRequest) -> Result<Self, ApiError> {
+        let tools = request.tools.as_deref().unwrap_or_default();
+        if tools.is_empty() {
+            return Self::without(request);
+        }
+        if tools.len() > MAX_TOOLS {
+            let message = format!("'tools' can have at most {MAX_TOOLS} entries.");
+            return Err(ApiError::invalid("tools", "array_above_max_length", message));
+        }
+        let mut entries: Vec<Entry> = Vec::with_capacity(tools.len());
+        for (index, tool) in tools.iter().enumerate() {
+            let entry = entry(&format!("tools[{index}]"), tool)?;
+            if entries.iter().any(|other| other.name == entry.name) {
+                let message = format!("There are two tools with the name '{}'.", entry.name);
+                return Err(ApiError::invalid(format!("tools[{index}]"), "invalid_value", message));
+            }
+            entries.push(entry);
+        }
+        let parallel = request.parallel_tool_calls.unwrap_or(true);
+        let mut set = Self { tools: entries, need: Need::Auto, parallel };
+        match &request.tool_choice {
+            None => {}
+            Some(ToolChoice::Mode(mode)) => set.need = need(mode, "tool_choice")?,
+            Some(ToolChoice::Named(named)) => set.choose(named)?,
+        }
+        Ok(set)
+    }
+
+    fn without(request: &ChatCompletionRequest) -> Result<Self, ApiError> {
+        let asks = match &request.tool_choice {
+            None => false,
+            Some(ToolChoice::Mode(mode)) => need(mode, "tool_choice")? == Need::Required,
+            Some(ToolChoice::Named(_)) => true,
+        };
+        if asks {
+            let message = "'tool_choice' is only allowed when 'tools' are specified.";
+            return Err(ApiError::invalid("tool_choice", "invalid_value", message));
+        }
+        Ok(Self::default())
+    }
+
+    fn choose(&mut self, choice: &NamedChoice) -> Result<(), ApiError> {
+        if let (Some(allowed), "allowed_tools") = (&choice.allowed_tools, choice.kind.as_str()) {
+            let param = "tool_choice.allowed_tools";
+            self.need = need(&allowed.mode, &format!("{param}.mode"))?;
+            let mut names = Vec::with_capacity(allowed.tools.len());
+            for (index, tool) in allowed.tools.iter().enumerate() {
+                names.push(self.named(tool, &format!("{param}.tools[{index}]"))?);
+            }
+            if names.is_empty() {
+                let param = format!("{param}.tools");
+                let message = format!("'{param}' must hold at least one tool.");
+                return Err(ApiError::invalid(param, "empty_array", message));
+            }
+            self.restrict(|tool| names.contains(&tool.name));
+            return Ok(());
+        }
+        let name = self.named(choice, "tool_choice")?;
+        self.restrict(|tool| tool.name == name);
+        self.need = Need::One;
+        Ok(())
+    }
+
+    fn restrict(&mut self, may: impl Fn(&Entry) -> bool) {
+        for tool in &mut self.tools {
+            tool.callable = may(tool);
+        }
+    }
+
+    /// Those that may be called, each with its place in the request.
+    fn callable(&self) -> impl Iterator<Item = (usize, &Entry)> {
+        self.tools.iter().enumerate().filter(|(_, tool)| tool.callable)
+    }
+
+    /// The name of the tool that is chosen.
+    fn named(&self, choice: &NamedChoice, param: &str) -> Result<String, ApiError> {
+        let refuse = |message: String| Err(ApiError::invalid(param, "invalid_value", message));
+        let name = match (choice.kind.as_str(), &choice.function, &choice.custom) {
+            ("function", Some(function), None) => &function.name,
+            ("custom", None, Some(custom)) => &custom.name,
+            _ => {
+                return refuse(format!(
+                    "'{param}' must be a 'function' or a 'custom' tool with its name, or 'allowed_tools'."
+                ));
+            }
+        };
+        let custom = choice.kind == "custom";
+        match self.tools.iter().any(|tool| tool.name == *name && tool.custom == custom) {
+            true => Ok(name.clone()),
+            false => refuse(format!("'{param}' names '{}', which is not in 'tools'.", shown(name))),
+        }
+    }
+
+    /// Whether the answer may hold calls.
+    pub fn is_active(&self) -> bool {
+        self.need != Need::None && !self.tools.is_empty()
+    }
+
+    /// The tools as the template gets them.
+    pub fn shown(&self) -> Vec<Value> {
+        let tools = self.tools.iter().filter(|_| self.is_active());
+        tools.map(|tool| tool.shown.clone()).collect()
+    }
+
+    /// Names, each with its arguments' schema.
+    pub fn schemas(&self) -> BTreeMap<String, Value> {
+        self.callable().map(|(_, tool)| (tool.name.clone(), tool.schema.clone())).collect()
+    }
+
+    /// Whether a tool takes text.
+    pub fn is_custom(&self, name: &str) -> bool {
+        self.tools.iter().any(|tool| tool.custom && tool.name == name)
+    }
+
+    /// Whether calls behind the first one are left out.
+    pub fn only_one(&self) -> bool {
+        !self.parallel || self.need == Need::One
+    }
+
+    /// The grammar that the answer has to follow: where calls have to be made or to be valid.
+    /// `answer` is the schema of an answer without calls.
+    ///
+    /// # Errors
+    /// 400 where a schema cannot be enforced.
+    pub fn grammar(
+        &self,
+        dialect: &Dialect,
+        vocab: &Vocab,
+        answer: Option<&Value>,
+    ) -> Result<Option<Grammar>, ApiError> {
+        let strict = self.callable().any(|(_, tool)| tool.strict);
+        let calls = match self.need {
+            Need::None => return Ok(None),
+            Need::Auto if !strict && answer.is_none() => return Ok(None),
+            Need::Auto => Calls::Any,
+            Need::Required if self.parallel => Calls::Some,
+            Need::Required | Need::One => Calls::One,
+        };
+        let mut shapes = Vec::with_capacity(self.tools.len());
+        for (index, tool) in self.callable() {
+            let enforced = calls != Calls::Any || tool.strict;
+            let schema = if enforced { tool.schema.clone() } else { json!({"type": "object"}) };
+            let schema = schema::enforceable(schema).map_err(|why| {
+                let param = format!("tools[{index}].function.parameters");
+                let message = format!("'{param}' cannot be enforced: {why}.");
+                ApiError::invalid(param, "invalid_value", message)
+            })?;
+            shapes.push(ToolShape { name: tool.name.clone(), schema });
+        }
+        let controls: Vec<(u32, &str)> = vocab.controls().collect();
+        let control = |text: &str| {
+            let found = controls.iter().filter(|(_, name)| text.starts_with(name));
+            found.max_by_key(|(_, name)| name.len()).map(|(token, name)| (*token, name.len()))
+        };
+        let json = |schema: &Value| schema::spelled(schema.clone());
+        Ok(Some(Grammar::Lark(call_grammar(dialect, &shapes, calls, &control, &json, answer))))
+    }
+}
+
+fn need(mode: &str, param: &str) -> Result<Need, ApiError> {
+    match mode {
+        "none" if param == "tool_choice" => Ok(Need::None),
+        "auto" => Ok(Need::Auto),
+        "required" => Ok(Need::Required),
+        other => {
+            let message = format!("'{param}' is '{}', which is not a choice.", shown(other));
+            Err(ApiError::invalid(param, "invalid_value", message))
+        }
+    }
+}
+
+fn entry(path: &str, tool: &Tool) -> Result<Entry, ApiError> {
+    let (kind, name) = match (tool.kind.as_str(), &tool.function, &tool.custom) {
+        ("function", Some(function), None) => ("function", &function.name),
+        ("custom", None, Some(custom)) => ("custom", &custom.name),
+        ("function" | "custom", ..) => {
+            let param = format!("{path}.{}", tool.kind);
+            let message = format!("Missing required parameter: '{param}'.");
+            return Err(ApiError::invalid(param, "missing_required_parameter", message));
+        }
+        (other, ..) => {
+            let param = format!("{path}.type");
+            let message = format!(
+                "'{param}' is '{}'; this server has no tools of its own: 'function' and 'custom' are supported.",
+                shown(other)
+            );
+            return Err(ApiError::invalid(param, "unsupported_value", message));
+        }
+    };
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if !(1..=MAX_NAME).contains(&name.len()) || !name.chars().all(fits) {
+        let param = format!("{path}.{kind}.name");
+        let message = format!(
+            "'{param}' must be 1 to {MAX_NAME} letters, digits, '_' or '-', but is '{}'.",
+            shown(name)
+        );
+        return Err(ApiError::invalid(param, "invalid_value", message));
+    }
+    if let Some(custom) = &tool.custom {
+        let plain = custom.format.as_ref().is_none_or(|format| format["type"] == "text");
+        if !plain {
+            let param = format!("{path}.custom.format");
+            let message = format!("'{param}' is not supported: only {{\"type\": \"text\"}} is.");
+            return Err(ApiError::invalid(param, "unsupported_value", message));
+        }
+        let schema = json!({"type": "object", "properties": {"input": {"type": "string"}},
+                            "required": ["input"], "additionalProperties": false});
+        let shown = json!({"type": "function", "function": {
+            "name": name, "description": custom.description, "parameters": schema}});
+        return Ok(Entry {
+            name: name.clone(),
+            custom: true,
+            strict: false,
+            callable: true,
+            schema,
+            shown,
+        });
+    }
+    let function = tool.function.as_ref();
+    let none = || json!({"type": "object", "properties": {}, "additionalProperties": false});
+    let parameters = function.and_then(|f| f.parameters.clone()).unwrap_or_else(none);
+    let Value::Object(mut schema) = parameters else {
+        let param = format!("{path}.function.parameters");
+        let message = format!("'{param}' must be a JSON Schema of an object.");
+        return Err(ApiError::invalid(param, "invalid_type", message));
+    };
+    schema.entry("type").or_insert_with(|| json!("object"));
+    if schema["type"] != "object" {
+        let param = format!("{path}.function.parameters");
+        let message = format!("'{param}' must be a JSON Schema of an object.");
+        return Err(ApiError::invalid(param, "invalid_value", message));
+    }
+    if !schema.contains_key("properties") {
+        schema.insert("properties".to_owned(), json!({}));
+    }
+    let mut shown = json!(tool);
+    shown["function"]["parameters"] = Value::Object(schema.clone());
+    if let Some(function) = shown["function"].as_object_mut() {
+        function.remove("strict");
+        // Templates take it for granted.
+        function.entry("description").or_insert_with(|| json!(""));
+    }
+    let strict = function.and_then(|f| f.strict).unwrap_or(false);
+    Ok(Entry {
+        name: name.clone(),
+        custom: false,
+        strict,
+        callable: true,
+        schema: Value::Object(schema),
+        shown,
+    })
+}
