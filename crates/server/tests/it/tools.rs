@@ -66,7 +66,7 @@ async fn calls_are_one_or_several() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_call_is_text() {
     for text in
-        ["So. <tool_call>\n{\"name\": \"who\"}\n</tool_call>", "a <tool_ca", "So. <tool_call>"]
+        ["So. <tool_call>\n{\"name\": \"who\"}\n</tool_call>", "Be <tool_ca", "So. <tool_call>"]
     {
         let got = choice(text, false, "").await;
         assert_eq!(
