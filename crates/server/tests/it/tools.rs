@@ -74,9 +74,9 @@ async fn what_is_no_call_is_text() {
             (&text.into(), &"stop".into())
         );
     }
-    let cut = choice(&format!("{CALL} and so on"), false, r#","max_tokens":45"#).await;
+    let cut = choice(&format!("So.{CALL} and on"), false, r#","max_completion_tokens":48"#).await;
     assert_eq!(
         (cut["finish_reason"].as_str(), arguments(&cut, 0).as_str()),
-        (Some("length"), "{\"x\"")
+        (Some("length"), "{\"x\": ")
     );
 }
