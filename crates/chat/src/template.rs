@@ -10,6 +10,7 @@ use serde_json::{Map, json};
 
 use crate::guard::{END, Guard};
 use crate::json::tojson;
+use crate::thoughts::Thinking;
 use crate::turn::Turn;
 
 /// Instructions, and 64-byte units of text, that one rendering may take: some hundred times what a
@@ -36,6 +37,7 @@ pub struct ChatTemplate {
     bos: String,
     eos: String,
     control_names: Vec<String>,
+    source: String,
 }
 
 /// A template that cannot be used at all.
@@ -105,12 +107,24 @@ impl ChatTemplate {
         env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message).with_source(Raised))
         });
+        let kept = source.to_owned();
         // Marks for training what the model says; it renders what it holds.
         let source =
             source.replace(" generation ", " if true ").replace(" endgeneration ", " endif ");
         env.add_template_owned(NAME, source).map_err(|e| TemplateError(format!("{e:#}")))?;
         let control_names = control_names.into_iter().filter(|n| n.chars().count() > 1).collect();
-        Ok(Self { env, bos: bos.to_owned(), eos: eos.to_owned(), control_names })
+        let (bos, eos) = (bos.to_owned(), eos.to_owned());
+        Ok(Self { env, bos, eos, control_names, source: kept })
+    }
+
+    /// How the model marks its thoughts, if it has any.
+    pub fn thinking(&self) -> Option<Thinking> {
+        Thinking::of(&self.source)
+    }
+
+    /// Whether the template asks for a variable.
+    pub fn asks_for(&self, variable: &str) -> bool {
+        self.source.contains(variable)
     }
 
     /// The prompt in pieces, to be tokenised one by one with control tokens recognised.
@@ -147,7 +161,8 @@ impl ChatTemplate {
         let mut texts = Vec::new();
         for turn in turns {
             texts.push(turn.content.as_str());
-            texts.extend([turn.name.as_deref(), turn.call_id.as_deref()].into_iter().flatten());
+            let more = [&turn.name, &turn.call_id, &turn.thoughts];
+            texts.extend(more.into_iter().flatten().map(String::as_str));
             for call in &turn.calls {
                 texts.extend([call.id.as_str(), &call.name]);
                 strings(&call.arguments, &mut texts);
@@ -240,6 +255,9 @@ fn strftime(now: SystemTime, format: &str) -> Result<String, Error> {
 
 fn message(turn: &Turn, arguments_as_text: bool, guard: Guard<'_>) -> serde_json::Value {
     let mut message = json!({"role": turn.role, "content": guard.protect(&turn.content)});
+    if let Some(thoughts) = &turn.thoughts {
+        message["reasoning_content"] = guard.protect(thoughts).into();
+    }
     if let Some(name) = &turn.name {
         message["name"] = guard.protect(name).into();
     }

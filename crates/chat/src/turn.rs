@@ -15,6 +15,8 @@ pub struct Turn {
     pub name: Option<String>,
     /// What an assistant called.
     pub calls: Vec<Call>,
+    /// What an assistant thought before it answered.
+    pub thoughts: Option<String>,
     /// Which call a tool answers.
     pub call_id: Option<String>,
 }
@@ -147,11 +149,13 @@ fn turn(
             return Err(bad(format!("{path}.content"), "missing_required_parameter", message));
         }
     };
+    let thoughts = message.reasoning_content.as_ref().or(message.reasoning.as_ref());
     Ok(Turn {
         role,
         content,
-        name: message.name.clone(),
         calls,
+        name: message.name.clone(),
+        thoughts: thoughts.filter(|text| !text.is_empty()).cloned(),
         call_id: message.tool_call_id.clone(),
     })
 }

@@ -31,6 +31,9 @@ generation_request! {
         pub tool_choice: Option<crate::tools::ToolChoice>,
         /// Whether an answer may hold several calls; default true.
         pub parallel_tool_calls: Option<bool>,
+        /// How much to think before answering: `none`, `minimal`, `low`, `medium`, `high`, `xhigh` or
+        /// `max`, as far as the model's template knows.
+        pub reasoning_effort: Option<String>,
         /// What the answer has to be: text, a JSON object, or JSON by a schema.
         pub response_format: Option<crate::structured::ResponseFormat>,
         /// Up to 16 pairs, echoed in the answer.
@@ -54,6 +57,10 @@ pub struct ChatMessage {
     pub content: Option<Content>,
     /// What an earlier answer called.
     pub tool_calls: Option<Vec<crate::tools::ToolCall>>,
+    /// What an earlier answer thought; the template decides whether the model sees it.
+    pub reasoning_content: Option<String>,
+    /// Another word for it.
+    pub reasoning: Option<String>,
     /// Which call a tool's answer is for.
     pub tool_call_id: Option<String>,
     /// The participant's name; passed to the template.
@@ -144,6 +151,9 @@ pub struct AssistantMessage {
     pub role: String,
     /// The text; null where there are only calls.
     pub content: Option<String>,
+    /// What the model thought before it answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
     /// Always null.
     pub refusal: Option<String>,
     /// What the model calls.
@@ -231,6 +241,9 @@ pub struct Delta {
     /// `assistant`, in the first chunk of a choice only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
+    /// Thoughts to append.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
     /// Text to append.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,

@@ -57,7 +57,6 @@ pub const CHAT: &[Row] = &[
     ("store", refused(is_false, "answers are not stored on this server")),
     ("functions", refused(is_empty, "use `tools`")),
     ("function_call", refused(is_none_choice, "use `tool_choice`")),
-    ("reasoning_effort", refused(never, "reasoning control is not implemented yet")),
     ("verbosity", refused(never, "no model served here has a verbosity control")),
     ("modalities", refused(is_text_only, "only [\"text\"] is")),
     ("audio", refused(never, "audio output is not available")),

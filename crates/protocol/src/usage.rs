@@ -42,6 +42,12 @@ pub struct EmbeddingUsage {
 }
 
 impl Usage {
+    /// With so many of the completion tokens spent on thoughts.
+    #[must_use]
+    pub fn reasoned(self, reasoning_tokens: u32) -> Self {
+        Self { completion_tokens_details: CompletionTokensDetails { reasoning_tokens }, ..self }
+    }
+
     /// With more prompt tokens, more of them cached, and more completion tokens.
     #[must_use]
     pub fn plus(self, prompt: u32, cached: u32, completion: u32) -> Self {

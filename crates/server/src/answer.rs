@@ -37,6 +37,8 @@ pub(crate) struct Sourced {
 pub struct Answer {
     /// Its text.
     pub text: String,
+    /// How it grew: the length of the text in bytes, and of the answer in tokens.
+    pub growth: Vec<(usize, u32)>,
     /// Its tokens' log probabilities, when asked for.
     pub logprobs: Vec<TokenLogprob>,
     /// `stop` or `length`.
@@ -199,9 +201,10 @@ impl Runs {
         while let Some(Sourced { run, event }) = self.next().await? {
             match event {
                 Event::Prompt(logprobs) => out[run].prompt = logprobs,
-                Event::Delta { choice, text, logprobs, .. } => {
+                Event::Delta { choice, text, logprobs, tokens } => {
                     let answer = &mut out[run].answers[choice as usize];
                     answer.text.push_str(&text);
+                    answer.growth.push((answer.text.len(), tokens));
                     answer.logprobs.extend(logprobs);
                 }
                 Event::Finished { choice, reason, .. } => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
-use forebay_chat::{RenderOptions, Turn, normalise};
+use forebay_chat::{RenderOptions, Thinking, Turn, normalise};
 use forebay_engine::{Event, ParseSpecial, Token, TokenLogprob, Vocab};
 use forebay_protocol::chat::{
     AssistantMessage, ChatChoice, ChatCompletion, ChatCompletionChunk, ChatCompletionRequest,
@@ -21,12 +21,13 @@ use super::tools::Toolset;
 use super::{Stamp, chat_logprobs, check_extra, log_unknown};
 use crate::answer::{Answer, Runs, Sourced, finish_reason};
 use crate::config::ServerSettings;
-use crate::error::ApiError;
+use crate::error::{ApiError, shown};
 use crate::origin;
 use crate::registry::Served;
 use crate::sse::{Chunks, Encoder};
 
 const MAX_METADATA: usize = 16;
+const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 const MAX_METADATA_KEY: usize = 64;
 const MAX_METADATA_VALUE: usize = 512;
 
@@ -103,15 +104,19 @@ pub fn parse(
     let shape = Shape { response_format: request.response_format.as_ref(), ..request.shape() };
     let mut grammar = Wanted::of(&shape)?;
     let tools = Toolset::of(request)?;
+    let thinking = served.template()?.thinking();
+    let mut spelled: Vec<String> =
+        thinking.into_iter().flat_map(|Thinking { open, close }| [open, close]).collect();
     if tools.is_active() {
         let answer = grammar.as_ref().map(Wanted::schema).transpose()?;
         let (dialect, vocab) = (served.dialect()?, served.vocab());
         let of_tools = tools.grammar(dialect, vocab, answer.as_ref())?;
         grammar = of_tools.map(Wanted::of_tools);
-        let named = |name: &str| dialect.pieces().iter().any(|piece| piece.contains(name));
-        let spelled = vocab.controls().filter(|(_, name)| named(name)).map(|(token, _)| token);
-        recipe.spelled = spelled.collect();
+        spelled.extend(dialect.pieces().into_iter().map(str::to_owned));
     }
+    let named = |name: &str| spelled.iter().any(|piece| piece.contains(name));
+    let controls = served.vocab().controls().filter(|(_, name)| named(name));
+    recipe.spelled = controls.map(|(token, _)| token).collect();
     Ok(Parsed { turns, recipe, grammar, tools, style })
 }
 
@@ -132,6 +137,16 @@ fn metadata(request: &ChatCompletionRequest) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// A prompt.
+#[derive(Debug)]
+pub struct Prompt {
+    /// Its tokens.
+    pub tokens: Vec<Token>,
+    /// Whether the answer can begin with thoughts: not, or it does because the prompt has begun
+    /// them, or it may.
+    pub thoughts: Option<bool>,
+}
+
 /// The prompt's tokens. It can take long: not for the reactor's threads.
 ///
 /// # Errors
@@ -143,7 +158,7 @@ pub fn prompt(
     add_generation_prompt: bool,
     continue_final_message: bool,
     variables: &Map<String, serde_json::Value>,
-) -> Result<Vec<Token>, ApiError> {
+) -> Result<Prompt, ApiError> {
     let mut options = RenderOptions {
         add_generation_prompt,
         continue_final_message,
@@ -165,7 +180,44 @@ pub fn prompt(
     };
     let vocab = served.vocab();
     let tokens = pieces.iter().flat_map(|piece| vocab.tokenize(piece, ParseSpecial::Yes)).collect();
-    Ok(vocab.with_prefix(tokens))
+    let thinking = served.template()?.thinking().filter(|_| !continue_final_message);
+    let thoughts = thinking.and_then(|Thinking { open, close }| {
+        let end = pieces.last().map_or("", |piece| piece.trim_end());
+        // Where the prompt holds empty thoughts, they are not wanted.
+        (!end.ends_with(&close)).then(|| end.ends_with(&open))
+    });
+    Ok(Prompt { tokens: vocab.with_prefix(tokens), thoughts })
+}
+
+/// The template's variables: those of the request, and what it says of reasoning.
+///
+/// # Errors
+/// 400 where the template has no such control.
+pub fn variables(
+    request: &ChatCompletionRequest,
+    served: &Served,
+) -> Result<Map<String, serde_json::Value>, ApiError> {
+    let mut variables = request.chat_template_kwargs.clone().unwrap_or_default();
+    let Some(effort) = request.reasoning_effort.as_deref() else { return Ok(variables) };
+    let (param, template) = ("reasoning_effort", served.template()?);
+    if !EFFORTS.contains(&effort) {
+        let message =
+            format!("'{param}' must be one of {}, but is '{}'.", EFFORTS.join(", "), shown(effort));
+        return Err(ApiError::invalid(param, "invalid_value", message));
+    }
+    let (by_effort, by_switch) = (template.asks_for(param), template.asks_for("enable_thinking"));
+    if by_effort {
+        variables.entry(param).or_insert_with(|| effort.into());
+    }
+    if by_switch {
+        variables.entry("enable_thinking").or_insert_with(|| (effort != "none").into());
+    }
+    if !by_effort && !by_switch && (effort != "none" || template.thinking().is_some()) {
+        let message =
+            format!("'{param}' is not supported: the model's chat template knows no such control.");
+        return Err(ApiError::invalid(param, "unsupported_parameter", message));
+    }
+    Ok(variables)
 }
 
 /// A whole answer.
@@ -177,15 +229,22 @@ pub fn completion(
     vocab: &Vocab,
     request: ChatCompletionRequest,
 ) -> ChatCompletion {
+    let mut reasoning = 0;
     let choices = (0..).zip(answers).map(|(index, (answer, mut speech))| {
-        let mut deltas = speech.push(answer.text);
+        let (mut deltas, mut from) = (Vec::new(), 0);
+        for (to, tokens) in answer.growth {
+            deltas.extend(speech.push(answer.text[from..to].to_owned(), tokens));
+            from = to;
+        }
         deltas.extend(speech.finish());
-        let (content, tool_calls) = speech::message(deltas);
+        let (reasoning_content, content, tool_calls) = speech::message(deltas);
+        reasoning += speech.reasoning_tokens();
         ChatChoice {
             index,
             message: AssistantMessage {
                 role: "assistant".to_owned(),
                 content,
+                reasoning_content,
                 refusal: None,
                 tool_calls,
                 annotations: Vec::new(),
@@ -200,7 +259,7 @@ pub fn completion(
     ChatCompletion {
         object: "chat.completion".to_owned(),
         choices: choices.collect(),
-        usage,
+        usage: usage.reasoned(reasoning),
         service_tier: style.tier.map(str::to_owned),
         metadata: request.metadata,
         id: stamp.id,
@@ -280,10 +339,10 @@ impl Encoder for ChatEncoder {
 
     fn event(&mut self, Sourced { event, .. }: Sourced, out: &mut Chunks) {
         match event {
-            Event::Delta { choice, text, logprobs, .. } => {
+            Event::Delta { choice, text, logprobs, tokens } => {
                 let at = choice as usize;
                 self.untold[at].extend(logprobs);
-                let deltas = self.speeches[at].push(text);
+                let deltas = self.speeches[at].push(text, tokens);
                 self.tell(choice, deltas, None, out);
             }
             Event::Finished { choice, reason, .. } => {
@@ -298,7 +357,8 @@ impl Encoder for ChatEncoder {
 
     fn end(&mut self, runs: &Runs, out: &mut Chunks) {
         if self.style.include_usage {
-            out.push(&self.chunk(Vec::new(), Some(runs.usage())));
+            let reasoning = self.speeches.iter().map(Speech::reasoning_tokens).sum();
+            out.push(&self.chunk(Vec::new(), Some(runs.usage().reasoned(reasoning))));
         }
     }
 }

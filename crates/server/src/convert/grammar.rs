@@ -3,7 +3,8 @@
 //! Nothing is approximated: what cannot be enforced is refused, by the name of the field and of
 //! the keyword.
 
-use forebay_engine::{CompiledGrammar, Grammar};
+use forebay_chat::Thinking;
+use forebay_engine::{CompiledGrammar, Grammar, Vocab};
 use forebay_protocol::structured::{JsonSchemaFormat, ResponseFormat, Shape, StructuredOutputs};
 use serde_json::{Map, Value, json};
 
@@ -75,6 +76,32 @@ impl Wanted {
         Ok(all.pop())
     }
 
+    /// The same, behind thoughts: `thinking` says how they are marked, and whether the prompt has
+    /// begun them.
+    #[must_use]
+    pub fn behind_thoughts(self, thinking: Option<&(Thinking, bool)>, vocab: &Vocab) -> Self {
+        let Some((Thinking { open, close }, opened)) = thinking else { return self };
+        let answer = match &self.grammar {
+            Grammar::JsonSchema(schema) => format!("answer: %json {schema}\n"),
+            Grammar::Regex(regex) => format!("answer: /{}/\n", regex.replace('/', "\\/")),
+            Grammar::Lark(lark) => rename(lark, "start", "answer"),
+        };
+        let control =
+            |name: &str| vocab.controls().find(|(_, n)| *n == name).map(|(token, _)| token);
+        let open = control(open).map_or_else(|| json!(open).to_string(), |id| format!("<[{id}]>"));
+        // A control token is no text, so text goes up to it; another mark belongs to the text.
+        let thought = match control(close) {
+            Some(id) => format!("thought: THOUGHT <[{id}]> GAP?\nTHOUGHT: /(.|\\n)*/\n"),
+            None => format!("thought: closed GAP?\nclosed[suffix={}]: /(.|\\n)*/\n", json!(close)),
+        };
+        let start = match opened {
+            true => "start: thought answer\n".to_owned(),
+            false => format!("start: ({open} thought)? answer\n"),
+        };
+        let grammar = Grammar::Lark(format!("{start}{thought}GAP: /[ \\n]{{1,3}}/\n{answer}"));
+        Self { grammar, ..self }
+    }
+
     /// Compiles it, on a thread that may block.
     ///
     /// # Errors
@@ -95,6 +122,29 @@ impl Wanted {
 fn refused(param: &str, why: &str) -> ApiError {
     let message = format!("'{param}' cannot be enforced: {}.", why.trim_end_matches('.'));
     ApiError::invalid(param, "invalid_value", message)
+}
+
+/// A grammar with another name for a rule.
+fn rename(lark: &str, rule: &str, name: &str) -> String {
+    let in_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut out = String::with_capacity(lark.len());
+    let (mut rest, mut before) = (lark, ' ');
+    while let Some(first) = rest.chars().next() {
+        let whole = rest.strip_prefix(rule).filter(|behind| {
+            !in_word(before) && before != '"' && !behind.starts_with(|c| in_word(c) || c == '"')
+        });
+        match whole {
+            Some(behind) => {
+                out.push_str(name);
+                (rest, before) = (behind, 'x');
+            }
+            None => {
+                out.push(first);
+                (rest, before) = (&rest[first.len_utf8()..], first);
+            }
+        }
+    }
+    out
 }
 
 fn of_format(format: &ResponseFormat) -> Result<Option<Wanted>, ApiError> {

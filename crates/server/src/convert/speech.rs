@@ -1,6 +1,6 @@
 //! An answer's text as content and calls.
 
-use forebay_chat::{CallReader, Part};
+use forebay_chat::{CallReader, Part, Said, ThoughtReader};
 use forebay_protocol::chat::Delta;
 use forebay_protocol::tools::{
     CustomCall, CustomDelta, FunctionCall, FunctionDelta, ToolCall, ToolCallDelta,
@@ -12,6 +12,10 @@ use super::tools::Toolset;
 /// Makes deltas of one answer's text.
 #[derive(Debug)]
 pub struct Speech {
+    /// Reads thoughts, where there can be any.
+    thoughts: Option<ThoughtReader>,
+    /// Tokens up to the end of the thoughts.
+    reasoning_tokens: u32,
     /// Reads calls, where there can be any.
     reader: Option<CallReader>,
     tools: Toolset,
@@ -20,13 +24,47 @@ pub struct Speech {
 }
 
 impl Speech {
-    /// For an answer to a request with these tools; `reader` where it may call them.
-    pub fn new(reader: Option<CallReader>, tools: Toolset) -> Self {
-        Self { reader, tools, custom: None }
+    /// For an answer to a request with these tools; `reader` where it may call them, `thoughts`
+    /// where it may think.
+    pub fn new(
+        thoughts: Option<ThoughtReader>,
+        reader: Option<CallReader>,
+        tools: Toolset,
+    ) -> Self {
+        Self { thoughts, reasoning_tokens: 0, reader, tools, custom: None }
     }
 
-    /// What more text adds.
-    pub fn push(&mut self, text: String) -> Vec<Delta> {
+    /// What more text adds; `tokens` is how many the answer has with it.
+    pub fn push(&mut self, text: String, tokens: u32) -> Vec<Delta> {
+        let Some(thoughts) = &mut self.thoughts else { return self.say(text) };
+        let thought = thoughts.is_thinking();
+        let mut said = Vec::new();
+        thoughts.push(&text, &mut said);
+        if thought || thoughts.is_thinking() {
+            self.reasoning_tokens = tokens;
+        }
+        self.all(said)
+    }
+
+    /// Tokens spent on thoughts.
+    pub fn reasoning_tokens(&self) -> u32 {
+        self.reasoning_tokens
+    }
+
+    fn all(&mut self, said: Vec<Said>) -> Vec<Delta> {
+        let mut deltas = Vec::new();
+        for part in said {
+            match part {
+                Said::Thought(text) => {
+                    deltas.push(Delta { reasoning_content: Some(text), ..Delta::default() });
+                }
+                Said::Text(text) => deltas.extend(self.say(text)),
+            }
+        }
+        deltas
+    }
+
+    fn say(&mut self, text: String) -> Vec<Delta> {
         let Some(reader) = &mut self.reader else {
             return vec![Delta { content: Some(text), ..Delta::default() }];
         };
@@ -37,11 +75,16 @@ impl Speech {
 
     /// What the end adds.
     pub fn finish(&mut self) -> Vec<Delta> {
+        let mut said = Vec::new();
+        if let Some(thoughts) = &mut self.thoughts {
+            thoughts.finish(&mut said);
+        }
+        let mut deltas = self.all(said);
         let mut parts = Vec::new();
         if let Some(reader) = &mut self.reader {
             reader.finish(&mut parts);
         }
-        let mut deltas = self.deltas(parts);
+        deltas.extend(self.deltas(parts));
         deltas.extend(self.end_custom());
         deltas
     }
@@ -108,10 +151,14 @@ fn of_call(delta: ToolCallDelta) -> Delta {
     Delta { tool_calls: vec![delta], ..Delta::default() }
 }
 
-/// Deltas put together: the content, if there is any or no call, and the calls.
-pub fn message(deltas: Vec<Delta>) -> (Option<String>, Vec<ToolCall>) {
+/// Deltas put together: the thoughts, the content, if there is any or no call, and the calls.
+pub fn message(deltas: Vec<Delta>) -> (Option<String>, Option<String>, Vec<ToolCall>) {
     let (mut content, mut calls) = (String::new(), Vec::<ToolCall>::new());
+    let mut thoughts = None::<String>;
     for delta in deltas {
+        if let Some(more) = delta.reasoning_content {
+            thoughts.get_or_insert_default().push_str(&more);
+        }
         content.push_str(delta.content.as_deref().unwrap_or_default());
         for call in delta.tool_calls {
             let ToolCallDelta { id, kind, function, custom, .. } = call;
@@ -137,5 +184,5 @@ pub fn message(deltas: Vec<Delta>) -> (Option<String>, Vec<ToolCall>) {
         }
     }
     let content = (!content.is_empty() || calls.is_empty()).then_some(content);
-    (content, calls)
+    (thoughts, content, calls)
 }

@@ -7,14 +7,14 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use forebay_chat::{CallReader, Turn};
+use forebay_chat::{CallReader, Thinking, ThoughtReader, Turn};
 use forebay_protocol::chat::{ChatCompletion, ChatCompletionRequest};
 use forebay_protocol::error::ErrorEnvelope;
 
 use super::off_reactor;
 use crate::answer::{Collected, Runs};
 use crate::convert::Stamp;
-use crate::convert::chat::{self, ChatEncoder, Parsed};
+use crate::convert::chat::{self, ChatEncoder, Parsed, Prompt};
 use crate::convert::speech::Speech;
 use crate::convert::tools::Toolset;
 use crate::error::ApiError;
@@ -55,23 +55,25 @@ pub async fn create(
     let Parsed { turns, mut recipe, grammar, tools, style } =
         chat::parse(&request, &headers, &served, settings)?;
     record.note(|facts| facts.stream = style.stream);
-    if let Some(grammar) = grammar {
-        recipe.grammar = Some(grammar.compile(&served).await?);
-    }
-
-    let variables = request.chat_template_kwargs.clone().unwrap_or_default();
+    let variables = chat::variables(&request, &served)?;
     let opens = request.add_generation_prompt.unwrap_or(true);
     let continues = request.continue_final_message.unwrap_or(false);
     let (model, shown) = (Arc::clone(&served), tools.shown());
     let prompt = off_reactor(bytes(&turns) + shown.len() * 512, move || {
         chat::prompt(&turns, &shown, &model, opens, continues, &variables)
     });
-    let engine_request = recipe.request("messages", prompt.await?, served.info())?;
+    let Prompt { tokens, thoughts } = prompt.await?;
+    let thinking = served.template()?.thinking().zip(thoughts);
+    if let Some(grammar) = grammar {
+        let grammar = grammar.behind_thoughts(thinking.as_ref(), served.vocab());
+        recipe.grammar = Some(grammar.compile(&served).await?);
+    }
+    let engine_request = recipe.request("messages", tokens, served.info())?;
 
     let name = state.registry.answer_name(&request.model, &served);
     let stamp = Stamp::new("chatcmpl", name, &served.info().fingerprint);
     let runs = Runs::submit(&state, record, &served, vec![engine_request])?;
-    let speeches = speeches(&tools, recipe.choices, &served)?;
+    let speeches = speeches(&tools, thinking, recipe.choices, &served)?;
     if style.stream {
         let untold = vec![Vec::new(); speeches.len()];
         let choices = recipe.choices;
@@ -86,10 +88,16 @@ pub async fn create(
 }
 
 /// What reads each answer.
-fn speeches(tools: &Toolset, choices: u32, served: &Served) -> Result<Vec<Speech>, ApiError> {
+fn speeches(
+    tools: &Toolset,
+    thinking: Option<(Thinking, bool)>,
+    choices: u32,
+    served: &Served,
+) -> Result<Vec<Speech>, ApiError> {
+    let thoughts = thinking.map(|(thinking, opened)| ThoughtReader::new(thinking, opened));
     let dialect = if tools.is_active() { Some(served.dialect()?) } else { None };
     let reader = dialect.map(|d| CallReader::new(d.clone(), tools.schemas(), tools.only_one()));
-    Ok((0..choices).map(|_| Speech::new(reader.clone(), tools.clone())).collect())
+    Ok((0..choices).map(|_| Speech::new(thoughts.clone(), reader.clone(), tools.clone())).collect())
 }
 
 /// Size of a conversation's text.

@@ -94,6 +94,7 @@ fn tokens(
             log_unknown(&unknown);
             let opens = request.add_generation_prompt.unwrap_or(true);
             crate::convert::chat::prompt(&turns, &[], served, opens, false, &Map::new())
+                .map(|prompt| prompt.tokens)
         }
         _ => {
             let message = "Exactly one of 'prompt' and 'messages' must be given.";

@@ -9,4 +9,5 @@ mod http;
 mod overload;
 mod server;
 mod structure;
+mod thoughts;
 mod tools;
