@@ -225,8 +225,8 @@ def test_errors_are_the_sdks_own(client):
         client.chat.completions.create(model="smollm2", messages=[{"role": "user", "content": "a " * 9000}])
     assert error.value.code == "context_length_exceeded"
     with pytest.raises(openai.BadRequestError) as error:
-        client.chat.completions.create(model="smollm2", messages=HELLO, tools=[{"type": "function", "function": {"name": "f"}}])
-    assert error.value.param == "tools"
+        client.chat.completions.create(model="smollm2", messages=HELLO, functions=[{"name": "f"}])
+    assert error.value.param == "functions"
 
 
 def test_null_means_absent(client):
