@@ -66,6 +66,19 @@ pub const CHAT: &[Row] = &[
     ("chat_template", refused(never, "the template comes from the model or the operator")),
 ];
 
+/// `POST /v1/messages`.
+pub const MESSAGES: &[Row] = &[
+    ("metadata", Rule::Hint),
+    ("service_tier", Rule::Hint),
+    ("cache_control", Rule::Hint),
+    ("diagnostics", Rule::Hint),
+    ("speed", Rule::Hint),
+    ("inference_geo", Rule::Hint),
+    ("context_management", Rule::Hint),
+    ("container", refused(never, "this server has no containers")),
+    ("mcp_servers", refused(is_empty, "this server calls no other servers")),
+];
+
 /// `POST /v1/completions`.
 pub const COMPLETION: &[Row] =
     &[("user", Rule::Hint), ("suffix", refused(is_empty, "infilling is not implemented"))];

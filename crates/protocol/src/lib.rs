@@ -14,6 +14,7 @@ pub mod chat;
 pub mod completion;
 pub mod embedding;
 pub mod error;
+pub mod messages;
 pub mod model;
 pub mod structured;
 pub mod tokenize;

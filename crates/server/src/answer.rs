@@ -43,6 +43,8 @@ pub struct Answer {
     pub logprobs: Vec<TokenLogprob>,
     /// `stop` or `length`.
     pub finish_reason: &'static str,
+    /// The stop string that ended it, if one did.
+    pub stopped_by: Option<String>,
 }
 
 /// What the generations of one prompt gave.
@@ -208,7 +210,11 @@ impl Runs {
                     answer.logprobs.extend(logprobs);
                 }
                 Event::Finished { choice, reason, .. } => {
-                    out[run].answers[choice as usize].finish_reason = finish_reason(&reason);
+                    let answer = &mut out[run].answers[choice as usize];
+                    answer.finish_reason = finish_reason(&reason);
+                    if let FinishReason::StopString(by) = reason {
+                        answer.stopped_by = Some(by);
+                    }
                 }
                 Event::Started { .. } | Event::Failed(_) => {}
             }

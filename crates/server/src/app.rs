@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use crate::config::ServerSettings;
 use crate::error::ApiError;
 use crate::observe::{REQUEST_ID, track};
-use crate::routes::{chat, completions, docs, embeddings, health, models, tokenize};
+use crate::routes::{chat, completions, docs, embeddings, health, messages, models, tokenize};
 use crate::state::AppState;
 
 /// The head of the OpenAPI document; paths and schemas come from the routes.
@@ -42,6 +42,8 @@ fn v1() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(chat::create))
         .routes(routes!(completions::create))
+        .routes(routes!(messages::create))
+        .routes(routes!(messages::count_tokens))
         .routes(routes!(embeddings::create))
         .routes(routes!(models::list))
         .routes(routes!(models::retrieve))

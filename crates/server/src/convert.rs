@@ -5,6 +5,7 @@ pub mod completion;
 mod ebnf;
 pub mod embedding;
 pub mod grammar;
+pub mod messages;
 pub mod sampling;
 mod schema;
 pub mod speech;

@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use forebay_chat::{BadMessage, RenderError};
 use forebay_engine::{Failure, SubmitError};
 use forebay_protocol::error::{ErrorBody, ErrorEnvelope};
+use forebay_protocol::messages::{MessageError, MessageErrorBody};
 
 use crate::extract::Json;
 
@@ -192,6 +193,23 @@ impl ApiError {
                 code: self.code.map(str::to_owned),
             },
         }
+    }
+
+    /// What goes to clients of Anthropic's API.
+    pub fn in_messages(&self) -> MessageError {
+        let kind = match self.kind {
+            Kind::NoSuchModel | Kind::NoSuchRoute => "not_found_error",
+            Kind::TooLarge => "request_too_large",
+            Kind::Overloaded => "rate_limit_error",
+            Kind::Unavailable => "overloaded_error",
+            Kind::Internal => "api_error",
+            Kind::OutOfTime => "timeout_error",
+            Kind::Invalid | Kind::WrongMethod | Kind::SlowBody | Kind::WrongMediaType => {
+                "invalid_request_error"
+            }
+        };
+        let error = MessageErrorBody { kind: kind.to_owned(), message: self.message.clone() };
+        MessageError { kind: "error".to_owned(), error }
     }
 
     /// The text for the log.

@@ -5,6 +5,7 @@ pub mod completions;
 pub mod docs;
 pub mod embeddings;
 pub mod health;
+pub mod messages;
 pub mod models;
 pub mod tokenize;
 

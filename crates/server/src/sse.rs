@@ -14,17 +14,23 @@ use crate::error::ApiError;
 
 /// Turns events into the JSON texts of a stream's chunks.
 pub(crate) trait Encoder: Send + 'static {
+    /// What ends the stream, if anything does.
+    const DONE: Option<&'static str> = Some("[DONE]");
     /// What comes before anything was generated.
     fn start(&mut self, out: &mut Chunks);
     /// What an event adds.
     fn event(&mut self, event: Sourced, out: &mut Chunks);
     /// What comes after the last event.
     fn end(&mut self, runs: &Runs, out: &mut Chunks);
+    /// What comes instead, where an answer fails.
+    fn failed(&mut self, error: &ApiError, out: &mut Chunks) {
+        out.push(&error.envelope());
+    }
 }
 
 /// Chunks on their way out.
 #[derive(Debug, Default)]
-pub(crate) struct Chunks(VecDeque<String>);
+pub(crate) struct Chunks(VecDeque<SseEvent>);
 
 struct Stream<E> {
     runs: Runs,
@@ -36,8 +42,17 @@ struct Stream<E> {
 impl Chunks {
     /// Adds a chunk.
     pub(crate) fn push<T: Serialize>(&mut self, chunk: &T) {
+        self.add(SseEvent::default(), chunk);
+    }
+
+    /// Adds a chunk under a name.
+    pub(crate) fn push_named<T: Serialize>(&mut self, name: &str, chunk: &T) {
+        self.add(SseEvent::default().event(name), chunk);
+    }
+
+    fn add<T: Serialize>(&mut self, event: SseEvent, chunk: &T) {
         match serde_json::to_string(chunk) {
-            Ok(json) => self.0.push_back(json),
+            Ok(json) => self.0.push_back(event.data(json)),
             Err(error) => tracing::error!(%error, "a chunk cannot be written as JSON"),
         }
     }
@@ -50,18 +65,18 @@ pub(crate) fn respond(runs: Runs, mut encoder: impl Encoder, keepalive: Duration
     encoder.start(&mut chunks);
     let stream =
         stream::unfold(Stream { runs, encoder, chunks, over: false }, |mut stream| async {
-            let json = stream.next().await?;
-            Some((Ok::<_, Infallible>(SseEvent::default().data(json)), stream))
+            let event = stream.next().await?;
+            Some((Ok::<_, Infallible>(event), stream))
         });
     let keepalive = KeepAlive::new().interval(keepalive).text("keepalive");
     Sse::new(stream).keep_alive(keepalive).into_response()
 }
 
 impl<E: Encoder> Stream<E> {
-    async fn next(&mut self) -> Option<String> {
+    async fn next(&mut self) -> Option<SseEvent> {
         loop {
-            if let Some(json) = self.chunks.0.pop_front() {
-                return Some(json);
+            if let Some(event) = self.chunks.0.pop_front() {
+                return Some(event);
             }
             if self.over {
                 return None;
@@ -71,7 +86,8 @@ impl<E: Encoder> Stream<E> {
                 Ok(None) => {
                     self.over = true;
                     self.encoder.end(&self.runs, &mut self.chunks);
-                    self.chunks.0.push_back("[DONE]".to_owned());
+                    let done = E::DONE.map(|done| SseEvent::default().data(done));
+                    self.chunks.0.extend(done);
                 }
                 Err(error) => self.fail(&error),
             }
@@ -80,6 +96,6 @@ impl<E: Encoder> Stream<E> {
 
     fn fail(&mut self, error: &ApiError) {
         self.over = true;
-        self.chunks.push(&error.envelope());
+        self.encoder.failed(error, &mut self.chunks);
     }
 }

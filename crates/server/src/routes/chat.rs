@@ -14,7 +14,7 @@ use forebay_protocol::error::ErrorEnvelope;
 use super::off_reactor;
 use crate::answer::{Collected, Runs};
 use crate::convert::Stamp;
-use crate::convert::chat::{self, ChatEncoder, Parsed, Prompt};
+use crate::convert::chat::{self, ChatEncoder, Parsed, Prompt, Style};
 use crate::convert::speech::Speech;
 use crate::convert::tools::Toolset;
 use crate::error::ApiError;
@@ -49,42 +49,89 @@ pub async fn create(
     headers: HeaderMap,
     ApiJson(request): ApiJson<ChatCompletionRequest>,
 ) -> Result<Response, ApiError> {
-    let served = state.registry.resolve(&request.model)?;
-    served.template()?;
-    let settings = &state.settings;
-    let Parsed { turns, mut recipe, grammar, tools, style } =
-        chat::parse(&request, &headers, &served, settings)?;
-    record.note(|facts| facts.stream = style.stream);
-    let variables = chat::variables(&request, &served)?;
-    let opens = request.add_generation_prompt.unwrap_or(true);
-    let continues = request.continue_final_message.unwrap_or(false);
-    let (model, shown) = (Arc::clone(&served), tools.shown());
-    let prompt = off_reactor(bytes(&turns) + shown.len() * 512, move || {
-        chat::prompt(&turns, &shown, &model, opens, continues, &variables)
-    });
-    let Prompt { tokens, thoughts } = prompt.await?;
-    let thinking = served.template()?.thinking().zip(thoughts);
-    if let Some(grammar) = grammar {
-        let grammar = grammar.behind_thoughts(thinking.as_ref(), served.vocab());
-        recipe.grammar = Some(grammar.compile(&served).await?);
-    }
-    let engine_request = recipe.request("messages", tokens, served.info())?;
-
+    let Begun { runs, speeches, style, served } = begin(&state, record, &headers, &request).await?;
     let name = state.registry.answer_name(&request.model, &served);
     let stamp = Stamp::new("chatcmpl", name, &served.info().fingerprint);
-    let runs = Runs::submit(&state, record, &served, vec![engine_request])?;
-    let speeches = speeches(&tools, thinking, recipe.choices, &served)?;
     if style.stream {
         let untold = vec![Vec::new(); speeches.len()];
-        let choices = recipe.choices;
+        let choices = u32::try_from(speeches.len()).unwrap_or(u32::MAX);
         let encoder = ChatEncoder { stamp, choices, style, speeches, untold, served };
-        return Ok(sse::respond(runs, encoder, Duration::from_secs(settings.keepalive_s)));
+        let keepalive = Duration::from_secs(state.settings.keepalive_s);
+        return Ok(sse::respond(runs, encoder, keepalive));
     }
     let (collected, usage) = runs.collect().await?;
     let answers = collected.into_iter().flat_map(|Collected { answers, .. }| answers);
     let answers = answers.zip(speeches).collect();
     Ok(Json(chat::completion(stamp, answers, usage, style, served.vocab(), request))
         .into_response())
+}
+
+/// A conversation whose answers are being generated.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) runs: Runs,
+    /// What reads each answer.
+    pub(super) speeches: Vec<Speech>,
+    pub(super) style: Style,
+    pub(super) served: Arc<Served>,
+}
+
+/// Checks a request, renders its prompt and submits it.
+///
+/// # Errors
+/// What cannot be honoured, and what the engine refuses.
+pub(super) async fn begin(
+    state: &AppState,
+    record: Record,
+    headers: &HeaderMap,
+    request: &ChatCompletionRequest,
+) -> Result<Begun, ApiError> {
+    let served = state.registry.resolve(&request.model)?;
+    served.template()?;
+    let parsed = chat::parse(request, headers, &served, &state.settings)?;
+    record.note(|facts| facts.stream = parsed.style.stream);
+    let Prompt { tokens, thoughts } = prompt(request, &parsed, &served).await?;
+    let Parsed { mut recipe, grammar, tools, style, .. } = parsed;
+    let thinking = served.template()?.thinking().zip(thoughts);
+    if let Some(grammar) = grammar {
+        let grammar = grammar.behind_thoughts(thinking.as_ref(), served.vocab());
+        recipe.grammar = Some(grammar.compile(&served).await?);
+    }
+    let engine_request = recipe.request("messages", tokens, served.info())?;
+    let runs = Runs::submit(state, record, &served, vec![engine_request])?;
+    let speeches = speeches(&tools, thinking, recipe.choices, &served)?;
+    Ok(Begun { runs, speeches, style, served })
+}
+
+/// How many tokens a conversation's prompt has.
+///
+/// # Errors
+/// What cannot be honoured.
+pub(super) async fn count(
+    state: &AppState,
+    headers: &HeaderMap,
+    request: &ChatCompletionRequest,
+) -> Result<u32, ApiError> {
+    let served = state.registry.resolve(&request.model)?;
+    served.template()?;
+    let parsed = chat::parse(request, headers, &served, &state.settings)?;
+    let Prompt { tokens, .. } = prompt(request, &parsed, &served).await?;
+    Ok(u32::try_from(tokens.len()).unwrap_or(u32::MAX))
+}
+
+async fn prompt(
+    request: &ChatCompletionRequest,
+    parsed: &Parsed,
+    served: &Arc<Served>,
+) -> Result<Prompt, ApiError> {
+    let variables = chat::variables(request, served)?;
+    let opens = request.add_generation_prompt.unwrap_or(true);
+    let continues = request.continue_final_message.unwrap_or(false);
+    let (model, shown, turns) = (Arc::clone(served), parsed.tools.shown(), parsed.turns.clone());
+    let prompt = off_reactor(bytes(&turns) + shown.len() * 512, move || {
+        chat::prompt(&turns, &shown, &model, opens, continues, &variables)
+    });
+    prompt.await
 }
 
 /// What reads each answer.

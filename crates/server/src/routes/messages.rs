@@ -1,0 +1,111 @@
+//! `POST /v1/messages` and `POST /v1/messages/count_tokens`: Anthropic's dialect.
+
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use forebay_protocol::messages::{Message, MessageError, MessagesRequest, TokenCount};
+
+use super::chat::{Begun, begin, count};
+use crate::convert::Stamp;
+use crate::convert::messages::{MessagesEncoder, message, to_chat};
+use crate::error::ApiError;
+use crate::extract::{ApiJson, Json};
+use crate::observe::Record;
+use crate::sse;
+use crate::state::AppState;
+
+/// An error in Anthropic's envelope.
+#[derive(Debug)]
+pub struct InMessages(ApiError);
+
+impl From<ApiError> for InMessages {
+    fn from(error: ApiError) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for InMessages {
+    fn into_response(self) -> Response {
+        let body = Json(self.0.in_messages()).into_response().into_body();
+        let (parts, _) = self.0.into_response().into_parts();
+        let mut response = Response::from_parts(parts, body);
+        // The other envelope's.
+        response.headers_mut().remove(axum::http::header::CONTENT_LENGTH);
+        response
+    }
+}
+
+/// Answer a conversation, in Anthropic's dialect
+///
+/// With `stream: true` the answer comes as named server-sent events, ended by `message_stop`.
+#[utoipa::path(
+    post,
+    path = "/messages",
+    operation_id = "createMessage",
+    tag = "chat",
+    request_body = MessagesRequest,
+    responses(
+        (status = 200, description = "The answer, whole or as events", content(
+            (Message = "application/json"),
+            (String = "text/event-stream"),
+        )),
+        (status = "4XX", description = "The request cannot be honoured", body = MessageError),
+        (status = "5XX", description = "The server's fault; 503 can be retried", body = MessageError),
+    ),
+)]
+pub async fn create(
+    State(state): State<AppState>,
+    Extension(record): Extension<Record>,
+    headers: HeaderMap,
+    body: Result<ApiJson<MessagesRequest>, ApiError>,
+) -> Result<Response, InMessages> {
+    let ApiJson(request) = body?;
+    if request.max_tokens.is_none() {
+        let message = "Missing required parameter: 'max_tokens'.";
+        let code = "missing_required_parameter";
+        return Err(ApiError::invalid("max_tokens", code, message).into());
+    }
+    let request = to_chat(request, state.settings.strict)?;
+    let Begun { runs, mut speeches, style, served } =
+        begin(&state, record, &headers, &request).await?;
+    let name = state.registry.answer_name(&request.model, &served);
+    let mut stamp = Stamp::new("msg", name, &served.info().fingerprint);
+    stamp.id = stamp.id.replace("msg-", "msg_");
+    let speech = speeches.pop().ok_or_else(|| ApiError::internal("an answer without a reader"))?;
+    if style.stream {
+        let encoder = MessagesEncoder::new(stamp, speech, runs.usage().prompt_tokens);
+        let keepalive = Duration::from_secs(state.settings.keepalive_s);
+        return Ok(sse::respond(runs, encoder, keepalive));
+    }
+    let (collected, usage) = runs.collect().await?;
+    let answer = collected.into_iter().flat_map(|c| c.answers).next();
+    let answer = answer.ok_or_else(|| ApiError::internal("no answer"))?;
+    Ok(Json(message(stamp, answer, speech, usage)).into_response())
+}
+
+/// Count a conversation's tokens, in Anthropic's dialect
+#[utoipa::path(
+    post,
+    path = "/messages/count_tokens",
+    operation_id = "countMessageTokens",
+    tag = "tokens",
+    request_body = MessagesRequest,
+    responses(
+        (status = 200, description = "The number", body = TokenCount),
+        (status = "4XX", description = "The request cannot be honoured", body = MessageError),
+        (status = "5XX", description = "The server's fault", body = MessageError),
+    ),
+)]
+pub async fn count_tokens(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    body: Result<ApiJson<MessagesRequest>, ApiError>,
+) -> Result<Response, InMessages> {
+    let ApiJson(request) = body?;
+    let request = to_chat(MessagesRequest { stream: None, ..request }, state.settings.strict)?;
+    let input_tokens = count(&state, &headers, &request).await?;
+    Ok(Json(TokenCount { input_tokens }).into_response())
+}
