@@ -38,6 +38,14 @@ fn is_none_choice(v: &Value) -> bool {
     v.as_str().is_some_and(|s| s == "none" || s == "auto")
 }
 
+fn is_zero(v: &Value) -> bool {
+    v == &Value::from(0)
+}
+
+fn asks_for_no_logprobs(v: &Value) -> bool {
+    v.as_array().is_some_and(|a| a.iter().all(|i| i != "message.output_text.logprobs"))
+}
+
 fn is_text_only(v: &Value) -> bool {
     v.as_array().is_some_and(|a| a.iter().all(|m| m == "text"))
 }
@@ -64,6 +72,27 @@ pub const CHAT: &[Row] = &[
     ("moderation", refused(never, "this server has no moderation model")),
     ("best_of", refused(never, "it belongs to /v1/completions")),
     ("chat_template", refused(never, "the template comes from the model or the operator")),
+];
+
+/// `POST /v1/responses`.
+pub const RESPONSES: &[Row] = &[
+    ("user", Rule::Hint),
+    ("safety_identifier", Rule::Hint),
+    ("prompt_cache_key", Rule::Hint),
+    ("prompt_cache_retention", Rule::Hint),
+    ("prompt_cache_options", Rule::Hint),
+    ("client_metadata", Rule::Hint),
+    ("service_tier", Rule::Hint),
+    ("stream_options", Rule::Hint),
+    ("max_tool_calls", Rule::Hint),
+    ("include", refused(asks_for_no_logprobs, "log probabilities are not there yet")),
+    ("top_logprobs", refused(is_zero, "log probabilities are not there yet")),
+    ("background", refused(is_false, "nothing is stored on this server")),
+    ("previous_response_id", refused(never, "nothing is stored on this server")),
+    ("conversation", refused(never, "nothing is stored on this server")),
+    ("prompt", refused(never, "this server has no prompt templates")),
+    ("moderation", refused(never, "this server has no moderation model")),
+    ("context_management", refused(is_empty, "nothing is compacted on this server")),
 ];
 
 /// `POST /v1/messages`.

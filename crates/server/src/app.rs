@@ -14,7 +14,9 @@ use utoipa_axum::routes;
 use crate::config::ServerSettings;
 use crate::error::ApiError;
 use crate::observe::{REQUEST_ID, track};
-use crate::routes::{chat, completions, docs, embeddings, health, messages, models, tokenize};
+use crate::routes::{
+    chat, completions, docs, embeddings, health, messages, models, responses, tokenize,
+};
 use crate::state::AppState;
 
 /// The head of the OpenAPI document; paths and schemas come from the routes.
@@ -42,6 +44,8 @@ fn v1() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(chat::create))
         .routes(routes!(completions::create))
+        .routes(routes!(responses::create))
+        .routes(routes!(responses::input_tokens))
         .routes(routes!(messages::create))
         .routes(routes!(messages::count_tokens))
         .routes(routes!(embeddings::create))

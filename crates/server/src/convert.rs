@@ -6,6 +6,7 @@ mod ebnf;
 pub mod embedding;
 pub mod grammar;
 pub mod messages;
+pub mod responses;
 pub mod sampling;
 mod schema;
 pub mod speech;

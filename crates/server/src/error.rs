@@ -177,6 +177,11 @@ impl ApiError {
         Self { internal: Some(why.into()), ..self }
     }
 
+    /// The field that cannot be honoured.
+    pub fn param(&self) -> Option<&str> {
+        self.param.as_deref()
+    }
+
     /// The same error at another field.
     #[must_use]
     pub fn at(self, param: impl Into<String>) -> Self {

@@ -1,0 +1,276 @@
+//! OpenAI's Responses API on the path of chat: items become messages.
+
+use std::collections::BTreeMap;
+
+use forebay_protocol::chat::ChatCompletionRequest;
+use forebay_protocol::fields;
+use forebay_protocol::responses::ResponsesRequest;
+use serde_json::{Map, Value, json};
+
+pub mod output;
+
+use super::{check_extra, log_unknown};
+use crate::error::{ApiError, shown};
+
+/// A request as chat understands it, and what the answer repeats.
+#[derive(Debug)]
+pub struct Asked {
+    /// The chat request that asks the same.
+    pub chat: ChatCompletionRequest,
+    /// The fields of the response that repeat the request's.
+    pub echo: Map<String, Value>,
+    /// The namespace of each tool that is in one.
+    pub namespaces: BTreeMap<String, String>,
+}
+
+/// The chat request that asks the same; `knows_effort` where the model's template does.
+///
+/// # Errors
+/// 400 for what cannot be honoured.
+pub fn to_chat(
+    request: &ResponsesRequest,
+    strict: bool,
+    knows_effort: bool,
+) -> Result<Asked, ApiError> {
+    log_unknown(&check_extra(fields::RESPONSES, &request.extra, strict)?);
+    if request.truncation.as_deref().is_some_and(|truncation| truncation != "disabled") {
+        let message = "'truncation' is only supported as 'disabled'.";
+        return Err(ApiError::invalid("truncation", "unsupported_value", message));
+    }
+    let mut messages = Vec::new();
+    if let Some(instructions) = request.instructions.as_deref().filter(|text| !text.is_empty()) {
+        messages.push(json!({"role": "system", "content": instructions}));
+    }
+    messages.extend(of_input(request.input.as_ref())?);
+    let mut chat = json!({
+        "model": request.model, "messages": messages, "stream": request.stream,
+        "max_completion_tokens": request.max_output_tokens, "temperature": request.temperature,
+        "top_p": request.top_p, "parallel_tool_calls": request.parallel_tool_calls,
+        "metadata": request.metadata, "cache_salt": request.cache_salt,
+    });
+    if request.stream == Some(true) {
+        chat["stream_options"] = json!({"include_usage": true});
+    }
+    let (tools, namespaces) = of_tools(request.tools.as_deref().unwrap_or_default())?;
+    if let Some(choice) = request.tool_choice.as_ref().filter(|choice| !choice.is_null()) {
+        // Without tools `auto` asks for nothing.
+        chat["tool_choice"] = of_choice(choice)?;
+    }
+    chat["tools"] = Value::Array(tools);
+    let effort = request.reasoning.as_ref().map_or(Value::Null, |r| r["effort"].clone());
+    if knows_effort {
+        chat["reasoning_effort"] = effort.clone();
+    }
+    if let Some(format) = request.text.as_ref().map(|text| &text["format"]).filter(|f| !f.is_null())
+    {
+        chat["response_format"] = of_format(format);
+    }
+    let echo = echo(request, if knows_effort { &effort } else { &Value::Null });
+    let chat = serde_json::from_value(chat)
+        .map_err(|error| ApiError::not_json(&format!("it is no request: {error}")))?;
+    Ok(Asked { chat, echo, namespaces })
+}
+
+/// What the response repeats of its request.
+fn echo(request: &ResponsesRequest, effort: &Value) -> Map<String, Value> {
+    let echo = json!({
+        "background": false, "instructions": request.instructions,
+        "max_output_tokens": request.max_output_tokens, "max_tool_calls": null,
+        "metadata": request.metadata.clone().unwrap_or_else(|| json!({})),
+        "parallel_tool_calls": request.parallel_tool_calls.unwrap_or(true),
+        "previous_response_id": null,
+        "reasoning": {"effort": effort, "summary": null},
+        "service_tier": "default", "store": false,
+        "temperature": request.temperature.unwrap_or(1.0),
+        "text": {"format": request.text.as_ref().map(|t| t["format"].clone())
+            .filter(|f| !f.is_null()).unwrap_or_else(|| json!({"type": "text"}))},
+        "tool_choice": request.tool_choice.clone().unwrap_or_else(|| json!("auto")),
+        "tools": request.tools.clone().unwrap_or_default(),
+        "top_logprobs": 0, "top_p": request.top_p.unwrap_or(1.0), "truncation": "disabled",
+    });
+    echo.as_object().cloned().unwrap_or_default()
+}
+
+fn of_format(format: &Value) -> Value {
+    match format["type"].as_str() {
+        Some("json_schema") => json!({"type": "json_schema", "json_schema": {
+            "name": format["name"], "schema": format["schema"], "strict": format["strict"]}}),
+        _ => json!({"type": format["type"]}),
+    }
+}
+
+/// Chat's tools, and the namespaces of those that are in one.
+fn of_tools(tools: &[Value]) -> Result<(Vec<Value>, BTreeMap<String, String>), ApiError> {
+    let (mut out, mut namespaces) = (Vec::new(), BTreeMap::new());
+    for (index, tool) in tools.iter().enumerate() {
+        match tool["type"].as_str() {
+            Some("namespace") => {
+                let name = tool["name"].as_str().unwrap_or_default();
+                for inner in tool["tools"].as_array().into_iter().flatten() {
+                    let own = inner["name"].as_str().unwrap_or_default().to_owned();
+                    namespaces.insert(own, name.to_owned());
+                    out.extend(of_tool(inner));
+                }
+            }
+            Some(_) => out.extend(of_tool(tool)),
+            None => {
+                let param = format!("tools[{index}].type");
+                let message = format!("Missing required parameter: '{param}'.");
+                return Err(ApiError::invalid(param, "missing_required_parameter", message));
+            }
+        }
+    }
+    Ok((out, namespaces))
+}
+
+/// OpenAI's own tools are none here: clients list them without needing them.
+fn of_tool(tool: &Value) -> Option<Value> {
+    match tool["type"].as_str()? {
+        "function" => Some(json!({"type": "function", "function": {
+            "name": tool["name"], "description": tool["description"],
+            "parameters": tool["parameters"], "strict": tool["strict"]}})),
+        "custom" => Some(json!({"type": "custom", "custom": {
+            "name": tool["name"], "description": tool["description"], "format": tool["format"]}})),
+        dropped => {
+            tracing::debug!(tool = dropped, "a tool that this server does not have is left out");
+            None
+        }
+    }
+}
+
+fn of_choice(choice: &Value) -> Result<Value, ApiError> {
+    let named = |choice: &Value| match choice["type"].as_str() {
+        Some(kind @ ("function" | "custom")) => {
+            Ok(json!({"type": kind, kind: {"name": choice["name"]}}))
+        }
+        other => {
+            let kind = shown(other.unwrap_or("nothing"));
+            let message =
+                format!("'tool_choice' asks for '{kind}', which this server does not have.");
+            Err(ApiError::invalid("tool_choice", "unsupported_value", message))
+        }
+    };
+    if choice.is_string() {
+        return Ok(choice.clone());
+    }
+    if choice["type"] == "allowed_tools" {
+        let tools = choice["tools"].as_array().into_iter().flatten().map(named);
+        let tools: Vec<Value> = tools.collect::<Result<_, _>>()?;
+        let allowed = json!({"mode": choice["mode"], "tools": tools});
+        return Ok(json!({"type": "allowed_tools", "allowed_tools": allowed}));
+    }
+    named(choice)
+}
+
+// === Input ===
+
+fn of_input(input: Option<&Value>) -> Result<Vec<Value>, ApiError> {
+    match input {
+        None | Some(Value::Null) => {
+            let message = "Missing required parameter: 'input'.";
+            Err(ApiError::invalid("input", "missing_required_parameter", message))
+        }
+        Some(Value::String(text)) => Ok(vec![json!({"role": "user", "content": text})]),
+        Some(Value::Array(items)) => {
+            let mut messages = Vec::new();
+            for (index, item) in items.iter().enumerate() {
+                item_to_messages(&format!("input[{index}]"), item, &mut messages)?;
+            }
+            Ok(messages)
+        }
+        Some(_) => {
+            let message = "'input' must be a string or an array of items.";
+            Err(ApiError::invalid("input", "invalid_type", message))
+        }
+    }
+}
+
+fn item_to_messages(param: &str, item: &Value, out: &mut Vec<Value>) -> Result<(), ApiError> {
+    let kind = item["type"].as_str().unwrap_or("message");
+    match kind {
+        "message" => {
+            let content = content(&format!("{param}.content"), &item["content"])?;
+            match open_turn(out).filter(|_| item["role"] == "assistant") {
+                Some(turn) if turn["content"].is_null() && turn.get("tool_calls").is_none() => {
+                    turn["content"] = json!(content);
+                }
+                _ => out.push(json!({"role": item["role"], "content": content})),
+            }
+        }
+        "function_call" => {
+            let function = json!({"name": item["name"], "arguments": item["arguments"]});
+            add_call(json!({"id": item["call_id"], "type": "function", "function": function}), out);
+        }
+        "custom_tool_call" => {
+            let custom = json!({"name": item["name"], "input": item["input"]});
+            add_call(json!({"id": item["call_id"], "type": "custom", "custom": custom}), out);
+        }
+        "function_call_output" | "custom_tool_call_output" => {
+            let content = content(&format!("{param}.output"), &item["output"])?;
+            out.push(json!({"role": "tool", "tool_call_id": item["call_id"], "content": content}));
+        }
+        "reasoning" => {
+            let texts = |key: &str| -> Vec<String> {
+                let parts = item[key].as_array().into_iter().flatten();
+                parts.filter_map(|part| part["text"].as_str().map(str::to_owned)).collect()
+            };
+            let thoughts = [texts("content"), texts("summary")].into_iter().find(|t| !t.is_empty());
+            out.push(
+                json!({"role": "assistant", "reasoning_content": thoughts.map(|t| t.join("\n"))}),
+            );
+        }
+        other => {
+            let param = format!("{param}.type");
+            let message = format!("'{param}' is '{}', which is not supported.", shown(other));
+            return Err(ApiError::invalid(param, "invalid_value", message));
+        }
+    }
+    // Thoughts with nothing behind them are no message of their own.
+    let count = out.len();
+    if count >= 2 && out[count - 1]["role"] != "assistant" && is_bare(&out[count - 2]) {
+        out.remove(count - 2);
+    }
+    Ok(())
+}
+
+fn is_bare(turn: &Value) -> bool {
+    turn["role"] == "assistant" && turn["content"].is_null() && turn.get("tool_calls").is_none()
+}
+
+/// The assistant's turn at the end, if there is one.
+fn open_turn(out: &mut [Value]) -> Option<&mut Value> {
+    out.last_mut().filter(|turn| turn["role"] == "assistant")
+}
+
+fn add_call(call: Value, out: &mut Vec<Value>) {
+    if open_turn(out).is_none() {
+        out.push(json!({"role": "assistant"}));
+    }
+    let Some(turn) = out.last_mut() else { return };
+    match turn["tool_calls"].as_array_mut() {
+        Some(calls) => calls.push(call),
+        None => turn["tool_calls"] = json!([call]),
+    }
+}
+
+fn content(param: &str, content: &Value) -> Result<String, ApiError> {
+    let parts = match content {
+        Value::String(text) => return Ok(text.clone()),
+        Value::Array(parts) => parts,
+        _ => {
+            let message = format!("'{param}' must be a string or an array of parts.");
+            return Err(ApiError::invalid(param, "invalid_type", message));
+        }
+    };
+    let each = parts.iter().enumerate().map(|(index, part)| {
+        let kind = part["type"].as_str().unwrap_or_default();
+        let key = if kind == "refusal" { "refusal" } else { "text" };
+        let is_text = matches!(kind, "input_text" | "output_text" | "text" | "refusal");
+        part[key].as_str().filter(|_| is_text).ok_or_else(|| {
+            let param = format!("{param}[{index}]");
+            let message = format!("'{param}' is '{}': this model reads text only.", shown(kind));
+            ApiError::invalid(param, "unsupported_value", message)
+        })
+    });
+    each.collect()
+}
