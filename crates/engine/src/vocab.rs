@@ -12,6 +12,8 @@ use crate::Token;
 #[derive(Clone)]
 pub struct Vocab {
     table: Arc<VocabTable>,
+    /// The control tokens that have a name: few of all.
+    controls: Arc<[Token]>,
     tokenizer: Arc<dyn Tokenize>,
 }
 
@@ -52,7 +54,11 @@ pub(crate) struct VocabTable {
 
 impl Vocab {
     pub(crate) fn new(table: VocabTable, tokenizer: Arc<dyn Tokenize>) -> Self {
-        Self { table: Arc::new(table), tokenizer }
+        let mut vocab = Self { table: Arc::new(table), controls: Vec::new().into(), tokenizer };
+        let all = (0..vocab.len()).filter_map(|i| Token::try_from(i).ok());
+        let named = all.filter(|&t| vocab.is_control(t) && !vocab.piece(t).is_empty());
+        vocab.controls = named.collect();
+        vocab
     }
 
     /// Number of tokens.
@@ -117,11 +123,8 @@ impl Vocab {
 
     /// All control tokens with their names.
     pub fn controls(&self) -> impl Iterator<Item = (Token, &str)> {
-        (0..self.len())
-            .filter_map(|i| Token::try_from(i).ok())
-            .filter(|&t| self.is_control(t))
-            .filter_map(|t| Some((t, std::str::from_utf8(self.piece(t)).ok()?)))
-            .filter(|(_, name)| !name.is_empty())
+        let named = |&t: &Token| Some((t, std::str::from_utf8(self.piece(t)).ok()?));
+        self.controls.iter().filter_map(named)
     }
 
     /// The BOS token's name, empty if there is none.
