@@ -247,3 +247,25 @@ def test_async_streams_side_by_side(server):
             return await asyncio.gather(*(one(client, n) for n in range(24)))
 
     assert all(asyncio.run(run()))
+
+
+def test_documents_are_put_in_order(client):
+    documents = ["A recipe for bread.", {"text": "The weather in Paris is rainy."}, "Cats sleep a lot."]
+    fields = {"model": "minilm", "query": "What is the weather like in France?", "documents": documents}
+    answer = client.post("/rerank", body={**fields, "return_documents": True}, cast_to=object)
+    assert [r["index"] for r in answer["results"]][0] == 1 and answer["method"] == "embedding"
+    scores = [r["relevance_score"] for r in answer["results"]]
+    assert scores == sorted(scores, reverse=True) and -1 <= scores[-1] <= scores[0] <= 1
+    assert answer["results"][0]["document"] == documents[1] and answer["usage"]["prompt_tokens"] > 10
+    assert len(client.post("/rerank", body={**fields, "top_n": 1}, cast_to=object)["results"]) == 1
+    for bad, param in (({"documents": []}, "documents"), ({"query": ""}, "query"), ({"top_n": 0}, "top_n"),
+                       ({"documents": ["a", ""]}, "documents[1]")):
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.post("/rerank", body={**fields, **bad}, cast_to=object)
+        assert refused.value.param == param
+
+
+def test_a_conversations_tokens_are_counted(client):
+    counted = client.post("/chat/completions/input_tokens", body={"model": "smollm2", "messages": HELLO}, cast_to=object)
+    answer = client.chat.completions.create(model="smollm2", messages=HELLO, max_tokens=1)
+    assert counted["input_tokens"] == answer.usage.prompt_tokens

@@ -16,6 +16,7 @@ pub mod embedding;
 pub mod error;
 pub mod messages;
 pub mod model;
+pub mod rerank;
 pub mod responses;
 pub mod structured;
 pub mod tokenize;

@@ -15,7 +15,7 @@ use crate::config::ServerSettings;
 use crate::error::ApiError;
 use crate::observe::{REQUEST_ID, track};
 use crate::routes::{
-    chat, completions, docs, embeddings, health, messages, models, responses, tokenize,
+    chat, completions, docs, embeddings, health, messages, models, rerank, responses, tokenize,
 };
 use crate::state::AppState;
 
@@ -48,7 +48,9 @@ fn v1() -> OpenApiRouter<AppState> {
         .routes(routes!(responses::input_tokens))
         .routes(routes!(messages::create))
         .routes(routes!(messages::count_tokens))
+        .routes(routes!(chat::input_tokens))
         .routes(routes!(embeddings::create))
+        .routes(routes!(rerank::create))
         .routes(routes!(models::list))
         .routes(routes!(models::retrieve))
         .routes(routes!(tokenize::tokenize))

@@ -175,12 +175,13 @@ impl Scheduler {
 
     /// How much of `have` tokens that are there to use: so much that what is left is a whole block.
     /// Less would be computed in another way, and a prompt must not have another answer because
-    /// its beginning was there. A sequence that comes back goes on where it was; further answers
+    /// its beginning was there; a prompt of less than a block is computed whole. A sequence that comes back goes on where it was; further answers
     /// of a request begin where the first did.
     fn reuse_of(&self, seq: SeqId, sequence: &Sequence, have: u32) -> u32 {
         let (known, block) = (sequence.known(), self.limits.block);
-        let cold = sequence.generated() == 0 && seq.choice == 0 && known >= block;
-        if cold && block > 1 && self.limits.kv.rewinds { have.min(known - block) } else { have }
+        let cold = sequence.generated() == 0 && seq.choice == 0;
+        let whole = cold && block > 1 && self.limits.kv.rewinds;
+        if whole { have.min(known.saturating_sub(block)) } else { have }
     }
 
     /// The longest prefix of a sequence that another one is about to compute.

@@ -25,6 +25,13 @@ pub struct Style {
     truncate: bool,
 }
 
+impl Style {
+    /// Whole vectors of whole texts.
+    pub fn plain() -> Self {
+        Self { base64: false, dimensions: None, truncate: false }
+    }
+}
+
 /// Validates everything that needs no tokeniser.
 ///
 /// # Errors

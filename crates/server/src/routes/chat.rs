@@ -66,6 +66,30 @@ pub async fn create(
         .into_response())
 }
 
+/// Count a conversation's tokens
+#[utoipa::path(
+    post,
+    path = "/chat/completions/input_tokens",
+    operation_id = "countChatTokens",
+    tag = "tokens",
+    request_body = ChatCompletionRequest,
+    responses(
+        (status = 200, description = "The number", body = serde_json::Value),
+        (status = "4XX", description = "The request cannot be honoured", body = ErrorEnvelope),
+        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+    ),
+)]
+pub async fn input_tokens(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    ApiJson(request): ApiJson<ChatCompletionRequest>,
+) -> Result<Response, ApiError> {
+    let tokens = count(&state, &headers, &request).await?;
+    let answer =
+        serde_json::json!({"object": "chat.completion.input_tokens", "input_tokens": tokens});
+    Ok(Json(answer).into_response())
+}
+
 /// A conversation whose answers are being generated.
 #[derive(Debug)]
 pub(super) struct Begun {

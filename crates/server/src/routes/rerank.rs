@@ -1,0 +1,104 @@
+//! `POST /v1/rerank`.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use forebay_protocol::EmbeddingInput;
+use forebay_protocol::error::ErrorEnvelope;
+use forebay_protocol::fields;
+use forebay_protocol::rerank::{Ranked, RerankRequest, RerankResponse};
+use forebay_protocol::usage::EmbeddingUsage;
+
+use super::off_reactor;
+use crate::convert::embedding::{self, Style};
+use crate::convert::sampling::integer;
+use crate::convert::{Stamp, check_extra, log_unknown};
+use crate::error::ApiError;
+use crate::extract::{ApiJson, Json};
+use crate::observe::Record;
+use crate::state::AppState;
+
+/// Put documents in order of relevance
+///
+/// With an embedding model: by the cosine of the query's and the documents' vectors.
+#[utoipa::path(
+    post,
+    path = "/rerank",
+    operation_id = "rerank",
+    tag = "embeddings",
+    request_body = RerankRequest,
+    responses(
+        (status = 200, description = "The documents, the most relevant first", body = RerankResponse),
+        (status = "4XX", description = "The request cannot be honoured", body = ErrorEnvelope),
+        (status = "5XX", description = "The server's fault; 503 can be retried", body = ErrorEnvelope),
+    ),
+)]
+pub async fn create(
+    State(state): State<AppState>,
+    Extension(record): Extension<Record>,
+    ApiJson(request): ApiJson<RerankRequest>,
+) -> Result<Response, ApiError> {
+    let served = state.registry.resolve(&request.model)?;
+    served.embedder()?;
+    log_unknown(&check_extra(fields::EMBEDDING, &request.extra, state.settings.strict)?);
+    let most = integer("top_n", request.top_n, 1, i64::from(i32::MAX))?;
+    let most = most.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+    if request.documents.is_empty() {
+        let message = "'documents' must hold at least one document.";
+        return Err(ApiError::invalid("documents", "empty_array", message));
+    }
+    let texts = std::iter::once(request.query.as_str());
+    let texts = texts.chain(request.documents.iter().map(|document| document.text()));
+    let input: Vec<String> = texts.map(str::to_owned).collect();
+    let (model, bytes) = (Arc::clone(&served), input.iter().map(String::len).sum());
+    let tokens = move || embedding::tokens(EmbeddingInput::Texts(input), Style::plain(), &model);
+    let inputs = off_reactor(bytes, tokens).await.map_err(renamed)?;
+    let count: usize = inputs.iter().map(Vec::len).sum();
+    let prompt_tokens = u32::try_from(count).unwrap_or(u32::MAX);
+    record.note(|facts| {
+        facts.model = Some(Arc::clone(&served));
+        facts.prompt_tokens = prompt_tokens;
+    });
+    let vectors = served
+        .embedder()?
+        .embed(inputs)
+        .await
+        .inspect_err(|_| state.metrics.rejected("engine"))??;
+    served.metrics.prompt_tokens.increment(u64::from(prompt_tokens));
+    let Some((query, documents)) = vectors.split_first() else {
+        return Err(ApiError::internal("no vectors"));
+    };
+    // Vectors have length 1.
+    let cosine = |v: &Vec<f32>| query.iter().zip(v).map(|(a, b)| a * b).sum::<f32>();
+    let mut scores: Vec<(usize, f32)> = documents.iter().map(cosine).enumerate().collect();
+    scores.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    let repeats = request.return_documents.unwrap_or(false);
+    let ranked = scores.into_iter().take(most).map(|(index, relevance_score)| Ranked {
+        index,
+        relevance_score,
+        document: repeats.then(|| request.documents[index].clone()),
+    });
+    let name = state.registry.answer_name(&request.model, &served);
+    let Stamp { id, model, .. } = Stamp::new("rerank", name, &served.info().fingerprint);
+    Ok(Json(RerankResponse {
+        id,
+        model,
+        method: "embedding".to_owned(),
+        results: ranked.collect(),
+        usage: EmbeddingUsage { prompt_tokens, total_tokens: prompt_tokens },
+    })
+    .into_response())
+}
+
+/// The error at this API's field: the query is the first input.
+fn renamed(error: ApiError) -> ApiError {
+    let index =
+        error.param().and_then(|p| p.strip_prefix("input[")?.strip_suffix(']')?.parse().ok());
+    match index {
+        Some(0_usize) => error.at("query"),
+        Some(index) => error.at(format!("documents[{}]", index - 1)),
+        None => error.at("documents"),
+    }
+}
