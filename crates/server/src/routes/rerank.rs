@@ -52,6 +52,10 @@ pub async fn create(
     let texts = std::iter::once(request.query.as_str());
     let texts = texts.chain(request.documents.iter().map(|document| document.text()));
     let input: Vec<String> = texts.map(str::to_owned).collect();
+    if let Some(index) = input.iter().position(String::is_empty) {
+        let why = ApiError::invalid("", "invalid_value", "A text cannot be empty.");
+        return Err(why.at(param_of(index)));
+    }
     let (model, bytes) = (Arc::clone(&served), input.iter().map(String::len).sum());
     let tokens = move || embedding::tokens(EmbeddingInput::Texts(input), Style::plain(), &model);
     let inputs = off_reactor(bytes, tokens).await.map_err(renamed)?;
@@ -97,8 +101,15 @@ fn renamed(error: ApiError) -> ApiError {
     let index =
         error.param().and_then(|p| p.strip_prefix("input[")?.strip_suffix(']')?.parse().ok());
     match index {
-        Some(0_usize) => error.at("query"),
-        Some(index) => error.at(format!("documents[{}]", index - 1)),
+        Some(index) => error.at(param_of(index)),
         None => error.at("documents"),
+    }
+}
+
+/// The field that is input number `index`: the query, then the documents.
+fn param_of(index: usize) -> String {
+    match index.checked_sub(1) {
+        None => "query".to_owned(),
+        Some(document) => format!("documents[{document}]"),
     }
 }
