@@ -84,6 +84,28 @@ def client(server):
     return openai.OpenAI(base_url=server.url + "/v1", api_key="unused", max_retries=0)
 
 
+@pytest.fixture(scope="session")
+def steady(models, tmp_path_factory):
+    """The same chat model without drafts: they change no text but where two tokens are nearly tied,
+    and how many there are depends on how busy the machine is. For tests that compare texts."""
+    config = tmp_path_factory.mktemp("config") / "steady.toml"
+    config.write_text(
+        f"""
+        [server]
+        drain_delay_s = 0
+        [[model]]
+        name = "smollm2"
+        path = "{models['chat']}"
+        parallel = 4
+        speculate = false
+        """
+    )
+    server = Server("--config", str(config))
+    server.client = openai.OpenAI(base_url=server.url + "/v1", api_key="x", max_retries=0, timeout=120)
+    yield server
+    server.stop()
+
+
 @pytest.fixture
 def start(tmp_path):
     """Starts servers with one model, `m`, and given settings; they end with the test."""

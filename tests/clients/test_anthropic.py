@@ -12,8 +12,8 @@ ASK = [{"role": "user", "content": "What is the weather in Paris?"}]
 
 
 @pytest.fixture(scope="module")
-def client(server):
-    return anthropic.Anthropic(base_url=server.url, api_key="x", max_retries=0, timeout=120)
+def client(steady):
+    return anthropic.Anthropic(base_url=steady.url, api_key="x", max_retries=0, timeout=120)
 
 
 def create(client, **fields):

@@ -44,7 +44,9 @@ def test_stream_helper(client):
     assert all(choice.message.content for choice in final.choices)
 
 
-def test_same_seed_same_text_and_other_seed_other_text(client):
+def test_same_seed_same_text_and_other_seed_other_text(steady):
+    client = steady.client
+
     def text(seed):
         answer = client.chat.completions.create(
             model="smollm2", messages=HELLO, max_tokens=24, temperature=1.5, seed=seed

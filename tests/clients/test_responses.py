@@ -22,7 +22,8 @@ def create(client, **fields):
     return client.responses.create(**{"model": "smollm2", "input": "Say hello.", "max_output_tokens": 40, **fields})
 
 
-def test_whole_answers_and_streams_say_the_same(client):
+def test_whole_answers_and_streams_say_the_same(steady):
+    client = steady.client
     fields = {"instructions": "Be kind.", "temperature": 0, "max_output_tokens": 16, "metadata": {"a": "b"}}
     whole = create(client, **fields)
     assert whole.id.startswith("resp_") and whole.object == "response" and whole.store is False
@@ -43,7 +44,8 @@ def test_whole_answers_and_streams_say_the_same(client):
     assert counted.input_tokens == whole.usage.input_tokens
 
 
-def test_calls_are_made_streamed_and_answered(client):
+def test_calls_are_made_streamed_and_answered(steady):
+    client = steady.client
     choice = {"type": "function", "name": "get_weather"}
     fields = {"input": [{"role": "user", "content": "The weather in Paris?"}], "tools": [TOOL, CUSTOM], "tool_choice": choice,
               "max_output_tokens": 200, "temperature": 0}

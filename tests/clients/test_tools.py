@@ -85,15 +85,15 @@ def test_none_and_auto_leave_the_model_free(server):
     assert none.choices[0].message.content == plain.choices[0].message.content
 
 
-def test_a_custom_tool_takes_text(server):
+def test_a_custom_tool_takes_text(steady):
     choice = {"type": "custom", "custom": {"name": "write"}}
     fields = {"tools": [*TOOLS, CUSTOM], "tool_choice": choice, "max_tokens": 400, "temperature": 0}
-    answer = ask(server, **fields)
+    answer = ask(steady, **fields)
     (call,) = answer.choices[0].message.tool_calls
     assert call.type == "custom" and call.custom.name == "write"
     if answer.choices[0].finish_reason == "tool_calls":
         streamed = ""
-        for chunk in ask(server, stream=True, **fields):
+        for chunk in ask(steady, stream=True, **fields):
             for delta in chunk.choices[0].delta.tool_calls or []:
                 streamed += delta.model_extra.get("custom", {}).get("input", "")
         assert streamed == call.custom.input
@@ -119,11 +119,11 @@ def test_the_sdks_helpers(server):
     assert final.message.tool_calls[0].function.parsed_arguments == parsed.function.parsed_arguments
 
 
-def test_streams_say_what_whole_answers_say(server):
+def test_streams_say_what_whole_answers_say(steady):
     fields = {"tools": TOOLS, "tool_choice": "required", "temperature": 0, "max_tokens": 1500}
-    whole = calls_of(ask(server, **fields))
+    whole = calls_of(ask(steady, **fields))
     got = {}
-    chunks = list(ask(server, stream=True, **fields))
+    chunks = list(ask(steady, stream=True, **fields))
     for chunk in chunks:
         for delta in chunk.choices[0].delta.tool_calls or []:
             if delta.id:

@@ -47,6 +47,13 @@ fn rewrite(value: &mut Value, root: &Value, depth: usize) -> Result<(), String> 
                     rewrite(below, root, depth + 1)?;
                 }
             }
+            // That no name comes twice cannot be enforced, so names are not to be counted.
+            let required = map.get("required").and_then(Value::as_array).map_or(0, Vec::len) as u64;
+            if map.get("minProperties").and_then(Value::as_u64) > Some(required.max(1)) {
+                let why =
+                    "'minProperties' of more than one is only possible where as many are required";
+                return Err(why.to_owned());
+            }
             *map = one_of(std::mem::take(map), root)?;
             Ok(())
         }
@@ -164,6 +171,8 @@ mod tests {
         ] {
             assert!(source(overlapping.clone()).unwrap_err().contains("oneOf"), "{overlapping}");
         }
+        assert!(source(json!({"minProperties": 2})).unwrap_err().contains("minProperties"));
+        assert!(source(json!({"minProperties": 2, "required": ["a", "b"]})).is_ok());
         let property = json!({"properties": {"oneOf": {"type": "string"}}});
         assert!(source(property).is_ok(), "a property may be called that");
         let data = json!({"enum": [{"oneOf": [1, 2]}]});
