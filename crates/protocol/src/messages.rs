@@ -34,7 +34,8 @@ pub struct MessagesRequest {
     /// `{"type": "auto" | "any" | "tool" | "none"}`, with `name` and `disable_parallel_tool_use`.
     #[schema(value_type = Option<Object>)]
     pub tool_choice: Option<Value>,
-    /// `{"type": "enabled" | "adaptive" | "disabled"}`: goes to templates that know it.
+    /// `{"type": "enabled" | "adaptive" | "disabled"}`: goes to templates that know it. Its
+    /// `budget_tokens` is accepted and not enforced.
     #[schema(value_type = Option<Object>)]
     pub thinking: Option<Value>,
     /// `effort`, and `format` with a JSON Schema.
