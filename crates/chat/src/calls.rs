@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::dialect::{Arguments, Dialect, ID};
+use crate::thoughts::sure;
 
 /// A part of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,11 +153,7 @@ impl CallReader {
             return true;
         }
         // The end may be a part of the mark, and space before it is not told.
-        let part = (1..marker.len())
-            .rev()
-            .find(|&n| marker.is_char_boundary(n) && self.held.ends_with(&marker[..n]));
-        let sure = self.held.len() - part.unwrap_or(0);
-        let sure = if last { self.held.len() } else { self.held[..sure].trim_end().len() };
+        let sure = if last { self.held.len() } else { sure(&self.held, &marker) };
         let rest = self.held.split_off(sure);
         let text = std::mem::replace(&mut self.held, rest);
         self.tell(text, out);

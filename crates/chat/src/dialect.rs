@@ -117,13 +117,7 @@ impl Dialect {
         let Some(between) = self.between.as_deref() else {
             return Ends { call: close, next: "", all: "" };
         };
-        let chars = between.chars().zip(close.chars()).take_while(|(a, b)| a == b);
-        let mut same: usize = chars.map(|(c, _)| c.len_utf8()).sum();
-        // Not within a tag.
-        if let Some(tag) = between[..same].rfind('<').filter(|&at| !between[at..same].contains('>'))
-        {
-            same = tag;
-        }
+        let same = alike(between, close);
         Ends { call: &between[..same], next: between[same..].trim_start(), all: &close[same..] }
     }
 
@@ -278,11 +272,7 @@ impl Probe<'_> {
         let tools = tools();
         let before = self.render(std::slice::from_ref(&user), &tools, true)?;
         let all = self.render(&[user, answer], &tools, false)?;
-        let same = before.chars().zip(all.chars()).take_while(|(a, b)| a == b);
-        let same: usize = same.map(|(c, _)| c.len_utf8()).sum();
-        // Not within a tag: `<think>` and `<tool_call>` begin alike.
-        let tag = all[..same].rfind('<').filter(|&at| !all[at..same].contains('>'));
-        Some(all[tag.unwrap_or(same)..].to_owned())
+        Some(all[alike(&all, &before)..].to_owned())
     }
 
     fn one(&self) -> Option<String> {
@@ -309,6 +299,14 @@ impl Probe<'_> {
         let with = self.render(&user, &tools(), true);
         with.is_some_and(|text| text.contains(NAMES[0]))
     }
+}
+
+/// How long two texts begin alike, not ending within a tag: `<think>` and `<tool_call>` begin alike.
+fn alike(text: &str, other: &str) -> usize {
+    let chars = text.chars().zip(other.chars()).take_while(|(a, b)| a == b);
+    let same: usize = chars.map(|(c, _)| c.len_utf8()).sum();
+    let tag = text[..same].rfind('<').filter(|&at| !text[at..same].contains('>'));
+    tag.unwrap_or(same)
 }
 
 fn arguments(keys: &[&str]) -> Value {

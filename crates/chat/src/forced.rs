@@ -217,7 +217,7 @@ impl Writer<'_> {
             let calling = calling.strip_prefix(&opened).unwrap_or(calling);
             self.rule("start", &format!("FREE | before {rest}{calling}"));
             self.rule(&format!("before[suffix={quoted}]"), "/(.|\\n)*/");
-            let escaped = escape(marker);
+            let escaped = escape_regex(marker);
             self.rules.push_str(&format!("FREE: /(.|\\n)*/ & ~/(.|\\n)*{escaped}(.|\\n)*/\n"));
         }
     }
@@ -241,7 +241,7 @@ fn text_regex(schema: &Value) -> String {
 }
 
 /// A regular expression for exactly this text.
-fn escape(text: &str) -> String {
+pub fn escape_regex(text: &str) -> String {
     let each = text.chars().map(|c| match c {
         '\n' => "\\n".to_owned(),
         c if "\\.+*?()|[]{}^$#&-~/".contains(c) => format!("\\{c}"),

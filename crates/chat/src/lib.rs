@@ -18,7 +18,7 @@ mod turn;
 
 pub use calls::{CallReader, Part};
 pub use dialect::Dialect;
-pub use forced::{Calls, ToolShape, grammar as call_grammar};
+pub use forced::{Calls, ToolShape, escape_regex, grammar as call_grammar};
 pub use template::{ChatTemplate, RenderError, RenderOptions, TemplateError};
 pub use thoughts::{Said, Thinking, ThoughtReader};
 pub use turn::{BadMessage, Call, Turn, normalise};

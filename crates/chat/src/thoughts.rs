@@ -128,7 +128,7 @@ impl ThoughtReader {
 }
 
 /// How much of a text cannot be the beginning of `mark`, or space before one.
-fn sure(text: &str, mark: &str) -> usize {
+pub(crate) fn sure(text: &str, mark: &str) -> usize {
     let part =
         (1..mark.len()).rev().find(|&n| mark.is_char_boundary(n) && text.ends_with(&mark[..n]));
     text[..text.len() - part.unwrap_or(0)].trim_end().len()

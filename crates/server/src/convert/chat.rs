@@ -231,12 +231,7 @@ pub fn completion(
 ) -> ChatCompletion {
     let mut reasoning = 0;
     let choices = (0..).zip(answers).map(|(index, (answer, mut speech))| {
-        let (mut deltas, mut from) = (Vec::new(), 0);
-        for (to, tokens) in answer.growth {
-            deltas.extend(speech.push(answer.text[from..to].to_owned(), tokens));
-            from = to;
-        }
-        deltas.extend(speech.finish());
+        let deltas = speech.whole(&answer);
         let (reasoning_content, content, tool_calls) = speech::message(deltas);
         reasoning += speech.reasoning_tokens();
         ChatChoice {
@@ -299,9 +294,7 @@ impl ChatEncoder {
             usage: self.style.include_usage.then_some(usage),
         }
     }
-}
 
-impl ChatEncoder {
     /// Tells what was added, and the end where there is a reason. Log probabilities go with what
     /// is told next.
     fn tell(&mut self, index: u32, deltas: Vec<Delta>, end: Option<&str>, out: &mut Chunks) {

@@ -3,7 +3,7 @@
 //! Nothing is approximated: what cannot be enforced is refused, by the name of the field and of
 //! the keyword.
 
-use forebay_chat::Thinking;
+use forebay_chat::{Thinking, escape_regex};
 use forebay_engine::{CompiledGrammar, Grammar, Vocab};
 use forebay_protocol::structured::{JsonSchemaFormat, ResponseFormat, Shape, StructuredOutputs};
 use serde_json::{Map, Value, json};
@@ -153,7 +153,7 @@ fn of_format(format: &ResponseFormat) -> Result<Option<Wanted>, ApiError> {
         ("text", None) => Ok(None),
         ("json_object", None) => Ok(Some(any_object(param)?)),
         ("json_schema", Some(JsonSchemaFormat { name, schema, .. })) => {
-            check_name(name)?;
+            check_name("response_format.json_schema.name", name)?;
             let param = "response_format.json_schema.schema";
             let schema = schema.as_ref();
             Ok(Some(schema.map_or_else(|| any_object(param), |schema| of_schema(param, schema))?))
@@ -180,12 +180,12 @@ fn of_format(format: &ResponseFormat) -> Result<Option<Wanted>, ApiError> {
     }
 }
 
-fn check_name(name: &str) -> Result<(), ApiError> {
+/// What OpenAI lets schemas and tools be called.
+pub(super) fn check_name(param: &str, name: &str) -> Result<(), ApiError> {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if (1..=MAX_NAME).contains(&name.len()) && name.chars().all(fits) {
         return Ok(());
     }
-    let param = "response_format.json_schema.name";
     let message = format!(
         "'{param}' must be 1 to {MAX_NAME} letters, digits, '_' or '-', but is '{}'.",
         shown(name)
@@ -240,20 +240,8 @@ fn of_choices(param: &str, choices: &[String]) -> Result<Wanted, ApiError> {
         let message = "A choice cannot be empty.";
         return Err(ApiError::invalid(format!("{param}[{at}]"), "invalid_value", message));
     }
-    let each: Vec<String> = choices.iter().map(|choice| escape(choice)).collect();
+    let each: Vec<String> = choices.iter().map(|choice| escape_regex(choice)).collect();
     Ok(of_regex(param, &each.join("|")))
-}
-
-/// A regular expression for exactly this text.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 8);
-    for c in text.chars() {
-        if "\\.+*?()|[]{}^$#&-~/".contains(c) {
-            out.push('\\');
-        }
-        out.push(c);
-    }
-    out
 }
 
 fn of_grammar(param: &str, text: &str) -> Result<Wanted, ApiError> {

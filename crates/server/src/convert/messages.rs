@@ -194,14 +194,9 @@ fn stop(reason: &str, by: Option<&str>) -> (&'static str, Option<String>) {
 }
 
 /// A whole answer.
-pub fn message(stamp: Stamp, answer: Answer, mut speech: Speech, tokens: Usage) -> Message {
-    let (mut blocks, mut from) = (Blocks::default(), 0);
-    let mut events = Vec::new();
-    for (to, tokens) in answer.growth {
-        blocks.add(speech.push(answer.text[from..to].to_owned(), tokens), &mut events);
-        from = to;
-    }
-    blocks.add(speech.finish(), &mut events);
+pub fn message(stamp: Stamp, answer: &Answer, mut speech: Speech, tokens: Usage) -> Message {
+    let (mut blocks, mut events) = (Blocks::default(), Vec::new());
+    blocks.add(speech.whole(answer), &mut events);
     blocks.end(&mut events);
     let reason = speech.finish_reason(answer.finish_reason);
     let (stop_reason, stop_sequence) = stop(reason, answer.stopped_by.as_deref());

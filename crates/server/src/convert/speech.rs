@@ -8,6 +8,7 @@ use forebay_protocol::tools::{
 use serde_json::Value;
 
 use super::tools::Toolset;
+use crate::answer::Answer;
 
 /// Makes deltas of one answer's text.
 #[derive(Debug)]
@@ -44,6 +45,17 @@ impl Speech {
             self.reasoning_tokens = tokens;
         }
         self.all(said)
+    }
+
+    /// All deltas of a whole answer.
+    pub fn whole(&mut self, answer: &Answer) -> Vec<Delta> {
+        let (mut deltas, mut from) = (Vec::new(), 0);
+        for &(to, tokens) in &answer.growth {
+            deltas.extend(self.push(answer.text[from..to].to_owned(), tokens));
+            from = to;
+        }
+        deltas.extend(self.finish());
+        deltas
     }
 
     /// Tokens spent on thoughts.

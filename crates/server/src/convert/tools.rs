@@ -8,11 +8,11 @@ use forebay_protocol::chat::ChatCompletionRequest;
 use forebay_protocol::tools::{NamedChoice, Tool, ToolChoice};
 use serde_json::{Value, json};
 
+use super::grammar::check_name;
 use super::schema;
 use crate::error::{ApiError, shown};
 
 const MAX_TOOLS: usize = 128;
-const MAX_NAME: usize = 64;
 
 /// The tools of a request.
 #[derive(Debug, Clone, Default)]
@@ -244,15 +244,7 @@ fn entry(path: &str, tool: &Tool) -> Result<Entry, ApiError> {
             return Err(ApiError::invalid(param, "unsupported_value", message));
         }
     };
-    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    if !(1..=MAX_NAME).contains(&name.len()) || !name.chars().all(fits) {
-        let param = format!("{path}.{kind}.name");
-        let message = format!(
-            "'{param}' must be 1 to {MAX_NAME} letters, digits, '_' or '-', but is '{}'.",
-            shown(name)
-        );
-        return Err(ApiError::invalid(param, "invalid_value", message));
-    }
+    check_name(&format!("{path}.{kind}.name"), name)?;
     if let Some(custom) = &tool.custom {
         let plain = custom.format.as_ref().is_none_or(|format| format["type"] == "text");
         if !plain {
@@ -276,16 +268,15 @@ fn entry(path: &str, tool: &Tool) -> Result<Entry, ApiError> {
     let function = tool.function.as_ref();
     let none = || json!({"type": "object", "properties": {}, "additionalProperties": false});
     let parameters = function.and_then(|f| f.parameters.clone()).unwrap_or_else(none);
-    let Value::Object(mut schema) = parameters else {
+    let no_object = |code| {
         let param = format!("{path}.function.parameters");
         let message = format!("'{param}' must be a JSON Schema of an object.");
-        return Err(ApiError::invalid(param, "invalid_type", message));
+        ApiError::invalid(param, code, message)
     };
+    let Value::Object(mut schema) = parameters else { return Err(no_object("invalid_type")) };
     schema.entry("type").or_insert_with(|| json!("object"));
     if schema["type"] != "object" {
-        let param = format!("{path}.function.parameters");
-        let message = format!("'{param}' must be a JSON Schema of an object.");
-        return Err(ApiError::invalid(param, "invalid_value", message));
+        return Err(no_object("invalid_value"));
     }
     if !schema.contains_key("properties") {
         schema.insert("properties".to_owned(), json!({}));

@@ -83,7 +83,7 @@ pub async fn create(
     let (collected, usage) = runs.collect().await?;
     let answer = collected.into_iter().flat_map(|c| c.answers).next();
     let answer = answer.ok_or_else(|| ApiError::internal("no answer"))?;
-    Ok(Json(message(stamp, answer, speech, usage)).into_response())
+    Ok(Json(message(stamp, &answer, speech, usage)).into_response())
 }
 
 /// Count a conversation's tokens, in Anthropic's dialect
