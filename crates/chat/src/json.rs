@@ -27,6 +27,15 @@ pub(crate) fn tojson(value: Value, kwargs: Kwargs) -> Result<String, Error> {
         .map(|()| String::from_utf8_lossy(&out).into_owned())
 }
 
+/// A value on one line, as `json.dumps` writes it.
+pub(crate) fn dumps(value: &serde_json::Value) -> String {
+    let mut out = Vec::new();
+    // Writing to memory does not fail, and keys are text.
+    let done = value.serialize(&mut Serializer::with_formatter(&mut out, Spaced));
+    debug_assert!(done.is_ok());
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 /// One line with `", "` and `": "`.
 struct Spaced;
 

@@ -9,7 +9,7 @@ use minijinja::{Environment, Error, ErrorKind, Value};
 use serde_json::{Map, json};
 
 use crate::guard::{END, Guard};
-use crate::json::tojson;
+use crate::json::{dumps, tojson};
 use crate::thoughts::Thinking;
 use crate::turn::Turn;
 
@@ -104,6 +104,8 @@ impl ChatTemplate {
         env.set_recursion_limit(RECURSION);
         env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         env.add_filter("tojson", tojson);
+        // minijinja iterates over none as if it were empty; Python does not.
+        env.add_test("iterable", |value: Value| !value.is_none() && value.try_iter().is_ok());
         env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message).with_source(Raised))
         });
@@ -221,10 +223,10 @@ impl ChatTemplate {
                 Value::from_function(move |format: String| strftime(now, &format)),
             ),
         ]);
-        if !options.tools.is_empty() {
-            let tools: Vec<_> = options.tools.iter().map(|t| protected(t, guard)).collect();
-            context.insert("tools".to_owned(), Value::from(Serde(tools)));
-        }
+        // As transformers has it: none, not undefined.
+        let tools: Vec<_> = options.tools.iter().map(|t| protected(t, guard)).collect();
+        let tools = if tools.is_empty() { Value::from(()) } else { Value::from(Serde(tools)) };
+        context.extend([("tools".to_owned(), tools), ("documents".to_owned(), Value::from(()))]);
         let context = Value::from(context);
         let template = self.env.get_template(NAME).map_err(|e| render_error(&e))?;
         template.render(context).map_err(|e| render_error(&e))
@@ -256,7 +258,10 @@ fn strftime(now: SystemTime, format: &str) -> Result<String, Error> {
 fn message(turn: &Turn, arguments_as_text: bool, guard: Guard<'_>) -> serde_json::Value {
     let mut message = json!({"role": turn.role, "content": guard.protect(&turn.content)});
     if let Some(thoughts) = &turn.thoughts {
-        message["reasoning_content"] = guard.protect(thoughts).into();
+        // The second is what gpt-oss's templates read; transformers gives both.
+        for name in ["reasoning_content", "thinking"] {
+            message[name] = guard.protect(thoughts).into();
+        }
     }
     if let Some(name) = &turn.name {
         message["name"] = guard.protect(name).into();
@@ -268,7 +273,7 @@ fn message(turn: &Turn, arguments_as_text: bool, guard: Guard<'_>) -> serde_json
         let calls = turn.calls.iter().map(|call| {
             let arguments = protected(&call.arguments, guard);
             let arguments = match arguments_as_text && arguments.is_object() {
-                true => arguments.to_string().into(),
+                true => dumps(&arguments).into(),
                 false => arguments,
             };
             let function = json!({"name": guard.protect(&call.name), "arguments": arguments});
