@@ -9,6 +9,7 @@ CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/forebay
 MODELS := $(CACHE)/models
 VENV := $(CACHE)/venv
 TOOLS := $(CACHE)/tools
+TEMPLATES := $(CACHE)/templates-11434
 CHAT_MODEL := $(MODELS)/smollm2-135m-instruct-q4_1.gguf
 EMBEDDING_MODEL := $(MODELS)/all-minilm-l6-v2.gguf
 FOREBAY := target/release/forebay
@@ -23,6 +24,8 @@ export TEST_BINARY := $(CURDIR)/$(FOREBAY)
 export TEST_CHAT_MODEL := $(CHAT_MODEL)
 export TEST_EMBEDDING_MODEL := $(EMBEDDING_MODEL)
 export TEST_MODEL_SOURCES := $(MODELS)/sources
+export TEST_TEMPLATES := $(TEMPLATES)
+export TEST_RENDER := $(CURDIR)/target/release/examples/render
 
 CARGO := cargo
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
@@ -75,6 +78,11 @@ models: $(CHAT_MODEL) $(EMBEDDING_MODEL)
 $(CHAT_MODEL) $(EMBEDDING_MODEL) &: tests/models/fetch.sh tests/models/minilm_to_gguf.py | deps
 	tests/models/fetch.sh $(MODELS) $(CACHE)/models-venv
 
+# Chat templates of some seventy models.
+$(TEMPLATES)/.ready: tests/models/templates.sh | $(VENV)/.ready
+	PYTHON=$(PYTHON) tests/models/templates.sh $(TEMPLATES)
+	@touch $@
+
 # --- Build and run --------------------------------------------------------------------------
 
 .PHONY: build
@@ -126,7 +134,8 @@ audit: $(TOOLS)/bin/cargo-audit-$(CARGO_AUDIT_VERSION)
 	PATH="$(TOOLS)/bin:$$PATH" $(CARGO) audit
 
 .PHONY: blackbox
-blackbox: build models browser $(VENV)/.ready
+blackbox: build models browser $(VENV)/.ready $(TEMPLATES)/.ready
+	$(CARGO) build --release --locked -p forebay-chat --example render
 	PATH="$(VENV)/bin:$$PATH" npm ci --prefix tests/node --silent --no-audit --no-fund
 	PATH="$(VENV)/bin:$$PATH" $(PYTHON) -m pytest tests -q
 

@@ -13,7 +13,7 @@ const NONCHARACTERS: std::ops::RangeInclusive<char> = '\u{fdd0}'..='\u{fdee}';
 /// Marks the end of the message that is to be continued.
 pub(crate) const END: char = '\u{fdef}';
 
-fn is_reserved(c: char) -> bool {
+pub(crate) fn is_reserved(c: char) -> bool {
     NONCHARACTERS.contains(&c) || c == END
 }
 

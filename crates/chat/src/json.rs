@@ -8,8 +8,10 @@ use minijinja::{Error, ErrorKind, Value};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
-/// The filter: `value|tojson` or `value|tojson(indent=2)`. Arguments that only change escaping or
-/// key order are accepted and change nothing, as in Hugging Face's own rendering.
+use crate::guard::is_reserved;
+
+/// The filter: `value|tojson`, with `indent` and `ensure_ascii` as in Python; other arguments are
+/// accepted and change nothing.
 #[expect(clippy::needless_pass_by_value, reason = "the signature of a filter")]
 pub(crate) fn tojson(value: Value, kwargs: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = kwargs.get("indent")?;
@@ -22,9 +24,26 @@ pub(crate) fn tojson(value: Value, kwargs: Kwargs) -> Result<String, Error> {
         }
         None => value.serialize(&mut Serializer::with_formatter(&mut out, Spaced)),
     };
-    result
-        .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("not JSON: {e}")))
-        .map(|()| String::from_utf8_lossy(&out).into_owned())
+    result.map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("not JSON: {e}")))?;
+    let text = String::from_utf8_lossy(&out).into_owned();
+    let ascii: Option<bool> = kwargs.get("ensure_ascii")?;
+    Ok(if ascii == Some(true) { ascii_only(&text) } else { text })
+}
+
+/// JSON text with `\uXXXX` for what is not ASCII: that stands in strings only.
+fn ascii_only(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        // What marks users' texts stays: it is not in the prompt.
+        if c.is_ascii() || is_reserved(c) {
+            out.push(c);
+        } else {
+            c.encode_utf16(&mut [0; 2])
+                .iter()
+                .for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
+        }
+    }
+    out
 }
 
 /// A value on one line, as `json.dumps` writes it.
