@@ -32,6 +32,7 @@ mod request;
 #[cfg(feature = "llama")]
 mod state;
 mod status;
+mod thinking;
 mod vocab;
 mod worker;
 
@@ -49,6 +50,7 @@ pub use request::{
     TopLogprob,
 };
 pub use status::{Progress, Stats, Status, StepShares};
+pub use thinking::ThinkLimit;
 pub use vocab::{ParseSpecial, Tokenize, Vocab};
 
 /// A token id of a model's vocabulary.

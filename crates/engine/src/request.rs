@@ -7,6 +7,7 @@ use forebay_scheduler::{Class, Principal, Salt};
 
 use crate::Token;
 use crate::grammar::CompiledGrammar;
+use crate::thinking::ThinkLimit;
 
 /// A validated request for text.
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub struct GenerateRequest {
     pub stop: StopRules,
     /// Control tokens that show in the answer's text by their names.
     pub spelled: Arc<[Token]>,
+    /// How long it may think.
+    pub think: Option<ThinkLimit>,
     /// What the answer has to be.
     pub grammar: Option<CompiledGrammar>,
     /// Report each token's log probability and this many alternatives.

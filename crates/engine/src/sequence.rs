@@ -10,6 +10,7 @@ use crate::lookup::Lookup;
 use crate::request::{FinishReason, GenerateRequest, StopRules, TokenLogprob};
 use crate::sampling::{Sampler, Scratch};
 use crate::stop::{StopMatcher, Verdict};
+use crate::thinking::ThinkGuard;
 use crate::vocab::Vocab;
 
 /// An answer and how it continues.
@@ -26,6 +27,8 @@ pub(crate) struct Sequence {
     sampler: Sampler,
     /// Control tokens that show.
     spelled: Arc<[Token]>,
+    /// Ends thoughts that are too long.
+    think: Option<ThinkGuard>,
     /// What the answer has to be.
     constraint: Option<Constraint>,
     assembler: Utf8Assembler,
@@ -69,6 +72,7 @@ impl Sequence {
             logprobs: request.logprobs,
             sampler: Sampler::new(request.sampling.clone(), choice, &request.prompt),
             spelled: Arc::clone(&request.spelled),
+            think: request.think.clone().map(ThinkGuard::new),
             constraint: request.grammar.as_ref().map(CompiledGrammar::start),
             assembler: Utf8Assembler::default(),
             stops: StopMatcher::new(request.stop.strings.clone()),
@@ -122,7 +126,7 @@ impl Sequence {
         };
         let mut grown = Vec::new();
         for token in constraint.forced() {
-            let growth = self.push(token, None, vocab);
+            let growth = self.push(token, None, vocab, false);
             let ended = growth.finished.is_some() || growth.failed;
             grown.push((token, growth));
             if ended {
@@ -150,16 +154,24 @@ impl Sequence {
             Some(Ok(mask)) => Some(mask),
             Some(Err(TooComplex)) => return Growth { failed: true, ..Growth::default() },
         };
-        let token = self.sampler.sample(logits, mask, banned, scratch);
+        let forced = self.think.as_ref().and_then(ThinkGuard::next);
+        let forced = forced.filter(|&token| mask.is_none_or(|mask| mask.allows(token)));
+        let token = forced.unwrap_or_else(|| self.sampler.sample(logits, mask, banned, scratch));
         if mask.is_some_and(|mask| !mask.allows(token)) {
             // Nothing is left that may come next and is not banned.
             return self.end(FinishReason::EndOfText);
         }
-        self.push(token, Some(logits), vocab)
+        self.push(token, Some(logits), vocab, forced.is_some())
     }
 
     /// Adds a token and says what may be sent.
-    fn push(&mut self, token: Token, logits: Option<&[f32]>, vocab: &Vocab) -> Growth {
+    fn push(
+        &mut self,
+        token: Token,
+        logits: Option<&[f32]>,
+        vocab: &Vocab,
+        closes_thoughts: bool,
+    ) -> Growth {
         let early = self.tokens() < self.rules.min_tokens;
         self.sampler.accept(token);
         self.all.push(token);
@@ -171,6 +183,9 @@ impl Sequence {
         }
         let shows = self.spelled.contains(&token);
         let piece = if shows { vocab.piece(token) } else { vocab.text_piece(token) };
+        if let Some(think) = &mut self.think {
+            think.take(&String::from_utf8_lossy(piece), closes_thoughts);
+        }
         if let (Some(top), Some(logits)) = (self.logprobs, logits) {
             self.unsent.push((token_logprob(logits, token, top), piece.len()));
         }

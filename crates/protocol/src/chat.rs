@@ -34,6 +34,11 @@ generation_request! {
         /// How much to think before answering: `none`, `minimal`, `low`, `medium`, `high`, `xhigh` or
         /// `max`, as far as the model's template knows.
         pub reasoning_effort: Option<String>,
+        /// The most tokens of thoughts; where it is reached they are closed and the answer follows. -1 sets
+        /// no bound.
+        #[serde(alias = "thinking_budget_tokens")]
+        #[schema(minimum = -1)]
+        pub thinking_token_budget: Option<i64>,
         /// What the answer has to be: text, a JSON object, or JSON by a schema.
         pub response_format: Option<crate::structured::ResponseFormat>,
         /// Up to 16 pairs, echoed in the answer.

@@ -178,6 +178,7 @@ async fn generate(engine: &Engine, args: &BenchArgs) -> Result<Round, String> {
                 seed: 0,
             },
             spelled: Vec::new().into(),
+            think: None,
             grammar: None,
             stop: StopRules { ignore_eos: true, ..StopRules::default() },
             logprobs: None,

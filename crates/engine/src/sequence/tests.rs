@@ -23,6 +23,7 @@ fn request(max_tokens: u32, stop: StopRules) -> GenerateRequest {
         },
         stop,
         spelled: Vec::new().into(),
+        think: None,
         grammar: None,
         logprobs: Some(1),
         prompt_logprobs: None,

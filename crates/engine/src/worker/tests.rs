@@ -63,6 +63,7 @@ fn request(max_tokens: u32, choices: u32) -> GenerateRequest {
         },
         stop: StopRules::default(),
         spelled: Vec::new().into(),
+        think: None,
         grammar: None,
         logprobs: None,
         prompt_logprobs: None,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use forebay_chat::{RenderOptions, Thinking, Turn, normalise};
-use forebay_engine::{Event, ParseSpecial, Token, TokenLogprob, Vocab};
+use forebay_engine::{Event, ParseSpecial, ThinkLimit, Token, TokenLogprob, Vocab};
 use forebay_protocol::chat::{
     AssistantMessage, ChatChoice, ChatCompletion, ChatCompletionChunk, ChatCompletionRequest,
     ChatLogprobs, ChunkChoice, Delta,
@@ -118,6 +118,31 @@ pub fn parse(
     let controls = served.vocab().controls().filter(|(_, name)| named(name));
     recipe.spelled = controls.map(|(token, _)| token).collect();
     Ok(Parsed { turns, recipe, grammar, tools, style })
+}
+
+/// The bound on thoughts that a request sets, where its answer may have some.
+///
+/// # Errors
+/// 400 where it is out of range.
+pub fn think_limit(
+    request: &ChatCompletionRequest,
+    thinking: Option<&(Thinking, bool)>,
+    vocab: &Vocab,
+) -> Result<Option<ThinkLimit>, ApiError> {
+    let name = "thinking_token_budget";
+    let tokens = integer(name, request.thinking_token_budget, -1, i64::from(i32::MAX))?;
+    let tokens = tokens.and_then(|tokens| u32::try_from(tokens).ok());
+    let Some((tokens, (Thinking { open, close }, opened))) = tokens.zip(thinking) else {
+        return Ok(None);
+    };
+    let closing = vocab.tokenize(&format!("\n{close}\n\n"), ParseSpecial::Yes);
+    Ok(Some(ThinkLimit {
+        tokens,
+        opened: *opened,
+        open: open.as_str().into(),
+        close: close.as_str().into(),
+        closing: closing.into(),
+    }))
 }
 
 fn metadata(request: &ChatCompletionRequest) -> Result<(), ApiError> {

@@ -81,8 +81,7 @@ fn think(
 ) -> Result<(), ApiError> {
     if let Some(thinking) = thinking {
         if !thinking["budget_tokens"].is_null() {
-            // A bound that is not kept would be a lie; templates know no numbers.
-            tracing::debug!("thinking.budget_tokens is not enforced");
+            chat["thinking_token_budget"] = thinking["budget_tokens"].clone();
         }
         chat["chat_template_kwargs"] = match thinking["type"].as_str() {
             Some("disabled") => json!({"enable_thinking": false}),

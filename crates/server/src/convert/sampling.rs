@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use forebay_engine::{
-    CompiledGrammar, GenerateRequest, ModelInfo, Origin, SamplingParams, StopRules, Token, Vocab,
+    CompiledGrammar, GenerateRequest, ModelInfo, Origin, SamplingParams, StopRules, ThinkLimit,
+    Token, Vocab,
 };
 use forebay_protocol::completion::CommonFields;
 use forebay_protocol::{LogitBias, Stop};
@@ -31,6 +32,8 @@ pub struct Recipe {
     pub stop: StopRules,
     /// Control tokens that show in the answer's text.
     pub spelled: Arc<[Token]>,
+    /// How long it may think.
+    pub think: Option<ThinkLimit>,
     /// What the answer has to be.
     pub grammar: Option<CompiledGrammar>,
     /// Alternatives to report for each token.
@@ -103,6 +106,7 @@ impl Recipe {
                     .map_or(0, narrow),
             },
             spelled: Vec::new().into(),
+            think: None,
             grammar: None,
             logprobs: None,
             prompt_logprobs: None,
@@ -149,6 +153,7 @@ impl Recipe {
             sampling: self.sampling.clone(),
             stop: self.stop.clone(),
             spelled: Arc::clone(&self.spelled),
+            think: self.think.clone(),
             grammar: self.grammar.clone(),
             logprobs: self.logprobs,
             prompt_logprobs: self.prompt_logprobs,

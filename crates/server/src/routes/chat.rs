@@ -117,6 +117,7 @@ pub(super) async fn begin(
     let Prompt { tokens, thoughts } = prompt(request, &parsed, &served).await?;
     let Parsed { mut recipe, grammar, tools, style, .. } = parsed;
     let thinking = served.template()?.thinking().zip(thoughts);
+    recipe.think = chat::think_limit(request, thinking.as_ref(), served.vocab())?;
     if let Some(grammar) = grammar {
         let grammar = grammar.behind_thoughts(thinking.as_ref(), served.vocab());
         recipe.grammar = Some(grammar.compile(&served).await?);

@@ -75,6 +75,34 @@ async fn a_grammar_begins_behind_the_thoughts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn thoughts_end_where_their_budget_does() {
+    let says = "Hm, so, well, let me see.\n</think>\n\nYes.";
+    let forced = "\n</think>\n\n".len();
+    for name in ["thinking_token_budget", "thinking_budget_tokens"] {
+        let cut = ask(says, OPENS, &format!(r#","{name}":6"#)).await;
+        check(&cut, Some("Hm, so"), "Yes.", 6 + forced - 2);
+        let none = ask(says, OPENS, &format!(r#","{name}":0"#)).await;
+        check(&none, None, "Yes.", forced - 2);
+    }
+    let own = ask(
+        "\t<think>Hm, so, well, let me see.\n</think>\n\nYes.",
+        MAY,
+        r#","thinking_token_budget":6"#,
+    );
+    check(&own.await, Some("Hm, so"), "Yes.", "<think>".len() + 6 + forced - 2);
+    for budget in ["90", "-1", "null"] {
+        let whole = ask(says, OPENS, &format!(r#","thinking_token_budget":{budget}"#)).await;
+        check(&whole, Some("Hm, so, well, let me see."), "Yes.", says.len() - "\n\nYes.".len());
+    }
+    let json = r#","thinking_token_budget":2,"response_format":{"type":"json_object"}"#;
+    let shaped = ask("Hm, so.\n</think>\n\n{\"a\": 1}", OPENS, json).await;
+    check(&shaped, Some("Hm"), "{\"a\": 1}", 2 + forced - 2);
+    let odd = server("x", OPENS).await;
+    let refused = odd.client().chat(r#","thinking_token_budget":-2"#).await;
+    refused.check_error(400, Some("thinking_token_budget"), Some("integer_below_min_value"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn effort_goes_to_templates_that_know_it() {
     let off = ask("So.</think>Yes.", OPENS, r#","reasoning_effort":"none""#).await;
     assert!(off["choices"][0]["message"].get("reasoning_content").is_none(), "{off}");
