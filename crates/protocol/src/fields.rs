@@ -38,14 +38,6 @@ fn is_none_choice(v: &Value) -> bool {
     v.as_str().is_some_and(|s| s == "none" || s == "auto")
 }
 
-fn is_zero(v: &Value) -> bool {
-    v == &Value::from(0)
-}
-
-fn asks_for_no_logprobs(v: &Value) -> bool {
-    v.as_array().is_some_and(|a| a.iter().all(|i| i != "message.output_text.logprobs"))
-}
-
 fn is_text_only(v: &Value) -> bool {
     v.as_array().is_some_and(|a| a.iter().all(|m| m == "text"))
 }
@@ -85,11 +77,6 @@ pub const RESPONSES: &[Row] = &[
     ("service_tier", Rule::Hint),
     ("stream_options", Rule::Hint),
     ("max_tool_calls", Rule::Hint),
-    ("include", refused(asks_for_no_logprobs, "log probabilities are not there yet")),
-    ("top_logprobs", refused(is_zero, "log probabilities are not there yet")),
-    ("background", refused(is_false, "nothing is stored on this server")),
-    ("previous_response_id", refused(never, "nothing is stored on this server")),
-    ("conversation", refused(never, "nothing is stored on this server")),
     ("prompt", refused(never, "this server has no prompt templates")),
     ("moderation", refused(never, "this server has no moderation model")),
     ("context_management", refused(is_empty, "nothing is compacted on this server")),

@@ -44,10 +44,24 @@ pub struct ResponsesRequest {
     pub reasoning: Option<Value>,
     /// Up to 16 pairs, echoed in the answer.
     #[schema(value_type = Option<Object>)]
-    pub metadata: Option<Value>,
-    /// Nothing is stored, whatever this says; the answer tells so.
+    pub metadata: Option<BTreeMap<String, Value>>,
+    /// Whether the response is kept, to be retrieved and followed on; default true. The answer tells
+    /// whether it is.
     pub store: Option<bool>,
-    /// Only `disabled` is supported.
+    /// A kept response that this one follows on; its instructions do not count any more.
+    pub previous_response_id: Option<String>,
+    /// A conversation, as id or `{"id": ...}`, that this response follows on and becomes a part of.
+    #[schema(value_type = Option<Object>)]
+    pub conversation: Option<Value>,
+    /// Whether to answer at once and generate meanwhile; default false. Needs `store`.
+    pub background: Option<bool>,
+    /// Log probabilities with `message.output_text.logprobs`; what else it may name is not there.
+    pub include: Option<Vec<String>>,
+    /// Alternatives to report for each token of the text.
+    #[schema(minimum = 0, maximum = 20)]
+    pub top_logprobs: Option<i64>,
+    /// What becomes of input that is longer than the context: `disabled` (default), an error; `auto`,
+    /// the oldest items are left out.
     pub truncation: Option<String>,
     /// Only what requests with the same salt computed is reused for this one.
     pub cache_salt: Option<String>,
@@ -55,4 +69,23 @@ pub struct ResponsesRequest {
     #[serde(flatten)]
     #[schema(ignore)]
     pub extra: BTreeMap<String, Value>,
+}
+
+/// `POST /v1/conversations` and `POST /v1/conversations/{id}`.
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+pub struct ConversationRequest {
+    /// What it begins with: at most 20 items; only where one is made.
+    #[schema(value_type = Option<Vec<Object>>, max_items = 20)]
+    pub items: Option<Vec<Value>>,
+    /// Up to 16 pairs.
+    #[schema(value_type = Option<Object>)]
+    pub metadata: Option<BTreeMap<String, Value>>,
+}
+
+/// `POST /v1/conversations/{id}/items`.
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+pub struct ItemsRequest {
+    /// At most 20 items.
+    #[schema(value_type = Vec<Object>, max_items = 20)]
+    pub items: Vec<Value>,
 }

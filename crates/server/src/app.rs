@@ -15,7 +15,8 @@ use crate::config::ServerSettings;
 use crate::error::ApiError;
 use crate::observe::{REQUEST_ID, track};
 use crate::routes::{
-    chat, completions, docs, embeddings, health, messages, models, rerank, responses, tokenize,
+    chat, completions, conversations, docs, embeddings, health, messages, models, rerank,
+    responses, stored, tokenize,
 };
 use crate::state::AppState;
 
@@ -31,6 +32,7 @@ use crate::state::AppState;
     servers((url = "/", description = "This server")),
     tags(
         (name = "chat", description = "Conversations"),
+        (name = "responses", description = "Responses and conversations that may be kept"),
         (name = "completions", description = "Raw text"),
         (name = "embeddings", description = "Vectors"),
         (name = "models", description = "What is served"),
@@ -46,6 +48,13 @@ fn v1() -> OpenApiRouter<AppState> {
         .routes(routes!(completions::create))
         .routes(routes!(responses::create))
         .routes(routes!(responses::input_tokens))
+        .routes(routes!(stored::retrieve, stored::delete))
+        .routes(routes!(stored::cancel))
+        .routes(routes!(stored::input_items))
+        .routes(routes!(conversations::create))
+        .routes(routes!(conversations::retrieve, conversations::update, conversations::delete))
+        .routes(routes!(conversations::create_items, conversations::list_items))
+        .routes(routes!(conversations::retrieve_item, conversations::delete_item))
         .routes(routes!(messages::create))
         .routes(routes!(messages::count_tokens))
         .routes(routes!(chat::input_tokens))
@@ -110,7 +119,7 @@ fn cors(settings: &ServerSettings) -> Option<CorsLayer> {
         return None;
     }
     let layer = CorsLayer::new()
-        .allow_methods([Method::GET, Method::POST])
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
         .allow_headers(tower_http::cors::AllowHeaders::mirror_request())
         .expose_headers([REQUEST_ID, HeaderName::from_static("retry-after")]);
     if origins.iter().any(|origin| origin == "*") {

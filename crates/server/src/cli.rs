@@ -100,6 +100,12 @@ pub(crate) struct ConfigArgs {
     /// Jinja chat template to use instead of the model's own.
     #[arg(long, visible_alias = "chat-template-file", value_name = "FILE")]
     chat_template: Option<PathBuf>,
+    /// SQLite file to keep responses and conversations in [default: memory].
+    #[arg(long, value_name = "FILE")]
+    store: Option<PathBuf>,
+    /// Keep no responses and conversations.
+    #[arg(long, conflicts_with = "store")]
+    no_store: bool,
     /// Refuse unknown request fields.
     #[arg(long)]
     strict: bool,
@@ -216,7 +222,7 @@ impl ConfigArgs {
         layers
     }
 
-    fn values(&self) -> [(&'static str, &'static str, Option<Value>); 19] {
+    fn values(&self) -> [(&'static str, &'static str, Option<Value>); 21] {
         let text = |text: &String| Value::String(text.clone());
         let path = |path: &PathBuf| Value::String(path.to_string_lossy().into_owned());
         let number = |n: u32| Value::Integer(n.into());
@@ -229,6 +235,8 @@ impl ConfigArgs {
             ("--host", "server.host", self.host.as_ref().map(text)),
             ("--port", "server.port", self.port.map(|p| number(p.into()))),
             ("--strict", "server.strict", self.strict.then_some(Value::Boolean(true))),
+            ("--store", "store.path", self.store.as_ref().map(path)),
+            ("--no-store", "store.enabled", self.no_store.then_some(Value::Boolean(false))),
             ("--log-level", "log.level", self.log_level.as_ref().map(text)),
             ("--log-format", "log.format", self.log_format.map(format)),
             ("--alias", "model.aliases", aliases.map(Value::Array)),
@@ -321,7 +329,7 @@ fn start_log(settings: &Settings) {
 
 /// The settings as they count, one line each.
 fn describe(settings: &Settings) -> String {
-    let mut out = format!("{:#?}\n{:#?}\n", settings.server, settings.log);
+    let mut out = format!("{:#?}\n{:#?}\n{:#?}\n", settings.server, settings.log, settings.store);
     for model in &settings.models {
         // Writing to a String cannot fail.
         let _ = writeln!(out, "{model:#?}");

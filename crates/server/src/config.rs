@@ -16,6 +16,8 @@ pub struct Settings {
     pub server: ServerSettings,
     /// `[log]`
     pub log: LogSettings,
+    /// `[store]`
+    pub store: StoreSettings,
     /// `[[model]]`, one entry each.
     pub models: Vec<ModelSettings>,
 }
@@ -51,6 +53,19 @@ pub struct ServerSettings {
 pub struct LogSettings {
     pub level: String,
     pub format: LogFormat,
+}
+
+/// `[store]`
+#[derive(Debug, Clone, PartialEq)]
+#[expect(
+    missing_docs,
+    reason = "documented in config/forebay.toml, which a test holds to be complete"
+)]
+pub struct StoreSettings {
+    pub enabled: bool,
+    pub path: PathBuf,
+    pub max_mib: u32,
+    pub max_age_hours: u32,
 }
 
 /// How log lines look.
@@ -158,6 +173,12 @@ impl Default for LogSettings {
     }
 }
 
+impl Default for StoreSettings {
+    fn default() -> Self {
+        Self { enabled: true, path: PathBuf::new(), max_mib: 256, max_age_hours: 720 }
+    }
+}
+
 impl Default for ModelSettings {
     fn default() -> Self {
         Self {
@@ -196,6 +217,7 @@ impl Settings {
         let mut settings = Self::default();
         settings.server.read(&mut layers);
         settings.log.read(&mut layers);
+        settings.store.read(&mut layers);
         for index in 0..layers.model_count() {
             let mut model = ModelSettings::default();
             model.read(&mut layers, index);
@@ -251,6 +273,15 @@ impl LogSettings {
                 self.level
             ));
         }
+    }
+}
+
+impl StoreSettings {
+    fn read(&mut self, layers: &mut Layers) {
+        layers.take("store.enabled", &mut self.enabled);
+        layers.take("store.path", &mut self.path);
+        layers.take_in("store.max_mib", &mut self.max_mib, 1, 1 << 20);
+        layers.take_in("store.max_age_hours", &mut self.max_age_hours, 1, 876_000);
     }
 }
 

@@ -6,6 +6,7 @@ mod ebnf;
 pub mod embedding;
 pub mod grammar;
 pub mod messages;
+pub mod metadata;
 pub mod responses;
 pub mod sampling;
 mod schema;
@@ -34,14 +35,18 @@ pub struct Stamp {
 impl Stamp {
     /// A new id behind `prefix`.
     pub fn new(prefix: &str, model: String, fingerprint: &str) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             id: format!("{prefix}-{}", uuid::Uuid::new_v4().simple()),
-            created: now.as_secs(),
+            created: now(),
             model,
             system_fingerprint: format!("fp_{fingerprint}"),
         }
     }
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Accepts or refuses the fields that no struct carries. Returns those that nobody knows.

@@ -32,6 +32,7 @@ pub struct ApiError {
 enum Kind {
     Invalid,
     NoSuchModel,
+    NoSuchThing,
     NoSuchRoute,
     WrongMethod,
     SlowBody,
@@ -120,6 +121,18 @@ impl ApiError {
         Self { param, code, ..Self::new(Kind::NoSuchModel, message) }
     }
 
+    /// Something that is not kept (any more), or not for this key.
+    pub fn not_found(what: &str, id: &str) -> Self {
+        let message = format!("{what} with id '{}' not found.", shown(id));
+        Self { code: Some("not_found"), ..Self::new(Kind::NoSuchThing, message) }
+    }
+
+    /// What the configuration has turned off.
+    pub fn turned_off(why: &str) -> Self {
+        let message = format!("This does not exist here: {why}.");
+        Self { code: Some("turned_off"), ..Self::new(Kind::NoSuchThing, message) }
+    }
+
     /// A path that leads nowhere.
     pub fn no_such_route(method: &Method, path: &str) -> Self {
         let message = format!("Invalid URL ({method} {})", shown(path));
@@ -200,10 +213,15 @@ impl ApiError {
         }
     }
 
+    /// What clients may tell errors apart by.
+    pub fn code(&self) -> Option<&'static str> {
+        self.code
+    }
+
     /// What goes to clients of Anthropic's API.
     pub fn in_messages(&self) -> MessageError {
         let kind = match self.kind {
-            Kind::NoSuchModel | Kind::NoSuchRoute => "not_found_error",
+            Kind::NoSuchModel | Kind::NoSuchThing | Kind::NoSuchRoute => "not_found_error",
             Kind::TooLarge => "request_too_large",
             Kind::Overloaded => "rate_limit_error",
             Kind::Unavailable => "overloaded_error",
@@ -226,7 +244,9 @@ impl ApiError {
         const INVALID: &str = "invalid_request_error";
         match self.kind {
             Kind::Invalid => (StatusCode::BAD_REQUEST, INVALID),
-            Kind::NoSuchModel | Kind::NoSuchRoute => (StatusCode::NOT_FOUND, INVALID),
+            Kind::NoSuchModel | Kind::NoSuchThing | Kind::NoSuchRoute => {
+                (StatusCode::NOT_FOUND, INVALID)
+            }
             Kind::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, INVALID),
             Kind::SlowBody => (StatusCode::REQUEST_TIMEOUT, INVALID),
             Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, INVALID),
@@ -259,6 +279,7 @@ impl IntoResponse for ApiError {
             }
             Kind::Invalid
             | Kind::NoSuchModel
+            | Kind::NoSuchThing
             | Kind::NoSuchRoute
             | Kind::WrongMethod
             | Kind::WrongMediaType
@@ -381,6 +402,7 @@ mod tests {
         );
         check(ApiError::no_such_model("m"), 404, invalid, Some("model_not_found"));
         check(ApiError::no_such_route(&Method::GET, "/x"), 404, invalid, Some("unknown_url"));
+        check(ApiError::not_found("Response", "r"), 404, invalid, Some("not_found"));
         check(ApiError::wrong_method(&Method::GET, "/x"), 405, invalid, Some("method_not_allowed"));
         check(ApiError::slow_body(1), 408, invalid, None);
         check(ApiError::too_large(1), 413, invalid, None);

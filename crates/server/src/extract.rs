@@ -1,8 +1,9 @@
 //! Request bodies in, response bodies out: JSON with our own errors.
 
 use axum::body::Body;
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -17,6 +18,10 @@ use crate::state::AppState;
 #[derive(Debug)]
 pub struct ApiJson<T>(pub T);
 
+/// The query behind a path.
+#[derive(Debug)]
+pub struct ApiQuery<T>(pub T);
+
 /// A response body as JSON.
 #[derive(Debug)]
 pub struct Json<T>(pub T);
@@ -29,6 +34,18 @@ impl<T: DeserializeOwned> FromRequest<AppState> for ApiJson<T> {
         check_headers(&parts.headers, state.settings.max_body_bytes)?;
         let bytes = read(body, state).await?;
         parse(&bytes).map(Self)
+    }
+}
+
+impl<T: DeserializeOwned> FromRequestParts<AppState> for ApiQuery<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
+        let query = Query::<T>::try_from_uri(&parts.uri);
+        query.map(|Query(query)| Self(query)).map_err(|error| {
+            let why = crate::error::shown_long(&error.body_text());
+            ApiError::invalid("query", "invalid_value", format!("{why}."))
+        })
     }
 }
 

@@ -12,6 +12,7 @@ pub mod convert;
 
 mod answer;
 mod app;
+mod background;
 mod bench;
 mod cli;
 mod error;
@@ -25,6 +26,7 @@ mod origin;
 mod registry;
 mod sse;
 mod state;
+mod store;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -47,6 +49,9 @@ pub enum ServeError {
     /// A model cannot be loaded.
     #[error(transparent)]
     Model(#[from] CannotServe),
+    /// The responses' database cannot be used.
+    #[error("the store of responses cannot be opened: {0}")]
+    Store(#[from] rusqlite::Error),
     /// An engine's thread died; a supervisor should restart the process.
     #[error("the engine of model {0:?} has stopped")]
     EngineStopped(String),
@@ -88,6 +93,8 @@ where
         registry: Arc::new(registry::Registry::new(&settings.models)),
         metrics: Arc::new(metrics::Metrics::new()),
         lifecycle: Lifecycle::default(),
+        store: settings.store.enabled.then(|| store::Store::open(&settings.store)).transpose()?,
+        jobs: background::Jobs::default(),
     };
     let quick = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let signals = {
@@ -109,13 +116,10 @@ where
         false => delay,
     };
     let router = app::app(state.clone());
-    let accept = listen::serve(
-        listener,
-        router,
-        Arc::clone(&state.settings),
-        state.lifecycle.clone(),
-        drain_delay,
-    );
+    let accept = async {
+        let (settings, lifecycle) = (Arc::clone(&state.settings), state.lifecycle.clone());
+        listen::serve(listener, router, settings, lifecycle, state.jobs.idle(), drain_delay).await;
+    };
     let models = async {
         loading::load_all(&state, source).await?;
         state.lifecycle.enter(Phase::Ready);

@@ -26,13 +26,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What cut streams have to write their last event.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// Serves connections until draining is over. `delay` and `timeout` are how long new connections
+/// Serves connections until draining is over, `background` included. `delay` and `timeout` are how long new connections
 /// and running requests are still served after [`Phase::Draining`].
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
     settings: Arc<ServerSettings>,
     lifecycle: Lifecycle,
+    background: impl Future<Output = ()>,
     drain_delay: impl Fn() -> Duration,
 ) {
     let graceful = GracefulShutdown::new();
@@ -62,15 +63,16 @@ pub(crate) async fn serve(
         tokio::spawn(connection.serve());
     }
     drop(listener);
-    drain(graceful, &lifecycle, Duration::from_secs(settings.drain_timeout_s)).await;
+    let timeout = Duration::from_secs(settings.drain_timeout_s);
+    let done = futures_util::future::join(graceful.shutdown(), background);
+    drain(done, &lifecycle, timeout).await;
 }
 
 /// Lets running requests finish, then cuts them.
-async fn drain(graceful: GracefulShutdown, lifecycle: &Lifecycle, timeout: Duration) {
-    let done = graceful.shutdown();
+async fn drain<T>(done: impl Future<Output = T>, lifecycle: &Lifecycle, timeout: Duration) {
     tokio::pin!(done);
     tokio::select! {
-        () = &mut done => return,
+        _ = &mut done => return,
         () = tokio::time::sleep(timeout) => {
             tracing::warn!("requests are still running after the drain timeout; cutting them");
         }

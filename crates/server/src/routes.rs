@@ -2,6 +2,7 @@
 
 pub mod chat;
 pub mod completions;
+pub mod conversations;
 pub mod docs;
 pub mod embeddings;
 pub mod health;
@@ -9,6 +10,7 @@ pub mod messages;
 pub mod models;
 pub mod rerank;
 pub mod responses;
+pub mod stored;
 pub mod tokenize;
 
 use crate::error::ApiError;

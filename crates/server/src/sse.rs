@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream;
+use forebay_protocol::usage::Usage;
+use futures_util::{Stream, StreamExt as _, stream};
 use serde::Serialize;
 
 use crate::answer::{Runs, Sourced};
@@ -20,6 +21,10 @@ pub(crate) trait Encoder: Send + 'static {
     fn start(&mut self, out: &mut Chunks);
     /// What an event adds.
     fn event(&mut self, event: Sourced, out: &mut Chunks);
+    /// What has to be done before the end is told.
+    fn settle(&mut self, _usage: Usage) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
     /// What comes after the last event.
     fn end(&mut self, runs: &Runs, out: &mut Chunks);
     /// What comes instead, where an answer fails.
@@ -32,7 +37,7 @@ pub(crate) trait Encoder: Send + 'static {
 #[derive(Debug, Default)]
 pub(crate) struct Chunks(VecDeque<SseEvent>);
 
-struct Stream<E> {
+struct Streaming<E> {
     runs: Runs,
     encoder: E,
     chunks: Chunks,
@@ -58,21 +63,29 @@ impl Chunks {
     }
 }
 
+/// The response that streams chunks that are made elsewhere.
+pub(crate) fn relay(
+    chunks: impl Stream<Item = SseEvent> + Send + 'static,
+    keepalive: Duration,
+) -> Response {
+    let keepalive = KeepAlive::new().interval(keepalive).text("keepalive");
+    Sse::new(chunks.map(Ok::<_, Infallible>)).keep_alive(keepalive).into_response()
+}
+
 /// The response that streams `runs` through `encoder`: chunks, `[DONE]`, and nothing after it. A
 /// failure becomes an error event, without `[DONE]`.
 pub(crate) fn respond(runs: Runs, mut encoder: impl Encoder, keepalive: Duration) -> Response {
     let mut chunks = Chunks::default();
     encoder.start(&mut chunks);
     let stream =
-        stream::unfold(Stream { runs, encoder, chunks, over: false }, |mut stream| async {
+        stream::unfold(Streaming { runs, encoder, chunks, over: false }, |mut stream| async {
             let event = stream.next().await?;
-            Some((Ok::<_, Infallible>(event), stream))
+            Some((event, stream))
         });
-    let keepalive = KeepAlive::new().interval(keepalive).text("keepalive");
-    Sse::new(stream).keep_alive(keepalive).into_response()
+    relay(stream, keepalive)
 }
 
-impl<E: Encoder> Stream<E> {
+impl<E: Encoder> Streaming<E> {
     async fn next(&mut self) -> Option<SseEvent> {
         loop {
             if let Some(event) = self.chunks.0.pop_front() {
@@ -85,6 +98,7 @@ impl<E: Encoder> Stream<E> {
                 Ok(Some(event)) => self.encoder.event(event, &mut self.chunks),
                 Ok(None) => {
                     self.over = true;
+                    self.encoder.settle(self.runs.usage()).await;
                     self.encoder.end(&self.runs, &mut self.chunks);
                     let done = E::DONE.map(|done| SseEvent::default().data(done));
                     self.chunks.0.extend(done);

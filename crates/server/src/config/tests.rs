@@ -30,7 +30,8 @@ fn the_documented_file_is_the_defaults_and_names_every_setting() {
         ..ModelSettings::default()
     };
     assert_eq!(example, &default);
-    let debug = format!("{:?} {:?} {:?}", settings.server, settings.log, example);
+    let (server, log, store) = (&settings.server, &settings.log, &settings.store);
+    let debug = format!("{server:?} {log:?} {store:?} {example:?}");
     for name in debug.split([' ', '{']).filter_map(|word| word.strip_suffix(':')) {
         assert!(uncommented.contains(&format!("\n{name} = ")), "{name} is not documented");
     }

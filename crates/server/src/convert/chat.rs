@@ -18,7 +18,7 @@ use super::grammar::Wanted;
 use super::sampling::{MAX_TOP_LOGPROBS, Recipe, integer};
 use super::speech::{self, Speech};
 use super::tools::Toolset;
-use super::{Stamp, chat_logprobs, check_extra, log_unknown};
+use super::{Stamp, chat_logprobs, check_extra, log_unknown, metadata};
 use crate::answer::{Answer, Runs, Sourced, finish_reason};
 use crate::config::ServerSettings;
 use crate::error::{ApiError, shown};
@@ -26,10 +26,7 @@ use crate::origin;
 use crate::registry::Served;
 use crate::sse::{Chunks, Encoder};
 
-const MAX_METADATA: usize = 16;
 const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
-const MAX_METADATA_KEY: usize = 64;
-const MAX_METADATA_VALUE: usize = 512;
 
 /// A validated request but for its prompt's tokens.
 #[derive(Debug)]
@@ -73,7 +70,7 @@ pub fn parse(
     let mut unknown = check_extra(fields::CHAT, &request.extra, strict)?;
     let turns = normalise(&request.messages, strict, &mut unknown)?;
     log_unknown(&unknown);
-    metadata(request)?;
+    metadata::check(request.metadata.as_ref())?;
     if request.continue_final_message == Some(true) && request.add_generation_prompt == Some(true) {
         let message = "'continue_final_message' leaves the last message open; 'add_generation_prompt' opens a new one. Set only one of them.";
         return Err(ApiError::invalid("continue_final_message", "invalid_value", message));
@@ -143,23 +140,6 @@ pub fn think_limit(
         close: close.as_str().into(),
         closing: closing.into(),
     }))
-}
-
-fn metadata(request: &ChatCompletionRequest) -> Result<(), ApiError> {
-    let Some(metadata) = &request.metadata else { return Ok(()) };
-    let refuse = |message: String| Err(ApiError::invalid("metadata", "invalid_value", message));
-    if metadata.len() > MAX_METADATA {
-        return refuse(format!("'metadata' can have at most {MAX_METADATA} pairs."));
-    }
-    for (key, value) in metadata {
-        let fits = value.as_str().is_some_and(|v| v.chars().count() <= MAX_METADATA_VALUE);
-        if key.chars().count() > MAX_METADATA_KEY || !fits {
-            return refuse(format!(
-                "'metadata' has keys of at most {MAX_METADATA_KEY} characters and strings of at most {MAX_METADATA_VALUE} as values."
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// A prompt.

@@ -7,10 +7,14 @@ use forebay_protocol::fields;
 use forebay_protocol::responses::ResponsesRequest;
 use serde_json::{Map, Value, json};
 
+pub mod items;
 pub mod output;
 
 use super::{check_extra, log_unknown};
 use crate::error::{ApiError, shown};
+
+/// What `include` calls log probabilities.
+const LOGPROBS: &str = "message.output_text.logprobs";
 
 /// A request as chat understands it, and what the answer repeats.
 #[derive(Debug)]
@@ -23,25 +27,36 @@ pub struct Asked {
     pub namespaces: BTreeMap<String, String>,
 }
 
+/// What the model is to read, as items.
+#[derive(Debug, Clone, Default)]
+pub struct Input {
+    /// What was said before.
+    pub history: Vec<Value>,
+    /// What the request adds.
+    pub new: Vec<Value>,
+}
+
 /// The chat request that asks the same; `knows_effort` where the model's template does.
 ///
 /// # Errors
 /// 400 for what cannot be honoured.
 pub fn to_chat(
     request: &ResponsesRequest,
+    input: &Input,
     strict: bool,
     knows_effort: bool,
 ) -> Result<Asked, ApiError> {
     log_unknown(&check_extra(fields::RESPONSES, &request.extra, strict)?);
-    if request.truncation.as_deref().is_some_and(|truncation| truncation != "disabled") {
-        let message = "'truncation' is only supported as 'disabled'.";
-        return Err(ApiError::invalid("truncation", "unsupported_value", message));
-    }
+    check_words(request)?;
     let mut messages = Vec::new();
     if let Some(instructions) = request.instructions.as_deref().filter(|text| !text.is_empty()) {
         messages.push(json!({"role": "system", "content": instructions}));
     }
-    messages.extend(of_input(request.input.as_ref())?);
+    for (param, items) in [("history", &input.history), ("input", &input.new)] {
+        for (index, item) in items.iter().enumerate() {
+            item_to_messages(&format!("{param}[{index}]"), item, &mut messages)?;
+        }
+    }
     let mut chat = json!({
         "model": request.model, "messages": messages, "stream": request.stream,
         "max_completion_tokens": request.max_output_tokens, "temperature": request.temperature,
@@ -50,6 +65,11 @@ pub fn to_chat(
     });
     if request.stream == Some(true) {
         chat["stream_options"] = json!({"include_usage": true});
+    }
+    let included = request.include.iter().flatten().any(|name| name == LOGPROBS);
+    if included || request.top_logprobs.is_some_and(|top| top != 0) {
+        chat["logprobs"] = json!(true);
+        chat["top_logprobs"] = json!(request.top_logprobs.unwrap_or(0));
     }
     let (tools, namespaces) = of_tools(request.tools.as_deref().unwrap_or_default())?;
     if let Some(choice) = request.tool_choice.as_ref().filter(|choice| !choice.is_null()) {
@@ -71,14 +91,81 @@ pub fn to_chat(
     Ok(Asked { chat, echo, namespaces })
 }
 
+/// Words that have to be among a few.
+fn check_words(request: &ResponsesRequest) -> Result<(), ApiError> {
+    let truncation = request.truncation.as_deref().unwrap_or("disabled");
+    if !["auto", "disabled"].contains(&truncation) {
+        let message = format!("'truncation' is '{}', not 'auto' or 'disabled'.", shown(truncation));
+        return Err(ApiError::invalid("truncation", "invalid_value", message));
+    }
+    let verbosity = request.text.as_ref().map(|text| &text["verbosity"]);
+    if verbosity.is_some_and(|verbosity| !verbosity.is_null() && *verbosity != "medium") {
+        let message =
+            "'text.verbosity' is not supported: no model served here has a verbosity control.";
+        return Err(ApiError::invalid("text.verbosity", "unsupported_parameter", message));
+    }
+    Ok(())
+}
+
+/// The id of a request's conversation.
+///
+/// # Errors
+/// 400 where it is none.
+pub fn conversation_id(request: &ResponsesRequest) -> Result<Option<String>, ApiError> {
+    let Some(conversation) = &request.conversation else { return Ok(None) };
+    let id = conversation.as_str().or_else(|| conversation["id"].as_str());
+    let invalid = |code, message: &str| Err(ApiError::invalid("conversation", code, message));
+    match id {
+        _ if conversation.is_null() => Ok(None),
+        Some(_) if request.previous_response_id.is_some() => invalid(
+            "mutually_exclusive_parameters",
+            "'conversation' and 'previous_response_id' cannot both be given.",
+        ),
+        Some(id) => Ok(Some(id.to_owned())),
+        None => invalid("invalid_type", "'conversation' must be an id, or an object with one."),
+    }
+}
+
+/// Leaves out the oldest items, some at a time: what instructs the model, and the last, stay.
+/// Whether there was anything to leave out.
+pub fn shorten(input: &mut Input) -> bool {
+    let Input { history, new } = input;
+    let count = history.len() + new.len();
+    let mut left = count.div_ceil(8);
+    let stays = |item: &Value| matches!(item["role"].as_str(), Some("system" | "developer"));
+    let mut at = 0;
+    let mut drop = |item: &Value| {
+        at += 1;
+        let drop = left > 0 && at < count && !stays(item);
+        left -= usize::from(drop);
+        !drop
+    };
+    history.retain(&mut drop);
+    new.retain(&mut drop);
+    // A call's output is nothing without the call.
+    let calls: Vec<Value> = history
+        .iter()
+        .chain(&*new)
+        .filter(|i| i.get("name").is_some())
+        .map(|call| call["call_id"].clone())
+        .collect();
+    let whole = |item: &Value| {
+        let is_output = item["type"].as_str().is_some_and(|kind| kind.ends_with("_call_output"));
+        !is_output || calls.contains(&item["call_id"])
+    };
+    history.retain(whole);
+    new.retain(whole);
+    history.len() + new.len() < count && !new.is_empty()
+}
+
 /// What the response repeats of its request.
 fn echo(request: &ResponsesRequest, effort: &Value) -> Map<String, Value> {
     let echo = json!({
-        "background": false, "instructions": request.instructions,
+        "background": request.background.unwrap_or(false), "instructions": request.instructions,
         "max_output_tokens": request.max_output_tokens, "max_tool_calls": null,
-        "metadata": request.metadata.clone().unwrap_or_else(|| json!({})),
+        "metadata": request.metadata.clone().unwrap_or_default(),
         "parallel_tool_calls": request.parallel_tool_calls.unwrap_or(true),
-        "previous_response_id": null,
+        "previous_response_id": request.previous_response_id,
         "reasoning": {"effort": effort, "summary": null},
         "service_tier": "default", "store": false,
         "temperature": request.temperature.unwrap_or(1.0),
@@ -86,7 +173,8 @@ fn echo(request: &ResponsesRequest, effort: &Value) -> Map<String, Value> {
             .filter(|f| !f.is_null()).unwrap_or_else(|| json!({"type": "text"}))},
         "tool_choice": request.tool_choice.clone().unwrap_or_else(|| json!("auto")),
         "tools": request.tools.clone().unwrap_or_default(),
-        "top_logprobs": 0, "top_p": request.top_p.unwrap_or(1.0), "truncation": "disabled",
+        "top_logprobs": request.top_logprobs.unwrap_or(0), "top_p": request.top_p.unwrap_or(1.0),
+        "truncation": request.truncation.as_deref().unwrap_or("disabled"),
     });
     echo.as_object().cloned().unwrap_or_default()
 }
@@ -164,25 +252,14 @@ fn of_choice(choice: &Value) -> Result<Value, ApiError> {
 
 // === Input ===
 
-fn of_input(input: Option<&Value>) -> Result<Vec<Value>, ApiError> {
-    match input {
-        None | Some(Value::Null) => {
-            let message = "Missing required parameter: 'input'.";
-            Err(ApiError::invalid("input", "missing_required_parameter", message))
-        }
-        Some(Value::String(text)) => Ok(vec![json!({"role": "user", "content": text})]),
-        Some(Value::Array(items)) => {
-            let mut messages = Vec::new();
-            for (index, item) in items.iter().enumerate() {
-                item_to_messages(&format!("input[{index}]"), item, &mut messages)?;
-            }
-            Ok(messages)
-        }
-        Some(_) => {
-            let message = "'input' must be a string or an array of items.";
-            Err(ApiError::invalid("input", "invalid_type", message))
-        }
-    }
+/// Checks items that are to be kept.
+///
+/// # Errors
+/// 400 for what no model could read.
+pub fn check_items(param: &str, items: &[Value]) -> Result<(), ApiError> {
+    let mut messages = Vec::new();
+    let mut each = items.iter().enumerate();
+    each.try_for_each(|(at, item)| item_to_messages(&format!("{param}[{at}]"), item, &mut messages))
 }
 
 fn item_to_messages(param: &str, item: &Value, out: &mut Vec<Value>) -> Result<(), ApiError> {

@@ -1,18 +1,22 @@
 //! The items of a response, whole and as events.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use forebay_engine::{Event, FinishReason};
+use forebay_engine::{Event, FinishReason, TokenLogprob};
 use forebay_protocol::chat::Delta;
 use forebay_protocol::tools::ToolCallDelta;
 use forebay_protocol::usage::Usage;
 use serde_json::{Map, Value, json};
 
+use super::items::id;
 use crate::answer::{Runs, Sourced};
-use crate::convert::Stamp;
 use crate::convert::speech::Speech;
+use crate::convert::{Stamp, chat_logprobs};
 use crate::error::ApiError;
+use crate::registry::Served;
 use crate::sse::{Chunks, Encoder};
+use crate::store::{Kept, Store};
 
 /// A response while it grows.
 #[derive(Debug)]
@@ -27,6 +31,12 @@ pub struct Response {
     sequence: u64,
     /// Whether it was cut at its length.
     cut: bool,
+    /// For the tokens of log probabilities.
+    served: Arc<Served>,
+    /// Log probabilities of text that is not told yet.
+    untold: Vec<TokenLogprob>,
+    /// Where it goes at the end.
+    keep: Option<(Store, Kept)>,
 }
 
 impl Response {
@@ -36,13 +46,24 @@ impl Response {
         echo: Map<String, Value>,
         namespaces: BTreeMap<String, String>,
         speech: Speech,
+        served: Arc<Served>,
     ) -> Self {
         let (items, open, sequence, cut) = (Vec::new(), false, 0, false);
-        Self { stamp, echo, namespaces, speech, items, open, sequence, cut }
+        let (untold, keep) = (Vec::new(), None);
+        Self { stamp, echo, namespaces, speech, items, open, sequence, cut, served, untold, keep }
+    }
+
+    /// Keeps it at the end.
+    pub fn keep(&mut self, store: Store, kept: Kept) {
+        self.echo.insert("store".to_owned(), json!(kept.retrievable));
+        if let Some(conversation) = &kept.conversation {
+            self.echo.insert("conversation".to_owned(), json!({"id": conversation}));
+        }
+        self.keep = Some((store, kept));
     }
 
     /// The object, with this status.
-    fn object(&self, status: &str, usage: Option<Usage>) -> Value {
+    pub fn object(&self, status: &str, usage: Option<Usage>) -> Value {
         let mut object = self.echo.clone();
         let tokens = usage.map(|usage| {
             json!({
@@ -71,11 +92,42 @@ impl Response {
         self.object(if self.cut { "incomplete" } else { "completed" }, Some(usage))
     }
 
+    /// The whole object where it failed.
+    pub fn failure(&self, error: &ApiError) -> Value {
+        let body = error.envelope().error;
+        let code = body.code.unwrap_or_else(|| "server_error".to_owned());
+        let mut response = self.object("failed", None);
+        response["error"] = json!({"code": code, "message": body.message});
+        response
+    }
+
+    /// Keeps the whole object, if it is to be kept. Where that fails, the object says so.
+    pub async fn settle(&mut self, usage: Usage) {
+        let Some((store, kept)) = self.keep.take() else { return };
+        if let Err(error) = store.keep(kept, self.finished(usage)).await {
+            tracing::error!(error = error.log_text(), "a response could not be kept");
+            self.echo.insert("store".to_owned(), json!(false));
+        }
+    }
+
+    /// Numbers events, in the order in which they go out.
+    pub fn number(&mut self, mut events: Vec<Value>) -> Vec<Value> {
+        for event in &mut events {
+            event["sequence_number"] = json!(self.sequence);
+            self.sequence += 1;
+        }
+        events
+    }
+
     /// Takes in what the engine says.
     pub fn event(&mut self, event: Event, out: &mut Vec<Value>) {
         match event {
-            Event::Delta { text, tokens, .. } => {
+            Event::Delta { text, tokens, logprobs, .. } => {
+                self.untold.extend(logprobs);
                 let deltas = self.speech.push(text, tokens);
+                if self.speech.reasoning_tokens() == tokens {
+                    self.untold.clear();
+                }
                 self.add(deltas, out);
             }
             Event::Finished { reason, .. } => {
@@ -147,14 +199,18 @@ impl Response {
         let at = self.at();
         let part = &mut self.items[at]["content"][0]["text"];
         *part = json!(format!("{}{text}", part.as_str().unwrap_or_default()));
-        let delta = json!({"content_index": 0, "delta": text});
-        match kind {
-            "reasoning" => self.tell("response.reasoning_text.delta", delta, out),
-            _ => {
-                let delta = json!({"content_index": 0, "delta": text, "logprobs": []});
-                self.tell("response.output_text.delta", delta, out);
-            }
+        if kind == "reasoning" {
+            let delta = json!({"content_index": 0, "delta": text});
+            return self.tell("response.reasoning_text.delta", delta, out);
         }
+        let logprobs = chat_logprobs(self.served.vocab(), &std::mem::take(&mut self.untold));
+        let logprobs = json!(logprobs).as_array().cloned().unwrap_or_default();
+        let bare: Vec<Value> = logprobs.iter().map(without_bytes).collect();
+        if let Some(all) = self.items[at]["content"][0]["logprobs"].as_array_mut() {
+            all.extend(logprobs);
+        }
+        let delta = json!({"content_index": 0, "delta": text, "logprobs": bare});
+        self.tell("response.output_text.delta", delta, out);
     }
 
     fn call(&mut self, call: ToolCallDelta, out: &mut Vec<Value>) {
@@ -163,6 +219,7 @@ impl Response {
             (_, Some(custom)) => (custom.name, "input", custom.input),
             _ => return,
         };
+        self.untold.clear();
         if let Some(name) = name {
             let (kind, prefix) = match key {
                 "arguments" => ("function_call", "fc"),
@@ -216,7 +273,9 @@ impl Response {
             }
             _ => {
                 let part = &item["content"][0];
-                let done = json!({"content_index": 0, "text": part["text"], "logprobs": []});
+                let bare = part["logprobs"].as_array().into_iter().flatten().map(without_bytes);
+                let bare: Vec<Value> = bare.collect();
+                let done = json!({"content_index": 0, "text": part["text"], "logprobs": bare});
                 self.tell("response.output_text.done", done, out);
                 self.tell(
                     "response.content_part.done",
@@ -231,26 +290,43 @@ impl Response {
     }
 
     fn send(&mut self, events: Vec<Value>, out: &mut Chunks) {
-        for mut event in events {
-            event["sequence_number"] = json!(self.sequence);
-            self.sequence += 1;
+        for event in self.number(events) {
             out.push_named(event["type"].as_str().unwrap_or_default(), &event);
         }
     }
+
+    /// The events before anything was said.
+    pub fn opening(&self, states: &[&str]) -> Vec<Value> {
+        let waits = self.echo.get("background") == Some(&json!(true));
+        let event = |&state: &&str| {
+            let status = if waits && state != "in_progress" { "queued" } else { "in_progress" };
+            json!({"type": format!("response.{state}"), "response": self.object(status, None)})
+        };
+        states.iter().map(event).collect()
+    }
+
+    /// The last event: how it ended.
+    pub fn closing(response: &Value) -> Value {
+        let said = ["completed", "incomplete"];
+        let kind = said.into_iter().find(|kind| response["status"] == **kind).unwrap_or("failed");
+        json!({"type": format!("response.{kind}"), "response": response})
+    }
 }
 
-fn id(prefix: &str) -> String {
-    format!("{prefix}_{}", uuid::Uuid::new_v4().simple())
+/// As events have an entry.
+fn without_bytes(entry: &Value) -> Value {
+    let bare = |entry: &Value| json!({"token": entry["token"], "logprob": entry["logprob"]});
+    let top = entry["top_logprobs"].as_array().into_iter().flatten().map(bare);
+    let mut out = bare(entry);
+    out["top_logprobs"] = top.collect();
+    out
 }
 
 impl Encoder for Response {
     const DONE: Option<&'static str> = None;
 
     fn start(&mut self, out: &mut Chunks) {
-        let response = self.object("in_progress", None);
-        let events = ["response.created", "response.in_progress"]
-            .map(|kind| json!({"type": kind, "response": response}));
-        self.send(events.to_vec(), out);
+        self.send(self.opening(&["created", "in_progress"]), out);
     }
 
     fn event(&mut self, Sourced { event, .. }: Sourced, out: &mut Chunks) {
@@ -259,17 +335,17 @@ impl Encoder for Response {
         self.send(events, out);
     }
 
+    async fn settle(&mut self, usage: Usage) {
+        Response::settle(self, usage).await;
+    }
+
     fn end(&mut self, runs: &Runs, out: &mut Chunks) {
-        let kind = if self.cut { "response.incomplete" } else { "response.completed" };
-        let response = self.finished(runs.usage());
-        self.send(vec![json!({"type": kind, "response": response})], out);
+        let last = Self::closing(&self.finished(runs.usage()));
+        self.send(vec![last], out);
     }
 
     fn failed(&mut self, error: &ApiError, out: &mut Chunks) {
-        let body = error.envelope().error;
-        let code = body.code.unwrap_or_else(|| "server_error".to_owned());
-        let mut response = self.object("failed", None);
-        response["error"] = json!({"code": code, "message": body.message});
-        self.send(vec![json!({"type": "response.failed", "response": response})], out);
+        let last = Self::closing(&self.failure(error));
+        self.send(vec![last], out);
     }
 }

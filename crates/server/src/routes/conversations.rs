@@ -1,0 +1,251 @@
+//! `/v1/conversations`: items that responses follow on and add to.
+
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use forebay_protocol::error::ErrorEnvelope;
+use forebay_protocol::responses::{ConversationRequest, ItemsRequest};
+use serde_json::{Value, json};
+
+use super::stored::{PageQuery, list, listed, store};
+use crate::convert::metadata;
+use crate::convert::responses::{check_items, items};
+use crate::error::ApiError;
+use crate::extract::{ApiJson, ApiQuery, Json};
+use crate::state::AppState;
+use crate::store::{Owner, Store};
+
+/// Most items that one request adds.
+const MAX_ITEMS: usize = 20;
+
+/// Make a conversation
+#[utoipa::path(
+    post,
+    path = "/conversations",
+    operation_id = "createConversation",
+    tag = "responses",
+    request_body = ConversationRequest,
+    responses(
+        (status = 200, description = "The conversation", body = serde_json::Value),
+        (status = "4XX", description = "The request cannot be honoured", body = ErrorEnvelope),
+        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+    ),
+)]
+pub async fn create(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    ApiJson(request): ApiJson<ConversationRequest>,
+) -> Result<Response, ApiError> {
+    let (store, owner) = (store(&state)?, Owner::of(&headers));
+    metadata::check(request.metadata.as_ref())?;
+    let items = checked(request.items.as_deref().unwrap_or_default())?;
+    let body = json!({
+        "id": items::id("conv"), "object": "conversation", "created_at": crate::convert::now(),
+        "metadata": request.metadata.unwrap_or_default(),
+    });
+    store.put_conversation(&owner, &body).await?;
+    store.extend(&owner, body["id"].as_str().unwrap_or_default(), items).await?;
+    Ok(Json(body).into_response())
+}
+
+/// Retrieve a conversation
+#[utoipa::path(
+    get,
+    path = "/conversations/{id}",
+    operation_id = "retrieveConversation",
+    tag = "responses",
+    params(("id" = String, Path, description = "Its id")),
+    responses(
+        (status = 200, description = "The conversation", body = serde_json::Value),
+        (status = "4XX", description = "There is no such conversation", body = ErrorEnvelope),
+        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+    ),
+)]
+pub async fn retrieve(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let body = conversation(store(&state)?, &Owner::of(&headers), &id).await?;
+    Ok(Json(body).into_response())
+}
+
+/// Change a conversation's metadata
+#[utoipa::path(
+    post,
+    path = "/conversations/{id}",
+    operation_id = "updateConversation",
+    tag = "responses",
+    params(("id" = String, Path, description = "Its id")),
+    request_body = ConversationRequest,
+    responses(
+        (status = 200, description = "The conversation", body = serde_json::Value),
+        (status = "4XX", description = "The request cannot be honoured", body = ErrorEnvelope),
+        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+    ),
+)]
+pub async fn update(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    ApiJson(request): ApiJson<ConversationRequest>,
+) -> Result<Response, ApiError> {
+    let (store, owner) = (store(&state)?, Owner::of(&headers));
+    if request.items.is_some() {
+        let message = "'items' are added at /v1/conversations/{id}/items.";
+        return Err(ApiError::invalid("items", "unsupported_parameter", message));
+    }
+    metadata::check(request.metadata.as_ref())?;
+    let mut body = conversation(store, &owner, &id).await?;
+    body["metadata"] = json!(request.metadata.unwrap_or_default());
+    store.put_conversation(&owner, &body).await?;
+    Ok(Json(body).into_response())
+}
+
+/// Delete a conversation
+#[utoipa::path(
+    delete,
+    path = "/conversations/{id}",
+    operation_id = "deleteConversation",
+    tag = "responses",
+    params(("id" = String, Path, description = "Its id")),
+    responses(
+        (status = 200, description = "It is gone", body = serde_json::Value),
+        (status = "4XX", description = "There is no such conversation", body = ErrorEnvelope),
+        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+    ),
+)]
+pub async fn delete(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let (store, owner) = (store(&state)?, Owner::of(&headers));
+    conversation(store, &owner, &id).await?;
+    store.delete(&owner, &id).await?;
+    Ok(Json(json!({"id": id, "object": "conversation.deleted", "deleted": true})).into_response())
+}
+
+/// Add items to a conversation
+#[utoipa::path(
+    post,
+    path = "/conversations/{id}/items",
+    operation_id = "createConversationItems",
+    tag = "responses",
+    params(("id" = String, Path, description = "The conversation's id")),
+    request_body = ItemsRequest,
+    responses(
+        (status = 200, description = "The items as they are kept", body = serde_json::Value),
+        (status = "4XX", description = "The request cannot be honoured", body = ErrorEnvelope),
+        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+    ),
+)]
+pub async fn create_items(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    ApiJson(request): ApiJson<ItemsRequest>,
+) -> Result<Response, ApiError> {
+    let items = checked(&request.items)?;
+    if !store(&state)?.extend(&Owner::of(&headers), &id, items.clone()).await? {
+        return Err(ApiError::not_found("Conversation", &id));
+    }
+    Ok(Json(listed(&items, false)).into_response())
+}
+
+/// List a conversation's items
+#[utoipa::path(
+    get,
+    path = "/conversations/{id}/items",
+    operation_id = "listConversationItems",
+    tag = "responses",
+    params(("id" = String, Path, description = "The conversation's id"), PageQuery),
+    responses(
+        (status = 200, description = "The items", body = serde_json::Value),
+        (status = "4XX", description = "There is no such conversation", body = ErrorEnvelope),
+        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+    ),
+)]
+pub async fn list_items(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    ApiQuery(query): ApiQuery<PageQuery>,
+) -> Result<Response, ApiError> {
+    let (store, owner) = (store(&state)?, Owner::of(&headers));
+    conversation(store, &owner, &id).await?;
+    list(store, &owner, &id, query).await
+}
+
+/// Retrieve a conversation's item
+#[utoipa::path(
+    get,
+    path = "/conversations/{id}/items/{item}",
+    operation_id = "retrieveConversationItem",
+    tag = "responses",
+    params(
+        ("id" = String, Path, description = "The conversation's id"),
+        ("item" = String, Path, description = "The item's id"),
+    ),
+    responses(
+        (status = 200, description = "The item", body = serde_json::Value),
+        (status = "4XX", description = "There is no such item", body = ErrorEnvelope),
+        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+    ),
+)]
+pub async fn retrieve_item(
+    State(state): State<AppState>,
+    Path((id, item)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let (store, owner) = (store(&state)?, Owner::of(&headers));
+    conversation(store, &owner, &id).await?;
+    let found = store.item_of(&owner, &id, &item).await?;
+    let found = found.ok_or_else(|| ApiError::not_found("Item", &item))?;
+    Ok(Json(found).into_response())
+}
+
+/// Delete a conversation's item
+#[utoipa::path(
+    delete,
+    path = "/conversations/{id}/items/{item}",
+    operation_id = "deleteConversationItem",
+    tag = "responses",
+    params(
+        ("id" = String, Path, description = "The conversation's id"),
+        ("item" = String, Path, description = "The item's id"),
+    ),
+    responses(
+        (status = 200, description = "The conversation without it", body = serde_json::Value),
+        (status = "4XX", description = "There is no such item", body = ErrorEnvelope),
+        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+    ),
+)]
+pub async fn delete_item(
+    State(state): State<AppState>,
+    Path((id, item)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let (store, owner) = (store(&state)?, Owner::of(&headers));
+    let body = conversation(store, &owner, &id).await?;
+    if !store.delete_item(&owner, &id, &item).await? {
+        return Err(ApiError::not_found("Item", &item));
+    }
+    Ok(Json(body).into_response())
+}
+
+async fn conversation(store: &Store, owner: &Owner, id: &str) -> Result<Value, ApiError> {
+    let found = store.get(owner, id).await?.filter(|found| found["object"] == "conversation");
+    found.ok_or_else(|| ApiError::not_found("Conversation", id))
+}
+
+/// The items as they are kept.
+fn checked(items: &[Value]) -> Result<Vec<Value>, ApiError> {
+    if items.len() > MAX_ITEMS {
+        let message = format!("'items' can have at most {MAX_ITEMS} at once.");
+        return Err(ApiError::invalid("items", "array_above_max_length", message));
+    }
+    let items = items::of_list("items", items)?;
+    check_items("items", &items)?;
+    Ok(items)
+}

@@ -1,0 +1,223 @@
+//! `/v1/responses/{id}`: what was kept of responses.
+
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use forebay_protocol::error::ErrorEnvelope;
+use futures_util::{StreamExt as _, stream};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use utoipa::IntoParams;
+
+use crate::background::named;
+use crate::error::ApiError;
+use crate::extract::{ApiQuery, Json};
+use crate::sse;
+use crate::state::AppState;
+use crate::store::{Missing, Owner, Page, Store};
+
+/// Most items of a page.
+const MAX_PAGE: i64 = 100;
+
+/// Which part of a list.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct PageQuery {
+    /// At most this many; default 20.
+    #[param(minimum = 1, maximum = 100)]
+    pub limit: Option<i64>,
+    /// Those behind the item of this id.
+    pub after: Option<String>,
+    /// `desc` (default), newest first, or `asc`.
+    pub order: Option<String>,
+}
+
+/// How a response is retrieved.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct RetrieveQuery {
+    /// Whether as events, as they were; only of responses that were made in the background.
+    pub stream: Option<bool>,
+    /// Only events behind this `sequence_number`.
+    pub starting_after: Option<u64>,
+}
+
+/// Retrieve a response
+#[utoipa::path(
+    get,
+    path = "/responses/{id}",
+    operation_id = "retrieveResponse",
+    tag = "responses",
+    params(("id" = String, Path, description = "Its id"), RetrieveQuery),
+    responses(
+        (status = 200, description = "The response, whole or as events", content(
+            (serde_json::Value = "application/json"),
+            (String = "text/event-stream"),
+        )),
+        (status = "4XX", description = "There is no such response", body = ErrorEnvelope),
+        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+    ),
+)]
+pub async fn retrieve(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    ApiQuery(query): ApiQuery<RetrieveQuery>,
+) -> Result<Response, ApiError> {
+    let owner = Owner::of(&headers);
+    // Looked for before it is read: it may end in between.
+    let job = state.jobs.find(&id);
+    let (store, response) = response(&state, &owner, &id).await?;
+    if query.stream != Some(true) {
+        return Ok(Json(response).into_response());
+    }
+    let keepalive = Duration::from_secs(state.settings.keepalive_s);
+    let from = query.starting_after.map_or(0, |after| after.saturating_add(1));
+    if let Some(job) = job {
+        return Ok(sse::relay(job.events(usize::try_from(from).unwrap_or(usize::MAX)), keepalive));
+    }
+    if response["background"] != json!(true) {
+        let message = "'stream' is for responses that were made with 'background'.";
+        return Err(ApiError::invalid("stream", "unsupported_value", message));
+    }
+    let events = store.events(&owner, &id, from).await?;
+    Ok(sse::relay(stream::iter(events).map(|event| named(&event)), keepalive))
+}
+
+/// Delete a response
+#[utoipa::path(
+    delete,
+    path = "/responses/{id}",
+    operation_id = "deleteResponse",
+    tag = "responses",
+    params(("id" = String, Path, description = "Its id")),
+    responses(
+        (status = 200, description = "It is gone", body = serde_json::Value),
+        (status = "4XX", description = "There is no such response", body = ErrorEnvelope),
+        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+    ),
+)]
+pub async fn delete(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let owner = Owner::of(&headers);
+    let (store, _) = response(&state, &owner, &id).await?;
+    if let Some(job) = state.jobs.find(&id) {
+        job.cancel().await;
+    }
+    store.delete(&owner, &id).await?;
+    Ok(Json(json!({"id": id, "object": "response", "deleted": true})).into_response())
+}
+
+/// Cancel a response
+///
+/// Only what was made with `background` can be cancelled; what is over stays as it is.
+#[utoipa::path(
+    post,
+    path = "/responses/{id}/cancel",
+    operation_id = "cancelResponse",
+    tag = "responses",
+    params(("id" = String, Path, description = "Its id")),
+    responses(
+        (status = 200, description = "The response", body = serde_json::Value),
+        (status = "4XX", description = "It cannot be cancelled", body = ErrorEnvelope),
+        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+    ),
+)]
+pub async fn cancel(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let owner = Owner::of(&headers);
+    let (_, found) = response(&state, &owner, &id).await?;
+    if found["background"] != json!(true) {
+        let message = "Only a response that was made with 'background' can be cancelled.";
+        return Err(ApiError::invalid("response_id", "not_in_background", message));
+    }
+    if let Some(job) = state.jobs.find(&id) {
+        job.cancel().await;
+    }
+    let (_, response) = response(&state, &owner, &id).await?;
+    Ok(Json(response).into_response())
+}
+
+/// List a response's input items
+#[utoipa::path(
+    get,
+    path = "/responses/{id}/input_items",
+    operation_id = "listInputItems",
+    tag = "responses",
+    params(("id" = String, Path, description = "Its id"), PageQuery),
+    responses(
+        (status = 200, description = "What its request added", body = serde_json::Value),
+        (status = "4XX", description = "There is no such response", body = ErrorEnvelope),
+        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+    ),
+)]
+pub async fn input_items(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    ApiQuery(query): ApiQuery<PageQuery>,
+) -> Result<Response, ApiError> {
+    let owner = Owner::of(&headers);
+    let (store, _) = response(&state, &owner, &id).await?;
+    list(store, &owner, &id, query).await
+}
+
+/// A page of a holder's items as OpenAI spells lists.
+pub(super) async fn list(
+    store: &Store,
+    owner: &Owner,
+    id: &str,
+    query: PageQuery,
+) -> Result<Response, ApiError> {
+    let limit = query.limit.unwrap_or(20);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        let message = format!("'limit' must be between 1 and {MAX_PAGE}.");
+        return Err(ApiError::invalid("limit", "invalid_value", message));
+    }
+    let descending = match query.order.as_deref() {
+        None | Some("desc") => true,
+        Some("asc") => false,
+        Some(_) => {
+            let message = "'order' must be 'asc' or 'desc'.";
+            return Err(ApiError::invalid("order", "invalid_value", message));
+        }
+    };
+    let limit = usize::try_from(limit).unwrap_or(1);
+    let page = Page { limit, after: query.after, descending };
+    let (items, more) = store
+        .page(owner, id, page)
+        .await?
+        .map_err(|Missing(id)| ApiError::not_found("Item", &id).at("after"))?;
+    Ok(Json(listed(&items, more)).into_response())
+}
+
+/// OpenAI's shape of a list.
+pub(super) fn listed(items: &[Value], more: bool) -> Value {
+    let id = |item: Option<&Value>| item.map_or(Value::Null, |item| item["id"].clone());
+    json!({"object": "list", "data": items, "first_id": id(items.first()),
+           "last_id": id(items.last()), "has_more": more})
+}
+
+/// The store, if there is one.
+pub(super) fn store(state: &AppState) -> Result<&Store, ApiError> {
+    state.store.as_ref().ok_or_else(|| ApiError::turned_off("this server keeps no responses"))
+}
+
+async fn response<'a>(
+    state: &'a AppState,
+    owner: &Owner,
+    id: &str,
+) -> Result<(&'a Store, Value), ApiError> {
+    let store = store(state)?;
+    let found = store.get(owner, id).await?.filter(|found| found["object"] == "response");
+    let found = found.ok_or_else(|| ApiError::not_found("Response", id))?;
+    Ok((store, found))
+}
