@@ -34,6 +34,10 @@ fn is_empty(v: &Value) -> bool {
     v.as_array().is_some_and(Vec::is_empty) || v.as_str().is_some_and(str::is_empty)
 }
 
+fn is_medium(v: &Value) -> bool {
+    v == "medium"
+}
+
 fn is_none_choice(v: &Value) -> bool {
     v.as_str().is_some_and(|s| s == "none" || s == "auto")
 }
@@ -57,7 +61,7 @@ pub const CHAT: &[Row] = &[
     ("store", refused(is_false, "answers are not stored on this server")),
     ("functions", refused(is_empty, "use `tools`")),
     ("function_call", refused(is_none_choice, "use `tool_choice`")),
-    ("verbosity", refused(never, "no model served here has a verbosity control")),
+    ("verbosity", refused(is_medium, "no model served here has a verbosity control")),
     ("modalities", refused(is_text_only, "only [\"text\"] is")),
     ("audio", refused(never, "audio output is not available")),
     ("web_search_options", refused(never, "this server has no web search")),

@@ -80,6 +80,10 @@ pub struct ConversationRequest {
     /// Up to 16 pairs.
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<BTreeMap<String, Value>>,
+    /// Everything else the client sent.
+    #[serde(flatten)]
+    #[schema(ignore)]
+    pub extra: BTreeMap<String, Value>,
 }
 
 /// `POST /v1/conversations/{id}/items`.
@@ -88,4 +92,8 @@ pub struct ItemsRequest {
     /// At most 20 items.
     #[schema(value_type = Vec<Object>, max_items = 20)]
     pub items: Vec<Value>,
+    /// Everything else the client sent.
+    #[serde(flatten)]
+    #[schema(ignore)]
+    pub extra: BTreeMap<String, Value>,
 }

@@ -80,6 +80,11 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     documented().into_openapi()
 }
 
+/// The same as tables in Markdown: every field of every request.
+pub fn reference() -> String {
+    crate::reference::markdown(&openapi())
+}
+
 /// Everything that is served.
 pub(crate) fn app(state: AppState) -> Router {
     let (router, api) = documented().split_for_parts();

@@ -42,7 +42,11 @@ enum Command {
     /// Measure the engine's own limit, without HTTP.
     Bench(BenchArgs),
     /// Print the OpenAPI document as YAML.
-    Openapi,
+    Openapi {
+        /// Print tables of all request fields instead.
+        #[arg(long)]
+        markdown: bool,
+    },
 }
 
 /// Flags win over the environment (FOREBAY_SERVER__PORT), which wins over the file.
@@ -161,7 +165,8 @@ pub fn run(
             Ok(report) => show(&report),
             Err(error) => complain(&error),
         },
-        Command::Openapi => match crate::openapi().to_yaml() {
+        Command::Openapi { markdown: true } => show(&crate::reference()),
+        Command::Openapi { markdown: false } => match crate::openapi().to_yaml() {
             Ok(yaml) => show(&yaml),
             Err(error) => complain(&error.to_string()),
         },

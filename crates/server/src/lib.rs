@@ -23,6 +23,7 @@ mod loading;
 mod metrics;
 mod observe;
 mod origin;
+mod reference;
 mod registry;
 mod sse;
 mod state;
@@ -35,7 +36,7 @@ use std::time::Duration;
 use forebay_engine::{Source, Status};
 use tokio::net::TcpListener;
 
-pub use app::openapi;
+pub use app::{openapi, reference};
 pub use cli::{Exit, run};
 pub use registry::CannotServe;
 

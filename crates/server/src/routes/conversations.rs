@@ -8,8 +8,8 @@ use forebay_protocol::responses::{ConversationRequest, ItemsRequest};
 use serde_json::{Value, json};
 
 use super::stored::{PageQuery, list, listed, store};
-use crate::convert::metadata;
 use crate::convert::responses::{check_items, items};
+use crate::convert::{check_extra, log_unknown, metadata};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, ApiQuery, Json};
 use crate::state::AppState;
@@ -37,6 +37,7 @@ pub async fn create(
     ApiJson(request): ApiJson<ConversationRequest>,
 ) -> Result<Response, ApiError> {
     let (store, owner) = (store(&state)?, Owner::of(&headers));
+    log_unknown(&check_extra(&[], &request.extra, state.settings.strict)?);
     metadata::check(request.metadata.as_ref())?;
     let items = checked(request.items.as_deref().unwrap_or_default())?;
     let body = json!({
@@ -95,6 +96,7 @@ pub async fn update(
         let message = "'items' are added at /v1/conversations/{id}/items.";
         return Err(ApiError::invalid("items", "unsupported_parameter", message));
     }
+    log_unknown(&check_extra(&[], &request.extra, state.settings.strict)?);
     metadata::check(request.metadata.as_ref())?;
     let mut body = conversation(store, &owner, &id).await?;
     body["metadata"] = json!(request.metadata.unwrap_or_default());
@@ -146,6 +148,7 @@ pub async fn create_items(
     headers: HeaderMap,
     ApiJson(request): ApiJson<ItemsRequest>,
 ) -> Result<Response, ApiError> {
+    log_unknown(&check_extra(&[], &request.extra, state.settings.strict)?);
     let items = checked(&request.items)?;
     if !store(&state)?.extend(&Owner::of(&headers), &id, items.clone()).await? {
         return Err(ApiError::not_found("Conversation", &id));

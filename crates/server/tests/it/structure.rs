@@ -89,17 +89,27 @@ fn one_file_names_llama_cpp_and_holds_what_is_unsafe() {
     }
 }
 
-/// `UPDATE_OPENAPI=1 cargo test` writes the file anew.
-#[test]
-fn the_openapi_file_is_what_is_served() {
-    let path = root().join("openapi.yaml");
-    let served = forebay_server::openapi().to_yaml().unwrap();
+/// `UPDATE_OPENAPI=1 cargo test` writes the files anew.
+#[track_caller]
+fn check_written(name: &str, made: &str) {
+    let path = root().join(name);
     if std::env::vars().any(|(name, _)| name == "UPDATE_OPENAPI") {
-        std::fs::write(&path, &served).unwrap();
+        std::fs::write(&path, made).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        written == served,
-        "openapi.yaml is not what the code serves; UPDATE_OPENAPI=1 rewrites it"
-    );
+    assert!(written == made, "{name} is not what the code serves; UPDATE_OPENAPI=1 rewrites it");
+}
+
+#[test]
+fn the_openapi_file_is_what_is_served() {
+    check_written("openapi.yaml", &forebay_server::openapi().to_yaml().unwrap());
+}
+
+#[test]
+fn the_reference_is_what_is_served() {
+    let reference = forebay_server::reference();
+    for field in ["`top_logprobs`", "`previous_response_id`", "`modalities`", "`tool_call_id`"] {
+        assert!(reference.contains(field), "{field} is missing");
+    }
+    check_written("docs/api.md", &reference);
 }
