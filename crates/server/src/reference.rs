@@ -131,7 +131,7 @@ fn operation(
         let what = match rule {
             Rule::Hint => "accepted".to_owned(),
             Rule::Refused { unless, why } => {
-                let passes = harmless().into_iter().filter(|value| unless(value));
+                let passes = harmless().into_iter().filter(unless);
                 let passes: Vec<String> = passes.map(|value| format!("`{value}`")).collect();
                 let except = if passes.is_empty() {
                     String::new()
