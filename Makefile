@@ -10,6 +10,7 @@ MODELS := $(CACHE)/models
 VENV := $(CACHE)/venv
 TOOLS := $(CACHE)/tools
 TEMPLATES := $(CACHE)/templates-11434
+SDK := $(CACHE)/openai-$(shell sed -n 's/^openai==//p' tests/requirements.txt)
 CHAT_MODEL := $(MODELS)/smollm2-135m-instruct-q4_1.gguf
 EMBEDDING_MODEL := $(MODELS)/all-minilm-l6-v2.gguf
 FOREBAY := target/release/forebay
@@ -25,6 +26,7 @@ export TEST_CHAT_MODEL := $(CHAT_MODEL)
 export TEST_EMBEDDING_MODEL := $(EMBEDDING_MODEL)
 export TEST_MODEL_SOURCES := $(MODELS)/sources
 export TEST_TEMPLATES := $(TEMPLATES)
+export TEST_SDK := $(SDK)
 export TEST_RENDER := $(CURDIR)/target/release/examples/render
 
 CARGO := cargo
@@ -83,6 +85,11 @@ $(TEMPLATES)/.ready: tests/models/templates.sh | $(VENV)/.ready
 	PYTHON=$(PYTHON) tests/models/templates.sh $(TEMPLATES)
 	@touch $@
 
+# The OpenAI SDK's own tests.
+$(SDK)/.ready: tests/clients/sdk.sh | $(VENV)/.ready
+	PYTHON=$(PYTHON) tests/clients/sdk.sh $(SDK)
+	@touch $@
+
 # --- Build and run --------------------------------------------------------------------------
 
 .PHONY: build
@@ -134,7 +141,7 @@ audit: $(TOOLS)/bin/cargo-audit-$(CARGO_AUDIT_VERSION)
 	PATH="$(TOOLS)/bin:$$PATH" $(CARGO) audit
 
 .PHONY: blackbox
-blackbox: build models browser $(VENV)/.ready $(TEMPLATES)/.ready
+blackbox: build models browser $(VENV)/.ready $(TEMPLATES)/.ready $(SDK)/.ready
 	$(CARGO) build --release --locked -p forebay-chat --example render
 	PATH="$(VENV)/bin:$$PATH" npm ci --prefix tests/node --silent --no-audit --no-fund
 	PATH="$(VENV)/bin:$$PATH" $(PYTHON) -m pytest tests -q

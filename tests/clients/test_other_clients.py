@@ -28,8 +28,9 @@ def test_curl(server):
     assert out.endswith("data: [DONE]\n\n")
 
 
-def test_the_node_sdk(server):
-    assert run("node", "client.mjs", server.url + "/v1", cwd=NODE).strip() == "ok"
+@pytest.mark.parametrize("script", ["client", "helpers", "vercel"])
+def test_node(script, server):
+    assert run("node", f"{script}.mjs", server.url + "/v1", cwd=NODE).strip() == "ok"
 
 
 def test_langchain(server):
