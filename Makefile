@@ -72,6 +72,16 @@ $(VENV)/.ready: tests/requirements.txt | deps
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	@touch $@
 
+# instructor holds older versions of what the other clients use.
+INSTRUCTOR := $(CACHE)/instructor
+export TEST_INSTRUCTOR := $(INSTRUCTOR)/bin/python
+
+$(INSTRUCTOR)/.ready: tests/instructor/requirements.txt | deps
+	@rm -rf $(INSTRUCTOR); mkdir -p $(CACHE)
+	python3 -m venv $(INSTRUCTOR)
+	$(INSTRUCTOR)/bin/pip install --quiet --disable-pip-version-check -r tests/instructor/requirements.txt
+	@touch $@
+
 # --- Models ---------------------------------------------------------------------------------
 
 .PHONY: models
@@ -141,10 +151,10 @@ audit: $(TOOLS)/bin/cargo-audit-$(CARGO_AUDIT_VERSION)
 	PATH="$(TOOLS)/bin:$$PATH" $(CARGO) audit
 
 .PHONY: blackbox
-blackbox: build models browser $(VENV)/.ready $(TEMPLATES)/.ready $(SDK)/.ready
+blackbox: build models browser $(VENV)/.ready $(TEMPLATES)/.ready $(SDK)/.ready $(INSTRUCTOR)/.ready
 	$(CARGO) build --release --locked -p forebay-chat --example render
 	PATH="$(VENV)/bin:$$PATH" npm ci --prefix tests/node --silent --no-audit --no-fund
-	PATH="$(VENV)/bin:$$PATH" $(PYTHON) -m pytest tests -q
+	PATH="$(VENV)/bin:$$PATH" $(PYTHON) -m pytest tests -q -p no:asyncio
 
 # --- Figures --------------------------------------------------------------------------------
 

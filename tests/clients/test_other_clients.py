@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from conftest import required
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
 REPO = Path(__file__).resolve().parents[2]
@@ -31,6 +32,11 @@ def test_curl(server):
 @pytest.mark.parametrize("script", ["client", "helpers", "vercel"])
 def test_node(script, server):
     assert run("node", f"{script}.mjs", server.url + "/v1", cwd=NODE).strip() == "ok"
+
+
+def test_instructor(server):
+    client = REPO / "tests/instructor/client.py"
+    assert run(required("TEST_INSTRUCTOR"), str(client), server.url + "/v1").strip() == "ok"
 
 
 def test_langchain(server):
