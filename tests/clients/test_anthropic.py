@@ -73,6 +73,13 @@ def test_a_schema(client):
     assert "ok" in json.loads(create(client, extra_body={"output_config": config}).content[0].text)
 
 
+def test_effort_is_a_hint_to_a_model_that_has_none(client):
+    """Claude Code says it in each request, whatever the model."""
+    assert create(client, output_config={"effort": "high"}, max_tokens=4).usage.output_tokens == 4
+    with pytest.raises(anthropic.BadRequestError, match="'output_config.effort' must be one of low"):
+        create(client, output_config={"effort": "enormous"})
+
+
 def test_errors_are_the_sdks_own(client):
     with pytest.raises(anthropic.NotFoundError) as missing:
         create(client, model="nobody")

@@ -34,11 +34,11 @@ pub struct MessagesRequest {
     /// `{"type": "auto" | "any" | "tool" | "none"}`, with `name` and `disable_parallel_tool_use`.
     #[schema(value_type = Option<Object>)]
     pub tool_choice: Option<Value>,
-    /// `{"type": "enabled" | "adaptive" | "disabled"}`: goes to templates that know it. Its
-    /// `budget_tokens` is accepted and not enforced.
+    /// `{"type": "enabled" | "adaptive" | "disabled"}`: goes to templates that know it. Thoughts
+    /// end after `budget_tokens`.
     #[schema(value_type = Option<Object>)]
     pub thinking: Option<Value>,
-    /// `effort`, and `format` with a JSON Schema.
+    /// `format` with a JSON Schema, and `effort` (`low` to `max`): goes to templates that know it.
     #[schema(value_type = Option<Object>)]
     pub output_config: Option<Value>,
     /// Everything else the client sent.

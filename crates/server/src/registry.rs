@@ -204,6 +204,15 @@ impl Served {
         }
     }
 
+    /// Whether the model's template has a control for how much it thinks.
+    ///
+    /// # Errors
+    /// 400 if the model has no template.
+    pub fn knows_effort(&self) -> Result<bool, ApiError> {
+        let template = self.template()?;
+        Ok(template.asks_for("reasoning_effort") || template.asks_for("enable_thinking"))
+    }
+
     /// How the model calls tools: learned when that is first asked.
     ///
     /// # Errors

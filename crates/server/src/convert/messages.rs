@@ -13,11 +13,18 @@ use crate::answer::{Answer, Runs, Sourced, finish_reason};
 use crate::error::ApiError;
 use crate::sse::{Chunks, Encoder};
 
-/// The chat request that asks the same.
+/// What `output_config.effort` may be.
+const EFFORTS: [&str; 5] = ["low", "medium", "high", "xhigh", "max"];
+
+/// The chat request that asks the same; `knows_effort` where the model's template does.
 ///
 /// # Errors
 /// 400 for what cannot be honoured.
-pub fn to_chat(request: MessagesRequest, strict: bool) -> Result<ChatCompletionRequest, ApiError> {
+pub fn to_chat(
+    request: MessagesRequest,
+    strict: bool,
+    knows_effort: bool,
+) -> Result<ChatCompletionRequest, ApiError> {
     log_unknown(&check_extra(fields::MESSAGES, &request.extra, strict)?);
     let mut messages = Vec::new();
     if let Some(system) = &request.system {
@@ -51,7 +58,7 @@ pub fn to_chat(request: MessagesRequest, strict: bool) -> Result<ChatCompletionR
         })
         .collect();
     choose(&mut chat, request.tool_choice.as_ref())?;
-    think(&mut chat, request.thinking.as_ref(), request.output_config.as_ref())?;
+    think(&mut chat, request.thinking.as_ref(), request.output_config.as_ref(), knows_effort)?;
     serde_json::from_value(chat)
         .map_err(|error| ApiError::not_json(&format!("it is no request: {error}")))
 }
@@ -78,6 +85,7 @@ fn think(
     chat: &mut Value,
     thinking: Option<&Value>,
     config: Option<&Value>,
+    knows_effort: bool,
 ) -> Result<(), ApiError> {
     if let Some(thinking) = thinking {
         if !thinking["budget_tokens"].is_null() {
@@ -93,8 +101,17 @@ fn think(
         };
     }
     let Some(config) = config else { return Ok(()) };
-    if !config["effort"].is_null() {
-        chat["reasoning_effort"] = config["effort"].clone();
+    let effort = &config["effort"];
+    if !effort.is_null() {
+        if !effort.as_str().is_some_and(|effort| EFFORTS.contains(&effort)) {
+            let param = "output_config.effort";
+            let message = format!("'{param}' must be one of {}.", EFFORTS.join(", "));
+            return Err(ApiError::invalid(param, "invalid_value", message));
+        }
+        // Clients of this dialect always say it: to a model that has no such control it is a hint.
+        if knows_effort {
+            chat["reasoning_effort"] = effort.clone();
+        }
     }
     if !config["format"].is_null() {
         let schema = json!({"name": "answer", "schema": config["format"]["schema"]});

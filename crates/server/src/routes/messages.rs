@@ -6,6 +6,7 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
+use forebay_protocol::chat::ChatCompletionRequest;
 use forebay_protocol::messages::{Message, MessageError, MessagesRequest, TokenCount};
 
 use super::chat::{Begun, begin, count};
@@ -68,7 +69,7 @@ pub async fn create(
         let code = "missing_required_parameter";
         return Err(ApiError::invalid("max_tokens", code, message).into());
     }
-    let request = to_chat(request, state.settings.strict)?;
+    let request = asked(&state, request)?;
     let Begun { runs, mut speeches, style, served } =
         begin(&state, record, &headers, &request).await?;
     let name = state.registry.answer_name(&request.model, &served);
@@ -105,7 +106,12 @@ pub async fn count_tokens(
     body: Result<ApiJson<MessagesRequest>, ApiError>,
 ) -> Result<Response, InMessages> {
     let ApiJson(request) = body?;
-    let request = to_chat(MessagesRequest { stream: None, ..request }, state.settings.strict)?;
+    let request = asked(&state, MessagesRequest { stream: None, ..request })?;
     let input_tokens = count(&state, &headers, &request).await?;
     Ok(Json(TokenCount { input_tokens }).into_response())
+}
+
+fn asked(state: &AppState, request: MessagesRequest) -> Result<ChatCompletionRequest, ApiError> {
+    let served = state.registry.resolve(&request.model)?;
+    to_chat(request, state.settings.strict, served.knows_effort()?)
 }

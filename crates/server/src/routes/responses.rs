@@ -118,9 +118,7 @@ pub async fn input_tokens(
 
 fn asked(state: &AppState, request: &ResponsesRequest, input: &Input) -> Result<Asked, ApiError> {
     let served = state.registry.resolve(&request.model)?;
-    let template = served.template()?;
-    let knows = template.asks_for("reasoning_effort") || template.asks_for("enable_thinking");
-    to_chat(request, input, state.settings.strict, knows)
+    to_chat(request, input, state.settings.strict, served.knows_effort()?)
 }
 
 /// What the model is to read: what was kept of the conversation, and the request's own items.
