@@ -13,6 +13,8 @@ use crate::thoughts::sure;
 /// A part of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
+    /// A thought, where answers are messages in channels.
+    Thought(String),
     /// Text that is no call.
     Text(String),
     /// A call begins.

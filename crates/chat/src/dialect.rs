@@ -8,6 +8,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::channels;
 use crate::template::{ChatTemplate, RenderOptions};
 use crate::turn::{Call, Turn};
 
@@ -34,6 +35,8 @@ pub struct Dialect {
     pub(crate) arguments: Arguments,
     /// Whether the template wants past calls' arguments as text.
     pub(crate) takes_text: bool,
+    /// What begins an answer that is no call; empty where it just begins.
+    pub(crate) answer: &'static str,
 }
 
 /// How a call's arguments are spelled.
@@ -66,6 +69,9 @@ pub(crate) struct Ends<'d> {
 impl Dialect {
     /// The dialect of a template. `ends` are the names of the tokens that end an answer.
     pub fn learn(template: &ChatTemplate, ends: &[&str]) -> Self {
+        if template.thinking().is_some_and(|thinking| thinking.in_channels()) {
+            return Self::channels();
+        }
         let learned = [false, true].into_iter().find_map(|text| learn(template, text, ends));
         learned.filter(Self::is_clear).unwrap_or_else(Self::fallback)
     }
@@ -81,6 +87,21 @@ impl Dialect {
         if self.is_object() { &self.open } else { self.marker() }
     }
 
+    /// For answers in channels: a call is a message to a tool, and it ends the answer.
+    fn channels() -> Self {
+        let (open, middle) = channels::CALL;
+        Self {
+            native: true,
+            open: open.to_owned(),
+            middle: middle.to_owned(),
+            between: None,
+            close: String::new(),
+            arguments: Arguments::Json,
+            takes_text: false,
+            answer: channels::ANSWER,
+        }
+    }
+
     /// For templates that know no tools.
     pub fn fallback() -> Self {
         Self {
@@ -91,6 +112,7 @@ impl Dialect {
             close: "}\n</tool_call>".to_owned(),
             arguments: Arguments::Json,
             takes_text: false,
+            answer: "",
         }
     }
 
@@ -236,7 +258,7 @@ fn learn(template: &ChatTemplate, takes_text: bool, ends: &[&str]) -> Option<Dia
         }
     };
     let middle = middle.to_owned();
-    Some(Dialect { native: true, open, middle, between, close, arguments, takes_text })
+    Some(Dialect { native: true, open, middle, between, close, arguments, takes_text, answer: "" })
 }
 
 /// A template and how it is asked.

@@ -87,30 +87,7 @@ impl Writer<'_> {
 
     /// Literal text: control tokens by number, an id as any id.
     fn text(&self, text: &str) -> String {
-        let (mut out, mut plain) = (Vec::new(), String::new());
-        let flush = |plain: &mut String, out: &mut Vec<String>| {
-            if !plain.is_empty() {
-                out.push(json!(plain).to_string());
-                plain.clear();
-            }
-        };
-        let mut rest = text;
-        while let Some(first) = rest.chars().next() {
-            if let Some((token, len)) = (self.control)(rest) {
-                flush(&mut plain, &mut out);
-                out.push(format!("<[{token}]>"));
-                rest = &rest[len..];
-            } else if let Some(behind) = rest.strip_prefix(ID) {
-                flush(&mut plain, &mut out);
-                out.push("/[a-zA-Z0-9]{9}/".to_owned());
-                rest = behind;
-            } else {
-                plain.push(first);
-                rest = &rest[first.len_utf8()..];
-            }
-        }
-        flush(&mut plain, &mut out);
-        out.join(" ")
+        literal(text, self.control)
     }
 
     fn json_rule(&mut self, schema: &Value) -> String {
@@ -199,9 +176,13 @@ impl Writer<'_> {
     /// Any text, or calls behind any text.
     fn any(&mut self, calling: &str, answer: Option<&Value>) {
         let marker = self.dialect.marker();
+        let opened = self.text(self.dialect.answer);
         if let Some(schema) = answer {
             let answer = self.json_rule(schema);
-            self.rule("start", &format!("{calling} | {answer}"));
+            self.rule("start", &format!("{calling} | {opened} {answer}"));
+        } else if !opened.is_empty() {
+            self.rule("start", &format!("{calling} | {opened} FREE"));
+            self.rules.push_str("FREE: /(.|\\n)*/\n");
         } else if marker.is_empty() {
             self.rule("start", &format!("{calling} | FREE"));
             self.rules.push_str("FREE: /([^{\\[\\s](.|\\n)*)?/\n");
@@ -221,6 +202,34 @@ impl Writer<'_> {
             self.rules.push_str(&format!("FREE: /(.|\\n)*/ & ~/(.|\\n)*{escaped}(.|\\n)*/\n"));
         }
     }
+}
+
+/// Literal text in Lark's notation: control tokens by number, as `control` tells them, an id as any id.
+pub fn literal(text: &str, control: &dyn Fn(&str) -> Option<(u32, usize)>) -> String {
+    let (mut out, mut plain) = (Vec::new(), String::new());
+    let flush = |plain: &mut String, out: &mut Vec<String>| {
+        if !plain.is_empty() {
+            out.push(json!(plain).to_string());
+            plain.clear();
+        }
+    };
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        if let Some((token, len)) = control(rest) {
+            flush(&mut plain, &mut out);
+            out.push(format!("<[{token}]>"));
+            rest = &rest[len..];
+        } else if let Some(behind) = rest.strip_prefix(ID) {
+            flush(&mut plain, &mut out);
+            out.push("/[a-zA-Z0-9]{9}/".to_owned());
+            rest = behind;
+        } else {
+            plain.push(first);
+            rest = &rest[first.len_utf8()..];
+        }
+    }
+    flush(&mut plain, &mut out);
+    out.join(" ")
 }
 
 /// What a text may be that stands between tags: by its pattern, or its lengths, or anything that

@@ -8,6 +8,7 @@
 //! no names of models.
 
 mod calls;
+mod channels;
 mod dialect;
 mod forced;
 mod guard;
@@ -17,8 +18,9 @@ mod thoughts;
 mod turn;
 
 pub use calls::{CallReader, Part};
+pub use channels::ChannelReader;
 pub use dialect::Dialect;
-pub use forced::{Calls, ToolShape, escape_regex, grammar as call_grammar};
+pub use forced::{Calls, ToolShape, escape_regex, grammar as call_grammar, literal};
 pub use template::{ChatTemplate, RenderError, RenderOptions, TemplateError};
 pub use thoughts::{Said, Thinking, ThoughtReader};
 pub use turn::{BadMessage, Call, Turn, normalise};

@@ -1,5 +1,7 @@
 //! Tells thoughts from the answer behind them.
 
+use crate::channels;
+
 /// How a model marks its thoughts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Thinking {
@@ -7,6 +9,10 @@ pub struct Thinking {
     pub open: String,
     /// What ends them.
     pub close: String,
+    /// What stands between thoughts and what comes then; empty where they just end.
+    pub then: &'static str,
+    /// What begins an answer to the user; empty where it just begins.
+    pub answer: &'static str,
 }
 
 /// The marks that templates are known to have.
@@ -22,9 +28,31 @@ const MARKS: [(&str, &str); 6] = [
 impl Thinking {
     /// How the model of this template marks its thoughts, if it has any.
     pub(crate) fn of(source: &str) -> Option<Self> {
+        if channels::is_used_by(source) {
+            let (open, close) = channels::THINKING;
+            let (open, close) = (open.to_owned(), close.to_owned());
+            return Some(Self { open, close, then: channels::THEN, answer: channels::ANSWER });
+        }
         let known =
             MARKS.iter().find(|(open, close)| source.contains(open) || source.contains(close));
-        known.map(|&(open, close)| Self { open: open.to_owned(), close: close.to_owned() })
+        known.map(|&(open, close)| {
+            let (open, close) = (open.to_owned(), close.to_owned());
+            Self { open, close, then: "", answer: "" }
+        })
+    }
+
+    /// Whether answers are messages in channels.
+    pub fn in_channels(&self) -> bool {
+        !self.answer.is_empty()
+    }
+
+    /// All text that has control tokens that have to be seen.
+    pub fn pieces(&self) -> Vec<String> {
+        let mut pieces = vec![self.open.clone(), self.close.clone()];
+        if self.in_channels() {
+            pieces.extend(channels::marks().map(str::to_owned));
+        }
+        pieces
     }
 }
 

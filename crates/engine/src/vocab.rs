@@ -127,6 +127,12 @@ impl Vocab {
         self.controls.iter().filter_map(named)
     }
 
+    /// The control token whose name a text begins with, the longest one, and that name's bytes.
+    pub fn control_at(&self, text: &str) -> Option<(Token, usize)> {
+        let found = self.controls().filter(|(_, name)| !name.is_empty() && text.starts_with(name));
+        found.max_by_key(|(_, name)| name.len()).map(|(token, name)| (token, name.len()))
+    }
+
     /// The BOS token's name, empty if there is none.
     pub fn bos_text(&self) -> &str {
         &self.table.bos_text

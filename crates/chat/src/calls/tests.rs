@@ -16,6 +16,7 @@ fn join(parts: Vec<Part>) -> Read {
     for part in parts {
         match part {
             Part::Text(more) => text.push_str(&more),
+            Part::Thought(_) => panic!("no channels"),
             Part::Call { index, name } => {
                 assert_eq!(index as usize, calls.len());
                 calls.push((name, String::new()));
@@ -59,6 +60,7 @@ fn json_dialect(open: &str, middle: &str, between: Option<&str>, close: &str) ->
         close: close.to_owned(),
         arguments: Arguments::Json,
         takes_text: false,
+        answer: "",
     }
 }
 

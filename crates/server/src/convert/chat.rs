@@ -103,7 +103,7 @@ pub fn parse(
     let tools = Toolset::of(request)?;
     let thinking = served.template()?.thinking();
     let mut spelled: Vec<String> =
-        thinking.into_iter().flat_map(|Thinking { open, close }| [open, close]).collect();
+        thinking.into_iter().flat_map(|thinking| thinking.pieces()).collect();
     if tools.is_active() {
         let answer = grammar.as_ref().map(Wanted::schema).transpose()?;
         let (dialect, vocab) = (served.dialect()?, served.vocab());
@@ -129,10 +129,13 @@ pub fn think_limit(
     let name = "thinking_token_budget";
     let tokens = integer(name, request.thinking_token_budget, -1, i64::from(i32::MAX))?;
     let tokens = tokens.and_then(|tokens| u32::try_from(tokens).ok());
-    let Some((tokens, (Thinking { open, close }, opened))) = tokens.zip(thinking) else {
-        return Ok(None);
+    let Some((tokens, (thinking, opened))) = tokens.zip(thinking) else { return Ok(None) };
+    let Thinking { open, close, then, .. } = thinking;
+    let closing = match thinking.in_channels() {
+        true => format!("{close}{then}"),
+        false => format!("\n{close}\n\n"),
     };
-    let closing = vocab.tokenize(&format!("\n{close}\n\n"), ParseSpecial::Yes);
+    let closing = vocab.tokenize(&closing, ParseSpecial::Yes);
     Ok(Some(ThinkLimit {
         tokens,
         opened: *opened,
@@ -186,7 +189,7 @@ pub fn prompt(
     let vocab = served.vocab();
     let tokens = pieces.iter().flat_map(|piece| vocab.tokenize(piece, ParseSpecial::Yes)).collect();
     let thinking = served.template()?.thinking().filter(|_| !continue_final_message);
-    let thoughts = thinking.and_then(|Thinking { open, close }| {
+    let thoughts = thinking.and_then(|Thinking { open, close, .. }| {
         let end = pieces.last().map_or("", |piece| piece.trim_end());
         // Where the prompt holds empty thoughts, they are not wanted.
         (!end.ends_with(&close)).then(|| end.ends_with(&open))

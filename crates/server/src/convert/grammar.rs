@@ -3,7 +3,7 @@
 //! Nothing is approximated: what cannot be enforced is refused, by the name of the field and of
 //! the keyword.
 
-use forebay_chat::{Thinking, escape_regex};
+use forebay_chat::{Thinking, escape_regex, literal};
 use forebay_engine::{CompiledGrammar, Grammar, Vocab};
 use forebay_protocol::structured::{JsonSchemaFormat, ResponseFormat, Shape, StructuredOutputs};
 use serde_json::{Map, Value, json};
@@ -20,12 +20,13 @@ const MAX_CHOICES: usize = 1024;
 pub struct Wanted {
     param: String,
     grammar: Grammar,
+    of_tools: bool,
 }
 
 impl Wanted {
     /// A grammar of tools.
     pub(super) fn of_tools(grammar: Grammar) -> Self {
-        Self { param: "tools".to_owned(), grammar }
+        Self { param: "tools".to_owned(), grammar, of_tools: true }
     }
 
     /// The JSON Schema that the answer has to be valid by, where it is that.
@@ -80,25 +81,33 @@ impl Wanted {
     /// begun them.
     #[must_use]
     pub fn behind_thoughts(self, thinking: Option<&(Thinking, bool)>, vocab: &Vocab) -> Self {
-        let Some((Thinking { open, close }, opened)) = thinking else { return self };
-        let answer = match &self.grammar {
-            Grammar::JsonSchema(schema) => format!("answer: %json {schema}\n"),
-            Grammar::Regex(regex) => format!("answer: /{}/\n", regex.replace('/', "\\/")),
-            Grammar::Lark(lark) => rename(lark, "start", "answer"),
+        let Some((thinking, opened)) = thinking else { return self };
+        let Thinking { open, close, then, answer } = thinking;
+        let control = |text: &str| vocab.control_at(text);
+        // Calls say themselves to whom they speak.
+        let answer = if self.of_tools { String::new() } else { literal(answer, &control) };
+        let rule = match &self.grammar {
+            Grammar::JsonSchema(schema) => format!("shaped: %json {schema}\n"),
+            Grammar::Regex(regex) => format!("shaped: /{}/\n", regex.replace('/', "\\/")),
+            Grammar::Lark(lark) => rename(lark, "start", "shaped"),
         };
-        let control =
-            |name: &str| vocab.controls().find(|(_, n)| *n == name).map(|(token, _)| token);
-        let open = control(open).map_or_else(|| json!(open).to_string(), |id| format!("<[{id}]>"));
+        let (open, then) = (literal(open, &control), literal(then, &control));
         // A control token is no text, so text goes up to it; another mark belongs to the text.
-        let thought = match control(close) {
-            Some(id) => format!("thought: THOUGHT <[{id}]> GAP?\nTHOUGHT: /(.|\\n)*/\n"),
-            None => format!("thought: closed GAP?\nclosed[suffix={}]: /(.|\\n)*/\n", json!(close)),
+        let (thought, rules) = match control(close) {
+            Some(_) => {
+                let close = literal(close, &control);
+                (format!("THOUGHT {close} {then} GAP?"), "THOUGHT: /(.|\\n)*/\n".to_owned())
+            }
+            None => {
+                let closed = format!("closed[suffix={}]: /(.|\\n)*/\n", json!(close));
+                (format!("closed {then} GAP?"), closed)
+            }
         };
         let start = match opened {
-            true => "start: thought answer\n".to_owned(),
-            false => format!("start: ({open} thought)? answer\n"),
+            true => format!("{thought} {answer} shaped"),
+            false => format!("({open} {thought})? {answer} shaped"),
         };
-        let grammar = Grammar::Lark(format!("{start}{thought}GAP: /[ \\n]{{1,3}}/\n{answer}"));
+        let grammar = Grammar::Lark(format!("start: {start}\n{rules}GAP: /[ \\n]{{1,3}}/\n{rule}"));
         Self { grammar, ..self }
     }
 
@@ -112,7 +121,7 @@ impl Wanted {
     ) -> Result<CompiledGrammar, ApiError> {
         let engine = served.engine()?.clone();
         let compiled = tokio::task::spawn_blocking(move || {
-            let Self { param, grammar } = self;
+            let Self { param, grammar, .. } = self;
             engine.grammars().compile(&grammar).map_err(|error| refused(&param, &error.to_string()))
         });
         compiled.await.unwrap_or_else(|error| Err(ApiError::internal(error.to_string())))
@@ -224,11 +233,12 @@ fn of_schema(param: &str, schema: &Value) -> Result<Wanted, ApiError> {
         other => other.clone(),
     };
     let grammar = schema::grammar(parsed).map_err(|why| refused(param, &why))?;
-    Ok(Wanted { param: param.to_owned(), grammar })
+    Ok(Wanted { param: param.to_owned(), grammar, of_tools: false })
 }
 
 fn of_regex(param: &str, regex: &str) -> Wanted {
-    Wanted { param: param.to_owned(), grammar: Grammar::Regex(regex.to_owned()) }
+    let grammar = Grammar::Regex(regex.to_owned());
+    Wanted { param: param.to_owned(), grammar, of_tools: false }
 }
 
 fn of_choices(param: &str, choices: &[String]) -> Result<Wanted, ApiError> {
@@ -250,7 +260,7 @@ fn of_grammar(param: &str, text: &str) -> Result<Wanted, ApiError> {
     } else {
         text.to_owned()
     };
-    Ok(Wanted { param: param.to_owned(), grammar: Grammar::Lark(lark) })
+    Ok(Wanted { param: param.to_owned(), grammar: Grammar::Lark(lark), of_tools: false })
 }
 
 /// What every JSON answer is spelled like: one space behind `,` and `:` and none elsewhere. What

@@ -1,6 +1,6 @@
 //! An answer's text as content and calls.
 
-use forebay_chat::{CallReader, Part, Said, ThoughtReader};
+use forebay_chat::{CallReader, ChannelReader, Part, Said, ThoughtReader};
 use forebay_protocol::chat::Delta;
 use forebay_protocol::tools::{
     CustomCall, CustomDelta, FunctionCall, FunctionDelta, ToolCall, ToolCallDelta,
@@ -13,38 +13,97 @@ use crate::answer::Answer;
 /// Makes deltas of one answer's text.
 #[derive(Debug)]
 pub struct Speech {
-    /// Reads thoughts, where there can be any.
-    thoughts: Option<ThoughtReader>,
+    listener: Listener,
     /// Tokens up to the end of the thoughts.
     reasoning_tokens: u32,
-    /// Reads calls, where there can be any.
-    reader: Option<CallReader>,
     tools: Toolset,
     /// The call of a custom tool that is being read, and its arguments so far: its text is in them.
     custom: Option<(u32, String)>,
 }
 
+/// What reads one answer's text.
+#[derive(Debug, Clone)]
+pub enum Listener {
+    /// Marks tell thoughts, where there can be any, and calls, where there can be any.
+    Marks(Option<ThoughtReader>, Option<Box<CallReader>>),
+    /// Answers are messages in channels.
+    Channels(ChannelReader),
+}
+
+impl Listener {
+    fn is_thinking(&self) -> bool {
+        match self {
+            Self::Marks(thoughts, _) => thoughts.as_ref().is_some_and(ThoughtReader::is_thinking),
+            Self::Channels(reader) => reader.is_thinking(),
+        }
+    }
+
+    fn calls(&self) -> u32 {
+        match self {
+            Self::Marks(_, reader) => reader.as_ref().map_or(0, |reader| reader.calls()),
+            Self::Channels(reader) => reader.calls(),
+        }
+    }
+
+    fn push(&mut self, text: String) -> Vec<Part> {
+        let mut parts = Vec::new();
+        match self {
+            Self::Marks(Some(thoughts), reader) => {
+                let mut said = Vec::new();
+                thoughts.push(&text, &mut said);
+                say(reader.as_deref_mut(), said, &mut parts);
+            }
+            Self::Marks(None, reader) => {
+                say(reader.as_deref_mut(), vec![Said::Text(text)], &mut parts);
+            }
+            Self::Channels(reader) => reader.push(&text, &mut parts),
+        }
+        parts
+    }
+
+    fn finish(&mut self) -> Vec<Part> {
+        let mut parts = Vec::new();
+        match self {
+            Self::Marks(thoughts, reader) => {
+                let mut said = Vec::new();
+                if let Some(thoughts) = thoughts {
+                    thoughts.finish(&mut said);
+                }
+                say(reader.as_deref_mut(), said, &mut parts);
+                if let Some(reader) = reader {
+                    reader.finish(&mut parts);
+                }
+            }
+            Self::Channels(reader) => reader.finish(&mut parts),
+        }
+        parts
+    }
+}
+
+fn say(mut reader: Option<&mut CallReader>, said: Vec<Said>, parts: &mut Vec<Part>) {
+    for one in said {
+        match (one, &mut reader) {
+            (Said::Thought(text), _) => parts.push(Part::Thought(text)),
+            (Said::Text(text), Some(reader)) => reader.push(&text, parts),
+            (Said::Text(text), None) => parts.push(Part::Text(text)),
+        }
+    }
+}
+
 impl Speech {
-    /// For an answer to a request with these tools; `reader` where it may call them, `thoughts`
-    /// where it may think.
-    pub fn new(
-        thoughts: Option<ThoughtReader>,
-        reader: Option<CallReader>,
-        tools: Toolset,
-    ) -> Self {
-        Self { thoughts, reasoning_tokens: 0, reader, tools, custom: None }
+    /// For an answer to a request with these tools.
+    pub fn new(listener: Listener, tools: Toolset) -> Self {
+        Self { listener, reasoning_tokens: 0, tools, custom: None }
     }
 
     /// What more text adds; `tokens` is how many the answer has with it.
     pub fn push(&mut self, text: String, tokens: u32) -> Vec<Delta> {
-        let Some(thoughts) = &mut self.thoughts else { return self.say(text) };
-        let thought = thoughts.is_thinking();
-        let mut said = Vec::new();
-        thoughts.push(&text, &mut said);
-        if thought || thoughts.is_thinking() {
+        let thought = self.listener.is_thinking();
+        let parts = self.listener.push(text);
+        if thought || self.listener.is_thinking() {
             self.reasoning_tokens = tokens;
         }
-        self.all(said)
+        self.deltas(parts)
     }
 
     /// All deltas of a whole answer.
@@ -63,47 +122,17 @@ impl Speech {
         self.reasoning_tokens
     }
 
-    fn all(&mut self, said: Vec<Said>) -> Vec<Delta> {
-        let mut deltas = Vec::new();
-        for part in said {
-            match part {
-                Said::Thought(text) => {
-                    deltas.push(Delta { reasoning_content: Some(text), ..Delta::default() });
-                }
-                Said::Text(text) => deltas.extend(self.say(text)),
-            }
-        }
-        deltas
-    }
-
-    fn say(&mut self, text: String) -> Vec<Delta> {
-        let Some(reader) = &mut self.reader else {
-            return vec![Delta { content: Some(text), ..Delta::default() }];
-        };
-        let mut parts = Vec::new();
-        reader.push(&text, &mut parts);
-        self.deltas(parts)
-    }
-
     /// What the end adds.
     pub fn finish(&mut self) -> Vec<Delta> {
-        let mut said = Vec::new();
-        if let Some(thoughts) = &mut self.thoughts {
-            thoughts.finish(&mut said);
-        }
-        let mut deltas = self.all(said);
-        let mut parts = Vec::new();
-        if let Some(reader) = &mut self.reader {
-            reader.finish(&mut parts);
-        }
-        deltas.extend(self.deltas(parts));
+        let parts = self.listener.finish();
+        let mut deltas = self.deltas(parts);
         deltas.extend(self.end_custom());
         deltas
     }
 
     /// The reason to give where the answer ended for `reason`.
     pub fn finish_reason(&self, reason: &'static str) -> &'static str {
-        let called = self.reader.as_ref().is_some_and(|reader| reader.calls() > 0);
+        let called = self.listener.calls() > 0;
         if called && reason == "stop" { "tool_calls" } else { reason }
     }
 
@@ -111,6 +140,9 @@ impl Speech {
         let mut deltas = Vec::with_capacity(parts.len());
         for part in parts {
             match part {
+                Part::Thought(text) => {
+                    deltas.push(Delta { reasoning_content: Some(text), ..Delta::default() });
+                }
                 Part::Text(text) => {
                     deltas.push(Delta { content: Some(text), ..Delta::default() });
                 }

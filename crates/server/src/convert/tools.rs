@@ -204,11 +204,7 @@ impl Toolset {
             })?;
             shapes.push(ToolShape { name: tool.name.clone(), schema });
         }
-        let controls: Vec<(u32, &str)> = vocab.controls().collect();
-        let control = |text: &str| {
-            let found = controls.iter().filter(|(_, name)| text.starts_with(name));
-            found.max_by_key(|(_, name)| name.len()).map(|(token, name)| (*token, name.len()))
-        };
+        let control = |text: &str| vocab.control_at(text);
         let json = |schema: &Value| schema::spelled(schema.clone());
         Ok(Some(Grammar::Lark(call_grammar(dialect, &shapes, calls, &control, &json, answer))))
     }

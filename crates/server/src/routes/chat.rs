@@ -1,5 +1,6 @@
 //! `POST /v1/chat/completions`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use forebay_chat::{CallReader, Thinking, ThoughtReader, Turn};
+use forebay_chat::{CallReader, ChannelReader, Thinking, ThoughtReader, Turn};
 use forebay_protocol::chat::{ChatCompletion, ChatCompletionRequest};
 use forebay_protocol::error::ErrorEnvelope;
 
@@ -15,7 +16,7 @@ use super::off_reactor;
 use crate::answer::{Collected, Runs};
 use crate::convert::Stamp;
 use crate::convert::chat::{self, ChatEncoder, Parsed, Prompt, Style};
-use crate::convert::speech::Speech;
+use crate::convert::speech::{Listener, Speech};
 use crate::convert::tools::Toolset;
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
@@ -166,10 +167,21 @@ fn speeches(
     choices: u32,
     served: &Served,
 ) -> Result<Vec<Speech>, ApiError> {
-    let thoughts = thinking.map(|(thinking, opened)| ThoughtReader::new(thinking, opened));
-    let dialect = if tools.is_active() { Some(served.dialect()?) } else { None };
-    let reader = dialect.map(|d| CallReader::new(d.clone(), tools.schemas(), tools.only_one()));
-    Ok((0..choices).map(|_| Speech::new(thoughts.clone(), reader.clone(), tools.clone())).collect())
+    let schemas = tools.schemas();
+    let listener = match thinking {
+        Some((thinking, _)) if thinking.in_channels() => {
+            let names = if tools.is_active() { schemas } else { BTreeMap::new() };
+            Listener::Channels(ChannelReader::new(names.into_keys(), tools.only_one()))
+        }
+        thinking => {
+            let thoughts = thinking.map(|(thinking, opened)| ThoughtReader::new(thinking, opened));
+            let dialect = if tools.is_active() { Some(served.dialect()?) } else { None };
+            let reader =
+                dialect.map(|d| Box::new(CallReader::new(d.clone(), schemas, tools.only_one())));
+            Listener::Marks(thoughts, reader)
+        }
+    };
+    Ok((0..choices).map(|_| Speech::new(listener.clone(), tools.clone())).collect())
 }
 
 /// Size of a conversation's text.
