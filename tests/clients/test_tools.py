@@ -2,11 +2,13 @@
 read them; conversations with calls go on."""
 
 import json
+from pathlib import Path
 
 import jsonschema_rs
 import openai
 import pydantic
 import pytest
+from conftest import required
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
@@ -246,3 +248,61 @@ def test_calls_are_made_as_the_template_spells_them(start, models, tmp_path, for
                  *({"role": "tool", "tool_call_id": c.id, "content": "ok"} for c in calls)]
         if form != "bare":
             assert ask(server, again, model="m", tools=TOOLS, max_tokens=3).choices
+
+
+REAL = [
+    "openai-gpt-oss-120b", "google-gemma-4-31B-it", "Kimi-K3", "moonshotai-Kimi-K2", "deepseek-ai-DeepSeek-V3.1",
+    "deepseek-ai-DeepSeek-V3.2", "LFM2.5-8B-A1B", "LFM2-8B-A1B", "ibm-granite-granite-3.3-2B-Instruct",
+    "ibm-granite-granite-4.0", "Qwen3-Coder", "Qwen-Qwen3-0.6B", "GLM-4.6", "MiniMax-M2", "meta-llama-Llama-3.1-8B-Instruct",
+    "mistralai-Mistral-Nemo-Instruct-2407", "CohereForAI-c4ai-command-r7b-12-2024-tool_use",
+    "NousResearch-Hermes-3-Llama-3.1-8B-tool_use", "HuggingFaceTB-SmolLM3-3B", "Apertus-8B-Instruct",
+    "ByteDance-Seed-OSS", "NVIDIA-Nemotron-Nano-v2", "upstage-Solar-Open-100B", "llm-jp-llm-jp-4.1-8b-thinking",
+]
+
+
+DEEP = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "exact": {"type": "boolean"},
+        "at": {
+            "type": "object",
+            "properties": {"days": {"type": "array", "items": {"type": "integer"}, "maxItems": 3}},
+            "required": ["days"],
+            "additionalProperties": False,
+        },
+    },
+    "required": ["name", "exact", "at"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_calls_are_made_as_real_templates_spell_them(start, models, name):
+    """The model is still SmolLM2: it has none of these templates' control tokens, so they are text,
+    and what it would say by itself is not what these models say. But that calls are spelled and read
+    as the template wants is shown."""
+    template = Path(required("TEST_TEMPLATES")) / f"{name}.jinja"
+    server = start(models["chat"], parallel=2, chat_template=str(template))
+    client = openai.OpenAI(base_url=server.url + "/v1", api_key="x", max_retries=0, timeout=120)
+    schemas = {"get_weather": WEATHER, "look_up": DEEP}
+    common = {"model": "m", "max_tokens": 1500, "extra_body": {"thinking_token_budget": 8}}
+    fields = {**common, "tools": [function(name, schema) for name, schema in schemas.items()]}
+    for seed, tool_name in enumerate(schemas):
+        choice = {"type": "function", "function": {"name": tool_name}}
+        whole = ask(server, tool_choice=choice, seed=seed, **fields)
+        with client.chat.completions.stream(
+            messages=ASK, tool_choice=choice, temperature=1.0, seed=seed, **fields
+        ) as stream:
+            streamed = stream.get_final_completion()
+        for answer in (whole, streamed):
+            (call,) = answer.choices[0].message.tool_calls
+            assert answer.choices[0].finish_reason == "tool_calls" and call.function.name == tool_name
+            jsonschema_rs.validate(schemas[tool_name], json.loads(call.function.arguments))
+    # What was called goes back in, in the same form.
+    again = [*ASK, {"role": "assistant", "content": "", "tool_calls": [call.model_dump()]},
+             {"role": "tool", "tool_call_id": call.id, "content": "ok"}]
+    assert ask(server, again, **fields | {"max_tokens": 3}).choices
+    shaped = ask(server, **common, response_format={"type": "json_schema", "json_schema": {
+        "name": "mood", "strict": True, "schema": {"enum": ["glad", "sad"]}}})
+    assert json.loads(shaped.choices[0].message.content) in ("glad", "sad")

@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::dialect::{Arguments, Dialect, ID};
+use crate::dialect::{Arguments, Dialect, Values};
+use crate::literal;
+use crate::partial::members;
+use crate::pattern::{Pass, passes};
 use crate::thoughts::sure;
 
 /// A part of an answer.
@@ -337,7 +340,7 @@ impl CallReader {
     }
 
     fn each_argument(&self, name: &str, text: &str) -> Result<Scan, NoCall> {
-        let Arguments::Each { key_value, value_key, none } = &self.dialect.arguments else {
+        let Arguments::Each { value_key, none, .. } = &self.dialect.arguments else {
             return Err(NoCall);
         };
         let ends = self.dialect.ends();
@@ -345,30 +348,18 @@ impl CallReader {
         let schema = self.tools.get(name);
         let mut arguments = String::new();
         let mut at = match (passes(&self.dialect.middle, text), passes(none, text)) {
-            (Pass::Over(len), _) => len,
             (_, Pass::Over(len)) => {
                 return Ok(Scan { arguments: "{}".to_owned(), end: Some(len), name: None });
             }
+            (_, Pass::Short) | (Pass::Short, _) => return Ok(Scan::default()),
+            (Pass::Over(len), Pass::Not) => len,
             (Pass::Not, Pass::Not) => return Err(NoCall),
-            _ => return Ok(Scan::default()),
         };
-        // What ends a value is how both that which leads to the next key and the end begin.
-        let same = value_key.bytes().zip(self.dialect.close.bytes()).take_while(|(a, b)| a == b);
-        let stop = value_key.get(..same.count()).unwrap_or_default();
-        let stop = if stop.trim().is_empty() { value_key.as_str() } else { stop };
-        let stop = stop.rfind('>').map_or(stop, |end| &stop[..=end]).trim();
         loop {
-            let rest = &text[at..];
-            let Some(key_end) = rest.find(key_value.trim()) else { break };
-            let value = &rest[key_end + key_value.trim().len()..];
-            let Some(value_end) = value.find(stop) else { break };
-            let key = rest[..key_end].trim();
-            let raw = value[..value_end].strip_prefix('\n').unwrap_or(&value[..value_end]);
-            let raw = raw.strip_suffix('\n').unwrap_or(raw);
-            let value = typed(raw, schema.and_then(|s| s["properties"].get(key)));
+            let Some(pair) = self.pair(&text[at..], schema) else { break };
             arguments.push_str(if arguments.is_empty() { "{" } else { ", " });
-            arguments.push_str(&format!("{}: {value}", json!(key)));
-            at = text.len() - rest.len() + key_end + key_value.trim().len() + value_end;
+            arguments.push_str(&format!("{}: {}", json!(pair.key), pair.value));
+            at += pair.len;
             match (passes(value_key, &text[at..]), passes(ends.call, &text[at..])) {
                 (Pass::Over(len), _) => at += len,
                 (_, Pass::Over(len)) => {
@@ -380,6 +371,52 @@ impl CallReader {
         }
         Ok(Scan { arguments, end: None, name: None })
     }
+
+    /// The key and the value that a text begins with, if they are all there.
+    fn pair(&self, text: &str, schema: Option<&Value>) -> Option<Pair> {
+        let Arguments::Each { key_value, value_key, values, .. } = &self.dialect.arguments else {
+            return None;
+        };
+        let (key_end, value_at, is_text) = match values {
+            Values::Told { front, back, texts, .. } => {
+                let key_end = text.find(front.as_str())?;
+                let behind = &text[key_end + front.len()..];
+                let kind_len = behind.find(back.as_str())?;
+                let value_at = key_end + front.len() + kind_len + back.len();
+                (key_end, value_at, Some(behind[..kind_len] == *texts))
+            }
+            Values::Bare | Values::Quoted(_) => {
+                let key_end = text.find(key_value.trim())?;
+                (key_end, key_end + key_value.trim().len(), None)
+            }
+        };
+        let (key, value) = (text[..key_end].trim(), &text[value_at..]);
+        if let Values::Quoted(quote) = values {
+            let (value, len) = literal::read(value, quote)?;
+            return Some(Pair { key: key.to_owned(), value, len: value_at + len });
+        }
+        // What ends a value is how both that which leads to the next key and the end begin.
+        let same = value_key.bytes().zip(self.dialect.close.bytes()).take_while(|(a, b)| a == b);
+        let stop = value_key.get(..same.count()).unwrap_or_default();
+        let stop = if stop.trim().is_empty() { value_key.as_str() } else { stop };
+        let stop = stop.rfind('>').map_or(stop, |end| &stop[..=end]).trim();
+        let end = value.find(stop)?;
+        let raw = value[..end].strip_prefix('\n').unwrap_or(&value[..end]);
+        let raw = raw.strip_suffix('\n').unwrap_or(raw);
+        let value = match is_text {
+            Some(true) => Value::String(raw.to_owned()),
+            Some(false) => typed(raw, None),
+            None => typed(raw, schema.and_then(|s| s["properties"].get(key))),
+        };
+        Some(Pair { key: key.to_owned(), value, len: value_at + end })
+    }
+}
+
+/// An argument, and how much of the text it is.
+struct Pair {
+    key: String,
+    value: Value,
+    len: usize,
 }
 
 /// A value as text, by its schema: text where that is wanted, else JSON where it is some.
@@ -404,138 +441,6 @@ fn json_argument(text: &str, before: usize) -> Result<Scan, NoCall> {
     let end = members(body).end;
     let arguments = body[..end.unwrap_or(body.len())].to_owned();
     Ok(Scan { arguments, end: end.map(|end| before + end), name: None })
-}
-
-// === Text against a pattern ===
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pass {
-    /// It begins with the pattern, this long.
-    Over(usize),
-    /// It ends before the pattern does.
-    Short,
-    Not,
-}
-
-/// Whether `text` begins with `pattern`: space may be more or less, numbers other ones, and an id
-/// any id.
-fn passes(pattern: &str, text: &str) -> Pass {
-    let mut rest = text;
-    let mut pattern = pattern.trim_start();
-    loop {
-        rest = rest.trim_start();
-        pattern = pattern.trim_start();
-        if pattern.is_empty() {
-            return Pass::Over(text.len() - rest.len());
-        }
-        if rest.is_empty() {
-            return Pass::Short;
-        }
-        if let Some(behind) = pattern.strip_prefix(ID) {
-            let len = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
-            (pattern, rest) = (behind, &rest[len..]);
-            continue;
-        }
-        let digits = |s: &str| s.len() - s.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        match (digits(pattern), digits(rest)) {
-            (0, _) => {}
-            (_, 0) => return Pass::Not,
-            (a, b) => {
-                (pattern, rest) = (&pattern[a..], &rest[b..]);
-                continue;
-            }
-        }
-        let (mut want, mut have) = (pattern.chars(), rest.chars());
-        if want.next() != have.next() {
-            return Pass::Not;
-        }
-        (pattern, rest) = (want.as_str(), have.as_str());
-    }
-}
-
-// === JSON that is not complete ===
-
-/// The members of an object that begins a text.
-#[derive(Debug, Default)]
-struct Members {
-    list: Vec<Member>,
-    /// Where it ends, if it does.
-    end: Option<usize>,
-}
-
-#[derive(Debug)]
-struct Member {
-    key: String,
-    start: usize,
-    end: usize,
-    complete: bool,
-}
-
-impl Member {
-    fn text<'t>(&self, of: &'t str) -> &'t str {
-        &of[self.start..self.end]
-    }
-}
-
-/// Reads as much of an object as there is.
-fn members(text: &str) -> Members {
-    let mut members = Members::default();
-    let skip = |from: usize, also: &[char]| {
-        let rest = &text[from..];
-        let trimmed = rest.trim_start_matches(|c: char| c.is_whitespace() || also.contains(&c));
-        text.len() - trimmed.len()
-    };
-    let mut at = skip(1, &[]);
-    while at < text.len() {
-        if text[at..].starts_with('}') {
-            members.end = Some(at + 1);
-            break;
-        }
-        let (key_end, complete) = value_end(&text[at..]);
-        if !complete {
-            break;
-        }
-        let key = serde_json::from_str(&text[at..at + key_end]).unwrap_or_default();
-        let start = skip(at + key_end, &[':']);
-        if start == text.len() {
-            break;
-        }
-        let (len, complete) = value_end(&text[start..]);
-        members.list.push(Member { key, start, end: start + len, complete });
-        if !complete {
-            break;
-        }
-        at = skip(start + len, &[',']);
-    }
-    members
-}
-
-/// How long the JSON value is that begins a text, and whether it is all there.
-fn value_end(text: &str) -> (usize, bool) {
-    let (mut depth, mut in_text, mut escaped) = (0_u32, false, false);
-    for (at, c) in text.char_indices() {
-        let behind = at + c.len_utf8();
-        match c {
-            _ if escaped => escaped = false,
-            '\\' if in_text => escaped = true,
-            '"' => {
-                in_text = !in_text;
-                if !in_text && depth == 0 {
-                    return (behind, true);
-                }
-            }
-            _ if in_text => {}
-            '{' | '[' => depth += 1,
-            '}' | ']' if depth <= 1 => {
-                // The end of this value, or of what holds a number.
-                return if depth == 1 { (behind, true) } else { (at, true) };
-            }
-            '}' | ']' => depth -= 1,
-            ',' if depth == 0 => return (at, true),
-            _ => {}
-        }
-    }
-    (text.len(), false)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use crate::dialect::{Arguments, Dialect, ID};
+use crate::dialect::{Arguments, Dialect, ID, Values};
 
 /// A tool as a grammar sees it.
 #[derive(Debug, Clone, PartialEq)]
@@ -153,24 +153,41 @@ impl Writer<'_> {
     }
 
     fn pair(&mut self, key: &str, schema: &Value) -> String {
-        let Arguments::Each { key_value, .. } = &self.dialect.arguments else {
+        let Arguments::Each { key_value, values, .. } = &self.dialect.arguments else {
             return String::new();
         };
-        let key = self.text(&format!("{key}{key_value}"));
         let texts = schema["enum"].as_array().filter(|all| all.iter().all(Value::is_string));
+        let is_text = texts.is_some() || schema["type"] == "string" || schema.get("type").is_none();
+        let key_value = match values {
+            Values::Told { front, back, others, .. } if !is_text => {
+                let word = others.iter().find(|(kind, _)| schema["type"] == *kind);
+                let word = word.or(others.first()).map_or("", |(_, word)| word);
+                format!("{front}{word}{back}")
+            }
+            _ => key_value.clone(),
+        };
+        let key = self.text(&format!("{key}{key_value}"));
+        let quote = match values {
+            Values::Quoted(quote) => quote.as_str(),
+            Values::Bare | Values::Told { .. } => "",
+        };
         let value = match texts {
             Some(all) => {
                 let all = all.iter().filter_map(Value::as_str).map(|text| self.text(text));
                 format!("({})", all.collect::<Vec<_>>().join(" | "))
             }
-            None if schema["type"] == "string" || schema.get("type").is_none() => {
+            None if is_text => {
                 let name = self.fresh();
-                self.rule(&name, &format!("/{}/", text_regex(schema)));
+                let stop = if quote.is_empty() { "</" } else { quote };
+                self.rule(&name, &format!("/{}/", text_regex(schema, stop)));
                 name
             }
             None => self.json_rule(schema),
         };
-        format!("{key} {value}")
+        match self.text(quote) {
+            quote if is_text && !quote.is_empty() => format!("{key} {quote} {value} {quote}"),
+            _ => format!("{key} {value}"),
+        }
     }
 
     /// Any text, or calls behind any text.
@@ -232,20 +249,27 @@ pub fn literal(text: &str, control: &dyn Fn(&str) -> Option<(u32, usize)>) -> St
     out.join(" ")
 }
 
-/// What a text may be that stands between tags: by its pattern, or its lengths, or anything that
-/// holds no tag that ends it.
-fn text_regex(schema: &Value) -> String {
+/// What a text may be that `stop` ends: by its pattern, or its lengths, or anything that does not
+/// hold how that begins. A backslash would make an ending quote a part of the text.
+fn text_regex(schema: &Value, stop: &str) -> String {
+    let mut begins = stop.chars().map(|c| escape_regex(c.encode_utf8(&mut [0; 4])));
+    let (first, second) = (begins.next().unwrap_or_default(), begins.next());
+    let other = match &second {
+        Some(_) => format!("[^{first}]"),
+        None => format!("[^{first}\\\\\\n]"),
+    };
     if let Some(pattern) = schema["pattern"].as_str() {
-        let open = |begins: bool| if begins { "" } else { "[^<]*" };
+        let open = |begins: bool| if begins { String::new() } else { format!("{other}*") };
         let (front, back) = (open(pattern.starts_with('^')), open(pattern.ends_with('$')));
         let inner = pattern.trim_start_matches('^').trim_end_matches('$').replace('/', "\\/");
         return format!("{front}({inner}){back}");
     }
     let length = |name: &str| schema[name].as_u64();
-    match (length("minLength"), length("maxLength")) {
-        (None, None) => "[^<]*(<[^\\/<][^<]*)*".to_owned(),
-        (least, Some(most)) => format!("[^<]{{{},{most}}}", least.unwrap_or(0)),
-        (Some(least), None) => format!("[^<]{{{least},}}"),
+    match (length("minLength"), length("maxLength"), second) {
+        (None, None, Some(second)) => format!("{other}*({first}[^{second}{first}]{other}*)*"),
+        (None, None, None) => format!("{other}*"),
+        (least, Some(most), _) => format!("{other}{{{},{most}}}", least.unwrap_or(0)),
+        (Some(least), None, _) => format!("{other}{{{least},}}"),
     }
 }
 

@@ -4,8 +4,9 @@
 //! (`<|im_start|>`). The same spelling inside a user's text must stay text. So wherever a user's
 //! text spells a control token, or could complete one together with the template around it, a
 //! sentinel goes in: a Unicode noncharacter that no user sent. It travels through the template with
-//! the text, trimmed or not, and [`Guard::split`] cuts the result there: no piece holds a control
-//! token's name that the template itself did not write.
+//! the text, trimmed or not, and [`Guard::split`] cuts the result there where a name would come about:
+//! no piece holds a control token's name that the template itself did not write. Everywhere else the
+//! sentinel goes without a trace, so that ordinary text gets the tokens that it has everywhere.
 
 /// Unicode noncharacters, one of which becomes the sentinel.
 const NONCHARACTERS: std::ops::RangeInclusive<char> = '\u{fdd0}'..='\u{fdee}';
@@ -75,9 +76,30 @@ impl<'a> Guard<'a> {
         out
     }
 
-    /// The pieces between the sentinels.
+    /// The text without sentinels, in pieces: cut where a name would come about that goes over a
+    /// sentinel.
     pub(crate) fn split(&self, rendered: &str) -> Vec<String> {
-        rendered.split(self.sentinel).filter(|p| !p.is_empty()).map(str::to_owned).collect()
+        let mut pieces: Vec<String> = Vec::new();
+        for more in rendered.split(self.sentinel).filter(|more| !more.is_empty()) {
+            match pieces.last_mut() {
+                Some(piece) if !self.completes(piece, more) => piece.push_str(more),
+                _ => pieces.push(more.to_owned()),
+            }
+        }
+        pieces
+    }
+
+    /// Whether a name stands partly at the end of one text and partly at the beginning of the other,
+    /// or goes on behind that.
+    fn completes(&self, text: &str, more: &str) -> bool {
+        self.names.iter().any(|name| {
+            let mut borders = name.char_indices().skip(1).map(|(at, _)| at);
+            borders.any(|at| {
+                let rest = &name[at..];
+                let goes_on = more.starts_with(rest) || rest.starts_with(more);
+                goes_on && text.ends_with(&name[..at])
+            })
+        })
     }
 }
 
@@ -117,7 +139,10 @@ mod tests {
         let guard = Guard::new(&names, std::iter::empty()).unwrap();
         let rendered = |text: &str| format!("[{}]<|im_end|>", guard.protect(text));
         assert_eq!(guard.split(&rendered("INST]x")), ["[", "INST]x]<|im_end|>"]);
-        assert_eq!(guard.split(&rendered("x <")), ["[x <", "]<|im_end|>"]);
+        assert_eq!(guard.split(&format!("{}<b", guard.protect("x <"))), ["x <", "<b"]);
+        // What completes nothing leaves no trace.
+        assert_eq!(guard.split(&rendered("x <")), ["[x <]<|im_end|>"]);
+        assert_eq!(guard.split(&rendered("im")), ["[im]<|im_end|>"]);
     }
 
     #[test]

@@ -124,9 +124,14 @@ impl ChatTemplate {
         Thinking::of(&self.source)
     }
 
+    /// Whether the template has this text.
+    pub(crate) fn holds(&self, text: &str) -> bool {
+        self.source.contains(text)
+    }
+
     /// Whether the template asks for a variable.
     pub fn asks_for(&self, variable: &str) -> bool {
-        self.source.contains(variable)
+        self.holds(variable)
     }
 
     /// The prompt in pieces, to be tokenised one by one with control tokens recognised.
@@ -205,7 +210,8 @@ impl ChatTemplate {
             if RESERVED.contains(&name.as_str()) || value.is_object() || value.is_array() {
                 return Err(RenderError::BadVariable(name.clone()));
             }
-            let value = match value.as_str() {
+            // Templates compare words with their own.
+            let value = match value.as_str().filter(|text| !is_word(text)) {
                 Some(text) => Value::from(guard.protect(text)),
                 None => Value::from(Serde(value)),
             };
@@ -224,7 +230,7 @@ impl ChatTemplate {
             ),
         ]);
         // As transformers has it: none, not undefined.
-        let tools: Vec<_> = options.tools.iter().map(|t| protected(t, guard)).collect();
+        let tools: Vec<_> = options.tools.iter().map(|t| tool(t, guard, false)).collect();
         let tools = if tools.is_empty() { Value::from(()) } else { Value::from(Serde(tools)) };
         context.extend([("tools".to_owned(), tools), ("documents".to_owned(), Value::from(()))]);
         let context = Value::from(context);
@@ -310,6 +316,34 @@ fn protected(value: &serde_json::Value, guard: Guard<'_>) -> serde_json::Value {
         }
         other => other.clone(),
     }
+}
+
+/// The same tool with every text in it guarded, but for what templates look at: the words that JSON
+/// Schema and OpenAI's objects are made of, and types. `names` where members have names of the user's.
+fn tool(value: &serde_json::Value, guard: Guard<'_>, names: bool) -> serde_json::Value {
+    let serde_json::Value::Object(map) = value else { return protected(value, guard) };
+    let member = |(key, value): (&String, &serde_json::Value)| {
+        if names {
+            return (guard.protect(key), tool(value, guard, false));
+        }
+        let value = match (key.as_str(), value) {
+            ("type", serde_json::Value::String(kind)) if is_word(kind) => value.clone(),
+            ("properties" | "patternProperties" | "$defs" | "definitions", _) => {
+                tool(value, guard, true)
+            }
+            (_, serde_json::Value::Array(all)) => {
+                all.iter().map(|value| tool(value, guard, false)).collect()
+            }
+            _ => tool(value, guard, false),
+        };
+        let key = if is_word(key) { key.clone() } else { guard.protect(key) };
+        (key, value)
+    };
+    serde_json::Value::Object(map.iter().map(member).collect())
+}
+
+fn is_word(text: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '$'))
 }
 
 /// All system turns as one, at the front.

@@ -16,13 +16,15 @@ pub struct Thinking {
 }
 
 /// The marks that templates are known to have.
-const MARKS: [(&str, &str); 6] = [
+const MARKS: [(&str, &str); 8] = [
     ("<think>", "</think>"),
     ("<seed:think>", "</seed:think>"),
     ("<mm:think>", "</mm:think>"),
     ("[THINK]", "[/THINK]"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<thinking>", "</thinking>"),
+    ("<|channel>thought", "<channel|>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
 ];
 
 impl Thinking {

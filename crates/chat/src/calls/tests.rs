@@ -54,12 +54,14 @@ fn check(dialect: &Dialect, text: &str, said: &str, calls: &[(&str, &str)]) {
 fn json_dialect(open: &str, middle: &str, between: Option<&str>, close: &str) -> Dialect {
     Dialect {
         native: true,
+        renders: true,
         open: open.to_owned(),
         middle: middle.to_owned(),
         between: between.map(str::to_owned),
         close: close.to_owned(),
         arguments: Arguments::Json,
         takes_text: false,
+        short_ids: false,
         answer: "",
     }
 }
@@ -148,6 +150,7 @@ fn arguments_one_by_one() {
             key_value: ">\n".to_owned(),
             value_key: "\n</parameter>\n<parameter=".to_owned(),
             none: ">\n</function>\n</tool_call>".to_owned(),
+            values: Values::Bare,
         },
         ..json_dialect(
             "<tool_call>\n<function=",
@@ -166,6 +169,7 @@ fn arguments_one_by_one() {
             key_value: "</arg_key>\n<arg_value>".to_owned(),
             value_key: "</arg_value>\n<arg_key>".to_owned(),
             none: "\n</tool_call>".to_owned(),
+            values: Values::Bare,
         },
         ..json_dialect(
             "<tool_call>",
@@ -182,6 +186,7 @@ fn arguments_one_by_one() {
             key_value: "\">".to_owned(),
             value_key: "</parameter>\n<parameter name=\"".to_owned(),
             none: "\">\n</invoke>\n</minimax:tool_call>".to_owned(),
+            values: Values::Bare,
         },
         ..json_dialect(
             "<minimax:tool_call>\n<invoke name=\"",
@@ -197,6 +202,85 @@ fn arguments_one_by_one() {
         "",
         &[("weather", r#"{"city": "Oslo"}"#), ("weather", r#"{"city": "Rome"}"#)],
     );
+}
+
+/// Recorded from what the models' own pages show.
+#[test]
+fn values_that_say_what_they_are() {
+    let told = |texts: &str, others: &str, front: &str, back: &str| Values::Told {
+        front: front.to_owned(),
+        back: back.to_owned(),
+        texts: texts.to_owned(),
+        others: vec![("integer", others.to_owned())],
+    };
+    let dsml = Dialect {
+        arguments: Arguments::Each {
+            key_value: "\" string=\"true\">".to_owned(),
+            value_key: "</|DSML|parameter>\n<|DSML|parameter name=\"".to_owned(),
+            none: "\">\n</|DSML|invoke>\n</|DSML|calls>".to_owned(),
+            values: told("true", "false", "\" string=\"", "\">"),
+        },
+        ..json_dialect(
+            "<|DSML|calls>\n<|DSML|invoke name=\"",
+            "\">\n<|DSML|parameter name=\"",
+            Some("</|DSML|parameter>\n</|DSML|invoke>\n<|DSML|invoke name=\""),
+            "</|DSML|parameter>\n</|DSML|invoke>\n</|DSML|calls>",
+        )
+    };
+    let one = |city: &str| {
+        format!(
+            "<|DSML|invoke name=\"weather\">\n<|DSML|parameter name=\"city\" string=\"true\">{city}\
+             </|DSML|parameter>\n<|DSML|parameter name=\"days\" string=\"false\">3</|DSML|parameter>\n\
+             </|DSML|invoke>\n"
+        )
+    };
+    let text = format!("So: <|DSML|calls>\n{}{}</|DSML|calls>", one("12"), one("Rome"));
+    let calls = [
+        ("weather", r#"{"city": "12", "days": 3}"#),
+        ("weather", r#"{"city": "Rome", "days": 3}"#),
+    ];
+    check(&dsml, &text, "So:", &calls);
+}
+
+#[test]
+fn values_in_quotes() {
+    let quoted = |quote: &str, key_value: &str, value_key: &str, none: &str| Arguments::Each {
+        key_value: key_value.to_owned(),
+        value_key: value_key.to_owned(),
+        none: none.to_owned(),
+        values: Values::Quoted(quote.to_owned()),
+    };
+    let python = Dialect {
+        arguments: quoted("'", "=", ", ", "()]"),
+        ..json_dialect("<|tool_call_start|>[", "(", Some("), "), ")]")
+    };
+    let text = "<|tool_call_start|>[weather(city='It\\'s, \"x\"', days=2), now(), \
+                weather(city=\"Rome\", units={'a': [True, None]})]";
+    let calls = [
+        ("weather", r#"{"city": "It's, \"x\"", "days": 2}"#),
+        ("now", "{}"),
+        ("weather", r#"{"city": "Rome", "units": {"a":[true,null]}}"#),
+    ];
+    check(&python, text, "", &calls);
+    let quote = "<|\"|>";
+    let declared = Dialect {
+        arguments: quoted(quote, ":", ",", "{}<tool_call|>"),
+        ..json_dialect(
+            "<|tool_call>call:",
+            "{",
+            Some("}<tool_call|><|tool_call>call:"),
+            "}<tool_call|>",
+        )
+    };
+    let text = "Hm.<|tool_call>call:weather{city:<|\"|>Paris, {TX}<|\"|>,days:2,units:{a:<|\"|>b<|\"|>}}\
+                <tool_call|><|tool_call>call:now{}<tool_call|>";
+    let calls =
+        [("weather", r#"{"city": "Paris, {TX}", "days": 2, "units": {"a":"b"}}"#), ("now", "{}")];
+    check(&declared, text, "Hm.", &calls);
+    let keyed = json_dialect("<|tools_prefix|>[{\"", "\": ", Some("}, {\""), "}]<|tools_suffix|>");
+    let text =
+        "<|tools_prefix|>[{\"weather\": {\"city\": \"Oslo\"}}, {\"now\": {}}]<|tools_suffix|>";
+    check(&keyed, text, "", &[("weather", r#"{"city": "Oslo"}"#), ("now", "{}")]);
 }
 
 proptest! {

@@ -63,6 +63,28 @@ fn no_text_of_a_user_becomes_a_control_token() {
     assert_eq!(spelled, 5, "two turns open and close, and the answer opens: {pieces:?}");
 }
 
+/// A word of OpenAI's objects may stand in a control token's name; what a user wrote may not.
+#[test]
+fn templates_find_what_they_look_for_in_tools() {
+    let source = "{% for t in tools %}{{ t.type }} {{ t.function.name }}:{% for key, p in \
+                  t.function.parameters.properties | items %} {{ key }}{{ '!' if p.type == 'string' }}\
+                  {{ ' <file' ~ key ~ '>' }}{% endfor %}{% endfor %}";
+    let names = ["<filename>", "<|string_start|>", "<|function|>"].map(str::to_owned).to_vec();
+    let template = ChatTemplate::new(source, "", "", names).unwrap();
+    let tools = [json!({"type": "function", "function": {"name": "f", "parameters": {
+        "type": "object", "properties": {"name": {"type": "string"}}}}})];
+    let options = RenderOptions {
+        add_generation_prompt: true,
+        continue_final_message: false,
+        tools: &tools,
+        arguments_as_text: false,
+        variables: &Map::new(),
+        now: SystemTime::UNIX_EPOCH,
+    };
+    let pieces = template.render(&[turn("user", "Hi")], &options).unwrap();
+    assert_eq!(pieces, ["function f: name! <file", "name>"]);
+}
+
 #[test]
 fn system_turns_are_merged_or_folded_when_the_template_refuses_them() {
     let turns = [turn("system", "a"), turn("system", "b"), turn("user", " q ")];
