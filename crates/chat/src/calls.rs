@@ -419,13 +419,23 @@ struct Pair {
     len: usize,
 }
 
-/// A value as text, by its schema: text where that is wanted, else JSON where it is some.
+/// A value as text, by its schema: text where that is wanted, else JSON or a literal of Python's where
+/// it is one.
 fn typed(raw: &str, schema: Option<&Value>) -> Value {
     let is_text = schema.is_some_and(|s| s["type"] == "string");
+    let text = || Value::String(raw.to_owned());
     if is_text {
-        return Value::String(raw.to_owned());
+        return text();
     }
-    serde_json::from_str(raw.trim()).unwrap_or_else(|_| Value::String(raw.to_owned()))
+    let trimmed = raw.trim();
+    if let Ok(value) = serde_json::from_str(trimmed) {
+        return value;
+    }
+    let is_literal =
+        matches!(trimmed, "True" | "False" | "None") || trimmed.starts_with(['[', '{']);
+    let ended = format!("{trimmed},");
+    let read = literal::read(&ended, "'").filter(|(_, len)| is_literal && *len == trimmed.len());
+    read.map_or_else(text, |(value, _)| value)
 }
 
 /// A JSON object as arguments; `before` is what was passed already.
