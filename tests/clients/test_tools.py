@@ -2,6 +2,7 @@
 read them; conversations with calls go on."""
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema_rs
@@ -179,7 +180,22 @@ def test_conversations_with_calls_go_on(server):
         assert ask(server, messages, tools=TOOLS, max_tokens=3).choices
 
 
+def test_a_custom_tools_text_follows_its_regex(server):
+    grammar = {"syntax": "regex", "definition": "[a-f]{3}-(yes|no)"}
+    custom = {"type": "custom", "custom": {"name": "vote", "format": {"type": "grammar", "grammar": grammar}}}
+    for seed in range(3):
+        choice = {"type": "custom", "custom": {"name": "vote"}}
+        (call,) = calls_of(ask(server, tools=[custom], tool_choice=choice, seed=seed))
+        assert re.fullmatch(grammar["definition"], call.custom.input)
+    client = openai.OpenAI(base_url=server.url + "/v1", api_key="x", max_retries=0)
+    tool = {"type": "custom", "name": "vote", "format": {"type": "grammar", **grammar}}
+    answer = client.responses.create(model="smollm2", input="Vote.", tools=[tool], tool_choice="required", max_output_tokens=100)
+    assert re.fullmatch(grammar["definition"], answer.output[0].input)
+
+
 @pytest.mark.parametrize("fields, param", [
+    ({"tools": [{"type": "custom", "custom": {"name": "f", "format": {
+        "type": "grammar", "grammar": {"syntax": "lark", "definition": "start: X"}}}}]}, "tools[0].custom.format"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "nobody"}}}, "tool_choice"),
     ({"tools": TOOLS, "tool_choice": "sometimes"}, "tool_choice"),

@@ -222,6 +222,27 @@ fn need(mode: &str, param: &str) -> Result<Need, ApiError> {
     }
 }
 
+/// What a custom tool's text may be, and whether that has to be enforced.
+fn custom_input(param: &str, format: Option<&Value>) -> Result<(Value, bool), ApiError> {
+    let free = json!({"type": "string"});
+    let Some(format) = format.filter(|format| format["type"] != "text") else {
+        return Ok((free, false));
+    };
+    // Chat says it one level deeper than Responses.
+    let grammar = if format["grammar"].is_object() { &format["grammar"] } else { format };
+    match (grammar["syntax"].as_str(), grammar["definition"].as_str()) {
+        (Some("regex"), Some(regex)) if format["type"] == "grammar" => {
+            Ok((json!({"type": "string", "pattern": format!("^(?:{regex})$")}), true))
+        }
+        _ => {
+            let message = format!(
+                "'{param}' is not supported: {{\"type\": \"text\"}} and grammars with the syntax 'regex' are."
+            );
+            Err(ApiError::invalid(param, "unsupported_value", message))
+        }
+    }
+}
+
 fn entry(path: &str, tool: &Tool) -> Result<Entry, ApiError> {
     let (kind, name) = match (tool.kind.as_str(), &tool.function, &tool.custom) {
         ("function", Some(function), None) => ("function", &function.name),
@@ -242,20 +263,16 @@ fn entry(path: &str, tool: &Tool) -> Result<Entry, ApiError> {
     };
     check_name(&format!("{path}.{kind}.name"), name)?;
     if let Some(custom) = &tool.custom {
-        let plain = custom.format.as_ref().is_none_or(|format| format["type"] == "text");
-        if !plain {
-            let param = format!("{path}.custom.format");
-            let message = format!("'{param}' is not supported: only {{\"type\": \"text\"}} is.");
-            return Err(ApiError::invalid(param, "unsupported_value", message));
-        }
-        let schema = json!({"type": "object", "properties": {"input": {"type": "string"}},
+        let (input, strict) =
+            custom_input(&format!("{path}.custom.format"), custom.format.as_ref())?;
+        let schema = json!({"type": "object", "properties": {"input": input},
                             "required": ["input"], "additionalProperties": false});
         let shown = json!({"type": "function", "function": {
             "name": name, "description": custom.description, "parameters": schema}});
         return Ok(Entry {
             name: name.clone(),
             custom: true,
-            strict: false,
+            strict,
             callable: true,
             schema,
             shown,
