@@ -37,6 +37,7 @@ PYTHON := $(VENV)/bin/python
 help:
 	@echo "make run    build, get two small models, serve them on http://127.0.0.1:8080"
 	@echo "make test   everything that CI runs"
+	@echo "make docker-test   the container image, built and run"
 	@echo "make bench  forebay and llama-server side by side (LLAMA_SERVER=path/to/llama-server)"
 
 # --- What the build needs -------------------------------------------------------------------
@@ -149,6 +150,11 @@ licences: $(TOOLS)/bin/cargo-deny-$(CARGO_DENY_VERSION)
 .PHONY: audit
 audit: $(TOOLS)/bin/cargo-audit-$(CARGO_AUDIT_VERSION)
 	PATH="$(TOOLS)/bin:$$PATH" $(CARGO) audit
+
+# The image, built and run on a Docker engine; needs root where none runs. Not in `make test`.
+.PHONY: docker-test
+docker-test: $(VENV)/.ready models
+	tests/docker/test.sh $(PYTHON) $(CHAT_MODEL)
 
 .PHONY: blackbox
 blackbox: build models browser $(VENV)/.ready $(TEMPLATES)/.ready $(SDK)/.ready $(INSTRUCTOR)/.ready

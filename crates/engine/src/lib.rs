@@ -21,6 +21,7 @@ mod softmax;
 mod stop;
 
 mod embed;
+pub mod fit;
 mod grammar;
 mod handle;
 #[cfg(feature = "llama")]
@@ -44,7 +45,9 @@ pub mod scripted;
 pub use forebay_scheduler::{Class, Counts, Principal, Reuse, Salt};
 pub use grammar::{CompiledGrammar, Grammar, GrammarError, Grammars};
 pub use handle::{Embedder, Engine, Generation, LoadError, Loaded, Loading, SubmitError, load};
-pub use model::{Device, Kind, KvLayout, ModelConfig, ModelInfo, Pooling, Source};
+pub use model::{
+    Device, Gpu, Kind, KvLayout, KvType, ModelConfig, ModelInfo, Pooling, Source, Split,
+};
 pub use request::{
     Event, Failure, FinishReason, GenerateRequest, Origin, SamplingParams, StopRules, TokenLogprob,
     TopLogprob,
@@ -57,12 +60,25 @@ pub use vocab::{ParseSpecial, Tokenize, Vocab};
 pub type Token = u32;
 
 #[cfg(feature = "llama")]
-pub use llama::{devices, system_info};
+pub use llama::{devices, fit as fit_file, system_info};
 
 /// The devices that can compute; without a backend there are none.
 #[cfg(not(feature = "llama"))]
 pub fn devices() -> Vec<Device> {
     Vec::new()
+}
+
+/// What would go where; without a backend no file can be read.
+///
+/// # Errors
+/// Always.
+#[cfg(not(feature = "llama"))]
+pub fn fit_file(
+    path: &std::path::Path,
+    _config: &ModelConfig,
+    _memory: &[u64],
+) -> Result<String, fit::FitError> {
+    Err(fit::FitError(path.display().to_string()))
 }
 
 /// What the backend was compiled for.

@@ -1,4 +1,4 @@
-//! llama.cpp: the only file that names it.
+//! llama.cpp: the only module that names it, and the only file with unsafe code.
 //!
 //! KV layout: `kv_unified` on is [`KvLayout::Shared`], off is [`KvLayout::Split`] (a stream for each
 //! slot). Copying between slots is a matter of metadata in the first; in the second llama.cpp
@@ -15,16 +15,13 @@ use std::time::{Duration, Instant};
 
 use forebay_scheduler::{KvOp, Pass, SavedId, StepTime};
 use llama_cpp_2::context::LlamaContext;
-use llama_cpp_2::context::params::{LlamaContextParams, LlamaPoolingType};
+use llama_cpp_2::context::params::LlamaPoolingType;
 use llama_cpp_2::context::session::LlamaStateSeqFlags;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
-use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
-use llama_cpp_2::{
-    LlamaBackendDevice, LogOptions, list_llama_ggml_backend_devices, send_logs_to_tracing,
-};
+use llama_cpp_2::{LogOptions, list_llama_ggml_backend_devices, send_logs_to_tracing};
 
 use crate::Token;
 use crate::embed::Contexts;
@@ -32,11 +29,17 @@ use crate::handle::Host;
 use crate::layout::{self, Facts};
 use crate::long::WithLong;
 use crate::model::{
-    Capacity, Device, EmbeddingModel, Kind, Model, ModelConfig, ModelInfo, Pooling, Row, StepError,
+    Capacity, Device, EmbeddingModel, Kind, KvType, Model, Pooling, Row, StepError,
 };
 use crate::state::{of_one_stream, of_streams};
-use crate::status::Progress;
-use crate::vocab::{ParseSpecial, Tokenize, Vocab, VocabTable};
+use crate::vocab::Vocab;
+
+mod metadata;
+mod place;
+
+use metadata::{Metadata, vocab};
+pub use place::fit;
+use place::{Placed, context_params, threads};
 
 /// Context of one embedding input when nobody says otherwise: it costs no KV cache.
 const DEFAULT_EMBEDDING_TOKENS: u32 = 8192;
@@ -57,7 +60,8 @@ pub(crate) fn run(path: &Path, host: Host) {
     let Some(backend) = backend() else {
         return host.fail("llama.cpp could not be initialised");
     };
-    let model = match load(backend, path, &host) {
+    let placed = Placed::of(path, &host.config);
+    let model = match placed.load(backend, path, &host) {
         Ok(model) => Arc::new(model),
         Err(why) => return host.fail(why),
     };
@@ -65,8 +69,8 @@ pub(crate) fn run(path: &Path, host: Host) {
     let kind = host.config.kind.unwrap_or_else(|| metadata.kind());
     let vocab = vocab(&model);
     let result = match kind {
-        Kind::Chat => serve_generation(backend, &model, &metadata, vocab, host),
-        Kind::Embedding => serve_embedding(backend, &model, &metadata, vocab, host),
+        Kind::Chat => serve_generation(backend, &model, &metadata, vocab, &placed, host),
+        Kind::Embedding => serve_embedding(backend, &model, &metadata, vocab, &placed, host),
     };
     if let Err(failed) = result {
         let (host, why) = *failed;
@@ -108,136 +112,89 @@ fn backend() -> Option<&'static LlamaBackend> {
         .get_or_init(|| {
             send_logs_to_tracing(LogOptions::default());
             #[cfg(feature = "dynamic-backends")]
-            llama_cpp_2::llama_backend::load_backends();
+            load_backends();
             LlamaBackend::init().ok()
         })
         .as_ref()
 }
 
-fn load(backend: &LlamaBackend, path: &Path, host: &Host) -> Result<LlamaModel, String> {
-    let shown = path.display();
-    std::fs::File::open(path).map_err(|e| format!("cannot read {shown}: {e}"))?;
-    let board = Arc::clone(&host.board);
-    let params = LlamaModelParams::default()
-        .with_use_mmap(host.config.mmap)
-        .with_progress_callback(move |fraction| {
-            board.set_progress(Progress(fraction));
-            true
-        });
-    let params = match host.config.gpu_layers {
-        Some(layers) => params.with_n_gpu_layers(layers),
-        None => params,
-    };
-    LlamaModel::load_from_file(backend, path, &params)
-        .map_err(|_| format!("llama.cpp cannot load {shown}; its log says why"))
+/// Loads what can compute: CPU variants and GPU backends, from the folder that the environment names,
+/// or the one beside the program, or where they were built.
+#[cfg(feature = "dynamic-backends")]
+fn load_backends() {
+    let beside = std::env::current_exe().ok().and_then(|program| {
+        let folder = program.parent()?;
+        let installed = folder.join("../lib/forebay");
+        Some(if installed.is_dir() { installed } else { folder.to_owned() })
+    });
+    let named = std::env::var_os("FOREBAY_BACKENDS").map(std::path::PathBuf::from);
+    if let Some(folder) = named.or(beside) {
+        llama_cpp_2::llama_backend::load_backends_from_path(&folder);
+    }
+    if list_llama_ggml_backend_devices().is_empty() {
+        llama_cpp_2::llama_backend::load_backends();
+    }
 }
 
-// === Metadata ===
-
-/// What a GGUF file says about itself.
-struct Metadata {
+/// What a file's header says of its tensors.
+#[derive(Debug, Default)]
+struct Header {
+    /// Names, and sizes in bytes.
+    tensors: Vec<(String, u64)>,
+    /// Numbers by key.
+    numbers: HashMap<String, u64>,
     architecture: String,
-    n_ctx_train: u32,
-    chat_template: Option<String>,
-    pooling: Option<u32>,
-    causal: bool,
-    sliding_window: bool,
+    /// Tokens of the vocabulary.
+    n_vocab: u64,
 }
 
-impl Metadata {
-    fn read(model: &LlamaModel) -> Self {
-        let value = |key: &str| model.meta_val_str(key).ok();
-        let architecture = value("general.architecture").unwrap_or_else(|| "unknown".to_owned());
-        let of_arch = |key: &str| value(&format!("{architecture}.{key}"));
-        Self {
-            n_ctx_train: model.n_ctx_train(),
-            chat_template: value("tokenizer.chat_template"),
-            pooling: of_arch("pooling_type").and_then(|v| v.parse().ok()),
-            causal: of_arch("attention.causal").is_none_or(|v| v != "false"),
-            sliding_window: of_arch("attention.sliding_window").is_some_and(|v| v != "0"),
-            architecture,
+impl Header {
+    /// Reads it; `None` where the file has none.
+    fn read(path: &Path) -> Option<Self> {
+        use llama_cpp_sys_2 as sys;
+        let name = std::ffi::CString::new(path.to_str()?).ok()?;
+        let params = sys::gguf_init_params { no_alloc: true, ctx: std::ptr::null_mut() };
+        let text = |text: *const std::ffi::c_char| {
+            #[expect(unsafe_code, reason = "llama-cpp-2 does not wrap these functions")]
+            // SAFETY: gguf's names are null-terminated and live as long as the header, which is
+            // freed at the end of this function.
+            let text = unsafe { CStr::from_ptr(text) };
+            text.to_string_lossy().into_owned()
+        };
+        let mut header = Self::default();
+        #[expect(unsafe_code, reason = "llama-cpp-2 does not wrap these functions")]
+        // SAFETY: the header is checked for null, used by this thread alone and freed once; all
+        // numbers of tensors and keys are below the counts that it gives, and a value is read as
+        // the type that it is said to be.
+        unsafe {
+            let gguf = sys::gguf_init_from_file(name.as_ptr(), params);
+            if gguf.is_null() {
+                return None;
+            }
+            for tensor in 0..sys::gguf_get_n_tensors(gguf) {
+                let name = text(sys::gguf_get_tensor_name(gguf, tensor));
+                header.tensors.push((name, sys::gguf_get_tensor_size(gguf, tensor) as u64));
+            }
+            for key in 0..sys::gguf_get_n_kv(gguf) {
+                let name = text(sys::gguf_get_key(gguf, key));
+                match sys::gguf_get_kv_type(gguf, key) {
+                    sys::GGUF_TYPE_UINT32 => {
+                        let number = sys::gguf_get_val_u32(gguf, key).into();
+                        header.numbers.insert(name, number);
+                    }
+                    sys::GGUF_TYPE_STRING if name == "general.architecture" => {
+                        header.architecture = text(sys::gguf_get_val_str(gguf, key));
+                    }
+                    sys::GGUF_TYPE_ARRAY if name == "tokenizer.ggml.tokens" => {
+                        header.n_vocab = sys::gguf_get_arr_n(gguf, key) as u64;
+                    }
+                    _ => {}
+                }
+            }
+            sys::gguf_free(gguf);
         }
+        Some(header)
     }
-
-    /// A file that names a pooling or attends in both directions is for embeddings.
-    fn kind(&self) -> Kind {
-        let pools = self.pooling.is_some_and(|p| p != 0);
-        if pools || !self.causal { Kind::Embedding } else { Kind::Chat }
-    }
-
-    fn info(&self, model: &LlamaModel, kind: Kind, slots: u32, slot_tokens: u32) -> ModelInfo {
-        ModelInfo {
-            architecture: self.architecture.clone(),
-            kind,
-            n_ctx_train: self.n_ctx_train,
-            slot_tokens,
-            slots,
-            n_embd: u32::try_from(model.n_embd_out()).unwrap_or(0),
-            n_params: model.n_params(),
-            size_bytes: model.size(),
-            chat_template: self.chat_template.clone(),
-            fingerprint: self.fingerprint(model),
-        }
-    }
-
-    /// FNV-1a over the numbers and the template: it changes when the weights' shape, their
-    /// quantisation or the template does.
-    fn fingerprint(&self, model: &LlamaModel) -> String {
-        let facts = format!(
-            "{} {} {} {:?}",
-            self.architecture,
-            model.n_params(),
-            model.size(),
-            self.chat_template
-        );
-        let hash = facts.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        format!("{hash:016x}")
-    }
-}
-
-// === Vocabulary ===
-
-struct LlamaTokenizer(Arc<LlamaModel>);
-
-impl Tokenize for LlamaTokenizer {
-    fn tokenize(&self, text: &str, special: ParseSpecial) -> Vec<Token> {
-        let tokens = self.0.vocab().tokenize(text.as_bytes(), false, special == ParseSpecial::Yes);
-        tokens.into_iter().filter_map(|t| Token::try_from(t.0).ok()).collect()
-    }
-}
-
-fn vocab(model: &Arc<LlamaModel>) -> Vocab {
-    let vocab = model.vocab();
-    let mut table = VocabTable::default();
-    for token in vocab.tokens() {
-        table.bytes.reserve(64);
-        vocab.token_to_piece_into(token, &mut table.bytes, true, None);
-        table.ends.push(u32::try_from(table.bytes.len()).unwrap_or(u32::MAX));
-        let unknown = vocab.attr(token).contains(llama_cpp_2::token_type::LlamaTokenAttr::Unknown);
-        table.control.push(unknown || vocab.is_control(token));
-        if vocab.is_eog(token) {
-            table.eog.extend(Token::try_from(token.0));
-        }
-    }
-    let name = |token: LlamaToken| {
-        let text = (token.0 >= 0).then(|| vocab.text(token)).flatten();
-        text.map(|t| t.to_string_lossy().into_owned()).unwrap_or_default()
-    };
-    table.bos_text = name(vocab.bos());
-    table.eos_text = name(vocab.eos());
-    // What the model wants around its input is what adding it to some text adds.
-    let ids = |special: bool| -> Vec<Token> {
-        let tokens = vocab.tokenize(b"a", special, false);
-        tokens.into_iter().filter_map(|t| Token::try_from(t.0).ok()).collect()
-    };
-    let (bare, marked) = (ids(false), ids(true));
-    if let Some(at) = marked.windows(bare.len().max(1)).position(|w| w == bare) {
-        table.prefix = marked[..at].to_vec();
-        table.suffix = marked[at + bare.len()..].to_vec();
-    }
-    Vocab::new(table, Arc::new(LlamaTokenizer(Arc::clone(model))))
 }
 
 // === Generation ===
@@ -245,22 +202,12 @@ fn vocab(model: &Arc<LlamaModel>) -> Vocab {
 /// What can go wrong after loading, with the host to tell it through.
 type Served = Result<(), Box<(Host, String)>>;
 
-/// The CPU threads that a model may use.
-fn threads(config: &ModelConfig) -> u32 {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    config.threads.unwrap_or_else(|| u32::try_from(cores).unwrap_or(1))
-}
-
-fn context_params(threads: u32) -> LlamaContextParams {
-    let threads = llama_id(threads);
-    LlamaContextParams::default().with_n_threads(threads).with_n_threads_batch(threads)
-}
-
 fn serve_generation(
     backend: &LlamaBackend,
     model: &LlamaModel,
     metadata: &Metadata,
     vocab: Vocab,
+    placed: &Placed,
     host: Host,
 ) -> Served {
     let config = &host.config;
@@ -269,14 +216,14 @@ fn serve_generation(
         config,
         &Facts {
             n_ctx_train: metadata.n_ctx_train,
-            on_cpu: !offloads(config),
+            on_cpu: placed.on_cpu(),
             // What a recurrent state or a sliding window has passed cannot be brought back.
             rewinds: !(model.is_recurrent() || model.is_hybrid() || metadata.sliding_window),
-            kv_bytes: kv_bytes(model),
+            kv_bytes: kv_bytes(model, config.kv_type),
         },
     );
-    let block = if offloads(config) { 1 } else { ATTENTION_BLOCK };
-    let params = context_params(threads(config))
+    let block = if placed.on_cpu() { ATTENTION_BLOCK } else { 1 };
+    let params = context_params(config, threads(config))
         .with_kv_unified(kv.shares)
         // Of what has left the window nothing is used again.
         .with_swa_full(kv.rewinds)
@@ -294,7 +241,7 @@ fn serve_generation(
     };
     let usual = match runner(kv.slots, kv.cells) {
         Ok(usual) => usual,
-        Err(why) => return Err(Box::new((host, format!("{why}; try a smaller ctx_size")))),
+        Err(why) => return Err(Box::new((host, format!("{why}; {}", placed.needs())))),
     };
     let info = metadata.info(model, Kind::Chat, config.parallel, kv.request_tokens());
     tracing::info!(
@@ -316,10 +263,11 @@ fn serve_generation(
     Ok(())
 }
 
-/// Bytes of a token's keys and values, at two bytes each.
-fn kv_bytes(model: &LlamaModel) -> u64 {
+/// Bytes of a token's keys and values.
+fn kv_bytes(model: &LlamaModel, kind: KvType) -> u64 {
     let head = u64::try_from(model.n_embd()).unwrap_or(0) / u64::from(model.n_head().max(1));
-    (head * u64::from(model.n_head_kv()) * u64::from(model.n_layer()) * 4).max(1)
+    let numbers = 2 * head * u64::from(model.n_head_kv()) * u64::from(model.n_layer());
+    kind.bytes(numbers).max(1)
 }
 
 fn new_batch(tokens: u32, sequences: i32) -> LlamaBatch<'static> {
@@ -513,12 +461,13 @@ fn serve_embedding(
     model: &LlamaModel,
     metadata: &Metadata,
     vocab: Vocab,
+    placed: &Placed,
     host: Host,
 ) -> Served {
     let config = &host.config;
     let wanted = config.ctx_size.unwrap_or(DEFAULT_EMBEDDING_TOKENS);
     let slot_tokens = metadata.n_ctx_train.min(wanted);
-    let on_cpu = !offloads(config);
+    let on_cpu = placed.on_cpu();
     let default = if on_cpu { DEFAULT_EMBEDDING_BATCH } else { DEFAULT_BATCH };
     let budget = config.batch_size.unwrap_or(default);
     // An input is pooled whole, so the longest one must fit into one pass.
@@ -535,7 +484,7 @@ fn serve_embedding(
     let pooler = |threads: u32, tokens: u32| {
         // llama.cpp aborts where the inputs cannot have equal shares of the tokens.
         let tokens = tokens.next_multiple_of(MAX_EMBEDDING_INPUTS);
-        let params = context_params(threads)
+        let params = context_params(config, threads)
             .with_embeddings(true)
             .with_pooling_type(pooling)
             .with_n_ctx(NonZeroU32::new(tokens))
@@ -560,13 +509,6 @@ fn serve_embedding(
     let pass = Pass { tokens: budget, inputs: MAX_EMBEDDING_INPUTS as usize, block };
     host.serve_embedding(info, vocab, Contexts { wide, narrow, pass });
     Ok(())
-}
-
-/// Whether anything is computed elsewhere than on the CPU.
-fn offloads(config: &ModelConfig) -> bool {
-    use llama_cpp_2::LlamaBackendDeviceType::{Accelerator, Cpu};
-    let elsewhere = |d: &LlamaBackendDevice| !matches!(d.device_type, Cpu | Accelerator);
-    config.gpu_layers != Some(0) && list_llama_ggml_backend_devices().iter().any(elsewhere)
 }
 
 /// A context that embeds.

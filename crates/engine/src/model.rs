@@ -34,8 +34,12 @@ pub struct ModelConfig {
     pub itl_target: Duration,
     /// CPU threads; `None` for all cores.
     pub threads: Option<u32>,
-    /// Layers to put on a GPU; `None` for all.
-    pub gpu_layers: Option<u32>,
+    /// What to put on GPUs.
+    pub gpu: Gpu,
+    /// How keys and values are stored.
+    pub kv_type: KvType,
+    /// Whether attention is computed without storing all its weights; `None` where that is possible.
+    pub flash_attention: Option<bool>,
     /// Whether to map the file into memory instead of reading it.
     pub mmap: bool,
     /// How an embedding model's token vectors become one; `None` for the model's own way.
@@ -48,6 +52,64 @@ pub struct ModelConfig {
     pub queue_tokens: Option<usize>,
     /// The longest that a request may wait.
     pub queue_timeout: Option<Duration>,
+}
+
+/// What to put on GPUs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Gpu {
+    /// How many layers.
+    pub layers: crate::fit::GpuLayers,
+    /// Layers whose experts stay on the CPU, from the first one; `None` for as few as fit.
+    pub cpu_experts: Option<u32>,
+    /// What to leave free on each, in bytes.
+    pub margin_bytes: u64,
+    /// How several of them share a model.
+    pub split: Split,
+    /// The one that is used alone, or computes what is not split.
+    pub main: u32,
+}
+
+/// How several GPUs share a model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Split {
+    /// Each has some of the layers.
+    #[default]
+    Layer,
+    /// Each has some rows of each matrix.
+    Row,
+    /// One has all.
+    None,
+}
+
+/// How keys and values are stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "ggml's names of its types")]
+pub enum KvType {
+    F32,
+    #[default]
+    F16,
+    Bf16,
+    Q8_0,
+    Q5_1,
+    Q5_0,
+    Q4_1,
+    Q4_0,
+}
+
+impl KvType {
+    /// Bytes of so many numbers; a block of quantised ones holds 32 and their scale.
+    pub(crate) fn bytes(self, numbers: u64) -> u64 {
+        let block = match self {
+            Self::F32 => 128,
+            Self::F16 | Self::Bf16 => 64,
+            Self::Q8_0 => 34,
+            Self::Q5_1 => 24,
+            Self::Q5_0 => 22,
+            Self::Q4_1 => 20,
+            Self::Q4_0 => 18,
+        };
+        numbers * block / 32
+    }
 }
 
 /// How sequences lie in the KV cache.

@@ -10,7 +10,7 @@ use forebay_engine::{
     StepShares, StopRules, Token, Vocab, load,
 };
 
-use crate::config::ModelSettings;
+use crate::config::{GpuLayersSetting, ModelSettings};
 use crate::registry::model_config;
 
 /// A text to cut prompts from.
@@ -47,9 +47,9 @@ pub(crate) struct BenchArgs {
     /// CPU threads.
     #[arg(short, long, value_name = "N")]
     threads: Option<u32>,
-    /// Layers to put on a GPU; -1 for all.
-    #[arg(long, value_name = "N", default_value_t = -1, allow_negative_numbers = true)]
-    gpu_layers: i32,
+    /// Layers to put on GPUs: a number, "all", or "auto" for as many as fit.
+    #[arg(long, value_name = "N", default_value_t, allow_negative_numbers = true)]
+    gpu_layers: GpuLayersSetting,
 }
 
 /// One round's figures.

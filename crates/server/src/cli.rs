@@ -14,9 +14,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::bench::BenchArgs;
 use crate::config::{
-    KvLayoutSetting, Layers, LogFormat, ModelSettings, Origin, PoolingSetting, Settings,
+    GpuLayersSetting, KvLayoutSetting, KvTypeSetting, Layers, LogFormat, ModelSettings, Origin,
+    PoolingSetting, Settings, SplitSetting, Switch,
 };
-use crate::{Shutdown, serve};
+use crate::{Shutdown, hardware, serve};
 
 /// Serves GGUF models behind the OpenAI API.
 ///
@@ -39,6 +40,12 @@ enum Command {
     CheckConfig(ConfigArgs),
     /// List the configured models and the devices that can compute.
     Models(ConfigArgs),
+    /// List the devices that can compute.
+    Devices,
+    /// Say what of a model would go where, before it is loaded.
+    Fit(FitArgs),
+    /// Ask the server of this configuration whether it can serve; the exit code says it.
+    Healthcheck(ConfigArgs),
     /// Measure the engine's own limit, without HTTP.
     Bench(BenchArgs),
     /// Print the OpenAPI document as YAML.
@@ -89,9 +96,24 @@ pub(crate) struct ConfigArgs {
     /// CPU threads [default: all cores].
     #[arg(short, long, value_name = "N")]
     threads: Option<u32>,
-    /// Layers to put on a GPU; -1 for all [default: -1].
+    /// Layers to put on GPUs: a number, "all", or "auto" for as many as fit [default: auto].
     #[arg(long, visible_alias = "ngl", value_name = "N", allow_negative_numbers = true)]
-    gpu_layers: Option<i32>,
+    gpu_layers: Option<GpuLayersSetting>,
+    /// How several GPUs share a model [default: layer].
+    #[arg(long, value_name = "MODE")]
+    split_mode: Option<SplitSetting>,
+    /// The GPU that is used alone, or computes what is not split [default: 0].
+    #[arg(long, value_name = "N")]
+    main_gpu: Option<u32>,
+    /// Layers whose experts stay on the CPU; -1 for as few as fit [default: -1].
+    #[arg(long, visible_alias = "n-cpu-moe", value_name = "N", allow_negative_numbers = true)]
+    cpu_moe_layers: Option<i32>,
+    /// How keys and values are stored [default: f16].
+    #[arg(long, value_name = "TYPE")]
+    kv_type: Option<KvTypeSetting>,
+    /// Whether attention is computed in blocks [default: auto].
+    #[arg(long, visible_alias = "fa", value_name = "WHEN")]
+    flash_attention: Option<Switch>,
     /// Requests that may wait; more get 429 at once [default: 256].
     #[arg(long, value_name = "N")]
     queue: Option<u32>,
@@ -119,6 +141,16 @@ pub(crate) struct ConfigArgs {
     /// How log lines look [default: text].
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
+}
+
+/// What is asked about.
+#[derive(Debug, Args)]
+struct FitArgs {
+    /// Memory of a GPU in GiB, instead of those that there are. May be given several times.
+    #[arg(long, value_name = "GIB")]
+    gpu: Vec<f64>,
+    #[command(flatten)]
+    config: ConfigArgs,
 }
 
 /// How the process ends.
@@ -160,7 +192,24 @@ pub fn run(
         Command::CheckConfig(args) => {
             with_settings(&args, variables, |settings| show(&describe(&settings)))
         }
-        Command::Models(args) => with_settings(&args, variables, |settings| show(&list(&settings))),
+        Command::Models(args) => {
+            with_settings(&args, variables, |settings| show(&hardware::list(&settings)))
+        }
+        Command::Devices => show(&hardware::devices()),
+        Command::Fit(args) => {
+            let fit = |settings: Settings| match hardware::fit(&settings, &args.gpu) {
+                Ok(text) => show(&text),
+                Err(why) => complain(&why),
+            };
+            with_settings(&args.config, variables, fit)
+        }
+        Command::Healthcheck(args) => {
+            let check = |settings: Settings| match crate::healthcheck::run(&settings.server) {
+                Ok(()) => Exit::Good,
+                Err(why) => complain(&why),
+            };
+            with_settings(&args, variables, check)
+        }
         Command::Bench(args) => match crate::bench::run(&args) {
             Ok(report) => show(&report),
             Err(error) => complain(&error),
@@ -227,13 +276,11 @@ impl ConfigArgs {
         layers
     }
 
-    fn values(&self) -> [(&'static str, &'static str, Option<Value>); 21] {
+    fn values(&self) -> [(&'static str, &'static str, Option<Value>); 26] {
         let text = |text: &String| Value::String(text.clone());
         let path = |path: &PathBuf| Value::String(path.to_string_lossy().into_owned());
         let number = |n: u32| Value::Integer(n.into());
-        let pooling = |p: PoolingSetting| Value::String(format!("{p:?}").to_lowercase());
-        let layout = |l: KvLayoutSetting| Value::String(format!("{l:?}").to_lowercase());
-        let format = |f: LogFormat| Value::String(format!("{f:?}").to_lowercase());
+        let word = |n: GpuLayersSetting| Value::String(n.to_string());
         let aliases =
             (!self.alias.is_empty()).then(|| self.alias.iter().map(text).collect::<Vec<_>>());
         [
@@ -243,27 +290,41 @@ impl ConfigArgs {
             ("--store", "store.path", self.store.as_ref().map(path)),
             ("--no-store", "store.enabled", self.no_store.then_some(Value::Boolean(false))),
             ("--log-level", "log.level", self.log_level.as_ref().map(text)),
-            ("--log-format", "log.format", self.log_format.map(format)),
+            ("--log-format", "log.format", self.log_format.map(choice)),
             ("--alias", "model.aliases", aliases.map(Value::Array)),
             ("--ctx-size", "model.ctx_size", self.ctx_size.map(number)),
             ("--parallel", "model.parallel", self.parallel.map(number)),
-            ("--kv-layout", "model.kv_layout", self.kv_layout.map(layout)),
+            ("--kv-layout", "model.kv_layout", self.kv_layout.map(choice)),
             ("--kv-host-mib", "model.kv_host_mib", self.kv_host_mib.map(number)),
             ("--batch-size", "model.batch_size", self.batch_size.map(number)),
             ("--ubatch-size", "model.ubatch_size", self.ubatch_size.map(number)),
             ("--threads", "model.threads", self.threads.map(number)),
-            ("--gpu-layers", "model.gpu_layers", self.gpu_layers.map(|n| Value::Integer(n.into()))),
+            ("--gpu-layers", "model.gpu_layers", self.gpu_layers.map(word)),
+            ("--split-mode", "model.split_mode", self.split_mode.map(choice)),
+            ("--main-gpu", "model.main_gpu", self.main_gpu.map(number)),
+            (
+                "--cpu-moe-layers",
+                "model.cpu_moe_layers",
+                self.cpu_moe_layers.map(|n| Value::Integer(n.into())),
+            ),
+            ("--kv-type", "model.kv_type", self.kv_type.map(choice)),
+            ("--flash-attention", "model.flash_attention", self.flash_attention.map(choice)),
             ("--queue", "model.queue", self.queue.map(number)),
             (
                 "--embeddings",
                 "model.kind",
                 self.embeddings.then(|| Value::String("embedding".to_owned())),
             ),
-            ("--pooling", "model.pooling", self.pooling.map(pooling)),
+            ("--pooling", "model.pooling", self.pooling.map(choice)),
             ("--chat-template", "model.chat_template", self.chat_template.as_ref().map(path)),
             ("--model", "model.path", None),
         ]
     }
+}
+
+/// A choice by its name.
+fn choice<T: std::fmt::Debug>(choice: T) -> Value {
+    Value::String(format!("{choice:?}").to_lowercase())
 }
 
 fn run_server(settings: Settings) -> Exit {
@@ -317,7 +378,12 @@ async fn next_signal() -> Shutdown {
 
 fn start_log(settings: &Settings) {
     // llama.cpp tells much while it loads; its warnings are enough.
-    let filter = format!("{},llama_cpp_2=warn,llama-cpp-2=warn", settings.log.level);
+    // llama.cpp tells a lot: whoever wants to read it names it, as `llama-cpp-2=info`.
+    let level = &settings.log.level;
+    let filter = match level.contains("llama") {
+        true => level.clone(),
+        false => format!("{level},llama_cpp_2=warn,llama-cpp-2=warn"),
+    };
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -340,33 +406,6 @@ fn describe(settings: &Settings) -> String {
         let _ = writeln!(out, "{model:#?}");
     }
     out
-}
-
-fn list(settings: &Settings) -> String {
-    let mut out = String::new();
-    for model in &settings.models {
-        let size = match std::fs::metadata(&model.path) {
-            Ok(file) => format!("{:.1} MB", mega(file.len())),
-            Err(error) => error.to_string(),
-        };
-        let names: Vec<&str> = model.names().collect();
-        let _ = writeln!(out, "{}\n  {} ({size})", names.join(", "), model.path.display());
-    }
-    if settings.models.is_empty() {
-        out.push_str("no models are configured\n");
-    }
-    out.push_str("\ndevices:\n");
-    for device in forebay_engine::devices() {
-        let memory = mega(device.memory_total as u64);
-        let _ = writeln!(out, "  {} ({}), {memory:.0} MB", device.name, device.description);
-    }
-    let _ = writeln!(out, "\nllama.cpp: {}", forebay_engine::system_info());
-    out
-}
-
-#[expect(clippy::cast_precision_loss, reason = "for people")]
-fn mega(bytes: u64) -> f64 {
-    bytes as f64 / 1e6
 }
 
 #[cfg(test)]

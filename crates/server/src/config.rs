@@ -1,6 +1,7 @@
 //! The one configuration surface: defaults < file < environment < flags, validated before anything
 //! is bound or loaded, all errors told at once.
 
+mod devices;
 mod layers;
 
 use std::path::PathBuf;
@@ -98,7 +99,13 @@ pub struct ModelSettings {
     pub ubatch_size: u32,
     pub itl_target_ms: u32,
     pub threads: u32,
-    pub gpu_layers: i32,
+    pub gpu_layers: GpuLayersSetting,
+    pub gpu_margin_mib: u32,
+    pub cpu_moe_layers: i32,
+    pub split_mode: SplitSetting,
+    pub main_gpu: u32,
+    pub kv_type: KvTypeSetting,
+    pub flash_attention: Switch,
     pub mmap: bool,
     pub speculate: bool,
     pub queue: usize,
@@ -108,6 +115,8 @@ pub struct ModelSettings {
     pub matryoshka: bool,
     pub chat_template: PathBuf,
 }
+
+pub use devices::{GpuLayersSetting, KvTypeSetting, SplitSetting, Switch};
 
 /// What to use a model for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -195,7 +204,13 @@ impl Default for ModelSettings {
             ubatch_size: 0,
             itl_target_ms: 150,
             threads: 0,
-            gpu_layers: -1,
+            gpu_layers: GpuLayersSetting::default(),
+            gpu_margin_mib: 1024,
+            cpu_moe_layers: -1,
+            split_mode: SplitSetting::Layer,
+            main_gpu: 0,
+            kv_type: KvTypeSetting::F16,
+            flash_attention: Switch::Auto,
             mmap: true,
             speculate: true,
             queue: 256,
@@ -301,7 +316,13 @@ impl ModelSettings {
         layers.take_in(&key("ubatch_size"), &mut self.ubatch_size, 0, 1 << 16);
         layers.take_in(&key("itl_target_ms"), &mut self.itl_target_ms, 1, 60_000);
         layers.take_in(&key("threads"), &mut self.threads, 0, 4096);
-        layers.take_in(&key("gpu_layers"), &mut self.gpu_layers, -1, 100_000);
+        layers.take(&key("gpu_layers"), &mut self.gpu_layers);
+        layers.take_in(&key("gpu_margin_mib"), &mut self.gpu_margin_mib, 0, 1 << 24);
+        layers.take_in(&key("cpu_moe_layers"), &mut self.cpu_moe_layers, -1, 100_000);
+        layers.take(&key("split_mode"), &mut self.split_mode);
+        layers.take_in(&key("main_gpu"), &mut self.main_gpu, 0, 255);
+        layers.take(&key("kv_type"), &mut self.kv_type);
+        layers.take(&key("flash_attention"), &mut self.flash_attention);
         layers.take(&key("mmap"), &mut self.mmap);
         layers.take(&key("speculate"), &mut self.speculate);
         layers.take_in(&key("queue"), &mut self.queue, 0, 100_000);

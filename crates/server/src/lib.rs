@@ -17,6 +17,8 @@ mod bench;
 mod cli;
 mod error;
 mod extract;
+mod hardware;
+mod healthcheck;
 mod lifecycle;
 mod listen;
 mod loading;

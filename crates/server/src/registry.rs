@@ -5,11 +5,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use forebay_chat::{ChatTemplate, Dialect};
 use forebay_engine::{
-    Embedder, Engine, Kind, KvLayout, Loaded, ModelConfig, ModelInfo, Pooling, Source, Stats,
-    Status, Vocab,
+    Embedder, Engine, Gpu, Kind, KvLayout, Loaded, ModelConfig, ModelInfo, Pooling, Source, Split,
+    Stats, Status, Vocab,
 };
 
-use crate::config::{KindSetting, KvLayoutSetting, ModelSettings, PoolingSetting};
+use crate::config::{
+    KindSetting, KvLayoutSetting, ModelSettings, PoolingSetting, SplitSetting, Switch,
+};
 use crate::error::ApiError;
 use crate::metrics::{Metrics, ModelMetrics};
 
@@ -314,7 +316,23 @@ pub(crate) fn model_config(settings: &ModelSettings, source: Source) -> ModelCon
         ubatch_size: unless_zero(settings.ubatch_size),
         itl_target: Duration::from_millis(u64::from(settings.itl_target_ms)),
         threads: unless_zero(settings.threads),
-        gpu_layers: u32::try_from(settings.gpu_layers).ok(),
+        gpu: Gpu {
+            layers: settings.gpu_layers.0,
+            cpu_experts: u32::try_from(settings.cpu_moe_layers).ok(),
+            margin_bytes: u64::from(settings.gpu_margin_mib) << 20,
+            split: match settings.split_mode {
+                SplitSetting::Layer => Split::Layer,
+                SplitSetting::Row => Split::Row,
+                SplitSetting::None => Split::None,
+            },
+            main: settings.main_gpu,
+        },
+        kv_type: settings.kv_type.into(),
+        flash_attention: match settings.flash_attention {
+            Switch::Auto => None,
+            Switch::On => Some(true),
+            Switch::Off => Some(false),
+        },
         mmap: settings.mmap,
         pooling: match settings.pooling {
             PoolingSetting::Model => None,

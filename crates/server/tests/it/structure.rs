@@ -72,14 +72,15 @@ fn files_are_short_and_say_what_they_are_for() {
 }
 
 #[test]
-fn one_file_names_llama_cpp_and_holds_what_is_unsafe() {
+fn one_module_names_llama_cpp_and_one_file_holds_what_is_unsafe() {
     let mut files = Vec::new();
     sources(&root().join("crates"), &mut files);
     for file in files.into_iter().filter(|file| !file.ends_with("engine/src/llama.rs")) {
         let text = std::fs::read_to_string(&file).unwrap();
         let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let within = file.parent().is_some_and(|folder| folder.ends_with("engine/src/llama"));
         for line in code.filter(|_| !file.ends_with("structure.rs")) {
-            assert!(!line.contains("llama_cpp_2::"), "{}: {line}", file.display());
+            assert!(within || !line.contains("llama_cpp_2::"), "{}: {line}", file.display());
             assert!(
                 !line.contains("unsafe {") && !line.contains("unsafe fn"),
                 "{}: {line}",

@@ -1,0 +1,335 @@
+//! What of a model goes on which device: arithmetic over sizes, without llama.cpp.
+//!
+//! llama.cpp puts the last layers on the GPUs, as many as it is told, each GPU getting a part of them
+//! in proportion to its free memory; what comes behind the layers (the output matrix) counts as one
+//! more. The same is computed here before anything is loaded. Of a mixture of experts, the experts
+//! of the first layers may stay on the CPU: they are most of the bytes and little of the work.
+
+use std::fmt::Write as _;
+
+/// The sizes of a model's parts, in bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Weights {
+    /// Each layer: all of it, and its experts alone.
+    pub layers: Vec<Layer>,
+    /// What is in front of the layers: the token embeddings. They stay on the CPU.
+    pub input: u64,
+    /// What comes behind them.
+    pub output: u64,
+    /// How much of that is the token embeddings again: there twice only where it is on a GPU.
+    pub tied: u64,
+}
+
+/// A layer's sizes, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Layer {
+    /// All weights.
+    pub all: u64,
+    /// Those of the experts.
+    pub experts: u64,
+}
+
+impl Weights {
+    /// All of the model.
+    pub fn total(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.all).sum::<u64>() + self.input + self.output
+            - self.tied
+    }
+}
+
+/// What running needs beside the weights, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Running {
+    /// Keys and values of one layer.
+    pub kv_layer: u64,
+    /// Results between layers, on each device.
+    pub compute: u64,
+}
+
+/// A device's memory, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Room {
+    /// `CUDA0`, ...
+    pub name: String,
+    /// What nobody uses.
+    pub free: u64,
+    /// All of it.
+    pub total: u64,
+}
+
+/// How many layers go on GPUs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum GpuLayers {
+    /// As many as fit.
+    #[default]
+    Auto,
+    /// All, and what comes behind them.
+    All,
+    /// The last so many.
+    Number(u32),
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// How many layers go on GPUs.
+    pub layers: GpuLayers,
+    /// Layers whose experts stay on the CPU, from the first one; `None` for as few as fit.
+    pub cpu_experts: Option<u32>,
+    /// What to leave free on each device, in bytes.
+    pub margin: u64,
+}
+
+/// What goes where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Layers on GPUs; one more than the model has where the output matrix goes there too.
+    pub gpu_layers: u32,
+    /// Layers whose experts stay on the CPU, from the first one.
+    pub cpu_experts: u32,
+    /// Each device's part.
+    pub shares: Vec<Share>,
+    /// What stays in host memory, keys and values included, in bytes.
+    pub host: u64,
+    /// Whether every device has room for its part and the margin.
+    pub fits: bool,
+}
+
+/// What one device holds, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// The device.
+    pub room: Room,
+    /// Layers on it.
+    pub layers: u32,
+    /// Weights.
+    pub weights: u64,
+    /// Keys and values.
+    pub kv: u64,
+    /// Results between layers.
+    pub compute: u64,
+}
+
+impl Share {
+    /// All that the device holds.
+    pub fn total(&self) -> u64 {
+        self.weights + self.kv + self.compute
+    }
+}
+
+/// What goes where. Without devices everything stays on the CPU.
+pub fn plan(weights: &Weights, running: Running, rooms: &[Room], wish: Wish) -> Plan {
+    let layers = u32::try_from(weights.layers.len()).unwrap_or(u32::MAX);
+    let all = if rooms.is_empty() { 0 } else { layers + 1 };
+    let place = |gpu_layers: u32, cpu_experts: u32| {
+        Placement { weights, running, rooms, wish }.place(gpu_layers, cpu_experts)
+    };
+    let experts = wish.cpu_experts.unwrap_or(0).min(layers);
+    match wish.layers {
+        GpuLayers::All => place(all, experts),
+        GpuLayers::Number(number) => place(number.min(all), experts),
+        GpuLayers::Auto => {
+            let has_experts = weights.layers.iter().any(|layer| layer.experts > 0);
+            let by_experts = match wish.cpu_experts {
+                None if has_experts => 0..=layers,
+                _ => experts..=experts,
+            };
+            let moved = by_experts.map(|experts| (all, experts));
+            let most = if has_experts && wish.cpu_experts.is_none() { layers } else { experts };
+            let fewer = (0..all).rev().map(|number| (number, most));
+            let fitting = moved.chain(fewer).map(|(number, experts)| place(number, experts));
+            fitting.into_iter().find(|plan| plan.fits).unwrap_or_else(|| place(0, 0))
+        }
+    }
+}
+
+struct Placement<'p> {
+    weights: &'p Weights,
+    running: Running,
+    rooms: &'p [Room],
+    wish: Wish,
+}
+
+impl Placement<'_> {
+    fn place(&self, gpu_layers: u32, cpu_experts: u32) -> Plan {
+        let Self { weights, running, rooms, wish } = self;
+        let empty = |room: &Room| {
+            let compute = if gpu_layers > 0 { running.compute } else { 0 };
+            Share { room: room.clone(), layers: 0, weights: 0, kv: 0, compute }
+        };
+        let mut shares: Vec<Share> = rooms.iter().map(empty).collect();
+        let count = weights.layers.len();
+        // The first one that goes on a GPU; the output matrix stands behind the last.
+        let first = (count + 1).saturating_sub(gpu_layers as usize);
+        let free: u64 = rooms.iter().map(|room| room.free).sum();
+        let mut host = weights.input;
+        for index in 0..=count {
+            let layer = weights.layers.get(index);
+            let (mut bytes, kv) = match layer {
+                Some(layer) => (layer.all, running.kv_layer),
+                None => (weights.output, 0),
+            };
+            if index < first || free == 0 {
+                host += bytes + kv - if layer.is_none() { weights.tied } else { 0 };
+                continue;
+            }
+            if let Some(layer) = layer.filter(|_| index < cpu_experts as usize) {
+                host += layer.experts;
+                bytes -= layer.experts;
+            }
+            // As llama.cpp does: the device whose part of all free memory reaches so far.
+            let at = (index - first) as u64 * free;
+            let mut end = 0;
+            let device = rooms.iter().position(|room| {
+                end += room.free;
+                at < end * u64::from(gpu_layers)
+            });
+            let share = &mut shares[device.unwrap_or(rooms.len() - 1)];
+            share.weights += bytes;
+            share.kv += kv;
+            share.layers += u32::from(layer.is_some());
+        }
+        let margin = wish.margin;
+        let fits = shares
+            .iter()
+            .all(|share| share.total() == 0 || share.total() + margin <= share.room.free);
+        Plan { gpu_layers, cpu_experts, shares, host, fits }
+    }
+}
+
+impl Plan {
+    /// The arithmetic, a line for each device.
+    pub fn explain(&self, weights: &Weights, wish: Wish) -> String {
+        let mut out = String::new();
+        let layers = weights.layers.len();
+        let number = (self.gpu_layers as usize).min(layers);
+        let output = if self.gpu_layers as usize > layers { " and the output matrix" } else { "" };
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            out,
+            "model {}: {number} of {layers} layers{output} on GPUs",
+            size(weights.total())
+        );
+        if self.cpu_experts > 0 {
+            let _ = writeln!(out, "experts of the first {} layers on the CPU", self.cpu_experts);
+        }
+        for share in &self.shares {
+            let verdict = match share.total() + wish.margin <= share.room.free {
+                _ if share.total() == 0 => "unused",
+                true => "fits",
+                false => "DOES NOT FIT",
+            };
+            let _ = writeln!(
+                out,
+                "{}: weights {} + KV cache {} + compute {} = {} of {} free ({} in all), margin {}: {verdict}",
+                share.room.name,
+                size(share.weights),
+                size(share.kv),
+                size(share.compute),
+                size(share.total()),
+                size(share.room.free),
+                size(share.room.total),
+                size(wish.margin),
+            );
+        }
+        let _ = writeln!(out, "host memory: {}", size(self.host));
+        out
+    }
+}
+
+/// A file that cannot be planned for.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is not a GGUF file that can be read")]
+pub struct FitError(pub(crate) String);
+
+/// Bytes for people.
+pub fn size(bytes: u64) -> String {
+    let mib = bytes as f64 / f64::from(1 << 20);
+    if mib < 1024.0 { format!("{mib:.0} MiB") } else { format!("{:.2} GiB", mib / 1024.0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    /// The shape of Llama 3.1 8B in Q4_K_M: 4.6 GiB.
+    fn dense() -> Weights {
+        let layer = Layer { all: 125 << 20, experts: 0 };
+        Weights { layers: vec![layer; 32], input: 282 << 20, output: 411 << 20, tied: 0 }
+    }
+
+    fn mixture() -> Weights {
+        let layer = Layer { all: GIB, experts: GIB * 9 / 10 };
+        Weights { layers: vec![layer; 32], input: GIB / 2, output: GIB / 2, tied: 0 }
+    }
+
+    fn rooms(free: &[u64]) -> Vec<Room> {
+        let room = |(n, &free): (usize, &u64)| Room { name: format!("G{n}"), free, total: free };
+        free.iter().enumerate().map(room).collect()
+    }
+
+    fn running() -> Running {
+        Running { kv_layer: 64 << 20, compute: 300 << 20 }
+    }
+
+    fn auto(weights: &Weights, free: &[u64]) -> Plan {
+        let wish = Wish { margin: GIB, ..Wish::default() };
+        let plan = plan(weights, running(), &rooms(free), wish);
+        let placed: u64 = plan.shares.iter().map(|share| share.weights + share.kv).sum();
+        let layers = weights.layers.len() as u64;
+        assert_eq!(placed + plan.host, weights.total() + layers * running().kv_layer);
+        plan
+    }
+
+    #[test]
+    fn all_of_it_goes_where_it_fits() {
+        let plan = auto(&dense(), &[24 * GIB]);
+        assert_eq!((plan.gpu_layers, plan.cpu_experts, plan.fits), (33, 0, true));
+        assert_eq!(plan.host, dense().input);
+        assert_eq!(plan.shares[0].layers, 32);
+        let text = plan.explain(&dense(), Wish { margin: GIB, ..Wish::default() });
+        assert!(text.contains("32 of 32 layers and the output matrix on GPUs"), "{text}");
+        assert!(
+            text.contains("G0: weights 4.31 GiB + KV cache 2.00 GiB + compute 300 MiB"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn as_many_layers_as_fit_and_none_more() {
+        let plan = auto(&dense(), &[4 * GIB]);
+        assert!(plan.fits && (1..33).contains(&plan.gpu_layers), "{plan:?}");
+        let wish =
+            |layers| Wish { layers: GpuLayers::Number(layers), margin: GIB, cpu_experts: None };
+        let more = super::plan(&dense(), running(), &rooms(&[4 * GIB]), wish(plan.gpu_layers + 1));
+        assert!(!more.fits);
+        assert_eq!(auto(&dense(), &[GIB]).gpu_layers, 0);
+        assert_eq!(auto(&dense(), &[]).gpu_layers, 0);
+    }
+
+    #[test]
+    fn devices_share_in_proportion_to_what_is_free() {
+        let plan = auto(&dense(), &[24 * GIB, 12 * GIB]);
+        assert_eq!(plan.gpu_layers, 33);
+        let layers: Vec<u32> = plan.shares.iter().map(|share| share.layers).collect();
+        assert_eq!(layers, [22, 10]);
+        // One of them is full: what it has room for decides.
+        let uneven = auto(&dense(), &[24 * GIB, GIB / 2]);
+        assert!(uneven.gpu_layers < 33);
+    }
+
+    #[test]
+    fn experts_stay_behind_before_layers_do() {
+        let plan = auto(&mixture(), &[24 * GIB]);
+        assert_eq!(plan.gpu_layers, 33);
+        assert!(plan.fits && plan.cpu_experts > 0, "{plan:?}");
+        let wish =
+            Wish { cpu_experts: Some(plan.cpu_experts - 1), layers: GpuLayers::All, margin: GIB };
+        assert!(!super::plan(&mixture(), running(), &rooms(&[24 * GIB]), wish).fits);
+        // Not even without experts.
+        let small = auto(&mixture(), &[4 * GIB]);
+        assert!(small.fits && small.gpu_layers < 33 && small.cpu_experts == 32, "{small:?}");
+    }
+}

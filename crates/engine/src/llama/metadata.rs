@@ -1,0 +1,121 @@
+//! What a loaded model says about itself, and its vocabulary.
+
+use std::sync::Arc;
+
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::token::LlamaToken;
+
+use crate::Token;
+use crate::model::{Kind, ModelInfo};
+use crate::vocab::{ParseSpecial, Tokenize, Vocab, VocabTable};
+
+/// What a GGUF file says about itself.
+pub(super) struct Metadata {
+    architecture: String,
+    pub(super) n_ctx_train: u32,
+    chat_template: Option<String>,
+    pub(super) pooling: Option<u32>,
+    pub(super) causal: bool,
+    pub(super) sliding_window: bool,
+}
+
+impl Metadata {
+    pub(super) fn read(model: &LlamaModel) -> Self {
+        let value = |key: &str| model.meta_val_str(key).ok();
+        let architecture = value("general.architecture").unwrap_or_else(|| "unknown".to_owned());
+        let of_arch = |key: &str| value(&format!("{architecture}.{key}"));
+        Self {
+            n_ctx_train: model.n_ctx_train(),
+            chat_template: value("tokenizer.chat_template"),
+            pooling: of_arch("pooling_type").and_then(|v| v.parse().ok()),
+            causal: of_arch("attention.causal").is_none_or(|v| v != "false"),
+            sliding_window: of_arch("attention.sliding_window").is_some_and(|v| v != "0"),
+            architecture,
+        }
+    }
+
+    /// A file that names a pooling or attends in both directions is for embeddings.
+    pub(super) fn kind(&self) -> Kind {
+        let pools = self.pooling.is_some_and(|p| p != 0);
+        if pools || !self.causal { Kind::Embedding } else { Kind::Chat }
+    }
+
+    pub(super) fn info(
+        &self,
+        model: &LlamaModel,
+        kind: Kind,
+        slots: u32,
+        slot_tokens: u32,
+    ) -> ModelInfo {
+        ModelInfo {
+            architecture: self.architecture.clone(),
+            kind,
+            n_ctx_train: self.n_ctx_train,
+            slot_tokens,
+            slots,
+            n_embd: u32::try_from(model.n_embd_out()).unwrap_or(0),
+            n_params: model.n_params(),
+            size_bytes: model.size(),
+            chat_template: self.chat_template.clone(),
+            fingerprint: self.fingerprint(model),
+        }
+    }
+
+    /// FNV-1a over the numbers and the template: it changes when the weights' shape, their
+    /// quantisation or the template does.
+    fn fingerprint(&self, model: &LlamaModel) -> String {
+        let facts = format!(
+            "{} {} {} {:?}",
+            self.architecture,
+            model.n_params(),
+            model.size(),
+            self.chat_template
+        );
+        let hash = facts.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        format!("{hash:016x}")
+    }
+}
+
+struct LlamaTokenizer(Arc<LlamaModel>);
+
+impl Tokenize for LlamaTokenizer {
+    fn tokenize(&self, text: &str, special: ParseSpecial) -> Vec<Token> {
+        let tokens = self.0.vocab().tokenize(text.as_bytes(), false, special == ParseSpecial::Yes);
+        tokens.into_iter().filter_map(|t| Token::try_from(t.0).ok()).collect()
+    }
+}
+
+/// Its vocabulary.
+pub(super) fn vocab(model: &Arc<LlamaModel>) -> Vocab {
+    let vocab = model.vocab();
+    let mut table = VocabTable::default();
+    for token in vocab.tokens() {
+        table.bytes.reserve(64);
+        vocab.token_to_piece_into(token, &mut table.bytes, true, None);
+        table.ends.push(u32::try_from(table.bytes.len()).unwrap_or(u32::MAX));
+        let unknown = vocab.attr(token).contains(llama_cpp_2::token_type::LlamaTokenAttr::Unknown);
+        table.control.push(unknown || vocab.is_control(token));
+        if vocab.is_eog(token) {
+            table.eog.extend(Token::try_from(token.0));
+        }
+    }
+    let name = |token: LlamaToken| {
+        let text = (token.0 >= 0).then(|| vocab.text(token)).flatten();
+        text.map(|t| t.to_string_lossy().into_owned()).unwrap_or_default()
+    };
+    table.bos_text = name(vocab.bos());
+    table.eos_text = name(vocab.eos());
+    // What the model wants around its input is what adding it to some text adds.
+    let ids = |special: bool| -> Vec<Token> {
+        let tokens = vocab.tokenize(b"a", special, false);
+        tokens.into_iter().filter_map(|t| Token::try_from(t.0).ok()).collect()
+    };
+    let (bare, marked) = (ids(false), ids(true));
+    if let Some(at) = marked.windows(bare.len().max(1)).position(|w| w == bare) {
+        table.prefix = marked[..at].to_vec();
+        table.suffix = marked[at + bare.len()..].to_vec();
+    }
+    Vocab::new(table, Arc::new(LlamaTokenizer(Arc::clone(model))))
+}

@@ -1,0 +1,72 @@
+"""Where a model is put, as far as a machine without a GPU shows it; how that is said and refused."""
+
+import re
+import subprocess
+
+import openai
+import pytest
+from conftest import BINARY
+
+
+
+def forebay(*arguments, code=0):
+    done = subprocess.run([BINARY, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def fit(model, *arguments):
+    return forebay("fit", "--model", model, *arguments)
+
+
+def test_devices_are_listed():
+    assert re.search(r"CPU \(.+\): [\d.]+ [MG]iB free of [\d.]+ [MG]iB", forebay("devices"))
+
+
+def test_what_would_fit_is_said_before_anything_is_loaded(models):
+    chat = models["chat"]
+    big = fit(chat, "--gpu", "24", "--ctx-size", "4096")
+    assert "30 of 30 layers and the output matrix on GPUs" in big and ": fits" in big
+    # 30 layers, 3 heads of 64 numbers, keys and values, two bytes each.
+    assert f"KV cache {30 * 3 * 64 * 2 * 2 * 4096 // 2**20} MiB" in big
+    eighth = fit(chat, "--gpu", "24", "--ctx-size", "4096", "--kv-type", "q8_0")
+    assert f"KV cache {30 * 3 * 64 * 2 * 34 / 32 * 4096 / 2**20:.0f} MiB" in eighth
+    some = fit(chat, "--gpu", "1.25", "--ctx-size", "16384")
+    assert 0 < int(re.search(r"(\d+) of 30 layers on GPUs", some)[1]) < 30, some
+    forced = fit(chat, "--gpu", "1.25", "--ctx-size", "65536", "--parallel", "8", "--gpu-layers", "all")
+    assert "DOES NOT FIT" in forced
+    assert "0 of 30 layers" in fit(chat, "--gpu", "24", "--gpu-layers", "0")
+    shares = re.findall(r"GPU\d.*KV cache (\d+) MiB", fit(chat, "--gpu", "24", "--gpu", "12"))
+    assert len(shares) == 2 and int(shares[0]) == 2 * int(shares[1]) > 0
+
+
+def test_what_is_wrong_is_said(models, tmp_path):
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + b"\xff" * 60)
+    assert "is not a GGUF file" in forebay("fit", "--model", broken, code=1)
+    assert "not-there.gguf is not a GGUF file" in forebay("fit", "--model", "not-there.gguf", code=1)
+    wrong = forebay("check-config", "--model", models["chat"], "--gpu-layers", "some", code=64)
+    assert "neither a number" in wrong
+    # Far more memory than there is, and no crash.
+    said = forebay("serve", "--port", 0, "--model", models["chat"], "--ctx-size", 16_000_000, code=1)
+    assert re.search(r"it needs about \d+\.\d+ GiB and CPU has \d+\.\d+ GiB free", said), said
+
+
+@pytest.mark.parametrize("settings", [
+    {"kv_type": "q8_0", "flash_attention": "on"}, {"kv_type": "f32", "flash_attention": "off"}, {"gpu_layers": "all"},
+    {"gpu_layers": 0, "split_mode": "none"},
+])
+def test_answers_do_not_depend_on_it(start, models, steady, settings):
+    server = start(models["chat"], parallel=4, speculate=False, **settings)
+    ask = {"messages": [{"role": "user", "content": "Name three colours."}], "max_tokens": 8, "temperature": 0}
+    client = openai.OpenAI(base_url=server.url + "/v1", api_key="x", max_retries=0)
+    text = client.chat.completions.create(model="m", **ask).choices[0].message.content
+    usual = steady.client.chat.completions.create(model="smollm2", **ask).choices[0].message.content
+    assert text[:6] == usual[:6]  # Rounding decides the words after "1. Red: ".
+
+
+def test_the_health_check_knows_ready_from_not(start, models):
+    server = start(models["chat"])
+    forebay("healthcheck", "--port", server.port)
+    server.stop()
+    assert "no answer" in forebay("healthcheck", "--port", server.port, code=1)
