@@ -1,0 +1,35 @@
+"""What the GPU measurement is made of, as far as it runs without one: the made-up model is a model,
+and the comparison of a program with itself finds it the same."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import BINARY, required
+
+GPU = Path(__file__).resolve().parent / "gpu"
+
+
+def run(script, *arguments):
+    command = [sys.executable, str(GPU / script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("kind", ["q4_k_m", "q8_0"])
+def test_the_made_up_model_is_measured(tmp_path, kind):
+    model, out = tmp_path / "tiny.gguf", tmp_path / "figures.json"
+    run("make_model.py", model, "--kind", kind, "--tiny")
+    run("measure.py", "--forebay", BINARY, "--peer", BINARY, "--model", model, "--streams", 1, 4, "--prompt", 64,
+        "--tokens", 16, "--vocab", 2000, "--rounds", 1, "--gpu-layers", 0, "--out", out)
+    figures = json.loads(out.read_text())
+    for scenarios in figures.values():
+        assert set(scenarios) == {"1 streams", "4 streams", "shared prefix", "mixed"}
+        assert all(values["tokens/s"] > 0 and values["ttft p50"] > 0 for values in scenarios.values())
+
+
+def test_a_program_agrees_with_itself():
+    assert "10 of 10 equal, 0 differ" in run("check.py", BINARY, required("TEST_CHAT_MODEL"))
