@@ -158,7 +158,7 @@ docker-test: $(VENV)/.ready models
 
 .PHONY: blackbox
 blackbox: build models browser $(VENV)/.ready $(TEMPLATES)/.ready $(SDK)/.ready $(INSTRUCTOR)/.ready
-	$(CARGO) build --release --locked -p forebay-chat --example render
+	$(CARGO) build --release --locked -p forebay-chat --example render --example calls
 	PATH="$(VENV)/bin:$$PATH" npm ci --prefix tests/node --silent --no-audit --no-fund
 	PATH="$(VENV)/bin:$$PATH" $(PYTHON) -m pytest tests -q -p no:asyncio
 

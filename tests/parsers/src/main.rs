@@ -6,92 +6,13 @@
 //! no more) is taken as the model's answer.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
 
-use forebay_chat::{
-    CallReader, ChannelReader, ChatTemplate, Dialect, Part, RenderOptions, normalise,
-};
-use serde_json::{Map, Value, json};
+use forebay_chat::ChatTemplate;
 use tool_parser::ParserFactory;
 
-type Calls = Vec<(String, Value)>;
-
-fn arguments(number: u32) -> Value {
-    json!({"city": format!("Rome \"{number}\""), "days": number, "exact": true})
-}
-
-fn tools() -> Vec<Value> {
-    let parameters = json!({"type": "object", "properties": {
-        "city": {"type": "string", "description": "Where."},
-        "days": {"type": "integer", "description": "How many."},
-        "exact": {"type": "boolean", "description": "Whether."}}, "required": ["city", "days", "exact"]});
-    vec![json!({"type": "function", "function": {
-        "name": "get_weather", "description": "Tells the weather.", "parameters": parameters}})]
-}
-
-fn render(template: &ChatTemplate, messages: &Value, opens: bool, as_text: bool) -> Option<String> {
-    let messages: Vec<_> = serde_json::from_value(messages.clone()).ok()?;
-    let turns = normalise(&messages, true, &mut Vec::new()).ok()?;
-    let options = RenderOptions {
-        add_generation_prompt: opens,
-        continue_final_message: false,
-        tools: &tools(),
-        arguments_as_text: as_text,
-        variables: &Map::new(),
-        now: SystemTime::UNIX_EPOCH,
-    };
-    template.render(&turns, &options).ok().map(|pieces| pieces.concat())
-}
-
-/// The answer that a template makes of `count` calls.
-fn answer(template: &ChatTemplate, count: u32, as_text: bool) -> Option<String> {
-    let user = json!({"role": "user", "content": "Please do."});
-    let calls: Vec<Value> = (1..=count)
-        .map(|n| {
-            json!({"id": format!("call{n:05}"), "type": "function", "function": {
-                "name": "get_weather", "arguments": arguments(n).to_string()}})
-        })
-        .collect();
-    let before = render(template, &json!([user]), true, as_text)?;
-    let said = json!([user, {"role": "assistant", "content": "", "tool_calls": calls}]);
-    let all = render(template, &said, false, as_text)?;
-    let same = all.char_indices().zip(before.chars()).find(|((_, a), b)| a != b);
-    let from = same.map_or(before.len().min(all.len()), |((at, _), _)| at);
-    // Not from within a tag: `<think>` and `<tool_call>` begin alike.
-    let tag = all[..from].rfind('<').filter(|&at| !all[at..from].contains('>'));
-    let text = all.get(tag.unwrap_or(from)..)?;
-    let text = text.rsplit("</think>").next().unwrap_or_default().trim_start().to_owned();
-    (text.matches("get_weather").count() >= count as usize).then_some(text)
-}
-
-fn ours(template: &ChatTemplate, pieces: &[&str]) -> Calls {
-    let ends = ["<|im_end|>", "<|eot_id|>", "<|END_OF_TURN_TOKEN|>", "</s>"];
-    let schemas =
-        BTreeMap::from([("get_weather".to_owned(), tools()[0]["function"]["parameters"].clone())]);
-    let mut parts = Vec::new();
-    if template.thinking().is_some_and(|thinking| thinking.in_channels()) {
-        let mut reader = ChannelReader::new(schemas.into_keys(), false);
-        pieces.iter().for_each(|piece| reader.push(piece, &mut parts));
-        reader.finish(&mut parts);
-    } else {
-        let mut reader = CallReader::new(Dialect::learn(template, &ends), schemas, false);
-        pieces.iter().for_each(|piece| reader.push(piece, &mut parts));
-        reader.finish(&mut parts);
-    }
-    let mut calls: Vec<(String, String)> = Vec::new();
-    for part in parts {
-        match part {
-            Part::Call { name, .. } => calls.push((name, String::new())),
-            Part::Arguments { index, text } => calls[index as usize].1.push_str(&text),
-            Part::Thought(_) | Part::Text(_) => {}
-        }
-    }
-    calls.into_iter().map(|(name, text)| (name, parsed(&text))).collect()
-}
-
-fn parsed(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
-}
+#[path = "../../../crates/chat/examples/spelled/mod.rs"]
+mod spelled;
+use spelled::{Calls, ours, parsed, tools};
 
 /// What a parser of the crate reads: whole, and character by character.
 async fn theirs(factory: &ParserFactory, name: &str, text: &str) -> [Calls; 2] {
@@ -137,16 +58,11 @@ async fn main() {
         let source = std::fs::read_to_string(path).expect("a template");
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let Ok(template) = ChatTemplate::new(&source, "<s>", "</s>", Vec::new()) else { continue };
-        let spelled = [(2, false), (2, true), (1, false), (1, true)]
-            .into_iter()
-            .find_map(|(count, as_text)| Some((count, answer(&template, count, as_text)?)));
-        let Some((count, text)) = spelled else {
+        let Some((text, expected)) = spelled::spelled(&template) else {
             println!("{stem:55} spells no calls");
             continue;
         };
         all += 1;
-        let expected: Calls =
-            (1..=count).map(|n| ("get_weather".to_owned(), arguments(n))).collect();
         let each: Vec<&str> = text.split("").filter(|piece| !piece.is_empty()).collect();
         let mut marks = Vec::new();
         let mut mark = |what: &'static str, right: bool| {
