@@ -1,11 +1,15 @@
 """Numbers computed outside of llama.cpp: MiniLM in numpy, from the safetensors."""
 
+import importlib.util
 import json
 import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import openai
 import pytest
 from tokenizers import Tokenizer
 
@@ -59,13 +63,17 @@ class MiniLM:
         wide = 0.5 * wide * (1 + np.vectorize(__import__("math").erf)(wide / np.sqrt(2)))
         return self.norm(x + self.linear(wide, f"{name}.output.dense"), f"{name}.output.LayerNorm")
 
-    def embed(self, text):
-        ids = self.tokenizer.encode(text).ids
+    def encode(self, ids):
         table = lambda kind: self.weights[f"embeddings.{kind}_embeddings.weight"]
         x = table("word")[ids] + table("position")[: len(ids)] + table("token_type")[0]
         x = self.norm(x, "embeddings.LayerNorm")
         for index in range(self.config["num_hidden_layers"]):
             x = self.layer(x, f"encoder.layer.{index}")
+        return x
+
+    def embed(self, text):
+        ids = self.tokenizer.encode(text).ids
+        x = self.encode(ids)
         pooled = x.mean(0)
         return ids, pooled / np.linalg.norm(pooled)
 
@@ -81,6 +89,35 @@ def test_embeddings_are_the_models_own(client, reference):
         _, expected = reference.embed(text)
         cosine = float(np.dot(expected, item.embedding))
         assert cosine > 0.999, (text, cosine)
+
+
+def test_a_rerankers_scores_are_the_models_own(start, models, reference, tmp_path):
+    ranker_script = Path(__file__).resolve().parent.parent / "models/ranker.py"
+    model = tmp_path / "ranker.gguf"
+    subprocess.run([sys.executable, ranker_script, models["embedding"], model], check=True)
+    spec = importlib.util.spec_from_file_location("ranker", ranker_script)
+    ranker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(ranker)
+    head = ranker.head(384)
+    server = start(str(model))
+    client = openai.OpenAI(base_url=server.url + "/v1", api_key="x", max_retries=0)
+    query, documents = "What is a panda?", [text for text in TEXTS if len(text) < 300]
+    answer = client.post("/rerank", body={"model": "m", "query": query, "documents": documents}, cast_to=object)
+    assert answer["method"] == "reranker"
+    scores = [each["relevance_score"] for each in answer["results"]]
+    assert scores == sorted(scores, reverse=True) and len(scores) == len(documents)
+    for each in answer["results"]:
+        question, document = (reference.tokenizer.encode(text).ids for text in (query, documents[each["index"]]))
+        first = reference.encode([*question, *document[1:]])[0]
+        pooled = np.tanh(head["cls.weight"] @ first + head["cls.bias"])
+        logit = float((head["cls.output.weight"] @ pooled + head["cls.output.bias"])[0])
+        assert abs(each["relevance_score"] - 1 / (1 + np.exp(-logit))) < 0.01, (each, logit)
+    with pytest.raises(openai.BadRequestError, match="is a reranker: it makes no vectors"):
+        client.embeddings.create(model="m", input="x")
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.post("/rerank", body={"model": "m", "query": query, "documents": ["a", "b " * 600]}, cast_to=object)
+    assert refused.value.param == "documents[1]"
+    assert client.models.retrieve("m").kind == "reranker"
 
 
 def test_tokens_are_the_models_own(client, reference):

@@ -48,6 +48,8 @@ pub(crate) struct EmbedWorker<M> {
     jobs: Mutex<BTreeMap<JobId, EmbedJob>>,
     wide: Mutex<M>,
     pass: Pass,
+    /// Whether what comes out are vectors, of which only the direction counts; else it is scores.
+    directions: bool,
     board: Arc<Board>,
     computing: AtomicUsize,
     failed_passes: AtomicU32,
@@ -84,13 +86,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<M: EmbeddingModel + Send> EmbedWorker<M> {
     /// Serves until the last handle is gone or too many passes have failed. Dropping the jobs
     /// that are left tells their clients.
-    pub(crate) fn serve(contexts: Contexts<M>, inbox: mpsc::Receiver<EmbedJob>, board: Arc<Board>) {
+    pub(crate) fn serve(
+        contexts: Contexts<M>,
+        inbox: mpsc::Receiver<EmbedJob>,
+        directions: bool,
+        board: Arc<Board>,
+    ) {
         let Contexts { wide, narrow, pass } = contexts;
         let worker = Self {
             desk: Mutex::new(Desk { inbox, queue: EmbeddingQueue::new(), next_id: 0 }),
             jobs: Mutex::new(BTreeMap::new()),
             wide: Mutex::new(wide),
             pass,
+            directions,
             board,
             computing: AtomicUsize::new(0),
             failed_passes: AtomicU32::new(0),
@@ -209,7 +217,9 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
 
     fn emit(&self, items: &[Item], mut vectors: Vec<Vec<f32>>) {
         self.failed_passes.store(0, Relaxed);
-        vectors.iter_mut().for_each(|vector| normalise(vector));
+        if self.directions {
+            vectors.iter_mut().for_each(|vector| normalise(vector));
+        }
         let mut jobs = lock(&self.jobs);
         for (item, vector) in items.iter().zip(vectors) {
             if let Some(job) = jobs.get_mut(&item.job) {
@@ -301,7 +311,7 @@ mod tests {
         let pass = Pass { tokens: 64, inputs: 16, block: 64 };
         let contexts = Contexts { wide: Lengths { capacity: 500 }, narrow, pass };
         let shared = Arc::clone(&board);
-        let body = move || EmbedWorker::serve(contexts, inbox, shared);
+        let body = move || EmbedWorker::serve(contexts, inbox, true, shared);
         (sender, board, thread::Builder::new().spawn(body).unwrap())
     }
 

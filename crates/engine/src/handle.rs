@@ -461,8 +461,9 @@ impl Host {
         self.board.set_status(Status::Ready);
         let commands = Commands::Embed(sender);
         let token_capacity = usize::MAX;
+        let directions = info.ranking.is_none();
         if self.ready.send(Ok(Parts { info, vocab, capacity, token_capacity, commands })).is_ok() {
-            EmbedWorker::serve(contexts, inbox, self.board);
+            EmbedWorker::serve(contexts, inbox, directions, self.board);
         }
     }
 }

@@ -46,7 +46,7 @@ pub use forebay_scheduler::{Class, Counts, Principal, Reuse, Salt};
 pub use grammar::{CompiledGrammar, Grammar, GrammarError, Grammars};
 pub use handle::{Embedder, Engine, Generation, LoadError, Loaded, Loading, SubmitError, load};
 pub use model::{
-    Device, Gpu, Kind, KvLayout, KvType, ModelConfig, ModelInfo, Pooling, Source, Split,
+    Device, Gpu, Kind, KvLayout, KvType, ModelConfig, ModelInfo, Pooling, Ranking, Source, Split,
 };
 pub use request::{
     Event, Failure, FinishReason, GenerateRequest, Origin, SamplingParams, StopRules, TokenLogprob,

@@ -504,7 +504,11 @@ fn serve_embedding(
         );
         return Err(Box::new((host, why)));
     };
-    let info = metadata.info(model, Kind::Embedding, MAX_EMBEDDING_INPUTS, slot_tokens);
+    let mut info = metadata.info(model, Kind::Embedding, MAX_EMBEDDING_INPUTS, slot_tokens);
+    if config.pooling.is_some() {
+        // Whoever says how vectors are made wants vectors.
+        info.ranking = None;
+    }
     let block = if on_cpu { ATTENTION_BLOCK } else { 1 };
     let pass = Pass { tokens: budget, inputs: MAX_EMBEDDING_INPUTS as usize, block };
     host.serve_embedding(info, vocab, Contexts { wide, narrow, pass });

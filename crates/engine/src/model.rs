@@ -184,8 +184,20 @@ pub struct ModelInfo {
     pub size_bytes: u64,
     /// The Jinja source of its chat template.
     pub chat_template: Option<String>,
+    /// How it wants a query and a document, if it is a reranker: then it makes scores, not vectors.
+    pub ranking: Option<Ranking>,
     /// Short hash of the file's metadata, for `system_fingerprint`.
     pub fingerprint: String,
+}
+
+/// How a reranker wants a query and a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ranking {
+    /// A text with `{query}` and `{document}`; without one, they stand behind each other with the
+    /// model's own markers around both.
+    pub template: Option<String>,
+    /// Whether the marker that ends the query stands there twice, as RoBERTa's family wants it.
+    pub twice: bool,
 }
 
 /// Something that can compute.

@@ -116,6 +116,7 @@ pub(crate) fn run(script: Script, host: Host) {
         n_params: 0,
         size_bytes: 0,
         chat_template: script.chat_template.clone(),
+        ranking: None,
         fingerprint: "scripted".to_owned(),
     };
     let batch = host.config.batch_size.unwrap_or(512).max(slots);

@@ -48,7 +48,8 @@ pub struct RerankResponse {
     pub id: String,
     /// The name of the model.
     pub model: String,
-    /// What the scores are: `embedding`, the cosine of query and document as the model's vectors.
+    /// What the scores are: `reranker`, how likely the document answers the query, or `embedding`,
+    /// the cosine of query and document as the model's vectors.
     pub method: String,
     /// The most relevant first.
     pub results: Vec<Ranked>,
@@ -61,7 +62,7 @@ pub struct RerankResponse {
 pub struct Ranked {
     /// Which document of the request.
     pub index: usize,
-    /// From -1 to 1.
+    /// From -1 to 1; a reranker's from 0.
     pub relevance_score: f32,
     /// The document, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]

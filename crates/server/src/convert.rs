@@ -7,6 +7,7 @@ pub mod embedding;
 pub mod grammar;
 pub mod messages;
 pub mod metadata;
+pub mod rerank;
 pub mod responses;
 pub mod sampling;
 mod schema;

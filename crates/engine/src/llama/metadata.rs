@@ -6,8 +6,11 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 
 use crate::Token;
-use crate::model::{Kind, ModelInfo};
+use crate::model::{Kind, ModelInfo, Ranking};
 use crate::vocab::{ParseSpecial, Tokenize, Vocab, VocabTable};
+
+/// What `pooling_type` is of a model with a classifier.
+const POOLING_RANK: u32 = 4;
 
 /// What a GGUF file says about itself.
 pub(super) struct Metadata {
@@ -15,6 +18,8 @@ pub(super) struct Metadata {
     pub(super) n_ctx_train: u32,
     chat_template: Option<String>,
     pub(super) pooling: Option<u32>,
+    /// A reranker's own template, and the kind of its vocabulary.
+    rerank: (Option<String>, Option<String>),
     pub(super) causal: bool,
     pub(super) sliding_window: bool,
 }
@@ -27,6 +32,7 @@ impl Metadata {
         Self {
             n_ctx_train: model.n_ctx_train(),
             chat_template: value("tokenizer.chat_template"),
+            rerank: (value("tokenizer.chat_template.rerank"), value("tokenizer.ggml.model")),
             pooling: of_arch("pooling_type").and_then(|v| v.parse().ok()),
             causal: of_arch("attention.causal").is_none_or(|v| v != "false"),
             sliding_window: of_arch("attention.sliding_window").is_some_and(|v| v != "0"),
@@ -57,8 +63,16 @@ impl Metadata {
             n_params: model.n_params(),
             size_bytes: model.size(),
             chat_template: self.chat_template.clone(),
+            ranking: self.ranking(),
             fingerprint: self.fingerprint(model),
         }
+    }
+
+    fn ranking(&self) -> Option<Ranking> {
+        let (template, vocabulary) = &self.rerank;
+        // XLM-RoBERTa's vocabulary goes by this name.
+        let twice = vocabulary.as_deref() == Some("t5");
+        (self.pooling == Some(POOLING_RANK)).then(|| Ranking { template: template.clone(), twice })
     }
 
     /// FNV-1a over the numbers and the template: it changes when the weights' shape, their

@@ -38,6 +38,11 @@ impl Style {
 /// 400 for the first field that cannot be honoured.
 pub fn parse(request: &EmbeddingRequest, served: &Served, strict: bool) -> Result<Style, ApiError> {
     served.embedder()?;
+    if served.info().ranking.is_some() {
+        let message =
+            format!("'{}' is a reranker: it makes no vectors. Use /v1/rerank.", served.name);
+        return Err(ApiError::invalid("model", "model_not_supported", message));
+    }
     log_unknown(&check_extra(fields::EMBEDDING, &request.extra, strict)?);
     let base64 = match request.encoding_format.as_deref() {
         None | Some("float") => false,

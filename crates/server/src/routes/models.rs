@@ -61,6 +61,7 @@ fn describe(name: &str, served: &Served) -> Model {
         max_model_len: info.slot_tokens,
         kind: match info.kind {
             Kind::Chat => "chat".to_owned(),
+            Kind::Embedding if info.ranking.is_some() => "reranker".to_owned(),
             Kind::Embedding => "embedding".to_owned(),
         },
         root: served.name.to_string(),

@@ -13,6 +13,7 @@ use forebay_protocol::usage::EmbeddingUsage;
 
 use super::off_reactor;
 use crate::convert::embedding::{self, Style};
+use crate::convert::rerank;
 use crate::convert::sampling::integer;
 use crate::convert::{Stamp, check_extra, log_unknown};
 use crate::error::ApiError;
@@ -22,7 +23,8 @@ use crate::state::AppState;
 
 /// Put documents in order of relevance
 ///
-/// With an embedding model: by the cosine of the query's and the documents' vectors.
+/// With a reranker: by how likely it finds that each document answers the query. With an embedding
+/// model: by the cosine of the query's and the documents' vectors. The answer says which (`method`).
 #[utoipa::path(
     post,
     path = "/rerank",
@@ -57,8 +59,13 @@ pub async fn create(
         return Err(why.at(param_of(index)));
     }
     let (model, bytes) = (Arc::clone(&served), input.iter().map(String::len).sum());
-    let tokens = move || embedding::tokens(EmbeddingInput::Texts(input), Style::plain(), &model);
-    let inputs = off_reactor(bytes, tokens).await.map_err(renamed)?;
+    let tokens = move || match model.info().ranking.clone() {
+        Some(ranking) => rerank::pairs(&input, &ranking, &model),
+        None => {
+            embedding::tokens(EmbeddingInput::Texts(input), Style::plain(), &model).map_err(renamed)
+        }
+    };
+    let inputs = off_reactor(bytes, tokens).await?;
     let count: usize = inputs.iter().map(Vec::len).sum();
     let prompt_tokens = u32::try_from(count).unwrap_or(u32::MAX);
     record.note(|facts| {
@@ -71,12 +78,9 @@ pub async fn create(
         .await
         .inspect_err(|_| state.metrics.rejected("engine"))??;
     served.metrics.prompt_tokens.increment(u64::from(prompt_tokens));
-    let Some((query, documents)) = vectors.split_first() else {
-        return Err(ApiError::internal("no vectors"));
-    };
-    // Vectors have length 1.
-    let cosine = |v: &Vec<f32>| query.iter().zip(v).map(|(a, b)| a * b).sum::<f32>();
-    let mut scores: Vec<(usize, f32)> = documents.iter().map(cosine).enumerate().collect();
+    let ranks = served.info().ranking.is_some();
+    let scores = if ranks { rerank::probabilities(&vectors) } else { rerank::cosines(&vectors) };
+    let mut scores: Vec<(usize, f32)> = scores.into_iter().enumerate().collect();
     scores.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     let repeats = request.return_documents.unwrap_or(false);
     let ranked = scores.into_iter().take(most).map(|(index, relevance_score)| Ranked {
@@ -89,7 +93,7 @@ pub async fn create(
     Ok(Json(RerankResponse {
         id,
         model,
-        method: "embedding".to_owned(),
+        method: if ranks { "reranker" } else { "embedding" }.to_owned(),
         results: ranked.collect(),
         usage: EmbeddingUsage { prompt_tokens, total_tokens: prompt_tokens },
     })
