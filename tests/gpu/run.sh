@@ -3,11 +3,12 @@
 # the GPU that is there, checks answers, measures. Each step is left out if it is done; all of them in
 # one call take about half an hour on 16 cores. Results go to $OUT (default gpu-out).
 # Usage: run.sh [build|check|measure]...    (all of them)
-# BACKEND=cpu SHAPE=tiny runs the same steps without a GPU, to try them.
+# BACKEND=cpu SHAPE=tiny runs the same steps without a GPU, to try them; PEER is another program to
+# compare with.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 pack=gpu-out work=gpu-work backend=${BACKEND:-cuda} shape=${SHAPE:-8b} OUT=${OUT:-gpu-out}
-forebay=$pack/forebay/usr/bin/forebay peer=$work/build/bin/llama-server
+forebay=$pack/forebay/usr/bin/forebay peer=${PEER:-$work/build/bin/llama-server}
 mkdir -p "$work" "$OUT"
 steps=("$@")
 [ $# -gt 0 ] || steps=(build check measure)
