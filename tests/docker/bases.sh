@@ -3,6 +3,9 @@
 # debootstrap, with this machine's certificates, and for the builder this machine's Rust. Needs root.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+both="debian:bookworm debian:bookworm-slim"
+# shellcheck disable=SC2086
+docker image inspect $both >/dev/null 2>&1 && exit 0
 if docker pull --quiet debian:bookworm-slim >/dev/null 2>&1; then
     docker pull --quiet debian:bookworm >/dev/null
     exit 0
@@ -10,6 +13,7 @@ fi
 echo "no registry: making the base images here"
 command -v debootstrap >/dev/null || apt-get install -y -qq --no-install-recommends debootstrap >/dev/null
 root=$(mktemp -d)
+chmod 755 "$root"
 trap 'rm -rf "$root"' EXIT
 debootstrap --variant=minbase --include=ca-certificates bookworm "$root" >/dev/null
 cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"

@@ -15,7 +15,9 @@ url = f"http://127.0.0.1:{port}"
 
 
 def docker(*arguments):
-    return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True).stdout.strip()
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr}"
+    return done.stdout.strip()
 
 
 def health():
