@@ -37,7 +37,7 @@ def test_what_would_fit_is_said_before_anything_is_loaded(models):
     assert "DOES NOT FIT" in forced
     assert "0 of 30 layers" in fit(chat, "--gpu", "24", "--gpu-layers", "0")
     shares = re.findall(r"GPU\d.*KV cache (\d+) MiB", fit(chat, "--gpu", "24", "--gpu", "12"))
-    assert len(shares) == 2 and int(shares[0]) == 2 * int(shares[1]) > 0
+    assert len(shares) == 2 and int(shares[0]) > 1.5 * int(shares[1]) > 0
 
 
 def test_what_is_wrong_is_said(models, tmp_path):

@@ -9,15 +9,21 @@ from typing import Literal
 import instructor
 import openai
 from instructor import Mode
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 
-class Place(BaseModel):
+class Closed(BaseModel):
+    """Without this a model may add members of its own, for as long as it likes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Place(Closed):
     city: Literal["Paris", "Rome"]
     hotels: int = Field(ge=0, le=99)
 
 
-class Verdict(BaseModel):
+class Verdict(Closed):
     """What the text says."""
 
     mood: Literal["glad", "sad"]
