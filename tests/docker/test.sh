@@ -16,7 +16,7 @@ trap stop EXIT
 if ! docker info >/dev/null 2>&1; then
     command -v dockerd >/dev/null || { echo "needs docker.io"; apt-get update -qq; \
         apt-get install -y -qq --no-install-recommends docker.io >/dev/null; }
-    dockerd --storage-driver=vfs --iptables=false --bridge=none >/tmp/forebay-dockerd.log 2>&1 &
+    dockerd --iptables=false --bridge=none >/tmp/forebay-dockerd.log 2>&1 &
     own_engine=$!
     for _ in $(seq 50); do docker info >/dev/null 2>&1 && break; sleep 0.2; done
 fi
