@@ -117,6 +117,10 @@ def test_a_rerankers_scores_are_the_models_own(start, models, reference, tmp_pat
     with pytest.raises(openai.BadRequestError) as refused:
         client.post("/rerank", body={"model": "m", "query": query, "documents": ["a", "b " * 600]}, cast_to=object)
     assert refused.value.param == "documents[1]"
+    # No more than an embedding model takes.
+    with pytest.raises(openai.BadRequestError, match="can hold at most") as refused:
+        client.post("/rerank", body={"model": "m", "query": query, "documents": ["a"] * 5000}, cast_to=object)
+    assert refused.value.param == "documents"
     assert client.models.retrieve("m").kind == "reranker"
 
 

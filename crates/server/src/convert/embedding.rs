@@ -104,7 +104,11 @@ pub fn tokens(
     each.map(|(index, tokens)| one(tokens, style, served).map_err(|e| e.at(param(index)))).collect()
 }
 
-fn check_count(count: usize) -> Result<(), ApiError> {
+/// Whether a request may hold so many inputs.
+///
+/// # Errors
+/// 400 for none, and for too many.
+pub(super) fn check_count(count: usize) -> Result<(), ApiError> {
     if count == 0 {
         return Err(ApiError::invalid(
             "input",

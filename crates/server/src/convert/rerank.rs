@@ -2,18 +2,21 @@
 
 use forebay_engine::{ParseSpecial, Ranking, Token};
 
+use super::embedding::check_count;
 use crate::error::ApiError;
 use crate::registry::Served;
 
 /// Each document behind the query, the texts' first.
 ///
 /// # Errors
-/// 400 for a pair that is too long.
+/// 400 for too many texts, or a pair that is too long.
 pub fn pairs(
     texts: &[String],
     ranking: &Ranking,
     served: &Served,
 ) -> Result<Vec<Vec<Token>>, ApiError> {
+    // As many as an embedding model takes.
+    check_count(texts.len()).map_err(|error| error.at("documents"))?;
     let vocab = served.vocab();
     let Some((query, documents)) = texts.split_first() else { return Ok(Vec::new()) };
     let begin = vocab.with_markers(vocab.tokenize(query, ParseSpecial::No));
