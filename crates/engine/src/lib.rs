@@ -54,7 +54,7 @@ pub use request::{
 };
 pub use status::{Progress, Stats, Status, StepShares};
 pub use thinking::ThinkLimit;
-pub use vocab::{ParseSpecial, Tokenize, Vocab};
+pub use vocab::{ParseSpecial, Tokenize, TooManyTokens, Vocab};
 
 /// A token id of a model's vocabulary.
 pub type Token = u32;

@@ -113,6 +113,19 @@ impl ApiError {
         )
     }
 
+    /// The same where only a lower bound of the prompt's tokens is known.
+    pub fn context_length_at_least(param: &str, tokens: usize, limit: u32) -> Self {
+        Self::invalid(
+            param,
+            "context_length_exceeded",
+            format!(
+                "This model's maximum context length is {limit} tokens, prompt and answer \
+                 together. Your prompt has more than {} tokens.",
+                tokens.saturating_sub(1)
+            ),
+        )
+    }
+
     /// A model nobody serves.
     pub fn no_such_model(name: &str) -> Self {
         let message =
@@ -156,6 +169,21 @@ impl ApiError {
     /// A body over the limit.
     pub fn too_large(limit: usize) -> Self {
         Self::new(Kind::TooLarge, format!("The request body is larger than {limit} bytes."))
+    }
+
+    /// A body that would take more memory than a request may.
+    pub fn too_complex(mib: usize, limit_mib: usize) -> Self {
+        let message = format!(
+            "The request would take some {mib} MiB of memory to read; the most is {limit_mib} MiB. \
+             Send less text, or fewer JSON values."
+        );
+        Self { code: Some("request_too_complex"), ..Self::new(Kind::TooLarge, message) }
+    }
+
+    /// The server has no room for the request now.
+    pub fn busy(why: &str) -> Self {
+        let message = format!("The server is busy: {why}. Try again in 1 s.");
+        Self { code: Some("server_busy"), ..Self::new(Kind::Overloaded, message) }
     }
 
     /// A body that is not plain JSON by its headers.

@@ -11,7 +11,6 @@ use forebay_protocol::fields;
 use forebay_protocol::rerank::{Ranked, RerankRequest, RerankResponse};
 use forebay_protocol::usage::EmbeddingUsage;
 
-use super::off_reactor;
 use crate::convert::embedding::{self, Style};
 use crate::convert::rerank;
 use crate::convert::sampling::integer;
@@ -20,6 +19,7 @@ use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::observe::Record;
 use crate::state::AppState;
+use crate::work::Work;
 
 /// Put documents in order of relevance
 ///
@@ -40,6 +40,7 @@ use crate::state::AppState;
 pub async fn create(
     State(state): State<AppState>,
     Extension(record): Extension<Record>,
+    Extension(work): Extension<Work>,
     ApiJson(request): ApiJson<RerankRequest>,
 ) -> Result<Response, ApiError> {
     let served = state.registry.resolve(&request.model)?;
@@ -58,14 +59,13 @@ pub async fn create(
         let why = ApiError::invalid("", "invalid_value", "A text cannot be empty.");
         return Err(why.at(param_of(index)));
     }
-    let (model, bytes) = (Arc::clone(&served), input.iter().map(String::len).sum());
+    let model = Arc::clone(&served);
     let tokens = move || match model.info().ranking.clone() {
         Some(ranking) => rerank::pairs(&input, &ranking, &model),
-        None => {
-            embedding::tokens(EmbeddingInput::Texts(input), Style::plain(), &model).map_err(renamed)
-        }
+        None => embedding::tokenise(EmbeddingInput::Texts(input), Style::plain(), &model)
+            .map_err(renamed),
     };
-    let inputs = off_reactor(bytes, tokens).await?;
+    let inputs = work.run(tokens).await?;
     let count: usize = inputs.iter().map(Vec::len).sum();
     let prompt_tokens = u32::try_from(count).unwrap_or(u32::MAX);
     record.note(|facts| {
