@@ -26,7 +26,9 @@ class Attack:
     setup: Callable = None
     # Whether it needs the second chat model, whose calls have no marker.
     bare: bool = False
+    # Whether it is a part of the quick form, and there with SIGTERM.
     quick: bool = False
+    sigterm: bool = False
     # The model of the others, who are to feel nothing.
     model: str = CHAT
 
@@ -128,7 +130,7 @@ HERMES = "<tool_call>\n%s\n</tool_call>"
 ACCENTS = HERMES % CALL + '\n{"xy": "éééé"}'
 
 
-@attack("1", 'a model says `[{"name": "f", "arguments": "x"]` (a brace missing) while tools are active', quick=True)
+@attack("1", 'a model says `[{"name": "f", "arguments": "x"]` (a brace missing) while tools are active', quick=True, sigterm=True)
 def says_missing_brace(context):
     say(context, HERMES % '[{"name": "f", "arguments": "x"]')
 
@@ -153,7 +155,7 @@ def says_function_key_late(context):
     say(context, HERMES % '{"name": "f", "arguments": {"b": "cde"}, "function": {"name": "f", "arguments": {"a": "éééééé"}}}')
 
 
-@attack("3", "row 2 in a background response; then cancel and delete", quick=True)
+@attack("3", "row 2 in a background response; then cancel and delete", quick=True, sigterm=True)
 def background_panic(context):
     turns = says(ACCENTS)["messages"]
     tools = [{"type": "function", **TOOLS[0]["function"]}]
@@ -405,7 +407,7 @@ def background_flood(context):
 # --- HTTP/2 -----------------------------------------------------------------------------------
 
 
-@attack("10", "HTTP/2 with a window of 0, two connections, 140 streams each", quick=True)
+@attack("10", "HTTP/2 with a window of 0, two connections, 140 streams each", quick=True, sigterm=True)
 def h2_zero_window(context):
     """Held for the whole time. Others are to be answered once these answers are computed."""
     body = json.dumps(chat(max_tokens=1)).encode()
@@ -427,7 +429,7 @@ def h2_zero_window(context):
             connection.socket.close()
 
 
-@attack("10", "the same with streamed answers of 2,000 tokens", quick=False)
+@attack("10", "the same with streamed answers of 2,000 tokens")
 def h2_zero_window_streams(context):
     body = json.dumps(chat(max_tokens=2000, stream=True, ignore_eos=True)).encode()
     with H2(context.port, window=0) as connection:

@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import os
 import resource
+import signal
 import sys
 import threading
 import time
@@ -34,11 +35,12 @@ HEADER = ("| row | attack | answers | lives | health p50 / p99 / max, ms | alone
 
 
 class Options:
-    def __init__(self, quick):
+    def __init__(self, quick, compare):
         # How long streams run alone, and beside an attack, in seconds.
-        self.quick, self.alone, self.attacked = quick, (1.5, 3.0)[not quick], (3.0, 10.0)[not quick]
+        self.alone, self.attacked = (1.5, 3.0) if quick else (3.0, float(os.environ.get("HOSTILE_SECONDS", 10)))
+        # Whether they also run beside harmless requests, for as long.
+        self.quick, self.compare = quick, compare and not quick
         self.health_ms = float(os.environ.get("HOSTILE_HEALTH_MS", HEALTH_MS))
-        self.speed = float(os.environ.get("HOSTILE_SPEED", 0 if quick else SPEED))
 
 
 def statuses(replies):
@@ -86,27 +88,48 @@ def rounds(attack, context, seconds):
     return begin, time.monotonic()
 
 
-def measure(attack, options, once=False):
-    """One attack on a server of its own."""
-    server = Server(bare=attack.bare)
-    try:
-        server.warm((CHAT, attack.model) if attack.bare else (CHAT,))
-        context = attacks.Context(server)
+class Servers:
+    """A server for each attack; one for many of them where time is short."""
+
+    def __init__(self, quick):
+        self.quick, self.kept = quick, None
+
+    @contextlib.contextmanager
+    def one(self, attack):
+        server = self.kept if not attack.bare else None
+        if server is None:
+            server = Server(bare=attack.bare)
+            server.warm((CHAT, attack.model) if attack.bare else (CHAT,))
+        self.kept = server if self.quick and not attack.bare else None
+        try:
+            yield server
+        finally:
+            if not self.kept or not server.alive:
+                self.kept = None
+                server.close()
+
+    def close(self):
+        if self.kept:
+            self.kept.close()
+
+
+def measure(attack, options, servers, once=False):
+    """One attack."""
+    with servers.one(attack) as server:
+        context, old = attacks.Context(server), set(server.panics())
         if attack.setup:
             attack.setup(context)
         row = beside(attack, context, options, once)
-        row["wrong"] += [line[:80] for line in sorted(set(server.panics()))[:2]]
-        row["SIGTERM"] = sigterm(attack, server) if server.alive and not once else None
-        if server.alive:
-            row["wrong"].append("does not end at SIGTERM")
-        elif row["SIGTERM"] is False:
-            row["wrong"].append(f"SIGTERM: not over after {EXIT_S} s")
+        row["wrong"] += [line[:80] for line in sorted(set(server.panics()) - old)[:2]]
         if context.notes.get("said") is False:
             row["wrong"].append("the model did not say it")
+        row["SIGTERM"] = None
+        if server.alive and not once and (not options.quick or attack.sigterm):
+            row["SIGTERM"] = sigterm(attack, server)
+        if row["SIGTERM"] is False:
+            row["wrong"].append(f"SIGTERM: not over after {EXIT_S} s")
         row["notes"] = context.notes
         return row
-    finally:
-        server.close()
 
 
 def beside(attack, context, options, once):
@@ -118,9 +141,10 @@ def beside(attack, context, options, once):
     time.sleep(options.alone)
     tokens, memory = server.tokens(), server.baseline()
     begin, end = rounds(attack, context, 0 if once else options.attacked)
-    row["lives"] = server.alive
-    if server.alive and (wrong := is_answered(server.port)):
+    if server.alive and (wrong := is_answered(server.port)) and server.alive:
         row["wrong"].append(f"afterwards {wrong}")
+    # What it is like beside a server that has ended is no figure of the server's.
+    row["lives"], end = server.alive, min(end, server.ended or end)
     row["memory"] = (server.peak_memory() - memory) / (1 << 20)
     after = server.tokens() if server.alive else tokens
     probe.stop()
@@ -130,7 +154,7 @@ def beside(attack, context, options, once):
     prompt = max(0, after[0] - tokens[0] - streamed * 70 / 128)
     generated = max(0, after[1] - tokens[1] - streamed)
     row["admitted"] = prompt, generated, after[2] - tokens[2]
-    if server.alive and not options.quick:
+    if server.alive and options.compare:
         row["harmless"] = beside_harmless(server, row["admitted"], context, end - begin)
     judge(row, context, options)
     return row
@@ -168,7 +192,7 @@ def judge(row, context, options):
     if row["memory"] > MEMORY_MIB:
         row["wrong"].append("memory")
     row["part"] = attacked["tokens/s"] / harmless_["tokens/s"] if harmless_ and harmless_["tokens/s"] else None
-    if row["part"] is not None and row["part"] < options.speed:
+    if row["part"] is not None and row["part"] < SPEED:
         row["wrong"].append("speed")
     if row["lives"] and attacked["errors"]:
         row["wrong"].append(f"others: {attacked['errors'][0][:60]} ({len(attacked['errors'])}×)")
@@ -239,11 +263,10 @@ def keep(case, reply, sent):
     sent.append(f"seed {case.number}: {what}: {', '.join(case.title)} ({path})")
 
 
-def measure_generated(seed, count, options):
-    """Again from where it was, with a new server, where the server ended."""
+def measure_generated(seed, count, options, servers):
     global MOST_S
     MOST_S, found = 60.0 + count * 1.5, []
-    row = measure(generated_attack(seed, count, found), options, once=True)
+    row = measure(generated_attack(seed, count, found), options, servers, once=True)
     row["found"] = found
     return row
 
@@ -270,7 +293,7 @@ def connection_figures(options):
     print("\n| connections | opened | health, ms | all closed after, s | wrong |\n|---|---|---|---|---|")
     cases = [(*case, most + 100) for case in connections.IDLE] + [(*case, stalled) for case in connections.STALLED]
     if options.quick:
-        cases = [case for case in cases if case[1] in (connections.nothing, connections.h2_idle, connections.h2_no_window)]
+        cases = [case for case in cases if case[1] in (connections.h2_idle, connections.h2_no_window)]
     for name, first, reads, count in cases:
         server = Server(f"max_connections = {most}\n{connections.LIMITS}")
         try:
@@ -292,36 +315,42 @@ def arguments():
     parser.add_argument("--only", default="")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int)
-    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--no-compare", action="store_true", help="without harmless requests to compare with: on a busy machine")
+    parser.add_argument("--list", action="store_true", help="names and what is sent")
     return parser.parse_args()
 
 
 def main():
     options_ = arguments()
+    # So that no server is left behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if options_.list:
         print("\n".join(f"{a.name:28} {a.row:3} {a.what}" for a in attacks.ALL))
         return 0
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    options, only = Options(options_.quick), {name for name in options_.only.split(",") if name}
+    options, only = Options(options_.quick, not options_.no_compare), {name for name in options_.only.split(",") if name}
     if options_.count and not only:
         only = {"generated"}
     unknown = only - {a.name for a in attacks.ALL} - {"generated", "connections"}
     if unknown:
         sys.exit(f"no such attack: {', '.join(unknown)}")
     chosen = [a for a in attacks.ALL if (a.name in only if only else a.quick or not options.quick)]
-    bad = 0
+    bad, servers = 0, Servers(options.quick)
     print(HEADER, flush=True)
     for attack in chosen:
-        row = measure(attack, options)
+        begin = time.monotonic()
+        row = measure(attack, options, servers)
+        print(f"{attack.name}: {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
         bad += bool(row["wrong"])
         print(line(row), flush=True)
     if not only or "generated" in only:
-        count = options_.count or (100 if options.quick else 1000)
-        row = measure_generated(options_.seed, count, options)
+        count = options_.count or (60 if options.quick else 1000)
+        row = measure_generated(options_.seed, count, options, servers)
         bad += bool(row["wrong"])
         print(line(row), flush=True)
         print("\n".join(row["found"]))
+    servers.close()
     if not only or "connections" in only:
         bad += connection_figures(options)
     print(f"\n{'All as wanted' if not bad else f'{bad} not as wanted'}.")

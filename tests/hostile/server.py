@@ -1,5 +1,6 @@
 """The server that is attacked: started, warmed, watched, ended."""
 
+import contextlib
 import os
 import re
 import signal
@@ -50,7 +51,8 @@ class Server:
         chat, embed = os.environ["TEST_CHAT_MODEL"], os.environ["TEST_EMBEDDING_MODEL"]
         # No drafts: how many tokens a second they make depends on the text. No memory that is taken
         # later, by requests that are as good as any.
-        options = f"speculate = false\nlong_slot = false\nctx_size = 8192\nkv_host_mib = 64\n{model}"
+        options = f"speculate = false\nlong_slot = false\nctx_size = 8192\nkv_host_mib = 64\n"
+        options += f"threads = {os.environ.get('HOSTILE_THREADS', 0)}\n{model}"
         text = f"""
 [server]
 drain_delay_s = 0
@@ -63,12 +65,13 @@ path = "{chat}"
 [[model]]
 name = "{EMBED}"
 path = "{embed}"
+threads = {os.environ.get('HOSTILE_THREADS', 0)}
 """
         if bare:
             (folder / "bare.jinja").write_text(BARE_TEMPLATE)
             text += f'[[model]]\nname = "{BARE}"\npath = "{chat}"\nchat_template = "{folder}/bare.jinja"\n{options}\n'
         (folder / "forebay.toml").write_text(text)
-        self.port, self.killed, self.peak = free_port(), False, 0
+        self.port, self.killed, self.peak, self.ended = free_port(), False, 0, None
         self.log = folder / "log"
         command = [binary(), "serve", "--port", str(self.port), "--config", str(folder / "forebay.toml")]
         with open(self.log, "w") as log:
@@ -89,23 +92,20 @@ path = "{embed}"
     def watch(self):
         """The bound on what a runaway may take; also the peak, where the kernel's mark is lost with the process."""
         while self.process.poll() is None:
-            try:
+            with contextlib.suppress(OSError, ValueError):
                 now, _ = process_memory(self.process.pid)
-            except (OSError, ValueError):
-                return
-            self.peak = max(self.peak, now)
-            if now > MOST_MEMORY:
-                self.killed = True
-                self.process.kill()
-                return
+                self.peak = max(self.peak, now)
+                if now > MOST_MEMORY:
+                    self.killed = True
+                    self.process.kill()
             time.sleep(0.02)
+        self.ended = time.monotonic()
 
     def warm(self, models=(CHAT,)):
         """Touches what a first request touches: slots, weights, buffers, a grammar."""
         for model in models:
-            self.chat("Hello. " * 200, 8, model=model, n=4, response_format={"type": "json_object"})
-            self.chat("Hello. " * 20, 64, model=model, n=4, ignore_eos=True)
-        request(self.port, "POST", "/v1/embeddings", {"model": EMBED, "input": ["warm " * 200] * 8})
+            self.chat("Hello. " * 100, 8, model=model, n=4, response_format={"type": "json_object"})
+        request(self.port, "POST", "/v1/embeddings", {"model": EMBED, "input": ["warm " * 200] * 2})
 
     def chat(self, text, tokens=2, timeout=60.0, model=CHAT, **fields):
         body = {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": tokens}
