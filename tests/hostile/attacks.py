@@ -367,6 +367,31 @@ def big_conversation(context):
     context.notes["long_prompt_s"] = round(max(taken, context.notes.get("long_prompt_s", 0)), 1)
 
 
+@attack("7", "the items of a conversation of 120 MB, listed, four at once", setup=fill_conversation)
+def list_big_conversation(context):
+    path = f"/v1/conversations/{context.kept['conversation']}/items?limit=100"
+    raw = h1("GET", path)
+    context.together([lambda: frames.exchange(context.port, raw)] * 4)
+
+
+@attack("", "2,000 empty conversations a round: what the store holds beside what it counts")
+def many_conversations(context):
+    one = h1("POST", "/v1/conversations", {}, close=False)
+    context.together([lambda: pipelined(context.port, one, 500)] * 4)
+
+
+def pipelined(port, one, count):
+    """The same request so many times on a connection, all answers read."""
+    begin = time.monotonic()
+    try:
+        with frames.connect(port, 30) as stream:
+            frames.send(stream, one * (count - 1) + one.replace(b"host:", b"connection: close\r\nhost:"))
+            data, error = frames.receive(stream)
+        return frames.Reply(200 if data.count(b"HTTP/1.1 200") == count else frames.parse(data, error).status, seconds=time.monotonic() - begin)
+    except OSError as error:
+        return frames.Reply(error=f"{type(error).__name__}: {error}")
+
+
 def keep_item(context):
     body = {"items": [{"type": "message", "role": "user", "content": "many words " * 190_000}]}
     made = request(context.port, "POST", "/v1/conversations", body).json()
@@ -533,6 +558,42 @@ def sampling_work(context):
 @attack("15", "requests until the queue is full, one token each")
 def queue_full(context):
     context.post("/v1/completions", {"model": CHAT, "prompt": [1] * 4, "max_tokens": 1, "n": 1}, at_once=300)
+
+
+@attack("", "200 requests a round, each with an Authorization header and a cache salt of its own")
+def many_principals(context):
+    number = context.kept["number"] = context.kept.get("number", 0) + 1
+    jobs = []
+    for i in range(200):
+        body = {"model": CHAT, "prompt": [i + 5], "max_tokens": 1, "cache_salt": f"{number}.{i}" * 20}
+        raw = h1("POST", "/v1/completions", body, {"authorization": f"Bearer {number}.{i}"})
+        jobs.append(lambda raw=raw: frames.exchange(context.port, raw))
+    context.together(jobs)
+
+
+@attack("", "10,000 paths that are none, on ten connections: what metrics and logs keep")
+def many_paths(context):
+    number = context.kept["number"] = context.kept.get("number", 0) + 1
+    raws = [b"".join(h1("GET", f"/v1/{number}.{c}.{i}", close=False) for i in range(1000)) + h1("GET", "/none") for c in range(10)]
+
+    def ask(raw):
+        with frames.connect(context.port, 30) as stream:
+            frames.send(stream, raw)
+            return frames.parse(*frames.receive(stream))
+
+    context.together([lambda raw=raw: ask(raw) for raw in raws])
+
+
+@attack("", "`/openapi.json` and `/metrics` 300 times on each of eight connections")
+def documents_pipelined(context):
+    raws = [h1("GET", path, close=False) for path in ("/openapi.json", "/metrics")]
+    context.together([lambda raw=raw: pipelined(context.port, raw, 300) for raw in raws * 4])
+
+
+@attack("15", "2,048 prompts in a request, eight answers each")
+def many_prompts(context):
+    context.post("/v1/completions", {"model": CHAT, "prompt": ["word"] * 2048, "n": 8, "max_tokens": 1})
+    context.post("/v1/completions", {"model": CHAT, "prompt": ["word"] * 32, "max_tokens": 2}, at_once=4)
 
 
 @attack("", "prompts far beyond the context: 8 MB of text, in each dialect")

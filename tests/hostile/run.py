@@ -53,7 +53,7 @@ def wrong_replies(replies):
     found = Counter()
     for reply in replies:
         if reply.status >= 500 and reply.status not in (503, 504, 501, 529):
-            found[f"{reply.status}"] += 1
+            found[f"{reply.status}: {reply.body[:60].decode(errors='replace')}"] += 1
         if reply.error:
             found[reply.error[:60]] += 1
     return [f"{what} ({n}×)" for what, n in found.most_common(4)]
@@ -290,7 +290,7 @@ def connection_figures(options):
     """`max_connections` + 100 idle ones, and 1,000 stalled ones, on each version."""
     most, stalled = (256, 300) if options.quick else (4096, 1000)
     bad = 0
-    print("\n| connections | opened | health, ms | all closed after, s | wrong |\n|---|---|---|---|---|")
+    print("\n| connections | opened, at a time | health, ms | all closed after, s | wrong |\n|---|---|---|---|---|")
     cases = [(*case, most + 100) for case in connections.IDLE] + [(*case, stalled) for case in connections.STALLED]
     if options.quick:
         cases = [case for case in cases if case[1] in (connections.h2_idle, connections.h2_no_window)]
@@ -298,14 +298,14 @@ def connection_figures(options):
         server = Server(f"max_connections = {most}\n{connections.LIMITS}")
         try:
             server.warm()
-            row = connections.hold(server.port, name, count, first, reads)
+            row = connections.hold(server, name, count, first, reads)
             if not server.alive:
                 row["faults"].append("the server ended")
         finally:
             server.close()
         bad += bool(row["faults"])
         reaped = "–" if row["reaped_s"] is None else f"{row['reaped_s']:.1f}"
-        print(f"| {name} | {row['opened']} of {row['asked']} | {row['health_ms']:.0f} | {reaped} | {'; '.join(row['faults']) or '–'} |", flush=True)
+        print(f"| {name} | {row['opened']} of {row['asked']}, {row['most']} | {row['health_ms']:.0f} | {reaped} | {'; '.join(row['faults']) or '–'} |", flush=True)
     return bad
 
 
