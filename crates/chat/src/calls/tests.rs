@@ -1,6 +1,9 @@
 use proptest::prelude::*;
 
+use serde_json::json;
+
 use super::*;
+use crate::dialect::{Arguments, Values};
 
 fn tools() -> BTreeMap<String, Value> {
     let schema = json!({"type": "object", "properties": {
@@ -9,7 +12,7 @@ fn tools() -> BTreeMap<String, Value> {
 }
 
 /// Text, and each call's name and arguments.
-type Read = (String, Vec<(String, String)>);
+pub(super) type Read = (String, Vec<(String, String)>);
 
 fn join(parts: Vec<Part>) -> Read {
     let (mut text, mut calls) = (String::new(), Vec::new());
@@ -27,8 +30,8 @@ fn join(parts: Vec<Part>) -> Read {
     (text, calls)
 }
 
-fn read(dialect: &Dialect, pieces: &[&str]) -> Read {
-    let mut reader = CallReader::new(dialect.clone(), tools(), false);
+pub(super) fn read(dialect: &Dialect, pieces: &[&str]) -> Read {
+    let mut reader = CallReader::new(dialect.clone(), Arc::new(tools()), false);
     let mut parts = Vec::new();
     for piece in pieces {
         reader.push(piece, &mut parts);
@@ -51,7 +54,12 @@ fn check(dialect: &Dialect, text: &str, said: &str, calls: &[(&str, &str)]) {
     assert_eq!(read(dialect, &each), expected, "{text} by characters");
 }
 
-fn json_dialect(open: &str, middle: &str, between: Option<&str>, close: &str) -> Dialect {
+pub(super) fn json_dialect(
+    open: &str,
+    middle: &str,
+    between: Option<&str>,
+    close: &str,
+) -> Dialect {
     Dialect {
         native: true,
         renders: true,

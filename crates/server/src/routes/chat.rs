@@ -176,8 +176,8 @@ fn speeches(
         thinking => {
             let thoughts = thinking.map(|(thinking, opened)| ThoughtReader::new(thinking, opened));
             let dialect = if tools.is_active() { Some(served.dialect()?) } else { None };
-            let reader =
-                dialect.map(|d| Box::new(CallReader::new(d.clone(), schemas, tools.only_one())));
+            let reader = dialect
+                .map(|d| Box::new(CallReader::new(d.clone(), Arc::new(schemas), tools.only_one())));
             Listener::Marks(thoughts, reader)
         }
     };
