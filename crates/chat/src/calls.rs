@@ -390,4 +390,6 @@ impl Call {
 #[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
+mod samples;
+#[cfg(test)]
 mod tests;
