@@ -13,10 +13,11 @@ mod dialect;
 mod forced;
 mod guard;
 mod json;
+mod json_scanner;
 mod literal;
-mod partial;
 mod pattern;
 mod template;
+mod text_buffer;
 mod thoughts;
 mod turn;
 

@@ -104,6 +104,7 @@ fn speeches(
         thinking => {
             let thoughts = thinking.map(|(thinking, opened)| ThoughtReader::new(thinking, opened));
             let dialect = if tools.is_active() { Some(served.dialect()?) } else { None };
+            let schemas = Arc::new(schemas);
             let reader =
                 dialect.map(|d| Box::new(CallReader::new(d.clone(), schemas, tools.only_one())));
             Listener::Marks(thoughts, reader)
