@@ -35,6 +35,7 @@ pub struct Pass {
 #[derive(Debug, Default)]
 pub struct EmbeddingQueue {
     jobs: VecDeque<Job>,
+    tokens: u64,
 }
 
 #[derive(Debug)]
@@ -65,6 +66,7 @@ impl EmbeddingQueue {
     /// Adds a request by the lengths of its inputs, in tokens.
     pub fn push(&mut self, id: JobId, lengths: impl IntoIterator<Item = u32>) {
         let inputs: VecDeque<(u32, u32)> = (0..).zip(lengths).collect();
+        self.tokens += inputs.iter().map(|&(_, tokens)| u64::from(tokens)).sum::<u64>();
         if !inputs.is_empty() {
             self.jobs.push_back(Job { id, inputs });
         }
@@ -72,7 +74,10 @@ impl EmbeddingQueue {
 
     /// Forgets a request's remaining inputs.
     pub fn cancel(&mut self, id: JobId) {
-        self.jobs.retain(|job| job.id != id);
+        let at = self.jobs.iter().position(|job| job.id == id);
+        if let Some(job) = at.and_then(|at| self.jobs.remove(at)) {
+            self.tokens -= job.inputs.iter().map(|&(_, tokens)| u64::from(tokens)).sum::<u64>();
+        }
     }
 
     /// Whether nothing is left to do.
@@ -83,6 +88,11 @@ impl EmbeddingQueue {
     /// How many requests have inputs left.
     pub fn len(&self) -> usize {
         self.jobs.len()
+    }
+
+    /// Tokens of the inputs left, over all requests.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
     }
 
     /// Takes the next forward pass, group after group. The first begins with the input whose turn
@@ -111,11 +121,13 @@ impl EmbeddingQueue {
         batch
     }
 
-    /// The inputs whose turn comes next: the first of each request, the second of each, ...
+    /// The inputs whose turn comes next: the first of each request, the second of each, ... As many
+    /// as there are, [`WINDOW`] at most, so no request beyond as many is looked at.
     fn window(&self) -> impl Iterator<Item = Item> {
-        let longest = self.jobs.iter().map(|job| job.inputs.len()).max().unwrap_or(0);
+        let jobs = || self.jobs.iter().take(WINDOW);
+        let longest = jobs().map(|job| job.inputs.len()).max().unwrap_or(0);
         let round = move |nth: usize| {
-            self.jobs.iter().filter_map(move |job| {
+            jobs().filter_map(move |job| {
                 let &(index, tokens) = job.inputs.get(nth)?;
                 Some(Item { job: job.id, index, tokens })
             })
@@ -127,7 +139,10 @@ impl EmbeddingQueue {
     fn take(&mut self, item: Item, batch: &mut Vec<Item>) {
         batch.push(item);
         let Some(at) = self.jobs.iter().position(|job| job.id == item.job) else { return };
-        self.jobs[at].inputs.retain(|&(index, _)| index != item.index);
+        self.tokens -= u64::from(item.tokens);
+        let inputs = &mut self.jobs[at].inputs;
+        let input = inputs.iter().position(|&(index, _)| index == item.index);
+        input.and_then(|input| inputs.remove(input));
         if self.jobs[at].inputs.is_empty() {
             self.jobs.remove(at);
         } else if at == 0 {
@@ -196,6 +211,7 @@ mod tests {
         let mut q = EmbeddingQueue::new();
         q.push(JobId(1), vec![1; 5]);
         q.cancel(JobId(1));
+        assert_eq!(q.tokens(), 0);
         assert!(q.next_batch(pass(10, 10, 1)).is_empty());
     }
 
@@ -245,6 +261,7 @@ mod tests {
             for (i, lengths) in jobs.iter().enumerate() {
                 q.push(JobId(i as u64), lengths.clone());
             }
+            prop_assert_eq!(q.tokens(), u64::from(jobs.iter().flatten().sum::<u32>()));
             let mut done: Vec<Vec<bool>> = jobs.iter().map(|j| vec![false; j.len()]).collect();
             for round in 0.. {
                 let batch = q.next_batch(pass(budget, max_items, block));
@@ -264,6 +281,7 @@ mod tests {
                 }
             }
             prop_assert!(done.iter().flatten().all(|&d| d));
+            prop_assert_eq!((q.tokens(), q.len()), (0, 0));
         }
     }
 }
