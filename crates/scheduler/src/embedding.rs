@@ -1,6 +1,6 @@
 //! Packing embedding inputs into forward passes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// An embedding request, as the engine numbers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,7 +34,10 @@ pub struct Pass {
 /// does not hold up the one behind it.
 #[derive(Debug, Default)]
 pub struct EmbeddingQueue {
-    jobs: VecDeque<Job>,
+    /// In order of turns: whoever had its turn gets the next number.
+    jobs: BTreeMap<u64, Job>,
+    turns: BTreeMap<JobId, u64>,
+    next_turn: u64,
     tokens: u64,
 }
 
@@ -68,14 +71,14 @@ impl EmbeddingQueue {
         let inputs: VecDeque<(u32, u32)> = (0..).zip(lengths).collect();
         self.tokens += inputs.iter().map(|&(_, tokens)| u64::from(tokens)).sum::<u64>();
         if !inputs.is_empty() {
-            self.jobs.push_back(Job { id, inputs });
+            self.line_up(Job { id, inputs });
         }
     }
 
     /// Forgets a request's remaining inputs.
     pub fn cancel(&mut self, id: JobId) {
-        let at = self.jobs.iter().position(|job| job.id == id);
-        if let Some(job) = at.and_then(|at| self.jobs.remove(at)) {
+        let turn = self.turns.remove(&id);
+        if let Some(job) = turn.and_then(|turn| self.jobs.remove(&turn)) {
             self.tokens -= job.inputs.iter().map(|&(_, tokens)| u64::from(tokens)).sum::<u64>();
         }
     }
@@ -124,7 +127,7 @@ impl EmbeddingQueue {
     /// The inputs whose turn comes next: the first of each request, the second of each, ... As many
     /// as there are, [`WINDOW`] at most, so no request beyond as many is looked at.
     fn window(&self) -> impl Iterator<Item = Item> {
-        let jobs = || self.jobs.iter().take(WINDOW);
+        let jobs = || self.jobs.values().take(WINDOW);
         let longest = jobs().map(|job| job.inputs.len()).max().unwrap_or(0);
         let round = move |nth: usize| {
             jobs().filter_map(move |job| {
@@ -138,16 +141,26 @@ impl EmbeddingQueue {
     /// Moves an input into a batch. It is the next request's turn if it was this one's.
     fn take(&mut self, item: Item, batch: &mut Vec<Item>) {
         batch.push(item);
-        let Some(at) = self.jobs.iter().position(|job| job.id == item.job) else { return };
-        self.tokens -= u64::from(item.tokens);
-        let inputs = &mut self.jobs[at].inputs;
-        let input = inputs.iter().position(|&(index, _)| index == item.index);
-        input.and_then(|input| inputs.remove(input));
-        if self.jobs[at].inputs.is_empty() {
-            self.jobs.remove(at);
-        } else if at == 0 {
-            self.jobs.rotate_left(1);
+        let Some(&turn) = self.turns.get(&item.job) else { return };
+        let Some(job) = self.jobs.get_mut(&turn) else { return };
+        let input = job.inputs.iter().position(|&(index, _)| index == item.index);
+        if input.and_then(|input| job.inputs.remove(input)).is_some() {
+            self.tokens -= u64::from(item.tokens);
         }
+        let (is_done, is_first) = (job.inputs.is_empty(), self.jobs.keys().next() == Some(&turn));
+        if is_done {
+            self.jobs.remove(&turn);
+            self.turns.remove(&item.job);
+        } else if is_first && let Some(job) = self.jobs.remove(&turn) {
+            self.line_up(job);
+        }
+    }
+
+    /// Puts a request behind all others.
+    fn line_up(&mut self, job: Job) {
+        self.turns.insert(job.id, self.next_turn);
+        self.jobs.insert(self.next_turn, job);
+        self.next_turn += 1;
     }
 }
 

@@ -20,6 +20,8 @@ pub fn pairs(
     let vocab = served.vocab();
     let Some((query, documents)) = texts.split_first() else { return Ok(Vec::new()) };
     let begin = vocab.with_markers(vocab.tokenize(query, ParseSpecial::No));
+    // The query is in every pair: a short request can have a great many tokens.
+    let (most, mut total) = (served.embedder()?.max_request_tokens(), 0);
     let pair = |(index, document): (usize, &String)| {
         let tokens = match &ranking.template {
             Some(template) => templated(template, query, document, served),
@@ -41,6 +43,10 @@ pub fn pairs(
                 tokens.len()
             );
             return Err(ApiError::invalid(param, "context_length_exceeded", message));
+        }
+        total += tokens.len();
+        if total > most {
+            return Err(ApiError::too_many_tokens(total, most).at("documents"));
         }
         Ok(tokens)
     };
