@@ -11,6 +11,7 @@
 //! **Invariant:** knows neither HTTP nor OpenAI. Only `llama.rs` names `llama_cpp_2`. Requests
 //! arrive validated: there are no defaults and no range checks here.
 
+mod departures;
 mod detokenize;
 mod draw;
 mod logprobs;
@@ -21,6 +22,7 @@ mod softmax;
 mod stop;
 
 mod embed;
+mod events;
 pub mod fit;
 mod grammar;
 mod handle;
@@ -30,13 +32,16 @@ mod layout;
 mod long;
 mod model;
 mod request;
-#[cfg(feature = "llama")]
+#[cfg(any(feature = "llama", feature = "fuzzing", test))]
 mod state;
 mod status;
 mod thinking;
 mod vocab;
 mod worker;
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "llama")]
 mod llama;
 #[cfg(feature = "scripted")]

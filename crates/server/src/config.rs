@@ -127,6 +127,7 @@ pub struct ModelSettings {
     pub queue: usize,
     pub queue_tokens: usize,
     pub queue_timeout_s: u64,
+    pub unread_mib: usize,
     pub pooling: PoolingSetting,
     pub matryoshka: bool,
     pub chat_template: PathBuf,
@@ -244,6 +245,7 @@ impl Default for ModelSettings {
             queue: 256,
             queue_tokens: 0,
             queue_timeout_s: 600,
+            unread_mib: 64,
             pooling: PoolingSetting::Model,
             matryoshka: false,
             chat_template: PathBuf::new(),
@@ -367,6 +369,7 @@ impl ModelSettings {
         layers.take_in(&key("queue"), &mut self.queue, 0, 100_000);
         layers.take_in(&key("queue_tokens"), &mut self.queue_tokens, 0, 1 << 32);
         layers.take_in(&key("queue_timeout_s"), &mut self.queue_timeout_s, 0, 86_400);
+        layers.take_in(&key("unread_mib"), &mut self.unread_mib, 1, 1 << 20);
         layers.take(&key("pooling"), &mut self.pooling);
         layers.take(&key("matryoshka"), &mut self.matryoshka);
         layers.take(&key("chat_template"), &mut self.chat_template);

@@ -36,6 +36,7 @@ enum Kind {
     NoSuchRoute,
     WrongMethod,
     SlowBody,
+    SlowReader,
     TooLarge,
     WrongMediaType,
     Overloaded,
@@ -124,6 +125,15 @@ impl ApiError {
                 tokens.saturating_sub(1)
             ),
         )
+    }
+
+    /// Inputs that have more tokens together than may wait for the model.
+    pub fn too_many_tokens(tokens: usize, limit: usize) -> Self {
+        let message = format!(
+            "The inputs of a request can have at most {limit} tokens together, but these have \
+             {tokens}. Send them in several requests."
+        );
+        Self::invalid("input", "max_tokens_per_request", message)
     }
 
     /// A model nobody serves.
@@ -254,7 +264,7 @@ impl ApiError {
             Kind::Overloaded => "rate_limit_error",
             Kind::Unavailable => "overloaded_error",
             Kind::Internal => "api_error",
-            Kind::OutOfTime => "timeout_error",
+            Kind::OutOfTime | Kind::SlowReader => "timeout_error",
             Kind::Invalid | Kind::WrongMethod | Kind::SlowBody | Kind::WrongMediaType => {
                 "invalid_request_error"
             }
@@ -276,7 +286,7 @@ impl ApiError {
                 (StatusCode::NOT_FOUND, INVALID)
             }
             Kind::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, INVALID),
-            Kind::SlowBody => (StatusCode::REQUEST_TIMEOUT, INVALID),
+            Kind::SlowBody | Kind::SlowReader => (StatusCode::REQUEST_TIMEOUT, INVALID),
             Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, INVALID),
             Kind::WrongMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID),
             Kind::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error"),
@@ -311,6 +321,7 @@ impl IntoResponse for ApiError {
             | Kind::NoSuchRoute
             | Kind::WrongMethod
             | Kind::WrongMediaType
+            | Kind::SlowReader
             | Kind::OutOfTime
             | Kind::Internal => {}
         }
@@ -332,6 +343,7 @@ impl From<SubmitError> for ApiError {
                     "with yours of {tokens}, the prompts here would have more than {limit} tokens"
                 ),
             ),
+            SubmitError::TooManyTokens { tokens, limit } => Self::too_many_tokens(tokens, limit),
             SubmitError::TooLong { tokens, limit } => Self::context_length("prompt", tokens, limit),
             SubmitError::Empty => Self::invalid(
                 "prompt",
@@ -362,6 +374,14 @@ impl From<Failure> for ApiError {
                 ..Self::new(
                     Kind::Invalid,
                     "The grammar is too complex: what may come next could not be found out within the limits.",
+                )
+            },
+            Failure::Unread => Self {
+                code: Some("response_not_read"),
+                ..Self::new(
+                    Kind::SlowReader,
+                    "The answer was dropped because it was not read in time and the memory for \
+                     unread answers is full.",
                 )
             },
             Failure::Step => Self::unavailable(
@@ -448,6 +468,9 @@ mod tests {
         let too_complex = Some("grammar_too_complex");
         check(Failure::Grammar.into(), 400, "invalid_request_error", too_complex);
         check(Failure::Step.into(), 503, "server_error", Some("step_failed"));
+        check(Failure::Unread.into(), 408, invalid, Some("response_not_read"));
+        let many = SubmitError::TooManyTokens { tokens: 2, limit: 1 };
+        check(many.into(), 400, invalid, Some("max_tokens_per_request"));
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub fn pairs(
     let query = tokens::of_input(query, false, served).map_err(|error| error.at("query"))?;
     let frame = frame(query, ranking, served);
     let limit = served.info().slot_tokens as usize;
+    // The query is in every pair: a short request can have a great many tokens.
+    let (most, mut total) = (served.embedder()?.max_request_tokens(), 0);
     let pair = |(index, document): (usize, &String)| {
         let param = format!("documents[{index}]");
         let document = tokens::of_input(document, false, served);
@@ -33,6 +35,10 @@ pub fn pairs(
                 tokens.len()
             );
             return Err(ApiError::invalid(param, "context_length_exceeded", message));
+        }
+        total += tokens.len();
+        if total > most {
+            return Err(ApiError::too_many_tokens(total, most).at("documents"));
         }
         Ok(tokens)
     };

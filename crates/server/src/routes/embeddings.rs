@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use forebay_protocol::embedding::{EmbeddingRequest, EmbeddingResponse};
 use forebay_protocol::error::ErrorEnvelope;
@@ -12,6 +13,7 @@ use crate::convert::embedding;
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::observe::Record;
+use crate::origin;
 use crate::pool::Effort;
 use crate::state::AppState;
 use crate::work::Work;
@@ -38,9 +40,11 @@ pub async fn create(
     State(state): State<AppState>,
     Extension(record): Extension<Record>,
     Extension(work): Extension<Work>,
+    headers: HeaderMap,
     ApiJson(request): ApiJson<EmbeddingRequest>,
 ) -> Result<Response, ApiError> {
     let served = state.registry.resolve(&request.model)?;
+    let timeout = origin::timeout(&headers)?;
     let style = embedding::parse(&request, &served, state.settings.strict)?;
     let name = state.registry.answer_name(&request.model, &served);
 
@@ -56,7 +60,7 @@ pub async fn create(
     let effort = if inputs.len() > MANY { Effort::Short } else { Effort::Tiny };
     let vectors = served
         .embedder()?
-        .embed(inputs)
+        .embed(inputs, timeout)
         .await
         .inspect_err(|_| state.metrics.rejected("engine"))??;
     served.metrics.prompt_tokens.increment(u64::from(prompt_tokens));

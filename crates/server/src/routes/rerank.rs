@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
+use forebay_engine::SubmitError;
 use forebay_protocol::EmbeddingInput;
 use forebay_protocol::error::ErrorEnvelope;
 use forebay_protocol::fields;
@@ -18,6 +20,7 @@ use crate::convert::{Stamp, check_extra, log_unknown};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::observe::Record;
+use crate::origin;
 use crate::state::AppState;
 use crate::work::Work;
 
@@ -41,10 +44,12 @@ pub async fn create(
     State(state): State<AppState>,
     Extension(record): Extension<Record>,
     Extension(work): Extension<Work>,
+    headers: HeaderMap,
     ApiJson(request): ApiJson<RerankRequest>,
 ) -> Result<Response, ApiError> {
     let served = state.registry.resolve(&request.model)?;
     served.embedder()?;
+    let timeout = origin::timeout(&headers)?;
     log_unknown(&check_extra(fields::EMBEDDING, &request.extra, state.settings.strict)?);
     let most = integer("top_n", request.top_n, 1, i64::from(i32::MAX))?;
     let most = most.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
@@ -74,9 +79,13 @@ pub async fn create(
     });
     let vectors = served
         .embedder()?
-        .embed(inputs)
+        .embed(inputs, timeout)
         .await
-        .inspect_err(|_| state.metrics.rejected("engine"))??;
+        .inspect_err(|_| state.metrics.rejected("engine"))
+        .map_err(|error| match error {
+            SubmitError::TooManyTokens { .. } => ApiError::from(error).at("documents"),
+            error => error.into(),
+        })??;
     served.metrics.prompt_tokens.increment(u64::from(prompt_tokens));
     let ranks = served.info().ranking.is_some();
     let scores = if ranks { rerank::probabilities(&vectors) } else { rerank::cosines(&vectors) };
