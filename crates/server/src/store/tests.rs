@@ -48,12 +48,13 @@ async fn responses_follow_on_each_other() {
     assert_eq!(history(&store, "r2").await.unwrap(), ["i1", "o1", "i2", "o2"]);
     let got = store.get(&owner("a"), "r2").await.unwrap().unwrap();
     assert_eq!(got, response("r2", "completed", "o2"));
-    assert_eq!(store.events(&owner("a"), "r2", 1).await.unwrap(), ["{\"n\": 1}"]);
+    assert_eq!(store.events(&owner("a"), "r2", 1, 9).await.unwrap(), ["{\"n\": 1}"]);
     assert_eq!(store.item(&owner("a"), "o1").await.unwrap(), Some(item("o1")));
     // Another key sees nothing of it.
     assert_eq!(store.get(&owner("b"), "r2").await.unwrap(), None);
     assert_eq!(store.item(&owner("b"), "o1").await.unwrap(), None);
-    assert!(store.events(&owner("b"), "r2", 0).await.unwrap().is_empty());
+    assert_eq!(store.events(&owner("a"), "r2", 0, 1).await.unwrap(), ["{}"]);
+    assert!(store.events(&owner("b"), "r2", 0, 9).await.unwrap().is_empty());
     assert!(!store.delete(&owner("b"), "r1").await.unwrap());
     assert!(store.delete(&owner("a"), "r1").await.unwrap());
     assert!(!store.delete(&owner("a"), "r1").await.unwrap());
