@@ -5,8 +5,10 @@
 
 mod background;
 mod client;
+mod connections;
 mod faults;
 mod http;
+mod http2;
 mod overload;
 mod server;
 mod structure;
