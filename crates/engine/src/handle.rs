@@ -288,6 +288,15 @@ impl Engine {
         self.inner.capacity - self.inner.permits.available_permits()
     }
 
+    /// Whether the queue has room for a request: for callers who prepare it at some cost first. It may
+    /// be full when they submit it all the same.
+    ///
+    /// # Errors
+    /// [`SubmitError::QueueFull`]
+    pub fn has_room(&self) -> Result<(), SubmitError> {
+        if self.inner.permits.available_permits() > 0 { Ok(()) } else { Err(self.inner.full()) }
+    }
+
     /// Puts a request into the queue. Never waits. It counts against the queue's limits until its
     /// last token, or until the engine has dropped it, whoever reads the answer when.
     ///
