@@ -5,6 +5,7 @@
 
 mod background;
 mod client;
+mod embedding_limits;
 mod faults;
 mod http;
 mod overload;
