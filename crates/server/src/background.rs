@@ -111,15 +111,15 @@ impl Jobs {
         let opening = response.opening(&["created", "queued"]);
         job.tell(&mut response, opening);
         let work = Work { runs, response, job: Arc::clone(&job) };
-        self.spawn(Arc::clone(&job), work.run());
+        self.spawn(&job, work.run());
         Ok((object, job))
     }
 
     /// Runs a job's work in a task. However that ends, the job is over after it.
-    fn spawn(&self, job: Arc<Job>, work: impl Future<Output = ()> + Send + 'static) {
+    fn spawn(&self, job: &Arc<Job>, work: impl Future<Output = ()> + Send + 'static) {
         let id = job.queued["id"].as_str().unwrap_or_default().to_owned();
-        lock(&self.0.jobs).insert(id.clone(), Arc::clone(&job));
-        let end = EndOnDrop { jobs: self.clone(), id, job: Arc::clone(&job) };
+        lock(&self.0.jobs).insert(id.clone(), Arc::clone(job));
+        let end = EndOnDrop { jobs: self.clone(), id, job: Arc::clone(job) };
         // `idle` waits for it; its panics are caught inside.
         let task = self.0.tasks.spawn(async move {
             let done = AssertUnwindSafe(work).catch_unwind().await;

@@ -2,15 +2,16 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::future::poll_fn;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::{Args, Parser, Subcommand};
 use forebay_engine::Source;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::mpsc;
 use toml::Value;
 use tracing_subscriber::EnvFilter;
 
@@ -372,8 +373,9 @@ fn run_server(settings: Settings) -> Exit {
 
 /// Waits for the next signal that asks the process to end.
 async fn next(signals: Arc<Mutex<mpsc::Receiver<Shutdown>>>) -> Shutdown {
+    let next = poll_fn(|cx| signals.lock().unwrap_or_else(PoisonError::into_inner).poll_recv(cx));
     // The thread that receives signals does not end.
-    signals.lock().await.recv().await.unwrap_or(Shutdown::Now)
+    next.await.unwrap_or(Shutdown::Now)
 }
 
 fn start_log(settings: &Settings) {

@@ -156,6 +156,7 @@ mod tests {
             thread::sleep(Duration::from_millis(20));
         }
         child.kill().unwrap();
+        child.wait().unwrap();
         panic!("{name} does not end");
     }
 

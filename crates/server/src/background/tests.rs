@@ -36,7 +36,7 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 async fn a_panic_ends_its_job() {
     let (jobs, store) = (Jobs::default(), store());
     let job = job(&jobs, &store, "a").await;
-    jobs.spawn(Arc::clone(&job), async { panic!("the work panics") });
+    jobs.spawn(&job, async { panic!("the work panics") });
     let events = Arc::clone(&job).events(0);
     let events: Vec<SseEvent> = soon(futures_util::StreamExt::collect(events)).await;
     assert_eq!(events.len(), 2, "what it told, and that it failed");
@@ -53,7 +53,7 @@ async fn a_panic_ends_its_job() {
 async fn a_job_that_does_not_answer_is_dropped() {
     let (jobs, store) = (Jobs::default(), store());
     let job = job(&jobs, &store, "a").await;
-    jobs.spawn(Arc::clone(&job), std::future::pending());
+    jobs.spawn(&job, std::future::pending());
     assert!(jobs.find("a").is_some());
     let begin = std::time::Instant::now();
     soon(job.cancel()).await;
@@ -68,7 +68,7 @@ async fn the_first_end_counts() {
     let (jobs, store) = (Jobs::default(), store());
     let job = job(&jobs, &store, "a").await;
     let work = Arc::clone(&job);
-    jobs.spawn(Arc::clone(&job), async move {
+    jobs.spawn(&job, async move {
         work.cancel.cancelled().await;
         let done = json!({"id": "a", "object": "response", "status": "completed", "output": []});
         work.end(done, "{}".into()).await;
