@@ -8,60 +8,53 @@
 //! no piece holds a control token's name that the template itself did not write. Everywhere else the
 //! sentinel goes without a trace, so that ordinary text gets the tokens that it has everywhere.
 
+use std::collections::HashSet;
+
+use crate::names::Names;
+
 /// Unicode noncharacters, one of which becomes the sentinel.
-const NONCHARACTERS: std::ops::RangeInclusive<char> = '\u{fdd0}'..='\u{fdee}';
+const NONCHARACTERS: std::ops::RangeInclusive<char> = '\u{fdd0}'..='\u{fded}';
+
+/// A sentinel where a template put together what did not stand together (`replace.rs`).
+pub(crate) const JOINT: char = '\u{fdee}';
 
 /// Marks the end of the message that is to be continued.
 pub(crate) const END: char = '\u{fdef}';
 
 pub(crate) fn is_reserved(c: char) -> bool {
-    NONCHARACTERS.contains(&c) || c == END
+    NONCHARACTERS.contains(&c) || c == JOINT || c == END
 }
 
 /// A sentinel for one rendering, and the names to look for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Guard<'a> {
-    names: &'a [String],
+    names: &'a Names,
     sentinel: char,
 }
 
 impl<'a> Guard<'a> {
     /// A guard whose sentinel is in none of `texts`; `None` when they use up all noncharacters or
-    /// contain [`END`], which only an attack does.
-    pub(crate) fn new<'t>(
-        names: &'a [String],
-        texts: impl Iterator<Item = &'t str>,
-    ) -> Option<Self> {
-        let found: Vec<char> =
+    /// contain [`JOINT`] or [`END`], which only an attack does.
+    pub(crate) fn new<'t>(names: &'a Names, texts: impl Iterator<Item = &'t str>) -> Option<Self> {
+        let found: HashSet<char> =
             texts.flat_map(|text| text.chars().filter(|c| is_reserved(*c))).collect();
         let sentinel = NONCHARACTERS.into_iter().find(|c| !found.contains(c))?;
-        (!found.contains(&END)).then_some(Self { names, sentinel })
+        let free = !found.contains(&END) && !found.contains(&JOINT);
+        free.then_some(Self { names, sentinel })
     }
 
     /// `text` with sentinels where it needs them. Most text needs none and is returned as it is.
     pub(crate) fn protect(&self, text: &str) -> String {
-        let mut cuts: Vec<usize> = Vec::new();
         let (head, tail) = (text.len() - text.trim_start().len(), text.trim_end().len());
-        for name in self.names {
-            // After the first character of each spelling, overlapping ones included.
-            let first = name.chars().next().map_or(0, char::len_utf8);
-            let mut from = 0;
-            while let Some(at) = text[from..].find(name.as_str()) {
-                cuts.push(from + at + first);
-                from += at + first;
-            }
-            let borders = || name.char_indices().skip(1).map(|(at, _)| at);
-            if borders().any(|at| text[..tail].ends_with(&name[..at])) {
-                cuts.push(tail);
-            }
-            let rest = &text[head..];
-            let completes = |at: usize| {
-                rest.starts_with(&name[at..])
-                    || (tail > head && name[at..].starts_with(&text[head..tail]))
-            };
-            if borders().any(completes) {
-                cuts.push(head);
-            }
+        // After the first character of each spelling, overlapping ones included.
+        let spelled = text.char_indices().filter(|(at, _)| self.names.begins(&text[*at..]));
+        let mut cuts: Vec<usize> = spelled.map(|(at, c)| at + c.len_utf8()).collect();
+        if self.names.opens(&text[..tail]) {
+            cuts.push(tail);
+        }
+        // Up to the end of the text: space behind it may go.
+        if self.names.closes(&text[head..]) || self.names.closes(text[head..].trim_end()) {
+            cuts.push(head);
         }
         cuts.sort_unstable();
         cuts.dedup();
@@ -80,26 +73,13 @@ impl<'a> Guard<'a> {
     /// sentinel.
     pub(crate) fn split(&self, rendered: &str) -> Vec<String> {
         let mut pieces: Vec<String> = Vec::new();
-        for more in rendered.split(self.sentinel).filter(|more| !more.is_empty()) {
+        for more in rendered.split([self.sentinel, JOINT]).filter(|more| !more.is_empty()) {
             match pieces.last_mut() {
-                Some(piece) if !self.completes(piece, more) => piece.push_str(more),
+                Some(piece) if !self.names.meet(piece, more) => piece.push_str(more),
                 _ => pieces.push(more.to_owned()),
             }
         }
         pieces
-    }
-
-    /// Whether a name stands partly at the end of one text and partly at the beginning of the other,
-    /// or goes on behind that.
-    fn completes(&self, text: &str, more: &str) -> bool {
-        self.names.iter().any(|name| {
-            let mut borders = name.char_indices().skip(1).map(|(at, _)| at);
-            borders.any(|at| {
-                let rest = &name[at..];
-                let goes_on = more.starts_with(rest) || rest.starts_with(more);
-                goes_on && text.ends_with(&name[..at])
-            })
-        })
     }
 }
 
@@ -109,8 +89,10 @@ mod tests {
 
     use super::*;
 
-    fn names() -> Vec<String> {
-        ["<|im_start|>", "<|im_end|>", "</s>", "[INST]", "<<"].map(str::to_owned).to_vec()
+    const NAMES: [&str; 5] = ["<|im_start|>", "<|im_end|>", "</s>", "[INST]", "<<"];
+
+    fn names() -> Names {
+        Names::new(NAMES.map(str::to_owned))
     }
 
     #[track_caller]
@@ -155,6 +137,20 @@ mod tests {
         assert!(Guard::new(&names, [all.as_str()].into_iter()).is_none());
     }
 
+    /// Mistral's vocabularies have a thousand control tokens: looked for one by one in this text they took
+    /// more than ten seconds.
+    #[test]
+    fn many_names_cost_no_more_than_few() {
+        let names = Names::new((0..1000).map(|n| format!("<SPECIAL_{n}>")));
+        let began = std::time::Instant::now();
+        for unit in ["<", "<SPECIAL_", "<SPECIAL_7>", "harmless text "] {
+            let text = unit.repeat(1_000_000 / unit.len());
+            let guard = Guard::new(&names, [text.as_str()].into_iter()).unwrap();
+            assert_eq!(guard.split(&guard.protect(&text)).concat(), text);
+        }
+        assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+    }
+
     proptest! {
         #[test]
         fn no_piece_holds_a_name_and_nothing_is_lost(text in "([<|>/\\[\\]sINT ]|im_start|im_end|\u{fdd0}|é){0,12}") {
@@ -163,7 +159,7 @@ mod tests {
             let pieces = guard.split(&guard.protect(&text));
             prop_assert_eq!(pieces.concat(), text);
             for piece in pieces {
-                prop_assert!(names.iter().all(|name| !piece.contains(name.as_str())), "{}", piece);
+                prop_assert!(NAMES.iter().all(|name| !piece.contains(name)), "{}", piece);
             }
         }
     }

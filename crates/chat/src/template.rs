@@ -1,6 +1,7 @@
 //! The model's Jinja template, rendered within limits.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use minijinja::syntax::SyntaxConfig;
@@ -10,6 +11,8 @@ use serde_json::{Map, json};
 
 use crate::guard::{END, Guard};
 use crate::json::{dumps, tojson};
+use crate::names::Names;
+use crate::replace;
 use crate::thoughts::Thinking;
 use crate::turn::Turn;
 
@@ -36,7 +39,7 @@ pub struct ChatTemplate {
     env: Environment<'static>,
     bos: String,
     eos: String,
-    control_names: Vec<String>,
+    control_names: Arc<Names>,
     source: String,
 }
 
@@ -102,7 +105,8 @@ impl ChatTemplate {
         env.set_syntax(syntax.build().map_err(|e| TemplateError(e.to_string()))?);
         env.set_fuel(Some(FUEL));
         env.set_recursion_limit(RECURSION);
-        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        let control_names = Arc::new(Names::new(control_names));
+        replace::add(&mut env, &control_names);
         env.add_filter("tojson", tojson);
         // minijinja iterates over none as if it were empty; Python does not.
         env.add_test("iterable", |value: Value| !value.is_none() && value.try_iter().is_ok());
@@ -114,7 +118,6 @@ impl ChatTemplate {
         let source =
             source.replace(" generation ", " if true ").replace(" endgeneration ", " endif ");
         env.add_template_owned(NAME, source).map_err(|e| TemplateError(format!("{e:#}")))?;
-        let control_names = control_names.into_iter().filter(|n| n.chars().count() > 1).collect();
         let (bos, eos) = (bos.to_owned(), eos.to_owned());
         Ok(Self { env, bos, eos, control_names, source: kept })
     }
