@@ -30,13 +30,16 @@ mod layout;
 mod long;
 mod model;
 mod request;
-#[cfg(feature = "llama")]
+#[cfg(any(feature = "llama", feature = "fuzzing"))]
 mod state;
 mod status;
 mod thinking;
 mod vocab;
 mod worker;
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "llama")]
 mod llama;
 #[cfg(feature = "scripted")]

@@ -1,0 +1,70 @@
+//! What fuzz targets reach into: parts that are private elsewhere. Never in a shipped build.
+
+use crate::detokenize::Utf8Assembler;
+use crate::grammar::CompiledGrammar;
+use crate::stop::{StopMatcher, Verdict};
+use crate::vocab::Vocab;
+
+/// The vocabulary of scripted models: all bytes and a few control tokens.
+pub fn vocab() -> Vocab {
+    crate::scripted::vocab()
+}
+
+/// A state of a cache with `streams` streams as of one, if it is that.
+pub fn of_one_stream(bytes: Vec<u8>, streams: u32) -> Option<Vec<u8>> {
+    crate::state::of_one_stream(bytes, streams)
+}
+
+/// A state of one stream as of a cache with `streams` streams.
+pub fn of_streams(bytes: &[u8], streams: u32) -> Vec<u8> {
+    crate::state::of_streams(bytes, streams)
+}
+
+/// The text of tokens with these bytes.
+pub fn detokenize(pieces: &[&[u8]]) -> String {
+    let (mut assembler, mut out) = (Utf8Assembler::default(), String::new());
+    for piece in pieces {
+        assembler.push(piece, &mut out);
+    }
+    assembler.finish(&mut out);
+    out
+}
+
+/// What stop strings leave of a text that comes in pieces, and the index of the one that matched.
+pub fn stopped(stops: Vec<String>, pieces: &[&str]) -> (String, Option<usize>) {
+    let (mut matcher, mut out) = (StopMatcher::new(stops), String::new());
+    for piece in pieces {
+        if let Verdict::Matched(index) = matcher.push(piece, &mut out) {
+            return (out, Some(index));
+        }
+    }
+    matcher.flush(&mut out);
+    (out, None)
+}
+
+/// An answer that follows a grammar, `choices` choosing among the tokens that may come next. Forced
+/// tokens are appended as the engine appends them.
+///
+/// # Panics
+/// When a token that may come next, or has to, is refused without the grammar being too complex.
+pub fn follow(grammar: &CompiledGrammar, choices: &[u8]) -> Vec<crate::Token> {
+    let count = u32::try_from(vocab().len()).unwrap_or(u32::MAX);
+    let (mut constraint, mut tokens) = (grammar.start(), Vec::new());
+    for &choice in choices {
+        if constraint.is_complete() {
+            break;
+        }
+        let forced = constraint.forced();
+        assert_eq!(constraint.allowed(&forced), forced.len(), "what is forced is allowed");
+        let Ok(mask) = constraint.mask() else { break };
+        let allowed: Vec<_> = (0..count).filter(|&token| mask.allows(token)).collect();
+        assert!(!allowed.is_empty(), "an answer that is not complete goes on");
+        let token = *forced.first().unwrap_or(&allowed[usize::from(choice) % allowed.len()]);
+        assert!(allowed.contains(&token), "what is forced is in the mask");
+        if constraint.take(token).is_err() {
+            break;
+        }
+        tokens.push(token);
+    }
+    tokens
+}
