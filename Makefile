@@ -37,6 +37,7 @@ PYTHON := $(VENV)/bin/python
 help:
 	@echo "make run    build, get two small models, serve them on http://127.0.0.1:8080"
 	@echo "make test   everything that CI runs"
+	@echo "make hostile  hostile requests beside ordinary ones, with figures (HOSTILE=\"--only NAME\")"
 	@echo "make docker-test   the container image, built and run"
 	@echo "make fuzz   the fuzz targets, each for FUZZ_SECONDS of processor time"
 	@echo "make bench  forebay and llama-server side by side (LLAMA_SERVER=path/to/llama-server)"
@@ -168,6 +169,11 @@ blackbox: build models browser $(VENV)/.ready $(TEMPLATES)/.ready $(SDK)/.ready 
 	$(CARGO) build --release --locked -p forebay-chat --example render --example calls
 	PATH="$(VENV)/bin:$$PATH" npm ci --prefix tests/node --silent --no-audit --no-fund
 	PATH="$(VENV)/bin:$$PATH" $(PYTHON) -m pytest tests -q -p no:asyncio
+
+# A part of it is in `make blackbox`.
+.PHONY: hostile
+hostile: build models $(VENV)/.ready
+	$(PYTHON) tests/hostile/run.py $(HOSTILE)
 
 # --- Figures --------------------------------------------------------------------------------
 

@@ -1,22 +1,34 @@
 //! Reads tool calls out of an answer's text as it grows.
 //!
-//! What is known of the call that is being read is worked out anew with each piece of text, from
-//! where the call began: whatever the pieces, the result is the same.
+//! One pass: each reader keeps its place between pieces of text and goes on from there, so the result
+//! does not depend on the pieces and the time is linear in the answer. What was emitted is final.
+//! There are three states: text, in which the dialect's marker is looked for; a call
+//! (`calls/object.rs`, `calls/named.rs`); and what stands between calls.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::dialect::{Arguments, Dialect, Values};
-use crate::literal;
-use crate::partial::members;
-use crate::pattern::{Pass, passes};
-use crate::thoughts::sure;
+use crate::dialect::Dialect;
+use crate::pattern::{Alternatives, Choice};
+use crate::text_buffer::{MarkerSearch, TextBuffer};
+
+mod named;
+mod object;
+mod spelling;
+
+use named::NamedCall;
+use object::ObjectCall;
+use spelling::Spelling;
+
+/// At most this many times an answer's length is read again.
+const MOST_REREAD: usize = 4;
 
 /// A part of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
-    /// A thought, where answers are messages in channels.
+    /// Reasoning, where answers are messages in channels.
     Thought(String),
     /// Text that is no call.
     Text(String),
@@ -39,95 +51,116 @@ pub enum Part {
 /// A reader of one answer.
 #[derive(Debug, Clone)]
 pub struct CallReader {
-    dialect: Dialect,
-    /// The tools' names, each with its parameters' schema.
-    tools: BTreeMap<String, Value>,
+    spelling: Arc<Spelling>,
     /// Whether what follows the first call is left out.
     only_one: bool,
-    /// Text that is not told yet: of a call, or what may begin one.
-    held: String,
-    /// Space before what may be a call.
+    /// Text that is not emitted yet: of a call, or what may begin one.
+    text: TextBuffer,
+    /// White space before what may be a call.
     gap: String,
     state: State,
     /// Calls so far, the one being read aside.
     calls: u32,
-    /// What of the call being read is told.
-    named: bool,
-    told: usize,
-    /// Whether any text was told.
+    /// Whether the call being read is reported.
+    reported: bool,
+    /// Whether any text was emitted.
     spoke: bool,
+    /// Bytes that were read again because they were no call after all.
+    reread: usize,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 enum State {
-    Text,
-    Call,
-    /// Behind a call.
-    After,
+    Text(MarkerSearch),
+    /// A call that begins where the buffer does; `at` is how much of the buffer is read.
+    Call {
+        call: Box<Call>,
+        at: usize,
+    },
+    /// Behind a call. Where something begins, the patterns that may match there, and how much of the
+    /// buffer is read.
+    After(Option<(Alternatives, usize)>),
 }
 
-/// What is known of a call.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Scan {
+/// A call that is being read.
+#[derive(Debug, Clone)]
+struct Call {
+    form: Form,
+    known: Known,
+}
+
+#[derive(Debug, Clone)]
+enum Form {
+    Object(ObjectCall),
+    Named(NamedCall),
+}
+
+/// What is known of a call and not emitted yet.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    /// The tool's name.
     name: Option<String>,
-    /// Its arguments as far as they are sure.
+    /// Arguments, as JSON text.
     arguments: String,
-    /// Where it ends, if it does.
-    end: Option<usize>,
 }
 
-/// The text is no call.
-#[derive(Debug, PartialEq, Eq)]
-struct NoCall;
+/// What became of a character of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// The call goes on, and so many bytes, counted back from behind the character, are read again.
+    More { back: usize },
+    /// The call is complete, but so many bytes do not belong to it.
+    End { back: usize },
+    /// This character cannot follow: the text is no call, or no longer one.
+    Broken,
+}
 
 impl CallReader {
     /// A reader of calls to `tools`: names, each with its parameters' schema. With `only_one` what
     /// follows the first call is left out.
-    pub fn new(dialect: Dialect, tools: BTreeMap<String, Value>, only_one: bool) -> Self {
+    #[expect(clippy::needless_pass_by_value, reason = "callers hand over what a reader is made of")]
+    pub fn new(dialect: Dialect, tools: Arc<BTreeMap<String, Value>>, only_one: bool) -> Self {
         Self {
-            dialect,
-            tools,
+            spelling: Arc::new(Spelling::new(&dialect, tools)),
             only_one,
-            held: String::new(),
+            text: TextBuffer::default(),
             gap: String::new(),
-            state: State::Text,
+            state: State::Text(MarkerSearch::default()),
             calls: 0,
-            named: false,
-            told: 0,
+            reported: false,
             spoke: false,
+            reread: 0,
         }
     }
 
     /// How many calls there were.
     pub fn calls(&self) -> u32 {
-        self.calls + u32::from(self.named)
+        self.calls + u32::from(self.reported)
     }
 
-    /// Takes in more text.
+    /// Reads more text and appends what it adds to the answer.
     pub fn push(&mut self, text: &str, out: &mut Vec<Part>) {
-        self.held.push_str(text);
+        self.text.push(text);
         self.read(false, out);
     }
 
-    /// Takes in that there is no more.
+    /// Signals the end of the answer and flushes what was held back.
     pub fn finish(&mut self, out: &mut Vec<Part>) {
         self.read(true, out);
-        if self.state == State::Call && self.named {
-            // Cut off within its arguments.
-            self.held.clear();
-        } else if !self.held.is_empty() {
-            let rest = std::mem::take(&mut self.gap) + &std::mem::take(&mut self.held);
+        let cut_off = matches!(self.state, State::Call { .. }) && self.reported;
+        let rest = std::mem::take(&mut self.gap) + &self.text.take_all();
+        if !cut_off && !rest.is_empty() {
             let rest = if self.calls > 0 { rest.trim_end() } else { &rest };
-            self.tell(rest.to_owned(), out);
+            self.emit(rest.to_owned(), out);
         }
     }
 
     fn read(&mut self, last: bool, out: &mut Vec<Part>) {
         loop {
-            let goes_on = match self.state {
-                State::Text => self.read_text(last, out),
-                State::Call => self.read_call(last, out),
-                State::After => self.read_after(last),
+            let goes_on = match &self.state {
+                State::Text(_) => self.read_text(last, out),
+                State::Call { .. } => self.read_call(last, out),
+                State::After(_) => self.read_after(last),
             };
             if !goes_on {
                 return;
@@ -135,323 +168,228 @@ impl CallReader {
         }
     }
 
-    /// Tells text up to where a call begins, or may.
-    fn read_text(&mut self, last: bool, out: &mut Vec<Part>) -> bool {
-        let marker = self.dialect.marker().to_owned();
-        if marker.is_empty() {
-            // Calls without a mark are the whole answer.
-            let trimmed = self.held.trim_start();
-            let begins = !self.spoke && (trimmed.starts_with('{') || trimmed.starts_with('['));
-            if begins {
-                self.state = State::Call;
-            } else if !trimmed.is_empty() || last {
-                let text = std::mem::take(&mut self.held);
-                self.tell(text, out);
-            }
-            return begins;
-        }
-        if let Some(at) = self.held.find(&marker) {
-            let mut text: String = self.held.drain(..at).collect();
-            self.gap = text.split_off(text.trim_end().len());
-            self.tell(text, out);
-            self.state = State::Call;
-            return true;
-        }
-        // The end may be a part of the mark, and space before it is not told.
-        let sure = if last { self.held.len() } else { sure(&self.held, &marker) };
-        let rest = self.held.split_off(sure);
-        let text = std::mem::replace(&mut self.held, rest);
-        self.tell(text, out);
-        false
-    }
-
-    fn read_call(&mut self, last: bool, out: &mut Vec<Part>) -> bool {
-        let index = self.calls;
-        match self.scan() {
-            Ok(scan) => {
-                if let (Some(name), false) = (scan.name, self.named) {
-                    self.named = true;
-                    out.push(Part::Call { index, name });
-                }
-                if self.named && scan.arguments.len() > self.told {
-                    let text = scan.arguments[self.told..].to_owned();
-                    self.told = scan.arguments.len();
-                    out.push(Part::Arguments { index, text });
-                }
-                let Some(end) = scan.end else { return false };
-                self.held.drain(..end);
-                (self.named, self.told) = (false, 0);
-                self.gap.clear();
-                self.calls += 1;
-                self.state = State::After;
-                true
-            }
-            Err(NoCall) if self.named => {
-                // Not what a call looks like any more: what was told stands.
-                (self.named, self.told) = (false, 0);
-                self.calls += 1;
-                self.state = State::After;
-                !last
-            }
-            Err(NoCall) => {
-                let first = self.dialect.marker().len().max(1).min(self.held.len());
-                let text: String = self.held.drain(..first).collect();
-                let gap = std::mem::take(&mut self.gap);
-                self.tell(gap + &text, out);
-                self.state = State::Text;
-                true
-            }
-        }
-    }
-
-    /// Passes what stands between calls and behind them.
-    fn read_after(&mut self, last: bool) -> bool {
-        if self.only_one {
-            self.held.clear();
-            return false;
-        }
-        let object = self.dialect.is_object();
-        let skipped = |c: char| c.is_whitespace() || object && matches!(c, ',' | ';' | ']');
-        let ends = self.dialect.ends();
-        let behind: Vec<&str> = [ends.call, ends.all]
-            .map(|end| end.trim_start_matches(|c| skipped(c) || object && c == '}').trim_end())
-            .into_iter()
-            .filter(|end| !end.is_empty())
-            .collect();
-        let marker = self.dialect.marker();
-        let begins: Vec<&str> =
-            [marker, ends.next].into_iter().filter(|begin| !begin.is_empty()).collect();
-        loop {
-            let from = self.held.len() - self.held.trim_start_matches(skipped).len();
-            self.held.drain(..from);
-            let over = behind.iter().find_map(|end| match passes(end, &self.held) {
-                Pass::Over(len) => Some(len),
-                Pass::Short | Pass::Not => None,
-            });
-            if let Some(len) = over {
-                self.held.drain(..len);
-                continue;
-            }
-            let is = |pass: fn(&Pass) -> bool| begins.iter().any(|b| pass(&passes(b, &self.held)));
-            if is(|pass| matches!(pass, Pass::Over(_))) || object && self.held.starts_with('{') {
-                self.state = State::Call;
-                return true;
-            }
-            let may = is(|pass| *pass == Pass::Short)
-                || behind.iter().any(|end| passes(end, &self.held) == Pass::Short);
-            if self.held.is_empty() || may && !last {
-                return false;
-            }
-            self.state = State::Text;
-            return true;
-        }
-    }
-
-    fn tell(&mut self, text: String, out: &mut Vec<Part>) {
+    fn emit(&mut self, text: String, out: &mut Vec<Part>) {
         if !text.is_empty() {
             self.spoke = true;
             out.push(Part::Text(text));
         }
     }
 
-    // === One call ===
+    // === Text ===
 
-    fn scan(&self) -> Result<Scan, NoCall> {
-        if self.dialect.is_object() { self.scan_object() } else { self.scan_named() }
-    }
-
-    fn known(&self, name: &str) -> Result<String, NoCall> {
-        if self.tools.contains_key(name) { Ok(name.to_owned()) } else { Err(NoCall) }
-    }
-
-    /// A call that is one JSON object.
-    fn scan_object(&self) -> Result<Scan, NoCall> {
-        let marker = self.dialect.marker();
-        let held = self.held.as_str();
-        let body = held.strip_prefix(marker).unwrap_or(held);
-        let body = body.trim_start_matches(|c: char| c.is_whitespace() || c == '[');
-        if body.is_empty() {
-            return Ok(Scan::default());
+    /// Emits text up to where a call begins, or may. Returns whether one begins.
+    fn read_text(&mut self, last: bool, out: &mut Vec<Part>) -> bool {
+        let State::Text(search) = &mut self.state else { return false };
+        if self.spelling.marker.is_empty() {
+            return self.read_unmarked(last, out);
         }
-        if !body.starts_with('{') {
-            return Err(NoCall);
-        }
-        let before = held.len() - body.len();
-        let members = members(body);
-        let get = |keys: &[&str]| members.list.iter().find(|m| keys.contains(&m.key.as_str()));
-        // Some spell the whole of OpenAI's object.
-        if let Some(inner) = get(&["function"]).filter(|m| m.text(body).starts_with('{')) {
-            let reader = Self { held: inner.text(body).to_owned(), ..self.clone() };
-            let scan = reader.scan_object()?;
-            return Ok(Scan { end: members.end.map(|end| before + end), ..scan });
-        }
-        let name = get(&["name", "tool_name", "function_name"]).filter(|m| m.complete);
-        let name = name.and_then(|m| serde_json::from_str::<String>(m.text(body)).ok());
-        let name = name.map(|name| self.known(&name)).transpose()?;
-        let arguments = match get(&["arguments", "parameters", "args", "input"]) {
-            // JSON within JSON.
-            Some(m) if m.text(body).starts_with('"') => {
-                let text = serde_json::from_str::<String>(m.text(body));
-                if m.complete { text.unwrap_or_default() } else { String::new() }
+        let marker = self.spelling.marker.as_str();
+        let found = search.search(self.text.rest(), marker);
+        match found.marker {
+            Some(at) => {
+                let text = self.text.take(found.len);
+                self.gap = self.text.take(at - found.len);
+                self.emit(text, out);
+                let body = self.spelling.marker.len();
+                self.begin_call(body);
+                true
             }
-            Some(m) => m.text(body).to_owned(),
-            None if members.end.is_some() => "{}".to_owned(),
-            None => String::new(),
-        };
-        if members.end.is_some() && name.is_none() {
-            return Err(NoCall);
-        }
-        Ok(Scan { name, arguments, end: members.end.map(|end| before + end) })
-    }
-
-    /// A call whose name stands outside JSON.
-    fn scan_named(&self) -> Result<Scan, NoCall> {
-        let dialect = &self.dialect;
-        let held = self.held.as_str();
-        let begins = [dialect.open.as_str(), dialect.ends().next];
-        let mut at = None;
-        for begin in begins.into_iter().filter(|begin| !begin.is_empty()) {
-            match passes(begin, held) {
-                Pass::Over(len) => at = at.max(Some(len)),
-                Pass::Short => return Ok(Scan::default()),
-                Pass::Not => {}
+            None => {
+                let len = if last { self.text.rest().len() } else { found.len };
+                let text = self.text.take(len);
+                self.emit(text, out);
+                false
             }
         }
-        let body = &held[at.ok_or(NoCall)?..];
-        let before = held.len() - body.len();
-        let in_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
-        let name_len = body.find(|c: char| !in_name(c)).unwrap_or(body.len());
-        let rest = &body[name_len..];
-        if rest.is_empty() {
-            return Ok(Scan::default());
-        }
-        let scan = match &dialect.arguments {
-            Arguments::Json => match passes(&dialect.middle, rest) {
-                Pass::Over(len) => json_argument(&rest[len..], len),
-                Pass::Short => return Ok(Scan::default()),
-                Pass::Not => return Err(NoCall),
-            },
-            Arguments::Each { .. } => self.each_argument(&body[..name_len], rest),
-        };
-        let name = self.known(&body[..name_len])?;
-        let scan = scan?;
-        let end = scan.end.map(|end| before + name_len + end);
-        Ok(Scan { name: Some(name), end, ..scan })
     }
 
-    fn each_argument(&self, name: &str, text: &str) -> Result<Scan, NoCall> {
-        let Arguments::Each { value_key, none, .. } = &self.dialect.arguments else {
-            return Err(NoCall);
-        };
-        let ends = self.dialect.ends();
-        let none = none.trim_end().strip_suffix(ends.all.trim()).unwrap_or(none);
-        let schema = self.tools.get(name);
-        let mut arguments = String::new();
-        let mut at = match (passes(&self.dialect.middle, text), passes(none, text)) {
-            (_, Pass::Over(len)) => {
-                return Ok(Scan { arguments: "{}".to_owned(), end: Some(len), name: None });
+    /// The same without a marker: calls are the whole answer.
+    fn read_unmarked(&mut self, last: bool, out: &mut Vec<Part>) -> bool {
+        if !self.spoke {
+            let rest = self.text.rest();
+            let space = rest.len() - rest.trim_start().len();
+            let begins = rest[space..].starts_with(['{', '[']);
+            self.gap.push_str(&self.text.take(space));
+            if begins {
+                self.begin_call(0);
+                return true;
             }
-            (_, Pass::Short) | (Pass::Short, _) => return Ok(Scan::default()),
-            (Pass::Over(len), Pass::Not) => len,
-            (Pass::Not, Pass::Not) => return Err(NoCall),
+            if self.text.rest().is_empty() && !last {
+                return false;
+            }
+        }
+        let text = std::mem::take(&mut self.gap) + &self.text.take_all();
+        self.emit(text, out);
+        false
+    }
+
+    // === A call ===
+
+    /// A call begins where the buffer does; `body` is the length of the marker that announces it.
+    fn begin_call(&mut self, body: usize) {
+        let (form, at) = match self.spelling.object {
+            true => (Form::Object(ObjectCall::default()), body),
+            false => (Form::Named(NamedCall::new(&self.spelling)), 0),
         };
-        loop {
-            let Some(pair) = self.pair(&text[at..], schema) else { break };
-            arguments.push_str(if arguments.is_empty() { "{" } else { ", " });
-            arguments.push_str(&format!("{}: {}", json!(pair.key), pair.value));
-            at += pair.len;
-            match (passes(value_key, &text[at..]), passes(ends.call, &text[at..])) {
-                (Pass::Over(len), _) => at += len,
-                (_, Pass::Over(len)) => {
-                    arguments.push('}');
-                    return Ok(Scan { arguments, end: Some(at + len), name: None });
+        self.state = State::Call { call: Box::new(Call { form, known: Known::default() }), at };
+    }
+
+    /// Reads more of a call. Returns whether it ended, or was none.
+    fn read_call(&mut self, last: bool, out: &mut Vec<Part>) -> bool {
+        let State::Call { call, at } = &mut self.state else { return false };
+        let mut end = None;
+        while let Some(c) = self.text.char_at(*at) {
+            match call.step(&self.spelling, c) {
+                Step::More { back } => *at = *at + c.len_utf8() - back,
+                Step::End { back } => {
+                    *at = *at + c.len_utf8() - back;
+                    end = Some(*at);
+                    break;
                 }
-                _ => break,
+                Step::Broken => return self.break_call(out),
             }
         }
-        Ok(Scan { arguments, end: None, name: None })
-    }
-
-    /// The key and the value that a text begins with, if they are all there.
-    fn pair(&self, text: &str, schema: Option<&Value>) -> Option<Pair> {
-        let Arguments::Each { key_value, value_key, values, .. } = &self.dialect.arguments else {
-            return None;
-        };
-        let (key_end, value_at, is_text) = match values {
-            Values::Told { front, back, texts, .. } => {
-                let key_end = text.find(front.as_str())?;
-                let behind = &text[key_end + front.len()..];
-                let kind_len = behind.find(back.as_str())?;
-                let value_at = key_end + front.len() + kind_len + back.len();
-                (key_end, value_at, Some(behind[..kind_len] == *texts))
-            }
-            Values::Bare | Values::Quoted(_) => {
-                let key_end = text.find(key_value.trim())?;
-                (key_end, key_end + key_value.trim().len(), None)
-            }
-        };
-        let (key, value) = (text[..key_end].trim(), &text[value_at..]);
-        if let Values::Quoted(quote) = values {
-            let (value, len) = literal::read(value, quote)?;
-            return Some(Pair { key: key.to_owned(), value, len: value_at + len });
+        if last && end.is_none() {
+            end = call.finish(&self.spelling).map(|back| *at - back);
         }
-        // What ends a value is how both that which leads to the next key and the end begin.
-        let same = value_key.bytes().zip(self.dialect.close.bytes()).take_while(|(a, b)| a == b);
-        let stop = value_key.get(..same.count()).unwrap_or_default();
-        let stop = if stop.trim().is_empty() { value_key.as_str() } else { stop };
-        let stop = stop.rfind('>').map_or(stop, |end| &stop[..=end]).trim();
-        let end = value.find(stop)?;
-        let raw = value[..end].strip_prefix('\n').unwrap_or(&value[..end]);
-        let raw = raw.strip_suffix('\n').unwrap_or(raw);
-        let value = match is_text {
-            Some(true) => Value::String(raw.to_owned()),
-            Some(false) => typed(raw, None),
-            None => typed(raw, schema.and_then(|s| s["properties"].get(key))),
-        };
-        Some(Pair { key: key.to_owned(), value, len: value_at + end })
+        self.report(out);
+        if let Some(end) = end {
+            self.text.consume(end);
+            self.after_call();
+            return true;
+        }
+        let State::Call { call, at } = &mut self.state else { return false };
+        if self.reported && call.reads_once() {
+            self.text.consume(std::mem::take(at));
+        }
+        false
+    }
+
+    /// Reports the call's name once it is known, and what there is of its arguments.
+    fn report(&mut self, out: &mut Vec<Part>) {
+        let State::Call { call, .. } = &mut self.state else { return };
+        let index = self.calls;
+        if let Some(name) = call.known.name.take() {
+            self.reported = true;
+            out.push(Part::Call { index, name });
+        }
+        if self.reported && !call.known.arguments.is_empty() {
+            let text = std::mem::take(&mut call.known.arguments);
+            out.push(Part::Arguments { index, text });
+        }
+    }
+
+    fn after_call(&mut self) {
+        self.reported = false;
+        self.gap.clear();
+        self.calls += 1;
+        self.state = State::After(None);
+    }
+
+    /// The text is no call from here on: what was reported stands, what was not is text.
+    fn break_call(&mut self, out: &mut Vec<Part>) -> bool {
+        self.report(out);
+        let State::Call { at, .. } = self.state else { return false };
+        if self.reported {
+            self.text.consume(at);
+            self.after_call();
+            return true;
+        }
+        let first = self.text.char_at(0).map_or(0, char::len_utf8);
+        // A call may begin within what was taken for one. Reading again is bounded by the length of
+        // the answer so far, or markers within markers would make it quadratic.
+        let again = self.reread <= (self.text.consumed() + at).saturating_mul(MOST_REREAD);
+        self.reread += if again { at } else { 0 };
+        let text = self.text.take(if again { first } else { first.max(at) });
+        let text = std::mem::take(&mut self.gap) + &text;
+        self.emit(text, out);
+        self.state = State::Text(MarkerSearch::default());
+        true
+    }
+
+    // === Between calls ===
+
+    /// Skips what stands between calls and behind them. Returns whether something else begins.
+    fn read_after(&mut self, last: bool) -> bool {
+        if self.only_one {
+            self.text.clear();
+            return false;
+        }
+        let spelling = Arc::clone(&self.spelling);
+        let pattern = |which: usize| &spelling.after[which];
+        let State::After(patterns) = &mut self.state else { return false };
+        let mut patterns = patterns.take();
+        loop {
+            let (mut alternatives, mut at) = match patterns.take() {
+                Some(patterns) => patterns,
+                None => {
+                    let rest = self.text.rest();
+                    let kept = rest.trim_start_matches(|c| spelling.is_skipped(c));
+                    self.text.consume(rest.len() - kept.len());
+                    if self.text.rest().is_empty() {
+                        return false;
+                    }
+                    (Alternatives::new(spelling.after.iter()), 0)
+                }
+            };
+            let mut choice = Choice::Pending;
+            while choice == Choice::Pending {
+                let Some(c) = self.text.char_at(at) else { break };
+                choice = alternatives.step(pattern, c);
+                at += c.len_utf8();
+            }
+            if choice == Choice::Pending && last {
+                choice = alternatives.finish(pattern);
+            }
+            match choice {
+                Choice::Pending => {
+                    self.state = State::After(Some((alternatives, at)));
+                    return false;
+                }
+                Choice::Matched { which, back } if which < spelling.behind => {
+                    self.text.consume(at - back);
+                    continue;
+                }
+                Choice::Matched { back, .. } => self.begin_call(at - back),
+                Choice::None if spelling.object && self.text.rest().starts_with('{') => {
+                    self.begin_call(0);
+                }
+                Choice::None => self.state = State::Text(MarkerSearch::default()),
+            }
+            return true;
+        }
     }
 }
 
-/// An argument, and how much of the text it is.
-struct Pair {
-    key: String,
-    value: Value,
-    len: usize,
+impl Call {
+    fn step(&mut self, spelling: &Spelling, c: char) -> Step {
+        match &mut self.form {
+            Form::Object(call) => call.step(&mut self.known, spelling, c),
+            Form::Named(call) => call.step(&mut self.known, spelling, c),
+        }
+    }
+
+    /// Signals the end of the answer. Where that completes the call: how many of the bytes that were
+    /// read do not belong to it.
+    fn finish(&mut self, spelling: &Spelling) -> Option<usize> {
+        match &mut self.form {
+            Form::Object(_) => None,
+            Form::Named(call) => call.finish(&mut self.known, spelling),
+        }
+    }
+
+    /// Whether no text is read twice.
+    fn reads_once(&self) -> bool {
+        match &self.form {
+            Form::Object(_) => true,
+            Form::Named(call) => call.reads_once(),
+        }
+    }
 }
 
-/// A value as text, by its schema: text where that is wanted, else JSON or a literal of Python's where
-/// it is one.
-fn typed(raw: &str, schema: Option<&Value>) -> Value {
-    let is_text = schema.is_some_and(|s| s["type"] == "string");
-    let text = || Value::String(raw.to_owned());
-    if is_text {
-        return text();
-    }
-    let trimmed = raw.trim();
-    if let Ok(value) = serde_json::from_str(trimmed) {
-        return value;
-    }
-    let is_literal =
-        matches!(trimmed, "True" | "False" | "None") || trimmed.starts_with(['[', '{']);
-    let ended = format!("{trimmed},");
-    let read = literal::read(&ended, "'").filter(|(_, len)| is_literal && *len == trimmed.len());
-    read.map_or_else(text, |(value, _)| value)
-}
-
-/// A JSON object as arguments; `before` is what was passed already.
-fn json_argument(text: &str, before: usize) -> Result<Scan, NoCall> {
-    let body = text.trim_start();
-    let before = before + text.len() - body.len();
-    if body.is_empty() {
-        return Ok(Scan::default());
-    }
-    if !body.starts_with('{') {
-        return Err(NoCall);
-    }
-    let end = members(body).end;
-    let arguments = body[..end.unwrap_or(body.len())].to_owned();
-    Ok(Scan { arguments, end: end.map(|end| before + end), name: None })
-}
-
+#[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
+mod samples;
 #[cfg(test)]
 mod tests;

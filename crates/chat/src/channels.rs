@@ -5,8 +5,10 @@
 //! word `assistant` of its first header, as the prompt ends with it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::calls::Part;
+use crate::text_buffer::{TextBuffer, partial};
 
 /// What begins the name of a channel.
 const CHANNEL: &str = "<|channel|>";
@@ -41,14 +43,16 @@ pub(crate) fn marks() -> impl Iterator<Item = &'static str> {
     ENDS.into_iter().chain([BODY, CONSTRAIN])
 }
 
-/// Reads one answer as it grows.
+/// Reads one answer as it grows, each character once.
 #[derive(Debug, Clone)]
 pub struct ChannelReader {
-    tools: BTreeSet<String>,
+    tools: Arc<BTreeSet<String>>,
     /// Whether calls behind the first one are left out.
     only_one: bool,
-    /// Text that is not told yet: a header, or what may begin an end.
-    held: String,
+    /// Text that is not emitted yet: a header, or what may begin an end.
+    held: TextBuffer,
+    /// How much of what is held is known not to begin the end of a header.
+    searched: usize,
     state: State,
     calls: u32,
 }
@@ -61,7 +65,7 @@ enum State {
     Text,
     /// The call with this number.
     Call(u32),
-    /// What nobody is told.
+    /// What is left out.
     Nothing,
 }
 
@@ -69,8 +73,14 @@ impl ChannelReader {
     /// A reader of answers that may call these tools. With `only_one` what follows the first call is
     /// left out.
     pub fn new(tools: impl IntoIterator<Item = String>, only_one: bool) -> Self {
-        let tools = tools.into_iter().collect();
-        Self { tools, only_one, held: String::new(), state: State::Header, calls: 0 }
+        Self {
+            tools: Arc::new(tools.into_iter().collect()),
+            only_one,
+            held: TextBuffer::default(),
+            searched: 0,
+            state: State::Header,
+            calls: 0,
+        }
     }
 
     /// How many calls there were.
@@ -78,42 +88,51 @@ impl ChannelReader {
         self.calls
     }
 
-    /// Whether what comes next is a thought.
+    /// Whether what comes next is reasoning.
     pub fn is_thinking(&self) -> bool {
         self.state == State::Thought
     }
 
-    /// Takes in more text.
+    /// Reads more text and appends what it adds to the answer.
     pub fn push(&mut self, text: &str, out: &mut Vec<Part>) {
-        self.held.push_str(text);
-        loop {
-            if self.state == State::Header {
-                let Some(end) = self.held.find(BODY) else { return };
-                let header: String = self.held.drain(..end + BODY.len()).collect();
-                self.state = self.open(&header, out);
-                continue;
-            }
-            let end = ENDS.iter().filter_map(|mark| Some((self.held.find(mark)?, *mark))).min();
-            let sure = end.map_or_else(|| sure(&self.held), |(at, _)| at);
-            let text: String = self.held.drain(..sure).collect();
-            self.tell(text, out);
-            let Some((_, mark)) = end else { return };
-            if mark != CHANNEL {
-                self.held.drain(..mark.len());
-            }
-            self.state = State::Header;
-        }
+        self.held.push(text);
+        while self.read(out) {}
     }
 
-    /// Takes in that there is no more.
-    pub fn finish(&mut self, out: &mut Vec<Part>) {
-        let rest = std::mem::take(&mut self.held);
+    /// Reads what is held. Returns whether a header or a message ended.
+    fn read(&mut self, out: &mut Vec<Part>) -> bool {
+        let rest = self.held.rest();
         if self.state == State::Header {
-            // Whoever speaks without a header speaks to the user.
+            let fresh = &rest[self.searched..];
+            let Some(at) = fresh.find(BODY) else {
+                self.searched = rest.len() - partial(fresh, BODY);
+                return false;
+            };
+            let header = self.held.take(self.searched + at + BODY.len());
+            self.searched = 0;
+            self.state = self.open(&header, out);
+            return true;
+        }
+        let (safe, end) = next_end(rest);
+        let text = self.held.take(safe);
+        self.emit(text, out);
+        let Some(end) = end else { return false };
+        if end != CHANNEL {
+            self.held.consume(end.len());
+        }
+        self.state = State::Header;
+        true
+    }
+
+    /// Signals the end of the answer and flushes what was held back.
+    pub fn finish(&mut self, out: &mut Vec<Part>) {
+        let rest = self.held.take_all();
+        if self.state == State::Header {
+            // Text without a header is for the user.
             let is_header = marks().any(|mark| rest.contains(mark));
             self.state = if is_header { State::Nothing } else { State::Text };
         }
-        self.tell(rest, out);
+        self.emit(rest, out);
     }
 
     /// Whose message the header begins.
@@ -140,7 +159,7 @@ impl ChannelReader {
         }
     }
 
-    fn tell(&self, text: String, out: &mut Vec<Part>) {
+    fn emit(&self, text: String, out: &mut Vec<Part>) {
         if text.is_empty() {
             return;
         }
@@ -153,16 +172,27 @@ impl ChannelReader {
     }
 }
 
-/// How much of a text cannot be the beginning of an end.
-fn sure(text: &str) -> usize {
-    let begins = |from: &usize| ENDS.iter().any(|mark| mark.starts_with(&text[*from..]));
-    let last = text.rfind('<').filter(begins);
-    last.unwrap_or(text.len())
+/// How much of a text is a message before its end, or what may begin one, and which end that is.
+fn next_end(text: &str) -> (usize, Option<&'static str>) {
+    // All ends begin alike, so that one search finds them.
+    for (at, _) in text.match_indices('<') {
+        let rest = &text[at..];
+        if let Some(end) = ENDS.into_iter().find(|end| rest.starts_with(end)) {
+            return (at, Some(end));
+        }
+        if ENDS.iter().any(|end| end.starts_with(rest)) {
+            return (at, None);
+        }
+    }
+    (text.len(), None)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::text_buffer::pieces;
 
     type Read = (String, String, Vec<(String, String)>);
 
@@ -238,5 +268,23 @@ mod tests {
         let unknown =
             "<|channel|>commentary to=functions.rm <|constrain|>json<|message|>{}<|call|>";
         check(false, unknown, "", "{}", &[]);
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_do_not_matter_and_nothing_panics(
+            text in "(<\\|channel\\|>|<\\|message\\|>|<\\|end\\|>|<\\|call\\|>|<\\|start\\|>|<\\|constrain\\|>\
+                     |analysis|final| to=functions\\.|now|to=|<\\||[<>| a{}\"é\u{3000}]){0,14}",
+            only_one: bool,
+            cuts in proptest::collection::vec(0_usize..100, 0..4),
+        ) {
+            let whole = read(only_one, &[&text]);
+            prop_assert_eq!(&read(only_one, &pieces(&text, &cuts)), &whole);
+            let each: Vec<&str> = text.split("").filter(|piece| !piece.is_empty()).collect();
+            prop_assert_eq!(&read(only_one, &each), &whole);
+            if marks().all(|mark| !text.contains(mark)) {
+                prop_assert_eq!(&whole.1, &text);
+            }
+        }
     }
 }

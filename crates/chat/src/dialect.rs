@@ -19,6 +19,11 @@ mod learn;
 /// Mistral's templates want nine letters or digits. Where it shows, any id may stand.
 pub(crate) const ID: &str = "probe1234";
 
+/// No piece of a dialect is longer, in bytes: readers compare with them wherever one may begin.
+const LONGEST_PIECE: usize = 4096;
+/// No quote is longer, in bytes.
+const LONGEST_QUOTE: usize = 16;
+
 /// How calls are spelled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dialect {
@@ -102,11 +107,25 @@ impl Dialect {
         learned.or_else(|| Self::known(template)).unwrap_or_else(Self::fallback)
     }
 
-    /// Whether its pieces are the same for every call.
+    /// Whether its pieces are the same for every call, short, and there where readers need them.
     fn is_clear(&self) -> bool {
         let probed = || learn::NAMES.iter().chain(&learn::KEYS).chain(&learn::VALUES);
-        let clear = |piece: &&str| probed().all(|probe| !piece.contains(probe));
-        self.pieces().iter().all(clear) && !self.marker_or_object().is_empty()
+        let clear = |piece: &&str| {
+            piece.len() <= LONGEST_PIECE && probed().all(|probe| !piece.contains(probe))
+        };
+        let complete = match &self.arguments {
+            Arguments::Json => true,
+            Arguments::Each { key_value, values, .. } => match values {
+                Values::Bare => !key_value.trim().is_empty() && !self.value_end().is_empty(),
+                Values::Quoted(quote) => {
+                    !key_value.trim().is_empty() && quote.len() <= LONGEST_QUOTE
+                }
+                Values::Told { front, back, .. } => {
+                    !front.is_empty() && !back.is_empty() && !self.value_end().is_empty()
+                }
+            },
+        };
+        complete && self.pieces().iter().all(clear) && !self.marker_or_object().is_empty()
     }
 
     fn marker_or_object(&self) -> &str {
@@ -204,6 +223,17 @@ impl Dialect {
         };
         let same = alike(between, close);
         Ends { call: &between[..same], next: between[same..].trim_start(), all: &close[same..] }
+    }
+
+    /// What ends a value without quotes: what both another key and the call's end begin with, or what
+    /// leads to the next key, up to the end of its tag.
+    pub(crate) fn value_end(&self) -> &str {
+        let Arguments::Each { value_key, .. } = &self.arguments else { return "" };
+        let chars = value_key.chars().zip(self.close.chars()).take_while(|(a, b)| a == b);
+        let same: usize = chars.map(|(c, _)| c.len_utf8()).sum();
+        let end = &value_key[..same];
+        let end = if end.trim().is_empty() { value_key.as_str() } else { end };
+        end.rfind('>').map_or(end, |at| &end[..=at]).trim()
     }
 
     /// All text that the dialect is made of: control tokens in it have to be seen.

@@ -13,12 +13,13 @@ mod dialect;
 mod forced;
 mod guard;
 mod json;
+mod json_scanner;
 mod literal;
 mod names;
-mod partial;
 mod pattern;
 mod replace;
 mod template;
+mod text_buffer;
 mod thoughts;
 mod turn;
 

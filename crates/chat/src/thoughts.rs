@@ -1,6 +1,7 @@
 //! Tells thoughts from the answer behind them.
 
 use crate::channels;
+use crate::text_buffer::{MarkerSearch, TextBuffer};
 
 /// How a model marks its thoughts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,106 +68,109 @@ pub enum Said {
     Text(String),
 }
 
-/// Reads one answer as it grows.
+/// Reads one answer as it grows, each character once.
 #[derive(Debug, Clone)]
 pub struct ThoughtReader {
     thinking: Thinking,
     state: State,
-    /// Text that may be a part of a mark, or space that may be at an end.
-    held: String,
+    /// Text that may be a part of a marker, or white space that may be at an end.
+    held: TextBuffer,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Whether there are thoughts is not known yet.
-    Before,
-    /// In thoughts; whether something of them was told.
-    In { spoke: bool },
-    /// Behind them; whether something was told.
+    /// Whether there is reasoning is not known yet; how much of what is held is white space.
+    Before { space: usize },
+    /// In reasoning; whether some of it was emitted.
+    In { spoke: bool, search: MarkerSearch },
+    /// Behind it; whether something was emitted.
     After { spoke: bool },
 }
 
+/// In reasoning of which nothing was emitted.
+fn opened() -> State {
+    State::In { spoke: false, search: MarkerSearch::default() }
+}
+
 impl ThoughtReader {
-    /// A reader; `opened` where the prompt has begun the thoughts already.
-    pub fn new(thinking: Thinking, opened: bool) -> Self {
-        let state = if opened { State::In { spoke: false } } else { State::Before };
-        Self { thinking, state, held: String::new() }
+    /// A reader; `is_open` if the prompt has begun the reasoning already.
+    pub fn new(thinking: Thinking, is_open: bool) -> Self {
+        let state = if is_open { opened() } else { State::Before { space: 0 } };
+        Self { thinking, state, held: TextBuffer::default() }
     }
 
-    /// Whether what comes next may be a thought.
+    /// Whether what comes next may be reasoning.
     pub fn is_thinking(&self) -> bool {
         matches!(self.state, State::In { .. })
     }
 
-    /// Takes in more text.
+    /// Reads more text and appends what it adds to the answer.
     pub fn push(&mut self, text: &str, out: &mut Vec<Said>) {
-        self.held.push_str(text);
-        loop {
-            match self.state {
-                State::Before => {
-                    let trimmed = self.held.trim_start();
-                    if let Some(rest) = trimmed.strip_prefix(&self.thinking.open) {
-                        self.held = rest.to_owned();
-                        self.state = State::In { spoke: false };
-                    } else if self.thinking.open.starts_with(trimmed) {
-                        return;
-                    } else {
-                        self.state = State::After { spoke: true };
-                    }
+        self.held.push(text);
+        while self.read(out) {}
+    }
+
+    /// Reads what is held. Returns whether that led to another state.
+    fn read(&mut self, out: &mut Vec<Said>) -> bool {
+        match self.state {
+            State::Before { space } => {
+                let rest = &self.held.rest()[space..];
+                let begin = rest.trim_start();
+                let space = space + rest.len() - begin.len();
+                if begin.starts_with(&self.thinking.open) {
+                    self.held.consume(space + self.thinking.open.len());
+                    self.state = opened();
+                } else if self.thinking.open.starts_with(begin) {
+                    self.state = State::Before { space };
+                    return false;
+                } else {
+                    self.state = State::After { spoke: true };
                 }
-                State::In { spoke } => {
-                    let close = self.thinking.close.clone();
-                    let end = self.held.find(&close);
-                    let sure = end.unwrap_or_else(|| sure(&self.held, &close));
-                    let mut thought: String = self.held.drain(..sure).collect();
-                    if end.is_some() {
-                        self.held.drain(..close.len());
-                        thought.truncate(thought.trim_end().len());
-                    }
-                    let thought = if spoke { thought.as_str() } else { thought.trim_start() };
-                    if !thought.is_empty() {
-                        out.push(Said::Thought(thought.to_owned()));
-                        self.state = State::In { spoke: true };
-                    }
-                    if end.is_none() {
-                        return;
-                    }
+                true
+            }
+            State::In { spoke, mut search } => {
+                let found = search.search(self.held.rest(), &self.thinking.close);
+                let text = self.held.take(found.len);
+                let text = if spoke { text.as_str() } else { text.trim_start() };
+                self.state = State::In { spoke: spoke || !text.is_empty(), search };
+                if !text.is_empty() {
+                    out.push(Said::Thought(text.to_owned()));
+                }
+                if let Some(at) = found.marker {
+                    self.held.consume(at - found.len + self.thinking.close.len());
                     self.state = State::After { spoke: false };
                 }
-                State::After { spoke } => {
-                    let text = std::mem::take(&mut self.held);
-                    let text = if spoke { text.as_str() } else { text.trim_start() };
-                    if !text.is_empty() {
-                        out.push(Said::Text(text.to_owned()));
-                        self.state = State::After { spoke: true };
-                    }
-                    return;
+                found.marker.is_some()
+            }
+            State::After { spoke } => {
+                let text = self.held.take_all();
+                let text = if spoke { text.as_str() } else { text.trim_start() };
+                if !text.is_empty() {
+                    out.push(Said::Text(text.to_owned()));
+                    self.state = State::After { spoke: true };
                 }
+                false
             }
         }
     }
 
-    /// Takes in that there is no more.
+    /// Signals the end of the answer and flushes what was held back.
     pub fn finish(&mut self, out: &mut Vec<Said>) {
-        let held = std::mem::take(&mut self.held);
+        let held = self.held.take_all();
         match self.state {
             State::In { .. } if !held.trim().is_empty() => out.push(Said::Thought(held)),
-            State::Before if !held.is_empty() => out.push(Said::Text(held)),
+            State::Before { .. } if !held.is_empty() => out.push(Said::Text(held)),
             _ => {}
         }
     }
 }
 
-/// How much of a text cannot be the beginning of `mark`, or space before one.
-pub(crate) fn sure(text: &str, mark: &str) -> usize {
-    let part =
-        (1..mark.len()).rev().find(|&n| mark.is_char_boundary(n) && text.ends_with(&mark[..n]));
-    text[..text.len() - part.unwrap_or(0)].trim_end().len()
-}
-
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::text_buffer::pieces;
 
     fn read(opened: bool, pieces: &[&str]) -> (String, String) {
         let thinking = Thinking::of("{{ '<think>' }}").unwrap();
@@ -206,10 +210,28 @@ mod tests {
             "One < two.\n\nSo.",
             "Yes </think>.",
         );
+        check(false, "\u{3000}<think>\u{3000}é\u{3000}</think>\u{3000}ü", "é", "ü");
         check(true, "Hm.\n</think>\nYes.", "Hm.", "Yes.");
         check(true, "Hm. </thi", "Hm. </thi", "");
         check(false, " Yes, <think> is a tag.", "", " Yes, <think> is a tag.");
         check(false, "<think></think>Yes.", "", "Yes.");
         check(false, "<thin", "", "<thin");
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_do_not_matter_and_nothing_is_lost(
+            text in "(<think>|</think>|<thi|</|nk>|[<>/a é\u{3000}\n]){0,10}",
+            opened: bool,
+            cuts in proptest::collection::vec(0_usize..40, 0..4),
+        ) {
+            let whole = read(opened, &[&text]);
+            prop_assert_eq!(&read(opened, &pieces(&text, &cuts)), &whole);
+            let each: Vec<&str> = text.split("").filter(|piece| !piece.is_empty()).collect();
+            prop_assert_eq!(&read(opened, &each), &whole);
+            if !opened && !text.contains("<think>") {
+                prop_assert_eq!(&whole.1, &text);
+            }
+        }
     }
 }

@@ -6,14 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use forebay_scheduler::{EmbeddingQueue, Item, JobId, Pass};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::Token;
+use crate::departures::{Deadlines, Departures};
 use crate::model::{EmbeddingModel, StepError};
 use crate::request::Failure;
 use crate::status::{Board, Status};
@@ -21,13 +23,42 @@ use crate::status::{Board, Status};
 /// Passes that may fail one after the other before the engine gives up.
 const MAX_FAILED_PASSES: u32 = 3;
 
+/// Weight of the newest pass in what a token costs.
+const WEIGHT: f64 = 0.1;
+
+/// The vectors of a request's inputs, or why there are none.
+type Vectors = Result<Vec<Vec<f32>>, Failure>;
+
 /// A request on its way to the worker, and while it is there.
 #[derive(Debug)]
 pub(crate) struct EmbedJob {
+    id: JobId,
     inputs: Vec<Vec<Token>>,
     vectors: Vec<Vec<f32>>,
     missing: usize,
-    reply: oneshot::Sender<Result<Vec<Vec<f32>>, Failure>>,
+    submitted: Instant,
+    timeout: Option<Duration>,
+    /// Whether one of its inputs has been in a pass.
+    started: bool,
+    reply: oneshot::Sender<Vectors>,
+    /// Count it against the queue's limits for as long as the worker has it.
+    permits: Option<[OwnedSemaphorePermit; 2]>,
+}
+
+/// The client's side of a request. Dropping it cancels what has not been computed.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    id: u64,
+    departures: Arc<Departures>,
+    /// `None` once it has come.
+    vectors: Option<oneshot::Receiver<Vectors>>,
+}
+
+/// Where requests come from, and how long they may wait.
+pub(crate) struct Clients {
+    pub(crate) inbox: mpsc::Receiver<EmbedJob>,
+    pub(crate) departures: Arc<Departures>,
+    pub(crate) queue_timeout: Option<Duration>,
 }
 
 /// What passes are computed in.
@@ -45,7 +76,8 @@ pub(crate) struct EmbedWorker<M> {
     /// What is not yet being computed. Held by the lane that waits for something to do.
     desk: Mutex<Desk>,
     /// The requests that are not yet answered.
-    jobs: Mutex<BTreeMap<JobId, EmbedJob>>,
+    jobs: Mutex<Jobs>,
+    departures: Arc<Departures>,
     wide: Mutex<M>,
     pass: Pass,
     /// Whether what comes out are vectors, of which only the direction counts; else it is scores.
@@ -54,12 +86,20 @@ pub(crate) struct EmbedWorker<M> {
     computing: AtomicUsize,
     failed_passes: AtomicU32,
     ended: AtomicBool,
+    /// What a token takes under load, in seconds, as the bits of an `f64`.
+    token_time: AtomicU64,
 }
 
 struct Desk {
     inbox: mpsc::Receiver<EmbedJob>,
     queue: EmbeddingQueue,
-    next_id: u64,
+}
+
+/// The requests that are not yet answered, and when their time is up.
+struct Jobs {
+    open: BTreeMap<JobId, EmbedJob>,
+    deadlines: Deadlines<JobId>,
+    queue_timeout: Option<Duration>,
 }
 
 /// What one lane computes at once.
@@ -71,11 +111,104 @@ struct Portion {
 
 impl EmbedJob {
     pub(crate) fn new(
+        id: u64,
         inputs: Vec<Vec<Token>>,
-        reply: oneshot::Sender<Result<Vec<Vec<f32>>, Failure>>,
+        reply: oneshot::Sender<Vectors>,
+        timeout: Option<Duration>,
     ) -> Self {
-        let missing = inputs.len();
-        Self { vectors: vec![Vec::new(); missing], inputs, missing, reply }
+        let (missing, submitted) = (inputs.len(), Instant::now());
+        let (id, vectors) = (JobId(id), vec![Vec::new(); missing]);
+        let (started, permits) = (false, None);
+        Self { id, inputs, vectors, missing, submitted, timeout, started, reply, permits }
+    }
+
+    /// The same, holding permits of the queue.
+    pub(crate) fn holding(self, permits: [OwnedSemaphorePermit; 2]) -> Self {
+        Self { permits: Some(permits), ..self }
+    }
+
+    /// When its time is up, by its own timeout or, while it waits, that of the queue.
+    fn deadline(&self, queue_timeout: Option<Duration>) -> Option<Instant> {
+        let queue_timeout = queue_timeout.filter(|_| !self.started);
+        let timeout = [self.timeout, queue_timeout].into_iter().flatten().min();
+        timeout.and_then(|timeout| self.submitted.checked_add(timeout))
+    }
+
+    /// Answers, if the client is still there. The permits are returned first: it may ask again.
+    fn answer(self, vectors: impl FnOnce(Vec<Vec<f32>>) -> Vectors) {
+        drop(self.permits);
+        drop(self.reply.send(vectors(self.vectors)));
+    }
+}
+
+impl Answer {
+    pub(crate) fn new(vectors: oneshot::Receiver<Vectors>, departures: Arc<Departures>) -> Self {
+        Self { id: departures.next_id(), departures, vectors: Some(vectors) }
+    }
+
+    /// The request's number.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Waits for the vectors.
+    pub(crate) async fn wait(mut self) -> Vectors {
+        let Some(vectors) = self.vectors.as_mut() else { return Err(Failure::EngineGone) };
+        let answer = vectors.await;
+        self.vectors = None;
+        answer.unwrap_or(Err(Failure::EngineGone))
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(vectors) = &mut self.vectors {
+            // First, so that a worker that has not seen the request yet finds it closed.
+            vectors.close();
+            self.departures.add(self.id);
+        }
+    }
+}
+
+impl Jobs {
+    fn insert(&mut self, job: EmbedJob) {
+        self.deadlines.insert(job.deadline(self.queue_timeout), job.id);
+        self.open.insert(job.id, job);
+    }
+
+    fn remove(&mut self, id: JobId) -> Option<EmbedJob> {
+        let job = self.open.remove(&id)?;
+        self.deadlines.remove(job.deadline(self.queue_timeout), id);
+        Some(job)
+    }
+
+    /// An input that is about to be computed: its request waits no longer.
+    fn start(&mut self, item: &Item) -> Option<Vec<Token>> {
+        let job = self.open.get_mut(&item.job)?;
+        if !job.started {
+            self.deadlines.remove(job.deadline(self.queue_timeout), job.id);
+            job.started = true;
+            self.deadlines.insert(job.deadline(self.queue_timeout), job.id);
+        }
+        job.inputs.get(item.index as usize).cloned()
+    }
+
+    /// Takes out a request whose time is up, and says by which limit.
+    fn pop_overdue(&mut self, now: Instant) -> Option<(EmbedJob, Failure)> {
+        let job = self.open.remove(&self.deadlines.pop_due(now)?)?;
+        let elapsed = now.saturating_duration_since(job.submitted);
+        let own = job.timeout.filter(|&timeout| elapsed >= timeout).map(Failure::Timeout);
+        let queue = || Failure::QueueTimeout(self.queue_timeout.unwrap_or_default());
+        let failure = own.unwrap_or_else(queue);
+        Some((job, failure))
+    }
+
+    fn answer_if_complete(&mut self, id: JobId) {
+        if self.open.get(&id).is_some_and(|job| job.missing == 0)
+            && let Some(job) = self.remove(id)
+        {
+            job.answer(Ok);
+        }
     }
 }
 
@@ -88,14 +221,17 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
     /// that are left tells their clients.
     pub(crate) fn serve(
         contexts: Contexts<M>,
-        inbox: mpsc::Receiver<EmbedJob>,
+        clients: Clients,
         directions: bool,
         board: Arc<Board>,
     ) {
         let Contexts { wide, narrow, pass } = contexts;
+        let Clients { inbox, departures, queue_timeout } = clients;
+        let (open, deadlines) = (BTreeMap::new(), Deadlines::default());
         let worker = Self {
-            desk: Mutex::new(Desk { inbox, queue: EmbeddingQueue::new(), next_id: 0 }),
-            jobs: Mutex::new(BTreeMap::new()),
+            desk: Mutex::new(Desk { inbox, queue: EmbeddingQueue::new() }),
+            jobs: Mutex::new(Jobs { open, deadlines, queue_timeout }),
+            departures,
             wide: Mutex::new(wide),
             pass,
             directions,
@@ -103,6 +239,7 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
             computing: AtomicUsize::new(0),
             failed_passes: AtomicU32::new(0),
             ended: AtomicBool::new(false),
+            token_time: AtomicU64::new(0),
         };
         let name = thread::current().name().unwrap_or("engine").to_owned();
         let mut narrow = narrow.into_iter();
@@ -146,25 +283,25 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
                 return None;
             }
             let mut items = desk.queue.next_batch(self.pass);
-            self.board.waiting.store(desk.queue.len() as u64, Relaxed);
-            let jobs = lock(&self.jobs);
+            self.publish(&desk);
+            let mut jobs = lock(&self.jobs);
             // The rest of a request of which a pass has failed.
-            items.retain(|item| jobs.contains_key(&item.job));
+            items.retain(|item| jobs.open.contains_key(&item.job));
             if items.is_empty() {
                 continue;
             }
-            let input = |item: &Item| jobs.get(&item.job)?.inputs.get(item.index as usize).cloned();
-            let inputs = items.iter().filter_map(input).collect();
+            let inputs = items.iter().filter_map(|item| jobs.start(item)).collect();
             let alone = self.computing.fetch_add(1, Relaxed) == 0 && desk.queue.is_empty();
             let long = items.iter().any(|item| item.tokens > self.pass.tokens);
             return Some(Portion { items, inputs, wide: alone || long });
         }
     }
 
-    /// Takes what has arrived, and drops the requests whose clients are gone; with nothing to do,
-    /// waits. Returns false when the last handle is gone.
+    /// Takes what has arrived, and drops the requests whose clients are gone or whose time is up;
+    /// with nothing to do, waits. Returns false when the last handle is gone.
     fn receive(&self, desk: &mut Desk) -> bool {
         if desk.queue.is_empty() {
+            self.publish(desk);
             match desk.inbox.blocking_recv() {
                 Some(job) => self.accept(desk, job),
                 None => return false,
@@ -174,26 +311,52 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
             self.accept(desk, job);
         }
         let mut jobs = lock(&self.jobs);
-        let before = jobs.len();
-        jobs.retain(|&id, job| {
-            let gone = job.reply.is_closed();
-            if gone {
-                desk.queue.cancel(id);
+        for id in self.departures.take() {
+            if jobs.remove(JobId(id)).is_some() {
+                desk.queue.cancel(JobId(id));
+                self.board.cancelled.fetch_add(1, Relaxed);
             }
-            !gone
-        });
-        self.board.cancelled.fetch_add((before - jobs.len()) as u64, Relaxed);
+        }
+        while let Some((job, failure)) = jobs.pop_overdue(Instant::now()) {
+            desk.queue.cancel(job.id);
+            self.board.timed_out.fetch_add(1, Relaxed);
+            job.answer(|_| Err(failure));
+        }
         true
     }
 
     fn accept(&self, desk: &mut Desk, job: EmbedJob) {
-        desk.next_id += 1;
-        let id = JobId(desk.next_id);
+        if job.reply.is_closed() {
+            self.board.cancelled.fetch_add(1, Relaxed);
+            return;
+        }
+        let id = job.id;
         let lengths = job.inputs.iter().map(|i| u32::try_from(i.len()).unwrap_or(u32::MAX));
         desk.queue.push(id, lengths);
         let mut jobs = lock(&self.jobs);
-        jobs.insert(id, job);
-        answer_if_complete(&mut jobs, id);
+        jobs.insert(job);
+        jobs.answer_if_complete(id);
+    }
+
+    /// Reports what waits, and how long that is likely to take.
+    fn publish(&self, desk: &Desk) {
+        self.board.waiting.store(desk.queue.len() as u64, Relaxed);
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let tokens = desk.queue.tokens() as f64;
+        let backlog = tokens * f64::from_bits(self.token_time.load(Relaxed)) * 1e3;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+        self.board.backlog_ms.store(backlog as u64, Relaxed);
+    }
+
+    /// Learns what a token takes from a pass beside `lanes` of them. Passes that report at once may
+    /// overwrite each other: any of them will do.
+    fn learn(&self, took: Duration, tokens: usize, lanes: usize) {
+        let before = f64::from_bits(self.token_time.load(Relaxed));
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let each = took.as_secs_f64() / (tokens.max(1) * lanes.max(1)) as f64;
+        let known = before > 0.0;
+        let now = if known { before + WEIGHT * (each - before) } else { each };
+        self.token_time.store(now.to_bits(), Relaxed);
     }
 
     /// Computes inputs in a lane's own context, or the wide one.
@@ -205,13 +368,16 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
         let inputs: Vec<&[Token]> = inputs.iter().map(Vec::as_slice).collect();
         self.board.running.fetch_add(inputs.len() as u64, Relaxed);
         self.board.begin_step();
+        let begin = Instant::now();
         let result = match own {
             Some(own) => own.embed(&inputs),
             None => lock(&self.wide).embed(&inputs),
         };
-        self.board.end_step(inputs.iter().map(|i| i.len()).sum());
+        let tokens = inputs.iter().map(|i| i.len()).sum();
+        self.board.end_step(tokens);
         self.board.running.fetch_sub(inputs.len() as u64, Relaxed);
-        self.computing.fetch_sub(1, Relaxed);
+        let lanes = self.computing.fetch_sub(1, Relaxed);
+        self.learn(begin.elapsed(), tokens, lanes);
         result
     }
 
@@ -222,10 +388,10 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
         }
         let mut jobs = lock(&self.jobs);
         for (item, vector) in items.iter().zip(vectors) {
-            if let Some(job) = jobs.get_mut(&item.job) {
+            if let Some(job) = jobs.open.get_mut(&item.job) {
                 job.vectors[item.index as usize] = vector;
                 job.missing -= 1;
-                answer_if_complete(&mut jobs, item.job);
+                jobs.answer_if_complete(item.job);
             }
         }
     }
@@ -235,21 +401,12 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
         self.board.step_errors.fetch_add(1, Relaxed);
         let failed: Vec<EmbedJob> = {
             let mut jobs = lock(&self.jobs);
-            items.iter().filter_map(|item| jobs.remove(&item.job)).collect()
+            items.iter().filter_map(|item| jobs.remove(item.job)).collect()
         };
         for job in failed {
-            drop(job.reply.send(Err(Failure::Step)));
+            job.answer(|_| Err(Failure::Step));
         }
         self.failed_passes.fetch_add(1, Relaxed) + 1 < MAX_FAILED_PASSES
-    }
-}
-
-fn answer_if_complete(jobs: &mut BTreeMap<JobId, EmbedJob>, id: JobId) {
-    if jobs.get(&id).is_some_and(|job| job.missing == 0)
-        && let Some(job) = jobs.remove(&id)
-    {
-        // A client that left needs no answer.
-        drop(job.reply.send(Ok(job.vectors)));
     }
 }
 
@@ -261,7 +418,7 @@ impl<M> Drop for EndOnDrop<'_, M> {
     fn drop(&mut self) {
         self.0.ended.store(true, Relaxed);
         self.0.board.set_status(Status::Failed);
-        lock(&self.0.jobs).clear();
+        lock(&self.0.jobs).open.clear();
     }
 }
 
@@ -278,105 +435,4 @@ fn normalise(vector: &mut [f32]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    /// Tells each input's length, or fails on one that begins with [`POISON`].
-    struct Lengths {
-        capacity: usize,
-    }
-
-    const POISON: Token = 666;
-
-    impl EmbeddingModel for Lengths {
-        fn embed(&mut self, inputs: &[&[Token]]) -> Result<Vec<Vec<f32>>, StepError> {
-            let tokens: usize = inputs.iter().map(|i| i.len()).sum();
-            assert!(tokens <= self.capacity, "{tokens} tokens do not fit");
-            thread::sleep(Duration::from_millis(1));
-            if inputs.iter().any(|i| i.first() == Some(&POISON)) {
-                return Err(StepError("poisoned".to_owned()));
-            }
-            #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-            let vector = |input: &&[Token]| vec![input.len() as f32, 1.0];
-            Ok(inputs.iter().map(vector).collect())
-        }
-    }
-
-    fn start(lanes: usize) -> (mpsc::Sender<EmbedJob>, Arc<Board>, thread::JoinHandle<()>) {
-        let (sender, inbox) = mpsc::channel(64);
-        let board = Arc::new(Board::new());
-        let narrow = (0..lanes).map(|_| Lengths { capacity: 64 }).collect();
-        let pass = Pass { tokens: 64, inputs: 16, block: 64 };
-        let contexts = Contexts { wide: Lengths { capacity: 500 }, narrow, pass };
-        let shared = Arc::clone(&board);
-        let body = move || EmbedWorker::serve(contexts, inbox, true, shared);
-        (sender, board, thread::Builder::new().spawn(body).unwrap())
-    }
-
-    fn submit(
-        sender: &mpsc::Sender<EmbedJob>,
-        inputs: Vec<Vec<Token>>,
-    ) -> oneshot::Receiver<Result<Vec<Vec<f32>>, Failure>> {
-        let (reply, answer) = oneshot::channel();
-        sender.blocking_send(EmbedJob::new(inputs, reply)).unwrap();
-        answer
-    }
-
-    #[test]
-    fn every_input_gets_its_own_vector_whichever_lane_computes_it() {
-        for lanes in [0, 3] {
-            let (sender, board, thread) = start(lanes);
-            let inputs = |job: usize| (0..20).map(move |i| vec![7; 1 + (job * 13 + i * 7) % 90]);
-            let answers: Vec<_> = (0..30).map(|j| submit(&sender, inputs(j).collect())).collect();
-            for (job, answer) in answers.into_iter().enumerate() {
-                let vectors = answer.blocking_recv().unwrap().unwrap();
-                for (input, vector) in inputs(job).zip(vectors) {
-                    #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-                    let length = input.len() as f32;
-                    assert!((vector[0] / vector[1] - length).abs() < 1e-3, "{vector:?} {length}");
-                }
-            }
-            drop(sender);
-            thread.join().unwrap();
-            assert_eq!(board.stats().running, 0);
-        }
-    }
-
-    #[test]
-    fn a_failed_pass_fails_its_requests_and_three_in_a_row_end_all_lanes() {
-        let (sender, board, thread) = start(2);
-        let poisoned = || vec![vec![POISON; 60], vec![1; 60], vec![1; 60]];
-        assert_eq!(submit(&sender, poisoned()).blocking_recv().unwrap(), Err(Failure::Step));
-        assert!(submit(&sender, vec![vec![1; 10]]).blocking_recv().unwrap().is_ok());
-        for _ in 0..MAX_FAILED_PASSES {
-            let alone = submit(&sender, vec![vec![POISON]]);
-            assert_eq!(alone.blocking_recv().unwrap(), Err(Failure::Step));
-        }
-        for _ in 0..1000 {
-            if board.status() == Status::Failed {
-                break;
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        assert_eq!(board.status(), Status::Failed);
-        // A lane that was waiting finds out by the next request, which is dropped.
-        let (reply, late) = oneshot::channel();
-        drop(sender.blocking_send(EmbedJob::new(vec![vec![1]], reply)));
-        drop(sender);
-        assert!(late.blocking_recv().is_err());
-        thread.join().unwrap();
-        assert_eq!(board.stats().step_errors, 4);
-    }
-
-    #[test]
-    fn vectors_get_length_one_and_zeros_stay() {
-        let mut v = [3.0, 4.0];
-        normalise(&mut v);
-        assert_eq!(v, [0.6, 0.8]);
-        let mut zero = [0.0; 3];
-        normalise(&mut zero);
-        assert_eq!(zero, [0.0; 3]);
-    }
-}
+mod tests;

@@ -30,16 +30,17 @@ pub fn detokenize(pieces: &[&[u8]]) -> String {
     out
 }
 
-/// What stop strings leave of a text that comes in pieces, and the index of the one that matched.
-pub fn stopped(stops: Vec<String>, pieces: &[&str]) -> (String, Option<usize>) {
+/// What stop strings leave of a text that comes in pieces, the index of the one that matched, and how many
+/// pieces that took.
+pub fn stopped(stops: Vec<String>, pieces: &[&str]) -> (String, Option<usize>, usize) {
     let (mut matcher, mut out) = (StopMatcher::new(stops), String::new());
-    for piece in pieces {
-        if let Verdict::Matched(index) = matcher.push(piece, &mut out) {
-            return (out, Some(index));
+    for (index, piece) in pieces.iter().enumerate() {
+        if let Verdict::Matched(stop) = matcher.push(piece, &mut out) {
+            return (out, Some(stop), index + 1);
         }
     }
     matcher.flush(&mut out);
-    (out, None)
+    (out, None, pieces.len())
 }
 
 /// An answer that follows a grammar, `choices` choosing among the tokens that may come next. Forced

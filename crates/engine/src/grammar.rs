@@ -83,13 +83,20 @@ impl Grammars {
     /// # Errors
     /// [`GrammarError`], which names what cannot be enforced.
     pub fn compile(&self, grammar: &Grammar) -> Result<CompiledGrammar, GrammarError> {
-        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(compiled) = kept().get(grammar) {
-            return Ok(compiled.clone());
+        if let Some(compiled) = self.compiled(grammar) {
+            return Ok(compiled);
         }
         let compiled = self.build(grammar)?;
-        kept().put(grammar.clone(), compiled.clone());
+        self.kept
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .put(grammar.clone(), compiled.clone());
         Ok(compiled)
+    }
+
+    /// A grammar that was compiled before and is still kept.
+    pub fn compiled(&self, grammar: &Grammar) -> Option<CompiledGrammar> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(grammar).cloned()
     }
 
     fn build(&self, grammar: &Grammar) -> Result<CompiledGrammar, GrammarError> {

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::Token;
-use crate::embed::{Contexts, EmbedJob, EmbedWorker};
+use crate::departures::Departures;
+use crate::embed::{Answer, Clients, Contexts, EmbedJob, EmbedWorker};
+use crate::events::{Receiver, Unread};
 use crate::grammar::Grammars;
 use crate::model::{Capacity, EmbeddingModel, Model, ModelConfig, ModelInfo, Source};
 use crate::request::{Event, Failure, GenerateRequest, Stamped};
@@ -59,6 +61,7 @@ pub enum Loaded {
 #[derive(Debug, Clone)]
 pub struct Engine {
     inner: Arc<Inner<Submission>>,
+    unread: Arc<Unread>,
     grammars: Arc<Grammars>,
 }
 
@@ -66,6 +69,7 @@ pub struct Engine {
 #[derive(Debug, Clone)]
 pub struct Embedder {
     inner: Arc<Inner<EmbedJob>>,
+    departures: Arc<Departures>,
 }
 
 /// Why a request was not accepted. Nothing was queued.
@@ -88,6 +92,14 @@ pub enum SubmitError {
         limit: usize,
         /// How long it is likely to take until they have been served.
         backlog: Duration,
+    },
+    /// The inputs have more tokens together than may wait over all requests.
+    #[error("inputs of {tokens} tokens do not fit into {limit}")]
+    TooManyTokens {
+        /// The inputs' tokens.
+        tokens: usize,
+        /// That number.
+        limit: usize,
     },
     /// Prompt and answer do not fit into what one request can hold.
     #[error("{tokens} tokens do not fit into {limit}")]
@@ -115,11 +127,9 @@ pub enum SubmitError {
 /// queued or running.
 #[derive(Debug)]
 pub struct Generation {
-    events: mpsc::Receiver<Stamped>,
+    events: Receiver,
     /// When the event returned last happened, since the request was submitted.
     elapsed: Duration,
-    /// Counts the request against the queue's limits for as long as anybody holds on to it.
-    _permits: [OwnedSemaphorePermit; 2],
 }
 
 struct Inner<C> {
@@ -147,8 +157,8 @@ struct Parts {
 
 #[derive(Debug)]
 enum Commands {
-    Generate(mpsc::Sender<Submission>),
-    Embed(mpsc::Sender<EmbedJob>),
+    Generate(mpsc::Sender<Submission>, Arc<Unread>),
+    Embed(mpsc::Sender<EmbedJob>, Arc<Departures>),
 }
 
 /// The thread's side: a backend loads the model, then calls one of the `serve` functions.
@@ -188,11 +198,13 @@ impl Parts {
         let Self { info, vocab, capacity, token_capacity, commands } = self;
         let bounds = (capacity, token_capacity);
         match commands {
-            Commands::Generate(commands) => Loaded::Chat(Engine {
+            Commands::Generate(commands, unread) => Loaded::Chat(Engine {
+                unread,
                 grammars: Arc::new(Grammars::new(vocab.clone())),
                 inner: Arc::new(Inner::new(info, vocab, board, bounds, commands, thread)),
             }),
-            Commands::Embed(commands) => Loaded::Embedding(Embedder {
+            Commands::Embed(commands, departures) => Loaded::Embedding(Embedder {
+                departures,
                 inner: Arc::new(Inner::new(info, vocab, board, bounds, commands, thread)),
             }),
         }
@@ -224,7 +236,8 @@ impl Engine {
 
     /// What it has done.
     pub fn stats(&self) -> Stats {
-        self.inner.board.stats()
+        let (unread_bytes, cut) = (self.unread.bytes() as u64, self.unread.cuts());
+        Stats { unread_bytes, cut, ..self.inner.board.stats() }
     }
 
     /// How long the current step has been running; `None` between steps.
@@ -237,18 +250,23 @@ impl Engine {
         self.inner.capacity
     }
 
-    /// Puts a request into the queue. Never waits.
+    /// Requests that count against the queue's limits.
+    #[cfg(test)]
+    pub(crate) fn places_taken(&self) -> usize {
+        self.inner.capacity - self.inner.permits.available_permits()
+    }
+
+    /// Puts a request into the queue. Never waits. It counts against the queue's limits until its
+    /// last token, or until the engine has dropped it, whoever reads the answer when.
     ///
     /// # Errors
     /// [`SubmitError`]; nothing is queued then.
     pub fn generate(&self, request: GenerateRequest) -> Result<Generation, SubmitError> {
         self.check(&request)?;
         let permits = [self.inner.permit()?, self.inner.token_permits(request.prompt.len())?];
-        let per_choice = request.max_tokens as usize + 3;
-        let bound = per_choice * request.choices as usize + 3;
-        let (sender, events) = mpsc::channel(bound);
+        let (sender, events) = self.unread.channel(Some(permits));
         self.inner.send(Submission { request, events: sender, submitted: Instant::now() })?;
-        Ok(Generation { events, elapsed: Duration::ZERO, _permits: permits })
+        Ok(Generation { events, elapsed: Duration::ZERO })
     }
 
     fn check(&self, request: &GenerateRequest) -> Result<(), SubmitError> {
@@ -289,14 +307,20 @@ impl Embedder {
         self.inner.board.stalled_for()
     }
 
-    /// One vector of length [`ModelInfo::n_embd`] and Euclidean norm 1 for each input. Dropping
-    /// the future cancels what has not been computed.
+    /// The most tokens that the inputs of one request may have together.
+    pub fn max_request_tokens(&self) -> usize {
+        self.inner.token_capacity
+    }
+
+    /// One vector of length [`ModelInfo::n_embd`] and Euclidean norm 1 for each input, within
+    /// `timeout`. Dropping the future cancels what has not been computed.
     ///
     /// # Errors
     /// [`SubmitError`] if the request was not accepted, [`Failure`] if it failed later.
     pub async fn embed(
         &self,
         inputs: Vec<Vec<Token>>,
+        timeout: Option<Duration>,
     ) -> Result<Result<Vec<Vec<f32>>, Failure>, SubmitError> {
         let limit = self.inner.info.slot_tokens;
         for input in &inputs {
@@ -305,10 +329,15 @@ impl Embedder {
             }
             self.inner.check_tokens(input)?;
         }
-        let _permit = self.inner.permit()?;
+        let (tokens, limit) = (inputs.iter().map(Vec::len).sum(), self.max_request_tokens());
+        if tokens > limit {
+            return Err(SubmitError::TooManyTokens { tokens, limit });
+        }
+        let permits = [self.inner.permit()?, self.inner.token_permits(tokens)?];
         let (reply, answer) = oneshot::channel();
-        self.inner.send(EmbedJob::new(inputs, reply))?;
-        Ok(answer.await.unwrap_or(Err(Failure::EngineGone)))
+        let answer = Answer::new(answer, Arc::clone(&self.departures));
+        self.inner.send(EmbedJob::new(answer.id(), inputs, reply, timeout).holding(permits))?;
+        Ok(answer.wait().await)
     }
 }
 
@@ -323,7 +352,7 @@ impl Generation {
 
     /// [`Generation::next`] for those who wait for several.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        self.events.poll_recv(cx).map(|stamped| {
+        self.events.poll_recv(cx).map(|stamped: Option<Stamped>| {
             let Stamped { after, event } = stamped?;
             self.elapsed = after;
             Some(event)
@@ -441,9 +470,17 @@ impl Host {
         let capacity = self.config.queue + info.slots as usize;
         let token_capacity = self.config.queue_tokens.unwrap_or(limits.kv.cells as usize * 16);
         let (sender, inbox) = mpsc::channel(channel_room(capacity));
-        let worker = Worker::new(model, vocab.clone(), &self.config, limits, self.board);
+        let unread = Arc::new(Unread::new(self.config.unread_bytes));
+        let worker = Worker::new(
+            model,
+            vocab.clone(),
+            &self.config,
+            limits,
+            self.board,
+            Arc::clone(&unread),
+        );
         worker.board().set_status(Status::Ready);
-        let commands = Commands::Generate(sender);
+        let commands = Commands::Generate(sender, unread);
         if self.ready.send(Ok(Parts { info, vocab, capacity, token_capacity, commands })).is_ok() {
             worker.run(inbox);
         }
@@ -459,19 +496,23 @@ impl Host {
         let capacity = self.config.queue + info.slots as usize;
         let (sender, inbox) = mpsc::channel(channel_room(capacity));
         self.board.set_status(Status::Ready);
-        let commands = Commands::Embed(sender);
-        let token_capacity = usize::MAX;
+        let departures = Arc::new(Departures::default());
+        let commands = Commands::Embed(sender, Arc::clone(&departures));
+        let token_capacity =
+            self.config.queue_tokens.unwrap_or(ModelConfig::EMBEDDING_QUEUE_TOKENS);
+        let queue_timeout = self.config.queue_timeout;
+        let clients = Clients { inbox, departures, queue_timeout };
         let directions = info.ranking.is_none();
         if self.ready.send(Ok(Parts { info, vocab, capacity, token_capacity, commands })).is_ok() {
-            EmbedWorker::serve(contexts, inbox, directions, self.board);
+            EmbedWorker::serve(contexts, clients, directions, self.board);
         }
     }
 }
 
-/// Room of a command channel. The permits bound what waits and runs; beyond that the channel holds
-/// requests whose clients left while a step ran, which the thread has not seen yet.
+/// Room of a command channel: each command holds a permit until the thread has done with it or
+/// dropped it, so there are never more.
 fn channel_room(capacity: usize) -> usize {
-    capacity * 2 + 64
+    capacity.max(1)
 }
 
 /// Marks the engine as failed however its thread ends, a panic included.

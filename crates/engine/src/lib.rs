@@ -11,6 +11,7 @@
 //! **Invariant:** knows neither HTTP nor OpenAI. Only `llama.rs` names `llama_cpp_2`. Requests
 //! arrive validated: there are no defaults and no range checks here.
 
+mod departures;
 mod detokenize;
 mod draw;
 mod logprobs;
@@ -21,6 +22,7 @@ mod softmax;
 mod stop;
 
 mod embed;
+mod events;
 pub mod fit;
 mod grammar;
 mod handle;
@@ -30,7 +32,7 @@ mod layout;
 mod long;
 mod model;
 mod request;
-#[cfg(any(feature = "llama", feature = "fuzzing"))]
+#[cfg(any(feature = "llama", feature = "fuzzing", test))]
 mod state;
 mod status;
 mod thinking;
@@ -57,7 +59,7 @@ pub use request::{
 };
 pub use status::{Progress, Stats, Status, StepShares};
 pub use thinking::ThinkLimit;
-pub use vocab::{ParseSpecial, Tokenize, Vocab};
+pub use vocab::{ParseSpecial, Tokenize, TooManyTokens, Vocab};
 
 /// A token id of a model's vocabulary.
 pub type Token = u32;

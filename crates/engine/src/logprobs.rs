@@ -4,6 +4,9 @@ use crate::Token;
 use crate::request::{TokenLogprob, TopLogprob};
 use crate::softmax;
 
+/// Logits that are summed up at a time.
+const PART: usize = 4096;
+
 /// The log probability of `token` under `logits` (one for each vocabulary entry) and those of the
 /// `top` likeliest tokens.
 pub(crate) fn token_logprob(logits: &[f32], token: Token, top: u32) -> TokenLogprob {
@@ -25,9 +28,13 @@ struct Normaliser {
 impl Normaliser {
     fn of(logits: &[f32]) -> Self {
         let max = softmax::maximum(logits);
+        // Part by part: room for a whole vocabulary costs more than the sum.
         let mut weights = Vec::new();
-        softmax::weigh(logits, max, 1.0, &mut weights);
-        Self { max, log_sum: softmax::sum(&weights).ln() }
+        let part = |part: &[f32]| {
+            softmax::weigh(part, max, 1.0, &mut weights);
+            softmax::sum(&weights)
+        };
+        Self { max, log_sum: logits.chunks(PART).map(part).sum::<f64>().ln() }
     }
 
     fn apply(&self, logit: f32) -> f32 {

@@ -5,28 +5,35 @@
 //!
 //! Source: Saxena, "Prompt Lookup Decoding" (2023), which takes the first place.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use crate::Token;
 
 /// Tokens that must be the same as before.
 const GRAM: usize = 3;
-/// Places that are remembered for each run, and how far they are compared backwards.
+/// Places of a run that are looked at, the latest ones, and how far they are compared backwards.
 const PLACES: usize = 32;
 const COMPARED: usize = 64;
 /// From how many tokens on it is much that is the same.
 const FIRM: usize = 8;
 /// The most tokens of a draft.
 const MOST: usize = 16;
+/// Tokens that are indexed at once: a long prompt is taken in over several steps, so that none of
+/// them takes long.
+const AT_ONCE: usize = 4096;
+/// No place.
+const NONE: u32 = u32::MAX;
 /// Weight of the newest verdict on a draft's token.
 const WEIGHT: f64 = 0.08;
 
 /// Where each run of [`GRAM`] tokens of a sequence was, and how good drafts have been.
 #[derive(Debug)]
 pub(crate) struct Lookup {
-    /// The positions behind each run, the latest last.
-    seen: HashMap<[Token; GRAM], VecDeque<u32>>,
-    indexed: usize,
+    /// The latest position behind each run.
+    latest: HashMap<[Token; GRAM], u32>,
+    /// For the run at each position that was indexed: the position behind its last appearance
+    /// before, or [`NONE`].
+    earlier: Vec<u32>,
     draft: Vec<Token>,
     /// Whether much was the same before the draft's place, and how often drafts' tokens were right
     /// where it was not and where it was.
@@ -37,8 +44,8 @@ pub(crate) struct Lookup {
 impl Default for Lookup {
     fn default() -> Self {
         Self {
-            seen: HashMap::new(),
-            indexed: 0,
+            latest: HashMap::new(),
+            earlier: Vec::new(),
             draft: Vec::new(),
             firm: false,
             likely: [0.4, 0.8],
@@ -54,19 +61,18 @@ impl Lookup {
             return &self.draft;
         };
         // The last run itself is not indexed yet: it has nothing behind it.
-        while self.indexed + GRAM < tokens.len() {
-            let behind = u32::try_from(self.indexed + GRAM).unwrap_or(u32::MAX);
-            if let Some(run) = gram(tokens, self.indexed) {
-                let places = self.seen.entry(run).or_default();
-                places.push_back(behind);
-                if places.len() > PLACES {
-                    places.pop_front();
-                }
-            }
-            self.indexed += 1;
+        let until = tokens.len().saturating_sub(GRAM).min(self.earlier.len() + AT_ONCE);
+        for at in self.earlier.len()..until {
+            let behind = u32::try_from(at + GRAM).unwrap_or(NONE);
+            let before = gram(tokens, at).and_then(|run| self.latest.insert(run, behind));
+            self.earlier.push(before.unwrap_or(NONE));
         }
-        let places = self.seen.get(&last).into_iter().flatten();
-        let best = places.map(|&at| (alike_before(tokens, at as usize), at)).max();
+        let earlier = |&at: &u32| {
+            let before = self.earlier.get((at as usize).checked_sub(GRAM)?);
+            before.copied().filter(|&at| at != NONE)
+        };
+        let places = std::iter::successors(self.latest.get(&last).copied(), earlier).take(PLACES);
+        let best = places.map(|at| (alike_before(tokens, at as usize), at)).max();
         if let Some((alike, at)) = best {
             self.firm = alike >= FIRM;
             let behind = tokens.get(at as usize..).unwrap_or_default();
@@ -109,6 +115,8 @@ fn gram(tokens: &[Token], at: usize) -> Option<[Token; GRAM]> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -143,5 +151,35 @@ mod tests {
             lookup.judge(0, 5);
         }
         assert!(lookup.likely() < 0.05);
+    }
+
+    #[test]
+    fn a_long_prompt_is_indexed_over_several_calls() {
+        let mut tokens: Vec<Token> = (0..3 * 4096 + 100).collect();
+        tokens.extend(12_350..12_360);
+        let mut lookup = Lookup::default();
+        for call in 1..=3 {
+            assert!(lookup.propose(&tokens).is_empty(), "call {call}");
+            assert_eq!(lookup.earlier.len(), call * AT_ONCE);
+        }
+        assert_eq!(lookup.propose(&tokens)[..2], [12_360, 12_361]);
+    }
+
+    proptest! {
+        #[test]
+        fn it_finds_what_a_walk_over_all_tokens_finds(
+            tokens in proptest::collection::vec(0_u32..4, 0..120), step in 1_usize..20,
+        ) {
+            let mut lookup = Lookup::default();
+            for end in (0..=tokens.len()).step_by(step) {
+                let text = &tokens[..end];
+                let ends = (GRAM..end).rev().filter(|&at| text[at - GRAM..at] == text[end - GRAM..]);
+                let best = ends.take(PLACES).map(|at| (alike_before(text, at), at)).max();
+                let expected: Vec<Token> = best.map_or(Vec::new(), |(_, at)| {
+                    text[at..].iter().copied().cycle().take(MOST).collect()
+                });
+                prop_assert_eq!(lookup.propose(text), expected);
+            }
+        }
     }
 }

@@ -48,10 +48,19 @@ pub struct ModelConfig {
     pub speculate: bool,
     /// Requests that may wait.
     pub queue: usize,
-    /// Prompt tokens that may wait or run over all requests; `None` for 16 times the KV cache.
+    /// Prompt tokens that may wait or run over all requests; `None` for 16 times the KV cache, and
+    /// [`ModelConfig::EMBEDDING_QUEUE_TOKENS`] for embedding models.
     pub queue_tokens: Option<usize>,
     /// The longest that a request may wait.
     pub queue_timeout: Option<Duration>,
+    /// Bytes of events that may wait to be read, over all requests.
+    pub unread_bytes: usize,
+}
+
+impl ModelConfig {
+    /// Tokens that may wait or run over all requests of an embedding model: eight requests of 2,048
+    /// inputs with 256 tokens each.
+    pub const EMBEDDING_QUEUE_TOKENS: usize = 1 << 22;
 }
 
 /// What to put on GPUs.

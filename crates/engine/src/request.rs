@@ -87,8 +87,8 @@ pub struct StopRules {
     pub min_tokens: u32,
 }
 
-/// News about a request. A request's channel can hold all its events, so a reader that is slow
-/// never holds up the batch.
+/// News about a request. A request's channel takes all its events, so a reader that is slow never
+/// holds up the batch; what is unread over all requests is bounded in bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// It has left the queue.
@@ -157,6 +157,9 @@ pub enum Failure {
     /// Its grammar needs more than the limits allow to say what may come next.
     #[error("the grammar is too complex at this point of the answer")]
     Grammar,
+    /// Nobody read the answer, and what waits to be read took too much memory.
+    #[error("the answer was not read in time")]
+    Unread,
     /// The step that held it failed; the engine goes on.
     #[error("the model could not compute a step")]
     Step,

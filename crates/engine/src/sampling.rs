@@ -5,6 +5,7 @@
 //! tokens and this runs between two forward passes, so nothing here sorts or visits one by one
 //! more than the few that a filter can leave.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use rand_chacha::ChaCha8Rng;
@@ -24,7 +25,7 @@ const BLOCK: usize = 64;
 pub(crate) struct Sampler {
     params: SamplingParams,
     rng: ChaCha8Rng,
-    seen: HashMap<Token, Seen>,
+    seen: Seen,
 }
 
 /// Room to work in, as long as the vocabulary; all samplers of a thread share one.
@@ -34,12 +35,15 @@ pub(crate) struct Scratch {
     adjusted: Vec<f32>,
     weights: Vec<f32>,
     candidates: Vec<Candidate>,
+    ranked: Vec<Ranked>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+/// The tokens that penalties are about. Every step goes through all of them.
+#[derive(Debug, Default)]
 struct Seen {
-    /// How often the token is in the answer.
-    generated: u32,
+    /// Each with how often it is in the answer.
+    tokens: Vec<(Token, u32)>,
+    places: HashMap<Token, usize>,
 }
 
 /// A token that can still be drawn, with its weight (proportional to its probability).
@@ -47,6 +51,13 @@ struct Seen {
 struct Candidate {
     token: Token,
     weight: f32,
+}
+
+/// A candidate and how far its surprise is from the expected one.
+#[derive(Debug, Clone, Copy)]
+struct Ranked {
+    distance: f64,
+    candidate: Candidate,
 }
 
 /// The tokens that the filters have left, and their weight together.
@@ -60,9 +71,9 @@ impl Sampler {
     pub(crate) fn new(params: SamplingParams, choice: u32, prompt: &[Token]) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(params.seed);
         rng.set_stream(u64::from(choice));
-        let mut seen = HashMap::new();
+        let mut seen = Seen::default();
         if params.uses_repetition() {
-            seen.extend(prompt.iter().map(|&t| (t, Seen::default())));
+            prompt.iter().for_each(|&token| *seen.count(token) += 0);
         }
         Self { params, rng, seen }
     }
@@ -85,9 +96,8 @@ impl Sampler {
         softmax::weigh(row, max, self.params.temperature.recip(), &mut scratch.weights);
         let uniform = uniform(&mut self.rng);
         let drawn = if self.params.filters() {
-            let candidates =
-                Candidates::of(&self.params, &scratch.weights, &mut scratch.candidates);
-            candidates.draw(uniform)
+            let Scratch { weights, candidates, ranked, .. } = scratch;
+            Candidates::of(&self.params, weights, candidates, ranked).draw(uniform)
         } else {
             draw(&scratch.weights, uniform)
         };
@@ -98,7 +108,7 @@ impl Sampler {
     /// Tells that `token` is now part of the answer.
     pub(crate) fn accept(&mut self, token: Token) {
         if self.params.uses_penalties() {
-            self.seen.entry(token).or_default().generated += 1;
+            *self.seen.count(token) += 1;
         }
     }
 
@@ -113,14 +123,14 @@ impl Sampler {
         let is_free = self.params.logit_bias.is_empty() && forbidden.is_empty();
         match allowed {
             Some(mask) => mask.apply(logits, adjusted),
-            None if is_free && self.seen.is_empty() => return false,
+            None if is_free && self.seen.tokens.is_empty() => return false,
             None => {
                 adjusted.clear();
                 adjusted.extend_from_slice(logits);
             }
         }
         let params = &self.params;
-        for (&token, seen) in &self.seen {
+        for &(token, generated) in &self.seen.tokens {
             let Some(logit) = adjusted.get_mut(token as usize) else { continue };
             let divide = if *logit > 0.0 {
                 params.repetition_penalty.recip()
@@ -128,9 +138,9 @@ impl Sampler {
                 params.repetition_penalty
             };
             *logit *= divide;
-            if seen.generated > 0 {
+            if generated > 0 {
                 #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^24")]
-                let count = seen.generated as f32;
+                let count = generated as f32;
                 *logit -= params.frequency_penalty * count + params.presence_penalty;
             }
         }
@@ -148,16 +158,32 @@ impl Sampler {
     }
 }
 
+impl Seen {
+    /// How often a token is in the answer; from now on it counts as seen.
+    fn count(&mut self, token: Token) -> &mut u32 {
+        let place = *self.places.entry(token).or_insert_with(|| {
+            self.tokens.push((token, 0));
+            self.tokens.len() - 1
+        });
+        &mut self.tokens[place].1
+    }
+}
+
 impl<'a> Candidates<'a> {
     /// What the filters leave of `weights`, in the order in which they apply.
-    fn of(params: &SamplingParams, weights: &[f32], tokens: &'a mut Vec<Candidate>) -> Self {
+    fn of(
+        params: &SamplingParams,
+        weights: &[f32],
+        tokens: &'a mut Vec<Candidate>,
+        ranked: &mut Vec<Ranked>,
+    ) -> Self {
         let mut candidates = Self { tokens, total: softmax::sum(weights) };
         let floor = candidates.floor(params, weights);
         candidates.tokens.clear();
         let all = (0..).zip(weights).map(|(token, &weight)| Candidate { token, weight });
         candidates.tokens.extend(all.filter(|c| c.weight >= floor));
         candidates.keep_top_k(params.top_k as usize);
-        candidates.keep_typical(params.typical_p);
+        candidates.keep_typical(params.typical_p, ranked);
         candidates.keep_top_p(params.top_p);
         candidates.keep_min_p(params.min_p);
         candidates
@@ -209,41 +235,38 @@ impl<'a> Candidates<'a> {
     }
 
     /// Keeps the tokens whose surprise is nearest to the expected surprise, up to the mass.
-    fn keep_typical(&mut self, mass: f32) {
+    fn keep_typical(&mut self, mass: f32, ranked: &mut Vec<Ranked>) {
         if mass >= 1.0 || self.tokens.len() < 2 {
             return;
         }
         let total = self.total;
-        let surprise = |c: &Candidate| -(f64::from(c.weight) / total).ln();
-        let entropy: f64 =
-            self.tokens.iter().map(|c| f64::from(c.weight) / total * surprise(c)).sum();
-        self.tokens.sort_by(|a, b| {
-            let (a, b) = ((surprise(a) - entropy).abs(), (surprise(b) - entropy).abs());
-            a.total_cmp(&b)
-        });
-        self.keep(mass_prefix(self.tokens, f64::from(mass) * total));
+        // One logarithm for each token: a comparison must not take one.
+        ranked.clear();
+        ranked.extend(self.tokens.iter().map(|&candidate| {
+            let distance = -(f64::from(candidate.weight) / total).ln();
+            Ranked { distance, candidate }
+        }));
+        let share = |r: &Ranked| f64::from(r.candidate.weight) / total;
+        let entropy: f64 = ranked.iter().map(|r| share(r) * r.distance).sum();
+        ranked.iter_mut().for_each(|r| r.distance = (r.distance - entropy).abs());
+        let nearer_first = |a: &Ranked, b: &Ranked| {
+            a.distance.total_cmp(&b.distance).then(a.candidate.token.cmp(&b.candidate.token))
+        };
+        let weight = |r: &Ranked| f64::from(r.candidate.weight);
+        let keep = select_mass(ranked, f64::from(mass) * total, nearer_first, weight);
+        self.tokens.clear();
+        self.tokens.extend(ranked[..keep].iter().map(|r| r.candidate));
+        self.keep(keep);
     }
 
-    /// Keeps the likeliest tokens up to the mass, sorting no more of them than that takes.
+    /// Keeps the likeliest tokens up to the mass.
     fn keep_top_p(&mut self, mass: f32) {
         if mass >= 1.0 || self.tokens.len() < 2 {
             return;
         }
         let target = f64::from(mass) * self.total;
-        let mut sorted = 128_usize;
-        loop {
-            let len = self.tokens.len();
-            if sorted < len {
-                self.tokens.select_nth_unstable_by(sorted - 1, heavier_first);
-            }
-            let head = sorted.min(len);
-            self.tokens[..head].sort_unstable_by(heavier_first);
-            let keep = mass_prefix(&self.tokens[..head], target);
-            if keep < head || head == len {
-                return self.keep(keep);
-            }
-            sorted *= 8;
-        }
+        let keep = select_mass(self.tokens, target, heavier_first, |c| f64::from(c.weight));
+        self.keep(keep);
     }
 
     fn keep_min_p(&mut self, min_p: f32) {
@@ -301,20 +324,50 @@ fn kth_block_maximum(weights: &[f32], k: usize) -> f32 {
     *maxima.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1
 }
 
-/// How many of the first candidates reach `target` weight; at least one.
-fn mass_prefix(candidates: &[Candidate], target: f64) -> usize {
+/// Items that are sorted where it is to be found out how many of them are enough.
+const SORTED: usize = 128;
+
+/// Brings the first items by `order` to the front, so many that they reach `target` weight and no
+/// more, at least one; returns how many. The first [`SORTED`] of them are in order.
+///
+/// Beyond those it looks for the border alone: where much of a large vocabulary is about equally
+/// likely, sorting all of it would take ten times as long. Each round halves what the border can be
+/// in, so the time is linear.
+fn select_mass<T>(
+    items: &mut [T],
+    target: f64,
+    order: impl Fn(&T, &T) -> Ordering,
+    weight: impl Fn(&T) -> f64,
+) -> usize {
+    let head = SORTED.min(items.len());
+    if head < items.len() {
+        items.select_nth_unstable_by(head - 1, &order);
+    }
+    items[..head].sort_unstable_by(&order);
     let mut mass = 0.0;
-    for (i, candidate) in candidates.iter().enumerate() {
-        mass += f64::from(candidate.weight);
+    for (index, item) in items[..head].iter().enumerate() {
+        mass += weight(item);
         if mass >= target {
-            return i + 1;
+            return index + 1;
         }
     }
-    candidates.len()
+    // The items before `from` do not reach the target with `mass`; those before `to` do, or are all.
+    let (mut from, mut to) = (head, items.len());
+    while to - from > 1 {
+        let middle = from.midpoint(to);
+        items[from..to].select_nth_unstable_by(middle - from - 1, &order);
+        let lower = mass + items[from..middle].iter().map(&weight).sum::<f64>();
+        if lower >= target {
+            to = middle;
+        } else {
+            (from, mass) = (middle, lower);
+        }
+    }
+    to
 }
 
 /// Heavier first; the lower token id first among equals, so that the order is always the same.
-fn heavier_first(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
+fn heavier_first(a: &Candidate, b: &Candidate) -> Ordering {
     b.weight.total_cmp(&a.weight).then(a.token.cmp(&b.token))
 }
 

@@ -90,7 +90,7 @@ impl Tokenize for ByteTokenizer {
 
 /// The vocabulary of all scripted models.
 pub(crate) fn vocab() -> Vocab {
-    let mut table = VocabTable::default();
+    let mut table = VocabTable { lossless: true, ..VocabTable::default() };
     let bytes = (0..=u8::MAX).map(|byte| vec![byte]);
     for piece in bytes.chain(CONTROL.iter().map(|name| name.as_bytes().to_vec())) {
         table.control.push(piece.len() > 1);

@@ -113,6 +113,11 @@ impl Sequence {
         (u32::try_from(drafts).unwrap_or(0), lookup.likely())
     }
 
+    /// Whether the answer has to follow a grammar.
+    pub(crate) fn is_constrained(&self) -> bool {
+        self.constraint.is_some()
+    }
+
     /// What is asked of the grammar while the model computes.
     pub(crate) fn constraint(&mut self) -> Option<&mut Constraint> {
         self.constraint.as_mut()

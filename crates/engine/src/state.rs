@@ -9,6 +9,9 @@
 //!
 //! (`llama_kv_cache::state_write` and `state_read` in `src/llama-kv-cache.cpp`.) Here a state is
 //! kept as of one stream.
+//!
+//! Bytes that are not such a state are refused or come back changed in their head alone: nothing
+//! here panics, takes more memory than the bytes and the streams need, or longer than they are.
 
 /// Magic and sequence.
 const HEADER: usize = 8;
@@ -53,6 +56,8 @@ fn number(bytes: &[u8], at: usize) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn state(numbers: &[u32]) -> Vec<u8> {
@@ -80,5 +85,27 @@ mod tests {
         assert_eq!(of_one_stream(state(&[77, 2, 3, 1, 1, 1, 1]), 3), None, "no empty streams");
         assert_eq!(of_one_stream(state(&[77, 2, 2, 1, 0]), 3), None, "other streams");
         assert_eq!(of_one_stream(state(&[77]), 3), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_rewritten_or_refused(
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..80),
+            zeros in 0_usize..80, streams in prop_oneof![0_u32..20, any::<u32>()],
+        ) {
+            bytes.resize(bytes.len() + zeros, 0);
+            let all = bytes.len();
+            if let Some(at) = bytes.get_mut(HEADER..HEADER + NUMBER) {
+                at.copy_from_slice(&streams.to_ne_bytes());
+            }
+            if let Some(one) = of_one_stream(bytes, streams) {
+                prop_assert!(one.len() >= HEADER + 2 * NUMBER && one.len() <= all);
+                prop_assert_eq!(number(&one, HEADER), Some(1));
+                // There and back is the same.
+                let back = of_one_stream(of_streams(&one, streams), streams);
+                let begins_empty = number(&one, HEADER + NUMBER) == Some(0);
+                prop_assert!(begins_empty || back.as_ref() == Some(&one));
+            }
+        }
     }
 }

@@ -46,6 +46,10 @@ pub struct Stats {
     pub cancelled: u64,
     /// Requests that ran out of time.
     pub timed_out: u64,
+    /// Bytes of events that wait to be read.
+    pub unread_bytes: u64,
+    /// Answers that were cut because nobody read them.
+    pub cut: u64,
     /// Drafted tokens that were computed.
     pub drafted: u64,
     /// How often a draft's token must be right for drafts to pay, from 0 to 1.
@@ -183,6 +187,8 @@ impl Board {
             step_errors: self.step_errors.load(Relaxed),
             cancelled: self.cancelled.load(Relaxed),
             timed_out: self.timed_out.load(Relaxed),
+            unread_bytes: 0,
+            cut: 0,
             drafted: self.drafted.load(Relaxed),
             accepted: self.accepted.load(Relaxed),
             draft_break_even: f64::from(self.break_even.load(Relaxed)) / 100.0,

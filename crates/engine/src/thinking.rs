@@ -72,10 +72,14 @@ impl ThinkGuard {
             State::Before => {
                 self.tail.push_str(text);
                 let said = self.tail.trim_start();
+                // Space may go on for ever; none of it is needed.
+                let space = self.tail.len() - said.len();
                 if said.starts_with(&*self.limit.open) {
                     self.state = State::In(0);
                     self.tail.clear();
-                } else if !self.limit.open.starts_with(said) {
+                } else if self.limit.open.starts_with(said) {
+                    self.tail.drain(..space);
+                } else {
                     self.state = State::After;
                 }
             }
@@ -126,6 +130,21 @@ mod tests {
         assert_eq!(say("<t>abcdef", 3, false), "<t>abc\n</t>\ndef");
         assert_eq!(say("abcdef", 3, true), "abc\n</t>\ndef");
         assert_eq!(say("abc", 0, true), "\n</t>\nabc");
+    }
+
+    #[test]
+    fn space_in_front_is_not_kept() {
+        let (open, close) = ("<t>".into(), "</t>".into());
+        let limit = ThinkLimit { tokens: 1, opened: false, open, close, closing: [1].into() };
+        let mut guard = ThinkGuard::new(limit);
+        for _ in 0..1000 {
+            guard.take(" \n", false);
+        }
+        assert!(guard.tail.is_empty());
+        for text in [" <", "t", ">a"] {
+            guard.take(text, false);
+        }
+        assert_eq!(guard.state, State::In(0));
     }
 
     #[test]

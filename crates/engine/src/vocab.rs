@@ -14,6 +14,8 @@ pub struct Vocab {
     table: Arc<VocabTable>,
     /// The control tokens that have a name: few of all.
     controls: Arc<[Token]>,
+    /// Bytes of the longest token.
+    longest: usize,
     tokenizer: Arc<dyn Tokenize>,
 }
 
@@ -25,6 +27,18 @@ pub enum ParseSpecial {
     /// It stays text: it comes from a user.
     No,
 }
+
+/// A text with more tokens than it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooManyTokens {
+    /// Their number.
+    pub count: usize,
+    /// Whether there are just as many, or at least.
+    pub exact: bool,
+}
+
+/// Bytes of a long text that are tokenised at a time to count its tokens.
+const SEGMENT: usize = 64 << 10;
 
 /// The part of a vocabulary that needs the model's own code.
 pub trait Tokenize: Send + Sync {
@@ -47,6 +61,8 @@ pub(crate) struct VocabTable {
     pub(crate) prefix: Vec<Token>,
     /// The tokens that belong behind every embedding input (SEP, EOS), if it wants any there.
     pub(crate) suffix: Vec<Token>,
+    /// Whether the tokens' bytes are the text's: none is dropped, and no unknown word is one token.
+    pub(crate) lossless: bool,
     /// Names of BOS and EOS for chat templates, empty if there are none.
     pub(crate) bos_text: String,
     pub(crate) eos_text: String,
@@ -54,10 +70,13 @@ pub(crate) struct VocabTable {
 
 impl Vocab {
     pub(crate) fn new(table: VocabTable, tokenizer: Arc<dyn Tokenize>) -> Self {
-        let mut vocab = Self { table: Arc::new(table), controls: Vec::new().into(), tokenizer };
+        let (table, controls) = (Arc::new(table), Vec::new().into());
+        let mut vocab = Self { table, controls, longest: 1, tokenizer };
         let all = (0..vocab.len()).filter_map(|i| Token::try_from(i).ok());
         let named = all.filter(|&t| vocab.is_control(t) && !vocab.piece(t).is_empty());
         vocab.controls = named.collect();
+        let ids = (0..vocab.len()).filter_map(|i| Token::try_from(i).ok());
+        vocab.longest = ids.map(|t| vocab.piece(t).len()).max().unwrap_or(1).max(1);
         vocab
     }
 
@@ -74,6 +93,45 @@ impl Vocab {
     /// Tokens of `text`. It can take long for long text: not for an async reactor's thread.
     pub fn tokenize(&self, text: &str, special: ParseSpecial) -> Vec<Token> {
         self.tokenizer.tokenize(text, special)
+    }
+
+    /// The fewest tokens that a text of so many bytes can have.
+    pub fn fewest_tokens(&self, bytes: usize) -> usize {
+        if self.table.lossless { bytes.div_ceil(self.longest) } else { 0 }
+    }
+
+    /// Tokens of `text` if they are at most `limit`. A text that has many more is not tokenised
+    /// whole: tokenisers take more than a hundred bytes of memory for each byte of it.
+    ///
+    /// # Errors
+    /// [`TooManyTokens`] with as much as is known of their number.
+    pub fn tokenize_within(
+        &self,
+        text: &str,
+        special: ParseSpecial,
+        limit: usize,
+    ) -> Result<Vec<Token>, TooManyTokens> {
+        let too_many = |count, exact| Err(TooManyTokens { count, exact });
+        let least = self.fewest_tokens(text.len());
+        if least > limit {
+            return too_many(least, false);
+        }
+        // Cut anywhere, a text has a few tokens more for each cut, but not twice as many.
+        let (mut rest, mut count) = (text, 0);
+        while self.table.lossless && text.len() > SEGMENT && !rest.is_empty() {
+            let (segment, behind) = rest.split_at(rest.floor_char_boundary(SEGMENT));
+            count += self.tokenize(segment, special).len();
+            rest = behind;
+            if count / 2 > limit {
+                return too_many(count / 2, false);
+            }
+            // What is left cannot be too much.
+            if count + rest.len() <= limit {
+                break;
+            }
+        }
+        let tokens = self.tokenize(text, special);
+        if tokens.len() > limit { too_many(tokens.len(), true) } else { Ok(tokens) }
     }
 
     /// `tokens` between the markers that the model wants, as far as they are not there yet.
@@ -147,5 +205,52 @@ impl Vocab {
 impl fmt::Debug for Vocab {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Vocab").field("tokens", &self.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tokens of up to four bytes; remembers the longest text that it was given.
+    #[derive(Default)]
+    struct Fours(std::sync::Mutex<usize>);
+
+    impl Tokenize for Fours {
+        fn tokenize(&self, text: &str, _: ParseSpecial) -> Vec<Token> {
+            let mut longest = self.0.lock().unwrap();
+            *longest = (*longest).max(text.len());
+            vec![0; text.len().div_ceil(4)]
+        }
+    }
+
+    fn vocab(tokenizer: &Arc<Fours>) -> Vocab {
+        let (bytes, ends) = (b"1234x".to_vec(), vec![4, 5]);
+        let table = VocabTable { bytes, ends, lossless: true, ..VocabTable::default() };
+        Vocab::new(table, Arc::clone(tokenizer) as Arc<dyn Tokenize>)
+    }
+
+    #[test]
+    fn a_text_that_is_much_too_long_is_not_tokenised_whole() {
+        let tokenizer = Arc::new(Fours::default());
+        let vocab = vocab(&tokenizer);
+        let within = |bytes, limit| {
+            let tokens = vocab.tokenize_within(&"é".repeat(bytes / 2), ParseSpecial::Yes, limit);
+            tokens.map(|tokens| tokens.len())
+        };
+        assert_eq!(vocab.fewest_tokens(9), 3);
+        assert_eq!(within(1 << 20, 100), Err(TooManyTokens { count: 1 << 18, exact: false }));
+        assert_eq!(*tokenizer.0.lock().unwrap(), 0, "it is clear without the tokeniser");
+        assert_eq!(within(400, 100), Ok(100));
+        assert_eq!(within(1 << 20, 1 << 18), Ok(1 << 18));
+        // A vocabulary whose longest token is no longer typical.
+        let lossy = VocabTable { bytes: vec![b'x'; 99], ends: vec![99], ..VocabTable::default() };
+        let table = VocabTable { lossless: true, ..lossy };
+        let tokenizer = Arc::new(Fours::default());
+        let vocab = Vocab::new(table, Arc::clone(&tokenizer) as Arc<dyn Tokenize>);
+        let text = "x".repeat(1 << 20);
+        let refused = vocab.tokenize_within(&text, ParseSpecial::Yes, 20_000).unwrap_err();
+        assert!(!refused.exact && refused.count > 20_000, "{refused:?}");
+        assert_eq!(*tokenizer.0.lock().unwrap(), SEGMENT);
     }
 }

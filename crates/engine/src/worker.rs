@@ -11,7 +11,9 @@ use forebay_scheduler::{
 };
 use tokio::sync::mpsc;
 
+use crate::departures::Deadlines;
 use crate::draw::{self, Draw, Drawn};
+use crate::events::{Sender, Unread};
 use crate::logprobs::token_logprob;
 use crate::model::{Capacity, Model, ModelConfig, Row, StepError};
 use crate::request::{
@@ -31,11 +33,11 @@ const IDLE: Duration = Duration::from_millis(1);
 /// size for each, so 64 of them take 64 MB with a vocabulary of 256k.
 const ALL_LOGITS_TOKENS: u32 = 64;
 
-/// A request on its way to the worker. Its channel has room for every event it can cause.
+/// A request on its way to the worker.
 #[derive(Debug)]
 pub(crate) struct Submission {
     pub(crate) request: GenerateRequest,
-    pub(crate) events: mpsc::Sender<Stamped>,
+    pub(crate) events: Sender,
     pub(crate) submitted: Instant,
 }
 
@@ -45,9 +47,11 @@ pub(crate) struct Worker<M> {
     vocab: Vocab,
     scheduler: Scheduler,
     requests: HashMap<RequestId, Ticket>,
-    sequences: BTreeMap<SeqId, Sequence>,
+    deadlines: Deadlines<RequestId>,
+    /// Those that have been in a step.
+    sequences: BTreeMap<SeqId, Box<Sequence>>,
     board: Arc<Board>,
-    next_id: u64,
+    unread: Arc<Unread>,
     failed_steps: u32,
     rows: Vec<Row>,
     time: StepShares,
@@ -60,7 +64,7 @@ pub(crate) struct Worker<M> {
 /// An accepted request.
 struct Ticket {
     request: GenerateRequest,
-    events: mpsc::Sender<Stamped>,
+    events: Sender,
     submitted: Instant,
     started: bool,
     prompt_logprobs: Vec<TokenLogprob>,
@@ -74,6 +78,7 @@ impl<M: Model> Worker<M> {
         config: &ModelConfig,
         capacity: Capacity,
         board: Arc<Board>,
+        unread: Arc<Unread>,
     ) -> Self {
         let Capacity { kv, batch_tokens, block } = capacity;
         let limits = Limits {
@@ -92,9 +97,10 @@ impl<M: Model> Worker<M> {
             vocab,
             scheduler: Scheduler::new(limits),
             requests: HashMap::new(),
+            deadlines: Deadlines::default(),
             sequences: BTreeMap::new(),
             board,
-            next_id: 0,
+            unread,
             failed_steps: 0,
             rows: Vec::new(),
             time: StepShares::default(),
@@ -136,8 +142,8 @@ impl<M: Model> Worker<M> {
             self.time.emit += computed.elapsed();
         }
         self.board.set_status(Status::Failed);
-        for ticket in self.requests.values() {
-            send(ticket, Event::Failed(Failure::EngineGone));
+        for (_, ticket) in self.requests.drain() {
+            ticket.finish(Event::Failed(Failure::EngineGone));
         }
     }
 
@@ -162,8 +168,11 @@ impl<M: Model> Worker<M> {
 
     fn accept(&mut self, submission: Submission) {
         let Submission { request, events, submitted } = submission;
-        self.next_id += 1;
-        let id = RequestId(self.next_id);
+        if events.is_closed() {
+            self.board.cancelled.fetch_add(1, Relaxed);
+            return;
+        }
+        let id = RequestId(events.id());
         let Origin { salt, principal, class, .. } = request.origin;
         let accepted = self.scheduler.submit(&Request {
             id,
@@ -181,44 +190,46 @@ impl<M: Model> Worker<M> {
             Ticket { request, events, submitted, started: false, prompt_logprobs, unfinished };
         match accepted {
             Ok(()) => {
+                self.deadlines.insert(ticket.deadline(self.queue_timeout), id);
                 self.requests.insert(id, ticket);
             }
             Err(rejected) => {
                 tracing::error!(?rejected, "the handle let an impossible request through");
-                send(&ticket, Event::Failed(Failure::Step));
+                ticket.finish(Event::Failed(Failure::Step));
             }
         }
     }
 
     /// Drops the requests whose clients are gone or whose time is up, queued or running.
     fn reap(&mut self) {
-        let mut gone = Vec::new();
-        for (&id, ticket) in &self.requests {
-            if ticket.events.is_closed() {
-                gone.push((id, None));
-            } else if let Some(failure) = ticket.overdue(self.queue_timeout) {
-                gone.push((id, Some(failure)));
+        for id in self.unread.take_departed() {
+            if self.forget(RequestId(id)).is_some() {
+                self.scheduler.cancel(RequestId(id));
+                self.board.cancelled.fetch_add(1, Relaxed);
             }
         }
-        for (id, failure) in gone {
+        let now = Instant::now();
+        while let Some(id) = self.deadlines.pop_due(now) {
+            let ticket = self.requests.get(&id);
+            let Some(failure) = ticket.and_then(|t| t.overdue(self.queue_timeout, now)) else {
+                continue;
+            };
             self.scheduler.cancel(id);
-            let ticket = self.forget(id);
-            match (ticket, failure) {
-                (Some(ticket), Some(failure)) => {
-                    self.board.timed_out.fetch_add(1, Relaxed);
-                    send(&ticket, Event::Failed(failure));
-                }
-                _ => {
-                    self.board.cancelled.fetch_add(1, Relaxed);
-                }
+            self.board.timed_out.fetch_add(1, Relaxed);
+            if let Some(ticket) = self.forget(id) {
+                ticket.finish(Event::Failed(failure));
             }
         }
     }
 
     /// Takes a request's sequences and its channel away.
     fn forget(&mut self, id: RequestId) -> Option<Ticket> {
-        self.sequences.retain(|seq, _| seq.request != id);
-        self.requests.remove(&id)
+        let ticket = self.requests.remove(&id)?;
+        self.deadlines.remove(ticket.deadline(self.queue_timeout), id);
+        for choice in 0..ticket.request.choices {
+            self.sequences.remove(&SeqId { request: id, choice });
+        }
+        Some(ticket)
     }
 
     /// Leaves out, and fails, what has a slot that cannot be made.
@@ -266,18 +277,28 @@ impl<M: Model> Worker<M> {
             return Ok(StepTime::default());
         }
         // What may come next does not depend on what the model says.
-        let sampled = |seq: &SeqId| step.work.iter().any(|w| w.seq == *seq && w.output.samples());
-        let sequences = self.sequences.iter_mut().filter(|(seq, _)| sampled(seq));
-        let constraints: Vec<_> = sequences.filter_map(|(_, s)| s.constraint()).collect();
-        if constraints.is_empty() {
+        let sampled = step.work.iter().filter(|w| w.output.samples()).map(|w| w.seq);
+        let constrained = |seq: &SeqId| self.sequences.get(seq).is_some_and(|s| s.is_constrained());
+        let constrained: Vec<SeqId> = sampled.filter(constrained).collect();
+        if constrained.is_empty() {
             return self.model.step(&self.rows);
         }
-        rayon::in_place_scope(|scope| {
+        let mut constrained = self.lend(constrained.into_iter());
+        let constraints = constrained.iter_mut().filter_map(|(_, s)| s.constraint());
+        let result = rayon::in_place_scope(|scope| {
             for constraint in constraints {
                 scope.spawn(|_| constraint.prepare());
             }
             self.model.step(&self.rows)
-        })
+        });
+        self.sequences.extend(constrained);
+        result
+    }
+
+    /// Takes sequences out of the map for a while, so that several can be changed side by side
+    /// without going through all that are there.
+    fn lend(&mut self, seqs: impl Iterator<Item = SeqId>) -> Vec<(SeqId, Box<Sequence>)> {
+        seqs.filter_map(|seq| self.sequences.remove_entry(&seq)).collect()
     }
 
     fn add_rows(&mut self, work: &Work) {
@@ -301,11 +322,14 @@ impl<M: Model> Worker<M> {
         if !self.sequences.contains_key(&work.seq) {
             let Work { seq, .. } = *work;
             let sequence = Sequence::new(&ticket.request, seq.choice, &self.vocab, self.speculate);
-            self.sequences.insert(seq, sequence);
+            self.sequences.insert(seq, Box::new(sequence));
         }
-        if !std::mem::replace(&mut ticket.started, true) {
+        if !ticket.started {
+            self.deadlines.remove(ticket.deadline(self.queue_timeout), work.seq.request);
+            ticket.started = true;
+            self.deadlines.insert(ticket.deadline(self.queue_timeout), work.seq.request);
             let queued = ticket.submitted.elapsed();
-            send(ticket, Event::Started { queued, cached: work.start });
+            ticket.send(Event::Started { queued, cached: work.start });
         }
     }
 
@@ -320,7 +344,7 @@ impl<M: Model> Worker<M> {
     fn fail(&mut self, id: RequestId, failure: Failure) {
         self.scheduler.discard(id);
         if let Some(ticket) = self.forget(id) {
-            send(&ticket, Event::Failed(failure));
+            ticket.finish(Event::Failed(failure));
         }
     }
 
@@ -351,17 +375,17 @@ impl<M: Model> Worker<M> {
         &mut self,
         sampled: &BTreeMap<SeqId, Range<usize>>,
     ) -> Vec<(SeqId, Vec<Drawn>, (u32, f64))> {
-        let (mut seqs, mut draws) = (Vec::new(), Vec::new());
-        for (&seq, sequence) in &mut self.sequences {
-            if let Some(rows) = sampled.get(&seq) {
-                let rows = rows.clone().map(|row| self.model.logits(row)).collect();
-                seqs.push(seq);
-                draws.push(Draw::new(sequence, rows));
-            }
-        }
+        let mut sequences = self.lend(sampled.keys().copied());
+        let rows_of = |seq: &SeqId| sampled.get(seq).cloned().unwrap_or_default();
+        let rows = |seq: &SeqId| rows_of(seq).map(|row| self.model.logits(row)).collect();
+        let each = sequences.iter_mut();
+        let mut draws: Vec<_> = each.map(|(seq, s)| Draw::new(s, rows(seq))).collect();
         draw::run(&mut draws, &self.vocab);
-        let drawn = draws.into_iter().map(|draw| (draw.drawn, draw.proposal));
-        seqs.into_iter().zip(drawn).map(|(seq, (drawn, next))| (seq, drawn, next)).collect()
+        let drawn: Vec<_> = draws.into_iter().map(|draw| (draw.drawn, draw.proposal)).collect();
+        let seqs = sequences.iter().map(|(seq, _)| *seq);
+        let told = seqs.zip(drawn).map(|(seq, (drawn, next))| (seq, drawn, next)).collect();
+        self.sequences.extend(sequences);
+        told
     }
 
     /// Tells the scheduler and the client what was drawn.
@@ -373,7 +397,7 @@ impl<M: Model> Worker<M> {
                 return self.fail(seq.request, Failure::Grammar);
             }
             if !text.is_empty() || !logprobs.is_empty() {
-                send(ticket, Event::Delta { choice: seq.choice, text, tokens, logprobs });
+                ticket.send(Event::Delta { choice: seq.choice, text, tokens, logprobs });
             }
             match finished {
                 Some(reason) => return self.finish(seq, reason, tokens),
@@ -392,10 +416,11 @@ impl<M: Model> Worker<M> {
         self.sequences.remove(&seq);
         let Some(ticket) = self.requests.get_mut(&seq.request) else { return };
         ticket.unfinished -= 1;
-        let done = ticket.unfinished == 0;
-        send(ticket, Event::Finished { choice: seq.choice, reason, tokens });
-        if done {
-            self.requests.remove(&seq.request);
+        let event = Event::Finished { choice: seq.choice, reason, tokens };
+        if ticket.unfinished > 0 {
+            ticket.send(event);
+        } else if let Some(ticket) = self.forget(seq.request) {
+            ticket.finish(event);
         }
     }
 
@@ -414,7 +439,7 @@ impl<M: Model> Worker<M> {
         }
         if work.output.samples() {
             let logprobs = std::mem::take(&mut ticket.prompt_logprobs);
-            send(ticket, Event::Prompt(logprobs));
+            ticket.send(Event::Prompt(logprobs));
         }
     }
 
@@ -435,13 +460,31 @@ impl<M: Model> Worker<M> {
 }
 
 impl Ticket {
-    /// Whether its time is up, by its own timeout or that of the queue.
-    fn overdue(&self, queue_timeout: Option<Duration>) -> Option<Failure> {
-        let elapsed = self.submitted.elapsed();
-        let over = |limit: Option<Duration>| limit.filter(|&limit| elapsed > limit);
+    /// When its time is up, by its own timeout or, while it waits, that of the queue.
+    fn deadline(&self, queue_timeout: Option<Duration>) -> Option<Instant> {
+        let queue_timeout = queue_timeout.filter(|_| !self.started);
+        let timeout = [self.request.origin.timeout, queue_timeout].into_iter().flatten().min();
+        timeout.and_then(|timeout| self.submitted.checked_add(timeout))
+    }
+
+    /// Which of them has passed.
+    fn overdue(&self, queue_timeout: Option<Duration>, now: Instant) -> Option<Failure> {
+        let elapsed = now.saturating_duration_since(self.submitted);
+        let over = |limit: Option<Duration>| limit.filter(|&limit| elapsed >= limit);
         let whole = over(self.request.origin.timeout).map(Failure::Timeout);
         let queue = if self.started { None } else { over(queue_timeout) };
         whole.or(queue.map(Failure::QueueTimeout))
+    }
+
+    /// Sends an event. If the client left, [`Worker::reap`] takes care of it.
+    fn send(&self, event: Event) {
+        self.events.send(Stamped { after: self.submitted.elapsed(), event });
+    }
+
+    /// Sends the last event.
+    fn finish(self, event: Event) {
+        let after = self.submitted.elapsed();
+        self.events.finish(Stamped { after, event });
     }
 }
 
@@ -461,17 +504,6 @@ fn trace(step: &Step, took: StepTime, block: u32) {
         kv_ops = step.kv.len(),
         why = ?step.why,
     );
-}
-
-/// Sends an event. A closed channel is a client that left: [`Worker::reap`] takes care of it.
-fn send(ticket: &Ticket, event: Event) {
-    let stamped = Stamped { after: ticket.submitted.elapsed(), event };
-    match ticket.events.try_send(stamped) {
-        Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
-        Err(mpsc::error::TrySendError::Full(stamped)) => {
-            tracing::error!(?stamped, "a request caused more events than it can");
-        }
-    }
 }
 
 #[cfg(test)]

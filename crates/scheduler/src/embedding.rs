@@ -1,6 +1,6 @@
 //! Packing embedding inputs into forward passes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// An embedding request, as the engine numbers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,7 +34,11 @@ pub struct Pass {
 /// does not hold up the one behind it.
 #[derive(Debug, Default)]
 pub struct EmbeddingQueue {
-    jobs: VecDeque<Job>,
+    /// In order of turns: whoever had its turn gets the next number.
+    jobs: BTreeMap<u64, Job>,
+    turns: BTreeMap<JobId, u64>,
+    next_turn: u64,
+    tokens: u64,
 }
 
 #[derive(Debug)]
@@ -65,14 +69,18 @@ impl EmbeddingQueue {
     /// Adds a request by the lengths of its inputs, in tokens.
     pub fn push(&mut self, id: JobId, lengths: impl IntoIterator<Item = u32>) {
         let inputs: VecDeque<(u32, u32)> = (0..).zip(lengths).collect();
+        self.tokens += inputs.iter().map(|&(_, tokens)| u64::from(tokens)).sum::<u64>();
         if !inputs.is_empty() {
-            self.jobs.push_back(Job { id, inputs });
+            self.line_up(Job { id, inputs });
         }
     }
 
     /// Forgets a request's remaining inputs.
     pub fn cancel(&mut self, id: JobId) {
-        self.jobs.retain(|job| job.id != id);
+        let turn = self.turns.remove(&id);
+        if let Some(job) = turn.and_then(|turn| self.jobs.remove(&turn)) {
+            self.tokens -= job.inputs.iter().map(|&(_, tokens)| u64::from(tokens)).sum::<u64>();
+        }
     }
 
     /// Whether nothing is left to do.
@@ -83,6 +91,11 @@ impl EmbeddingQueue {
     /// How many requests have inputs left.
     pub fn len(&self) -> usize {
         self.jobs.len()
+    }
+
+    /// Tokens of the inputs left, over all requests.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
     }
 
     /// Takes the next forward pass, group after group. The first begins with the input whose turn
@@ -111,11 +124,13 @@ impl EmbeddingQueue {
         batch
     }
 
-    /// The inputs whose turn comes next: the first of each request, the second of each, ...
+    /// The inputs whose turn comes next: the first of each request, the second of each, ... As many
+    /// as there are, [`WINDOW`] at most, so no request beyond as many is looked at.
     fn window(&self) -> impl Iterator<Item = Item> {
-        let longest = self.jobs.iter().map(|job| job.inputs.len()).max().unwrap_or(0);
+        let jobs = || self.jobs.values().take(WINDOW);
+        let longest = jobs().map(|job| job.inputs.len()).max().unwrap_or(0);
         let round = move |nth: usize| {
-            self.jobs.iter().filter_map(move |job| {
+            jobs().filter_map(move |job| {
                 let &(index, tokens) = job.inputs.get(nth)?;
                 Some(Item { job: job.id, index, tokens })
             })
@@ -126,13 +141,26 @@ impl EmbeddingQueue {
     /// Moves an input into a batch. It is the next request's turn if it was this one's.
     fn take(&mut self, item: Item, batch: &mut Vec<Item>) {
         batch.push(item);
-        let Some(at) = self.jobs.iter().position(|job| job.id == item.job) else { return };
-        self.jobs[at].inputs.retain(|&(index, _)| index != item.index);
-        if self.jobs[at].inputs.is_empty() {
-            self.jobs.remove(at);
-        } else if at == 0 {
-            self.jobs.rotate_left(1);
+        let Some(&turn) = self.turns.get(&item.job) else { return };
+        let Some(job) = self.jobs.get_mut(&turn) else { return };
+        let input = job.inputs.iter().position(|&(index, _)| index == item.index);
+        if input.and_then(|input| job.inputs.remove(input)).is_some() {
+            self.tokens -= u64::from(item.tokens);
         }
+        let (is_done, is_first) = (job.inputs.is_empty(), self.jobs.keys().next() == Some(&turn));
+        if is_done {
+            self.jobs.remove(&turn);
+            self.turns.remove(&item.job);
+        } else if is_first && let Some(job) = self.jobs.remove(&turn) {
+            self.line_up(job);
+        }
+    }
+
+    /// Puts a request behind all others.
+    fn line_up(&mut self, job: Job) {
+        self.turns.insert(job.id, self.next_turn);
+        self.jobs.insert(self.next_turn, job);
+        self.next_turn += 1;
     }
 }
 
@@ -196,6 +224,7 @@ mod tests {
         let mut q = EmbeddingQueue::new();
         q.push(JobId(1), vec![1; 5]);
         q.cancel(JobId(1));
+        assert_eq!(q.tokens(), 0);
         assert!(q.next_batch(pass(10, 10, 1)).is_empty());
     }
 
@@ -245,6 +274,7 @@ mod tests {
             for (i, lengths) in jobs.iter().enumerate() {
                 q.push(JobId(i as u64), lengths.clone());
             }
+            prop_assert_eq!(q.tokens(), u64::from(jobs.iter().flatten().sum::<u32>()));
             let mut done: Vec<Vec<bool>> = jobs.iter().map(|j| vec![false; j.len()]).collect();
             for round in 0.. {
                 let batch = q.next_batch(pass(budget, max_items, block));
@@ -264,6 +294,7 @@ mod tests {
                 }
             }
             prop_assert!(done.iter().flatten().all(|&d| d));
+            prop_assert_eq!((q.tokens(), q.len()), (0, 0));
         }
     }
 }

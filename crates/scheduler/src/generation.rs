@@ -6,7 +6,7 @@
 //! out, or somebody more urgent needs its place, it goes back to the queue with all its tokens and
 //! its slot is parked; it comes back like any other sequence, with a longer prompt.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -176,8 +176,8 @@ pub struct Scheduler {
     queue: Queue,
     kv: Kv,
     composer: Composer,
-    /// Sequences that are not in the queue, that of the long slot aside.
-    admitted: u32,
+    /// Those of them that are not in the queue: steps visit these alone, however many wait.
+    admitted: BTreeSet<SeqId>,
     /// The sequence that has the long slot.
     long: Option<SeqId>,
     /// Numbers arrivals.
@@ -211,7 +211,7 @@ impl Scheduler {
             queue: Queue::default(),
             kv: Kv::new(limits.kv),
             composer: Composer::new(limits.itl_target, limits.block),
-            admitted: 0,
+            admitted: BTreeSet::new(),
             long: None,
             arrivals: 0,
             steps: 0,
@@ -344,7 +344,7 @@ impl Scheduler {
 
     /// Sequences that were admitted.
     pub fn running(&self) -> usize {
-        self.admitted as usize + usize::from(self.long.is_some())
+        self.admitted.len()
     }
 
     /// Cells that running sequences hold, in tokens.
@@ -391,11 +391,8 @@ impl Scheduler {
 
     /// Gives back the place that an admitted sequence has.
     fn vacate(&mut self, seq: SeqId) {
-        if self.long == Some(seq) {
-            self.long = None;
-        } else {
-            self.admitted -= 1;
-        }
+        self.admitted.remove(&seq);
+        self.long.take_if(|long| *long == seq);
     }
 
     fn seqs_of(&self, id: RequestId) -> Vec<SeqId> {

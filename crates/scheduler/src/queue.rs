@@ -1,6 +1,6 @@
 //! Who is next: by class, then by what each principal has had.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::generation::SeqId;
 
@@ -29,17 +29,38 @@ pub(crate) enum Lane {
 }
 
 /// Sequences that wait, in a line for each lane, class and principal.
+///
+/// Requests choose their principals, so there can be as many lines as sequences: everything here
+/// takes logarithmic time in both, whatever waits.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    lines: BTreeMap<(Lane, Class, Principal), VecDeque<Waiting>>,
+    /// Each line by arrival. None is empty.
+    lines: BTreeMap<Line, BTreeMap<u64, Waiting>>,
+    /// The lines of each lane and class in order of turns.
+    turns: BTreeMap<(Lane, Class), BTreeSet<Turn>>,
     /// Tokens that each principal has had, as far as that is still of interest.
     had: BTreeMap<Principal, u64>,
+    /// Those of `had` that have no line.
+    absent: BTreeSet<(u64, Principal)>,
     /// Where a principal starts that comes anew: what the one with the least had when it was last
     /// served.
     floor: u64,
     len: usize,
     tokens: u64,
 }
+
+type Line = (Lane, Class, Principal);
+
+/// A line by the tokens that its principal has had, then by the arrival of its first.
+type Turn = (u64, u64, Principal);
+
+/// Lanes and classes: a principal has at most one line in each.
+const LANES: [Lane; 2] = [Lane::Usual, Lane::Long];
+const CLASSES: [Class; 3] = [Class::Interactive, Class::Normal, Class::Background];
+
+/// Principals without a line whose tokens are remembered. Beyond that those that have had least are
+/// forgotten first: what they would owe is the least.
+const REMEMBERED: usize = 1 << 16;
 
 /// A sequence that waits.
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +76,7 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    fn line(&self) -> (Lane, Class, Principal) {
+    fn line(&self) -> Line {
         (self.lane, self.class, self.principal)
     }
 }
@@ -70,74 +91,157 @@ impl Queue {
         self.tokens
     }
 
+    /// Sequences of a principal that wait, of `least` class or more urgent.
+    pub(crate) fn len_of(&self, principal: Principal, least: Class) -> usize {
+        let lines = lines_of(principal).filter(|&(_, class, _)| class <= least);
+        lines.filter_map(|line| self.lines.get(&line)).map(BTreeMap::len).sum()
+    }
+
     /// Puts a sequence into its line, in order of arrival: one that was taken out of the batch
     /// comes before those that arrived after it.
     pub(crate) fn push(&mut self, waiting: Waiting) {
-        let had = self.had.entry(waiting.principal).or_insert(0);
-        *had = self.floor.max(*had);
-        let line = self.lines.entry(waiting.line()).or_default();
-        let at = line.partition_point(|w| w.arrival < waiting.arrival);
-        line.insert(at, waiting);
+        let principal = waiting.principal;
+        let had = self.floor.max(self.had(principal));
+        self.set_had(principal, had);
+        self.absent.remove(&(had, principal));
+        let before = self.front(waiting.line());
+        self.lines.entry(waiting.line()).or_default().insert(waiting.arrival, waiting);
+        self.move_turn(waiting.line(), before);
         self.len += 1;
         self.tokens += u64::from(waiting.tokens);
     }
 
     /// Whose turn it is: of the most urgent class the first of the principal that has had least.
     pub(crate) fn next(&self, lane: Lane) -> Option<Waiting> {
-        self.fronts(lane).first().copied()
+        self.fronts(lane).next()
     }
 
     /// The first of each principal in the most urgent class, in order of turns.
-    pub(crate) fn fronts(&self, lane: Lane) -> Vec<Waiting> {
-        let all = (lane, Class::Interactive, 0)..=(lane, Class::Background, Principal::MAX);
-        let Some((&(_, class, _), _)) = self.lines.range(all).next() else { return Vec::new() };
-        let lines = self.lines.range((lane, class, 0)..=(lane, class, Principal::MAX));
-        let mut fronts: Vec<Waiting> =
-            lines.filter_map(|(_, line)| line.front().copied()).collect();
-        fronts.sort_by_key(|w| (self.had.get(&w.principal), w.arrival));
-        fronts
+    pub(crate) fn fronts(&self, lane: Lane) -> impl Iterator<Item = Waiting> {
+        let all = (lane, Class::Interactive)..=(lane, Class::Background);
+        let turns = self.turns.range(all).next();
+        turns.into_iter().flat_map(move |(&(lane, class), turns)| {
+            turns.iter().filter_map(move |&(_, arrival, principal)| {
+                self.lines.get(&(lane, class, principal))?.get(&arrival).copied()
+            })
+        })
     }
 
     /// Takes a sequence out.
     pub(crate) fn remove(&mut self, of: &Waiting) {
+        let before = self.front(of.line());
         let Some(line) = self.lines.get_mut(&of.line()) else { return };
-        let at = line.iter().position(|w| w.seq == of.seq);
-        if let Some(waiting) = at.and_then(|at| line.remove(at)) {
+        if let Some(waiting) = line.remove(&of.arrival) {
             self.len -= 1;
             self.tokens -= u64::from(waiting.tokens);
         }
         if line.is_empty() {
             self.lines.remove(&of.line());
         }
+        self.move_turn(of.line(), before);
+        if !self.has_line(of.principal) {
+            self.absent.insert((self.had(of.principal), of.principal));
+        }
     }
 
     /// Tells that a principal gets tokens.
     pub(crate) fn charge(&mut self, principal: Principal, tokens: u32) {
-        let had = self.had.entry(principal).or_insert(0);
-        *had = self.floor.max(*had).saturating_add(u64::from(tokens));
+        let had = self.floor.max(self.had(principal)).saturating_add(u64::from(tokens));
+        self.set_had(principal, had);
     }
 
     /// Tells that it did not need so many.
     pub(crate) fn refund(&mut self, principal: Principal, tokens: u32) {
-        if let Some(had) = self.had.get_mut(&principal) {
-            *had = had.saturating_sub(u64::from(tokens));
+        if let Some(had) = self.had.get(&principal) {
+            self.set_had(principal, had.saturating_sub(u64::from(tokens)));
         }
     }
 
     /// Forgets the principals that need not be known: those that neither wait nor are `active`
     /// and have had no more than whoever has had least of the others.
     pub(crate) fn settle(&mut self, active: impl Iterator<Item = Principal>) {
-        let waiting = self.lines.keys().map(|&(_, _, principal)| principal);
-        let present: std::collections::BTreeSet<Principal> = active.chain(waiting).collect();
-        let had = |p: &Principal| self.had.get(p).copied().unwrap_or(0);
-        self.floor = self.floor.max(present.iter().map(had).min().unwrap_or(self.floor));
-        let floor = self.floor;
-        self.had.retain(|p, had| present.contains(p) || *had > floor);
+        let active: BTreeSet<Principal> = active.collect();
+        let waiting = self.turns.values().filter_map(BTreeSet::first).map(|&(had, ..)| had);
+        let least = active.iter().map(|&p| self.had(p)).chain(waiting).min();
+        self.floor = self.floor.max(least.unwrap_or(self.floor));
+        let mut stay = Vec::new();
+        while let Some(&(had, principal)) = self.absent.first() {
+            if had > self.floor && self.absent.len() <= REMEMBERED {
+                break;
+            }
+            self.absent.pop_first();
+            if active.contains(&principal) {
+                stay.push((had, principal));
+            } else {
+                self.had.remove(&principal);
+            }
+        }
+        self.absent.extend(stay);
     }
+
+    fn had(&self, principal: Principal) -> u64 {
+        self.had.get(&principal).copied().unwrap_or(0)
+    }
+
+    fn has_line(&self, principal: Principal) -> bool {
+        lines_of(principal).any(|line| self.lines.contains_key(&line))
+    }
+
+    /// The arrival of a line's first.
+    fn front(&self, line: Line) -> Option<u64> {
+        self.lines.get(&line)?.first_key_value().map(|(&arrival, _)| arrival)
+    }
+
+    /// Puts a line where it belongs among the turns; its first was `before`.
+    fn move_turn(&mut self, line: Line, before: Option<u64>) {
+        let (now, had) = (self.front(line), self.had(line.2));
+        if before == now {
+            return;
+        }
+        let turns = self.turns.entry((line.0, line.1)).or_default();
+        if let Some(arrival) = before {
+            turns.remove(&(had, arrival, line.2));
+        }
+        if let Some(arrival) = now {
+            turns.insert((had, arrival, line.2));
+        }
+        if turns.is_empty() {
+            self.turns.remove(&(line.0, line.1));
+        }
+    }
+
+    /// Remembers what a principal has had.
+    fn set_had(&mut self, principal: Principal, had: u64) {
+        let before = self.had.insert(principal, had);
+        if before == Some(had) {
+            return;
+        }
+        let mut waits = false;
+        for line in lines_of(principal) {
+            let Some(arrival) = self.front(line) else { continue };
+            waits = true;
+            if let Some(turns) = self.turns.get_mut(&(line.0, line.1)) {
+                turns.remove(&(before.unwrap_or(0), arrival, principal));
+                turns.insert((had, arrival, principal));
+            }
+        }
+        if !waits {
+            self.absent.remove(&(before.unwrap_or(0), principal));
+            self.absent.insert((had, principal));
+        }
+    }
+}
+
+/// Every line that a principal may have.
+fn lines_of(principal: Principal) -> impl Iterator<Item = Line> {
+    let lanes = LANES.into_iter();
+    lanes.flat_map(move |lane| CLASSES.into_iter().map(move |class| (lane, class, principal)))
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::generation::RequestId;
 
@@ -197,5 +301,102 @@ mod tests {
         queue.charge(1, 500);
         queue.settle([1].into_iter());
         assert_eq!(queue.had.len(), 1);
+    }
+
+    /// The same rules in the plainest way: every question goes through all that is there.
+    #[derive(Default)]
+    struct Plain {
+        waiting: Vec<Waiting>,
+        had: BTreeMap<Principal, u64>,
+        floor: u64,
+    }
+
+    impl Plain {
+        fn had(&self, principal: Principal) -> u64 {
+            self.had.get(&principal).copied().unwrap_or(0)
+        }
+
+        fn fronts(&self, lane: Lane) -> Vec<SeqId> {
+            let class = self.waiting.iter().filter(|w| w.lane == lane).map(|w| w.class).min();
+            let of = self.waiting.iter().filter(|w| w.lane == lane && Some(w.class) == class);
+            let mut first: BTreeMap<Principal, Waiting> = BTreeMap::new();
+            for w in of {
+                let front = first.entry(w.principal).or_insert(*w);
+                if w.arrival < front.arrival {
+                    *front = *w;
+                }
+            }
+            let mut fronts: Vec<Waiting> = first.into_values().collect();
+            fronts.sort_by_key(|w| (self.had(w.principal), w.arrival));
+            fronts.iter().map(|w| w.seq).collect()
+        }
+
+        fn settle(&mut self, active: &[Principal]) {
+            let waiting = self.waiting.iter().map(|w| w.principal);
+            let present: BTreeSet<Principal> = active.iter().copied().chain(waiting).collect();
+            let least = present.iter().map(|&p| self.had(p)).min();
+            let floor = self.floor.max(least.unwrap_or(self.floor));
+            self.floor = floor;
+            self.had.retain(|p, had| present.contains(p) || *had > floor);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_index_says_what_a_walk_over_everything_says(
+            deeds in proptest::collection::vec((0_u8..5, 0_u64..5, 0_u32..60, 0_u8..6), 1..120),
+        ) {
+            let (mut queue, mut plain) = (Queue::default(), Plain::default());
+            for (arrival, (deed, principal, tokens, kind)) in (0_u64..).zip(deeds) {
+                let class = CLASSES[usize::from(kind % 3)];
+                let lane = LANES[usize::from(kind / 3)];
+                match deed {
+                    0 | 1 => {
+                        // One in three comes back to an old place.
+                        let arrival = if tokens % 3 == 0 { arrival / 2 + 1000 } else { arrival };
+                        let seq = SeqId { request: RequestId(arrival), choice: 0 };
+                        if plain.waiting.iter().all(|w| w.arrival != arrival) {
+                            let waiting = Waiting { seq, lane, class, principal, arrival, tokens };
+                            queue.push(waiting);
+                            let had = plain.floor.max(plain.had(principal));
+                            plain.had.insert(principal, had);
+                            plain.waiting.push(waiting);
+                        }
+                    }
+                    2 => {
+                        if !plain.waiting.is_empty() {
+                            let at = tokens as usize % plain.waiting.len();
+                            queue.remove(&plain.waiting.swap_remove(at));
+                        }
+                    }
+                    3 if tokens % 2 == 0 => {
+                        queue.charge(principal, tokens);
+                        let had = plain.floor.max(plain.had(principal)) + u64::from(tokens);
+                        plain.had.insert(principal, had);
+                    }
+                    3 => {
+                        queue.refund(principal, tokens);
+                        if let Some(had) = plain.had.get_mut(&principal) {
+                            *had = had.saturating_sub(u64::from(tokens));
+                        }
+                    }
+                    _ => {
+                        queue.settle([principal].into_iter());
+                        plain.settle(&[principal]);
+                    }
+                }
+                for lane in LANES {
+                    let fronts: Vec<SeqId> = queue.fronts(lane).map(|w| w.seq).collect();
+                    prop_assert_eq!(fronts, plain.fronts(lane));
+                }
+                prop_assert_eq!(queue.len(), plain.waiting.len());
+                prop_assert_eq!((&queue.had, queue.floor), (&plain.had, plain.floor));
+                for class in CLASSES {
+                    let of = |w: &&Waiting| w.principal == principal && w.class <= class;
+                    let count = plain.waiting.iter().filter(of).count();
+                    prop_assert_eq!(queue.len_of(principal, class), count);
+                }
+            }
+        }
     }
 }

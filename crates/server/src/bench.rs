@@ -216,7 +216,7 @@ async fn embed(embedder: &Embedder, args: &BenchArgs) -> Result<Round, String> {
     let inputs = (0..count).map(|i| vocab.with_markers(prompt(vocab, args.prompt_tokens, i)));
     let inputs: Vec<Vec<Token>> = inputs.collect();
     let started = Instant::now();
-    let vectors = embedder.embed(inputs).await.map_err(|e| e.to_string())?;
+    let vectors = embedder.embed(inputs, None).await.map_err(|e| e.to_string())?;
     vectors.map_err(|e| e.to_string())?;
     Ok(Round {
         per_second: f64::from(count) / started.elapsed().as_secs_f64(),

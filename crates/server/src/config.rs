@@ -15,6 +15,8 @@ pub use layers::{ConfigErrors, Layers, Origin};
 pub struct Settings {
     /// `[server]`
     pub server: ServerSettings,
+    /// `[limits]`
+    pub limits: LimitSettings,
     /// `[log]`
     pub log: LogSettings,
     /// `[store]`
@@ -43,6 +45,20 @@ pub struct ServerSettings {
     pub drain_timeout_s: u64,
     pub max_choices: u32,
     pub cors_origins: Vec<String>,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, PartialEq)]
+#[expect(
+    missing_docs,
+    reason = "documented in config/forebay.toml, which a test holds to be complete"
+)]
+pub struct LimitSettings {
+    pub max_requests: usize,
+    pub memory_mib: usize,
+    pub request_memory_mib: usize,
+    pub text_kib: usize,
+    pub history_kib: usize,
 }
 
 /// `[log]`
@@ -111,6 +127,7 @@ pub struct ModelSettings {
     pub queue: usize,
     pub queue_tokens: usize,
     pub queue_timeout_s: u64,
+    pub unread_mib: usize,
     pub pooling: PoolingSetting,
     pub matryoshka: bool,
     pub chat_template: PathBuf,
@@ -176,6 +193,18 @@ impl Default for ServerSettings {
     }
 }
 
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self {
+            max_requests: 8192,
+            memory_mib: 256,
+            request_memory_mib: 128,
+            text_kib: 2048,
+            history_kib: 4096,
+        }
+    }
+}
+
 impl Default for LogSettings {
     fn default() -> Self {
         Self { level: "info".to_owned(), format: LogFormat::Text }
@@ -216,6 +245,7 @@ impl Default for ModelSettings {
             queue: 256,
             queue_tokens: 0,
             queue_timeout_s: 600,
+            unread_mib: 64,
             pooling: PoolingSetting::Model,
             matryoshka: false,
             chat_template: PathBuf::new(),
@@ -231,6 +261,7 @@ impl Settings {
     pub fn resolve(mut layers: Layers) -> Result<Self, ConfigErrors> {
         let mut settings = Self::default();
         settings.server.read(&mut layers);
+        settings.limits.read(&mut layers);
         settings.log.read(&mut layers);
         settings.store.read(&mut layers);
         for index in 0..layers.model_count() {
@@ -275,6 +306,16 @@ impl ServerSettings {
                 layers.error(format!("server.cors_origins: {origin:?} is not an origin"));
             }
         }
+    }
+}
+
+impl LimitSettings {
+    fn read(&mut self, layers: &mut Layers) {
+        layers.take_in("limits.max_requests", &mut self.max_requests, 1, 1_000_000);
+        layers.take_in("limits.memory_mib", &mut self.memory_mib, 8, 1 << 20);
+        layers.take_in("limits.request_memory_mib", &mut self.request_memory_mib, 1, 1 << 20);
+        layers.take_in("limits.text_kib", &mut self.text_kib, 1, 1 << 20);
+        layers.take_in("limits.history_kib", &mut self.history_kib, 1, 1 << 20);
     }
 }
 
@@ -328,6 +369,7 @@ impl ModelSettings {
         layers.take_in(&key("queue"), &mut self.queue, 0, 100_000);
         layers.take_in(&key("queue_tokens"), &mut self.queue_tokens, 0, 1 << 32);
         layers.take_in(&key("queue_timeout_s"), &mut self.queue_timeout_s, 0, 86_400);
+        layers.take_in(&key("unread_mib"), &mut self.unread_mib, 1, 1 << 20);
         layers.take(&key("pooling"), &mut self.pooling);
         layers.take(&key("matryoshka"), &mut self.matryoshka);
         layers.take(&key("chat_template"), &mut self.chat_template);

@@ -7,11 +7,13 @@ pub mod embedding;
 pub mod grammar;
 pub mod messages;
 pub mod metadata;
+pub mod prepare;
 pub mod rerank;
 pub mod responses;
 pub mod sampling;
 mod schema;
 pub mod speech;
+mod tokens;
 pub mod tools;
 
 use std::collections::BTreeMap;

@@ -36,6 +36,7 @@ enum Kind {
     NoSuchRoute,
     WrongMethod,
     SlowBody,
+    SlowReader,
     TooLarge,
     WrongMediaType,
     Overloaded,
@@ -113,6 +114,28 @@ impl ApiError {
         )
     }
 
+    /// The same where only a lower bound of the prompt's tokens is known.
+    pub fn context_length_at_least(param: &str, tokens: usize, limit: u32) -> Self {
+        Self::invalid(
+            param,
+            "context_length_exceeded",
+            format!(
+                "This model's maximum context length is {limit} tokens, prompt and answer \
+                 together. Your prompt has more than {} tokens.",
+                tokens.saturating_sub(1)
+            ),
+        )
+    }
+
+    /// Inputs that have more tokens together than may wait for the model.
+    pub fn too_many_tokens(tokens: usize, limit: usize) -> Self {
+        let message = format!(
+            "The inputs of a request can have at most {limit} tokens together, but these have \
+             {tokens}. Send them in several requests."
+        );
+        Self::invalid("input", "max_tokens_per_request", message)
+    }
+
     /// A model nobody serves.
     pub fn no_such_model(name: &str) -> Self {
         let message =
@@ -156,6 +179,21 @@ impl ApiError {
     /// A body over the limit.
     pub fn too_large(limit: usize) -> Self {
         Self::new(Kind::TooLarge, format!("The request body is larger than {limit} bytes."))
+    }
+
+    /// A body that would take more memory than a request may.
+    pub fn too_complex(mib: usize, limit_mib: usize) -> Self {
+        let message = format!(
+            "The request would take some {mib} MiB of memory to read; the most is {limit_mib} MiB. \
+             Send less text, or fewer JSON values."
+        );
+        Self { code: Some("request_too_complex"), ..Self::new(Kind::TooLarge, message) }
+    }
+
+    /// The server has no room for the request now.
+    pub fn busy(why: &str) -> Self {
+        let message = format!("The server is busy: {why}. Try again in 1 s.");
+        Self { code: Some("server_busy"), ..Self::new(Kind::Overloaded, message) }
     }
 
     /// A body that is not plain JSON by its headers.
@@ -226,7 +264,7 @@ impl ApiError {
             Kind::Overloaded => "rate_limit_error",
             Kind::Unavailable => "overloaded_error",
             Kind::Internal => "api_error",
-            Kind::OutOfTime => "timeout_error",
+            Kind::OutOfTime | Kind::SlowReader => "timeout_error",
             Kind::Invalid | Kind::WrongMethod | Kind::SlowBody | Kind::WrongMediaType => {
                 "invalid_request_error"
             }
@@ -248,7 +286,7 @@ impl ApiError {
                 (StatusCode::NOT_FOUND, INVALID)
             }
             Kind::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, INVALID),
-            Kind::SlowBody => (StatusCode::REQUEST_TIMEOUT, INVALID),
+            Kind::SlowBody | Kind::SlowReader => (StatusCode::REQUEST_TIMEOUT, INVALID),
             Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, INVALID),
             Kind::WrongMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID),
             Kind::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error"),
@@ -283,6 +321,7 @@ impl IntoResponse for ApiError {
             | Kind::NoSuchRoute
             | Kind::WrongMethod
             | Kind::WrongMediaType
+            | Kind::SlowReader
             | Kind::OutOfTime
             | Kind::Internal => {}
         }
@@ -304,6 +343,7 @@ impl From<SubmitError> for ApiError {
                     "with yours of {tokens}, the prompts here would have more than {limit} tokens"
                 ),
             ),
+            SubmitError::TooManyTokens { tokens, limit } => Self::too_many_tokens(tokens, limit),
             SubmitError::TooLong { tokens, limit } => Self::context_length("prompt", tokens, limit),
             SubmitError::Empty => Self::invalid(
                 "prompt",
@@ -334,6 +374,14 @@ impl From<Failure> for ApiError {
                 ..Self::new(
                     Kind::Invalid,
                     "The grammar is too complex: what may come next could not be found out within the limits.",
+                )
+            },
+            Failure::Unread => Self {
+                code: Some("response_not_read"),
+                ..Self::new(
+                    Kind::SlowReader,
+                    "The answer was dropped because it was not read in time and the memory for \
+                     unread answers is full.",
                 )
             },
             Failure::Step => Self::unavailable(
@@ -420,6 +468,9 @@ mod tests {
         let too_complex = Some("grammar_too_complex");
         check(Failure::Grammar.into(), 400, "invalid_request_error", too_complex);
         check(Failure::Step.into(), 503, "server_error", Some("step_failed"));
+        check(Failure::Unread.into(), 408, invalid, Some("response_not_read"));
+        let many = SubmitError::TooManyTokens { tokens: 2, limit: 1 };
+        check(many.into(), 400, invalid, Some("max_tokens_per_request"));
     }
 
     #[test]

@@ -1,18 +1,26 @@
 //! Request bodies in, response bodies out: JSON with our own errors.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::cost::{Cost, Meter, Reservation};
 use crate::error::ApiError;
 use crate::state::AppState;
+use crate::work::Work;
+
+/// Bodies up to this size are not counted while they arrive: what all requests together may have
+/// of them is bounded by the number of requests.
+const SMALL_BODY: usize = 16 << 10;
 
 /// A request body: JSON of type `T`, whole within the time and size limits.
 #[derive(Debug)]
@@ -26,14 +34,35 @@ pub struct ApiQuery<T>(pub T);
 #[derive(Debug)]
 pub struct Json<T>(pub T);
 
-impl<T: DeserializeOwned> FromRequest<AppState> for ApiJson<T> {
+/// A response body that is JSON text already.
+#[derive(Debug)]
+pub(crate) struct JsonText(pub String);
+
+impl IntoResponse for JsonText {
+    fn into_response(self) -> Response {
+        ([(CONTENT_TYPE, "application/json")], self.0).into_response()
+    }
+}
+
+impl<T: DeserializeOwned + Send + 'static> FromRequest<AppState> for ApiJson<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         check_headers(&parts.headers, state.settings.max_body_bytes)?;
-        let bytes = read(body, state).await?;
-        parse(&bytes).map(Self)
+        let work = parts.extensions.get::<Work>();
+        let work = work.ok_or_else(|| ApiError::internal("a request without a budget"))?;
+        let timeout = Duration::from_secs(state.settings.body_timeout_s);
+        let read = tokio::time::timeout(timeout, read(body, work, state.settings.max_body_bytes));
+        let slow = |_| ApiError::slow_body(state.settings.body_timeout_s);
+        let Received { bytes, cost, memory } = read.await.map_err(slow)??;
+        work.reserve(cost).await?;
+        let parsed = work.run(move || {
+            let parsed = parse(&bytes);
+            drop((bytes, memory));
+            parsed
+        });
+        parsed.await.map(Self)
     }
 }
 
@@ -70,17 +99,40 @@ fn check_headers(headers: &HeaderMap, max_bytes: usize) -> Result<(), ApiError> 
     }
 }
 
-async fn read(body: Body, state: &AppState) -> Result<Bytes, ApiError> {
-    let settings = &state.settings;
-    let limit = settings.max_body_bytes;
-    let timeout = std::time::Duration::from_secs(settings.body_timeout_s);
-    let collected = tokio::time::timeout(timeout, Limited::new(body, limit).collect()).await;
-    match collected {
-        Err(_) => Err(ApiError::slow_body(settings.body_timeout_s)),
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large(limit)),
-        Ok(Err(error)) => Err(ApiError::not_json("the body broke off").because(error.to_string())),
+/// A body as it was received.
+struct Received {
+    bytes: Bytes,
+    cost: Cost,
+    /// What its bytes take until they are parsed.
+    memory: Reservation,
+}
+
+/// Reads a body, measuring it while it arrives: memory is reserved for what is there, not for what
+/// is announced.
+async fn read(body: Body, work: &Work, limit: usize) -> Result<Received, ApiError> {
+    let mut body = Limited::new(body, limit);
+    let (mut bytes, mut meter, mut memory) = (BytesMut::new(), Meter::default(), None);
+    let mut reserved = SMALL_BODY;
+    while let Some(frame) = body.frame().await {
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) if error.is::<LengthLimitError>() => return Err(ApiError::too_large(limit)),
+            Err(error) => {
+                return Err(ApiError::not_json("the body broke off").because(error.to_string()));
+            }
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        meter.feed(&data);
+        bytes.extend_from_slice(&data);
+        if bytes.len() > reserved {
+            // The buffer grows by doubling.
+            let more = bytes.capacity() - reserved;
+            memory.get_or_insert_with(Reservation::default).merge(work.receive(more)?);
+            reserved += more;
+        }
     }
+    let memory = memory.unwrap_or_default();
+    Ok(Received { bytes: bytes.freeze(), cost: meter.cost(), memory })
 }
 
 /// Deserialises, and says which field was wrong.

@@ -15,6 +15,7 @@ mod app;
 mod background;
 mod bench;
 mod cli;
+mod cost;
 mod error;
 mod extract;
 mod hardware;
@@ -25,11 +26,13 @@ mod loading;
 mod metrics;
 mod observe;
 mod origin;
+mod pool;
 mod reference;
 mod registry;
 mod sse;
 mod state;
 mod store;
+mod work;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -54,7 +57,10 @@ pub enum ServeError {
     Model(#[from] CannotServe),
     /// The responses' database cannot be used.
     #[error("the store of responses cannot be opened: {0}")]
-    Store(#[from] rusqlite::Error),
+    Store(#[from] store::CannotOpen),
+    /// The operating system has no threads left.
+    #[error("the threads for requests cannot be started: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
     /// An engine's thread died; a supervisor should restart the process.
     #[error("the engine of model {0:?} has stopped")]
     EngineStopped(String),
@@ -91,7 +97,14 @@ pub async fn serve<F>(
 where
     F: Future<Output = Shutdown> + Send + 'static,
 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let state = AppState {
+        shared: work::Shared {
+            pool: Arc::new(pool::Pool::new(cores)?),
+            budget: Arc::new(cost::Budget::new(&settings.limits)),
+        },
+        requests: Arc::new(tokio::sync::Semaphore::new(settings.limits.max_requests)),
+        limits: Arc::new(settings.limits),
         settings: Arc::new(settings.server),
         registry: Arc::new(registry::Registry::new(&settings.models)),
         metrics: Arc::new(metrics::Metrics::new()),

@@ -196,6 +196,8 @@ fn model_gauges(served: &Served) {
     };
     labelled("forebay_cancelled_total", "cause", "client_gone", stats.cancelled);
     labelled("forebay_cancelled_total", "cause", "timeout", stats.timed_out);
+    set("forebay_unread_bytes", stats.unread_bytes as f64);
+    total("forebay_unread_answers_cut_total", stats.cut);
     let done = &stats.scheduler;
     labelled("forebay_preemptions_total", "cause", "kv_full", done.preempted_for_cells);
     labelled("forebay_preemptions_total", "cause", "outgrown", done.outgrown);
@@ -257,6 +259,11 @@ fn describe() {
         "Sequences that waited for a prefix that another one was computing."
     );
     describe_counter!("forebay_prefix_evictions_total", "Parked sequences that made room.");
+    describe_counter!(
+        "forebay_unread_answers_cut_total",
+        "Answers dropped because nobody read them and the memory for them was full."
+    );
+    describe_gauge!("forebay_unread_bytes", "Memory of answers that clients have not read yet.");
     describe_gauge!("forebay_build_info", "1, with the version as a label.");
     describe_gauge!("forebay_model_loaded", "1 when the model can serve.");
     describe_gauge!("forebay_requests_running", "Sequences that have a slot.");

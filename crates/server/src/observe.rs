@@ -10,13 +10,15 @@ use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use hyper::body::{Body as _, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
 
-use crate::error::Internal;
+use crate::error::{ApiError, Internal};
 use crate::registry::Served;
 use crate::state::AppState;
+use crate::work::Work;
 
 /// The header that names a request.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -63,21 +65,34 @@ pub(crate) async fn track(
         .map_or_else(|| Cow::Borrowed("other"), |path| Cow::Owned(path.as_str().to_owned()));
     let method = method_label(request.method());
     let record = Record::default();
+    let work = Work::new(state.shared.clone());
     request.extensions_mut().insert(record.clone());
+    request.extensions_mut().insert(work.clone());
 
     // Made first: a client that leaves while the handler works drops this future, and with it the
     // completion, which then tells just that.
     let status = CLIENT_GONE;
+    let place = (!is_operational(&route)).then(|| state.requests.clone().try_acquire_owned());
+    let full = matches!(place, Some(Err(_)));
+    let place = place.and_then(Result::ok);
     let mut completion =
         Completion { state, record, id, route, method, status, started, complete: false };
-    let mut response = next.run(request).await;
+    let mut response = match full {
+        false => next.run(request).await,
+        true => ApiError::busy("too many requests are in progress").into_response(),
+    };
     if let Some(Internal(error)) = response.extensions_mut().remove() {
         completion.record.note(|facts| facts.error = Some(error));
     }
     response.headers_mut().insert(REQUEST_ID, completion.id.clone());
     completion.status = response.status().as_u16();
     completion.complete = response.body().is_end_stream();
-    response.map(|inner| Body::new(Tracked { inner, completion }))
+    response.map(|inner| Body::new(Tracked { inner, completion, _held: (work, place) }))
+}
+
+/// Whether a route is for those who watch over the server, and so always served.
+fn is_operational(route: &str) -> bool {
+    route.starts_with("/health") || route == "/metrics"
 }
 
 /// The client's id if it is one, else a new one.
@@ -110,6 +125,8 @@ fn method_label(method: &Method) -> &'static str {
 struct Tracked {
     inner: Body,
     completion: Completion,
+    /// Memory and a place among the requests in progress, given back at the end.
+    _held: (Work, Option<OwnedSemaphorePermit>),
 }
 
 /// Writes the request's log line and counts it when dropped: at the body's end, or when the
@@ -158,8 +175,7 @@ impl Drop for Completion {
         if let Some(model) = &facts.model {
             model.metrics.duration.record(duration.as_secs_f64());
         }
-        let quiet = self.route.starts_with("/health") || self.route == "/metrics";
-        if quiet && self.status < 400 {
+        if is_operational(&self.route) && self.status < 400 {
             return;
         }
         tracing::info!(

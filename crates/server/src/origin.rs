@@ -79,7 +79,11 @@ fn class(fields: &CommonFields<'_>) -> Result<Class, ApiError> {
     }
 }
 
-fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
+/// The longest that a request may take.
+///
+/// # Errors
+/// 400 for what is not a number of seconds.
+pub(crate) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
     let Some(value) = headers.get(TIMEOUT) else { return Ok(None) };
     let seconds = value.to_str().ok().and_then(|text| text.trim().parse::<f64>().ok());
     match seconds.filter(|s| *s > 0.0 && *s <= MAX_TIMEOUT) {

@@ -345,5 +345,6 @@ pub(crate) fn model_config(settings: &ModelSettings, source: Source) -> ModelCon
         queue_tokens: (settings.queue_tokens != 0).then_some(settings.queue_tokens),
         queue_timeout: (settings.queue_timeout_s != 0)
             .then(|| Duration::from_secs(settings.queue_timeout_s)),
+        unread_bytes: settings.unread_mib << 20,
     }
 }

@@ -2,18 +2,27 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use crate::background::Jobs;
-use crate::config::ServerSettings;
+use crate::config::{LimitSettings, ServerSettings};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::store::Store;
+use crate::work::Shared;
 
 /// Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct AppState {
     /// `[server]` of the configuration.
     pub settings: Arc<ServerSettings>,
+    /// `[limits]` of the configuration.
+    pub limits: Arc<LimitSettings>,
+    /// Threads and memory for requests.
+    pub(crate) shared: Shared,
+    /// Places for requests in progress.
+    pub(crate) requests: Arc<Semaphore>,
     /// The models.
     pub registry: Arc<Registry>,
     /// The metrics.

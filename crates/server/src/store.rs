@@ -15,10 +15,32 @@ use serde_json::Value;
 
 use crate::config::StoreSettings;
 use crate::error::ApiError;
+use crate::pool::Lane;
 
-/// Where answers are kept. Cheap to clone; every call works on a thread that may block.
+/// Where answers are kept. Cheap to clone. Every call works on the store's own thread, one at a time,
+/// and what is read stays JSON text: a tree would take many times its memory.
 #[derive(Debug, Clone)]
-pub struct Store(Arc<Mutex<Db>>);
+pub struct Store {
+    /// Guards the connection, for one transaction.
+    db: Arc<Mutex<Db>>,
+    thread: Arc<Lane>,
+}
+
+/// Why the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CannotOpen {
+    /// What SQLite says.
+    #[error(transparent)]
+    Database(#[from] rusqlite::Error),
+    /// The operating system has no threads left.
+    #[error("no thread can be started: {0}")]
+    Thread(rayon::ThreadPoolBuildError),
+}
+
+/// Calls that may wait for the store's thread.
+const MAX_WAITING: usize = 256;
+/// Responses that one request may follow on through `previous`.
+const MAX_CHAIN: usize = 4096;
 
 #[derive(Debug)]
 struct Db {
@@ -61,6 +83,44 @@ pub struct Page {
     pub descending: bool,
 }
 
+/// Part of a holder's items.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Each item's id and JSON.
+    pub items: Vec<(String, String)>,
+    /// Whether there are more behind them.
+    pub more: bool,
+}
+
+/// What was said before, as JSON, oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct History {
+    /// The items.
+    pub items: Vec<String>,
+    /// Whether it is all there was, or the newest part of it.
+    pub whole: bool,
+}
+
+/// A response or a conversation as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// `response` or `conversation`.
+    pub object: String,
+    /// Whether it was made in the background.
+    pub background: bool,
+    /// All of it as JSON.
+    pub json: String,
+}
+
+/// Why items cannot be had: the number of the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoItem {
+    /// There is none of its id.
+    Missing(usize),
+    /// All up to it are more than may be read.
+    TooLong(usize),
+}
+
 /// Something that a request needs is not there (any more): its id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing(pub String);
@@ -84,21 +144,23 @@ impl Store {
     /// Opens the database, or makes one: in memory where no path is given.
     ///
     /// # Errors
-    /// What SQLite says.
-    pub fn open(settings: &StoreSettings) -> Result<Self, rusqlite::Error> {
+    /// [`CannotOpen`]
+    pub fn open(settings: &StoreSettings) -> Result<Self, CannotOpen> {
         let path = Some(&settings.path).filter(|path| !path.as_os_str().is_empty());
         let max_bytes = i64::from(settings.max_mib) << 20;
         let max_age = Duration::from_secs(u64::from(settings.max_age_hours) * 3600);
         Self::at(path.map(std::path::PathBuf::as_path), max_bytes, max_age)
     }
 
-    fn at(path: Option<&Path>, max_bytes: i64, max_age: Duration) -> Result<Self, rusqlite::Error> {
+    fn at(path: Option<&Path>, max_bytes: i64, max_age: Duration) -> Result<Self, CannotOpen> {
         let mut connection = match path {
             Some(path) => Connection::open(path)?,
             None => Connection::open_in_memory()?,
         };
         schema::prepare(&mut connection)?;
-        Ok(Self(Arc::new(Mutex::new(Db { connection, max_bytes, max_age }))))
+        let db = Arc::new(Mutex::new(Db { connection, max_bytes, max_age }));
+        let thread = Lane::new("store", 1, MAX_WAITING, None).map_err(CannotOpen::Thread)?;
+        Ok(Self { db, thread: Arc::new(thread) })
     }
 
     /// Does something in one transaction.
@@ -106,18 +168,14 @@ impl Store {
         &self,
         f: impl FnOnce(&Transaction<'_>) -> Sql<T> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let db = Arc::clone(&self.0);
-        let done = tokio::task::spawn_blocking(move || {
+        let db = Arc::clone(&self.db);
+        let done = self.thread.run(move || {
             // A panic in between rolled its transaction back.
             let mut db = db.lock().unwrap_or_else(PoisonError::into_inner);
-            let transaction = db.connection.transaction()?;
-            let value = f(&transaction)?;
-            transaction.commit()?;
-            db.make_room()?;
-            Ok(value)
+            let done = db.transact(f);
+            done.map_err(|error| ApiError::internal(format!("the store: {error}")))
         });
-        let done = done.await.map_err(|error| ApiError::internal(error.to_string()))?;
-        done.map_err(|error: rusqlite::Error| ApiError::internal(format!("the store: {error}")))
+        done.await
     }
 
     /// Keeps a response, or what has become of it. Its input and output join the conversation once
@@ -148,7 +206,7 @@ impl Store {
             let is_said = matches!(response["status"].as_str(), Some("completed" | "incomplete"));
             if let Some(conversation) = kept.conversation.as_deref().filter(|_| is_said) {
                 // It may have been deleted meanwhile.
-                if holder(db, &kept.owner, conversation)?.is_some() {
+                if exists(db, &kept.owner, conversation)? {
                     add_items(db, conversation, &kept.input, false)?;
                     add_items(db, conversation, output, true)?;
                 }
@@ -162,19 +220,43 @@ impl Store {
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub async fn get(&self, owner: &Owner, id: &str) -> Result<Option<Value>, ApiError> {
+    pub async fn get(&self, owner: &Owner, id: &str) -> Result<Option<Holder>, ApiError> {
         let (owner, id) = (owner.clone(), id.to_owned());
         self.run(move |db| {
-            let Some(mut body) = holder(db, &owner, &id)? else { return Ok(None) };
-            if body["object"] == "response" {
-                body["output"] = Value::Array(items(db, &id, Some(true))?);
-            }
-            Ok(Some(body))
+            let sql = "SELECT ifnull(body ->> '$.object', ''), ifnull(body ->> '$.background', 0),
+                           iif(body ->> '$.object' = 'response',
+                               json_set(body, '$.output', json((
+                                   SELECT json_group_array(json(body)) FROM (
+                                       SELECT body FROM item WHERE item.holder = holder.id
+                                       AND output ORDER BY number)))),
+                               body)
+                       FROM holder WHERE id = ? AND owner = ?";
+            let holder = |row: &rusqlite::Row<'_>| {
+                Ok(Holder { object: row.get(0)?, background: row.get(1)?, json: row.get(2)? })
+            };
+            db.prepare_cached(sql)?.query_row(params![id, owner.0], holder).optional()
         })
         .await
     }
 
-    /// Everything said up to the end of a response or a conversation.
+    /// What a response or a conversation is, without reading it: its `object`, and whether it was made
+    /// in the background.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn kind(&self, owner: &Owner, id: &str) -> Result<Option<(String, bool)>, ApiError> {
+        let (owner, id) = (owner.clone(), id.to_owned());
+        self.run(move |db| {
+            let sql = "SELECT ifnull(body ->> '$.object', ''), ifnull(body ->> '$.background', 0)
+                       FROM holder WHERE id = ? AND owner = ?";
+            let kind = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+            db.prepare_cached(sql)?.query_row(params![id, owner.0], kind).optional()
+        })
+        .await
+    }
+
+    /// Everything said up to the end of a response or a conversation, or the newest part of it: at most
+    /// `max_bytes` of JSON.
     ///
     /// # Errors
     /// Where the database cannot be read; inside, what is missing.
@@ -182,22 +264,27 @@ impl Store {
         &self,
         owner: &Owner,
         id: &str,
-    ) -> Result<Result<Vec<Value>, Missing>, ApiError> {
+        max_bytes: usize,
+    ) -> Result<Result<History, Missing>, ApiError> {
         let (owner, id) = (owner.clone(), id.to_owned());
         self.run(move |db| {
-            let (mut turns, mut next) = (Vec::new(), Some(id));
-            while let Some(id) = next {
+            let mut newest = Newest { items: Vec::new(), room: max_bytes, whole: true };
+            let mut next = Some(id);
+            for _ in 0..MAX_CHAIN {
+                let Some(id) = next.take().filter(|_| newest.whole) else { break };
                 db.execute("UPDATE holder SET used = ? WHERE id = ?", params![now(), id])?;
                 let Some((previous, conversation)) = links(db, &owner, &id)? else {
                     return Ok(Err(Missing(id)));
                 };
-                turns.push(items(db, &id, None)?);
+                newest.read(db, &id, None)?;
                 if let Some(conversation) = conversation {
-                    turns.push(before(db, &conversation, &id)?);
+                    newest.read(db, &conversation, Some(&id))?;
                 }
                 next = previous;
             }
-            Ok(Ok(turns.into_iter().rev().flatten().collect()))
+            newest.items.reverse();
+            let whole = newest.whole && next.is_none();
+            Ok(Ok(History { items: newest.items, whole }))
         })
         .await
     }
@@ -222,25 +309,38 @@ impl Store {
         .await
     }
 
-    /// Any of the owner's items of this id.
+    /// The owner's items of these ids as JSON, in their order, up to `max_bytes`; inside, the number of
+    /// the first one that is not there or has no room.
     ///
     /// # Errors
     /// Where the database cannot be read.
-    pub async fn item(&self, owner: &Owner, id: &str) -> Result<Option<Value>, ApiError> {
-        let (owner, id) = (owner.0.clone(), id.to_owned());
+    pub async fn items(
+        &self,
+        owner: &Owner,
+        ids: Vec<String>,
+        max_bytes: usize,
+    ) -> Result<Result<Vec<String>, NoItem>, ApiError> {
+        let owner = owner.0.clone();
         self.run(move |db| {
-            db.query_row(
-                "SELECT item.body FROM item JOIN holder ON holder.id = item.holder
-                 WHERE item.id = ? AND holder.owner = ? LIMIT 1",
-                params![id, owner],
-                |row| row.get(0).map(json),
-            )
-            .optional()
+            let sql = "SELECT item.body FROM item JOIN holder ON holder.id = item.holder
+                       WHERE item.id = ? AND holder.owner = ? LIMIT 1";
+            let mut select = db.prepare_cached(sql)?;
+            let (mut items, mut room) = (Vec::with_capacity(ids.len()), max_bytes);
+            for (at, id) in ids.iter().enumerate() {
+                let item = select.query_row(params![id, owner], |row| row.get::<_, String>(0));
+                let Some(item) = item.optional()? else { return Ok(Err(NoItem::Missing(at))) };
+                match room.checked_sub(item.len()) {
+                    Some(left) => room = left,
+                    None => return Ok(Err(NoItem::TooLong(at))),
+                }
+                items.push(item);
+            }
+            Ok(Ok(items))
         })
         .await
     }
 
-    /// The item of this id in a holder, if it is the owner's.
+    /// The item of this id in a holder as JSON, if it is the owner's.
     ///
     /// # Errors
     /// Where the database cannot be read.
@@ -249,22 +349,22 @@ impl Store {
         owner: &Owner,
         holder: &str,
         id: &str,
-    ) -> Result<Option<Value>, ApiError> {
+    ) -> Result<Option<String>, ApiError> {
         let (owner, holder, id) = (owner.0.clone(), holder.to_owned(), id.to_owned());
         self.run(move |db| {
             db.query_row(
                 "SELECT item.body FROM item JOIN holder ON holder.id = item.holder
                  WHERE item.id = ? AND holder.id = ? AND holder.owner = ? LIMIT 1",
                 params![id, holder, owner],
-                |row| row.get(0).map(json),
+                |row| row.get(0),
             )
             .optional()
         })
         .await
     }
 
-    /// A page of a holder's items, of a response its input's alone, and whether there are more
-    /// behind it; `None` without such a holder, and `after` without such an item.
+    /// A page of a holder's items, of a response its input's alone; `None` without such a holder, and
+    /// `after` without such an item. A page is shorter where its items would have more than `max_bytes`.
     ///
     /// # Errors
     /// Where the database cannot be read.
@@ -273,26 +373,48 @@ impl Store {
         owner: &Owner,
         id: &str,
         page: Page,
-    ) -> Result<Result<(Vec<Value>, bool), Missing>, ApiError> {
+        max_bytes: usize,
+    ) -> Result<Result<Listed, Missing>, ApiError> {
         let (owner, id) = (owner.clone(), id.to_owned());
         self.run(move |db| {
-            let Some(body) = holder(db, &owner, &id)? else { return Ok(Err(Missing(id))) };
-            let mut all = match body["object"].as_str() {
-                Some("response") => items(db, &id, Some(false))?,
-                _ => items(db, &id, None)?,
+            let object: Option<String> = db
+                .query_row(
+                    "SELECT ifnull(body ->> '$.object', '') FROM holder WHERE id = ? AND owner = ?",
+                    params![id, owner.0],
+                    |row| row.get(0),
+                )
+                .optional()?;
+            let Some(object) = object else { return Ok(Err(Missing(id))) };
+            let of_output = (object == "response").then_some(false);
+            let from = match page.after {
+                None if page.descending => i64::MAX,
+                None => i64::MIN,
+                Some(after) => {
+                    let sql = "SELECT number FROM item WHERE holder = ?1 AND id = ?2
+                               AND output = ifnull(?3, output)";
+                    let at = db.query_row(sql, params![id, after, of_output], |row| row.get(0));
+                    let Some(at) = at.optional()? else { return Ok(Err(Missing(after))) };
+                    at
+                }
             };
-            if page.descending {
-                all.reverse();
+            let (side, order) = if page.descending { ("<", "DESC") } else { (">", "ASC") };
+            let sql = format!(
+                "SELECT ifnull(id, ''), body FROM item WHERE holder = ?1 AND number {side} ?2
+                 AND output = ifnull(?3, output) ORDER BY number {order}"
+            );
+            let mut select = db.prepare_cached(&sql)?;
+            let mut rows = select.query(params![id, from, of_output])?;
+            let (mut items, mut room) = (Vec::<(String, String)>::new(), max_bytes);
+            while let Some(row) = rows.next()? {
+                let item: (String, String) = (row.get(0)?, row.get(1)?);
+                let fits = item.1.len() <= room;
+                if items.len() == page.limit || !fits && !items.is_empty() {
+                    return Ok(Ok(Listed { items, more: true }));
+                }
+                room = room.saturating_sub(item.1.len());
+                items.push(item);
             }
-            if let Some(after) = page.after {
-                let Some(at) = all.iter().position(|item| item["id"] == *after) else {
-                    return Ok(Err(Missing(after)));
-                };
-                all.drain(..=at);
-            }
-            let more = all.len() > page.limit;
-            all.truncate(page.limit);
-            Ok(Ok((all, more)))
+            Ok(Ok(Listed { items, more: false }))
         })
         .await
     }
@@ -335,7 +457,7 @@ impl Store {
     ) -> Result<bool, ApiError> {
         let (owner, id) = (owner.clone(), id.to_owned());
         self.run(move |db| {
-            if holder(db, &owner, &id)?.is_none() {
+            if !exists(db, &owner, &id)? {
                 return Ok(false);
             }
             add_items(db, &id, &items, false)?;
@@ -351,7 +473,7 @@ impl Store {
     pub async fn delete_item(&self, owner: &Owner, id: &str, item: &str) -> Result<bool, ApiError> {
         let (owner, id, item) = (owner.clone(), id.to_owned(), item.to_owned());
         self.run(move |db| {
-            if holder(db, &owner, &id)?.is_none() {
+            if !exists(db, &owner, &id)? {
                 return Ok(false);
             }
             let gone = "DELETE FROM item WHERE holder = ? AND id = ?";
@@ -364,6 +486,15 @@ impl Store {
 // === impl Db ===
 
 impl Db {
+    /// Does something in one transaction.
+    fn transact<T>(&mut self, f: impl FnOnce(&Transaction<'_>) -> Sql<T>) -> Sql<T> {
+        let transaction = self.connection.transaction()?;
+        let value = f(&transaction)?;
+        transaction.commit()?;
+        self.make_room()?;
+        Ok(value)
+    }
+
     /// Removes what is too old, then what was not used for longest until the rest has room.
     fn make_room(&mut self) -> Sql<()> {
         let oldest = now() - i64::try_from(self.max_age.as_secs()).unwrap_or(i64::MAX);
@@ -387,14 +518,9 @@ fn now() -> i64 {
     i64::try_from(crate::convert::now()).unwrap_or(i64::MAX)
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "rows are read by value")]
-fn json(text: String) -> Value {
-    serde_json::from_str(&text).unwrap_or_default()
-}
-
-fn holder(db: &Connection, owner: &Owner, id: &str) -> Sql<Option<Value>> {
-    let sql = "SELECT body FROM holder WHERE id = ? AND owner = ?";
-    db.query_row(sql, params![id, owner.0], |row| row.get(0).map(json)).optional()
+fn exists(db: &Connection, owner: &Owner, id: &str) -> Sql<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM holder WHERE id = ? AND owner = ?)";
+    db.query_row(sql, params![id, owner.0], |row| row.get(0))
 }
 
 /// The response before this one, and its conversation.
@@ -419,20 +545,37 @@ fn add_items(db: &Connection, holder: &str, items: &[Value], output: bool) -> Sq
     Ok(())
 }
 
-/// A holder's items; `output` tells which of a response's.
-fn items(db: &Connection, holder: &str, output: Option<bool>) -> Sql<Vec<Value>> {
-    let sql = "SELECT body FROM item WHERE holder = ?1 AND output = ifnull(?2, output)
-               ORDER BY number";
-    let mut select = db.prepare_cached(sql)?;
-    select.query_map(params![holder, output], |row| row.get(0).map(json))?.collect()
+/// Items, newest first, as far as there is room.
+struct Newest {
+    items: Vec<String>,
+    room: usize,
+    whole: bool,
 }
 
-/// The items of a conversation that were there before a response of it was kept.
-fn before(db: &Connection, conversation: &str, response: &str) -> Sql<Vec<Value>> {
-    let sql = "SELECT body FROM item WHERE holder = ? AND number <
-               (SELECT min(number) FROM item WHERE holder = ?) ORDER BY number";
-    let mut select = db.prepare_cached(sql)?;
-    select.query_map(params![conversation, response], |row| row.get(0).map(json))?.collect()
+impl Newest {
+    /// Reads a holder's items: with `response` those of a conversation that were there before that
+    /// response was kept.
+    fn read(&mut self, db: &Connection, holder: &str, response: Option<&str>) -> Sql<()> {
+        let sql = match response {
+            None => "SELECT body FROM item WHERE holder = ?1 AND ?2 IS NULL ORDER BY number DESC",
+            Some(_) => {
+                "SELECT body FROM item WHERE holder = ?1 AND number <
+                 (SELECT min(number) FROM item WHERE holder = ?2) ORDER BY number DESC"
+            }
+        };
+        let mut select = db.prepare_cached(sql)?;
+        let mut rows = select.query(params![holder, response])?;
+        while let Some(row) = rows.next()? {
+            let item: String = row.get(0)?;
+            let Some(left) = self.room.checked_sub(item.len()) else {
+                self.whole = false;
+                break;
+            };
+            self.room = left;
+            self.items.push(item);
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -22,13 +22,17 @@ pub fn run(data: &[u8]) {
         assert_eq!(detokenize(&tokens), text);
     }
     for pieces in [vec![text.as_str()], crate::pieces(&text, 0), crate::pieces(&text, seed)] {
-        let (out, matched) = stopped(stops.clone(), &pieces);
+        let (out, matched, count) = stopped(stops.clone(), &pieces);
         assert!(text.starts_with(&out));
         assert!(stops.iter().all(|stop| !out.contains(stop)), "{out:?} holds one of {stops:?}");
         match matched {
             Some(index) => assert!(text[out.len()..].starts_with(&stops[index])),
             None => assert_eq!(out, text, "nothing is lost"),
         }
+        // The first to begin, of those that are complete.
+        let so_far = pieces[..count].concat();
+        let first = stops.iter().filter_map(|stop| so_far.find(stop)).min();
+        assert_eq!(out.len(), first.unwrap_or(text.len()), "{stops:?} in {so_far:?}");
         assert_eq!(matched.is_some(), stops.iter().any(|stop| text.contains(stop)));
         if let [stop] = stops.as_slice() {
             assert_eq!(out, text.split(stop).next().unwrap_or_default());

@@ -1,6 +1,7 @@
 //! What templates make of calls, taken as answers, and what is read out of them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use forebay_chat::{
@@ -72,7 +73,7 @@ pub(crate) fn ours(template: &ChatTemplate, pieces: &[&str]) -> Calls {
         pieces.iter().for_each(|piece| reader.push(piece, &mut parts));
         reader.finish(&mut parts);
     } else {
-        let mut reader = CallReader::new(Dialect::learn(template, &ends), schemas, false);
+        let mut reader = CallReader::new(Dialect::learn(template, &ends), Arc::new(schemas), false);
         pieces.iter().for_each(|piece| reader.push(piece, &mut parts));
         reader.finish(&mut parts);
     }

@@ -104,7 +104,10 @@ impl Tokenize for LlamaTokenizer {
 /// Its vocabulary.
 pub(super) fn vocab(model: &Arc<LlamaModel>) -> Vocab {
     let vocab = model.vocab();
-    let mut table = VocabTable::default();
+    let kind = model.meta_val_str("tokenizer.ggml.model").ok();
+    // Others drop or fold parts of a text.
+    let lossless = matches!(kind.as_deref(), Some("gpt2" | "llama"));
+    let mut table = VocabTable { lossless, ..VocabTable::default() };
     for token in vocab.tokens() {
         table.bytes.reserve(64);
         vocab.token_to_piece_into(token, &mut table.bytes, true, None);

@@ -196,4 +196,104 @@ proptest! {
         prop_assert!(scratch.candidates.len().abs_diff(needed) <= 1 + needed / 1000);
         prop_assert!((token as usize) < row.len());
     }
+
+    #[test]
+    fn the_border_of_a_mass_is_where_a_full_sort_has_it(
+        numbers in proptest::collection::vec(0_u32..50, 1..1500), part in 0.0_f64..1.1,
+        offset in 0_u32..3,
+    ) {
+        // Whole numbers add up to the same in any order, and many of them are equal.
+        let weight = |item: &(u32, usize)| f64::from(item.0 + offset);
+        let order = |a: &(u32, usize), b: &(u32, usize)| b.0.cmp(&a.0).then(a.1.cmp(&b.1));
+        let mut items: Vec<(u32, usize)> = numbers.iter().copied().zip(0..).collect();
+        let target = part * items.iter().map(weight).sum::<f64>();
+        let mut sorted = items.clone();
+        sorted.sort_by(order);
+        let mut mass = 0.0;
+        let enough = |item: &(u32, usize)| {
+            mass += weight(item);
+            mass >= target
+        };
+        let expected = sorted.iter().position(enough).map_or(sorted.len(), |at| at + 1);
+        let keep = select_mass(&mut items, target, order, weight);
+        prop_assert_eq!(keep, expected);
+        let (kept, all): (BTreeSet<_>, BTreeSet<_>) =
+            (items[..keep].iter().collect(), sorted[..keep].iter().collect());
+        prop_assert_eq!(kept, all);
+        prop_assert_eq!(&items[..keep.min(SORTED)], &sorted[..keep.min(SORTED)]);
+    }
+
+    #[test]
+    fn typical_p_keeps_what_a_sort_by_surprise_would(
+        row in proptest::collection::vec(-8.0_f32..8.0, 2..3000), typical_p in 0.0_f32..1.0,
+    ) {
+        let mut scratch = Scratch::default();
+        let params = SamplingParams { typical_p, ..plain(1) };
+        let token = Sampler::new(params, 0, &[]).sample(&row, None, &[], &mut scratch);
+        let mut weights = Vec::new();
+        softmax::weigh(&row, softmax::maximum(&row), 1.0, &mut weights);
+        let total = softmax::sum(&weights);
+        let surprise = |t: usize| -(f64::from(weights[t]) / total).ln();
+        let all = 0..row.len();
+        let entropy: f64 =
+            all.clone().map(|t| f64::from(weights[t]) / total * surprise(t)).sum();
+        let mut order: Vec<usize> = all.collect();
+        order.sort_by(|&a, &b| {
+            let (a, b) = ((surprise(a) - entropy).abs(), (surprise(b) - entropy).abs());
+            a.total_cmp(&b)
+        });
+        let mut mass = 0.0;
+        let enough = |&t: &usize| {
+            mass += f64::from(weights[t]);
+            mass >= f64::from(typical_p) * total
+        };
+        let needed = order.iter().position(enough).map_or(order.len(), |at| at + 1);
+        let expected: BTreeSet<usize> = order[..needed].iter().copied().collect();
+        prop_assert!(expected.contains(&(token as usize)));
+        let kept: BTreeSet<usize> = scratch.candidates.iter().map(|c| c.token as usize).collect();
+        prop_assert_eq!(kept, expected);
+    }
+}
+
+/// What a token costs with a vocabulary of 262,144, for each kind of sampling:
+/// `cargo test --release -p forebay-engine what_sampling_costs -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints figures"]
+#[expect(clippy::print_stdout, reason = "that is what it is for")]
+fn what_sampling_costs() {
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let sharp: Vec<f32> = (0..1 << 18).map(|_| uniform(&mut rng).ln() as f32 * -4.0).collect();
+    let flat: Vec<f32> = (0..1 << 18).map(|_| uniform(&mut rng) as f32).collect();
+    let bias = (0..1024).map(|t| (t * 7, 1.0)).collect();
+    let kinds = [
+        ("greedy", SamplingParams { temperature: 0.0, ..plain(1) }),
+        ("plain", plain(1)),
+        ("top_k 40", SamplingParams { top_k: 40, ..plain(1) }),
+        ("top_k 200000", SamplingParams { top_k: 200_000, ..plain(1) }),
+        ("top_p 0.95", SamplingParams { top_p: 0.95, ..plain(1) }),
+        ("top_p 0.9999", SamplingParams { top_p: 0.9999, ..plain(1) }),
+        ("min_p 0.01", SamplingParams { min_p: 0.01, ..plain(1) }),
+        ("typical_p 0.5", SamplingParams { typical_p: 0.5, ..plain(1) }),
+        ("typical_p 0.99", SamplingParams { typical_p: 0.99, ..plain(1) }),
+        ("repetition_penalty", SamplingParams { repetition_penalty: 1.1, ..plain(1) }),
+        ("logit_bias", SamplingParams { logit_bias: bias, ..plain(1) }),
+    ];
+    let prompt: Vec<Token> = (0..131_072).map(|t| t * 2).collect();
+    for (name, params) in kinds {
+        for (row, kind) in [(&sharp, "sharp"), (&flat, "flat")] {
+            let mut sampler = Sampler::new(params.clone(), 0, &prompt);
+            let mut scratch = Scratch::default();
+            let mut least = std::time::Duration::MAX;
+            for _ in 0..10 {
+                let begin = std::time::Instant::now();
+                let token = sampler.sample(row, None, &[], &mut scratch);
+                least = least.min(begin.elapsed());
+                assert!((token as usize) < row.len());
+            }
+            println!("{name:>20} {kind:>6} {least:>12.1?}");
+        }
+    }
+    let begin = std::time::Instant::now();
+    crate::logprobs::token_logprob(&sharp, 5, 20);
+    println!("{:>20} {:>6} {:>12.1?}", "logprobs 20", "sharp", begin.elapsed());
 }

@@ -1,9 +1,11 @@
 //! Who runs: out of the queue, and back into it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::sequence::{Prefix, RESERVE, Sequence, State};
 use super::{Scheduler, SeqId};
 use crate::kv::{Begun, Reuse};
-use crate::queue::{Class, Lane, Waiting};
+use crate::queue::{Class, Lane, Principal, Waiting};
 
 /// A prefix that another request is computing is waited for if it saves this many tokens: less is
 /// computed sooner in the same step. The answers of one request always share its prompt.
@@ -17,11 +19,9 @@ impl Scheduler {
         self.admit_long();
         let mut cleared = false;
         while let Some(mut next) = self.queue.next(Lane::Usual) {
-            if self.admitted >= self.limits.parallel {
-                let admitted: Vec<_> = self.usual_sequences().collect();
-                let claim = |w: Waiting| in_the_way_of(&w, &admitted).map(|victim| (w, victim));
-                let claims = self.queue.fronts(Lane::Usual).into_iter().filter(|_| !cleared);
-                let Some((claimant, victim)) = claims.filter_map(claim).next() else { return };
+            if self.usual_places() >= self.limits.parallel as usize {
+                let claim = if cleared { None } else { self.claim() };
+                let Some((claimant, victim)) = claim else { return };
                 self.preempt(victim);
                 self.counts.preempted_for_others += 1;
                 (next, cleared) = (claimant, true);
@@ -35,9 +35,24 @@ impl Scheduler {
                 self.counts.preempted_for_others += 1;
                 continue;
             }
-            self.admitted += 1;
             self.let_in(&next);
         }
+    }
+
+    /// The first in the queue's order who may have another's place, and whose.
+    fn claim(&self) -> Option<(Waiting, SeqId)> {
+        let admitted: Vec<_> = self.usual_sequences().collect();
+        let first = self.queue.next(Lane::Usual)?;
+        if let Some(victim) = less_urgent_than(first.class, admitted.iter().copied()) {
+            return Some((first, victim));
+        }
+        let places = Places::of(&admitted, first.class);
+        // Those without a place can all claim one or none of them can, and one with places only if
+        // they can: whatever waits, no more need to be looked at.
+        let mut fronts = self.queue.fronts(Lane::Usual).take(places.of.len() + 1);
+        let claimant = fronts.find(|front| places.are_fewer_for(front.principal))?;
+        let victim = peer_in_the_way_of(&claimant, &places, &admitted)?;
+        Some((claimant, victim))
     }
 
     /// Gives the long slot to whose turn it is, if nobody has it who is as urgent.
@@ -57,6 +72,7 @@ impl Scheduler {
     fn let_in(&mut self, next: &Waiting) {
         self.queue.remove(next);
         self.queue.charge(next.principal, next.tokens);
+        self.admitted.insert(next.seq);
         if let Some(sequence) = self.sequences.get_mut(&next.seq) {
             sequence.state = State::Awaiting(None);
         }
@@ -65,10 +81,10 @@ impl Scheduler {
 
     /// Sends those back to the queue, for the long slot, whose next token their slot cannot hold.
     pub(super) fn move_outgrown(&mut self) {
-        let full = self.sequences.iter().filter(|(_, s)| {
+        let full = self.admitted_sequences().filter(|(_, s)| {
             s.slot().is_some_and(|slot| s.known() > self.limits.kv.capacity(slot))
         });
-        let full: Vec<SeqId> = full.map(|(&seq, _)| seq).collect();
+        let full: Vec<SeqId> = full.map(|(seq, _)| seq).collect();
         for seq in full {
             self.preempt(seq);
             self.counts.outgrown += 1;
@@ -77,11 +93,11 @@ impl Scheduler {
 
     /// Lets sequences go on whose prefix is there, or that nobody computes any more.
     pub(super) fn wake(&mut self) {
-        let ready = self.sequences.iter().filter(|(_, s)| match s.state {
+        let ready = self.admitted_sequences().filter(|(_, s)| match s.state {
             State::Awaiting(prefix) => !prefix.is_some_and(|p| self.is_coming(p)),
             State::Queued | State::Active(_) => false,
         });
-        let mut ready: Vec<_> = ready.map(|(&seq, s)| (s.class, s.arrival, seq)).collect();
+        let mut ready: Vec<_> = ready.map(|(seq, s)| (s.class, s.arrival, seq)).collect();
         ready.sort_unstable();
         for (_, _, seq) in ready {
             self.begin(seq);
@@ -108,18 +124,15 @@ impl Scheduler {
     /// The sequence to take out when cells run out: of the least urgent the cheapest to bring back.
     /// Never the most urgent that arrived first, so that somebody always gets to the end.
     pub(super) fn victim(&self) -> Option<SeqId> {
-        let active = || {
-            let active = self.sequences.iter().filter(|(_, s)| s.slot().is_some());
-            active.filter(|&(&seq, _)| Some(seq) != self.long)
-        };
-        let first = active().min_by_key(|(_, s)| (s.class, s.arrival)).map(|(seq, _)| *seq);
-        let others = active().filter(|&(seq, _)| Some(*seq) != first);
+        let active = || self.usual_sequences().filter(|(_, s)| s.slot().is_some());
+        let first = active().min_by_key(|(_, s)| (s.class, s.arrival)).map(|(seq, _)| seq);
+        let others = active().filter(|&(seq, _)| Some(seq) != first);
         let cheapest = others.min_by_key(|(_, s)| {
             let cells = s.slot().map_or(0, |slot| self.kv.exclusive(slot));
             // One that shares all its cells frees none.
             (std::cmp::Reverse(s.class), cells == 0, cells, std::cmp::Reverse(s.arrival))
         });
-        cheapest.map(|(seq, _)| *seq)
+        cheapest.map(|(seq, _)| seq)
     }
 
     /// Where a prefill chunk of `leader` has to end for those who wait for its prefix and cannot
@@ -128,7 +141,7 @@ impl Scheduler {
         if self.limits.kv.rewinds {
             return known;
         }
-        let stops = self.sequences.values().filter_map(|s| match s.state {
+        let stops = self.admitted_sequences().filter_map(|(_, s)| match s.state {
             State::Awaiting(Some(p)) if p.leader == leader && p.upto > computed => Some(p.upto),
             _ => None,
         });
@@ -187,7 +200,7 @@ impl Scheduler {
     /// The longest prefix of a sequence that another one is about to compute.
     fn coming(&self, seq: SeqId) -> Option<Prefix> {
         let of = self.sequences.get(&seq)?;
-        let leaders = self.sequences.iter().filter(|(_, s)| {
+        let leaders = self.admitted_sequences().filter(|(_, s)| {
             // Whoever is less urgent may not be computed while this one waits, and nobody begins
             // like the long slot.
             s.is_prefilling()
@@ -195,7 +208,7 @@ impl Scheduler {
                 && s.salt == of.salt
                 && s.class <= of.class
         });
-        let prefixes = leaders.map(|(&leader, s)| {
+        let prefixes = leaders.map(|(leader, s)| {
             let upto = crate::kv::tree::common_prefix(&s.tokens, &of.tokens).min(of.reusable());
             Prefix { leader, upto }
         });
@@ -209,7 +222,7 @@ impl Scheduler {
 
     /// Whether the cells last for the running sequences, a few tokens more for each, and this one.
     fn has_cells_for(&self, next: &Waiting) -> bool {
-        if !self.limits.kv.shares || self.admitted == 0 {
+        if !self.limits.kv.shares || self.usual_places() == 0 {
             return true;
         }
         let Some(new) = self.sequences.get(&next.seq) else { return false };
@@ -234,33 +247,72 @@ impl Scheduler {
         self.admitted_sequences().filter(|&(seq, _)| Some(seq) != self.long)
     }
 
-    /// The sequences that are not in the queue: few, however many are.
+    /// How many of them there are.
+    fn usual_places(&self) -> usize {
+        self.admitted.len() - usize::from(self.long.is_some())
+    }
+
+    /// The sequences that are not in the queue: bounded by the places, whatever waits.
     pub(super) fn admitted_sequences(&self) -> impl Iterator<Item = (SeqId, &Sequence)> {
-        let admitted = self.sequences.iter().filter(|(_, s)| s.state != State::Queued);
-        admitted.map(|(&seq, s)| (seq, s))
+        self.admitted.iter().filter_map(|seq| Some((*seq, self.sequences.get(seq)?)))
     }
 }
 
-/// Whom `next` may send back to the queue for a place: a less urgent sequence, else one of a
-/// principal with at least two places more than that of `next`.
-fn in_the_way_of(next: &Waiting, admitted: &[(SeqId, &Sequence)]) -> Option<SeqId> {
-    less_urgent_than(next.class, admitted.iter().copied()).or_else(|| {
-        let peers = || admitted.iter().filter(|(_, s)| s.class == next.class);
-        let places = |principal| peers().filter(|(_, s)| s.principal == principal).count();
-        // Beside the slots of the same principal, so that its rows stay side by side; the first
-        // at the end. Then the one that has come least far, which loses least.
-        let own = |slot: u32| {
-            let mut of = admitted.iter().filter(|(_, s)| s.principal == next.principal);
-            of.any(|(_, s)| s.slot().is_some_and(|x| x.0 == slot))
-        };
-        let others = peers().filter(|(_, s)| s.principal != next.principal);
-        let (seq, s) = others.max_by_key(|(_, s)| {
-            let slot = s.slot().map_or(u32::MAX, |slot| slot.0);
-            let beside = own(slot.wrapping_sub(1)) || own(slot.wrapping_add(1));
-            (places(s.principal), beside, slot, std::cmp::Reverse(s.computed), s.arrival)
-        })?;
-        (places(s.principal) >= places(next.principal) + 2).then_some(*seq)
-    })
+/// Places that the principals of one class have.
+struct Places {
+    of: BTreeMap<Principal, usize>,
+    /// The most that one has, which one, and the most that another has.
+    most: (usize, Option<Principal>, usize),
+}
+
+impl Places {
+    fn of(admitted: &[(SeqId, &Sequence)], class: Class) -> Self {
+        let mut of = BTreeMap::new();
+        for (_, s) in admitted.iter().filter(|(_, s)| s.class == class) {
+            *of.entry(s.principal).or_insert(0) += 1;
+        }
+        let mut most = (0, None, 0);
+        for (&principal, &places) in &of {
+            if places > most.0 {
+                most = (places, Some(principal), most.0);
+            } else {
+                most.2 = most.2.max(places);
+            }
+        }
+        Self { of, most }
+    }
+
+    fn count(&self, principal: Principal) -> usize {
+        self.of.get(&principal).copied().unwrap_or(0)
+    }
+
+    /// Whether another principal has at least two places more.
+    fn are_fewer_for(&self, principal: Principal) -> bool {
+        let (most, whose, second) = self.most;
+        let others = if whose == Some(principal) { second } else { most };
+        others >= self.count(principal) + 2
+    }
+}
+
+/// Whom `next` may send back to the queue for a place where nobody is less urgent: a sequence of
+/// the principal that has the most.
+fn peer_in_the_way_of(
+    next: &Waiting,
+    places: &Places,
+    admitted: &[(SeqId, &Sequence)],
+) -> Option<SeqId> {
+    // Beside the slots of the same principal, so that its rows stay side by side; the first
+    // at the end. Then the one that has come least far, which loses least.
+    let of = admitted.iter().filter(|(_, s)| s.principal == next.principal);
+    let own: BTreeSet<u32> = of.filter_map(|(_, s)| s.slot()).map(|slot| slot.0).collect();
+    let peers = admitted.iter().filter(|(_, s)| s.class == next.class);
+    let others = peers.filter(|(_, s)| s.principal != next.principal);
+    let (seq, _) = others.max_by_key(|(_, s)| {
+        let slot = s.slot().map_or(u32::MAX, |slot| slot.0);
+        let beside = own.contains(&slot.wrapping_sub(1)) || own.contains(&slot.wrapping_add(1));
+        (places.count(s.principal), beside, slot, std::cmp::Reverse(s.computed), s.arrival)
+    })?;
+    Some(*seq)
 }
 
 /// The latest of the least urgent sequences, if they are less urgent than `class`.

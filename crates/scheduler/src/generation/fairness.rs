@@ -47,7 +47,10 @@ impl Scheduler {
         if counts.len() < 2 {
             return None;
         }
-        for s in self.sequences.values().filter(|s| s.class <= least) {
+        for (&principal, count) in &mut counts {
+            *count = self.queue.len_of(principal, least);
+        }
+        for (_, s) in self.admitted_sequences().filter(|(_, s)| s.class <= least) {
             counts.entry(s.principal).and_modify(|count| *count += 1);
         }
         // Background sequences keep their slot, but take no part while others run.

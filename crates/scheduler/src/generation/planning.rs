@@ -12,8 +12,8 @@ use crate::share::max_min_share;
 impl Scheduler {
     /// Admits what fits and says what the next forward pass holds.
     pub fn plan(&mut self) -> Step {
-        let drafted: Vec<SeqId> =
-            self.sequences.iter().filter(|(_, s)| s.drafted > 0).map(|(seq, _)| *seq).collect();
+        let drafted = self.admitted_sequences().filter(|(_, s)| s.drafted > 0);
+        let drafted: Vec<SeqId> = drafted.map(|(seq, _)| seq).collect();
         for seq in drafted {
             self.settle_drafts(seq);
         }
@@ -121,20 +121,18 @@ impl Scheduler {
 
     fn decoding(&self) -> impl Iterator<Item = (SeqId, &Sequence)> {
         let least = self.least_urgent();
-        let of = self.sequences.iter().filter(move |(_, s)| s.is_decoding() && s.class <= least);
-        of.map(|(&seq, s)| (seq, s))
+        self.admitted_sequences().filter(move |(_, s)| s.is_decoding() && s.class <= least)
     }
 
     fn prefilling(&self) -> impl Iterator<Item = (SeqId, &Sequence)> {
         let least = self.least_urgent();
-        let of = self.sequences.iter().filter(move |(_, s)| s.is_prefilling() && s.class <= least);
-        of.map(|(&seq, s)| (seq, s))
+        self.admitted_sequences().filter(move |(_, s)| s.is_prefilling() && s.class <= least)
     }
 
     /// The least urgent class that takes part: the background does while nobody else runs.
     pub(super) fn least_urgent(&self) -> Class {
-        let busy =
-            self.sequences.values().any(|s| s.slot().is_some() && s.class < Class::Background);
+        let is_busy = |s: &Sequence| s.slot().is_some() && s.class < Class::Background;
+        let busy = self.admitted_sequences().any(|(_, s)| is_busy(s));
         if busy { Class::Normal } else { Class::Background }
     }
 

@@ -1,12 +1,11 @@
 //! The policy on a simulated engine.
 
-use std::collections::BTreeMap;
-
 use proptest::prelude::*;
 
 use super::*;
 use simulation::{Engine, took};
 
+mod load;
 mod simulation;
 
 const TARGET: Duration = Duration::from_millis(150);
@@ -45,7 +44,7 @@ fn with_long() -> Limits {
 
 /// A prompt of its own.
 fn request(id: u64, prompt: u32, new: u32, choices: u32) -> Request {
-    let own = u32::try_from(id).unwrap() * 10_000;
+    let own = u32::try_from(id % 100_000).unwrap() * 10_000;
     Request {
         id: RequestId(id),
         prompt: (own..own + prompt).collect(),

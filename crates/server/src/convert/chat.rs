@@ -1,5 +1,6 @@
 //! `/v1/chat/completions`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
@@ -15,10 +16,11 @@ use forebay_protocol::usage::Usage;
 use serde_json::Map;
 
 use super::grammar::Wanted;
+use super::prepare::Context;
 use super::sampling::{MAX_TOP_LOGPROBS, Recipe, integer};
 use super::speech::{self, Speech};
 use super::tools::Toolset;
-use super::{Stamp, chat_logprobs, check_extra, log_unknown, metadata};
+use super::{Stamp, chat_logprobs, check_extra, log_unknown, metadata, tokens};
 use crate::answer::{Answer, Runs, Sourced, finish_reason};
 use crate::config::ServerSettings;
 use crate::error::{ApiError, shown};
@@ -155,21 +157,32 @@ pub struct Prompt {
     pub thoughts: Option<bool>,
 }
 
+/// What becomes of the end of a conversation.
+#[derive(Debug, Clone, Copy)]
+pub struct Opening {
+    /// The assistant's turn is opened.
+    pub add_generation_prompt: bool,
+    /// The last turn is left open.
+    pub continue_final_message: bool,
+}
+
 /// The prompt's tokens. It can take long: not for the reactor's threads.
 ///
 /// # Errors
-/// What the template refuses.
+/// What the template refuses, and more text than the model's context holds.
 pub fn prompt(
     turns: &[Turn],
     tools: &[serde_json::Value],
-    served: &Served,
-    add_generation_prompt: bool,
-    continue_final_message: bool,
+    context: &Context,
+    opening: Opening,
     variables: &Map<String, serde_json::Value>,
 ) -> Result<Prompt, ApiError> {
+    let served = &*context.served;
+    let bytes = turns.iter().map(|turn| turn.content.len()).sum();
+    tokens::check_text("messages", bytes, served, &context.limits)?;
     let mut options = RenderOptions {
-        add_generation_prompt,
-        continue_final_message,
+        add_generation_prompt: opening.add_generation_prompt,
+        continue_final_message: opening.continue_final_message,
         variables,
         tools,
         arguments_as_text: false,
@@ -186,15 +199,14 @@ pub fn prompt(
         }
         served.template()?.render(&dialect.adapt(turns, tools), &options)?
     };
-    let vocab = served.vocab();
-    let tokens = pieces.iter().flat_map(|piece| vocab.tokenize(piece, ParseSpecial::Yes)).collect();
-    let thinking = served.template()?.thinking().filter(|_| !continue_final_message);
+    let tokens = tokens::of_pieces("messages", &pieces, served, &context.limits)?;
+    let thinking = served.template()?.thinking().filter(|_| !opening.continue_final_message);
     let thoughts = thinking.and_then(|Thinking { open, close, .. }| {
         let end = pieces.last().map_or("", |piece| piece.trim_end());
         // Where the prompt holds empty thoughts, they are not wanted.
         (!end.ends_with(&close)).then(|| end.ends_with(&open))
     });
-    Ok(Prompt { tokens: vocab.with_prefix(tokens), thoughts })
+    Ok(Prompt { tokens: served.vocab().with_prefix(tokens), thoughts })
 }
 
 /// The template's variables: those of the request, and what it says of reasoning.
@@ -235,7 +247,7 @@ pub fn completion(
     usage: Usage,
     style: Style,
     vocab: &Vocab,
-    request: ChatCompletionRequest,
+    metadata: Option<BTreeMap<String, serde_json::Value>>,
 ) -> ChatCompletion {
     let mut reasoning = 0;
     let choices = (0..).zip(answers).map(|(index, (answer, mut speech))| {
@@ -264,7 +276,7 @@ pub fn completion(
         choices: choices.collect(),
         usage: usage.reasoned(reasoning),
         service_tier: style.tier.map(str::to_owned),
-        metadata: request.metadata,
+        metadata,
         id: stamp.id,
         created: stamp.created,
         model: stamp.model,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
-use forebay_engine::{Event, ParseSpecial, Token, TokenLogprob, Vocab};
+use forebay_engine::{Event, GenerateRequest, Token, TokenLogprob, Vocab};
 use forebay_protocol::completion::{
     Completion, CompletionChoice, CompletionLogprobs, CompletionRequest,
 };
@@ -12,10 +12,11 @@ use forebay_protocol::usage::Usage;
 use forebay_protocol::{Prompt, fields};
 
 use super::grammar::Wanted;
+use super::prepare::Context;
 use super::sampling::{MAX_TOP_LOGPROBS, Recipe, integer};
-use super::{Stamp, check_extra, finite, log_unknown, token_text};
+use super::{Stamp, check_extra, finite, log_unknown, token_text, tokens};
 use crate::answer::{Collected, Runs, Sourced, finish_reason};
-use crate::config::ServerSettings;
+use crate::config::{LimitSettings, ServerSettings};
 use crate::error::ApiError;
 use crate::origin;
 use crate::registry::Served;
@@ -26,15 +27,15 @@ const DEFAULT_MAX_TOKENS: u32 = 16;
 
 /// A validated request but for its prompts' tokens.
 #[derive(Debug)]
-pub struct Parsed {
+struct Parsed {
     /// The prompts as sent.
-    pub prompts: Vec<Source>,
+    prompts: Vec<Source>,
     /// How to generate.
-    pub recipe: Recipe,
+    recipe: Recipe,
     /// What the answer has to be: to be compiled into the recipe.
-    pub grammar: Option<Wanted>,
+    grammar: Option<Wanted>,
     /// How to spell the answer.
-    pub style: Style,
+    style: Style,
 }
 
 /// How to spell the answer.
@@ -54,16 +55,29 @@ pub struct Style {
 
 /// One prompt as sent.
 #[derive(Debug, Clone)]
-pub enum Source {
+enum Source {
     /// Text, in which control tokens may be spelled.
     Text(String),
     /// Tokens, taken as they are.
     Tokens(Vec<Token>),
 }
 
+/// A checked request whose prompts are tokenised.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The engine's requests, without a grammar: one for each prompt.
+    pub requests: Vec<GenerateRequest>,
+    /// The grammar to compile into them.
+    pub wanted: Option<Wanted>,
+    /// What `echo` needs of each prompt.
+    pub prompts: Vec<Prompted>,
+    /// How to spell the answer.
+    pub style: Style,
+}
+
 /// One prompt as the model gets it.
 #[derive(Debug, Clone)]
-pub struct Prepared {
+pub struct Prompted {
     /// What `echo` repeats.
     pub text: String,
     /// The tokens.
@@ -76,15 +90,15 @@ pub struct Prepared {
 ///
 /// # Errors
 /// 400 for the first field that cannot be honoured.
-pub fn parse(
-    request: &CompletionRequest,
+fn parse(
+    mut request: CompletionRequest,
     headers: &HeaderMap,
     served: &Served,
     settings: &ServerSettings,
 ) -> Result<Parsed, ApiError> {
     let ServerSettings { max_choices, strict, .. } = *settings;
     log_unknown(&check_extra(fields::COMPLETION, &request.extra, strict)?);
-    let prompts = match request.prompt.clone() {
+    let prompts = match request.prompt.take() {
         None => {
             let message = "Missing required parameter: 'prompt'.";
             return Err(ApiError::invalid("prompt", "missing_required_parameter", message));
@@ -131,20 +145,47 @@ pub fn parse(
     Ok(Parsed { prompts, recipe, grammar: Wanted::of(&request.shape())?, style })
 }
 
-/// Tokenises. It can take long: not for the reactor's threads.
-pub fn prepare(source: Source, vocab: &Vocab) -> Prepared {
-    match source {
+/// Checks a request and tokenises its prompts. It can take long: not for the reactor's threads.
+///
+/// # Errors
+/// 400 for the first field that cannot be honoured.
+pub fn prepare_all(request: CompletionRequest, context: &Context) -> Result<Prepared, ApiError> {
+    let Context { served, headers, settings, limits } = context;
+    let Parsed { prompts, recipe, grammar, style } = parse(request, headers, served, settings)?;
+    let many = prompts.len() > 1;
+    let (mut requests, mut tokenised) = (Vec::new(), Vec::new());
+    for (index, prompt) in prompts.into_iter().enumerate() {
+        let param = if many { format!("prompt[{index}]") } else { "prompt".to_owned() };
+        let prompt = prepare(&param, prompt, served, limits)?;
+        requests.push(recipe.request(&param, prompt.tokens.clone(), served.info())?);
+        tokenised.push(prompt);
+    }
+    Ok(Prepared { requests, wanted: grammar, prompts: tokenised, style })
+}
+
+fn prepare(
+    param: &str,
+    source: Source,
+    served: &Served,
+    limits: &LimitSettings,
+) -> Result<Prompted, ApiError> {
+    let vocab = served.vocab();
+    Ok(match source {
         Source::Text(text) => {
-            let bare = vocab.tokenize(&text, ParseSpecial::Yes);
+            let bare = tokens::of_pieces(param, std::slice::from_ref(&text), served, limits)?;
             let before = bare.len();
             let tokens = vocab.with_prefix(bare);
-            Prepared { text, added: tokens.len() - before, tokens }
+            Prompted { text, added: tokens.len() - before, tokens }
         }
         Source::Tokens(tokens) => {
+            let limit = served.info().slot_tokens;
+            if tokens.len() > limit as usize {
+                return Err(ApiError::context_length(param, tokens.len(), limit));
+            }
             let bytes: Vec<u8> = tokens.iter().flat_map(|&t| vocab.piece(t)).copied().collect();
-            Prepared { text: String::from_utf8_lossy(&bytes).into_owned(), added: 0, tokens }
+            Prompted { text: String::from_utf8_lossy(&bytes).into_owned(), added: 0, tokens }
         }
-    }
+    })
 }
 
 /// Builds the columns of log probabilities, `text_offset` going on from chunk to chunk.
@@ -158,7 +199,7 @@ impl Columns {
     fn prompt(
         &mut self,
         vocab: &Vocab,
-        prompt: &Prepared,
+        prompt: &Prompted,
         logprobs: &[TokenLogprob],
     ) -> CompletionLogprobs {
         let mut out = empty();
@@ -223,7 +264,7 @@ fn characters(text: &str) -> u32 {
 /// A whole answer.
 pub fn completion(
     stamp: &Stamp,
-    prompts: &[Prepared],
+    prompts: &[Prompted],
     collected: Vec<Collected>,
     usage: Usage,
     style: Style,
@@ -276,14 +317,14 @@ pub struct CompletionEncoder {
     stamp: Stamp,
     style: Style,
     served: Arc<Served>,
-    prompts: Vec<Prepared>,
+    prompts: Vec<Prompted>,
     /// One for each choice of each prompt.
     columns: Vec<Columns>,
 }
 
 impl CompletionEncoder {
     /// An encoder for the answers to `prompts`.
-    pub fn new(stamp: Stamp, style: Style, served: Arc<Served>, prompts: Vec<Prepared>) -> Self {
+    pub fn new(stamp: Stamp, style: Style, served: Arc<Served>, prompts: Vec<Prompted>) -> Self {
         let columns = vec![Columns::default(); prompts.len() * style.choices as usize];
         Self { stamp, style, served, prompts, columns }
     }

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use forebay_engine::{ParseSpecial, Token};
+use forebay_engine::Token;
 use forebay_protocol::embedding::{
     Embedding, EmbeddingRequest, EmbeddingResponse, EmbeddingVector,
 };
@@ -10,7 +10,7 @@ use forebay_protocol::usage::EmbeddingUsage;
 use forebay_protocol::{EmbeddingInput, fields};
 
 use super::sampling::integer;
-use super::{check_extra, log_unknown};
+use super::{check_extra, log_unknown, tokens};
 use crate::error::{ApiError, shown};
 use crate::registry::Served;
 
@@ -80,28 +80,36 @@ fn dimensions(wanted: Option<i64>, served: &Served) -> Result<Option<usize>, Api
 ///
 /// # Errors
 /// 400 for inputs that are too many, empty or too long.
-pub fn tokens(
+pub fn tokenise(
     input: EmbeddingInput,
     style: Style,
     served: &Served,
 ) -> Result<Vec<Vec<Token>>, ApiError> {
-    let vocab = served.vocab();
-    let text = |text: String| vocab.tokenize(&text, ParseSpecial::No);
-    let (inputs, many): (Vec<Vec<Token>>, bool) = match input {
-        EmbeddingInput::Text(one) => (vec![text(one)], false),
-        EmbeddingInput::Tokens(one) => (vec![one], false),
-        EmbeddingInput::Texts(all) => {
-            check_count(all.len())?;
-            (all.into_iter().map(text).collect(), true)
-        }
-        EmbeddingInput::TokenLists(all) => {
-            check_count(all.len())?;
-            (all, true)
-        }
+    let (inputs, many): (Vec<Input>, bool) = match input {
+        EmbeddingInput::Text(one) => (vec![Input::Text(one)], false),
+        EmbeddingInput::Tokens(one) => (vec![Input::Tokens(one)], false),
+        EmbeddingInput::Texts(all) => (all.into_iter().map(Input::Text).collect(), true),
+        EmbeddingInput::TokenLists(all) => (all.into_iter().map(Input::Tokens).collect(), true),
+    };
+    check_count(inputs.len())?;
+    let tokenise = |input| match input {
+        Input::Text(text) => tokens::of_input(&text, style.truncate, served),
+        Input::Tokens(tokens) => Ok(tokens),
     };
     let param = |index: usize| if many { format!("input[{index}]") } else { "input".to_owned() };
     let each = inputs.into_iter().enumerate();
-    each.map(|(index, tokens)| one(tokens, style, served).map_err(|e| e.at(param(index)))).collect()
+    each.map(|(index, input)| {
+        tokenise(input)
+            .and_then(|tokens| one(tokens, style, served))
+            .map_err(|error| error.at(param(index)))
+    })
+    .collect()
+}
+
+/// One input as sent.
+enum Input {
+    Text(String),
+    Tokens(Vec<Token>),
 }
 
 /// Whether a request may hold so many inputs.

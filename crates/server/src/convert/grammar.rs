@@ -118,20 +118,20 @@ impl Wanted {
         Self { grammar, ..self }
     }
 
-    /// Compiles it, on a thread that may block.
+    /// Compiles it, or finds it compiled. It can take long: not for the reactor's threads.
     ///
     /// # Errors
     /// 400 where it cannot be enforced.
-    pub async fn compile(
-        self,
-        served: &std::sync::Arc<Served>,
-    ) -> Result<CompiledGrammar, ApiError> {
-        let engine = served.engine()?.clone();
-        let compiled = tokio::task::spawn_blocking(move || {
-            let Self { param, grammar, .. } = self;
-            engine.grammars().compile(&grammar).map_err(|error| refused(&param, &error.to_string()))
-        });
-        compiled.await.unwrap_or_else(|error| Err(ApiError::internal(error.to_string())))
+    pub fn compile(self, served: &Served) -> Result<CompiledGrammar, ApiError> {
+        let Self { param, grammar, .. } = self;
+        let compiled = served.engine()?.grammars().compile(&grammar);
+        compiled.map_err(|error| refused(&param, &error.to_string()))
+    }
+
+    /// It as it was compiled before, if it was.
+    #[must_use]
+    pub fn compiled(&self, served: &Served) -> Option<CompiledGrammar> {
+        served.engine().ok()?.grammars().compiled(&self.grammar)
     }
 }
 

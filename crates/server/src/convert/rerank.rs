@@ -3,6 +3,7 @@
 use forebay_engine::{ParseSpecial, Ranking, Token};
 
 use super::embedding::check_count;
+use super::tokens;
 use crate::error::ApiError;
 use crate::registry::Served;
 
@@ -17,51 +18,55 @@ pub fn pairs(
 ) -> Result<Vec<Vec<Token>>, ApiError> {
     // As many as an embedding model takes.
     check_count(texts.len()).map_err(|error| error.at("documents"))?;
-    let vocab = served.vocab();
     let Some((query, documents)) = texts.split_first() else { return Ok(Vec::new()) };
-    let begin = vocab.with_markers(vocab.tokenize(query, ParseSpecial::No));
+    let query = tokens::of_input(query, false, served).map_err(|error| error.at("query"))?;
+    let frame = frame(query, ranking, served);
+    let limit = served.info().slot_tokens as usize;
+    // The query is in every pair: a short request can have a great many tokens.
+    let (most, mut total) = (served.embedder()?.max_request_tokens(), 0);
     let pair = |(index, document): (usize, &String)| {
-        let tokens = match &ranking.template {
-            Some(template) => templated(template, query, document, served),
-            None => {
-                let mut tokens = begin.clone();
-                if ranking.twice {
-                    tokens.extend_from_slice(vocab.suffix());
-                }
-                tokens.extend(vocab.tokenize(document, ParseSpecial::No));
-                tokens.extend_from_slice(vocab.suffix());
-                tokens
-            }
-        };
-        let limit = served.info().slot_tokens as usize;
+        let param = format!("documents[{index}]");
+        let document = tokens::of_input(document, false, served);
+        let document = document.map_err(|error| error.at(param.clone()))?;
+        let tokens = frame.join(&document[..]);
         if tokens.len() > limit {
-            let param = format!("documents[{index}]");
             let message = format!(
                 "'{param}' and the query have {} tokens together; the model's maximum is {limit}.",
                 tokens.len()
             );
             return Err(ApiError::invalid(param, "context_length_exceeded", message));
         }
+        total += tokens.len();
+        if total > most {
+            return Err(ApiError::too_many_tokens(total, most).at("documents"));
+        }
         Ok(tokens)
     };
     documents.iter().enumerate().map(pair).collect()
 }
 
-/// The template's own text with control tokens, the user's without.
-fn templated(template: &str, query: &str, document: &str, served: &Served) -> Vec<Token> {
+/// What stands around each document, the query in it: tokenised once for all documents. Of a template
+/// its own text is read with control tokens, the user's without.
+fn frame(query: Vec<Token>, ranking: &Ranking, served: &Served) -> Vec<Vec<Token>> {
     let vocab = served.vocab();
-    let (mut tokens, mut rest) = (Vec::new(), template);
-    let texts = [("{query}", query), ("{document}", document)];
-    loop {
-        let next =
-            texts.iter().filter_map(|(mark, text)| Some((rest.find(mark)?, mark, text))).min();
-        let Some((at, mark, text)) = next else { break };
-        tokens.extend(vocab.tokenize(&rest[..at], ParseSpecial::Yes));
-        tokens.extend(vocab.tokenize(text, ParseSpecial::No));
-        rest = &rest[at + mark.len()..];
-    }
-    tokens.extend(vocab.tokenize(rest, ParseSpecial::Yes));
-    tokens
+    let Some(template) = &ranking.template else {
+        let mut before = vocab.with_markers(query);
+        if ranking.twice {
+            before.extend_from_slice(vocab.suffix());
+        }
+        return vec![before, vocab.suffix().to_vec()];
+    };
+    let around = template.split("{document}").map(|part| {
+        let mut tokens = Vec::new();
+        for (at, own) in part.split("{query}").enumerate() {
+            if at > 0 {
+                tokens.extend_from_slice(&query);
+            }
+            tokens.extend(vocab.tokenize(own, ParseSpecial::Yes));
+        }
+        tokens
+    });
+    around.collect()
 }
 
 /// The cosine of the first vector with each of the others; vectors have length 1.

@@ -96,6 +96,11 @@ impl Speech {
         Self { listener, reasoning_tokens: 0, tools, custom: None }
     }
 
+    /// Whether the answer may hold calls.
+    pub fn has_tools(&self) -> bool {
+        self.tools.is_active()
+    }
+
     /// What more text adds; `tokens` is how many the answer has with it.
     pub fn push(&mut self, text: String, tokens: u32) -> Vec<Delta> {
         let thought = self.listener.is_thinking();

@@ -8,22 +8,24 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use forebay_chat::{CallReader, ChannelReader, Thinking, ThoughtReader, Turn};
+use forebay_engine::CompiledGrammar;
 use forebay_protocol::chat::{ChatCompletion, ChatCompletionRequest};
 use forebay_protocol::error::ErrorEnvelope;
 
-use super::off_reactor;
 use crate::answer::{Collected, Runs};
 use crate::convert::Stamp;
-use crate::convert::chat::{self, ChatEncoder, Parsed, Prompt, Style};
-use crate::convert::speech::{Listener, Speech};
-use crate::convert::tools::Toolset;
+use crate::convert::chat::{self, ChatEncoder, Style};
+use crate::convert::grammar::Wanted;
+use crate::convert::prepare::{Context, Prepared, count, prepare};
+use crate::convert::speech::Speech;
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::observe::Record;
+use crate::pool::Effort;
 use crate::registry::Served;
 use crate::sse;
 use crate::state::AppState;
+use crate::work::Work;
 
 /// Answer a conversation
 ///
@@ -47,11 +49,16 @@ use crate::state::AppState;
 pub async fn create(
     State(state): State<AppState>,
     Extension(record): Extension<Record>,
+    Extension(work): Extension<Work>,
     headers: HeaderMap,
     ApiJson(request): ApiJson<ChatCompletionRequest>,
 ) -> Result<Response, ApiError> {
-    let Begun { runs, speeches, style, served } = begin(&state, record, &headers, &request).await?;
-    let name = state.registry.answer_name(&request.model, &served);
+    let model = request.model.clone();
+    let context = context(&state, &model, headers)?;
+    let called = Called { state: &state, record, work };
+    let begun = begin(called, context, |context| Ok((prepare(request, context)?, ())));
+    let (Begun { runs, speeches, style, metadata, served }, ()) = begun.await?;
+    let name = state.registry.answer_name(&model, &served);
     let stamp = Stamp::new("chatcmpl", name, &served.info().fingerprint);
     if style.stream {
         let untold = vec![Vec::new(); speeches.len()];
@@ -63,8 +70,8 @@ pub async fn create(
     let (collected, usage) = runs.collect().await?;
     let answers = collected.into_iter().flat_map(|Collected { answers, .. }| answers);
     let answers = answers.zip(speeches).collect();
-    Ok(Json(chat::completion(stamp, answers, usage, style, served.vocab(), request))
-        .into_response())
+    let vocab = served.vocab();
+    Ok(Json(chat::completion(stamp, answers, usage, style, vocab, metadata)).into_response())
 }
 
 /// Count a conversation's tokens
@@ -82,13 +89,22 @@ pub async fn create(
 )]
 pub async fn input_tokens(
     State(state): State<AppState>,
+    Extension(work): Extension<Work>,
     headers: HeaderMap,
     ApiJson(request): ApiJson<ChatCompletionRequest>,
 ) -> Result<Response, ApiError> {
-    let tokens = count(&state, &headers, &request).await?;
+    let context = context(&state, &request.model, headers)?;
+    let tokens = work.run(move || count(&request, &context)).await?;
     let answer =
         serde_json::json!({"object": "chat.completion.input_tokens", "input_tokens": tokens});
     Ok(Json(answer).into_response())
+}
+
+/// What a request came with, besides its body.
+pub(super) struct Called<'a> {
+    pub(super) state: &'a AppState,
+    pub(super) record: Record,
+    pub(super) work: Work,
 }
 
 /// A conversation whose answers are being generated.
@@ -98,94 +114,60 @@ pub(super) struct Begun {
     /// What reads each answer.
     pub(super) speeches: Vec<Speech>,
     pub(super) style: Style,
+    pub(super) metadata: Option<BTreeMap<String, serde_json::Value>>,
     pub(super) served: Arc<Served>,
 }
 
-/// Checks a request, renders its prompt and submits it.
+/// What a request to `model` is checked against.
+///
+/// # Errors
+/// When there is no such model, or it cannot chat.
+pub(super) fn context(
+    state: &AppState,
+    model: &str,
+    headers: HeaderMap,
+) -> Result<Context, ApiError> {
+    let served = state.registry.resolve(model)?;
+    served.template()?;
+    let (settings, limits) = (Arc::clone(&state.settings), Arc::clone(&state.limits));
+    Ok(Context { served, headers, settings, limits })
+}
+
+/// Prepares a request on the pool's threads, compiles its grammar and submits it. `prepare` returns
+/// what its caller wants besides.
 ///
 /// # Errors
 /// What cannot be honoured, and what the engine refuses.
-pub(super) async fn begin(
-    state: &AppState,
-    record: Record,
-    headers: &HeaderMap,
-    request: &ChatCompletionRequest,
-) -> Result<Begun, ApiError> {
-    let served = state.registry.resolve(&request.model)?;
-    served.template()?;
-    let parsed = chat::parse(request, headers, &served, &state.settings)?;
-    record.note(|facts| facts.stream = parsed.style.stream);
-    let Prompt { tokens, thoughts } = prompt(request, &parsed, &served).await?;
-    let Parsed { mut recipe, grammar, tools, style, .. } = parsed;
-    let thinking = served.template()?.thinking().zip(thoughts);
-    recipe.think = chat::think_limit(request, thinking.as_ref(), served.vocab())?;
-    if let Some(grammar) = grammar {
-        let grammar = grammar.behind_thoughts(thinking.as_ref(), served.vocab());
-        recipe.grammar = Some(grammar.compile(&served).await?);
-    }
-    let engine_request = recipe.request("messages", tokens, served.info())?;
-    let runs = Runs::submit(state, record, &served, vec![engine_request])?;
-    let speeches = speeches(&tools, thinking, recipe.choices, &served)?;
-    Ok(Begun { runs, speeches, style, served })
+pub(super) async fn begin<E: Send + 'static>(
+    Called { state, record, work }: Called<'_>,
+    context: Context,
+    prepare: impl FnOnce(&Context) -> Result<(Prepared, E), ApiError> + Send + 'static,
+) -> Result<(Begun, E), ApiError> {
+    let served = Arc::clone(&context.served);
+    let (prepared, besides) = work.run(move || prepare(&context)).await?;
+    let Prepared { mut request, wanted, speeches, style, metadata } = prepared;
+    record.note(|facts| facts.stream = style.stream);
+    request.grammar = compiled(wanted, &served, &work).await?;
+    // Of what was parsed, the tools are still there, and what a response repeats.
+    let holds = size_of::<E>() > 0 || speeches.iter().any(Speech::has_tools);
+    work.shrink(if holds { 2 } else { usize::MAX });
+    let runs = Runs::submit(state, record, &served, vec![request])?;
+    Ok((Begun { runs, speeches, style, metadata, served }, besides))
 }
 
-/// How many tokens a conversation's prompt has.
+/// A grammar as it was compiled before, or compiled now.
 ///
 /// # Errors
-/// What cannot be honoured.
-pub(super) async fn count(
-    state: &AppState,
-    headers: &HeaderMap,
-    request: &ChatCompletionRequest,
-) -> Result<u32, ApiError> {
-    let served = state.registry.resolve(&request.model)?;
-    served.template()?;
-    let parsed = chat::parse(request, headers, &served, &state.settings)?;
-    let Prompt { tokens, .. } = prompt(request, &parsed, &served).await?;
-    Ok(u32::try_from(tokens.len()).unwrap_or(u32::MAX))
-}
-
-async fn prompt(
-    request: &ChatCompletionRequest,
-    parsed: &Parsed,
+/// 400 where it cannot be enforced.
+pub(super) async fn compiled(
+    wanted: Option<Wanted>,
     served: &Arc<Served>,
-) -> Result<Prompt, ApiError> {
-    let variables = chat::variables(request, served)?;
-    let opens = request.add_generation_prompt.unwrap_or(true);
-    let continues = request.continue_final_message.unwrap_or(false);
-    let (model, shown, turns) = (Arc::clone(served), parsed.tools.shown(), parsed.turns.clone());
-    let prompt = off_reactor(bytes(&turns) + shown.len() * 512, move || {
-        chat::prompt(&turns, &shown, &model, opens, continues, &variables)
-    });
-    prompt.await
-}
-
-/// What reads each answer.
-fn speeches(
-    tools: &Toolset,
-    thinking: Option<(Thinking, bool)>,
-    choices: u32,
-    served: &Served,
-) -> Result<Vec<Speech>, ApiError> {
-    let schemas = tools.schemas();
-    let listener = match thinking {
-        Some((thinking, _)) if thinking.in_channels() => {
-            let names = if tools.is_active() { schemas } else { BTreeMap::new() };
-            Listener::Channels(ChannelReader::new(names.into_keys(), tools.only_one()))
-        }
-        thinking => {
-            let thoughts = thinking.map(|(thinking, opened)| ThoughtReader::new(thinking, opened));
-            let dialect = if tools.is_active() { Some(served.dialect()?) } else { None };
-            let reader =
-                dialect.map(|d| Box::new(CallReader::new(d.clone(), schemas, tools.only_one())));
-            Listener::Marks(thoughts, reader)
-        }
-    };
-    Ok((0..choices).map(|_| Speech::new(listener.clone(), tools.clone())).collect())
-}
-
-/// Size of a conversation's text.
-fn bytes(turns: &[Turn]) -> usize {
-    // Each turn costs the template about as much as a short text.
-    turns.iter().map(|turn| turn.content.len() + 64).sum()
+    work: &Work,
+) -> Result<Option<CompiledGrammar>, ApiError> {
+    let Some(wanted) = wanted else { return Ok(None) };
+    if let Some(compiled) = wanted.compiled(served) {
+        return Ok(Some(compiled));
+    }
+    let model = Arc::clone(served);
+    work.run_at_least(Effort::Unclear, move || wanted.compile(&model)).await.map(Some)
 }

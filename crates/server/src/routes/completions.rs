@@ -7,19 +7,20 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use forebay_engine::GenerateRequest;
 use forebay_protocol::completion::{Completion, CompletionRequest};
 use forebay_protocol::error::ErrorEnvelope;
 
-use super::off_reactor;
+use super::chat::compiled;
 use crate::answer::Runs;
 use crate::convert::Stamp;
-use crate::convert::completion::{self, CompletionEncoder, Parsed, Prepared, Source};
+use crate::convert::completion::{self, CompletionEncoder, Prepared};
+use crate::convert::prepare::Context;
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::observe::Record;
 use crate::sse;
 use crate::state::AppState;
+use crate::work::Work;
 
 /// Continue a text
 ///
@@ -43,49 +44,29 @@ use crate::state::AppState;
 pub async fn create(
     State(state): State<AppState>,
     Extension(record): Extension<Record>,
+    Extension(work): Extension<Work>,
     headers: HeaderMap,
     ApiJson(request): ApiJson<CompletionRequest>,
 ) -> Result<Response, ApiError> {
     let served = state.registry.resolve(&request.model)?;
     served.engine()?;
-    let settings = &state.settings;
-    let Parsed { prompts, mut recipe, grammar, style } =
-        completion::parse(&request, &headers, &served, settings)?;
-    record.note(|facts| facts.stream = style.stream);
-    if let Some(grammar) = grammar {
-        recipe.grammar = Some(grammar.compile(&served).await?);
-    }
-
-    let model = Arc::clone(&served);
-    let prepared = off_reactor(bytes(&prompts), move || {
-        let prepare = |source| completion::prepare(source, model.vocab());
-        Ok(prompts.into_iter().map(prepare).collect::<Vec<Prepared>>())
-    });
-    let prompts = prepared.await?;
-    let to_request = |(index, prompt): (usize, &Prepared)| {
-        let many = prompts.len() > 1;
-        let param = if many { format!("prompt[{index}]") } else { "prompt".to_owned() };
-        recipe.request(&param, prompt.tokens.clone(), served.info())
-    };
-    let requests: Vec<GenerateRequest> =
-        prompts.iter().enumerate().map(to_request).collect::<Result<_, _>>()?;
-
     let name = state.registry.answer_name(&request.model, &served);
+    let (settings, limits) = (Arc::clone(&state.settings), Arc::clone(&state.limits));
+    let context = Context { served: Arc::clone(&served), headers, settings, limits };
+    let prepared = work.run(move || completion::prepare_all(request, &context)).await?;
+    let Prepared { mut requests, wanted, prompts, style } = prepared;
+    record.note(|facts| facts.stream = style.stream);
+    let grammar = compiled(wanted, &served, &work).await?;
+    for request in &mut requests {
+        request.grammar.clone_from(&grammar);
+    }
     let stamp = Stamp::new("cmpl", name, &served.info().fingerprint);
     let runs = Runs::submit(&state, record, &served, requests)?;
     if style.stream {
         let encoder = CompletionEncoder::new(stamp, style, served, prompts);
-        return Ok(sse::respond(runs, encoder, Duration::from_secs(settings.keepalive_s)));
+        return Ok(sse::respond(runs, encoder, Duration::from_secs(state.settings.keepalive_s)));
     }
     let (collected, usage) = runs.collect().await?;
     let answer = completion::completion(&stamp, &prompts, collected, usage, style, served.vocab());
     Ok(Json(answer).into_response())
-}
-
-fn bytes(prompts: &[Source]) -> usize {
-    let each = prompts.iter().map(|prompt| match prompt {
-        Source::Text(text) => text.len(),
-        Source::Tokens(tokens) => tokens.len(),
-    });
-    each.sum()
 }

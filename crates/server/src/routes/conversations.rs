@@ -1,5 +1,6 @@
 //! `/v1/conversations`: items that responses follow on and add to.
 
+use axum::Extension;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
@@ -7,13 +8,14 @@ use forebay_protocol::error::ErrorEnvelope;
 use forebay_protocol::responses::{ConversationRequest, ItemsRequest};
 use serde_json::{Value, json};
 
-use super::stored::{PageQuery, list, listed, store};
+use super::stored::{PageQuery, list, spelled, store};
 use crate::convert::responses::{check_items, items};
 use crate::convert::{check_extra, log_unknown, metadata};
 use crate::error::ApiError;
-use crate::extract::{ApiJson, ApiQuery, Json};
+use crate::extract::{ApiJson, ApiQuery, Json, JsonText};
 use crate::state::AppState;
-use crate::store::{Owner, Store};
+use crate::store::{Listed, Owner, Store};
+use crate::work::Work;
 
 /// Most items that one request adds.
 const MAX_ITEMS: usize = 20;
@@ -33,16 +35,18 @@ const MAX_ITEMS: usize = 20;
 )]
 pub async fn create(
     State(state): State<AppState>,
+    Extension(work): Extension<Work>,
     headers: HeaderMap,
     ApiJson(request): ApiJson<ConversationRequest>,
 ) -> Result<Response, ApiError> {
     let (store, owner) = (store(&state)?, Owner::of(&headers));
     log_unknown(&check_extra(&[], &request.extra, state.settings.strict)?);
     metadata::check(request.metadata.as_ref())?;
-    let items = checked(request.items.as_deref().unwrap_or_default())?;
+    let metadata = request.metadata;
+    let items = work.run(move || checked(&request.items.unwrap_or_default())).await?;
     let body = json!({
         "id": items::id("conv"), "object": "conversation", "created_at": crate::convert::now(),
-        "metadata": request.metadata.unwrap_or_default(),
+        "metadata": metadata.unwrap_or_default(),
     });
     store.put_conversation(&owner, &body).await?;
     store.extend(&owner, body["id"].as_str().unwrap_or_default(), items).await?;
@@ -68,7 +72,7 @@ pub async fn retrieve(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let body = conversation(store(&state)?, &Owner::of(&headers), &id).await?;
-    Ok(Json(body).into_response())
+    Ok(JsonText(body).into_response())
 }
 
 /// Change a conversation's metadata
@@ -98,7 +102,8 @@ pub async fn update(
     }
     log_unknown(&check_extra(&[], &request.extra, state.settings.strict)?);
     metadata::check(request.metadata.as_ref())?;
-    let mut body = conversation(store, &owner, &id).await?;
+    let body = conversation(store, &owner, &id).await?;
+    let mut body: Value = serde_json::from_str(&body).unwrap_or_default();
     body["metadata"] = json!(request.metadata.unwrap_or_default());
     store.put_conversation(&owner, &body).await?;
     Ok(Json(body).into_response())
@@ -144,16 +149,17 @@ pub async fn delete(
 )]
 pub async fn create_items(
     State(state): State<AppState>,
+    Extension(work): Extension<Work>,
     Path(id): Path<String>,
     headers: HeaderMap,
     ApiJson(request): ApiJson<ItemsRequest>,
 ) -> Result<Response, ApiError> {
     log_unknown(&check_extra(&[], &request.extra, state.settings.strict)?);
-    let items = checked(&request.items)?;
-    if !store(&state)?.extend(&Owner::of(&headers), &id, items.clone()).await? {
+    let (items, answer) = work.run(move || checked_and_spelled(&request.items)).await?;
+    if !store(&state)?.extend(&Owner::of(&headers), &id, items).await? {
         return Err(ApiError::not_found("Conversation", &id));
     }
-    Ok(Json(listed(&items, false)).into_response())
+    Ok(JsonText(answer).into_response())
 }
 
 /// List a conversation's items
@@ -177,7 +183,7 @@ pub async fn list_items(
 ) -> Result<Response, ApiError> {
     let (store, owner) = (store(&state)?, Owner::of(&headers));
     conversation(store, &owner, &id).await?;
-    list(store, &owner, &id, query).await
+    list(&state, store, &owner, &id, query).await
 }
 
 /// Retrieve a conversation's item
@@ -205,7 +211,7 @@ pub async fn retrieve_item(
     conversation(store, &owner, &id).await?;
     let found = store.item_of(&owner, &id, &item).await?;
     let found = found.ok_or_else(|| ApiError::not_found("Item", &item))?;
-    Ok(Json(found).into_response())
+    Ok(JsonText(found).into_response())
 }
 
 /// Delete a conversation's item
@@ -234,12 +240,23 @@ pub async fn delete_item(
     if !store.delete_item(&owner, &id, &item).await? {
         return Err(ApiError::not_found("Item", &item));
     }
-    Ok(Json(body).into_response())
+    Ok(JsonText(body).into_response())
 }
 
-async fn conversation(store: &Store, owner: &Owner, id: &str) -> Result<Value, ApiError> {
-    let found = store.get(owner, id).await?.filter(|found| found["object"] == "conversation");
-    found.ok_or_else(|| ApiError::not_found("Conversation", id))
+/// A conversation as JSON: its metadata, without its items.
+async fn conversation(store: &Store, owner: &Owner, id: &str) -> Result<String, ApiError> {
+    let found = store.get(owner, id).await?.filter(|found| found.object == "conversation");
+    found.map(|found| found.json).ok_or_else(|| ApiError::not_found("Conversation", id))
+}
+
+/// The items as they are kept, and the list that answers them.
+fn checked_and_spelled(items: &[Value]) -> Result<(Vec<Value>, String), ApiError> {
+    let items = checked(items)?;
+    let each = items
+        .iter()
+        .map(|item| (item["id"].as_str().unwrap_or_default().to_owned(), item.to_string()));
+    let answer = spelled(&Listed { items: each.collect(), more: false });
+    Ok((items, answer))
 }
 
 /// The items as they are kept.

@@ -4,17 +4,19 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use forebay_protocol::EmbeddingInput;
 use forebay_protocol::embedding::{EmbeddingRequest, EmbeddingResponse};
 use forebay_protocol::error::ErrorEnvelope;
 
-use super::off_reactor;
 use crate::convert::embedding;
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::observe::Record;
+use crate::origin;
+use crate::pool::Effort;
 use crate::state::AppState;
+use crate::work::Work;
 
 /// Inputs from which on an answer is put together off the reactor.
 const MANY: usize = 32;
@@ -37,40 +39,33 @@ const MANY: usize = 32;
 pub async fn create(
     State(state): State<AppState>,
     Extension(record): Extension<Record>,
+    Extension(work): Extension<Work>,
+    headers: HeaderMap,
     ApiJson(request): ApiJson<EmbeddingRequest>,
 ) -> Result<Response, ApiError> {
     let served = state.registry.resolve(&request.model)?;
+    let timeout = origin::timeout(&headers)?;
     let style = embedding::parse(&request, &served, state.settings.strict)?;
     let name = state.registry.answer_name(&request.model, &served);
 
-    let model = Arc::clone(&served);
-    let input = request.input;
-    let inputs =
-        off_reactor(bytes(&input), move || embedding::tokens(input, style, &model)).await?;
+    let (model, input) = (Arc::clone(&served), request.input);
+    let inputs = work.run(move || embedding::tokenise(input, style, &model)).await?;
+    work.shrink(usize::MAX);
     let count: usize = inputs.iter().map(Vec::len).sum();
     let prompt_tokens = u32::try_from(count).unwrap_or(u32::MAX);
     record.note(|facts| {
         facts.model = Some(Arc::clone(&served));
         facts.prompt_tokens = prompt_tokens;
     });
-    let heavy = if inputs.len() > MANY { usize::MAX } else { 0 };
+    let effort = if inputs.len() > MANY { Effort::Short } else { Effort::Tiny };
     let vectors = served
         .embedder()?
-        .embed(inputs)
+        .embed(inputs, timeout)
         .await
         .inspect_err(|_| state.metrics.rejected("engine"))??;
     served.metrics.prompt_tokens.increment(u64::from(prompt_tokens));
     served.metrics.request_prompt.record(f64::from(prompt_tokens));
     let spell =
         move || Ok(Json(embedding::response(vectors, style, name, prompt_tokens)).into_response());
-    off_reactor(heavy, spell).await
-}
-
-fn bytes(input: &EmbeddingInput) -> usize {
-    match input {
-        EmbeddingInput::Text(text) => text.len(),
-        EmbeddingInput::Texts(texts) => texts.iter().map(String::len).sum(),
-        EmbeddingInput::Tokens(tokens) => tokens.len(),
-        EmbeddingInput::TokenLists(lists) => lists.iter().map(Vec::len).sum(),
-    }
+    work.run_at_least(effort, spell).await
 }

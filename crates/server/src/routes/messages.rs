@@ -9,14 +9,16 @@ use axum::response::{IntoResponse, Response};
 use forebay_protocol::chat::ChatCompletionRequest;
 use forebay_protocol::messages::{Message, MessageError, MessagesRequest, TokenCount};
 
-use super::chat::{Begun, begin, count};
+use super::chat::{Begun, Called, begin, context};
 use crate::convert::Stamp;
 use crate::convert::messages::{MessagesEncoder, message, to_chat};
+use crate::convert::prepare::{Context, count, prepare};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::observe::Record;
 use crate::sse;
 use crate::state::AppState;
+use crate::work::Work;
 
 /// An error in Anthropic's envelope.
 #[derive(Debug)]
@@ -60,6 +62,7 @@ impl IntoResponse for InMessages {
 pub async fn create(
     State(state): State<AppState>,
     Extension(record): Extension<Record>,
+    Extension(work): Extension<Work>,
     headers: HeaderMap,
     body: Result<ApiJson<MessagesRequest>, ApiError>,
 ) -> Result<Response, InMessages> {
@@ -69,10 +72,13 @@ pub async fn create(
         let code = "missing_required_parameter";
         return Err(ApiError::invalid("max_tokens", code, message).into());
     }
-    let request = asked(&state, request)?;
-    let Begun { runs, mut speeches, style, served } =
-        begin(&state, record, &headers, &request).await?;
-    let name = state.registry.answer_name(&request.model, &served);
+    let model = request.model.clone();
+    let context = context(&state, &model, headers)?;
+    let called = Called { state: &state, record, work };
+    let begun =
+        begin(called, context, |context| Ok((prepare(asked(request, context)?, context)?, ())));
+    let (Begun { runs, mut speeches, style, served, .. }, ()) = begun.await?;
+    let name = state.registry.answer_name(&model, &served);
     let mut stamp = Stamp::new("msg", name, &served.info().fingerprint);
     stamp.id = stamp.id.replace("msg-", "msg_");
     let speech = speeches.pop().ok_or_else(|| ApiError::internal("an answer without a reader"))?;
@@ -102,16 +108,18 @@ pub async fn create(
 )]
 pub async fn count_tokens(
     State(state): State<AppState>,
+    Extension(work): Extension<Work>,
     headers: HeaderMap,
     body: Result<ApiJson<MessagesRequest>, ApiError>,
 ) -> Result<Response, InMessages> {
     let ApiJson(request) = body?;
-    let request = asked(&state, MessagesRequest { stream: None, ..request })?;
-    let input_tokens = count(&state, &headers, &request).await?;
+    let context = context(&state, &request.model, headers)?;
+    let request = MessagesRequest { stream: None, ..request };
+    let counted = work.run(move || count(&asked(request, &context)?, &context));
+    let input_tokens = counted.await?;
     Ok(Json(TokenCount { input_tokens }).into_response())
 }
 
-fn asked(state: &AppState, request: MessagesRequest) -> Result<ChatCompletionRequest, ApiError> {
-    let served = state.registry.resolve(&request.model)?;
-    to_chat(request, state.settings.strict, served.knows_effort()?)
+fn asked(request: MessagesRequest, context: &Context) -> Result<ChatCompletionRequest, ApiError> {
+    to_chat(request, context.settings.strict, context.served.knows_effort()?)
 }

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
+use forebay_engine::SubmitError;
 use forebay_protocol::EmbeddingInput;
 use forebay_protocol::error::ErrorEnvelope;
 use forebay_protocol::fields;
 use forebay_protocol::rerank::{Ranked, RerankRequest, RerankResponse};
 use forebay_protocol::usage::EmbeddingUsage;
 
-use super::off_reactor;
 use crate::convert::embedding::{self, Style};
 use crate::convert::rerank;
 use crate::convert::sampling::integer;
@@ -19,7 +20,9 @@ use crate::convert::{Stamp, check_extra, log_unknown};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::observe::Record;
+use crate::origin;
 use crate::state::AppState;
+use crate::work::Work;
 
 /// Put documents in order of relevance
 ///
@@ -40,10 +43,13 @@ use crate::state::AppState;
 pub async fn create(
     State(state): State<AppState>,
     Extension(record): Extension<Record>,
+    Extension(work): Extension<Work>,
+    headers: HeaderMap,
     ApiJson(request): ApiJson<RerankRequest>,
 ) -> Result<Response, ApiError> {
     let served = state.registry.resolve(&request.model)?;
     served.embedder()?;
+    let timeout = origin::timeout(&headers)?;
     log_unknown(&check_extra(fields::EMBEDDING, &request.extra, state.settings.strict)?);
     let most = integer("top_n", request.top_n, 1, i64::from(i32::MAX))?;
     let most = most.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
@@ -58,14 +64,13 @@ pub async fn create(
         let why = ApiError::invalid("", "invalid_value", "A text cannot be empty.");
         return Err(why.at(param_of(index)));
     }
-    let (model, bytes) = (Arc::clone(&served), input.iter().map(String::len).sum());
+    let model = Arc::clone(&served);
     let tokens = move || match model.info().ranking.clone() {
         Some(ranking) => rerank::pairs(&input, &ranking, &model),
-        None => {
-            embedding::tokens(EmbeddingInput::Texts(input), Style::plain(), &model).map_err(renamed)
-        }
+        None => embedding::tokenise(EmbeddingInput::Texts(input), Style::plain(), &model)
+            .map_err(renamed),
     };
-    let inputs = off_reactor(bytes, tokens).await?;
+    let inputs = work.run(tokens).await?;
     let count: usize = inputs.iter().map(Vec::len).sum();
     let prompt_tokens = u32::try_from(count).unwrap_or(u32::MAX);
     record.note(|facts| {
@@ -74,9 +79,13 @@ pub async fn create(
     });
     let vectors = served
         .embedder()?
-        .embed(inputs)
+        .embed(inputs, timeout)
         .await
-        .inspect_err(|_| state.metrics.rejected("engine"))??;
+        .inspect_err(|_| state.metrics.rejected("engine"))
+        .map_err(|error| match error {
+            SubmitError::TooManyTokens { .. } => ApiError::from(error).at("documents"),
+            error => error.into(),
+        })??;
     served.metrics.prompt_tokens.increment(u64::from(prompt_tokens));
     let ranks = served.info().ranking.is_some();
     let scores = if ranks { rerank::probabilities(&vectors) } else { rerank::cosines(&vectors) };

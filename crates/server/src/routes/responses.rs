@@ -1,5 +1,7 @@
 //! `POST /v1/responses`.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
@@ -8,18 +10,21 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use forebay_protocol::error::ErrorEnvelope;
 use forebay_protocol::responses::ResponsesRequest;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::chat::{Begun, begin, count};
+use super::chat::{Begun, Called, begin, context};
 use crate::answer::Sourced;
 use crate::convert::Stamp;
+use crate::convert::prepare::{Context, Prepared, count, prepare};
 use crate::convert::responses::{Asked, Input, conversation_id, items, output, shorten, to_chat};
+use crate::cost::{Cost, measure};
 use crate::error::{ApiError, shown};
 use crate::extract::{ApiJson, Json};
 use crate::observe::Record;
 use crate::sse;
 use crate::state::AppState;
-use crate::store::{Kept, Missing, Owner, Store};
+use crate::store::{History, Kept, Missing, NoItem, Owner, Store};
+use crate::work::Work;
 
 /// Answer as a response
 ///
@@ -44,28 +49,30 @@ use crate::store::{Kept, Missing, Owner, Store};
 pub async fn create(
     State(state): State<AppState>,
     Extension(record): Extension<Record>,
+    Extension(work): Extension<Work>,
     headers: HeaderMap,
     ApiJson(request): ApiJson<ResponsesRequest>,
 ) -> Result<Response, ApiError> {
     let owner = Owner::of(&headers);
-    let mut input = input(&state, &owner, &request).await?;
-    let new = input.new.clone();
-    let keeper = keeper(&state, owner, &request, new)?;
-    let (asked, begun) = loop {
-        let asked = asked(&state, &request, &input)?;
-        match begin(&state, record.clone(), &headers, &asked.chat).await {
-            Ok(begun) => break (asked, begun),
-            Err(error) if cuts(&request, &error) && shorten(&mut input) => {}
-            Err(error) => return Err(renamed(error)),
-        }
-    };
-    let Asked { chat, echo, namespaces } = asked;
-    let Begun { mut runs, mut speeches, style, served } = begun;
-    let name = state.registry.answer_name(&chat.model, &served);
+    let context = context(&state, &request.model, headers)?;
+    let request = Arc::new(request);
+    let read = read_input(&state, &owner, &work, &request).await?;
+    let mut keeper = keeper(&state, owner, &request)?;
+    let called = Called { state: &state, record, work };
+    let (asked, keeps) = (Arc::clone(&request), keeper.is_some());
+    let begun = begin(called, context, move |context| {
+        prepare_response(&asked, read, keeps, context).map_err(renamed)
+    });
+    let (begun, Echo { fields, namespaces, input }) = begun.await.map_err(renamed)?;
+    let Begun { mut runs, mut speeches, style, served, .. } = begun;
+    if let Some((_, kept)) = &mut keeper {
+        kept.input = input;
+    }
+    let name = state.registry.answer_name(&request.model, &served);
     let mut stamp = Stamp::new("resp", name, &served.info().fingerprint);
     stamp.id = items::id("resp");
     let speech = speeches.pop().ok_or_else(|| ApiError::internal("an answer without a reader"))?;
-    let mut response = output::Response::new(stamp, echo, namespaces, speech, served);
+    let mut response = output::Response::new(stamp, fields, namespaces, speech, served);
     let keepalive = Duration::from_secs(state.settings.keepalive_s);
     match keeper {
         Some((store, kept)) if request.background == Some(true) => {
@@ -105,50 +112,150 @@ pub async fn create(
 )]
 pub async fn input_tokens(
     State(state): State<AppState>,
+    Extension(work): Extension<Work>,
     headers: HeaderMap,
     ApiJson(request): ApiJson<ResponsesRequest>,
 ) -> Result<Response, ApiError> {
-    let request = ResponsesRequest { stream: None, ..request };
-    let input = input(&state, &Owner::of(&headers), &request).await?;
-    let Asked { chat, .. } = asked(&state, &request, &input)?;
-    let tokens = count(&state, &headers, &chat).await.map_err(renamed)?;
-    let answer = json!({"object": "response.input_tokens", "input_tokens": tokens});
+    let owner = Owner::of(&headers);
+    let context = context(&state, &request.model, headers)?;
+    let request = Arc::new(ResponsesRequest { stream: None, ..request });
+    let read = read_input(&state, &owner, &work, &request).await?;
+    let counted = work.run(move || {
+        let input = read.parse(&request)?;
+        let Asked { chat, .. } = asked(&request, &input, &context)?;
+        count(&chat, &context).map_err(renamed)
+    });
+    let answer = json!({"object": "response.input_tokens", "input_tokens": counted.await?});
     Ok(Json(answer).into_response())
 }
 
-fn asked(state: &AppState, request: &ResponsesRequest, input: &Input) -> Result<Asked, ApiError> {
-    let served = state.registry.resolve(&request.model)?;
-    to_chat(request, input, state.settings.strict, served.knows_effort()?)
+/// What the store has of a request's input, as JSON texts.
+struct Read {
+    /// What was said before.
+    history: Vec<String>,
+    /// The items that the request refers to, in order.
+    referred: Vec<String>,
 }
 
-/// What the model is to read: what was kept of the conversation, and the request's own items.
-async fn input(
+/// What of a request is needed for its response.
+struct Echo {
+    /// The fields of the response that repeat the request's.
+    fields: Map<String, Value>,
+    /// The namespace of each tool that is in one.
+    namespaces: BTreeMap<String, String>,
+    /// The request's own items, if they are kept.
+    input: Vec<Value>,
+}
+
+impl Read {
+    /// All that the model is to read.
+    fn parse(self, request: &ResponsesRequest) -> Result<Input, ApiError> {
+        let parse = |text: String| serde_json::from_str(&text).unwrap_or_default();
+        let history = self.history.into_iter().map(parse).collect();
+        let (mut new, mut referred) =
+            (items::of_input(request.input.as_ref())?, self.referred.into_iter());
+        for item in &mut new {
+            if items::reference(item).is_some() {
+                *item = referred.next().map(parse).unwrap_or_default();
+            }
+        }
+        Ok(Input { history, new })
+    }
+}
+
+/// Prepares a response's request. Where it may be cut and is too long, the oldest items are left out.
+fn prepare_response(
+    request: &ResponsesRequest,
+    read: Read,
+    keeps: bool,
+    context: &Context,
+) -> Result<(Prepared, Echo), ApiError> {
+    let mut input = read.parse(request)?;
+    let own = if keeps { input.new.clone() } else { Vec::new() };
+    loop {
+        let Asked { chat, echo, namespaces } = asked(request, &input, context)?;
+        match prepare(chat, context) {
+            Ok(prepared) => return Ok((prepared, Echo { fields: echo, namespaces, input: own })),
+            Err(error) if cuts(request, &error) && shorten(&mut input) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn asked(request: &ResponsesRequest, input: &Input, context: &Context) -> Result<Asked, ApiError> {
+    to_chat(request, input, context.settings.strict, context.served.knows_effort()?)
+}
+
+/// Reads what the store has of the input: what was said before, and items that the request refers to.
+async fn read_input(
+    state: &AppState,
+    owner: &Owner,
+    work: &Work,
+    request: &ResponsesRequest,
+) -> Result<Read, ApiError> {
+    let limit = state.limits.history_kib << 10;
+    let too_long = |param: &str| {
+        let message = format!("The items of '{param}' have more than {limit} bytes of JSON.");
+        ApiError::invalid(param, "context_length_exceeded", message)
+    };
+    let referred = referred(state, owner, request, limit, too_long).await?;
+    let conversation = conversation_id(request)?;
+    let (param, id) = match (&request.previous_response_id, &conversation) {
+        (Some(previous), _) => ("previous_response_id", Some(previous)),
+        (_, conversation) => ("conversation", conversation.as_ref()),
+    };
+    let History { items: history, whole } = match id {
+        Some(id) => history(state, owner, param, id, limit).await?,
+        None => History { items: Vec::new(), whole: true },
+    };
+    if !whole && !may_cut(request) {
+        return Err(too_long(param));
+    }
+    let texts = history.iter().chain(&referred);
+    work.reserve(texts.map(|text| measure(text)).fold(Cost::default(), Cost::plus)).await?;
+    Ok(Read { history, referred })
+}
+
+/// The items that the request refers to, in order.
+async fn referred(
     state: &AppState,
     owner: &Owner,
     request: &ResponsesRequest,
-) -> Result<Input, ApiError> {
-    let mut new = items::of_input(request.input.as_ref())?;
-    for (index, item) in new.iter_mut().enumerate() {
-        let Some(id) = items::reference(item) else { continue };
-        let kept = match &state.store {
-            Some(store) => store.item(owner, id).await?,
-            None => None,
-        };
-        *item = kept.ok_or_else(|| items::no_such_item(format!("input[{index}].id"), id))?;
+    limit: usize,
+    too_long: impl Fn(&str) -> ApiError,
+) -> Result<Vec<String>, ApiError> {
+    let all = request.input.as_ref().and_then(Value::as_array).into_iter().flatten();
+    let references = all
+        .enumerate()
+        .filter_map(|(at, item)| items::reference(item).map(|id| (at, id.to_owned())));
+    let (places, ids): (Vec<usize>, Vec<String>) = references.unzip();
+    if ids.is_empty() {
+        return Ok(Vec::new());
     }
-    let conversation = conversation_id(request)?;
-    let (param, id) = match (&request.previous_response_id, &conversation) {
-        (Some(previous), _) => ("previous_response_id", previous),
-        (_, Some(conversation)) => ("conversation", conversation),
-        _ => return Ok(Input { history: Vec::new(), new }),
-    };
+    let missing = |at: usize| items::no_such_item(format!("input[{}].id", places[at]), &ids[at]);
+    let Some(store) = &state.store else { return Err(missing(0)) };
+    match store.items(owner, ids.clone(), limit).await? {
+        Ok(items) => Ok(items),
+        Err(NoItem::Missing(at)) => Err(missing(at)),
+        Err(NoItem::TooLong(_)) => Err(too_long("input")),
+    }
+}
+
+/// What was said up to the end of a response or a conversation.
+async fn history(
+    state: &AppState,
+    owner: &Owner,
+    param: &str,
+    id: &str,
+    limit: usize,
+) -> Result<History, ApiError> {
     let store = state.store.as_ref().ok_or_else(|| no_store(param))?;
     if state.jobs.find(id).is_some() {
         let message = format!("The response '{}' is not complete yet.", shown(id));
         return Err(ApiError::invalid(param, "response_not_complete", message));
     }
-    match store.history(owner, id).await? {
-        Ok(history) => Ok(Input { history, new }),
+    match store.history(owner, id, limit).await? {
+        Ok(history) => Ok(history),
         Err(Missing(id)) if param == "conversation" => {
             Err(ApiError::not_found("Conversation", &id).at(param))
         }
@@ -164,7 +271,6 @@ fn keeper(
     state: &AppState,
     owner: Owner,
     request: &ResponsesRequest,
-    input: Vec<Value>,
 ) -> Result<Option<(Store, Kept)>, ApiError> {
     let background = request.background == Some(true);
     let Some(store) = &state.store else {
@@ -178,7 +284,8 @@ fn keeper(
     let conversation = conversation_id(request)?;
     let previous = request.previous_response_id.clone();
     let wanted = retrievable || conversation.is_some();
-    let kept = Kept { owner, previous, conversation, input, retrievable, events: Vec::new() };
+    let (input, events) = (Vec::new(), Vec::new());
+    let kept = Kept { owner, previous, conversation, input, retrievable, events };
     Ok(wanted.then(|| (store.clone(), kept)))
 }
 
@@ -189,7 +296,11 @@ fn no_store(param: &str) -> ApiError {
 
 /// Whether the request wants input that is too long to be cut.
 fn cuts(request: &ResponsesRequest, error: &ApiError) -> bool {
-    request.truncation.as_deref() == Some("auto") && error.code() == Some("context_length_exceeded")
+    may_cut(request) && error.code() == Some("context_length_exceeded")
+}
+
+fn may_cut(request: &ResponsesRequest) -> bool {
+    request.truncation.as_deref() == Some("auto")
 }
 
 /// The error at the field that this API has for it.

@@ -13,10 +13,10 @@ use utoipa::IntoParams;
 
 use crate::background::named;
 use crate::error::ApiError;
-use crate::extract::{ApiQuery, Json};
+use crate::extract::{ApiQuery, Json, JsonText};
 use crate::sse;
 use crate::state::AppState;
-use crate::store::{Missing, Owner, Page, Store};
+use crate::store::{Holder, Listed, Missing, Owner, Page, Store};
 
 /// Most items of a page.
 const MAX_PAGE: i64 = 100;
@@ -71,14 +71,14 @@ pub async fn retrieve(
     let job = state.jobs.find(&id);
     let (store, response) = response(&state, &owner, &id).await?;
     if query.stream != Some(true) {
-        return Ok(Json(response).into_response());
+        return Ok(JsonText(response.json).into_response());
     }
     let keepalive = Duration::from_secs(state.settings.keepalive_s);
     let from = query.starting_after.map_or(0, |after| after.saturating_add(1));
     if let Some(job) = job {
         return Ok(sse::relay(job.events(usize::try_from(from).unwrap_or(usize::MAX)), keepalive));
     }
-    if response["background"] != json!(true) {
+    if !response.background {
         let message = "'stream' is for responses that were made with 'background'.";
         return Err(ApiError::invalid("stream", "unsupported_value", message));
     }
@@ -105,7 +105,7 @@ pub async fn delete(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let owner = Owner::of(&headers);
-    let (store, _) = response(&state, &owner, &id).await?;
+    let (store, _) = kind(&state, &owner, &id).await?;
     if let Some(job) = state.jobs.find(&id) {
         job.cancel().await;
     }
@@ -134,8 +134,8 @@ pub async fn cancel(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let owner = Owner::of(&headers);
-    let (_, found) = response(&state, &owner, &id).await?;
-    if found["background"] != json!(true) {
+    let (_, background) = kind(&state, &owner, &id).await?;
+    if !background {
         let message = "Only a response that was made with 'background' can be cancelled.";
         return Err(ApiError::invalid("response_id", "not_in_background", message));
     }
@@ -143,7 +143,7 @@ pub async fn cancel(
         job.cancel().await;
     }
     let (_, response) = response(&state, &owner, &id).await?;
-    Ok(Json(response).into_response())
+    Ok(JsonText(response.json).into_response())
 }
 
 /// List a response's input items
@@ -166,12 +166,13 @@ pub async fn input_items(
     ApiQuery(query): ApiQuery<PageQuery>,
 ) -> Result<Response, ApiError> {
     let owner = Owner::of(&headers);
-    let (store, _) = response(&state, &owner, &id).await?;
-    list(store, &owner, &id, query).await
+    let (store, _) = kind(&state, &owner, &id).await?;
+    list(&state, store, &owner, &id, query).await
 }
 
 /// A page of a holder's items as OpenAI spells lists.
 pub(super) async fn list(
+    state: &AppState,
     store: &Store,
     owner: &Owner,
     id: &str,
@@ -192,18 +193,23 @@ pub(super) async fn list(
     };
     let limit = usize::try_from(limit).unwrap_or(1);
     let page = Page { limit, after: query.after, descending };
-    let (items, more) = store
-        .page(owner, id, page)
+    let listed = store
+        .page(owner, id, page, state.limits.history_kib << 10)
         .await?
         .map_err(|Missing(id)| ApiError::not_found("Item", &id).at("after"))?;
-    Ok(Json(listed(&items, more)).into_response())
+    Ok(JsonText(spelled(&listed)).into_response())
 }
 
 /// OpenAI's shape of a list.
-pub(super) fn listed(items: &[Value], more: bool) -> Value {
-    let id = |item: Option<&Value>| item.map_or(Value::Null, |item| item["id"].clone());
-    json!({"object": "list", "data": items, "first_id": id(items.first()),
-           "last_id": id(items.last()), "has_more": more})
+pub(super) fn spelled(Listed { items, more }: &Listed) -> String {
+    let id = |item: Option<&(String, String)>| item.map_or(Value::Null, |(id, _)| json!(id));
+    let texts: Vec<&str> = items.iter().map(|(_, json)| json.as_str()).collect();
+    format!(
+        r#"{{"object":"list","data":[{}],"first_id":{},"last_id":{},"has_more":{more}}}"#,
+        texts.join(","),
+        id(items.first()),
+        id(items.last()),
+    )
 }
 
 /// The store, if there is one.
@@ -211,13 +217,26 @@ pub(super) fn store(state: &AppState) -> Result<&Store, ApiError> {
     state.store.as_ref().ok_or_else(|| ApiError::turned_off("this server keeps no responses"))
 }
 
+/// The response of this id, and the store that has it.
 async fn response<'a>(
     state: &'a AppState,
     owner: &Owner,
     id: &str,
-) -> Result<(&'a Store, Value), ApiError> {
+) -> Result<(&'a Store, Holder), ApiError> {
     let store = store(state)?;
-    let found = store.get(owner, id).await?.filter(|found| found["object"] == "response");
+    let found = store.get(owner, id).await?.filter(|found| found.object == "response");
     let found = found.ok_or_else(|| ApiError::not_found("Response", id))?;
     Ok((store, found))
+}
+
+/// Whether the response of this id was made in the background, and the store that has it.
+async fn kind<'a>(
+    state: &'a AppState,
+    owner: &Owner,
+    id: &str,
+) -> Result<(&'a Store, bool), ApiError> {
+    let store = store(state)?;
+    let found = store.kind(owner, id).await?.filter(|(object, _)| object == "response");
+    let (_, background) = found.ok_or_else(|| ApiError::not_found("Response", id))?;
+    Ok((store, background))
 }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse as _, Response};
 use forebay_chat::normalise;
 use forebay_engine::{ParseSpecial, Token};
 use forebay_protocol::error::ErrorEnvelope;
@@ -13,13 +15,15 @@ use forebay_protocol::tokenize::{
 };
 use serde_json::Map;
 
-use super::off_reactor;
+use crate::config::LimitSettings;
+use crate::convert::chat::{self, Opening};
+use crate::convert::prepare::Context;
 use crate::convert::{check_extra, log_unknown};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::observe::Record;
-use crate::registry::Served;
 use crate::state::AppState;
+use crate::work::Work;
 
 /// Turn text into tokens
 ///
@@ -39,30 +43,33 @@ use crate::state::AppState;
 pub async fn tokenize(
     State(state): State<AppState>,
     Extension(record): Extension<Record>,
+    Extension(work): Extension<Work>,
+    headers: HeaderMap,
     ApiJson(request): ApiJson<TokenizeRequest>,
-) -> Result<Json<TokenizeResponse>, ApiError> {
+) -> Result<Response, ApiError> {
     let served = state.registry.resolve(&request.model)?;
-    let strict = state.settings.strict;
     record.note(|facts| facts.model = Some(Arc::clone(&served)));
-    log_unknown(&check_extra(fields::TOKENIZE, &request.extra, strict)?);
+    log_unknown(&check_extra(fields::TOKENIZE, &request.extra, state.settings.strict)?);
     let strings = request.return_token_strs.unwrap_or(false);
-    let model = Arc::clone(&served);
-    let tokens = off_reactor(usize::MAX, move || tokens(&request, &model, strict)).await?;
-    let vocab = served.vocab();
-    let text = |&token: &Token| String::from_utf8_lossy(vocab.piece(token)).into_owned();
-    Ok(Json(TokenizeResponse {
-        count: u32::try_from(tokens.len()).unwrap_or(u32::MAX),
-        max_model_len: served.info().slot_tokens,
-        token_strs: strings.then(|| tokens.iter().map(text).collect()),
-        tokens,
-    }))
+    let (settings, limits) = (Arc::clone(&state.settings), Arc::clone(&state.limits));
+    let context = Context { served, headers, settings, limits };
+    let answer = work.run(move || {
+        let tokens = tokens(&request, &context)?;
+        let vocab = context.served.vocab();
+        let text = |&token: &Token| String::from_utf8_lossy(vocab.piece(token)).into_owned();
+        Ok(Json(TokenizeResponse {
+            count: u32::try_from(tokens.len()).unwrap_or(u32::MAX),
+            max_model_len: context.served.info().slot_tokens,
+            token_strs: strings.then(|| tokens.iter().map(text).collect()),
+            tokens,
+        })
+        .into_response())
+    });
+    answer.await
 }
 
-fn tokens(
-    request: &TokenizeRequest,
-    served: &Served,
-    strict: bool,
-) -> Result<Vec<Token>, ApiError> {
+fn tokens(request: &TokenizeRequest, context: &Context) -> Result<Vec<Token>, ApiError> {
+    let Context { served, settings, limits, .. } = context;
     let only_for = |field: &str, other: &str| {
         let message = format!("'{field}' is for '{other}' only.");
         Err(ApiError::invalid(field, "invalid_value", message))
@@ -77,6 +84,7 @@ fn tokens(
             } else {
                 ParseSpecial::No
             };
+            check_length("prompt", prompt.len(), limits)?;
             let vocab = served.vocab();
             let tokens = vocab.tokenize(prompt, special);
             let marked = request.add_special_tokens.unwrap_or(true);
@@ -90,17 +98,29 @@ fn tokens(
                 return only_for("add_special_tokens", "prompt");
             }
             let mut unknown = Vec::new();
-            let turns = normalise(messages, strict, &mut unknown)?;
+            let turns = normalise(messages, settings.strict, &mut unknown)?;
             log_unknown(&unknown);
-            let opens = request.add_generation_prompt.unwrap_or(true);
-            crate::convert::chat::prompt(&turns, &[], served, opens, false, &Map::new())
-                .map(|prompt| prompt.tokens)
+            let opening = Opening {
+                add_generation_prompt: request.add_generation_prompt.unwrap_or(true),
+                continue_final_message: false,
+            };
+            chat::prompt(&turns, &[], context, opening, &Map::new()).map(|prompt| prompt.tokens)
         }
         _ => {
             let message = "Exactly one of 'prompt' and 'messages' must be given.";
             Err(ApiError::invalid("prompt", "invalid_value", message))
         }
     }
+}
+
+/// Refuses a text that is longer than what is tokenised here.
+fn check_length(param: &str, bytes: usize, limits: &LimitSettings) -> Result<(), ApiError> {
+    let most = limits.text_kib << 10;
+    if bytes <= most {
+        return Ok(());
+    }
+    let message = format!("'{param}' can have at most {most} bytes, but has {bytes}.");
+    Err(ApiError::invalid(param, "string_above_max_length", message))
 }
 
 /// Turn tokens into text
@@ -119,6 +139,7 @@ fn tokens(
 pub async fn detokenize(
     State(state): State<AppState>,
     Extension(record): Extension<Record>,
+    Extension(work): Extension<Work>,
     ApiJson(request): ApiJson<DetokenizeRequest>,
 ) -> Result<Json<DetokenizeResponse>, ApiError> {
     let served = state.registry.resolve(&request.model)?;
@@ -129,8 +150,10 @@ pub async fn detokenize(
         let message = format!("The model has no token {}.", request.tokens[at]);
         return Err(ApiError::invalid(format!("tokens[{at}]"), "invalid_value", message));
     }
+    let bytes: usize = request.tokens.iter().map(|&token| vocab.piece(token).len()).sum();
+    check_length("tokens", bytes, &state.limits)?;
     let model = Arc::clone(&served);
-    let prompt = off_reactor(request.tokens.len(), move || {
+    let prompt = work.run(move || {
         let bytes: Vec<u8> =
             request.tokens.iter().flat_map(|&t| model.vocab().piece(t)).copied().collect();
         Ok(String::from_utf8_lossy(&bytes).into_owned())

@@ -30,13 +30,33 @@ fn response(id: &str, status: &str, output: &str) -> Value {
     json!({"id": id, "object": "response", "status": status, "output": [item(output)]})
 }
 
-fn ids(items: &[Value]) -> Vec<&str> {
-    items.iter().filter_map(|item| item["id"].as_str()).collect()
+fn ids(page: &Listed) -> Vec<&str> {
+    page.items.iter().map(|(id, _)| id.as_str()).collect()
 }
 
 async fn history(store: &Store, id: &str) -> Result<Vec<String>, Missing> {
-    let items = store.history(&owner("a"), id).await.unwrap()?;
-    Ok(ids(&items).into_iter().map(str::to_owned).collect())
+    let History { items, whole } = store.history(&owner("a"), id, 1 << 20).await.unwrap()?;
+    assert!(whole);
+    Ok(items.iter().map(|item| id_of(item)).collect())
+}
+
+fn id_of(item: &str) -> String {
+    serde_json::from_str::<Value>(item).unwrap()["id"].as_str().unwrap().to_owned()
+}
+
+/// The whole of a holder.
+async fn get(store: &Store, key: &'static str, id: &str) -> Option<Value> {
+    let found = store.get(&owner(key), id).await.unwrap()?;
+    let value: Value = serde_json::from_str(&found.json).unwrap();
+    assert_eq!(value["object"].as_str().unwrap_or_default(), found.object);
+    let kind = store.kind(&owner(key), id).await.unwrap().unwrap();
+    assert_eq!(kind, (found.object, found.background));
+    Some(value)
+}
+
+async fn item_at(store: &Store, key: &'static str, id: &str) -> Result<Vec<String>, NoItem> {
+    let items = store.items(&owner(key), vec![id.to_owned()], 1 << 20).await.unwrap()?;
+    Ok(items.iter().map(|item| id_of(item)).collect())
 }
 
 #[tokio::test]
@@ -46,19 +66,19 @@ async fn responses_follow_on_each_other() {
     store.keep(kept("i2", Some("r1"), None), response("r2", "in_progress", "o0")).await.unwrap();
     store.keep(kept("i2", Some("r1"), None), response("r2", "completed", "o2")).await.unwrap();
     assert_eq!(history(&store, "r2").await.unwrap(), ["i1", "o1", "i2", "o2"]);
-    let got = store.get(&owner("a"), "r2").await.unwrap().unwrap();
+    let got = get(&store, "a", "r2").await.unwrap();
     assert_eq!(got, response("r2", "completed", "o2"));
     assert_eq!(store.events(&owner("a"), "r2", 1).await.unwrap(), ["{\"n\": 1}"]);
-    assert_eq!(store.item(&owner("a"), "o1").await.unwrap(), Some(item("o1")));
+    assert_eq!(item_at(&store, "a", "o1").await, Ok(vec!["o1".to_owned()]));
     // Another key sees nothing of it.
-    assert_eq!(store.get(&owner("b"), "r2").await.unwrap(), None);
-    assert_eq!(store.item(&owner("b"), "o1").await.unwrap(), None);
+    assert_eq!(get(&store, "b", "r2").await, None);
+    assert_eq!(item_at(&store, "b", "o1").await, Err(NoItem::Missing(0)));
     assert!(store.events(&owner("b"), "r2", 0).await.unwrap().is_empty());
     assert!(!store.delete(&owner("b"), "r1").await.unwrap());
     assert!(store.delete(&owner("a"), "r1").await.unwrap());
     assert!(!store.delete(&owner("a"), "r1").await.unwrap());
     assert_eq!(history(&store, "r2").await, Err(Missing("r1".to_owned())));
-    assert_eq!(store.item(&owner("a"), "o1").await.unwrap(), None);
+    assert_eq!(item_at(&store, "a", "o1").await, Err(NoItem::Missing(0)));
 }
 
 #[tokio::test]
@@ -75,19 +95,21 @@ async fn conversations_grow_by_what_was_said() {
     assert!(store.extend(&a, "c", vec![item("i3")]).await.unwrap());
     assert_eq!(history(&store, "r1").await.unwrap(), ["i0", "i1", "o1"]);
     let page = |after: Option<&str>, descending| {
-        store.page(&a, "c", Page { limit: 2, after: after.map(str::to_owned), descending })
+        let page = Page { limit: 2, after: after.map(str::to_owned), descending };
+        store.page(&a, "c", page, 1 << 20)
     };
-    let (items, more) = page(None, false).await.unwrap().unwrap();
-    assert_eq!((ids(&items), more), (vec!["i0", "i1"], true));
-    let (items, more) = page(Some("i1"), false).await.unwrap().unwrap();
-    assert_eq!((ids(&items), more), (vec!["o1", "i3"], false));
-    let (items, _) = page(Some("i3"), true).await.unwrap().unwrap();
-    assert_eq!(ids(&items), ["o1", "i1"]);
+    let first = page(None, false).await.unwrap().unwrap();
+    assert_eq!((ids(&first), first.more), (vec!["i0", "i1"], true));
+    let rest = page(Some("i1"), false).await.unwrap().unwrap();
+    assert_eq!((ids(&rest), rest.more), (vec!["o1", "i3"], false));
+    let back = page(Some("i3"), true).await.unwrap().unwrap();
+    assert_eq!(ids(&back), ["o1", "i1"]);
+    assert_eq!(ids(&page(None, true).await.unwrap().unwrap()), ["i3", "o1"]);
     assert_eq!(page(Some("x"), true).await.unwrap(), Err(Missing("x".to_owned())));
     assert!(store.delete_item(&a, "c", "i1").await.unwrap());
     assert_eq!(history(&store, "c").await.unwrap(), ["i0", "o1", "i3"]);
     store.put_conversation(&a, &json!({"id": "c", "metadata": {"k": "v"}})).await.unwrap();
-    assert_eq!(store.get(&a, "c").await.unwrap().unwrap()["metadata"]["k"], "v");
+    assert_eq!(get(&store, "a", "c").await.unwrap()["metadata"]["k"], "v");
     assert_eq!(history(&store, "c").await.unwrap(), ["i0", "o1", "i3"]);
 }
 
@@ -103,11 +125,11 @@ async fn what_nobody_uses_makes_room() {
     }
     let mut there = Vec::new();
     for n in 0..4 {
-        there.push(store.get(&owner("a"), &format!("r{n}")).await.unwrap().is_some());
+        there.push(get(&store, "a", &format!("r{n}")).await.is_some());
     }
     assert_eq!(there, [false, false, true, true]);
     let bytes = |store: &Store| -> i64 {
-        let db = store.0.lock().unwrap();
+        let db = store.db.lock().unwrap();
         db.connection.query_row("SELECT bytes FROM size", [], |row| row.get(0)).unwrap()
     };
     assert!(bytes(&store) > 2 * 300);
@@ -117,9 +139,9 @@ async fn what_nobody_uses_makes_room() {
     assert_eq!(bytes(&store), 0);
     // What is older than the limit goes with the next change.
     store.keep(kept("i", None, None), response("old", "completed", "o")).await.unwrap();
-    store.0.lock().unwrap().connection.execute("UPDATE holder SET used = used - 61", []).unwrap();
-    assert!(store.get(&owner("a"), "none").await.unwrap().is_none());
-    assert!(store.get(&owner("a"), "old").await.unwrap().is_none());
+    store.db.lock().unwrap().connection.execute("UPDATE holder SET used = used - 61", []).unwrap();
+    assert!(get(&store, "a", "none").await.is_none());
+    assert!(get(&store, "a", "old").await.is_none());
 }
 
 #[tokio::test]
@@ -134,7 +156,7 @@ async fn a_file_outlives_the_process() {
     drop(store);
     let store = open(Some(&path), 1 << 20);
     assert_eq!(history(&store, "r1").await.unwrap(), ["i1", "o1"]);
-    let ended = store.get(&owner("a"), "r2").await.unwrap().unwrap();
+    let ended = get(&store, "a", "r2").await.unwrap();
     assert_eq!(
         (&ended["status"], &ended["error"]["code"]),
         (&json!("failed"), &json!("server_error"))
@@ -143,4 +165,41 @@ async fn a_file_outlives_the_process() {
     for suffix in ["", "-wal", "-shm"] {
         drop(std::fs::remove_file(format!("{}{suffix}", path.display())));
     }
+}
+
+#[tokio::test]
+async fn what_is_read_at_a_time_is_bounded() {
+    let store = open(None, 1 << 20);
+    let a = owner("a");
+    store.put_conversation(&a, &json!({"id": "c", "object": "conversation"})).await.unwrap();
+    let long = |id: &str| json!({"id": id, "type": "message", "content": "x".repeat(1000)});
+    let items: Vec<Value> = (0..8).map(|n| long(&format!("i{n}"))).collect();
+    store.extend(&a, "c", items).await.unwrap();
+    let read = store.history(&a, "c", 2500).await.unwrap().unwrap();
+    let ids_read: Vec<String> = read.items.iter().map(|item| id_of(item)).collect();
+    assert_eq!((ids_read, read.whole), (vec!["i6".to_owned(), "i7".to_owned()], false));
+    let page = Page { limit: 8, after: None, descending: false };
+    let listed = store.page(&a, "c", page.clone(), 2500).await.unwrap().unwrap();
+    assert_eq!((ids(&listed), listed.more), (vec!["i0", "i1"], true));
+    let listed = store.page(&a, "c", page, 10).await.unwrap().unwrap();
+    assert_eq!((ids(&listed), listed.more), (vec!["i0"], true), "a page is never empty");
+    // However often the same item is named, each time counts.
+    let named = vec!["i3".to_owned(); 3];
+    assert_eq!(store.items(&a, named, 2500).await.unwrap(), Err(NoItem::TooLong(2)));
+}
+
+#[tokio::test]
+async fn long_chains_are_cut() {
+    let store = open(None, 1 << 24);
+    let mut previous = None::<String>;
+    for n in 0..MAX_CHAIN + 10 {
+        let id = format!("r{n}");
+        let body = json!({"id": id, "object": "response", "status": "completed", "output": []});
+        let kept =
+            Kept { input: Vec::new(), events: Vec::new(), ..kept("i", previous.as_deref(), None) };
+        store.keep(kept, body).await.unwrap();
+        previous = Some(id);
+    }
+    let read = store.history(&owner("a"), &previous.unwrap(), 1 << 20).await.unwrap().unwrap();
+    assert!(!read.whole);
 }

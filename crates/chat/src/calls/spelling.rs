@@ -1,0 +1,119 @@
+//! A dialect made ready for reading calls.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::dialect::{Arguments, Dialect, Values};
+use crate::pattern::Pattern;
+
+/// What the readers of all answers to a request share.
+#[derive(Debug)]
+pub(super) struct Spelling {
+    /// The tools' names, each with its parameters' schema.
+    pub(super) tools: Arc<BTreeMap<String, Value>>,
+    /// Length of the longest name.
+    pub(super) longest_name: usize,
+    /// Whether a call is one JSON object that holds the name.
+    pub(super) object: bool,
+    /// What announces calls.
+    pub(super) marker: String,
+    /// What may follow a call: first what ends it and the answer's calls, then what begins the next.
+    pub(super) after: Vec<Pattern>,
+    /// How many patterns of `after` are ends.
+    pub(super) behind: usize,
+    /// What begins a call, up to its name.
+    pub(super) begins: Vec<Pattern>,
+    /// What follows a name: what stands there without arguments, if that is known, and before them.
+    pub(super) middles: Vec<Pattern>,
+    /// How many patterns of `middles` stand where there are no arguments.
+    pub(super) bare: usize,
+    /// How arguments are spelled that come one by one.
+    pub(super) each: Option<Each>,
+}
+
+/// How arguments are spelled that come one by one.
+#[derive(Debug)]
+pub(super) struct Each {
+    /// What ends a key.
+    pub(super) key_end: String,
+    /// What ends the word for the kind of a value, and the word for texts.
+    pub(super) kind: Option<(String, String)>,
+    /// The quote that texts stand in.
+    pub(super) quote: Option<String>,
+    /// What ends a value that has no quotes.
+    pub(super) value_end: String,
+    /// What follows a value: first what leads to the next key, then what ends the call.
+    pub(super) ends: [Pattern; 2],
+}
+
+impl Spelling {
+    pub(super) fn new(dialect: &Dialect, tools: Arc<BTreeMap<String, Value>>) -> Self {
+        let object = dialect.is_object();
+        let marker = dialect.marker().to_owned();
+        let ends = dialect.ends();
+        let skipped = |c: char| is_skipped(object, c) || object && c == '}';
+        let mut after: Vec<Pattern> = [ends.call, ends.all]
+            .map(|end| Pattern::new(end.trim_start_matches(skipped)))
+            .into_iter()
+            .filter(|end| !end.is_empty())
+            .collect();
+        let behind = after.len();
+        // Of an object, what stands before it.
+        let next = match ends.next.rfind('{').filter(|_| object) {
+            Some(at) => {
+                ends.next[..at].trim_end().trim_end_matches('[').trim_start_matches(skipped)
+            }
+            None => ends.next,
+        };
+        let begins = [marker.as_str(), next].map(Pattern::new).into_iter();
+        after.extend(begins.filter(|begin| !begin.is_empty()));
+        let begins = [dialect.open.as_str(), ends.next].map(Pattern::new).into_iter();
+        let begins = begins.filter(|begin| !begin.is_empty()).collect();
+        let each = Each::new(dialect);
+        let none = match &dialect.arguments {
+            Arguments::Json => "",
+            Arguments::Each { none, .. } => {
+                none.trim_end().strip_suffix(ends.all.trim()).unwrap_or(none)
+            }
+        };
+        let none = Pattern::new(none);
+        let bare = usize::from(!none.is_empty());
+        let middles = [none].into_iter().filter(|none| !none.is_empty());
+        let middles = middles.chain([Pattern::new(&dialect.middle)]).collect();
+        let longest_name = tools.keys().map(String::len).max().unwrap_or(0);
+        Self { tools, longest_name, object, marker, after, behind, begins, middles, bare, each }
+    }
+
+    /// Whether this character may stand between calls.
+    pub(super) fn is_skipped(&self, c: char) -> bool {
+        is_skipped(self.object, c)
+    }
+}
+
+fn is_skipped(object: bool, c: char) -> bool {
+    c.is_whitespace() || object && matches!(c, ',' | ';' | ']')
+}
+
+impl Each {
+    fn new(dialect: &Dialect) -> Option<Self> {
+        let Arguments::Each { key_value, value_key, values, .. } = &dialect.arguments else {
+            return None;
+        };
+        let (key_end, kind, quote) = match values {
+            Values::Bare => (key_value.trim(), None, None),
+            Values::Quoted(quote) => (key_value.trim(), None, Some(quote.clone())),
+            Values::Told { front, back, texts, .. } => {
+                (front.as_str(), Some((back.clone(), texts.clone())), None)
+            }
+        };
+        Some(Self {
+            key_end: key_end.to_owned(),
+            kind,
+            quote,
+            value_end: dialect.value_end().to_owned(),
+            ends: [value_key.as_str(), dialect.ends().call].map(Pattern::new),
+        })
+    }
+}

@@ -1,0 +1,95 @@
+//! Who leaves before the answer is complete: clients that go away, and requests whose time is up.
+//!
+//! The worker hears of both without going through all requests: it takes the ids of those who left,
+//! and the deadlines that have passed.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// Numbers requests, and keeps the numbers of those whose client left until the worker takes them.
+///
+/// Each number is added at most once, while its request holds a permit of the queue: that bounds
+/// the list.
+#[derive(Debug, Default)]
+pub(crate) struct Departures {
+    last: AtomicU64,
+    gone: Mutex<Vec<u64>>,
+}
+
+/// When the time of each request is up.
+#[derive(Debug)]
+pub(crate) struct Deadlines<K>(BTreeSet<(Instant, K)>);
+
+impl Departures {
+    /// A number that no other request has.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.last.fetch_add(1, Relaxed) + 1
+    }
+
+    /// Reports that a request's client left.
+    pub(crate) fn add(&self, id: u64) {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+    }
+
+    /// Those who left since the last time.
+    pub(crate) fn take(&self) -> Vec<u64> {
+        std::mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl<K> Default for Deadlines<K> {
+    fn default() -> Self {
+        Self(BTreeSet::new())
+    }
+}
+
+impl<K: Ord + Copy> Deadlines<K> {
+    pub(crate) fn insert(&mut self, deadline: Option<Instant>, key: K) {
+        self.0.extend(deadline.map(|deadline| (deadline, key)));
+    }
+
+    pub(crate) fn remove(&mut self, deadline: Option<Instant>, key: K) {
+        if let Some(deadline) = deadline {
+            self.0.remove(&(deadline, key));
+        }
+    }
+
+    /// Takes out one whose time is up.
+    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<K> {
+        let &(deadline, _) = self.0.first()?;
+        if deadline > now {
+            return None;
+        }
+        self.0.pop_first().map(|(_, key)| key)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn deadlines_come_in_order_and_only_when_they_are_due() {
+        let start = Instant::now();
+        let at = |ms| Some(start + Duration::from_millis(ms));
+        let mut deadlines = Deadlines::default();
+        for (key, ms) in [(1, 30), (2, 10), (3, 20), (4, 10)] {
+            deadlines.insert(at(ms), key);
+        }
+        deadlines.insert(None, 5);
+        deadlines.remove(at(20), 3);
+        deadlines.remove(None, 1);
+        let now = start + Duration::from_millis(15);
+        let due: Vec<_> = std::iter::from_fn(|| deadlines.pop_due(now)).collect();
+        assert_eq!((due, deadlines.len()), (vec![2, 4], 1));
+    }
+}

@@ -1,0 +1,334 @@
+//! The channel from a generation to its reader, and the memory that unread events may take.
+//!
+//! Sending never waits: a channel holds every event that its request causes. A reader that stops
+//! reading therefore costs memory, which is bounded over all requests of an engine. When there is
+//! more, whole answers are cut, those that finished first at first: their events are dropped at
+//! once, and their readers get [`Failure::Unread`] instead. Where what runs is too much alone, the
+//! one with the most unread is cut, and the engine cancels it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::departures::Departures;
+use crate::request::{Event, Failure, FinishReason, Stamped, TokenLogprob, TopLogprob};
+
+/// What the allocator takes for itself, for each allocation.
+const OVERHEAD: usize = 16;
+/// Rooms for events that a channel keeps while it is read.
+const KEPT: usize = 8;
+
+/// The channels of an engine, and the bytes that wait in them.
+pub(crate) struct Unread {
+    limit: usize,
+    bytes: AtomicUsize,
+    cut: AtomicU64,
+    departures: Departures,
+    /// Locked before any channel.
+    ledger: Mutex<Ledger>,
+}
+
+/// The channels that have a reader.
+#[derive(Default)]
+struct Ledger {
+    /// By id.
+    running: BTreeMap<u64, Arc<Channel>>,
+    /// In the order in which they finished.
+    finished: BTreeMap<u64, Arc<Channel>>,
+    finishes: u64,
+}
+
+struct Channel {
+    id: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    events: VecDeque<Stamped>,
+    /// Bytes that the events refer to.
+    heap: usize,
+    /// What of this channel is counted in [`Unread::bytes`].
+    counted: usize,
+    waker: Option<Waker>,
+    sender: SenderState,
+    reader: ReaderState,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum SenderState {
+    #[default]
+    Open,
+    /// Nothing more comes; the number is its place in [`Ledger::finished`].
+    Finished(u64),
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum ReaderState {
+    #[default]
+    Reads,
+    /// It was cut and has to hear of it.
+    Cut,
+    /// It left, or it was cut and knows.
+    Gone,
+}
+
+/// The engine's side. Dropping it ends the channel.
+pub(crate) struct Sender {
+    unread: Arc<Unread>,
+    channel: Arc<Channel>,
+    /// Count the request against the queue's limits until its last event.
+    permits: Option<[OwnedSemaphorePermit; 2]>,
+}
+
+/// The reader's side. Dropping it cancels the request.
+pub(crate) struct Receiver {
+    unread: Arc<Unread>,
+    channel: Arc<Channel>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl Unread ===
+
+impl Unread {
+    /// No channels, which may hold `limit` bytes together.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            bytes: AtomicUsize::new(0),
+            cut: AtomicU64::new(0),
+            departures: Departures::default(),
+            ledger: Mutex::default(),
+        }
+    }
+
+    /// A channel for a request that holds these permits.
+    pub(crate) fn channel(
+        self: &Arc<Self>,
+        permits: Option<[OwnedSemaphorePermit; 2]>,
+    ) -> (Sender, Receiver) {
+        let id = self.departures.next_id();
+        let channel = Arc::new(Channel { id, state: Mutex::default() });
+        lock(&self.ledger).running.insert(id, Arc::clone(&channel));
+        let receiver = Receiver { unread: Arc::clone(self), channel: Arc::clone(&channel) };
+        (Sender { unread: Arc::clone(self), channel, permits }, receiver)
+    }
+
+    /// Bytes that wait to be read.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.load(Relaxed)
+    }
+
+    /// Answers that were cut because nobody read them.
+    pub(crate) fn cuts(&self) -> u64 {
+        self.cut.load(Relaxed)
+    }
+
+    /// The running requests whose reader left or was cut since the last time.
+    pub(crate) fn take_departed(&self) -> Vec<u64> {
+        self.departures.take()
+    }
+
+    /// Cuts answers until what waits is within the limit.
+    fn enforce(&self) {
+        while self.bytes() > self.limit {
+            let mut ledger = lock(&self.ledger);
+            let holds = |channel: &&Arc<Channel>| !lock(&channel.state).events.is_empty();
+            let channel = match ledger.finished.values().find(holds) {
+                Some(channel) => Arc::clone(channel),
+                None => {
+                    let running = ledger.running.values();
+                    let counted = |channel: &&Arc<Channel>| lock(&channel.state).counted;
+                    match running.max_by_key(counted).filter(holds) {
+                        Some(channel) => Arc::clone(channel),
+                        None => return,
+                    }
+                }
+            };
+            self.cut.fetch_add(1, Relaxed);
+            let (events, waker) = self.close(&mut ledger, &channel, ReaderState::Cut);
+            drop((ledger, events));
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Takes a channel out of the ledger and empties it. Reports a running one as departed.
+    fn close(
+        &self,
+        ledger: &mut Ledger,
+        channel: &Channel,
+        reader: ReaderState,
+    ) -> (VecDeque<Stamped>, Option<Waker>) {
+        let mut state = lock(&channel.state);
+        let listed = match state.sender {
+            SenderState::Open => ledger.running.remove(&channel.id),
+            SenderState::Finished(place) => ledger.finished.remove(&place),
+        };
+        state.reader = reader;
+        if listed.is_some() && state.sender == SenderState::Open {
+            self.departures.add(channel.id);
+        }
+        let events = std::mem::take(&mut state.events);
+        state.heap = 0;
+        self.count(&mut state);
+        (events, state.waker.take())
+    }
+
+    /// Counts what a channel holds now.
+    fn count(&self, state: &mut State) {
+        let bytes = state.heap + state.events.capacity() * size_of::<Stamped>();
+        match bytes.checked_sub(state.counted) {
+            Some(more) => self.bytes.fetch_add(more, Relaxed),
+            None => self.bytes.fetch_sub(state.counted - bytes, Relaxed),
+        };
+        state.counted = bytes;
+    }
+}
+
+impl fmt::Debug for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unread").field("bytes", &self.bytes()).finish_non_exhaustive()
+    }
+}
+
+// === impl Sender ===
+
+impl Sender {
+    /// The request's number; no other of the engine has it.
+    pub(crate) fn id(&self) -> u64 {
+        self.channel.id
+    }
+
+    /// Whether nobody will read what is sent.
+    pub(crate) fn is_closed(&self) -> bool {
+        lock(&self.channel.state).reader != ReaderState::Reads
+    }
+
+    /// Sends an event. Where nobody reads, it is dropped.
+    pub(crate) fn send(&self, event: Stamped) {
+        let waker = {
+            let mut state = lock(&self.channel.state);
+            if state.reader != ReaderState::Reads {
+                return;
+            }
+            state.heap += heap_bytes(&event.event);
+            state.events.push_back(event);
+            self.unread.count(&mut state);
+            state.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        self.unread.enforce();
+    }
+
+    /// Sends the last event. The permits are returned first: whoever reads it may ask again.
+    pub(crate) fn finish(mut self, event: Stamped) {
+        self.permits = None;
+        self.send(event);
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.permits = None;
+        let waker = {
+            let mut ledger = lock(&self.unread.ledger);
+            let mut state = lock(&self.channel.state);
+            let place = ledger.finishes;
+            ledger.finishes += 1;
+            state.sender = SenderState::Finished(place);
+            if ledger.running.remove(&self.channel.id).is_some() {
+                ledger.finished.insert(place, Arc::clone(&self.channel));
+            }
+            state.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl fmt::Debug for Sender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sender").field("id", &self.channel.id).finish_non_exhaustive()
+    }
+}
+
+// === impl Receiver ===
+
+impl Receiver {
+    /// The next event; `None` after the last one.
+    pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Stamped>> {
+        let mut state = lock(&self.channel.state);
+        match state.reader {
+            ReaderState::Reads => {}
+            ReaderState::Cut => {
+                state.reader = ReaderState::Gone;
+                let event = Event::Failed(Failure::Unread);
+                return Poll::Ready(Some(Stamped { after: Duration::ZERO, event }));
+            }
+            ReaderState::Gone => return Poll::Ready(None),
+        }
+        if let Some(event) = state.events.pop_front() {
+            state.heap -= heap_bytes(&event.event);
+            let room = state.events.capacity();
+            if room > KEPT && state.events.len() < room / 4 {
+                state.events.shrink_to(room / 2);
+            }
+            self.unread.count(&mut state);
+            return Poll::Ready(Some(event));
+        }
+        if state.sender != SenderState::Open {
+            return Poll::Ready(None);
+        }
+        if state.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+            state.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let left = {
+            let mut ledger = lock(&self.unread.ledger);
+            self.unread.close(&mut ledger, &self.channel, ReaderState::Gone)
+        };
+        drop(left);
+    }
+}
+
+impl fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receiver").field("id", &self.channel.id).finish_non_exhaustive()
+    }
+}
+
+/// Bytes on the heap that an event refers to.
+fn heap_bytes(event: &Event) -> usize {
+    let block = |bytes: usize| if bytes > 0 { bytes + OVERHEAD } else { 0 };
+    let logprobs = |all: &Vec<TokenLogprob>| {
+        let tops = all.iter().map(|l| block(l.top.capacity() * size_of::<TopLogprob>()));
+        block(all.capacity() * size_of::<TokenLogprob>()) + tops.sum::<usize>()
+    };
+    match event {
+        Event::Delta { text, logprobs: all, .. } => block(text.capacity()) + logprobs(all),
+        Event::Prompt(all) => logprobs(all),
+        Event::Finished { reason: FinishReason::StopString(text), .. } => block(text.capacity()),
+        Event::Finished { .. } | Event::Started { .. } | Event::Failed(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+//! Text to tokens within limits: a text that cannot fit is refused before it is tokenised whole.
+//!
+//! llama.cpp's tokenisers take more than a hundred bytes of memory for each byte of a text.
+
+use forebay_engine::{ParseSpecial, Token};
+
+use crate::config::LimitSettings;
+use crate::error::ApiError;
+use crate::registry::Served;
+
+/// Refuses a text that is longer than any prompt may be.
+///
+/// # Errors
+/// 400 at `param`.
+pub(super) fn check_text(
+    param: &str,
+    bytes: usize,
+    served: &Served,
+    limits: &LimitSettings,
+) -> Result<(), ApiError> {
+    let most = limits.text_kib << 10;
+    if bytes > most {
+        let message = format!("The text of '{param}' has {bytes} bytes; the most is {most}.");
+        return Err(ApiError::invalid(param, "context_length_exceeded", message));
+    }
+    let least = served.vocab().fewest_tokens(bytes);
+    let limit = served.info().slot_tokens;
+    if least > limit as usize {
+        return Err(ApiError::context_length_at_least(param, least, limit));
+    }
+    Ok(())
+}
+
+/// The tokens of a rendered prompt, its control tokens recognised.
+///
+/// # Errors
+/// 400 at `param` for more than the model's context holds.
+pub(super) fn of_pieces(
+    param: &str,
+    pieces: &[String],
+    served: &Served,
+    limits: &LimitSettings,
+) -> Result<Vec<Token>, ApiError> {
+    check_text(param, pieces.iter().map(String::len).sum(), served, limits)?;
+    let (vocab, limit) = (served.vocab(), served.info().slot_tokens);
+    let (mut tokens, mut count, mut exact) = (Vec::new(), 0, true);
+    for piece in pieces {
+        match vocab.tokenize_within(piece, ParseSpecial::Yes, limit as usize) {
+            Ok(more) if count + more.len() <= limit as usize => {
+                count += more.len();
+                tokens.extend(more);
+            }
+            Ok(more) => count += more.len(),
+            Err(many) => {
+                count += many.count;
+                exact &= many.exact;
+            }
+        }
+    }
+    if count <= limit as usize {
+        return Ok(tokens);
+    }
+    // With what the server adds in front.
+    let kept = tokens.len();
+    count += vocab.with_prefix(tokens).len() - kept;
+    match exact {
+        true => Err(ApiError::context_length(param, count, limit)),
+        false => Err(ApiError::context_length_at_least(param, count, limit)),
+    }
+}
+
+/// Bytes of text for each token of an embedding model's context. Its tokeniser drops white space and
+/// makes one token of an unknown word, so nothing is certain, but no real text comes near.
+const BYTES_PER_TOKEN: usize = 64;
+/// What an input may have in any case, in bytes.
+const MIN_INPUT: usize = 16 << 10;
+
+/// The tokens of an embedding model's input. One that is too long is cut with `truncate`.
+///
+/// # Errors
+/// 400 for more text than could fit.
+pub(super) fn of_input(
+    text: &str,
+    truncate: bool,
+    served: &Served,
+) -> Result<Vec<Token>, ApiError> {
+    let most = (served.info().slot_tokens as usize * BYTES_PER_TOKEN).max(MIN_INPUT);
+    let text = match text.len() {
+        len if len <= most => text,
+        _ if truncate => &text[..text.floor_char_boundary(most)],
+        len => {
+            let message = format!("An input can have at most {most} bytes, but this has {len}.");
+            return Err(ApiError::invalid("input", "context_length_exceeded", message));
+        }
+    };
+    Ok(served.vocab().tokenize(text, ParseSpecial::No))
+}

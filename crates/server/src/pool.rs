@@ -1,0 +1,275 @@
+//! Threads for work that would hold up the reactor: reading large bodies, rendering, tokenising,
+//! compiling grammars.
+//!
+//! Short work does not wait for long work, and all of it leaves the engine's threads their time:
+//! short work may spend a tenth of one core, what is beyond that runs on the slow lane, whose
+//! threads the operating system schedules after everything else. Both queues are bounded. A job
+//! whose client has left is skipped. Jobs are functions over plain data: the pool knows neither HTTP
+//! nor a model, so it can move into the engine's process.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::error::ApiError;
+
+/// Address space for each thread's stack; memory is taken as far as it is used. A quarter of it
+/// holds the deepest grammar that the limits of `forebay_engine` allow.
+const STACK: usize = 64 << 20;
+/// Niceness of the slow lane's threads: with every core busy they get about a thirtieth of one.
+const NICE: i32 = 15;
+/// Jobs that may wait in each lane.
+const QUICK_QUEUE: usize = 1024;
+const SLOW_QUEUE: usize = 64;
+/// The part of one core's time that the quick lane may use, and how much of it can be saved up.
+const QUICK_SHARE: f64 = 0.1;
+const MAX_CREDIT: Duration = Duration::from_millis(300);
+
+/// How long a job is likely to take, which decides where it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Effort {
+    /// Well under a millisecond: runs where it is.
+    Tiny,
+    /// Up to some ten milliseconds.
+    Short,
+    /// Mostly short, but nothing tells beforehand: it must not be in the way of what is short.
+    Unclear,
+    /// Anything else.
+    Long,
+}
+
+/// The threads. Dropping it waits for none of them.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    quick: Lane,
+    unclear: Lane,
+    slow: Lane,
+    /// Guards plain numbers.
+    credit: Arc<Mutex<Credit>>,
+}
+
+/// Some threads and a bounded queue. Dropping it waits for none of them.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    threads: ThreadPool,
+    places: Arc<Semaphore>,
+}
+
+/// Time that the quick lane may still use, as of `at`.
+#[derive(Debug)]
+struct Credit {
+    left: Duration,
+    /// Used beyond what was there.
+    debt: Duration,
+    at: Instant,
+}
+
+impl Pool {
+    /// Starts the threads, as many as suit `cores`.
+    ///
+    /// # Errors
+    /// When the operating system has no threads left.
+    pub(crate) fn new(cores: usize) -> Result<Self, ThreadPoolBuildError> {
+        let credit = Credit { left: MAX_CREDIT, debt: Duration::ZERO, at: Instant::now() };
+        Ok(Self {
+            quick: Lane::new("quick", cores.clamp(1, 4), QUICK_QUEUE, None)?,
+            unclear: Lane::new("unclear", 1, SLOW_QUEUE, None)?,
+            slow: Lane::new("slow", (cores / 4).clamp(1, 4), SLOW_QUEUE, Some(NICE))?,
+            credit: Arc::new(Mutex::new(credit)),
+        })
+    }
+
+    /// Runs `job` and returns what it returns. Dropping the future drops a job that has not begun.
+    ///
+    /// # Errors
+    /// What the job returns; 429 if too much waits already; 500 if it panics.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        effort: Effort,
+        job: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let (lane, quick) = match effort {
+            Effort::Tiny => return caught(job),
+            Effort::Short if self.lock().has_any(Instant::now()) => (&self.quick, true),
+            Effort::Unclear if self.lock().has_any(Instant::now()) => (&self.unclear, true),
+            Effort::Short | Effort::Unclear | Effort::Long => (&self.slow, false),
+        };
+        let credit = quick.then(|| Arc::clone(&self.credit));
+        let timed = move || {
+            let started = Instant::now();
+            let result = caught(job);
+            if let Some(credit) = credit {
+                let mut credit = credit.lock().unwrap_or_else(PoisonError::into_inner);
+                credit.spend(started.elapsed());
+            }
+            result
+        };
+        lane.run(timed).await
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Credit> {
+        self.credit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lane {
+    /// Starts `threads` threads for which `queue` jobs may wait or run; `nice` lowers their priority.
+    ///
+    /// # Errors
+    /// When the operating system has no threads left.
+    pub(crate) fn new(
+        name: &'static str,
+        threads: usize,
+        queue: usize,
+        nice: Option<i32>,
+    ) -> Result<Self, ThreadPoolBuildError> {
+        let threads = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .stack_size(STACK)
+            .thread_name(move |index| format!("{name}-{index}"))
+            .start_handler(move |_| nice.into_iter().for_each(lower_priority))
+            .build()?;
+        Ok(Self { threads, places: Arc::new(Semaphore::new(queue)) })
+    }
+
+    /// Runs `job` and returns what it returns. Dropping the future drops a job that has not begun.
+    ///
+    /// # Errors
+    /// What the job returns; 429 if too much waits already; 500 if it panics.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        let place = place.map_err(|_| ApiError::busy("too many large requests are being read"))?;
+        let (reply, result) = oneshot::channel();
+        self.threads.spawn_fifo(move || {
+            let _place = place;
+            if !reply.is_closed() {
+                // A client that left meanwhile needs nothing.
+                drop(reply.send(caught(job)));
+            }
+        });
+        result.await.unwrap_or_else(|_| Err(ApiError::internal("a job ended without a result")))
+    }
+}
+
+impl Credit {
+    fn has_any(&mut self, now: Instant) -> bool {
+        let earned = now.saturating_duration_since(self.at).mul_f64(QUICK_SHARE);
+        self.at = now;
+        let paid = self.debt.min(earned);
+        self.debt -= paid;
+        self.left = (self.left + (earned - paid)).min(MAX_CREDIT);
+        self.debt.is_zero() && !self.left.is_zero()
+    }
+
+    fn spend(&mut self, time: Duration) {
+        self.debt += time.saturating_sub(self.left);
+        self.left = self.left.saturating_sub(time);
+    }
+}
+
+/// A panic ends the job alone.
+fn caught<T>(job: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {
+    catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(ApiError::internal(format!("a job panicked: {}", text.unwrap_or("no message"))))
+    })
+}
+
+/// Linux schedules each thread by a niceness of its own.
+#[cfg(target_os = "linux")]
+fn lower_priority(nice: i32) {
+    let thread = rustix::thread::gettid();
+    if let Err(error) = rustix::process::setpriority_process(Some(thread), nice) {
+        tracing::debug!(%error, "a thread keeps its priority");
+    }
+}
+
+/// Elsewhere threads keep their priority.
+#[cfg(not(target_os = "linux"))]
+fn lower_priority(_: i32) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool() -> Pool {
+        Pool::new(2).unwrap()
+    }
+
+    #[tokio::test]
+    async fn jobs_run_off_the_reactor_and_panics_end_them_alone() {
+        let (pool, here) = (pool(), std::thread::current().id());
+        for (effort, same) in [(Effort::Tiny, true), (Effort::Short, false), (Effort::Long, false)]
+        {
+            let id = pool.run(effort, || Ok(std::thread::current().id())).await.unwrap();
+            assert_eq!(id == here, same, "{effort:?}");
+            let failed = pool.run::<()>(effort, || panic!("inside")).await.unwrap_err();
+            assert!(failed.log_text().contains("inside"), "{failed:?}");
+        }
+        assert_eq!(pool.run(Effort::Short, || Ok(7)).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn queues_are_bounded_and_jobs_of_clients_that_left_are_skipped() {
+        let pool = Arc::new(pool());
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let blocked = pool.run(Effort::Long, move || {
+            wait.recv().unwrap();
+            Ok(())
+        });
+        let mut blocked = Box::pin(blocked);
+        assert!(futures_util::poll!(&mut blocked).is_pending());
+        let ran = Arc::new(Mutex::new(0));
+        let mut waiting = Vec::new();
+        for _ in 1..SLOW_QUEUE {
+            let ran = Arc::clone(&ran);
+            let mut job = Box::pin(pool.run(Effort::Long, move || {
+                *ran.lock().unwrap() += 1;
+                Ok(())
+            }));
+            assert!(futures_util::poll!(&mut job).is_pending());
+            waiting.push(job);
+        }
+        let refused = pool.run(Effort::Long, || Ok(())).await.unwrap_err();
+        assert_eq!(refused.code(), Some("server_busy"));
+        // Only the last one's client stays.
+        let last = waiting.pop().unwrap();
+        drop(waiting);
+        go.send(()).unwrap();
+        blocked.await.unwrap();
+        last.await.unwrap();
+        assert_eq!(*ran.lock().unwrap(), 1);
+    }
+
+    #[test]
+    fn the_quick_lane_pays_back_what_it_overdraws() {
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut credit = Credit { left: MAX_CREDIT, debt: Duration::ZERO, at: start };
+        assert!(credit.has_any(at(0)));
+        credit.spend(MAX_CREDIT + Duration::from_millis(100));
+        assert!(!credit.has_any(at(500)), "50 of 100 ms are paid back");
+        assert!(credit.has_any(at(1100)), "all is paid back, and 10 ms are there");
+        credit.spend(Duration::from_millis(10));
+        assert!(!credit.has_any(at(1100)));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn slow_threads_step_back() {
+        let nice = || {
+            let thread = rustix::thread::gettid();
+            Ok(rustix::process::getpriority_process(Some(thread)).unwrap())
+        };
+        let pool = pool();
+        assert!(pool.run(Effort::Long, nice).await.unwrap() >= NICE);
+        assert!(pool.run(Effort::Short, nice).await.unwrap() < NICE);
+    }
+}

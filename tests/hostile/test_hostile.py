@@ -1,0 +1,24 @@
+"""The quick form of `make hostile`, and that its requests are the same each time."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def test_no_hostile_request_takes_the_service_away(models, tmp_path):
+    # The machine that this runs on may be busy: a blocked server shows in seconds, not in 50 ms.
+    environment = {"HOSTILE_HEALTH_MS": "1000", "HOSTILE_FOUND": str(tmp_path), **os.environ}
+    command = [sys.executable, HERE / "run.py", "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_number_is_always_the_same_request():
+    code = "import generate as g; print([hash(g.generate(i, g.Names()).data()) for i in range(1, 300, 7)])"
+    run = lambda: subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True, check=True,
+                                 env={**os.environ, "PYTHONHASHSEED": "0"}).stdout
+    assert run() == run()
