@@ -39,6 +39,7 @@ help:
 	@echo "make test   everything that CI runs"
 	@echo "make hostile  hostile requests beside ordinary ones, with figures (HOSTILE=\"--only NAME\")"
 	@echo "make docker-test   the container image, built and run"
+	@echo "make fuzz   the fuzz targets, each for FUZZ_SECONDS of processor time"
 	@echo "make bench  forebay and llama-server side by side (LLAMA_SERVER=path/to/llama-server)"
 
 # --- What the build needs -------------------------------------------------------------------
@@ -116,7 +117,7 @@ run: build models
 # --- Tests ----------------------------------------------------------------------------------
 
 .PHONY: test
-test: lint unit licences blackbox
+test: lint unit fuzz licences blackbox
 
 .PHONY: lint
 lint: deps
@@ -127,6 +128,12 @@ lint: deps
 .PHONY: unit
 unit: deps
 	$(CARGO) test --release --locked --workspace --features forebay-engine/scripted --quiet
+
+# Without llama.cpp, in a target folder of its own. Ten minutes each: make fuzz FUZZ_SECONDS=600
+FUZZ_SECONDS ?= 5
+.PHONY: fuzz
+fuzz: deps
+	tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
 
 $(TOOLS)/bin/cargo-deny-$(CARGO_DENY_VERSION):
 	$(CARGO) install --locked --quiet --root $(TOOLS) cargo-deny --version $(CARGO_DENY_VERSION)

@@ -9,8 +9,9 @@ use minijinja::value::Serde;
 use minijinja::{Environment, Error, ErrorKind, Value};
 use serde_json::{Map, json};
 
-use crate::guard::{ControlNames, END, Guard};
+use crate::guard::{END, Guard};
 use crate::json::{dumps, tojson};
+use crate::names::Names;
 use crate::thoughts::Thinking;
 use crate::turn::Turn;
 
@@ -38,7 +39,7 @@ pub struct ChatTemplate {
     env: Arc<Environment<'static>>,
     bos: String,
     eos: String,
-    control_names: Arc<ControlNames>,
+    control_names: Arc<Names>,
     source: String,
 }
 
@@ -101,10 +102,10 @@ impl ChatTemplate {
         if source.len() > LONGEST_SOURCE {
             return Err(TemplateError(format!("it is longer than {LONGEST_SOURCE} bytes")));
         }
-        let env = limits::with_room(|| environment(source)).map_err(TemplateError)??;
-        let control_names = ControlNames::new(control_names).map_err(TemplateError)?;
+        let control_names = Arc::new(Names::new(control_names));
+        let env = limits::with_room(|| environment(source, &control_names));
+        let env = Arc::new(env.map_err(TemplateError)??);
         let (bos, eos) = (bos.to_owned(), eos.to_owned());
-        let (env, control_names) = (Arc::new(env), Arc::new(control_names));
         Ok(Self { env, bos, eos, control_names, source: source.to_owned() })
     }
 
@@ -233,13 +234,13 @@ impl ChatTemplate {
 }
 
 /// An environment with the template in it.
-fn environment(source: &str) -> Result<Environment<'static>, TemplateError> {
+fn environment(source: &str, names: &Arc<Names>) -> Result<Environment<'static>, TemplateError> {
     let mut env = Environment::new();
     let mut syntax = SyntaxConfig::builder();
     syntax.trim_blocks(true).lstrip_blocks(true);
     env.set_syntax(syntax.build().map_err(|e| TemplateError(e.to_string()))?);
     env.set_recursion_limit(RECURSION);
-    limits::install(&mut env);
+    limits::install(&mut env, names);
     env.add_filter("tojson", tojson);
     // minijinja iterates over none as if it were empty; Python does not.
     env.add_test("iterable", |value: &Value| limits::is_iterable(value));

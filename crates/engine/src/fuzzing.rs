@@ -1,56 +1,71 @@
-//! What reads bytes that others wrote, for fuzz targets: each function checks what must hold.
+//! What fuzz targets reach into: parts that are private elsewhere. Never in a shipped build.
 
 use crate::detokenize::Utf8Assembler;
-use crate::state::{of_one_stream, of_streams};
+use crate::grammar::CompiledGrammar;
 use crate::stop::{StopMatcher, Verdict};
+use crate::vocab::Vocab;
 
-/// Rewrites a KV state between caches of one and several streams.
-///
-/// # Panics
-/// If a state that was accepted does not survive the way there and back.
-pub fn state(bytes: &[u8], streams: u16) {
-    let streams = u32::from(streams);
-    drop(of_streams(bytes, streams));
-    let Some(one) = of_one_stream(bytes.to_vec(), streams) else { return };
-    assert!(one.len() <= bytes.len());
-    // A state that begins with a stream without cells could be any of the streams.
-    let begins_empty = one.get(12..16) == Some(&[0; 4]);
-    let back = of_one_stream(of_streams(&one, streams), streams);
-    assert!(begins_empty || back == Some(one));
+/// The vocabulary of scripted models: all bytes and a few control tokens.
+pub fn vocab() -> Vocab {
+    crate::scripted::vocab()
 }
 
-/// Joins tokens' bytes to text.
-///
-/// # Panics
-/// If the text is not that of all bytes at once.
-pub fn detokenize(pieces: &[&[u8]]) {
-    let (mut assembler, mut text) = (Utf8Assembler::default(), String::new());
+/// A state of a cache with `streams` streams as of one, if it is that.
+pub fn of_one_stream(bytes: Vec<u8>, streams: u32) -> Option<Vec<u8>> {
+    crate::state::of_one_stream(bytes, streams)
+}
+
+/// A state of one stream as of a cache with `streams` streams.
+pub fn of_streams(bytes: &[u8], streams: u32) -> Vec<u8> {
+    crate::state::of_streams(bytes, streams)
+}
+
+/// The text of tokens with these bytes.
+pub fn detokenize(pieces: &[&[u8]]) -> String {
+    let (mut assembler, mut out) = (Utf8Assembler::default(), String::new());
     for piece in pieces {
-        assembler.push(piece, &mut text);
+        assembler.push(piece, &mut out);
     }
-    assembler.finish(&mut text);
-    assert_eq!(text, String::from_utf8_lossy(&pieces.concat()));
+    assembler.finish(&mut out);
+    out
 }
 
-/// Looks for stop strings in text that comes in parts.
-///
-/// # Panics
-/// If what is let through is not the text up to the first stop string.
-pub fn stop(stops: &[&str], chunks: &[&str]) {
-    let stops: Vec<&str> = stops.iter().copied().filter(|stop| !stop.is_empty()).collect();
-    let mut matcher = StopMatcher::new(stops.iter().map(|&stop| stop.to_owned()).collect());
-    let (mut out, mut text, mut matched) = (String::new(), String::new(), false);
-    for chunk in chunks {
-        text.push_str(chunk);
-        if matcher.push(chunk, &mut out) != Verdict::Continue {
-            matched = true;
-            break;
+/// What stop strings leave of a text that comes in pieces, the index of the one that matched, and how many
+/// pieces that took.
+pub fn stopped(stops: Vec<String>, pieces: &[&str]) -> (String, Option<usize>, usize) {
+    let (mut matcher, mut out) = (StopMatcher::new(stops), String::new());
+    for (index, piece) in pieces.iter().enumerate() {
+        if let Verdict::Matched(stop) = matcher.push(piece, &mut out) {
+            return (out, Some(stop), index + 1);
         }
     }
-    let first = stops.iter().filter_map(|stop| text.find(stop)).min();
-    assert_eq!(matched, first.is_some());
-    if !matched {
-        matcher.flush(&mut out);
+    matcher.flush(&mut out);
+    (out, None, pieces.len())
+}
+
+/// An answer that follows a grammar, `choices` choosing among the tokens that may come next. Forced
+/// tokens are appended as the engine appends them.
+///
+/// # Panics
+/// When a token that may come next, or has to, is refused without the grammar being too complex.
+pub fn follow(grammar: &CompiledGrammar, choices: &[u8]) -> Vec<crate::Token> {
+    let count = u32::try_from(vocab().len()).unwrap_or(u32::MAX);
+    let (mut constraint, mut tokens) = (grammar.start(), Vec::new());
+    for &choice in choices {
+        if constraint.is_complete() {
+            break;
+        }
+        let forced = constraint.forced();
+        assert_eq!(constraint.allowed(&forced), forced.len(), "what is forced is allowed");
+        let Ok(mask) = constraint.mask() else { break };
+        let allowed: Vec<_> = (0..count).filter(|&token| mask.allows(token)).collect();
+        assert!(!allowed.is_empty(), "an answer that is not complete goes on");
+        let token = *forced.first().unwrap_or(&allowed[usize::from(choice) % allowed.len()]);
+        assert!(allowed.contains(&token), "what is forced is in the mask");
+        if constraint.take(token).is_err() {
+            break;
+        }
+        tokens.push(token);
     }
-    assert_eq!(out, text[..first.unwrap_or(text.len())]);
+    tokens
 }

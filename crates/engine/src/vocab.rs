@@ -259,7 +259,7 @@ mod tests {
     fn a_text_that_is_much_too_long_is_not_tokenised_whole() {
         let tokenizer = Arc::new(Fours::default());
         let vocab = vocab(&tokenizer);
-        let within = |bytes, limit| {
+        let within = |bytes: usize, limit: usize| {
             let tokens = vocab.tokenize_within(&"é".repeat(bytes / 2), ParseSpecial::Yes, limit);
             tokens.map(|tokens| tokens.len())
         };

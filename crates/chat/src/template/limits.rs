@@ -8,6 +8,9 @@ use std::sync::Arc;
 use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
 
+use crate::names::Names;
+use crate::replace;
+
 /// No template is longer, in bytes: the longest of those in llama.cpp's sources has 18 kB. Parsing takes
 /// time in the square of a chain of operators.
 pub(super) const LONGEST_SOURCE: usize = 64 * 1024;
@@ -46,17 +49,31 @@ pub(super) fn with_room<T: Send>(run: impl FnOnce() -> T + Send) -> Result<T, St
     })
 }
 
-/// Makes an environment charge what minijinja does not.
-pub(super) fn install(env: &mut Environment<'static>) {
+/// Makes an environment charge what minijinja does not. `names` are those of the control tokens.
+pub(super) fn install(env: &mut Environment<'static>, names: &Arc<Names>) {
     env.set_formatter(|out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value| {
         charge(state, value)?;
         minijinja::escape_formatter(out, state, value)
     });
-    env.set_unknown_method_callback(|state, value, method, args| {
-        let read: usize = [value].into_iter().chain(args).map(weight).sum();
-        spend(state, read / 64)?;
-        minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+    replace::add_filter(env, names);
+    let names = Arc::clone(names);
+    env.set_unknown_method_callback(move |state, value, method, args| {
+        charge_call(state, value, args)?;
+        replace::call_method(state, &names, value, method, args)
     });
+}
+
+/// Charges a method for what it reads.
+///
+/// # Errors
+/// If there is too little fuel left.
+pub(crate) fn charge_call(
+    state: &State<'_, '_>,
+    value: &Value,
+    args: &[Value],
+) -> Result<(), Error> {
+    let read: usize = [value].into_iter().chain(args).map(weight).sum();
+    spend(state, read / 64)
 }
 
 /// What a method may read of a value, in bytes.

@@ -29,6 +29,13 @@ impl Wanted {
         Self { param: "tools".to_owned(), grammar, of_tools: true }
     }
 
+    /// What fuzz targets compile.
+    #[cfg(feature = "fuzzing")]
+    #[doc(hidden)]
+    pub fn grammar(&self) -> &Grammar {
+        &self.grammar
+    }
+
     /// The JSON Schema that the answer has to be valid by, where it is that.
     ///
     /// # Errors

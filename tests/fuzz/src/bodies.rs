@@ -1,0 +1,133 @@
+//! Request bodies of every dialect, as far as they go without a model: deserialised, made into chat
+//! requests, turns, tools, grammars and a prompt. Nothing grows beyond a factor, errors are short.
+
+use std::sync::LazyLock;
+
+use forebay_chat::{ChatTemplate, Dialect, normalise};
+use forebay_engine::Vocab;
+use forebay_protocol::chat::ChatCompletionRequest;
+use forebay_protocol::completion::CompletionRequest;
+use forebay_protocol::embedding::EmbeddingRequest;
+use forebay_protocol::messages::MessagesRequest;
+use forebay_protocol::rerank::RerankRequest;
+use forebay_protocol::responses::{ConversationRequest, ItemsRequest, ResponsesRequest};
+use forebay_protocol::tokenize::{DetokenizeRequest, TokenizeRequest};
+use forebay_server::convert::grammar::Wanted;
+use forebay_server::convert::responses::{self, Input, items};
+use forebay_server::convert::tools::Toolset;
+use forebay_server::convert::{messages, metadata};
+use serde_json::Map;
+
+use crate::templates::{self, DIALECTS, SOURCES};
+
+/// A message about a field, however long the field: its path may be shown whole.
+const LONGEST_ERROR: usize = 4096;
+/// What a byte of a request may become in a prompt: a leaf of nested JSON with its indentation.
+const GROWTH: usize = 1024;
+
+static TEMPLATES: LazyLock<Vec<ChatTemplate>> = LazyLock::new(|| {
+    let parse = |(_, source): &(&str, &str)| templates::parsed(source).expect("a template");
+    SOURCES.iter().map(parse).collect()
+});
+static VOCAB: LazyLock<Vocab> = LazyLock::new(forebay_engine::fuzzing::vocab);
+
+/// The message of an error that is a response.
+macro_rules! check {
+    ($result:expr) => {
+        match $result {
+            Ok(value) => value,
+            Err(error) => {
+                let body = error.envelope().error;
+                assert!(!body.message.is_empty());
+                assert!(
+                    body.message.len() <= LONGEST_ERROR,
+                    "{} bytes of error",
+                    body.message.len()
+                );
+                return;
+            }
+        }
+    };
+}
+
+pub fn run(data: &[u8]) {
+    let Some((&[kind, model], body)) = data.split_first_chunk::<2>() else { return };
+    let model = usize::from(model) % SOURCES.len();
+    let strict = kind & 0x80 != 0;
+    match kind % 11 {
+        0..=2 => {
+            let Ok(request) = serde_json::from_slice::<ChatCompletionRequest>(body) else { return };
+            chat(&request, strict, model, body.len());
+        }
+        3 | 4 => {
+            let Ok(request) = serde_json::from_slice::<MessagesRequest>(body) else { return };
+            let request = check!(messages::to_chat(request, strict, kind & 0x40 != 0));
+            chat(&request, strict, model, body.len());
+        }
+        5 | 6 => {
+            let Ok(request) = serde_json::from_slice::<ResponsesRequest>(body) else { return };
+            response(&request, strict, model, body.len());
+        }
+        7 => {
+            if let Ok(request) = serde_json::from_slice::<ConversationRequest>(body) {
+                check!(metadata::check(request.metadata.as_ref()));
+            }
+            let Ok(request) = serde_json::from_slice::<ItemsRequest>(body) else { return };
+            let all = check!(items::of_list("items", &request.items));
+            assert_eq!(all.len(), request.items.len());
+            check!(responses::check_items("items", &all));
+        }
+        8 => {
+            if let Ok(request) = serde_json::from_slice::<CompletionRequest>(body) {
+                check!(Wanted::of(&request.shape()));
+            }
+        }
+        9 => {
+            drop(serde_json::from_slice::<EmbeddingRequest>(body));
+            drop(serde_json::from_slice::<RerankRequest>(body));
+        }
+        _ => {
+            drop(serde_json::from_slice::<TokenizeRequest>(body));
+            drop(serde_json::from_slice::<DetokenizeRequest>(body));
+        }
+    }
+}
+
+fn response(request: &ResponsesRequest, strict: bool, model: usize, len: usize) {
+    let new = check!(items::of_input(request.input.as_ref()));
+    let half = new.len() / 2;
+    let mut input = Input { history: new[..half].to_vec(), new: new[half..].to_vec() };
+    check!(responses::conversation_id(request));
+    let asked = check!(responses::to_chat(request, &input, strict, strict));
+    chat(&asked.chat, strict, model, len);
+    let mut count = input.history.len() + input.new.len();
+    while responses::shorten(&mut input) {
+        let left = input.history.len() + input.new.len();
+        assert!(left < count, "it gets shorter");
+        count = left;
+    }
+}
+
+fn chat(request: &ChatCompletionRequest, strict: bool, model: usize, len: usize) {
+    let mut unknown = Vec::new();
+    let turns = match normalise(&request.messages, strict, &mut unknown) {
+        Ok(turns) => turns,
+        Err(error) => {
+            return assert!(error.message.len() <= LONGEST_ERROR, "{}", error.message.len());
+        }
+    };
+    assert_eq!(turns.len(), request.messages.len());
+    let (template, dialect): (&ChatTemplate, &Dialect) = (&TEMPLATES[model], &DIALECTS[model]);
+    check!(Wanted::of(&request.shape()));
+    let tools = check!(Toolset::of(request));
+    if tools.is_active() {
+        check!(tools.grammar(dialect, &VOCAB, None));
+    }
+    let shown = if dialect.native { tools.shown() } else { Vec::new() };
+    let variables = request.chat_template_kwargs.clone().unwrap_or_else(Map::new);
+    let options = templates::options(&shown, &variables);
+    if let Ok(pieces) = template.render(&dialect.adapt(&turns, &tools.shown()), &options) {
+        let all: usize = pieces.iter().map(String::len).sum();
+        assert!(all <= GROWTH * len + (64 << 10), "{len} bytes became {all}");
+    }
+}

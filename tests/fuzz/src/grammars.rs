@@ -1,0 +1,39 @@
+//! Grammars of every kind, from what a request says to answers that follow them: within the limits on
+//! time and memory, without an answer that gets stuck.
+
+use std::sync::LazyLock;
+
+use forebay_engine::fuzzing::{follow, vocab};
+use forebay_engine::{Grammars, Vocab};
+use forebay_protocol::structured::Shape;
+use forebay_server::convert::grammar::Wanted;
+use serde_json::Value;
+
+use crate::templates;
+
+static VOCAB: LazyLock<Vocab> = LazyLock::new(vocab);
+
+pub fn run(data: &[u8]) {
+    let Some(([kind, thinks, a, b], text)) = crate::parts(data) else { return };
+    let schema = || serde_json::from_str::<Value>(&text).unwrap_or_else(|_| text.clone().into());
+    let choices: Vec<String> = text.split('\n').map(str::to_owned).collect();
+    let wanted = match kind % 5 {
+        0 => Wanted::of(&Shape { guided_json: Some(&schema()), ..Shape::default() }),
+        1 => Wanted::of(&Shape { guided_regex: Some(&text), ..Shape::default() }),
+        2 => Wanted::of(&Shape { guided_choice: Some(&choices), ..Shape::default() }),
+        3 => Wanted::of(&Shape { grammar: Some(&text), ..Shape::default() }),
+        _ => Wanted::of(&Shape { grammar: Some(&format!("root ::= {text}")), ..Shape::default() }),
+    };
+    let Ok(Some(mut wanted)) = wanted else { return };
+    if thinks % 4 == 0 {
+        let marked = templates::parsed("{{ '<think>' }}").and_then(|t| t.thinking());
+        let thinking = marked.map(|thinking| (thinking, thinks & 4 != 0));
+        wanted = wanted.behind_thoughts(thinking.as_ref(), &VOCAB);
+    }
+    // What is written for the compiler is not much longer than what came.
+    let grammars = Grammars::new(VOCAB.clone());
+    if let Ok(compiled) = grammars.compile(wanted.grammar()) {
+        let chooses: Vec<u8> = (0..32_u8).map(|i| a.wrapping_mul(i).wrapping_add(b)).collect();
+        follow(&compiled, &chooses);
+    }
+}

@@ -1,0 +1,6 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| forebay_fuzz::run(
+    data,
+    forebay_fuzz::configuration::run
+));
