@@ -252,6 +252,7 @@ fn alphabet(dialect: &Dialect) -> Vec<String> {
 }
 
 /// The samples, and what is learned from the templates of llama.cpp's sources where they are there.
+#[expect(clippy::disallowed_methods, reason = "the Makefile says where the templates are")]
 static DIALECTS: LazyLock<Vec<Dialect>> = LazyLock::new(|| {
     let folder =
         std::env::var("TEST_TEMPLATES").ok().and_then(|folder| std::fs::read_dir(folder).ok());
