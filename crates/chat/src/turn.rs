@@ -304,6 +304,20 @@ mod tests {
         assert_eq!((got[1].role, got[1].name.as_deref()), ("tool", Some("g")));
     }
 
+    /// Each answer finds its call without looking through all of them.
+    #[test]
+    fn many_calls_and_answers() {
+        let call = |n: u32| json!({"id": format!("call_{n}"), "function": {"name": "f"}});
+        let calls: Vec<Value> = (0..60_000).map(call).collect();
+        let answer = json!({"role": "tool", "tool_call_id": "other", "content": "x"});
+        let mut messages = vec![json!({"role": "assistant", "content": "", "tool_calls": calls})];
+        messages.extend(vec![answer; 60_000]);
+        let begin = std::time::Instant::now();
+        let got = turns(Value::Array(messages)).unwrap();
+        assert!(got.iter().skip(1).all(|turn| turn.name.is_none()));
+        assert!(begin.elapsed() < std::time::Duration::from_secs(5), "{:?}", begin.elapsed());
+    }
+
     #[test]
     fn unknown_message_fields_are_told_or_refused() {
         let messages: Vec<ChatMessage> =

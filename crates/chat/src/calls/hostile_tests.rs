@@ -1,6 +1,6 @@
 //! Answers that no well-meaning model gives.
 
-use std::sync::mpsc;
+use std::sync::{LazyLock, mpsc};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -9,6 +9,7 @@ use super::samples::{all, dsml, keyed, kimi, llama, mistral, python, qwen, tools
 use super::tests::{Read, read};
 use super::*;
 use crate::dialect::{Arguments, Values};
+use crate::template::ChatTemplate;
 use crate::text_buffer::pieces;
 
 /// Runs on a thread of its own: an endless loop fails the test and does not hang it.
@@ -250,16 +251,31 @@ fn alphabet(dialect: &Dialect) -> Vec<String> {
     all
 }
 
+/// The samples, and what is learned from the templates of llama.cpp's sources where they are there.
+#[expect(clippy::disallowed_methods, reason = "the Makefile says where the templates are")]
+static DIALECTS: LazyLock<Vec<Dialect>> = LazyLock::new(|| {
+    let folder =
+        std::env::var("TEST_TEMPLATES").ok().and_then(|folder| std::fs::read_dir(folder).ok());
+    let sources = folder.into_iter().flatten().flatten().filter_map(|entry| {
+        let path = entry.path();
+        path.extension().filter(|extension| *extension == "jinja")?;
+        std::fs::read_to_string(path).ok()
+    });
+    let templates = sources.filter_map(|source| ChatTemplate::new(&source, "", "", vec![]).ok());
+    let learned = templates.map(|template| Dialect::learn(&template, &["<|im_end|>", "</s>"]));
+    all().into_iter().chain(learned).collect()
+});
+
 proptest! {
     #[test]
     fn pieces_do_not_matter_and_text_is_kept(
-        which in 0_usize..15,
+        which: usize,
         opens: bool,
         words in proptest::collection::vec(0_usize..1000, 0..24),
         cuts in proptest::collection::vec(0_usize..200, 0..5),
         only_one: bool,
     ) {
-        let dialect = &all()[which];
+        let dialect = &DIALECTS[which % DIALECTS.len()];
         let alphabet = alphabet(dialect);
         let words: String = words.iter().map(|word| alphabet[word % alphabet.len()].as_str()).collect();
         let text = if opens { format!("{}{words}", dialect.open) } else { words };
