@@ -157,7 +157,7 @@ fn readers_and_writers_on_many_threads_leave_nothing_behind() {
             scope.spawn(move || {
                 for round in 0..300 {
                     let (sender, mut receiver) = unread.channel(None);
-                    let reads = std::thread::spawn(move || {
+                    let reads = scope.spawn(move || {
                         // Some leave early, some never read, some read all.
                         let most = [0, 3, usize::MAX][(thread + round) % 3];
                         for _ in 0..most {
