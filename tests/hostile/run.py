@@ -192,7 +192,7 @@ def judge(row, context, options):
         )
     else:
         row["wrong"] += wrong_replies(context.replies)
-    if attacked["health_p99_ms"] is None or attacked["health_p99_ms"] > options.health_ms:
+    if row["lives"] and (attacked["health_p99_ms"] is None or attacked["health_p99_ms"] > options.health_ms):
         row["wrong"].append("health p99")
     if row["memory"] > MEMORY_MIB:
         row["wrong"].append("memory")
