@@ -108,9 +108,8 @@ def background_panic(context):
             context.faults.append(f"{method} of a background response: {reply.error}")
 
 
-@attack("15", 'nested `"function":`, 12 deep, with 1 MB of tools')
+@attack("15", 'nested `"function":`, 12 deep, with 30 tools')
 def says_nested_function(context):
     text = "<tool_call>\n" + '{"function": ' * 12
-    many = [function(f"f{i}", {"type": "object", "description": "x" * 8192}) for i in range(120)]
-    context.post("/v1/chat/completions", says(text, max_tokens=200) | {"tools": TOOLS + many[:1]}, timeout=60)
+    many = [function(f"f{i}") for i in range(30)]
     context.post("/v1/chat/completions", says(text, max_tokens=200) | {"tools": TOOLS + many}, timeout=60)
