@@ -13,11 +13,16 @@ from attacks.core import chat
 from frames import frame, h1, h2_head, h2_request
 from probe import is_answered
 
-# The time limits of the servers below, in seconds. A stalled connection is closed by the sum of those
-# that may follow each other, and of what the server takes to notice.
-HEADER_S, BODY_S, WRITE_S = 3, 3, 3
-REAPED_S = 30
-LIMITS = f"header_timeout_s = {HEADER_S}\nbody_timeout_s = {BODY_S}\nwrite_timeout_s = {WRITE_S}"
+
+def limits(seconds):
+    """The server's settings: each wait is bounded by so many seconds."""
+    return f"header_timeout_s = {seconds}\nbody_timeout_s = {seconds}\nwrite_timeout_s = {seconds}"
+
+
+def reaped_s(seconds):
+    """When the last of the connections has to be closed: after waits that follow each other (a head, a
+    body, the last ping and its answer), and what it takes to open and close as many."""
+    return 4 * seconds + 15
 
 
 def nothing(i):
@@ -188,7 +193,7 @@ def sockets(server):
     return count
 
 
-def hold(server, name, count, first, reads):
+def hold(server, name, count, first, reads, patience):
     """Holds connections: whether others are answered meanwhile, and when the server has closed all."""
     before, faults = sockets(server), []
     held, begin = Held(server.port, count, first, reads), time.monotonic()
@@ -201,11 +206,11 @@ def hold(server, name, count, first, reads):
     if wrong := is_answered(server.port, patience=15):
         faults.append(f"a new request is not answered: {wrong}")
     # The few that may be ours.
-    while (left := sockets(server) - before) > 3 and time.monotonic() < begin + REAPED_S:
+    while (left := sockets(server) - before) > 3 and time.monotonic() < begin + patience:
         time.sleep(0.1)
     seconds = time.monotonic() - begin
     if left > 3:
-        faults.append(f"{left} not closed after {REAPED_S} s")
+        faults.append(f"{left} not closed after {patience} s")
     held.close()
     return {
         "name": name,

@@ -32,8 +32,8 @@ def say(context, text, model=CHAT):
         content = reply.json()["choices"][0]["message"]["content"] if reply.status == 200 else ""
         context.notes["said"] = text.strip() in content or content.strip().startswith(text.strip()[:20])
     body = says(text, model)
-    replies = context.post("/v1/chat/completions", body, timeout=20)
-    (stream,) = context.post("/v1/chat/completions", {**body, "stream": True}, timeout=20)
+    replies = context.post("/v1/chat/completions", body, timeout=60)
+    (stream,) = context.post("/v1/chat/completions", {**body, "stream": True}, timeout=60)
     if stream.status == 200 and b"data: [DONE]" not in stream.body and b'"error"' not in stream.body:
         context.faults.append("a stream ended without its last event")
     return replies
@@ -89,7 +89,7 @@ def background_panic(context):
         "background": True,
         "store": True,
     }
-    (made,) = context.post("/v1/responses", body, timeout=10)
+    (made,) = context.post("/v1/responses", body, timeout=30)
     if made.status != 200:
         return
     path = f"/v1/responses/{made.json()['id']}"
@@ -108,9 +108,8 @@ def background_panic(context):
             context.faults.append(f"{method} of a background response: {reply.error}")
 
 
-@attack("15", 'nested `"function":`, 12 deep, with 1 MB of tools')
+@attack("15", 'nested `"function":`, 12 deep, with 30 tools')
 def says_nested_function(context):
     text = "<tool_call>\n" + '{"function": ' * 12
-    many = [function(f"f{i}", {"type": "object", "description": "x" * 8192}) for i in range(120)]
-    context.post("/v1/chat/completions", says(text, max_tokens=200) | {"tools": TOOLS + many[:1]}, timeout=20)
-    context.post("/v1/chat/completions", says(text, max_tokens=200) | {"tools": TOOLS + many}, timeout=20)
+    many = [function(f"f{i}") for i in range(30)]
+    context.post("/v1/chat/completions", says(text, max_tokens=200) | {"tools": TOOLS + many}, timeout=60)
