@@ -174,3 +174,17 @@ impl fmt::Debug for Vocab {
         f.debug_struct("Vocab").field("tokens", &self.len()).finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, feature = "scripted"))]
+mod tests {
+    #[test]
+    fn the_longest_control_name_is_found() {
+        let vocab = crate::scripted::vocab();
+        assert_eq!(vocab.control_at("<s> and on"), Some((256, 3)));
+        assert_eq!(vocab.control_at("</s>"), Some((257, 4)));
+        assert_eq!(vocab.control_at("<|x|>y"), Some((258, 5)));
+        for text in ["", "<", "<s", "é<s>", " <s>", "<é>"] {
+            assert_eq!(vocab.control_at(text), None, "{text}");
+        }
+    }
+}

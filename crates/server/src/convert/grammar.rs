@@ -14,6 +14,8 @@ use crate::registry::Served;
 
 const MAX_NAME: usize = 64;
 const MAX_CHOICES: usize = 1024;
+/// Stack for compiling: four times what the worst that is accepted needs.
+const STACK: usize = 64 << 20;
 
 /// A grammar and the field that asks for it.
 #[derive(Debug, Clone)]
@@ -120,7 +122,14 @@ impl Wanted {
         served: &std::sync::Arc<Served>,
     ) -> Result<CompiledGrammar, ApiError> {
         let engine = served.engine()?.clone();
-        let compiled = tokio::task::spawn_blocking(move || self.compile_by(engine.grammars()));
+        let compile = move || self.compile_by(engine.grammars());
+        let compiled = tokio::task::spawn_blocking(move || {
+            // The runtime's own threads have 2 MB.
+            let thread = std::thread::Builder::new().name("grammar".to_owned()).stack_size(STACK);
+            let thread = thread.spawn(compile).map_err(|e| ApiError::internal(e.to_string()))?;
+            let failed = |_| ApiError::internal("a grammar's compilation panicked".to_owned());
+            thread.join().map_err(failed)?
+        });
         compiled.await.unwrap_or_else(|error| Err(ApiError::internal(error.to_string())))
     }
 

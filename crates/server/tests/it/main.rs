@@ -6,6 +6,7 @@
 mod background;
 mod client;
 mod faults;
+mod grammars;
 mod http;
 mod overload;
 mod server;
