@@ -278,4 +278,16 @@ mod tests {
         assert!(!refused.exact && refused.count > 20_000, "{refused:?}");
         assert_eq!(*tokenizer.0.lock().unwrap(), SEGMENT);
     }
+
+    #[cfg(feature = "scripted")]
+    #[test]
+    fn the_longest_control_name_is_found() {
+        let vocab = crate::scripted::vocab();
+        assert_eq!(vocab.control_at("<s> and on"), Some((256, 3)));
+        assert_eq!(vocab.control_at("</s>"), Some((257, 4)));
+        assert_eq!(vocab.control_at("<|x|>y"), Some((258, 5)));
+        for text in ["", "<", "<s", "é<s>", " <s>", "<é>"] {
+            assert_eq!(vocab.control_at(text), None, "{text}");
+        }
+    }
 }

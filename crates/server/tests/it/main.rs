@@ -8,6 +8,7 @@ mod client;
 mod connections;
 mod embedding_limits;
 mod faults;
+mod grammars;
 mod http;
 mod http2;
 mod overload;
