@@ -9,7 +9,7 @@ import threading
 import time
 
 import frames
-from attacks import chat
+from attacks.core import chat
 from frames import frame, h1, h2_head, h2_request
 from probe import is_answered
 
@@ -58,7 +58,11 @@ def h2_half_a_head(i):
 
 
 def h2_half_a_body(i):
-    return hello() + frame(frames.HEADERS, frames.END_HEADERS, 1, h2_head("POST", "/v1/chat/completions")) + frame(frames.DATA, 0, 1, b"{")
+    return (
+        hello()
+        + frame(frames.HEADERS, frames.END_HEADERS, 1, h2_head("POST", "/v1/chat/completions"))
+        + frame(frames.DATA, 0, 1, b"{")
+    )
 
 
 def h2_no_window(i):
@@ -68,17 +72,30 @@ def h2_no_window(i):
 
 def h2_no_window_chat(i):
     body = json.dumps(chat(max_tokens=1)).encode()
-    return hello(window=0) + h2_request(1, "POST", "/v1/chat/completions" if i % 8 == 0 else "/v1/tokenize", body if i % 8 == 0 else
-                                        {"model": "smollm2", "prompt": "a" * 50})
+    return hello(window=0) + h2_request(
+        1,
+        "POST",
+        "/v1/chat/completions" if i % 8 == 0 else "/v1/tokenize",
+        body if i % 8 == 0 else {"model": "smollm2", "prompt": "a" * 50},
+    )
 
 
 # Name, what is sent, whether what comes is read (and pings answered).
-IDLE = [("HTTP/1 idle, nothing sent", nothing, True), ("HTTP/1 idle after an answer", after_an_answer, True),
-        ("HTTP/2 idle, pings answered", h2_idle, True)]
-STALLED = [("HTTP/1 half a head", half_a_head, True), ("HTTP/1 half a body", half_a_body, True),
-           ("HTTP/1 answer not read", unread_answer, False), ("HTTP/2 part of the preface", h2_preface_only, True),
-           ("HTTP/2 half a head", h2_half_a_head, True), ("HTTP/2 half a body", h2_half_a_body, True),
-           ("HTTP/2 window of 0, pings answered", h2_no_window, True), ("HTTP/2 window of 0, chats", h2_no_window_chat, True)]
+IDLE = [
+    ("HTTP/1 idle, nothing sent", nothing, True),
+    ("HTTP/1 idle after an answer", after_an_answer, True),
+    ("HTTP/2 idle, pings answered", h2_idle, True),
+]
+STALLED = [
+    ("HTTP/1 half a head", half_a_head, True),
+    ("HTTP/1 half a body", half_a_body, True),
+    ("HTTP/1 answer not read", unread_answer, False),
+    ("HTTP/2 part of the preface", h2_preface_only, True),
+    ("HTTP/2 half a head", h2_half_a_head, True),
+    ("HTTP/2 half a body", h2_half_a_body, True),
+    ("HTTP/2 window of 0, pings answered", h2_no_window, True),
+    ("HTTP/2 window of 0, chats", h2_no_window_chat, True),
+]
 
 
 class Held:
@@ -190,5 +207,12 @@ def hold(server, name, count, first, reads):
     if left > 3:
         faults.append(f"{left} not closed after {REAPED_S} s")
     held.close()
-    return {"name": name, "asked": count, "opened": opened, "most": most, "health_ms": ask.seconds * 1e3,
-            "reaped_s": None if left > 3 else seconds, "faults": faults}
+    return {
+        "name": name,
+        "asked": count,
+        "opened": opened,
+        "most": most,
+        "health_ms": ask.seconds * 1e3,
+        "reaped_s": None if left > 3 else seconds,
+        "faults": faults,
+    }

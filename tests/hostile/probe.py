@@ -108,8 +108,15 @@ def one_stream(port, body, stamps):
 def keep_streaming(port, seed, model, stamps, errors, stop):
     rng = random.Random(seed)
     while not stop.is_set():
-        body = {"model": model, "messages": [{"role": "user", "content": words(rng, 20)}], "max_tokens": 128,
-                "ignore_eos": True, "temperature": 0.7, "seed": 1, "stream": True}
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": words(rng, 20)}],
+            "max_tokens": 128,
+            "ignore_eos": True,
+            "temperature": 0.7,
+            "seed": 1,
+            "stream": True,
+        }
         try:
             error = one_stream(port, body, stamps)
         except (OSError, ValueError) as broken:
@@ -181,8 +188,14 @@ def harmless(port, model, prompt, generated, embedded, requests, seconds, at_onc
     if prompt + generated >= 1:
         for _ in range(count):
             tokens = [rng.randrange(1000, 20000) for _ in range(max(1, int(prompt / count)))]
-            body = {"model": model, "prompt": tokens, "max_tokens": max(1, round(generated / count)),
-                    "ignore_eos": True, "temperature": 0.7, "seed": 1}
+            body = {
+                "model": model,
+                "prompt": tokens,
+                "max_tokens": max(1, round(generated / count)),
+                "ignore_eos": True,
+                "temperature": 0.7,
+                "seed": 1,
+            }
             jobs.append(("/v1/completions", body))
     texts = int(embedded) // 200
     for at in range(0, texts, 16):

@@ -23,6 +23,7 @@ from pathlib import Path
 import attacks
 import connections
 import generate
+import whole
 from probe import Probe, harmless, is_answered
 from server import CHAT, DRAIN_S, Server
 
@@ -30,8 +31,10 @@ HEALTH_MS, MEMORY_MIB, SPEED, EXIT_S = 50, 300, 0.9, DRAIN_S + 5
 AT_ONCE = 10
 MOST_S = 60.0
 FOUND = Path(os.environ.get("HOSTILE_FOUND", "/tmp/hostile-found"))
-HEADER = ("| row | attack | answers | lives | health p50 / p99 / max, ms | alone p99 | memory, MiB | tokens/s alone / harmless / attacked "
-          "| part | SIGTERM, s | wrong |\n|---|---|---|---|---|---|---|---|---|---|---|")
+HEADER = (
+    "| row | attack | answers | lives | health p50 / p99 / max, ms | alone p99 | memory, MiB | tokens/s alone / harmless / attacked "
+    "| part | SIGTERM, s | wrong |\n|---|---|---|---|---|---|---|---|---|---|---|"
+)
 
 
 class Options:
@@ -184,7 +187,9 @@ def judge(row, context, options):
     row["answers"] = statuses(context.replies)
     row["wrong"] += sorted(set(context.faults))[:4]
     if not row["lives"]:
-        row["wrong"].insert(0, "killed at 3 GiB" if context.server.killed else f"ended: {context.server.process.returncode}")
+        row["wrong"].insert(
+            0, "killed at 3 GiB" if context.server.killed else f"ended: {context.server.process.returncode}"
+        )
     else:
         row["wrong"] += wrong_replies(context.replies)
     if attacked["health_p99_ms"] is None or attacked["health_p99_ms"] > options.health_ms:
@@ -223,7 +228,7 @@ def generated_attack(first, count, sent):
     """All cases, ten at a time, as one round. `sent` gets those that were wrong."""
 
     def round_(context):
-        names = generate.kept_names(context.port)
+        names = whole.kept_names(context.port)
         numbers = iter(range(first, first + count) if first is not None else [])
         numbers = itertools.chain([] if count == 1 else generate.seeds(), numbers)
         lock, under_way = threading.Lock(), {}
@@ -280,9 +285,19 @@ def line(row):
     health = " / ".join(number(attacked[f"health_{p}_ms"]) for p in ("p50", "p99", "max"))
     speeds = " / ".join(number(f["tokens/s"] if f else None) for f in (alone, beside_, attacked))
     sigterm_ = row.get("SIGTERM")
-    cells = [row["row"], row["name"], row["answers"], "yes" if row["lives"] else "**no**", health, number(alone["health_p99_ms"]),
-             f"{row['memory']:+.0f}", speeds, number(row["part"], 2), "**no**" if sigterm_ is False else number(sigterm_, 1),
-             "; ".join(row["wrong"]).replace("|", "\\|") or "–"]
+    cells = [
+        row["row"],
+        row["name"],
+        row["answers"],
+        "yes" if row["lives"] else "**no**",
+        health,
+        number(alone["health_p99_ms"]),
+        f"{row['memory']:+.0f}",
+        speeds,
+        number(row["part"], 2),
+        "**no**" if sigterm_ is False else number(sigterm_, 1),
+        "; ".join(row["wrong"]).replace("|", "\\|") or "–",
+    ]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -305,7 +320,10 @@ def connection_figures(options):
             server.close()
         bad += bool(row["faults"])
         reaped = "–" if row["reaped_s"] is None else f"{row['reaped_s']:.1f}"
-        print(f"| {name} | {row['opened']} of {row['asked']}, {row['most']} | {row['health_ms']:.0f} | {reaped} | {'; '.join(row['faults']) or '–'} |", flush=True)
+        print(
+            f"| {name} | {row['opened']} of {row['asked']}, {row['most']} | {row['health_ms']:.0f} | {reaped} | {'; '.join(row['faults']) or '–'} |",
+            flush=True,
+        )
     return bad
 
 
@@ -315,7 +333,9 @@ def arguments():
     parser.add_argument("--only", default="")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int)
-    parser.add_argument("--no-compare", action="store_true", help="without harmless requests to compare with: on a busy machine")
+    parser.add_argument(
+        "--no-compare", action="store_true", help="without harmless requests to compare with: on a busy machine"
+    )
     parser.add_argument("--list", action="store_true", help="names and what is sent")
     return parser.parse_args()
 
@@ -329,7 +349,10 @@ def main():
         return 0
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    options, only = Options(options_.quick, not options_.no_compare), {name for name in options_.only.split(",") if name}
+    options, only = (
+        Options(options_.quick, not options_.no_compare),
+        {name for name in options_.only.split(",") if name},
+    )
     if options_.count and not only:
         only = {"generated"}
     unknown = only - {a.name for a in attacks.ALL} - {"generated", "connections"}

@@ -51,7 +51,7 @@ class Server:
         chat, embed = os.environ["TEST_CHAT_MODEL"], os.environ["TEST_EMBEDDING_MODEL"]
         # No drafts: how many tokens a second they make depends on the text. No memory that is taken
         # later, by requests that are as good as any.
-        options = f"speculate = false\nlong_slot = false\nctx_size = 8192\nkv_host_mib = 64\n"
+        options = "speculate = false\nlong_slot = false\nctx_size = 8192\nkv_host_mib = 64\n"
         options += f"threads = {os.environ.get('HOSTILE_THREADS', 0)}\n{model}"
         text = f"""
 [server]
@@ -65,7 +65,7 @@ path = "{chat}"
 [[model]]
 name = "{EMBED}"
 path = "{embed}"
-threads = {os.environ.get('HOSTILE_THREADS', 0)}
+threads = {os.environ.get("HOSTILE_THREADS", 0)}
 """
         if bare:
             (folder / "bare.jinja").write_text(BARE_TEMPLATE)
@@ -133,12 +133,13 @@ threads = {os.environ.get('HOSTILE_THREADS', 0)}
         """Tokens computed so far: (chat prompts, generated, embeddings)."""
         text = request(self.port, "GET", "/metrics", timeout=10).body.decode()
         total = lambda name, model: sum(
-            float(value) for labels, value in re.findall(rf"^{name}{{(.*?)}} ([\d.e+]+)$", text, re.M)
-            if f'model="{model}"' in labels)
+            float(value)
+            for labels, value in re.findall(rf"^{name}{{(.*?)}} ([\d.e+]+)$", text, re.M)
+            if f'model="{model}"' in labels
+        )
         chats = [CHAT, BARE]
         prompt, generated = "forebay_prompt_tokens_total", "forebay_generation_tokens_total"
-        return (sum(total(prompt, m) for m in chats), sum(total(generated, m) for m in chats),
-                total(prompt, EMBED))
+        return (sum(total(prompt, m) for m in chats), sum(total(generated, m) for m in chats), total(prompt, EMBED))
 
     def terminate(self, patience):
         """SIGTERM; how long it took to end, or None where it did not and was killed."""

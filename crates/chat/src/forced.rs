@@ -1,6 +1,7 @@
 //! The grammar of calls, in Lark's notation as llguidance reads it: for calls that have to be made,
 //! and for those that have to be valid if they are.
 
+use std::collections::HashSet;
 use std::fmt::Write;
 
 use serde_json::{Value, json};
@@ -128,8 +129,8 @@ impl Writer<'_> {
             .flatten()
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
-        let required =
-            |key: &str| schema["required"].as_array().is_some_and(|r| r.iter().any(|k| k == key));
+        let required = schema["required"].as_array().into_iter().flatten();
+        let required: HashSet<&str> = required.filter_map(Value::as_str).collect();
         // From the last one on: what follows where nothing was said yet, and where something was.
         let (mut fresh, mut started) = (none, String::new());
         for (key, below) in properties.iter().rev() {
@@ -137,7 +138,7 @@ impl Writer<'_> {
             let says = |before: &str, rest: &str| format!("{before} {pair} {rest}");
             let (first, next) = (says(middle, &started), says(&value_key, &started));
             let (a, b) = (self.fresh(), self.fresh());
-            if required(key) {
+            if required.contains(key.as_str()) {
                 self.rule(&a, &first);
                 self.rule(&b, &next);
             } else {
@@ -261,7 +262,7 @@ fn text_regex(schema: &Value, stop: &str) -> String {
     if let Some(pattern) = schema["pattern"].as_str() {
         let open = |begins: bool| if begins { String::new() } else { format!("{other}*") };
         let (front, back) = (open(pattern.starts_with('^')), open(pattern.ends_with('$')));
-        let inner = pattern.trim_start_matches('^').trim_end_matches('$').replace('/', "\\/");
+        let inner = delimited(pattern.trim_start_matches('^').trim_end_matches('$'));
         return format!("{front}({inner}){back}");
     }
     let length = |name: &str| schema[name].as_u64();
@@ -273,6 +274,20 @@ fn text_regex(schema: &Value, stop: &str) -> String {
     }
 }
 
+/// A regular expression as it stands between slashes: those in it and line ends are escaped.
+fn delimited(pattern: &str) -> String {
+    let (mut out, mut escaped) = (String::with_capacity(pattern.len()), false);
+    for c in pattern.chars() {
+        match c {
+            '/' if !escaped => out.push_str("\\/"),
+            '\n' => out.push_str(if escaped { "n" } else { "\\n" }),
+            c => out.push(c),
+        }
+        escaped = c == '\\' && !escaped;
+    }
+    out
+}
+
 /// A regular expression for exactly this text.
 pub fn escape_regex(text: &str) -> String {
     let each = text.chars().map(|c| match c {
@@ -281,4 +296,15 @@ pub fn escape_regex(text: &str) -> String {
         c => c.to_string(),
     });
     each.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_stay_between_their_slashes() {
+        assert_eq!(delimited("https?:\\/\\/a/b"), "https?:\\/\\/a\\/b");
+        assert_eq!(delimited("a\\\\/b\nc"), "a\\\\\\/b\\nc");
+    }
 }

@@ -4,16 +4,18 @@
 use std::io;
 
 use minijinja::value::Kwargs;
-use minijinja::{Error, ErrorKind, Value};
+use minijinja::{Error, ErrorKind, State, Value};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
 use crate::guard::is_reserved;
+use crate::template::limits::charge;
 
 /// The filter: `value|tojson`, with `indent` and `ensure_ascii` as in Python; other arguments are
 /// accepted and change nothing.
 #[expect(clippy::needless_pass_by_value, reason = "the signature of a filter")]
-pub(crate) fn tojson(value: Value, kwargs: Kwargs) -> Result<String, Error> {
+pub(crate) fn tojson(state: &State<'_, '_>, value: Value, kwargs: Kwargs) -> Result<String, Error> {
+    charge(state, &value)?;
     let indent: Option<usize> = kwargs.get("indent")?;
     let mut out = Vec::new();
     let result = match indent {

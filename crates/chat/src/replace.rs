@@ -10,15 +10,15 @@ use minijinja_contrib::pycompat::unknown_method_callback;
 
 use crate::guard::{JOINT, is_reserved};
 use crate::names::Names;
+use crate::template::limits::charge_call;
 
 /// From so many borders on none is looked at: each gets a [`JOINT`], which leaves no trace where it turns
 /// out not to be needed.
 const MANY: usize = 64;
 
-/// Adds the filter, and Python's methods with the method of that name. `names` are those of the control
-/// tokens.
-pub(crate) fn add(env: &mut Environment<'static>, names: &Arc<Names>) {
-    let (names, of_filter) = (Arc::clone(names), Arc::clone(names));
+/// Adds the filter. `names` are those of the control tokens.
+pub(crate) fn add_filter(env: &mut Environment<'static>, names: &Arc<Names>) {
+    let names = Arc::clone(names);
     env.add_filter(
         "replace",
         move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
@@ -28,15 +28,25 @@ pub(crate) fn add(env: &mut Environment<'static>, names: &Arc<Names>) {
             let count: Option<i32> = count.or(kwargs.get("count")?);
             kwargs.assert_all_used()?;
             let args = [Value::from(from.to_string()), Value::from(to.to_string()), count.into()];
-            replace(state, &of_filter, &Value::from(text.as_str()), &args)
+            let text = Value::from(text.as_str());
+            charge_call(state, &text, &args)?;
+            replace(state, &names, &text, &args)
         },
     );
-    env.set_unknown_method_callback(move |state, value, method, args| {
-        if method == "replace" && value.kind() == ValueKind::String {
-            return replace(state, &names, value, args);
-        }
-        unknown_method_callback(state, value, method, args)
-    });
+}
+
+/// Calls one of Python's methods, `replace` without a way around the guard.
+pub(crate) fn call_method(
+    state: &mut State<'_, '_>,
+    names: &Names,
+    value: &Value,
+    method: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
+    if method == "replace" && value.kind() == ValueKind::String {
+        return replace(state, names, value, args);
+    }
+    unknown_method_callback(state, value, method, args)
 }
 
 /// Python's method, which also checks the arguments and what the result may cost.

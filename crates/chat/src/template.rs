@@ -12,13 +12,13 @@ use serde_json::{Map, json};
 use crate::guard::{END, Guard};
 use crate::json::{dumps, tojson};
 use crate::names::Names;
-use crate::replace;
 use crate::thoughts::Thinking;
 use crate::turn::Turn;
 
-/// Instructions, and 64-byte units of text, that one rendering may take: some hundred times what a
-/// long conversation needs, and well under a second.
-const FUEL: u64 = 4_000_000;
+pub(crate) mod limits;
+
+use limits::{LONGEST_FORMAT, LONGEST_REASON, LONGEST_SOURCE};
+
 const RECURSION: usize = 100;
 const NAME: &str = "chat";
 /// What a template calls us by, and so no variable of a request may be named.
@@ -36,7 +36,7 @@ const RESERVED: [&str; 8] = [
 /// A parsed chat template.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
-    env: Environment<'static>,
+    env: Arc<Environment<'static>>,
     bos: String,
     eos: String,
     control_names: Arc<Names>,
@@ -99,27 +99,14 @@ impl ChatTemplate {
         eos: &str,
         control_names: Vec<String>,
     ) -> Result<Self, TemplateError> {
-        let mut env = Environment::new();
-        let mut syntax = SyntaxConfig::builder();
-        syntax.trim_blocks(true).lstrip_blocks(true);
-        env.set_syntax(syntax.build().map_err(|e| TemplateError(e.to_string()))?);
-        env.set_fuel(Some(FUEL));
-        env.set_recursion_limit(RECURSION);
+        if source.len() > LONGEST_SOURCE {
+            return Err(TemplateError(format!("it is longer than {LONGEST_SOURCE} bytes")));
+        }
         let control_names = Arc::new(Names::new(control_names));
-        replace::add(&mut env, &control_names);
-        env.add_filter("tojson", tojson);
-        // minijinja iterates over none as if it were empty; Python does not.
-        env.add_test("iterable", |value: Value| !value.is_none() && value.try_iter().is_ok());
-        env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, message).with_source(Raised))
-        });
-        let kept = source.to_owned();
-        // Marks for training what the model says; it renders what it holds.
-        let source =
-            source.replace(" generation ", " if true ").replace(" endgeneration ", " endif ");
-        env.add_template_owned(NAME, source).map_err(|e| TemplateError(format!("{e:#}")))?;
+        let env = limits::with_room(|| environment(source, &control_names));
+        let env = Arc::new(env.map_err(TemplateError)??);
         let (bos, eos) = (bos.to_owned(), eos.to_owned());
-        Ok(Self { env, bos, eos, control_names, source: kept })
+        Ok(Self { env, bos, eos, control_names, source: source.to_owned() })
     }
 
     /// How the model marks its thoughts, if it has any.
@@ -179,6 +166,8 @@ impl ChatTemplate {
             }
         }
         options.variables.values().chain(options.tools).for_each(|v| strings(v, &mut texts));
+        let items = turns.len() + options.tools.len();
+        let fuel = limits::fuel(items, texts.iter().map(|text| text.len()).sum());
         let guard = Guard::new(&self.control_names, texts.into_iter());
         let guard = guard.ok_or(RenderError::Noncharacters)?;
 
@@ -190,7 +179,7 @@ impl ChatTemplate {
             let open = format!("{}{END}", last["content"].as_str().unwrap_or_default());
             last["content"] = open.into();
         }
-        let rendered = self.run(messages, options, guard)?;
+        let rendered = self.run(messages, options, guard, fuel)?;
         let prompt = match (options.continue_final_message, rendered.find(END)) {
             (false, _) => rendered.as_str(),
             (true, Some(end)) => &rendered[..end],
@@ -207,6 +196,7 @@ impl ChatTemplate {
         messages: Vec<serde_json::Value>,
         options: &RenderOptions<'_>,
         guard: Guard<'_>,
+        fuel: u64,
     ) -> Result<String, RenderError> {
         let mut context: BTreeMap<String, Value> = BTreeMap::new();
         for (name, value) in options.variables {
@@ -237,9 +227,31 @@ impl ChatTemplate {
         let tools = if tools.is_empty() { Value::from(()) } else { Value::from(Serde(tools)) };
         context.extend([("tools".to_owned(), tools), ("documents".to_owned(), Value::from(()))]);
         let context = Value::from(context);
-        let template = self.env.get_template(NAME).map_err(|e| render_error(&e))?;
+        let env = limits::with_fuel(&self.env, fuel);
+        let template = env.get_template(NAME).map_err(|e| render_error(&e))?;
         template.render(context).map_err(|e| render_error(&e))
     }
+}
+
+/// An environment with the template in it.
+fn environment(source: &str, names: &Arc<Names>) -> Result<Environment<'static>, TemplateError> {
+    let mut env = Environment::new();
+    let mut syntax = SyntaxConfig::builder();
+    syntax.trim_blocks(true).lstrip_blocks(true);
+    env.set_syntax(syntax.build().map_err(|e| TemplateError(e.to_string()))?);
+    env.set_recursion_limit(RECURSION);
+    limits::install(&mut env, names);
+    env.add_filter("tojson", tojson);
+    // minijinja iterates over none as if it were empty; Python does not.
+    env.add_test("iterable", |value: &Value| limits::is_iterable(value));
+    env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+        let message: String = message.chars().take(LONGEST_REASON).collect();
+        Err(Error::new(ErrorKind::InvalidOperation, message).with_source(Raised))
+    });
+    // Marks for training what the model says; it renders what it holds.
+    let source = source.replace(" generation ", " if true ").replace(" endgeneration ", " endif ");
+    env.add_template_owned(NAME, source).map_err(|e| TemplateError(format!("{e:#}")))?;
+    Ok(env)
 }
 
 /// Marks an error that the template raised on purpose.
@@ -259,6 +271,9 @@ fn render_error(error: &Error) -> RenderError {
 }
 
 fn strftime(now: SystemTime, format: &str) -> Result<String, Error> {
+    if format.len() > LONGEST_FORMAT {
+        return Err(Error::new(ErrorKind::InvalidOperation, "the format of the date is too long"));
+    }
     let failed = |e: jiff::Error| Error::new(ErrorKind::InvalidOperation, e.to_string());
     let now = jiff::Timestamp::try_from(now).map_err(failed)?.to_zoned(jiff::tz::TimeZone::UTC);
     jiff::fmt::strtime::format(format, &now).map_err(failed)
@@ -368,5 +383,7 @@ fn fold_system(turns: &[Turn]) -> Vec<Turn> {
     others
 }
 
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! OpenAI messages to plain turns.
 
+use std::collections::HashMap;
+
 use forebay_protocol::chat::{ChatMessage, Content, ContentPart};
 use forebay_protocol::tools::ToolCall;
 use serde_json::{Map, Value, json};
@@ -71,20 +73,17 @@ pub fn normalise(
         return Err(bad("messages", "empty_array", message));
     }
     let mut turns = Vec::with_capacity(messages.len());
+    // The names of the tools called so far, by the calls' ids; the last one counts.
+    let mut called: HashMap<String, String> = HashMap::new();
     for (i, message) in messages.iter().enumerate() {
         let mut turn = turn(&format!("messages[{i}]"), message, strict, unknown)?;
         if turn.role == "tool" && turn.name.is_none() {
-            turn.name = called(&turns, turn.call_id.as_deref());
+            turn.name = turn.call_id.as_ref().and_then(|id| called.get(id)).cloned();
         }
+        called.extend(turn.calls.iter().map(|call| (call.id.clone(), call.name.clone())));
         turns.push(turn);
     }
     Ok(turns)
-}
-
-/// The name of the tool that was called by this id.
-fn called(turns: &[Turn], id: Option<&str>) -> Option<String> {
-    let mut calls = turns.iter().rev().flat_map(|turn| &turn.calls);
-    calls.find(|call| Some(call.id.as_str()) == id).map(|call| call.name.clone())
 }
 
 fn bad(param: impl Into<String>, code: &'static str, message: String) -> BadMessage {

@@ -3,28 +3,46 @@
 //!
 //! llguidance does the work: an Earley parser over lexemes, on a trie of the vocabulary. A grammar
 //! is compiled where requests are checked, so one that cannot be enforced is refused before
-//! anything runs; each answer gets a copy of the compiled one.
+//! anything runs; each answer gets a copy of the compiled one. What a source may cost is checked
+//! before it is compiled (`limits.rs`), and what a token may cost while it is (`time_limit.rs`).
+
+mod kept;
+mod lark_cost;
+mod limits;
+mod schema_cost;
+#[cfg(test)]
+mod tests;
+mod time_limit;
 
 use std::fmt;
-use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::toktrie::{SimpleVob, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
-use llguidance::{Matcher, ParserFactory};
-use lru::LruCache;
+use llguidance::{CancellationHandle, Matcher, ParserFactory};
 
+use self::kept::Kept;
+use self::limits::Cost;
 use crate::Token;
 use crate::vocab::{ParseSpecial, Vocab};
 
-/// The longest source of a grammar, in bytes.
-const MAX_SOURCE: usize = 256 << 10;
 /// Symbols of a compiled grammar's productions. The largest schemas we know have 200,000.
 const MAX_SIZE: usize = 250_000;
 /// States of its lexer: one to two kilobytes each.
 const MAX_LEXER_STATES: usize = 50_000;
-/// Compiled grammars that are kept.
-const KEPT: NonZeroUsize = NonZeroUsize::new(128).expect("not zero");
+/// The longest that the first token's mask may take when a grammar is compiled. Times are those on
+/// a CPU.
+const FIRST_MASK: Duration = Duration::from_secs(1);
+/// The longest that one question to a grammar may take while an answer grows. Real schemas need
+/// one to ten milliseconds.
+const QUESTION: Duration = Duration::from_millis(150);
+/// What all questions about an answer may take: so much at first, and more with each token.
+const ANSWER: Duration = Duration::from_secs(1);
+const EACH_TOKEN: Duration = Duration::from_millis(10);
+/// The longest message about a grammar, in characters: the compiler repeats whole expressions.
+const MAX_MESSAGE: usize = 300;
 
 /// What an answer has to be.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -47,7 +65,7 @@ pub struct Grammars {
     vocab: Vocab,
     /// The vocabulary's trie: made when the first grammar comes.
     factory: OnceLock<Result<ParserFactory, GrammarError>>,
-    kept: Mutex<LruCache<Grammar, CompiledGrammar>>,
+    kept: Kept,
 }
 
 /// A grammar that answers can follow. Cheap to clone.
@@ -56,8 +74,18 @@ pub struct CompiledGrammar(Arc<Mutex<Matcher>>);
 
 /// Where one answer stands in its grammar.
 pub(crate) struct Constraint {
-    matcher: Matcher,
+    grammar: CompiledGrammar,
+    /// The answer's own copy of the parser. It can take tens of milliseconds to make, so it is
+    /// made where masks are prepared, beside the model's step.
+    matching: Option<Matching>,
     mask: Option<Mask>,
+    /// What questions may still take.
+    left: Duration,
+}
+
+struct Matching {
+    matcher: Matcher,
+    cancel: CancellationHandle,
 }
 
 /// The tokens that may come next.
@@ -73,39 +101,38 @@ pub(crate) struct TooComplex;
 impl Grammars {
     /// For a vocabulary.
     pub fn new(vocab: Vocab) -> Self {
-        Self { vocab, factory: OnceLock::new(), kept: Mutex::new(LruCache::new(KEPT)) }
+        Self { vocab, factory: OnceLock::new(), kept: Kept::default() }
     }
 
-    /// Compiles a grammar, or finds it compiled. It can take tens of milliseconds: not for an
-    /// async reactor's thread. What it may take is limited by the size of the source and of what
-    /// comes of it.
+    /// Compiles a grammar, or finds it compiled.
+    ///
+    /// Not for an async reactor's thread: what is accepted takes up to a second, up to 14 MB of
+    /// stack and up to 150 MB of memory meanwhile. It may wait for another thread that compiles
+    /// the same source.
     ///
     /// # Errors
     /// [`GrammarError`], which names what cannot be enforced.
     pub fn compile(&self, grammar: &Grammar) -> Result<CompiledGrammar, GrammarError> {
-        if let Some(compiled) = self.compiled(grammar) {
-            return Ok(compiled);
-        }
-        let compiled = self.build(grammar)?;
-        self.kept
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .put(grammar.clone(), compiled.clone());
-        Ok(compiled)
+        // A longer one is neither kept nor compared.
+        limits::within(grammar.source().len() as u64, limits::MAX_SOURCE as u64, "bytes")?;
+        self.kept.get_or_compile(grammar, || {
+            let compiled = catch_unwind(AssertUnwindSafe(|| self.build(grammar)));
+            let compiled = compiled.unwrap_or_else(|_| Err(failed()));
+            match compiled {
+                Ok((compiled, bytes)) => (Ok(compiled), bytes),
+                Err(error) => (Err(error), MAX_MESSAGE),
+            }
+        })
     }
 
     /// A grammar that was compiled before and is still kept.
     pub fn compiled(&self, grammar: &Grammar) -> Option<CompiledGrammar> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(grammar).cloned()
+        self.kept.find(grammar)
     }
 
-    fn build(&self, grammar: &Grammar) -> Result<CompiledGrammar, GrammarError> {
-        let (Grammar::JsonSchema(source) | Grammar::Regex(source) | Grammar::Lark(source)) =
-            grammar;
-        if source.len() > MAX_SOURCE {
-            let message = format!("it has {} bytes; the most is {MAX_SOURCE}", source.len());
-            return Err(GrammarError(message));
-        }
+    /// Compiles a grammar; with an estimate of its size in bytes.
+    fn build(&self, grammar: &Grammar) -> Result<(CompiledGrammar, usize), GrammarError> {
+        let Cost { units } = limits::check(grammar)?;
         let parsed = match grammar {
             Grammar::JsonSchema(schema) => TopLevelGrammar::from_json_schema(
                 serde_json::from_str(schema).map_err(|e| GrammarError(e.to_string()))?,
@@ -115,12 +142,21 @@ impl Grammars {
         };
         let factory = self.factory.get_or_init(|| factory(&self.vocab)).as_ref();
         let factory = factory.map_err(GrammarError::clone)?;
-        let mut matcher = Matcher::new(factory.create_parser(parsed));
+        let parser = factory.create_parser(parsed);
+        let lexer = parser.as_ref().map_or(0, |parser| parser.parser.lexer_stats().num_bytes);
+        let mut matching = Matching::new(Matcher::new(parser));
         // What the first token may be is the same for every answer.
-        match matcher.compute_mask() {
+        match matching.limited(FIRST_MASK, Matcher::compute_mask).0 {
             Ok(mask) if mask.is_zero() => Err(GrammarError("no text follows it".to_owned())),
-            Ok(_) => Ok(CompiledGrammar(Arc::new(Mutex::new(matcher)))),
-            Err(error) => Err(GrammarError(one_line(&error.to_string()))),
+            Ok(_) => {
+                // A symbol takes some 200 bytes in the compiled grammar, measured.
+                let bytes = (16 << 10) + grammar.source().len() + 256 * units as usize + lexer;
+                Ok((CompiledGrammar(Arc::new(Mutex::new(matching.matcher))), bytes))
+            }
+            Err(_) if matching.matcher.is_cancelled() => {
+                Err(GrammarError("it takes too long to find out what may come first".to_owned()))
+            }
+            Err(error) => Err(readable(&error.to_string())),
         }
     }
 }
@@ -131,14 +167,38 @@ impl fmt::Debug for Grammars {
     }
 }
 
-/// The first line of a message, and that which says what was wrong: the others show the parser's
+impl Grammar {
+    /// As the client wrote it, or as it was written for the client.
+    fn source(&self) -> &str {
+        let (Self::JsonSchema(source) | Self::Regex(source) | Self::Lark(source)) = self;
+        source
+    }
+}
+
+fn failed() -> GrammarError {
+    GrammarError("the compiler fails on it".to_owned())
+}
+
+/// The first line of a message, and that which says what is wrong: the others show the parser's
 /// inside.
-fn one_line(message: &str) -> String {
+fn readable(message: &str) -> GrammarError {
+    if message.starts_with("panic:") {
+        tracing::warn!(message = message.lines().next(), "the grammar compiler panicked");
+        return failed();
+    }
     let mut lines = message.lines().map(str::trim);
     let first = lines.next().unwrap_or_default().trim_end_matches(':');
-    match lines.find_map(|line| line.strip_prefix("error: ")) {
-        Some(why) => format!("{first}: {why}"),
+    let line = match lines.find_map(|line| line.strip_prefix("error: ")) {
+        Some(why) => format!("{}: {why}", cut(first)),
         None => first.to_owned(),
+    };
+    GrammarError(cut(&line))
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(MAX_MESSAGE) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
@@ -191,8 +251,11 @@ impl TokenizerEnv for VocabEnv {
 impl CompiledGrammar {
     /// The beginning of an answer.
     pub(crate) fn start(&self) -> Constraint {
-        let matcher = self.0.lock().unwrap_or_else(PoisonError::into_inner).deep_clone();
-        Constraint { matcher, mask: None }
+        Constraint { grammar: self.clone(), matching: None, mask: None, left: ANSWER }
+    }
+
+    fn copy(&self) -> Matching {
+        Matching::new(self.0.lock().unwrap_or_else(PoisonError::into_inner).deep_clone())
     }
 }
 
@@ -209,7 +272,7 @@ impl Constraint {
     /// the model computes.
     pub(crate) fn prepare(&mut self) {
         if self.mask.is_none() {
-            self.mask = self.matcher.compute_mask_or_eos().ok().map(Mask);
+            self.mask = self.ask(|matcher| matcher.compute_mask_or_eos().ok()).flatten().map(Mask);
         }
     }
 
@@ -222,22 +285,52 @@ impl Constraint {
     /// Goes on with a token that may come next.
     pub(crate) fn take(&mut self, token: Token) -> Result<(), TooComplex> {
         self.mask = None;
-        self.matcher.consume_token(token).map_err(|_| TooComplex)
+        self.left = (self.left + EACH_TOKEN).min(ANSWER);
+        self.ask(|matcher| matcher.consume_token(token).ok()).flatten().ok_or(TooComplex)
     }
 
     /// Whether nothing may follow.
     pub(crate) fn is_complete(&self) -> bool {
-        self.matcher.is_stopped()
+        self.matching.as_ref().is_some_and(|matching| matching.matcher.is_stopped())
     }
 
     /// The tokens that must come next, whatever the model says.
     pub(crate) fn forced(&mut self) -> Vec<Token> {
-        self.matcher.compute_ff_tokens()
+        self.ask(Matcher::compute_ff_tokens).unwrap_or_default()
     }
 
     /// How many of these tokens may come next, one after the other.
     pub(crate) fn allowed(&mut self, tokens: &[Token]) -> usize {
-        self.matcher.validate_tokens(tokens).unwrap_or(0)
+        self.ask(|matcher| matcher.validate_tokens(tokens).unwrap_or(0)).unwrap_or(0)
+    }
+
+    /// Asks the parser something; `None` where the answer's time is used up. A question that takes
+    /// too long ends the parser, and all that follow fail.
+    fn ask<T>(&mut self, question: impl FnOnce(&mut Matcher) -> T) -> Option<T> {
+        let limit = self.left.min(QUESTION);
+        if limit.is_zero() {
+            return None;
+        }
+        let matching = self.matching.get_or_insert_with(|| self.grammar.copy());
+        let (answer, took) = matching.limited(limit, question);
+        self.left = self.left.saturating_sub(took);
+        Some(answer)
+    }
+}
+
+impl Matching {
+    fn new(matcher: Matcher) -> Self {
+        let matcher = matcher.into_cancellable();
+        let cancel = matcher.cancellation_handle().unwrap_or_default();
+        Self { matcher, cancel }
+    }
+
+    fn limited<T>(
+        &mut self,
+        limit: Duration,
+        question: impl FnOnce(&mut Matcher) -> T,
+    ) -> (T, Duration) {
+        time_limit::limited(&self.cancel, limit, || question(&mut self.matcher))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -28,11 +29,42 @@ pub fn load(config: ModelConfig) -> Result<Loading, LoadError> {
     let board = Arc::new(Board::new());
     let (ready, loaded) = oneshot::channel();
     let host = Host { config, board: Arc::clone(&board), ready };
+    let live = Live::new();
     let thread = thread::Builder::new()
         .name(format!("engine-{}", host.config.name))
-        .spawn(move || host.run())
+        .spawn(move || {
+            host.run();
+            drop(live);
+        })
         .map_err(|e| LoadError(format!("cannot start a thread: {e}")))?;
     Ok(Loading { board, loaded, thread })
+}
+
+/// How many engine threads run. While there are any, the process must not tear down the statics of
+/// llama.cpp's backends.
+pub fn live_threads() -> usize {
+    LIVE.load(Ordering::Acquire)
+}
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+
+/// How long dropping the last handle waits for the thread to end.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Counts a thread while it runs, or panics.
+struct Live;
+
+impl Live {
+    fn new() -> Self {
+        LIVE.fetch_add(1, Ordering::AcqRel);
+        Self
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        LIVE.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// A model that is being loaded.
@@ -256,6 +288,15 @@ impl Engine {
         self.inner.capacity - self.inner.permits.available_permits()
     }
 
+    /// Whether the queue has room for a request: for callers who prepare it at some cost first. It may
+    /// be full when they submit it all the same.
+    ///
+    /// # Errors
+    /// [`SubmitError::QueueFull`]
+    pub fn has_room(&self) -> Result<(), SubmitError> {
+        if self.inner.permits.available_permits() > 0 { Ok(()) } else { Err(self.inner.full()) }
+    }
+
     /// Puts a request into the queue. Never waits. It counts against the queue's limits until its
     /// last token, or until the engine has dropped it, whoever reads the answer when.
     ///
@@ -429,9 +470,17 @@ impl<C> fmt::Debug for Inner<C> {
 impl<C> Drop for Inner<C> {
     fn drop(&mut self) {
         self.commands = None;
-        // The model must be freed before the process tears down the backend's statics.
         let thread = self.thread.take().filter(|t| t.thread().id() != thread::current().id());
-        if thread.is_some_and(|thread| thread.join().is_err()) {
+        let Some(thread) = thread else { return };
+        // The model must be freed before the process tears down the backend's statics; but a step
+        // that hangs must not keep the process from ending.
+        let end = Instant::now() + PATIENCE;
+        while !thread.is_finished() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(2));
+        }
+        if !thread.is_finished() {
+            tracing::error!(model = %self.info.architecture, "the engine's thread does not end");
+        } else if thread.join().is_err() {
             tracing::error!(model = %self.info.architecture, "the engine's thread had panicked");
         }
     }

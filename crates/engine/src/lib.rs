@@ -49,7 +49,9 @@ pub mod scripted;
 
 pub use forebay_scheduler::{Class, Counts, Principal, Reuse, Salt};
 pub use grammar::{CompiledGrammar, Grammar, GrammarError, Grammars};
-pub use handle::{Embedder, Engine, Generation, LoadError, Loaded, Loading, SubmitError, load};
+pub use handle::{
+    Embedder, Engine, Generation, LoadError, Loaded, Loading, SubmitError, live_threads, load,
+};
 pub use model::{
     Device, Gpu, Kind, KvLayout, KvType, ModelConfig, ModelInfo, Pooling, Ranking, Source, Split,
 };

@@ -1,5 +1,6 @@
 //! Text to tokens and back.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -16,7 +17,18 @@ pub struct Vocab {
     controls: Arc<[Token]>,
     /// Bytes of the longest token.
     longest: usize,
+    names: Arc<ControlNames>,
     tokenizer: Arc<dyn Tokenize>,
+}
+
+/// Control tokens by name: text is searched for them at each character.
+#[derive(Default)]
+struct ControlNames {
+    tokens: HashMap<Box<str>, Token>,
+    /// Their lengths in bytes, the longest first.
+    lengths: Vec<usize>,
+    /// Bytes that a name begins with.
+    first: HashSet<u8>,
 }
 
 /// Whether text that spells a control token becomes that token.
@@ -70,11 +82,21 @@ pub(crate) struct VocabTable {
 
 impl Vocab {
     pub(crate) fn new(table: VocabTable, tokenizer: Arc<dyn Tokenize>) -> Self {
-        let (table, controls) = (Arc::new(table), Vec::new().into());
-        let mut vocab = Self { table, controls, longest: 1, tokenizer };
+        let controls = Vec::new().into();
+        let (table, names) = (Arc::new(table), Arc::default());
+        let mut vocab = Self { table, controls, longest: 1, names, tokenizer };
         let all = (0..vocab.len()).filter_map(|i| Token::try_from(i).ok());
         let named = all.filter(|&t| vocab.is_control(t) && !vocab.piece(t).is_empty());
         vocab.controls = named.collect();
+        let mut names = ControlNames::default();
+        for (token, name) in vocab.controls().filter(|(_, name)| !name.is_empty()) {
+            names.tokens.insert(name.into(), token);
+            names.lengths.push(name.len());
+            names.first.extend(name.bytes().next());
+        }
+        names.lengths.sort_unstable_by(|a, b| b.cmp(a));
+        names.lengths.dedup();
+        vocab.names = Arc::new(names);
         let ids = (0..vocab.len()).filter_map(|i| Token::try_from(i).ok());
         vocab.longest = ids.map(|t| vocab.piece(t).len()).max().unwrap_or(1).max(1);
         vocab
@@ -187,8 +209,11 @@ impl Vocab {
 
     /// The control token whose name a text begins with, the longest one, and that name's bytes.
     pub fn control_at(&self, text: &str) -> Option<(Token, usize)> {
-        let found = self.controls().filter(|(_, name)| !name.is_empty() && text.starts_with(name));
-        found.max_by_key(|(_, name)| name.len()).map(|(token, name)| (token, name.len()))
+        let ControlNames { tokens, lengths, first } = &*self.names;
+        if !text.bytes().next().is_some_and(|byte| first.contains(&byte)) {
+            return None;
+        }
+        lengths.iter().find_map(|&len| Some((*tokens.get(text.get(..len)?)?, len)))
     }
 
     /// The BOS token's name, empty if there is none.
@@ -234,7 +259,7 @@ mod tests {
     fn a_text_that_is_much_too_long_is_not_tokenised_whole() {
         let tokenizer = Arc::new(Fours::default());
         let vocab = vocab(&tokenizer);
-        let within = |bytes, limit| {
+        let within = |bytes: usize, limit: usize| {
             let tokens = vocab.tokenize_within(&"é".repeat(bytes / 2), ParseSpecial::Yes, limit);
             tokens.map(|tokens| tokens.len())
         };

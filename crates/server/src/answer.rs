@@ -117,6 +117,12 @@ impl Runs {
         Ok(Self { runs, lifecycle: state.lifecycle.clone(), record, usage })
     }
 
+    /// No generation at all: it ends at once.
+    #[cfg(test)]
+    pub(crate) fn none(lifecycle: Lifecycle, record: Record) -> Self {
+        Self { runs: Vec::new(), lifecycle, record, usage: Usage::default() }
+    }
+
     /// What it has cost so far.
     pub(crate) fn usage(&self) -> Usage {
         self.usage
@@ -185,7 +191,8 @@ impl Runs {
         Ok(Sourced { run: index, event })
     }
 
-    fn failed(&self, error: ApiError) -> ApiError {
+    /// Puts an error into the request's log line.
+    pub(crate) fn failed(&self, error: ApiError) -> ApiError {
         self.record.note(|facts| facts.error = Some(error.log_text().to_owned()));
         error
     }

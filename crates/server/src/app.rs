@@ -102,6 +102,22 @@ pub(crate) fn app(state: AppState) -> Router {
     router.layer(middleware::from_fn_with_state(state.clone(), track)).with_state(state)
 }
 
+/// What the admin listener serves. Its handlers read shared state and never wait.
+pub(crate) fn admin(state: AppState) -> Router {
+    let routes = OpenApiRouter::new()
+        .routes(routes!(health::health))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::live))
+        .routes(routes!(health::metrics));
+    let (router, _) = routes.split_for_parts();
+    router
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(state.clone(), track))
+        .with_state(state)
+}
+
 async fn no_such_route(method: Method, OriginalUri(uri): OriginalUri) -> ApiError {
     ApiError::no_such_route(&method, uri.path())
 }
@@ -112,9 +128,7 @@ async fn wrong_method(method: Method, OriginalUri(uri): OriginalUri) -> ApiError
 
 #[expect(clippy::needless_pass_by_value, reason = "the layer's signature")]
 fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-    ApiError::internal(format!("a handler panicked: {text}")).into_response()
+    ApiError::panicked(&*panic).into_response()
 }
 
 /// Browsers of the configured origins may call everything and read the request's id.

@@ -1,30 +1,58 @@
 //! Responses that are generated while nobody waits: each a task of its own, whose events anybody
 //! may read from the beginning, also after it has ended.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::response::sse::Event as SseEvent;
 use forebay_engine::Event;
-use futures_util::{Stream, stream};
+use futures_util::{FutureExt as _, Stream, stream};
 use serde::Deserialize;
-use serde_json::Value;
-use tokio::sync::{Notify, watch};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::answer::{Runs, Sourced};
 use crate::convert::responses::output::Response;
 use crate::error::ApiError;
 use crate::store::{Kept, Store};
 
+/// What the events of all running jobs may take in memory. Past it a job goes on, but adds no more
+/// deltas to its list: what they said is in the events that close items.
+const EVENT_BYTES: usize = 64 << 20;
+/// How long a cancelled job has to keep what it has; then its task is dropped.
+const CANCEL_WAIT: Duration = Duration::from_secs(5);
+
 /// The tasks that run, by the ids of their responses. Cheap to clone.
-#[derive(Debug, Clone)]
-pub(crate) struct Jobs(Arc<watch::Sender<HashMap<String, Arc<Job>>>>);
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Jobs(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    tasks: TaskTracker,
+    jobs: Mutex<HashMap<String, Arc<Job>>>,
+    /// Bytes of the events of all jobs.
+    bytes: Arc<AtomicUsize>,
+}
 
 /// A response that is being generated.
 #[derive(Debug)]
 pub(crate) struct Job {
     told: watch::Sender<Told>,
-    cancel: Notify,
+    cancel: CancellationToken,
+    task: Mutex<Option<AbortHandle>>,
+    store: Store,
+    kept: Kept,
+    /// What is kept if the task ends without an end of its own.
+    queued: Value,
+    /// Bytes of events, its own and those of all jobs.
+    bytes: AtomicUsize,
+    all_bytes: Arc<AtomicUsize>,
 }
 
 /// What it has told so far.
@@ -32,6 +60,9 @@ pub(crate) struct Job {
 struct Told {
     /// Its events as JSON, by number.
     events: Vec<Arc<str>>,
+    /// Whether its end is being kept.
+    ending: bool,
+    /// Whether its end is kept.
     over: bool,
 }
 
@@ -39,18 +70,28 @@ struct Told {
 struct Work {
     runs: Runs,
     response: Response,
-    store: Store,
-    kept: Kept,
     job: Arc<Job>,
 }
 
-// === impl Jobs ===
-
-impl Default for Jobs {
-    fn default() -> Self {
-        Self(Arc::new(watch::Sender::default()))
-    }
+/// Ends a job whose task ends in any other way than by [`Work::finish`].
+struct EndOnDrop {
+    jobs: Jobs,
+    id: String,
+    job: Arc<Job>,
 }
+
+/// Lets those go on who wait for a job's end.
+struct OverOnDrop<'a> {
+    job: &'a Job,
+    last: Option<Arc<str>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Single values and one map: a panic leaves nothing half done.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl Jobs ===
 
 impl Jobs {
     /// Keeps the response as it is and goes on with it in a task. Returns it, and what it will tell.
@@ -66,70 +107,183 @@ impl Jobs {
     ) -> Result<(Value, Arc<Job>), ApiError> {
         let object = response.object("queued", None);
         store.keep(kept.clone(), object.clone()).await?;
-        let job = Arc::new(Job { told: watch::Sender::default(), cancel: Notify::new() });
+        let job = Job::new(store, kept, object.clone(), Arc::clone(&self.0.bytes));
         let opening = response.opening(&["created", "queued"]);
-        job.tell(&response.number(opening));
-        let id = object["id"].as_str().unwrap_or_default().to_owned();
-        self.0.send_modify(|jobs| drop(jobs.insert(id.clone(), Arc::clone(&job))));
-        let work = Work { runs, response, store, kept, job: Arc::clone(&job) };
-        let jobs = self.clone();
-        tokio::spawn(async move {
-            work.run().await;
-            jobs.0.send_modify(|jobs| drop(jobs.remove(&id)));
-        });
+        job.tell(&mut response, opening);
+        let work = Work { runs, response, job: Arc::clone(&job) };
+        self.spawn(&job, work.run());
         Ok((object, job))
+    }
+
+    /// Runs a job's work in a task. However that ends, the job is over after it.
+    fn spawn(&self, job: &Arc<Job>, work: impl Future<Output = ()> + Send + 'static) {
+        let id = job.queued["id"].as_str().unwrap_or_default().to_owned();
+        lock(&self.0.jobs).insert(id.clone(), Arc::clone(job));
+        let end = EndOnDrop { jobs: self.clone(), id, job: Arc::clone(job) };
+        // `idle` waits for it; its panics are caught inside.
+        let task = self.0.tasks.spawn(async move {
+            let done = AssertUnwindSafe(work).catch_unwind().await;
+            if let Err(panic) = done {
+                let error = ApiError::panicked(&*panic);
+                tracing::error!(
+                    id = end.id,
+                    error = error.log_text(),
+                    "a background task panicked"
+                );
+                end.job.give_up("failed", Some(&error)).await;
+            }
+            drop(end);
+        });
+        *lock(&job.task) = Some(task.abort_handle());
     }
 
     /// The task of this response, while it runs.
     pub(crate) fn find(&self, id: &str) -> Option<Arc<Job>> {
-        self.0.borrow().get(id).cloned()
+        lock(&self.0.jobs).get(id).filter(|job| !job.told.borrow().over).cloned()
     }
 
-    /// Waits until none runs.
+    /// Waits until none runs, once no new ones can come.
     pub(crate) async fn idle(&self) {
-        let mut jobs = self.0.subscribe();
-        // The sender lives in `self`.
-        drop(jobs.wait_for(HashMap::is_empty).await);
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+}
+
+// === impl EndOnDrop ===
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        lock(&self.jobs.0.jobs).remove(&self.id);
+        if self.job.told.borrow().over {
+            return;
+        }
+        // The task was dropped: by `cancel`, or because the runtime ends. Then nothing can be kept
+        // any more, and the store marks the response as failed when it is opened again.
+        let job = Arc::clone(&self.job);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { job.give_up("cancelled", None).await });
+        }
     }
 }
 
 // === impl Job ===
 
 impl Job {
-    /// Ends it where it is, and waits until that is kept.
+    fn new(store: Store, kept: Kept, queued: Value, all_bytes: Arc<AtomicUsize>) -> Arc<Self> {
+        Arc::new(Self {
+            told: watch::Sender::default(),
+            cancel: CancellationToken::new(),
+            task: Mutex::new(None),
+            store,
+            kept,
+            queued,
+            bytes: AtomicUsize::new(0),
+            all_bytes,
+        })
+    }
+
+    /// Ends it where it is, and waits until that is kept. A task that does not answer in time is
+    /// dropped, and the response is kept without its output.
     pub(crate) async fn cancel(&self) {
-        self.cancel.notify_one();
+        self.cancel.cancel();
         let mut told = self.told.subscribe();
-        drop(told.wait_for(|told| told.over).await);
+        let over = told.wait_for(|told| told.over);
+        if tokio::time::timeout(CANCEL_WAIT, over).await.is_ok() {
+            return;
+        }
+        tracing::error!(id = %self.queued["id"], "a background task does not end; dropping it");
+        if let Some(task) = &*lock(&self.task) {
+            task.abort();
+        }
+        self.give_up("cancelled", None).await;
+    }
+
+    /// Ends it from outside its task: all that is known of the response is how it began.
+    async fn give_up(&self, status: &str, error: Option<&ApiError>) {
+        let mut object = self.queued.clone();
+        object["status"] = json!(status);
+        if let Some(error) = error {
+            let body = error.envelope().error;
+            object["error"] = json!({"code": body.code, "message": body.message});
+        }
+        let number = self.told.borrow().events.len();
+        let mut last = Response::closing(&object);
+        last["sequence_number"] = json!(number);
+        self.end(object, last.to_string().into()).await;
+    }
+
+    /// Keeps the response as it is at its end, and its events. Only the first end counts.
+    async fn end(&self, object: Value, last: Arc<str>) {
+        let mut kept = self.kept.clone();
+        let first = self.told.send_if_modified(|told| {
+            kept.events.clone_from(&told.events);
+            !std::mem::replace(&mut told.ending, true)
+        });
+        if first {
+            kept.events.push(Arc::clone(&last));
+            // Those who wait go on even if this task is dropped while it waits for the store.
+            let _over = OverOnDrop { job: self, last: Some(last) };
+            self.keep(kept, object).await;
+        }
+    }
+
+    /// Keeps the response as it is on its way, unless it has been ended.
+    async fn keep_state(&self, object: Value) {
+        if !self.told.borrow().ending {
+            self.keep(self.kept.clone(), object).await;
+        }
+    }
+
+    async fn keep(&self, kept: Kept, object: Value) {
+        if let Err(error) = self.store.keep(kept, object).await {
+            tracing::error!(error = error.log_text(), "a response could not be kept");
+        }
     }
 
     /// Its events from this number on, until it is over.
     pub(crate) fn events(self: Arc<Self>, from: usize) -> impl Stream<Item = SseEvent> + Send {
         let told = self.told.subscribe();
         // The job is held so that its sender lives.
-        let state = (self, told, from, VecDeque::new());
-        stream::unfold(state, |(job, mut told, mut next, mut ready)| async move {
-            loop {
-                if let Some(event) = ready.pop_front() {
-                    return Some((event, (job, told, next, ready)));
-                }
-                {
-                    let now = told.wait_for(|told| told.over || told.events.len() > next).await;
-                    let now = now.ok()?;
-                    let new = now.events.get(next..).unwrap_or_default();
-                    if new.is_empty() {
-                        return None;
-                    }
-                    next += new.len();
-                    ready.extend(new.iter().map(|event| named(event)));
-                }
-            }
+        stream::unfold((self, told, from), |(job, mut told, next)| async move {
+            let event = {
+                let now = told.wait_for(|told| told.over || told.events.len() > next).await.ok()?;
+                named(now.events.get(next)?)
+            };
+            Some((event, (job, told, next + 1)))
         })
     }
 
-    fn tell(&self, events: &[Value]) {
+    /// Numbers events and adds them to the list, as far as there is room for deltas.
+    fn tell(&self, response: &mut Response, mut events: Vec<Value>) {
+        if self.all_bytes.load(Ordering::Relaxed) > EVENT_BYTES {
+            let is_delta =
+                |event: &Value| event["type"].as_str().is_some_and(|name| name.ends_with(".delta"));
+            events.retain(|event| !is_delta(event));
+        }
+        self.add(&response.number(events));
+    }
+
+    fn add(&self, events: &[Value]) {
         let events: Vec<Arc<str>> = events.iter().map(|event| event.to_string().into()).collect();
+        let bytes = events.iter().map(|event| event.len()).sum();
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.all_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.told.send_modify(|told| told.events.extend(events));
+    }
+}
+
+impl Drop for OverOnDrop<'_> {
+    fn drop(&mut self) {
+        self.job.told.send_modify(|told| {
+            told.events.extend(self.last.take());
+            told.over = true;
+        });
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.all_bytes.fetch_sub(*self.bytes.get_mut(), Ordering::Relaxed);
     }
 }
 
@@ -149,7 +303,11 @@ pub(crate) fn named(json: &str) -> SseEvent {
 impl Work {
     async fn run(mut self) {
         let object = self.generate().await;
-        self.finish(object).await;
+        let last = self.response.number(vec![Response::closing(&object)]);
+        let last = last.first().map(Value::to_string).unwrap_or_default();
+        let (id, status) = (object["id"].clone(), object["status"].clone());
+        self.job.end(object, last.into()).await;
+        tracing::info!(%id, %status, usage = ?self.runs.usage(), "a background response is over");
     }
 
     /// The whole object at the end.
@@ -158,7 +316,7 @@ impl Work {
         loop {
             let next = tokio::select! {
                 biased;
-                () = job.cancel.notified() => return self.response.object("cancelled", None),
+                () = job.cancel.cancelled() => return self.response.object("cancelled", None),
                 next = self.runs.next() => next,
             };
             match next {
@@ -166,34 +324,17 @@ impl Work {
                     let mut events = Vec::new();
                     if matches!(event, Event::Started { .. }) {
                         events = self.response.opening(&["in_progress"]);
-                        self.keep(self.response.object("in_progress", None)).await;
+                        job.keep_state(self.response.object("in_progress", None)).await;
                     }
                     self.response.event(event, &mut events);
-                    self.job.tell(&self.response.number(events));
+                    job.tell(&mut self.response, events);
                 }
                 Ok(None) => return self.response.finished(self.runs.usage()),
                 Err(error) => return self.response.failure(&error),
             }
         }
     }
-
-    async fn finish(&mut self, object: Value) {
-        let last = self.response.number(vec![Response::closing(&object)]);
-        let last: Arc<str> = last.first().map(Value::to_string).unwrap_or_default().into();
-        self.kept.events = self.job.told.borrow().events.clone();
-        self.kept.events.push(Arc::clone(&last));
-        let (id, status) = (object["id"].clone(), object["status"].clone());
-        self.keep(object).await;
-        tracing::info!(%id, %status, usage = ?self.runs.usage(), "a background response is over");
-        self.job.told.send_modify(|told| {
-            told.events.push(last);
-            told.over = true;
-        });
-    }
-
-    async fn keep(&self, object: Value) {
-        if let Err(error) = self.store.keep(self.kept.clone(), object).await {
-            tracing::error!(error = error.log_text(), "a response could not be kept");
-        }
-    }
 }
+
+#[cfg(test)]
+mod tests;

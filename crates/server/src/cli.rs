@@ -2,13 +2,16 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::future::poll_fn;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::{Args, Parser, Subcommand};
 use forebay_engine::Source;
+use tokio::sync::mpsc;
 use toml::Value;
 use tracing_subscriber::EnvFilter;
 
@@ -74,6 +77,9 @@ pub(crate) struct ConfigArgs {
     /// Port to listen on [default: 8080]; 0 for any free one.
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
+    /// Port of a second listener for health and metrics alone [default: none].
+    #[arg(long, value_name = "PORT")]
+    admin_port: Option<u16>,
     /// KV cache over all answers, in tokens [default: the model's context up to 4096, times
     /// parallel].
     #[arg(short = 'c', long, value_name = "TOKENS")]
@@ -204,7 +210,7 @@ pub fn run(
             with_settings(&args.config, variables, fit)
         }
         Command::Healthcheck(args) => {
-            let check = |settings: Settings| match crate::healthcheck::run(&settings.server) {
+            let check = |settings: Settings| match crate::healthcheck::run(&settings) {
                 Ok(()) => Exit::Good,
                 Err(why) => complain(&why),
             };
@@ -276,7 +282,7 @@ impl ConfigArgs {
         layers
     }
 
-    fn values(&self) -> [(&'static str, &'static str, Option<Value>); 26] {
+    fn values(&self) -> [(&'static str, &'static str, Option<Value>); 27] {
         let text = |text: &String| Value::String(text.clone());
         let path = |path: &PathBuf| Value::String(path.to_string_lossy().into_owned());
         let number = |n: u32| Value::Integer(n.into());
@@ -286,6 +292,7 @@ impl ConfigArgs {
         [
             ("--host", "server.host", self.host.as_ref().map(text)),
             ("--port", "server.port", self.port.map(|p| number(p.into()))),
+            ("--admin-port", "admin.port", self.admin_port.map(|p| number(p.into()))),
             ("--strict", "server.strict", self.strict.then_some(Value::Boolean(true))),
             ("--store", "store.path", self.store.as_ref().map(path)),
             ("--no-store", "store.enabled", self.no_store.then_some(Value::Boolean(false))),
@@ -339,7 +346,11 @@ fn run_server(settings: Settings) -> Exit {
         Ok(runtime) => runtime,
         Err(error) => return complain(&error.to_string()),
     };
-    runtime.block_on(async {
+    let signals = match crate::shutdown::signals(&settings.server) {
+        Ok(signals) => Arc::new(Mutex::new(signals)),
+        Err(error) => return complain(&error.to_string()),
+    };
+    let exit = runtime.block_on(async {
         let address = (settings.server.host.clone(), settings.server.port);
         let listener = match tokio::net::TcpListener::bind(&address).await {
             Ok(listener) => listener,
@@ -351,29 +362,20 @@ fn run_server(settings: Settings) -> Exit {
         tracing::info!(address = ?at, "listening");
         tracing::info!(system = forebay_engine::system_info(), "llama.cpp");
         let source = |model: &ModelSettings| Source::Gguf(model.path.clone());
-        match serve(settings, listener, source, next_signal).await {
+        match serve(settings, listener, source, move || next(Arc::clone(&signals))).await {
             Ok(()) => Exit::Good,
             Err(error) => complain(&error.to_string()),
         }
-    })
+    });
+    crate::shutdown::finish(runtime, u8::from(exit != Exit::Good));
+    exit
 }
 
 /// Waits for the next signal that asks the process to end.
-async fn next_signal() -> Shutdown {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let Ok(mut term) = signal(SignalKind::terminate()) else { return Shutdown::Now };
-        tokio::select! {
-            _ = term.recv() => Shutdown::Drain,
-            _ = tokio::signal::ctrl_c() => Shutdown::Quick,
-        }
-    }
-    #[cfg(not(unix))]
-    match tokio::signal::ctrl_c().await {
-        Ok(()) => Shutdown::Quick,
-        Err(_) => Shutdown::Now,
-    }
+async fn next(signals: Arc<Mutex<mpsc::Receiver<Shutdown>>>) -> Shutdown {
+    let next = poll_fn(|cx| signals.lock().unwrap_or_else(PoisonError::into_inner).poll_recv(cx));
+    // The thread that receives signals does not end.
+    next.await.unwrap_or(Shutdown::Now)
 }
 
 fn start_log(settings: &Settings) {
@@ -400,7 +402,8 @@ fn start_log(settings: &Settings) {
 
 /// The settings as they count, one line each.
 fn describe(settings: &Settings) -> String {
-    let mut out = format!("{:#?}\n{:#?}\n{:#?}\n", settings.server, settings.log, settings.store);
+    let Settings { server, admin, log, store, .. } = settings;
+    let mut out = format!("{server:#?}\n{admin:#?}\n{log:#?}\n{store:#?}\n");
     for model in &settings.models {
         // Writing to a String cannot fail.
         let _ = writeln!(out, "{model:#?}");

@@ -17,6 +17,8 @@ pub struct Settings {
     pub server: ServerSettings,
     /// `[limits]`
     pub limits: LimitSettings,
+    /// `[admin]`
+    pub admin: AdminSettings,
     /// `[log]`
     pub log: LogSettings,
     /// `[store]`
@@ -36,6 +38,7 @@ pub struct ServerSettings {
     pub port: u16,
     pub strict: bool,
     pub max_connections: usize,
+    pub max_connections_per_address: usize,
     pub max_body_bytes: usize,
     pub header_timeout_s: u64,
     pub body_timeout_s: u64,
@@ -59,6 +62,17 @@ pub struct LimitSettings {
     pub request_memory_mib: usize,
     pub text_kib: usize,
     pub history_kib: usize,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone, PartialEq)]
+#[expect(
+    missing_docs,
+    reason = "documented in config/forebay.toml, which a test holds to be complete"
+)]
+pub struct AdminSettings {
+    pub host: String,
+    pub port: u16,
 }
 
 /// `[log]`
@@ -180,6 +194,7 @@ impl Default for ServerSettings {
             port: 8080,
             strict: false,
             max_connections: 4096,
+            max_connections_per_address: 0,
             max_body_bytes: 32 << 20,
             header_timeout_s: 10,
             body_timeout_s: 30,
@@ -202,6 +217,12 @@ impl Default for LimitSettings {
             text_kib: 2048,
             history_kib: 4096,
         }
+    }
+}
+
+impl Default for AdminSettings {
+    fn default() -> Self {
+        Self { host: "127.0.0.1".to_owned(), port: 0 }
     }
 }
 
@@ -262,6 +283,8 @@ impl Settings {
         let mut settings = Self::default();
         settings.server.read(&mut layers);
         settings.limits.read(&mut layers);
+        layers.take("admin.host", &mut settings.admin.host);
+        layers.take("admin.port", &mut settings.admin.port);
         settings.log.read(&mut layers);
         settings.store.read(&mut layers);
         for index in 0..layers.model_count() {
@@ -292,6 +315,8 @@ impl ServerSettings {
         layers.take("server.port", &mut self.port);
         layers.take("server.strict", &mut self.strict);
         layers.take_in("server.max_connections", &mut self.max_connections, 1, 1_000_000);
+        let per_address = &mut self.max_connections_per_address;
+        layers.take_in("server.max_connections_per_address", per_address, 0, 1_000_000);
         layers.take_in("server.max_body_bytes", &mut self.max_body_bytes, 1024, 1 << 30);
         layers.take_in("server.header_timeout_s", &mut self.header_timeout_s, 1, 3600);
         layers.take_in("server.body_timeout_s", &mut self.body_timeout_s, 1, 3600);
@@ -380,6 +405,9 @@ impl ModelSettings {
             let stem = self.path.file_stem().map(|s| s.to_string_lossy().into_owned());
             self.name = stem.unwrap_or_default();
         }
+        // An alias that is the model's own name, or is given twice, asks for nothing new.
+        let mut seen = std::collections::HashSet::from([self.name.clone()]);
+        self.aliases.retain(|alias| seen.insert(alias.clone()));
     }
 
     /// The names that requests may use: its own, then the aliases. `*` stands for any.

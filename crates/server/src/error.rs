@@ -208,6 +208,13 @@ impl ApiError {
         Self { code, internal, ..Self::new(Kind::Internal, message) }
     }
 
+    /// A panic that was caught, as an internal error.
+    pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> Self {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        Self::internal(format!("a panic: {}", text.unwrap_or("no message")))
+    }
+
     /// It would work later or elsewhere.
     pub fn unavailable(code: &'static str, message: impl Into<String>) -> Self {
         Self { code: Some(code), ..Self::new(Kind::Unavailable, message) }

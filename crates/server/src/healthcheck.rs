@@ -5,19 +5,22 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
-use crate::config::ServerSettings;
+use crate::config::Settings;
 
 /// The longest that each step may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Asks the server on this machine for `/health`.
+/// Asks the server on this machine for `/health`, by the admin listener if there is one.
 ///
 /// # Errors
 /// Why it cannot serve, or that it does not answer.
-pub(crate) fn run(settings: &ServerSettings) -> Result<(), String> {
-    let port = settings.port;
+pub(crate) fn run(settings: &Settings) -> Result<(), String> {
+    let (host, port) = match settings.admin.port {
+        0 => (&settings.server.host, settings.server.port),
+        port => (&settings.admin.host, port),
+    };
     let failed = |why: std::io::Error| format!("no answer on port {port}: {why}");
-    let addresses = (settings.host.as_str(), port).to_socket_addrs().map_err(failed)?;
+    let addresses = (host.as_str(), port).to_socket_addrs().map_err(failed)?;
     let mut address = addresses.into_iter().next().ok_or("the host has no address")?;
     // Whoever listens everywhere listens here.
     match address.ip() {

@@ -10,6 +10,7 @@ pub mod routes;
 
 pub mod convert;
 
+mod admin;
 mod answer;
 mod app;
 mod background;
@@ -29,6 +30,7 @@ mod origin;
 mod pool;
 mod reference;
 mod registry;
+mod shutdown;
 mod sse;
 mod state;
 mod store;
@@ -61,6 +63,9 @@ pub enum ServeError {
     /// The operating system has no threads left.
     #[error("the threads for requests cannot be started: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
+    /// The admin listener's address cannot be had.
+    #[error("cannot listen for health and metrics: {0}")]
+    Admin(std::io::Error),
     /// An engine's thread died; a supervisor should restart the process.
     #[error("the engine of model {0:?} has stopped")]
     EngineStopped(String),
@@ -112,6 +117,7 @@ where
         store: settings.store.enabled.then(|| store::Store::open(&settings.store)).transpose()?,
         jobs: background::Jobs::default(),
     };
+    let admin = admin::Admin::start(&settings.admin, &state).map_err(ServeError::Admin)?;
     let quick = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let signals = {
         let (lifecycle, quick) = (state.lifecycle.clone(), Arc::clone(&quick));
@@ -133,7 +139,7 @@ where
     };
     let router = app::app(state.clone());
     let accept = async {
-        let (settings, lifecycle) = (Arc::clone(&state.settings), state.lifecycle.clone());
+        let (settings, lifecycle) = (&state.settings, state.lifecycle.clone());
         listen::serve(listener, router, settings, lifecycle, state.jobs.idle(), drain_delay).await;
     };
     let models = async {
@@ -141,12 +147,16 @@ where
         state.lifecycle.enter(Phase::Ready);
         watch_engines(&state).await
     };
-    tokio::select! {
+    let ended = tokio::select! {
         () = accept => Ok(()),
         failed = models => failed,
         never = upkeep(&state) => match never {},
         never = signals => never,
+    };
+    if let Some(admin) = admin {
+        admin.stop().await;
     }
+    ended
 }
 
 /// Ends with an error some time after an engine has died: its requests get their errors first.

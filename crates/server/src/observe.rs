@@ -1,6 +1,7 @@
 //! Around every request: its id, its one log line, its count.
 
 use std::borrow::Cow;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -150,7 +151,15 @@ impl hyper::body::Body for Tracked {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        let this = &mut *self;
+        // A panic ends this response alone, and its log line says so. `inner` is not polled again.
+        let polled = AssertUnwindSafe(|| Pin::new(&mut this.inner).poll_frame(cx));
+        let polled = std::panic::catch_unwind(polled).unwrap_or_else(|panic| {
+            let error = ApiError::panicked(&*panic);
+            tracing::error!(error = error.log_text(), "a response body panicked");
+            this.completion.record.note(|facts| facts.error = Some(error.log_text().to_owned()));
+            Poll::Ready(Some(Err(axum::Error::new("the server failed"))))
+        });
         if matches!(polled, Poll::Ready(None)) || self.inner.is_end_stream() {
             self.completion.complete = true;
         }

@@ -24,6 +24,7 @@ called from SDKs is in [README.md](../README.md), the answers' shapes are in [op
 | `integer_below_min_value`, `integer_above_max_value`, `decimal_below_min_value`, `decimal_above_max_value` | It is outside its limits. |
 | `empty_array`, `array_above_max_length`, `string_above_max_length` | It is too short or too long. |
 | `context_length_exceeded` | The prompt is longer than what one request can hold. |
+| `max_tokens_per_request` | Inputs to embed or rerank have more tokens together than may wait (`queue_tokens`). |
 | `unsupported_value` | The field is known, this value cannot be honoured. |
 | `unsupported_parameter` | The field is known and refused, as the tables say. |
 | `unknown_parameter` | Nobody knows the field; only with `strict`, else it is named in the debug log. |
@@ -32,7 +33,7 @@ called from SDKs is in [README.md](../README.md), the answers' shapes are in [op
 would, and are not there: 400 `unsupported_parameter`, unless their value asks for nothing.
 
 Other statuses: 404 `model_not_found`, `not_found`, `unknown_url`; 405 `method_not_allowed`; 408 a body that is
-too slow; 413 one that is too large; 415 one that is not JSON; 429 `queue_full`, `queue_timeout` (with
+too slow, or `response_not_read`: an answer that was dropped because nobody read it; 413 one that is too large; 415 one that is not JSON; 429 `queue_full`, `queue_timeout` (with
 `retry-after`); 503 while loading or draining; 504 `timeout` (`x-request-timeout`).
 ";
 

@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use forebay_protocol::usage::Usage;
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
 use serde::Serialize;
 
 use crate::answer::{Runs, Sourced};
@@ -73,7 +74,7 @@ pub(crate) fn relay(
 }
 
 /// The response that streams `runs` through `encoder`: chunks, `[DONE]`, and nothing after it. A
-/// failure becomes an error event, without `[DONE]`.
+/// failure, a panic of the encoder among them, becomes an error event, without `[DONE]`.
 pub(crate) fn respond(runs: Runs, mut encoder: impl Encoder, keepalive: Duration) -> Response {
     let mut chunks = Chunks::default();
     encoder.start(&mut chunks);
@@ -94,22 +95,85 @@ impl<E: Encoder> Streaming<E> {
             if self.over {
                 return None;
             }
-            match self.runs.next().await {
-                Ok(Some(event)) => self.encoder.event(event, &mut self.chunks),
-                Ok(None) => {
-                    self.over = true;
-                    self.encoder.settle(self.runs.usage()).await;
-                    self.encoder.end(&self.runs, &mut self.chunks);
-                    let done = E::DONE.map(|done| SseEvent::default().data(done));
-                    self.chunks.0.extend(done);
-                }
-                Err(error) => self.fail(&error),
+            // Whatever it panicked at, it is not used again but to tell of the error.
+            if let Err(panic) = AssertUnwindSafe(self.advance()).catch_unwind().await {
+                let error = self.runs.failed(ApiError::panicked(&*panic));
+                tracing::error!(error = error.log_text(), "a stream panicked");
+                self.fail(&error);
             }
+        }
+    }
+
+    /// Encodes the next event.
+    async fn advance(&mut self) {
+        match self.runs.next().await {
+            Ok(Some(event)) => self.encoder.event(event, &mut self.chunks),
+            Ok(None) => {
+                self.encoder.settle(self.runs.usage()).await;
+                self.encoder.end(&self.runs, &mut self.chunks);
+                let done = E::DONE.map(|done| SseEvent::default().data(done));
+                self.chunks.0.extend(done);
+                self.over = true;
+            }
+            Err(error) => self.fail(&error),
         }
     }
 
     fn fail(&mut self, error: &ApiError) {
         self.over = true;
-        self.encoder.failed(error, &mut self.chunks);
+        let failed = AssertUnwindSafe(|| self.encoder.failed(error, &mut self.chunks));
+        if std::panic::catch_unwind(failed).is_err() {
+            tracing::error!("a stream panicked at its error event");
+            self.chunks.push(&error.envelope());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lifecycle::Lifecycle;
+    use crate::observe::Record;
+
+    /// Panics at its end, and at its error event if `twice`.
+    struct Panics {
+        twice: bool,
+    }
+
+    impl Encoder for Panics {
+        fn start(&mut self, out: &mut Chunks) {
+            out.push(&"start");
+        }
+
+        fn event(&mut self, _event: Sourced, _out: &mut Chunks) {}
+
+        fn end(&mut self, _runs: &Runs, out: &mut Chunks) {
+            out.push(&"end");
+            panic!("the encoder panics");
+        }
+
+        fn failed(&mut self, error: &ApiError, out: &mut Chunks) {
+            assert!(!self.twice, "the encoder panics again");
+            out.push_named("oops", &error.envelope());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_the_stream_with_an_error_event() {
+        for twice in [false, true] {
+            let record = Record::default();
+            let runs = Runs::none(Lifecycle::default(), record.clone());
+            let response = respond(runs, Panics { twice }, Duration::from_secs(9));
+            let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+            let body = String::from_utf8(body.to_vec()).unwrap();
+            assert!(body.starts_with("data: \"start\"\n\ndata: \"end\"\n\n"), "{body}");
+            let error = body.rsplit("data: ").next().unwrap();
+            assert!(error.contains("internal_error") && !error.contains("panics"), "{body}");
+            assert_eq!(body.contains("event: oops"), !twice, "{body}");
+            assert!(!body.contains("[DONE]"), "{body}");
+            record.note(|facts| {
+                assert_eq!(facts.error.as_deref(), Some("a panic: the encoder panics"));
+            });
+        }
     }
 }

@@ -289,7 +289,8 @@ impl Store {
         .await
     }
 
-    /// A response's events from this number on, as JSON; none where they were not kept.
+    /// A response's events from this number on, at most `limit`, as JSON; none where they were not
+    /// kept.
     ///
     /// # Errors
     /// Where the database cannot be read.
@@ -298,13 +299,15 @@ impl Store {
         owner: &Owner,
         id: &str,
         from: u64,
+        limit: u32,
     ) -> Result<Vec<String>, ApiError> {
         let (owner, id) = (owner.0.clone(), id.to_owned());
         let from = i64::try_from(from).unwrap_or(i64::MAX);
         self.run(move |db| {
             let sql = "SELECT event.body FROM event JOIN holder ON holder.id = event.holder
-                       WHERE holder.id = ? AND owner = ? AND number >= ? ORDER BY number";
-            db.prepare(sql)?.query_map(params![id, owner, from], |row| row.get(0))?.collect()
+                       WHERE holder.id = ? AND owner = ? AND number >= ? ORDER BY number LIMIT ?";
+            let params = params![id, owner, from, limit];
+            db.prepare(sql)?.query_map(params, |row| row.get(0))?.collect()
         })
         .await
     }

@@ -30,8 +30,9 @@ fn the_documented_file_is_the_defaults_and_names_every_setting() {
         ..ModelSettings::default()
     };
     assert_eq!(example, &default);
-    let (server, log, store) = (&settings.server, &settings.log, &settings.store);
-    let debug = format!("{server:?} {log:?} {store:?} {example:?}");
+    let (server, admin) = (&settings.server, &settings.admin);
+    let (log, store) = (&settings.log, &settings.store);
+    let debug = format!("{server:?} {admin:?} {log:?} {store:?} {example:?}");
     for name in debug.split([' ', '{']).filter_map(|word| word.strip_suffix(':')) {
         assert!(uncommented.contains(&format!("\n{name} = ")), "{name} is not documented");
     }
@@ -68,6 +69,13 @@ fn all_errors_are_told_at_once_with_their_origin() {
         assert!(errors.iter().any(|e| e.starts_with(start)), "{start:?} is missing in {errors:#?}");
     }
     assert_eq!(errors.len(), expected.len(), "{errors:#?}");
+}
+
+#[test]
+fn an_alias_may_be_the_name_itself() {
+    let text = "[[model]]\npath=\"smol.gguf\"\naliases=[\"smol\", \"x\", \"x\"]";
+    let settings = resolve(text, &[]).unwrap();
+    assert_eq!(settings.models[0].names().collect::<Vec<_>>(), ["smol", "x"]);
 }
 
 #[test]

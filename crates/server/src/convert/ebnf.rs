@@ -5,6 +5,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+/// The longest text, in bytes: what it becomes is up to seven times as long, and bounded again.
+const MAX_BYTES: usize = 256 << 10;
+
 /// A piece of such a grammar.
 #[derive(Debug, PartialEq)]
 enum Piece {
@@ -21,6 +24,9 @@ enum Piece {
 
 /// The same grammar in Lark's notation, or why it cannot be read.
 pub(super) fn to_lark(text: &str) -> Result<String, String> {
+    if text.len() > MAX_BYTES {
+        return Err(format!("it has {} bytes; the most is {MAX_BYTES}", text.len()));
+    }
     let pieces = pieces(text)?;
     let rules = pieces.iter().filter_map(|p| match p {
         Piece::Rule(name) => Some(name.as_str()),
@@ -130,5 +136,7 @@ mod tests {
         ] {
             assert!(to_lark(text).unwrap_err().contains(why), "{text}");
         }
+        let long = "root ::= \"a\" ".repeat(30_000);
+        assert!(to_lark(&long).unwrap_err().contains("the most is"));
     }
 }

@@ -1,8 +1,11 @@
 //! JSON Schema as clients send it, to what the engine's grammar compiler reads.
 
+mod disjoint;
+
 use forebay_engine::Grammar;
 use serde_json::{Map, Value, json};
 
+use self::disjoint::{Comparer, TooMany};
 use super::grammar::spelling;
 
 /// How deep a schema may be nested.
@@ -29,22 +32,29 @@ pub(super) fn enforceable(schema: Value) -> Result<Value, String> {
         _ => return Err("a schema is an object".to_owned()),
     };
     let root = schema.clone();
-    rewrite(&mut schema, &root, 0)?;
+    rewrite(&mut schema, &root, &mut Comparer::new(&root), 0)?;
     Ok(schema)
 }
 
-/// Rewrites every schema below.
-fn rewrite(value: &mut Value, root: &Value, depth: usize) -> Result<(), String> {
+/// Rewrites every schema below; `sent` is the same value in the document as it was sent.
+fn rewrite<'a>(
+    value: &mut Value,
+    sent: &'a Value,
+    comparer: &mut Comparer<'a>,
+    depth: usize,
+) -> Result<(), String> {
     if depth > MAX_DEPTH {
         return Err(format!("it is nested more than {MAX_DEPTH} deep"));
     }
-    match value {
-        Value::Array(all) => all.iter_mut().try_for_each(|v| rewrite(v, root, depth + 1)),
-        Value::Object(map) => {
-            for (key, below) in map.iter_mut() {
+    match (value, sent) {
+        (Value::Array(all), Value::Array(sent)) => {
+            all.iter_mut().zip(sent).try_for_each(|(v, s)| rewrite(v, s, comparer, depth + 1))
+        }
+        (Value::Object(map), Value::Object(sent)) => {
+            for ((key, below), sent) in map.iter_mut().zip(sent.values()) {
                 // What these hold is data, not schemas.
                 if !matches!(key.as_str(), "enum" | "const" | "default" | "examples") {
-                    rewrite(below, root, depth + 1)?;
+                    rewrite(below, sent, comparer, depth + 1)?;
                 }
             }
             // That no name comes twice cannot be enforced, so names are not to be counted.
@@ -54,8 +64,7 @@ fn rewrite(value: &mut Value, root: &Value, depth: usize) -> Result<(), String> 
                     "'minProperties' of more than one is only possible where as many are required";
                 return Err(why.to_owned());
             }
-            *map = one_of(std::mem::take(map), root)?;
-            Ok(())
+            one_of(map, sent, comparer)
         }
         _ => Ok(()),
     }
@@ -63,70 +72,23 @@ fn rewrite(value: &mut Value, root: &Value, depth: usize) -> Result<(), String> 
 
 /// `oneOf` says that exactly one schema matches. Where no two of them can, that is `anyOf`, which
 /// can be enforced; else it cannot be.
-fn one_of(mut schema: Map<String, Value>, root: &Value) -> Result<Map<String, Value>, String> {
+fn one_of<'a>(
+    schema: &mut Map<String, Value>,
+    sent: &'a Map<String, Value>,
+    comparer: &mut Comparer<'a>,
+) -> Result<(), String> {
     // A property may have that name, with a schema: only an array is the keyword.
-    let Some(Value::Array(options)) = schema.get("oneOf") else { return Ok(schema) };
-    let disjoint = options.iter().enumerate().all(|(i, a)| {
-        options.iter().skip(i + 1).all(|b| are_disjoint(resolve(a, root), resolve(b, root)))
-    });
+    let Some(Value::Array(options)) = sent.get("oneOf") else { return Ok(()) };
+    let disjoint = comparer.are_disjoint(options).map_err(|TooMany| TooMany::why())?;
     if !disjoint || schema.contains_key("anyOf") {
         return Err("'oneOf' is only possible where no two of its schemas can match the same \
                     value, such as by a property with different 'const' values"
             .to_owned());
     }
-    if let Some(options) = schema.remove("oneOf") {
+    if let Some(options) = schema.shift_remove("oneOf") {
         schema.insert("anyOf".to_owned(), options);
     }
-    Ok(schema)
-}
-
-/// What a schema is that may be a reference within the document.
-fn resolve<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
-    let pointer = schema.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix('#'));
-    pointer.and_then(|pointer| root.pointer(pointer)).unwrap_or(schema)
-}
-
-/// Whether nothing can be valid by both: their types differ, or their values, or those of a property
-/// that both require.
-fn are_disjoint(a: &Value, b: &Value) -> bool {
-    let values = |schema: &Value| -> Option<Vec<Value>> {
-        schema
-            .get("const")
-            .map(|v| vec![v.clone()])
-            .or_else(|| schema.get("enum").and_then(Value::as_array).cloned())
-    };
-    if let (Some(a), Some(b)) = (values(a), values(b)) {
-        return a.iter().all(|value| !b.contains(value));
-    }
-    if let (Some(a), Some(b)) = (types(a), types(b)) {
-        let same = |x: &str, y: &str| {
-            x == y || matches!((x, y), ("integer", "number") | ("number", "integer"))
-        };
-        if !a.iter().any(|x| b.iter().any(|y| same(x, y))) {
-            return true;
-        }
-    }
-    let required = |schema: &Value, name: &str| {
-        let all = schema.get("required").and_then(Value::as_array);
-        all.is_some_and(|all| all.iter().any(|n| n == name))
-    };
-    let properties = |schema: &Value| schema.get("properties").and_then(Value::as_object).cloned();
-    // Where one is no object they differ by type, which was seen.
-    let (Some(of_a), Some(of_b)) = (properties(a), properties(b)) else { return false };
-    let objects = [a, b].iter().all(|s| s.get("type") == Some(&json!("object")));
-    objects
-        && of_a.iter().any(|(name, below)| {
-            let other = of_b.get(name).filter(|_| required(a, name) && required(b, name));
-            other.is_some_and(|other| are_disjoint(below, other))
-        })
-}
-
-fn types(schema: &Value) -> Option<Vec<&str>> {
-    match schema.get("type")? {
-        Value::String(one) => Some(vec![one]),
-        Value::Array(all) => all.iter().map(Value::as_str).collect(),
-        _ => None,
-    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -177,5 +139,70 @@ mod tests {
         assert!(source(property).is_ok(), "a property may be called that");
         let data = json!({"enum": [{"oneOf": [1, 2]}]});
         assert_eq!(source(data.clone()).unwrap()["enum"], data["enum"]);
+    }
+
+    fn tagged(count: usize, tag: impl Fn(usize) -> Value) -> Vec<Value> {
+        let one = |i: usize| {
+            json!({"type": "object", "required": ["kind", "x"],
+                   "properties": {"kind": tag(i), "x": {"type": "string"}}})
+        };
+        (0..count).map(one).collect()
+    }
+
+    #[test]
+    fn many_schemas_are_told_apart_by_a_tag() {
+        let started = std::time::Instant::now();
+        let by_const = tagged(5_000, |i| json!({"const": format!("k{i}")}));
+        assert!(source(json!({"oneOf": by_const})).is_ok());
+        let by_enum = tagged(3_000, |i| json!({"enum": [i, format!("k{i}")]}));
+        assert!(source(json!({"items": {"oneOf": by_enum}})).is_ok());
+        let mut twice = tagged(5_000, |i| json!({"const": format!("k{i}")}));
+        twice.push(twice[0].clone());
+        assert!(source(json!({"oneOf": twice})).unwrap_err().contains("oneOf"));
+        let mixed = json!({"oneOf": [{"type": "string"}, {"type": "null"},
+            {"type": "object", "properties": {"kind": {"const": 1}}, "required": ["kind"]},
+            {"type": "object", "properties": {"kind": {"const": 2}}, "required": ["kind"]}]});
+        assert!(source(mixed).is_ok());
+        assert!(
+            source(json!({"oneOf": [{"const": 1}, {"const": "1"}, {"type": "array"}]})).is_ok()
+        );
+        assert!(source(json!({"oneOf": [{"const": 1}, {"const": 1.0}]})).is_err());
+        let nested = |i: usize| {
+            json!({"type": "object", "required": ["head"], "properties": {"head": {
+                "type": "object", "required": ["kind"], "properties": {"kind": {"const": i}}}}})
+        };
+        assert!(source(json!({"oneOf": [nested(1), nested(2), nested(3)]})).is_ok());
+        assert!(started.elapsed() < std::time::Duration::from_secs(5));
+    }
+
+    #[test]
+    fn comparing_is_bounded() {
+        let started = std::time::Instant::now();
+        // Told apart in pairs alone: each by the property that it shares with the next one only.
+        let wide = |count: usize| -> Vec<Value> {
+            let names = |i: usize| -> Vec<String> {
+                (0..count).map(|j| format!("p{}_{}", i.min(j), i.max(j))).collect()
+            };
+            let one = |i: usize| {
+                let of = |name: &String| (name.clone(), json!({"const": i}));
+                let properties: Map<String, Value> = names(i).iter().map(of).collect();
+                json!({"type": "object", "required": names(i), "properties": properties})
+            };
+            (0..count).map(one).collect()
+        };
+        assert!(source(json!({"oneOf": wide(20)})).is_ok());
+        assert!(source(json!({"oneOf": wide(300)})).unwrap_err().contains("steps"));
+        let same = vec![json!({"$ref": "#/$defs/a"}); 20_000];
+        let same = json!({"oneOf": same, "$defs": {"a": {"$ref": "#/$defs/a"}}});
+        assert!(source(same).unwrap_err().contains("oneOf"));
+        // Each level doubles what is to be compared.
+        let deep = (0..40).fold(json!({"const": 1}), |below, _| {
+            json!({"type": "object", "required": ["a", "b"],
+                   "properties": {"a": below, "b": {"$ref": "#"}}})
+        });
+        assert!(source(json!({"oneOf": [deep, deep]})).is_err());
+        let values: Vec<Value> = (0..300_000).map(Value::from).collect();
+        assert!(source(json!({"oneOf": [{"enum": values}, {"type": "object"}]})).is_err());
+        assert!(started.elapsed() < std::time::Duration::from_secs(20));
     }
 }

@@ -1,6 +1,7 @@
 //! Tools: which may be called, which have to be, and how that shapes the answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use forebay_chat::{Calls, Dialect, ToolShape, call_grammar};
 use forebay_engine::{Grammar, Vocab};
@@ -14,10 +15,12 @@ use crate::error::{ApiError, shown};
 
 const MAX_TOOLS: usize = 128;
 
-/// The tools of a request.
+/// The tools of a request. Cheap to clone: each answer has one.
 #[derive(Debug, Clone, Default)]
 pub struct Toolset {
-    tools: Vec<Entry>,
+    tools: Arc<[Entry]>,
+    /// As the template gets them.
+    shown: Arc<[Value]>,
     need: Need,
     /// Whether an answer may hold several calls.
     parallel: bool,
@@ -32,8 +35,6 @@ struct Entry {
     callable: bool,
     /// Of its arguments.
     schema: Value,
-    /// As the template gets it.
-    shown: Value,
 }
 
 /// Whether something has to be called.
@@ -65,8 +66,10 @@ impl Toolset {
             return Err(ApiError::invalid("tools", "array_above_max_length", message));
         }
         let mut entries: Vec<Entry> = Vec::with_capacity(tools.len());
+        let mut shown = Vec::with_capacity(tools.len());
         for (index, tool) in tools.iter().enumerate() {
-            let entry = entry(&format!("tools[{index}]"), tool)?;
+            let (entry, as_shown) = entry(&format!("tools[{index}]"), tool)?;
+            shown.push(as_shown);
             if entries.iter().any(|other| other.name == entry.name) {
                 let message = format!("There are two tools with the name '{}'.", entry.name);
                 return Err(ApiError::invalid(format!("tools[{index}]"), "invalid_value", message));
@@ -74,7 +77,8 @@ impl Toolset {
             entries.push(entry);
         }
         let parallel = request.parallel_tool_calls.unwrap_or(true);
-        let mut set = Self { tools: entries, need: Need::Auto, parallel };
+        let (tools, shown) = (entries.into(), shown.into());
+        let mut set = Self { tools, shown, need: Need::Auto, parallel };
         match &request.tool_choice {
             None => {}
             Some(ToolChoice::Mode(mode)) => set.need = need(mode, "tool_choice")?,
@@ -100,9 +104,14 @@ impl Toolset {
         if let (Some(allowed), "allowed_tools") = (&choice.allowed_tools, choice.kind.as_str()) {
             let param = "tool_choice.allowed_tools";
             self.need = need(&allowed.mode, &format!("{param}.mode"))?;
-            let mut names = Vec::with_capacity(allowed.tools.len());
+            if allowed.tools.len() > MAX_TOOLS {
+                let param = format!("{param}.tools");
+                let message = format!("'{param}' can have at most {MAX_TOOLS} entries.");
+                return Err(ApiError::invalid(param, "array_above_max_length", message));
+            }
+            let mut names = HashSet::with_capacity(allowed.tools.len());
             for (index, tool) in allowed.tools.iter().enumerate() {
-                names.push(self.named(tool, &format!("{param}.tools[{index}]"))?);
+                names.insert(self.named(tool, &format!("{param}.tools[{index}]"))?);
             }
             if names.is_empty() {
                 let param = format!("{param}.tools");
@@ -119,7 +128,8 @@ impl Toolset {
     }
 
     fn restrict(&mut self, may: impl Fn(&Entry) -> bool) {
-        for tool in &mut self.tools {
+        // The only one so far: nothing is copied.
+        for tool in Arc::make_mut(&mut self.tools) {
             tool.callable = may(tool);
         }
     }
@@ -154,9 +164,8 @@ impl Toolset {
     }
 
     /// The tools as the template gets them.
-    pub fn shown(&self) -> Vec<Value> {
-        let tools = self.tools.iter().filter(|_| self.is_active());
-        tools.map(|tool| tool.shown.clone()).collect()
+    pub fn shown(&self) -> Arc<[Value]> {
+        if self.is_active() { Arc::clone(&self.shown) } else { Arc::default() }
     }
 
     /// Names, each with its arguments' schema.
@@ -243,7 +252,8 @@ fn custom_input(param: &str, format: Option<&Value>) -> Result<(Value, bool), Ap
     }
 }
 
-fn entry(path: &str, tool: &Tool) -> Result<Entry, ApiError> {
+/// A tool, and how the template gets it.
+fn entry(path: &str, tool: &Tool) -> Result<(Entry, Value), ApiError> {
     let (kind, name) = match (tool.kind.as_str(), &tool.function, &tool.custom) {
         ("function", Some(function), None) => ("function", &function.name),
         ("custom", None, Some(custom)) => ("custom", &custom.name),
@@ -269,14 +279,8 @@ fn entry(path: &str, tool: &Tool) -> Result<Entry, ApiError> {
                             "required": ["input"], "additionalProperties": false});
         let shown = json!({"type": "function", "function": {
             "name": name, "description": custom.description, "parameters": schema}});
-        return Ok(Entry {
-            name: name.clone(),
-            custom: true,
-            strict,
-            callable: true,
-            schema,
-            shown,
-        });
+        let entry = Entry { name: name.clone(), custom: true, strict, callable: true, schema };
+        return Ok((entry, shown));
     }
     let function = tool.function.as_ref();
     let none = || json!({"type": "object", "properties": {}, "additionalProperties": false});
@@ -302,12 +306,6 @@ fn entry(path: &str, tool: &Tool) -> Result<Entry, ApiError> {
         function.entry("description").or_insert_with(|| json!(""));
     }
     let strict = function.and_then(|f| f.strict).unwrap_or(false);
-    Ok(Entry {
-        name: name.clone(),
-        custom: false,
-        strict,
-        callable: true,
-        schema: Value::Object(schema),
-        shown,
-    })
+    let (name, schema) = (name.clone(), Value::Object(schema));
+    Ok((Entry { name, custom: false, strict, callable: true, schema }, shown))
 }

@@ -144,6 +144,7 @@ pub(super) async fn begin<E: Send + 'static>(
     prepare: impl FnOnce(&Context) -> Result<(Prepared, E), ApiError> + Send + 'static,
 ) -> Result<(Begun, E), ApiError> {
     let served = Arc::clone(&context.served);
+    served.engine()?.has_room().inspect_err(|_| state.metrics.rejected("engine"))?;
     let (prepared, besides) = work.run(move || prepare(&context)).await?;
     let Prepared { mut request, wanted, speeches, style, metadata } = prepared;
     record.note(|facts| facts.stream = style.stream);

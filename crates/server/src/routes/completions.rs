@@ -49,7 +49,7 @@ pub async fn create(
     ApiJson(request): ApiJson<CompletionRequest>,
 ) -> Result<Response, ApiError> {
     let served = state.registry.resolve(&request.model)?;
-    served.engine()?;
+    served.engine()?.has_room().inspect_err(|_| state.metrics.rejected("engine"))?;
     let name = state.registry.answer_name(&request.model, &served);
     let (settings, limits) = (Arc::clone(&state.settings), Arc::clone(&state.limits));
     let context = Context { served: Arc::clone(&served), headers, settings, limits };

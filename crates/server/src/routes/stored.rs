@@ -1,12 +1,14 @@
 //! `/v1/responses/{id}`: what was kept of responses.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
+use axum::response::sse::Event as SseEvent;
 use axum::response::{IntoResponse, Response};
 use forebay_protocol::error::ErrorEnvelope;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{Stream, stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::IntoParams;
@@ -20,6 +22,8 @@ use crate::store::{Holder, Listed, Missing, Owner, Page, Store};
 
 /// Most items of a page.
 const MAX_PAGE: i64 = 100;
+/// Events of a kept response that are in memory for each of its readers.
+const EVENTS_AT_ONCE: u32 = 64;
 
 /// Which part of a list.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -82,8 +86,32 @@ pub async fn retrieve(
         let message = "'stream' is for responses that were made with 'background'.";
         return Err(ApiError::invalid("stream", "unsupported_value", message));
     }
-    let events = store.events(&owner, &id, from).await?;
-    Ok(sse::relay(stream::iter(events).map(|event| named(&event)), keepalive))
+    Ok(sse::relay(kept_events(store.clone(), owner, id, from), keepalive))
+}
+
+/// A response's events, read as they are sent: a long one's take many times its text.
+fn kept_events(
+    store: Store,
+    owner: Owner,
+    id: String,
+    from: u64,
+) -> impl Stream<Item = SseEvent> + Send {
+    let state = (from, VecDeque::new());
+    stream::unfold(
+        (store, owner, id, state),
+        |(store, owner, id, (mut next, mut ready))| async move {
+            if ready.is_empty() {
+                let read = store.events(&owner, &id, next, EVENTS_AT_ONCE).await;
+                let read = read.inspect_err(|error| {
+                    tracing::error!(error = error.log_text(), "events could not be read");
+                });
+                ready = VecDeque::from(read.ok()?);
+            }
+            let event: String = ready.pop_front()?;
+            next += 1;
+            Some((named(&event), (store, owner, id, (next, ready))))
+        },
+    )
 }
 
 /// Delete a response

@@ -68,12 +68,13 @@ async fn responses_follow_on_each_other() {
     assert_eq!(history(&store, "r2").await.unwrap(), ["i1", "o1", "i2", "o2"]);
     let got = get(&store, "a", "r2").await.unwrap();
     assert_eq!(got, response("r2", "completed", "o2"));
-    assert_eq!(store.events(&owner("a"), "r2", 1).await.unwrap(), ["{\"n\": 1}"]);
+    assert_eq!(store.events(&owner("a"), "r2", 1, 9).await.unwrap(), ["{\"n\": 1}"]);
+    assert_eq!(store.events(&owner("a"), "r2", 0, 1).await.unwrap(), ["{}"]);
     assert_eq!(item_at(&store, "a", "o1").await, Ok(vec!["o1".to_owned()]));
     // Another key sees nothing of it.
     assert_eq!(get(&store, "b", "r2").await, None);
     assert_eq!(item_at(&store, "b", "o1").await, Err(NoItem::Missing(0)));
-    assert!(store.events(&owner("b"), "r2", 0).await.unwrap().is_empty());
+    assert!(store.events(&owner("b"), "r2", 0, 9).await.unwrap().is_empty());
     assert!(!store.delete(&owner("b"), "r1").await.unwrap());
     assert!(store.delete(&owner("a"), "r1").await.unwrap());
     assert!(!store.delete(&owner("a"), "r1").await.unwrap());

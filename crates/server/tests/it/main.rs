@@ -5,8 +5,11 @@
 
 mod background;
 mod client;
+mod connections;
+mod embedding_limits;
 mod faults;
 mod http;
+mod http2;
 mod overload;
 mod server;
 mod structure;

@@ -1,0 +1,139 @@
+//! Templates that somebody made to do harm.
+
+use std::sync::mpsc;
+use std::time::{Duration, SystemTime};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::dialect::Dialect;
+
+fn options(variables: &Map<String, serde_json::Value>) -> RenderOptions<'_> {
+    RenderOptions {
+        add_generation_prompt: true,
+        continue_final_message: false,
+        tools: &[],
+        arguments_as_text: false,
+        variables,
+        now: SystemTime::UNIX_EPOCH,
+    }
+}
+
+/// Parses, renders and learns from a template on a stack as small as any that it will have; `None` if
+/// it is not valid.
+fn render(source: &str) -> Option<Result<usize, RenderError>> {
+    let (sender, receiver) = mpsc::channel();
+    let (source, begin) = (source.to_owned(), source.chars().take(80).collect::<String>());
+    let run = move || {
+        let rendered = ChatTemplate::new(&source, "<s>", "</s>", Vec::new()).ok().map(|template| {
+            let turns = [Turn::of("user", "x")];
+            let rendered = template.render(&turns, &options(&Map::new()));
+            let _ = Dialect::learn(&template, &["</s>"]);
+            rendered.map(|pieces| pieces.concat().len())
+        });
+        let _ = sender.send(rendered);
+    };
+    let thread = std::thread::Builder::new().name("render".to_owned()).stack_size(2 << 20);
+    drop(thread.spawn(run).unwrap());
+    receiver.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| panic!("no end: {begin}"))
+}
+
+#[test]
+fn long_chains_do_not_overflow_the_stack() {
+    let n = 5_000;
+    for source in [
+        format!("{{{{ {}1{} }}}}", "(".repeat(n), ")".repeat(n)),
+        format!("{{{{ {}1 }}}}", "-".repeat(60_000)),
+        format!("{{{{ {}1 }}}}", "not ".repeat(15_000)),
+        format!("{{{{ a{} }}}}", ".b".repeat(30_000)),
+        format!("{{{{ a{} }}}}", "|trim".repeat(12_000)),
+        format!("{{{{ a{} }}}}", "+a".repeat(8_000)),
+        format!("{{{{ a{} }}}}", " if a else a".repeat(n)),
+        format!("{{% if a %}}{}{{% endif %}}", "{%elif a%}".repeat(6_000)),
+        format!("{}{}", "{% if a %}".repeat(n / 2), "{% endif %}".repeat(n / 2)),
+        "x".repeat(LONGEST_SOURCE + 1),
+    ] {
+        let _ = render(&source);
+    }
+}
+
+#[test]
+fn what_is_written_is_charged() {
+    let doubled = "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}\
+                   {% set ns.x = [ns.x, ns.x] %}{% endfor %}";
+    let text = "{% set s = 'a' * 5000000 %}{% for i in range(100000) %}";
+    for source in [
+        format!("{doubled}{{{{ ns.x|tojson }}}}"),
+        format!("{doubled}{{{{ ns.x }}}}"),
+        format!("{doubled}{{{{ {{'a': ns.x}}|tojson(indent=4) }}}}"),
+        format!("{text}{{% if s.isalnum() %}}{{% endif %}}{{% endfor %}}"),
+        format!("{text}{{{{ strftime_now(s) }}}}{{% endfor %}}"),
+        "{{ 'a' * 1000000000 }}".to_owned(),
+        "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}\
+         {% endfor %}{{ ns.s }}"
+            .to_owned(),
+        "{% for i in range(100000) %}{% for j in range(100000) %}{{ strftime_now('%c') }}\
+         {% endfor %}{% endfor %}"
+            .to_owned(),
+        "{% set ns = namespace(x=[]) %}{% for i in range(300) %}{% set ns.x = [ns.x] %}{% endfor %}\
+         {{ ns.x|tojson }}"
+            .to_owned(),
+        "{% for i in range(90000) %}{{ [range(100000)]|tojson }}{% endfor %}".to_owned(),
+    ] {
+        let rendered = render(&source);
+        assert!(matches!(rendered, Some(Err(RenderError::Template(_)))), "{source} {rendered:?}");
+    }
+    // Reading a text for its kind costs nothing.
+    let kinds =
+        "{% set s = 'a' * 500000 %}{% for i in range(9000) %}{{ s is iterable }}{% endfor %}";
+    assert!(render(kinds).is_some_and(|rendered| rendered.is_ok()));
+}
+
+#[test]
+fn deep_values_are_freed_on_small_stacks() {
+    let deep = "{% set ns = namespace(x=[]) %}{% for j in range(90) %}{% for i in range(90000) %}\
+                {% set ns.x = [ns.x] %}{% endfor %}{% endfor %}";
+    assert!(matches!(render(deep), Some(Err(RenderError::Template(_)))));
+}
+
+#[test]
+fn reasons_are_short() {
+    let rendered = render("{{ raise_exception('x' * 100000) }}");
+    assert_eq!(rendered, Some(Err(RenderError::Raised("x".repeat(LONGEST_REASON)))));
+}
+
+/// Long conversations have fuel enough, whatever is long about them.
+#[test]
+fn long_conversations_are_rendered() {
+    let source = "{% for t in tools %}{{ t|tojson(indent=4) }}{% endfor %}{% for m in messages %}\
+                  {% if m.content.strip().startswith('</think>') %}{{ m.content.split('</think>')[-1] }}\
+                  {% else %}{{ '<|' + m.role + '|>' + m.content|trim }}{% endif %}{% endfor %}";
+    let template = ChatTemplate::new(source, "", "", Vec::new()).unwrap();
+    let variables = Map::new();
+    let many = vec![Turn::of("user", "word"); 20_000];
+    let long = [Turn::of("user", "word ".repeat(2_000_000))];
+    let tool = json!({"type": "function", "function": {"name": "f", "parameters": {"properties":
+        (0..1000).map(|n| (format!("key{n}"), json!({"type": "string"}))).collect::<Map<_, _>>()}}});
+    let tools = vec![tool; 50];
+    assert!(template.render(&many, &options(&variables)).is_ok());
+    assert!(template.render(&long, &options(&variables)).is_ok());
+    let options = RenderOptions { tools: &tools, ..options(&variables) };
+    assert!(template.render(&many[..1], &options).is_ok());
+}
+
+proptest! {
+    /// Templates of anything: they are refused or rendered, and nothing panics.
+    #[test]
+    fn any_source_is_refused_or_rendered(
+        parts in proptest::collection::vec(
+            "(\\{\\{ | \\}\\}|\\{% | %\\}|for m in messages|endfor|if tools|endif|m\\.content|m|messages\\[0\\]\
+             |\\|tojson|\\|trim|set x = |x|'<think>'|'é'|raise_exception\\(|strftime_now\\(|\\)|~|\\+|\\[|\\]|:|-?1|\\.|range\\(9\\)|\u{3000}|é)",
+            0..16,
+        ),
+    ) {
+        if let Ok(template) = ChatTemplate::new(&parts.concat(), "<s>", "</s>", vec!["<think>".to_owned()]) {
+            let _ = template.render(&[Turn::of("user", "é<think>\u{3000}")], &options(&Map::new()));
+            let _ = Dialect::learn(&template, &["</s>", "é"]);
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Compiled grammars that are kept, bounded by their estimated size.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use lru::LruCache;
+
+use super::{CompiledGrammar, Grammar, GrammarError};
+
+/// Bytes of compiled grammars that are kept.
+const MOST_BYTES: usize = 64 << 20;
+
+/// What compiling comes to, and an estimate of its size in bytes.
+pub(super) type Compiled = (Result<CompiledGrammar, GrammarError>, usize);
+
+/// The grammars that were used last. Refusals are kept too: the same source would cost as much to
+/// refuse again.
+#[derive(Default)]
+pub(super) struct Kept(Mutex<Entries>);
+
+struct Entries {
+    /// Compiled, or being compiled by the thread that came first.
+    grammars: LruCache<Grammar, Arc<OnceLock<Compiled>>>,
+    bytes: usize,
+}
+
+impl Default for Entries {
+    fn default() -> Self {
+        Self { grammars: LruCache::unbounded(), bytes: 0 }
+    }
+}
+
+impl Kept {
+    /// Finds a grammar that was compiled before.
+    pub(super) fn find(&self, grammar: &Grammar) -> Option<CompiledGrammar> {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.grammars.get(grammar)?.get()?.0.clone().ok()
+    }
+
+    /// Finds a grammar or compiles it. Who asks for a grammar that is being compiled waits for it;
+    /// others do not.
+    pub(super) fn get_or_compile(
+        &self,
+        grammar: &Grammar,
+        compile: impl FnOnce() -> Compiled,
+    ) -> Result<CompiledGrammar, GrammarError> {
+        let entry = {
+            let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            match entries.grammars.get(grammar) {
+                Some(entry) => Arc::clone(entry),
+                None => entries.insert(grammar),
+            }
+        };
+        let mut is_new = false;
+        let (compiled, bytes) = entry.get_or_init(|| {
+            is_new = true;
+            compile()
+        });
+        if is_new {
+            let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            entries.account(grammar, &entry, *bytes);
+        }
+        compiled.clone()
+    }
+}
+
+impl Entries {
+    fn insert(&mut self, grammar: &Grammar) -> Arc<OnceLock<Compiled>> {
+        let entry = Arc::default();
+        self.grammars.put(grammar.clone(), Arc::clone(&entry));
+        // The source counts from the beginning: one that is being compiled is held as well.
+        self.bytes += grammar.source().len();
+        self.shrink();
+        entry
+    }
+
+    fn account(&mut self, grammar: &Grammar, entry: &Arc<OnceLock<Compiled>>, bytes: usize) {
+        // It may have been evicted, and compiled anew, meanwhile.
+        if self.grammars.peek(grammar).is_some_and(|kept| Arc::ptr_eq(kept, entry)) {
+            self.bytes += bytes;
+            self.shrink();
+        }
+    }
+
+    fn shrink(&mut self) {
+        while self.bytes > MOST_BYTES {
+            let Some((grammar, entry)) = self.grammars.pop_lru() else { break };
+            let compiled = entry.get().map_or(0, |(_, bytes)| *bytes);
+            self.bytes = self.bytes.saturating_sub(grammar.source().len() + compiled);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn regex(source: &str) -> Grammar {
+        Grammar::Regex(source.to_owned())
+    }
+
+    fn refusal() -> Compiled {
+        (Err(GrammarError("no".to_owned())), 1000)
+    }
+
+    #[test]
+    fn the_same_source_is_compiled_once() {
+        let (kept, count) = (Kept::default(), std::sync::atomic::AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    kept.get_or_compile(&regex("a"), || {
+                        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        std::thread::sleep(std::time::Duration::from_millis(50));
+                        refusal()
+                    })
+                });
+            }
+        });
+        assert_eq!(count.into_inner(), 1);
+    }
+
+    #[test]
+    fn another_source_does_not_wait() {
+        let kept = Kept::default();
+        let outer = kept.get_or_compile(&regex("a"), || {
+            // While one is compiled another one is.
+            assert!(kept.get_or_compile(&regex("b"), refusal).is_err());
+            refusal()
+        });
+        assert!(outer.is_err());
+    }
+
+    #[test]
+    fn bytes_are_bounded() {
+        let kept = Kept::default();
+        for at in 0..100 {
+            let source = format!("{at}");
+            let _ = kept.get_or_compile(&regex(&source), || (refusal().0, MOST_BYTES / 4));
+        }
+        let entries = kept.0.lock().unwrap();
+        assert!(entries.bytes <= MOST_BYTES, "{}", entries.bytes);
+        assert_eq!(entries.grammars.len(), 3);
+        drop(entries);
+        let _ = kept.get_or_compile(&regex("large"), || (refusal().0, MOST_BYTES + 1));
+        let entries = kept.0.lock().unwrap();
+        assert_eq!((entries.bytes, entries.grammars.len()), (0, 0));
+    }
+}

@@ -1,0 +1,378 @@
+//! What a JSON Schema costs to compile.
+//!
+//! Follows llguidance's `json/schema.rs`: a reference alone is compiled once, wherever it is used;
+//! one with constraints beside it is replaced by a copy of its target, and so are references that
+//! meet where schemas are intersected (`allOf`, siblings of `anyOf`).
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::{Map, Value};
+
+use super::GrammarError;
+use super::limits::{
+    Cost, MAX_COUNTED_PROPERTIES, MAX_LEVELS, MAX_PAIRS, MAX_PATTERN_PAIRS, MAX_UNITS, within,
+};
+
+/// Keywords that constrain nothing, and those that [`Walk::flatten`] resolves.
+const NEUTRAL: [&str; 18] = [
+    "$ref",
+    "allOf",
+    "$anchor",
+    "$defs",
+    "definitions",
+    "$schema",
+    "$id",
+    "id",
+    "$comment",
+    "title",
+    "description",
+    "default",
+    "readOnly",
+    "writeOnly",
+    "examples",
+    "contentMediaType",
+    "contentEncoding",
+    "x-guidance",
+];
+/// What an object costs that may have other properties than it names: a lexeme of its own for all
+/// other names, half a millisecond.
+const OPEN_OBJECT: u64 = 20;
+const PAIRS: &str = "pairs of properties in the same object or of schemas in the same 'oneOf'";
+/// References that are resolved for one schema: in a row, or side by side.
+const MAX_MERGED: usize = 256;
+
+/// Counts what a schema costs.
+///
+/// # Errors
+/// [`GrammarError`] if it is more than allowed.
+pub(super) fn check(root: &Value) -> Result<Cost, GrammarError> {
+    let sizes = Sizes::of(root);
+    let mut levels = u64::from(sizes.height(root));
+    for reference in &sizes.references {
+        let target = lookup(root, reference);
+        levels += target.map_or(0, |target| u64::from(sizes.height(target)) + 1);
+    }
+    within(levels, MAX_LEVELS, "levels of nested schemas and references")?;
+    let mut walk = Walk {
+        root,
+        sizes: &sizes,
+        todo: vec![vec![part(root)]],
+        defined: HashSet::new(),
+        count: Counts::default(),
+    };
+    while let Some(parts) = walk.todo.pop() {
+        walk.visit(parts)?;
+    }
+    Ok(Cost { units: walk.count.units })
+}
+
+/// The schema that a reference names, found as llguidance finds it.
+fn lookup<'a>(root: &'a Value, reference: &str) -> Option<&'a Value> {
+    let path = match reference {
+        "#" | "#/" => return Some(root),
+        other => other.strip_prefix("#/")?,
+    };
+    path.split('/').try_fold(root, |at, segment| match at {
+        Value::Array(all) => all.get(segment.parse::<usize>().ok()?),
+        other => other.get(segment),
+    })
+}
+
+/// Height and size of every value of a document, and what it refers to.
+struct Sizes<'a> {
+    /// By address.
+    of: HashMap<usize, (u32, u64)>,
+    references: HashSet<&'a str>,
+}
+
+fn address(value: &Value) -> usize {
+    std::ptr::from_ref(value).addr()
+}
+
+fn children(value: &Value) -> Box<dyn Iterator<Item = &Value> + '_> {
+    match value {
+        Value::Array(all) => Box::new(all.iter()),
+        Value::Object(map) => Box::new(map.values()),
+        _ => Box::new(std::iter::empty()),
+    }
+}
+
+impl<'a> Sizes<'a> {
+    fn of(root: &'a Value) -> Self {
+        let mut sizes = Self { of: HashMap::new(), references: HashSet::new() };
+        let mut todo = vec![(root, false)];
+        while let Some((value, seen)) = todo.pop() {
+            if seen {
+                let below = children(value).map(|child| sizes.get(child));
+                let sum = below.fold((0, 0), |(h, s), (height, size)| (h.max(height), s + size));
+                sizes.of.insert(address(value), (sum.0 + 1, sum.1 + 1));
+                continue;
+            }
+            if let Some(Value::String(reference)) = value.get("$ref") {
+                sizes.references.insert(reference);
+            }
+            if matches!(value, Value::Array(_) | Value::Object(_)) {
+                todo.push((value, true));
+                todo.extend(children(value).map(|child| (child, false)));
+            }
+        }
+        sizes
+    }
+
+    /// Scalars are not kept: they are one high and one large.
+    fn get(&self, value: &Value) -> (u32, u64) {
+        self.of.get(&address(value)).copied().unwrap_or((1, 1))
+    }
+
+    fn height(&self, value: &Value) -> u32 {
+        self.get(value).0
+    }
+}
+
+/// A schema as one of several that have to match together.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    schema: &'a Value,
+    /// Without its alternatives and references: they are counted already.
+    bare: bool,
+}
+
+#[derive(Default)]
+struct Counts {
+    units: u64,
+    pairs: u64,
+    patterns: u64,
+}
+
+struct Walk<'a, 's> {
+    root: &'a Value,
+    sizes: &'s Sizes<'a>,
+    /// Schemas to visit, each as the parts that have to match together.
+    todo: Vec<Vec<Part<'a>>>,
+    /// References that are compiled once.
+    defined: HashSet<&'a str>,
+    count: Counts,
+}
+
+impl<'a> Walk<'a, '_> {
+    fn spend(&mut self, units: u64) -> Result<(), GrammarError> {
+        self.count.units = self.count.units.saturating_add(units);
+        if self.count.units > MAX_UNITS {
+            // How many they would be is not known: counting ends here.
+            let why = format!(
+                "it has more than {MAX_UNITS} schemas and values once references are resolved"
+            );
+            return Err(GrammarError(why));
+        }
+        Ok(())
+    }
+
+    fn visit(&mut self, parts: Vec<Part<'a>>) -> Result<(), GrammarError> {
+        let parts = self.flatten(parts)?;
+        self.spend(1 + parts.len() as u64)?;
+        let mut values = 0;
+        for map in parts.iter().filter_map(|part| part.schema.as_object()) {
+            for data in [map.get("enum"), map.get("const")].into_iter().flatten() {
+                values += self.sizes.get(data).1;
+            }
+        }
+        self.spend(values)?;
+        let groups: Vec<&'a Vec<Value>> = parts.iter().flat_map(alternatives).collect();
+        for part in parts.iter().filter(|part| !part.bare) {
+            // The compiler compares them in pairs.
+            let options = part.schema.get("oneOf").and_then(Value::as_array).map_or(0, Vec::len);
+            self.count.pairs += (options as u64).pow(2);
+        }
+        within(self.count.pairs, MAX_PAIRS, PAIRS)?;
+        if groups.is_empty() { self.below(&parts) } else { self.combine(&parts, &groups) }
+    }
+
+    /// Each combination of alternatives, together with what stands beside them.
+    fn combine(
+        &mut self,
+        parts: &[Part<'a>],
+        groups: &[&'a Vec<Value>],
+    ) -> Result<(), GrammarError> {
+        let bare = |part: &Part<'a>| Part { schema: part.schema, bare: true };
+        let others: Vec<Part<'a>> =
+            parts.iter().filter(|part| constrains_beside(part)).map(bare).collect();
+        let mut combinations = vec![others];
+        for group in groups {
+            let count = combinations.len().saturating_mul(group.len()) as u64;
+            self.spend(count)?;
+            let with = |set: &Vec<Part<'a>>, schema: &'a Value| {
+                let mut set = set.clone();
+                set.push(part(schema));
+                set
+            };
+            combinations =
+                combinations.iter().flat_map(|set| group.iter().map(|s| with(set, s))).collect();
+        }
+        self.todo.extend(combinations);
+        Ok(())
+    }
+
+    /// Schemas of properties and items.
+    fn below(&mut self, parts: &[Part<'a>]) -> Result<(), GrammarError> {
+        let maps: Vec<&'a Map<String, Value>> =
+            parts.iter().filter_map(|part| part.schema.as_object()).collect();
+        let names = self.properties(&maps)?;
+        self.items(&maps)?;
+        let closed = maps.iter().any(|map| map.get("additionalProperties") == Some(&false.into()));
+        self.spend(if names > 0 && !closed { OPEN_OBJECT } else { 0 })
+    }
+
+    /// Schemas of properties, each with those of other parts for the same name: where a part does
+    /// not know it, what that part says of additional ones. Returns how many names there are.
+    fn properties(&mut self, maps: &[&'a Map<String, Value>]) -> Result<u64, GrammarError> {
+        let mut named: HashMap<&'a str, Vec<Part<'a>>> = HashMap::new();
+        let mut patterns = 0;
+        let schemas = |map: &'a Map<String, Value>, key: &str| {
+            map.get(key).and_then(Value::as_object).into_iter().flatten()
+        };
+        for map in maps {
+            for (name, schema) in schemas(map, "properties") {
+                named.entry(name).or_default().push(part(schema));
+            }
+            let required = map.get("required").and_then(Value::as_array).into_iter().flatten();
+            for name in required.filter_map(Value::as_str) {
+                named.entry(name).or_default();
+            }
+            for (_, schema) in schemas(map, "patternProperties") {
+                patterns += 1;
+                self.todo.push(vec![part(schema)]);
+            }
+        }
+        let names = named.len() as u64;
+        self.spend(names.saturating_mul(maps.len() as u64) + patterns)?;
+        self.pairs(names, patterns, maps)?;
+        let mut others = Vec::new();
+        for map in maps {
+            let Some(other) = map.get("additionalProperties").filter(|other| other.is_object())
+            else {
+                continue;
+            };
+            others.push(part(other));
+            let own = map.get("properties");
+            for (name, set) in &mut named {
+                if own.is_none_or(|own| own.get(*name).is_none()) {
+                    set.push(part(other));
+                }
+            }
+        }
+        self.todo.extend(named.into_values().chain([others]).filter(|set| !set.is_empty()));
+        Ok(names)
+    }
+
+    /// Schemas of items, by place and behind all places.
+    fn items(&mut self, maps: &[&'a Map<String, Value>]) -> Result<(), GrammarError> {
+        let prefix = |map: &&'a Map<String, Value>| {
+            let first =
+                ["prefixItems", "items"].into_iter().find_map(|key| map.get(key)?.as_array());
+            first.map_or(&[][..], Vec::as_slice)
+        };
+        let rest = |map: &&'a Map<String, Value>| {
+            ["items", "additionalItems"]
+                .into_iter()
+                .find_map(|key| map.get(key).filter(|v| v.is_object()))
+        };
+        let places = maps.iter().map(|map| prefix(map).len()).max().unwrap_or(0);
+        self.spend((places as u64).saturating_mul(maps.len() as u64))?;
+        let at = |place: usize| {
+            let of = |map| prefix(map).get(place).or_else(|| rest(map)).map(part);
+            maps.iter().filter_map(of).collect::<Vec<_>>()
+        };
+        let behind = maps.iter().filter_map(rest).map(part).collect();
+        self.todo.extend((0..places).map(at).chain([behind]).filter(|set| !set.is_empty()));
+        Ok(())
+    }
+
+    fn pairs(
+        &mut self,
+        names: u64,
+        patterns: u64,
+        maps: &[&Map<String, Value>],
+    ) -> Result<(), GrammarError> {
+        let counted = maps.iter().any(|map| {
+            map.get("maxProperties").is_some()
+                || map.get("minProperties").and_then(Value::as_u64).is_some_and(|least| least > 0)
+        });
+        if counted {
+            let what = "properties in an object with 'minProperties' or 'maxProperties'";
+            within(names, MAX_COUNTED_PROPERTIES, what)?;
+        }
+        self.count.pairs += names * (names + patterns);
+        within(self.count.pairs, MAX_PAIRS, PAIRS)?;
+        self.count.patterns += patterns * patterns;
+        within(self.count.patterns, MAX_PATTERN_PAIRS, "pairs of pattern properties")
+    }
+
+    /// The schemas that have to match together, with references resolved that the compiler
+    /// replaces by copies. A reference that stands alone is visited once, by itself.
+    fn flatten(&mut self, parts: Vec<Part<'a>>) -> Result<Vec<Part<'a>>, GrammarError> {
+        let (mut own, mut references, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
+        let (mut todo, mut merged) = (parts, 0);
+        loop {
+            while let Some(one) = todo.pop() {
+                self.spend(1)?;
+                let Some(map) = one.schema.as_object() else { continue };
+                if one.bare || map.keys().any(|key| !NEUTRAL.contains(&key.as_str())) {
+                    own.push(one);
+                }
+                if one.bare {
+                    continue;
+                }
+                references.extend(map.get("$ref").and_then(Value::as_str));
+                let all = map.get("allOf").and_then(Value::as_array).into_iter().flatten();
+                todo.extend(all.map(part));
+            }
+            if let ([], [one]) = (own.as_slice(), references.as_slice())
+                && merged == 0
+            {
+                self.define(one);
+                return Ok(Vec::new());
+            }
+            let Some(reference) = references.pop() else { return Ok(own) };
+            merged += 1;
+            if merged > MAX_MERGED {
+                let why = format!("more than {MAX_MERGED} references have to match together");
+                return Err(GrammarError(why));
+            }
+            if seen.insert(reference) {
+                let target = lookup(self.root, reference);
+                todo.extend(target.map(part));
+                // The compiler keeps the target by itself, too, with copies of what it refers to.
+                self.define(reference);
+            }
+        }
+    }
+
+    /// Visits what a reference names by itself, once.
+    fn define(&mut self, reference: &'a str) {
+        if self.defined.insert(reference) {
+            let target = lookup(self.root, reference);
+            self.todo.extend(target.map(|schema| vec![part(schema)]));
+        }
+    }
+}
+
+fn part(schema: &Value) -> Part<'_> {
+    Part { schema, bare: false }
+}
+
+/// What a part offers a choice of.
+fn alternatives<'a>(part: &Part<'a>) -> impl Iterator<Item = &'a Vec<Value>> + use<'a> {
+    let map = part.schema.as_object().filter(|_| !part.bare);
+    map.into_iter()
+        .flat_map(|map| ["anyOf", "oneOf"].map(|key| map.get(key)))
+        .flatten()
+        .filter_map(Value::as_array)
+}
+
+/// Whether a part constrains by more than its alternatives.
+fn constrains_beside(part: &Part<'_>) -> bool {
+    let beside = |key: &String| {
+        !NEUTRAL.contains(&key.as_str()) && !matches!(key.as_str(), "anyOf" | "oneOf")
+    };
+    part.schema.as_object().is_some_and(|map| map.keys().any(beside))
+}

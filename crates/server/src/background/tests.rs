@@ -1,0 +1,90 @@
+use super::*;
+use crate::config::StoreSettings;
+use crate::store::Owner;
+
+fn kept() -> Kept {
+    let owner = Owner::of(&axum::http::HeaderMap::new());
+    let (previous, conversation) = (None, None);
+    Kept { owner, previous, conversation, input: Vec::new(), retrievable: true, events: Vec::new() }
+}
+
+/// A job as it is after `queued` was kept, with one event.
+async fn job(jobs: &Jobs, store: &Store, id: &str) -> Arc<Job> {
+    let queued = json!({"id": id, "object": "response", "status": "queued", "error": null,
+                        "background": true, "output": []});
+    store.keep(kept(), queued.clone()).await.unwrap();
+    let job = Job::new(store.clone(), kept(), queued, Arc::clone(&jobs.0.bytes));
+    job.add(&[json!({"type": "response.created", "sequence_number": 0})]);
+    job
+}
+
+fn store() -> Store {
+    Store::open(&StoreSettings::default()).unwrap()
+}
+
+async fn status(store: &Store, id: &str) -> Value {
+    let response = store.get(&kept().owner, id).await.unwrap().unwrap().json;
+    let response: Value = serde_json::from_str(&response).unwrap();
+    json!([response["status"], response["error"]["code"]])
+}
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(10), future).await.expect("it hangs")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_ends_its_job() {
+    let (jobs, store) = (Jobs::default(), store());
+    let job = job(&jobs, &store, "a").await;
+    jobs.spawn(&job, async { panic!("the work panics") });
+    let events = Arc::clone(&job).events(0);
+    let events: Vec<SseEvent> = soon(futures_util::StreamExt::collect(events)).await;
+    assert_eq!(events.len(), 2, "what it told, and that it failed");
+    soon(job.cancel()).await;
+    assert_eq!(status(&store, "a").await, json!(["failed", "internal_error"]));
+    soon(jobs.idle()).await;
+    assert!(jobs.find("a").is_none());
+    let kept = store.events(&kept().owner, "a", 1, 10).await.unwrap();
+    assert!(kept.len() == 1 && kept[0].contains("response.failed"), "{kept:?}");
+    assert!(kept[0].contains("\"sequence_number\":1"), "{kept:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_does_not_answer_is_dropped() {
+    let (jobs, store) = (Jobs::default(), store());
+    let job = job(&jobs, &store, "a").await;
+    jobs.spawn(&job, std::future::pending());
+    assert!(jobs.find("a").is_some());
+    let begin = std::time::Instant::now();
+    soon(job.cancel()).await;
+    assert!(begin.elapsed() >= CANCEL_WAIT);
+    assert_eq!(status(&store, "a").await, json!(["cancelled", null]));
+    soon(jobs.idle()).await;
+    assert!(jobs.find("a").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_end_counts() {
+    let (jobs, store) = (Jobs::default(), store());
+    let job = job(&jobs, &store, "a").await;
+    let work = Arc::clone(&job);
+    jobs.spawn(&job, async move {
+        work.cancel.cancelled().await;
+        let done = json!({"id": "a", "object": "response", "status": "completed", "output": []});
+        work.end(done, "{}".into()).await;
+        work.keep_state(json!({"id": "a", "status": "in_progress"})).await;
+        panic!("afterwards");
+    });
+    soon(job.cancel()).await;
+    soon(jobs.idle()).await;
+    assert_eq!(status(&store, "a").await, json!(["completed", null]));
+}
+
+#[tokio::test]
+async fn what_a_job_held_is_counted_and_given_back() {
+    let (jobs, store) = (Jobs::default(), store());
+    let job = job(&jobs, &store, "a").await;
+    assert!(jobs.0.bytes.load(Ordering::Relaxed) > 40);
+    drop(job);
+    assert_eq!(jobs.0.bytes.load(Ordering::Relaxed), 0);
+}

@@ -1,0 +1,260 @@
+//! Whether no value can be valid by two schemas of a `oneOf`.
+//!
+//! Schemas that differ by type, by value, or by a property that all of them require (a tag) are
+//! told apart in one pass; only what is left is compared in pairs, within a bound.
+
+use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, Hash, Hasher};
+
+use serde_json::{Map, Value};
+
+/// Steps of comparing that a document may take, over all its `oneOf`.
+const MAX_STEPS: usize = 200_000;
+/// How deep properties of properties are compared.
+const MAX_DEPTH: usize = 8;
+/// References that are followed in a row.
+const MAX_REFERENCES: usize = 16;
+/// How deep a value may be nested to be told from another one.
+const MAX_VALUE_DEPTH: usize = 128;
+
+const TYPES: [&str; 6] = ["null", "boolean", "string", "array", "object", "number"];
+const OBJECT: u8 = 1 << 4;
+const ANY: u8 = 0b11_1111;
+
+/// Compares schemas of a document.
+#[derive(Debug)]
+pub(super) struct Comparer<'a> {
+    root: &'a Value,
+    steps: usize,
+    /// Values are compared by a hash that no client can foresee.
+    hasher: RandomState,
+}
+
+/// Comparing takes more steps than allowed.
+#[derive(Debug, PartialEq)]
+pub(super) struct TooMany;
+
+impl TooMany {
+    pub(super) fn why() -> String {
+        format!(
+            "its 'oneOf' take more than {MAX_STEPS} steps to compare: give their schemas a \
+             required property with different 'const' values"
+        )
+    }
+}
+
+/// What of a schema tells it from others.
+struct Traits<'a> {
+    /// Types that it allows.
+    types: u8,
+    /// Hashes of the values that it allows, where it lists them.
+    values: Option<HashSet<u64>>,
+    /// Of an object: required properties that it describes.
+    required: HashMap<&'a str, &'a Value>,
+}
+
+impl<'a> Comparer<'a> {
+    pub(super) fn new(root: &'a Value) -> Self {
+        Self { root, steps: 0, hasher: RandomState::new() }
+    }
+
+    /// Whether no two of these can match the same value.
+    pub(super) fn are_disjoint(&mut self, schemas: &'a [Value]) -> Result<bool, TooMany> {
+        let schemas: Vec<&'a Value> = schemas.iter().collect();
+        self.all(&schemas, 0)
+    }
+
+    fn spend(&mut self, steps: usize) -> Result<(), TooMany> {
+        self.steps = self.steps.saturating_add(steps);
+        if self.steps > MAX_STEPS { Err(TooMany) } else { Ok(()) }
+    }
+
+    fn all(&mut self, schemas: &[&'a Value], depth: usize) -> Result<bool, TooMany> {
+        if depth > MAX_DEPTH {
+            return Ok(false);
+        }
+        let traits =
+            schemas.iter().map(|schema| self.traits(schema)).collect::<Result<Vec<_>, _>>()?;
+        // Those of a type of their own are apart from all others.
+        let mut counts = [0usize; TYPES.len()];
+        for of in &traits {
+            for (bit, count) in counts.iter_mut().enumerate() {
+                *count += usize::from(of.types >> bit & 1);
+            }
+        }
+        let shared =
+            |of: &&Traits<'a>| (0..TYPES.len()).any(|b| of.types >> b & 1 == 1 && counts[b] > 1);
+        let rest: Vec<&Traits<'a>> = traits.iter().filter(shared).collect();
+        if rest.len() < 2 || have_own_values(&rest) || self.have_tag(&rest)? {
+            return Ok(true);
+        }
+        for (at, a) in rest.iter().enumerate() {
+            for b in &rest[at + 1..] {
+                if !self.pair(a, b, depth)? {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether all require a property by which they differ.
+    fn have_tag(&mut self, all: &[&Traits<'a>]) -> Result<bool, TooMany> {
+        if all.iter().any(|of| of.types != OBJECT) {
+            return Ok(false);
+        }
+        for name in all[0].required.keys() {
+            self.spend(all.len())?;
+            let tags: Option<Vec<&'a Value>> =
+                all.iter().map(|of| of.required.get(name).copied()).collect();
+            let Some(tags) = tags else { continue };
+            let tags =
+                tags.into_iter().map(|tag| self.traits(tag)).collect::<Result<Vec<_>, _>>()?;
+            if have_own_values(&tags.iter().collect::<Vec<_>>()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn pair(&mut self, a: &Traits<'a>, b: &Traits<'a>, depth: usize) -> Result<bool, TooMany> {
+        self.spend(1)?;
+        if a.types & b.types == 0 {
+            return Ok(true);
+        }
+        if let (Some(of_a), Some(of_b)) = (&a.values, &b.values) {
+            self.spend(of_a.len().min(of_b.len()))?;
+            return Ok(of_a.is_disjoint(of_b));
+        }
+        if (a.types, b.types) != (OBJECT, OBJECT) {
+            return Ok(false);
+        }
+        self.spend(a.required.len())?;
+        for (name, below) in &a.required {
+            if let Some(other) = b.required.get(name)
+                && self.all(&[below, other], depth + 1)?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn traits(&mut self, schema: &'a Value) -> Result<Traits<'a>, TooMany> {
+        let schema = self.resolve(schema);
+        let list = |key: &str| schema.get(key).and_then(Value::as_array);
+        let values = match (schema.get("const"), list("enum")) {
+            (Some(value), _) => Some(HashSet::from([self.hash(value)?])),
+            (None, Some(all)) => {
+                Some(all.iter().map(|value| self.hash(value)).collect::<Result<_, _>>()?)
+            }
+            (None, None) => None,
+        };
+        let listed =
+            schema.get("const").map(std::slice::from_ref).or(list("enum").map(Vec::as_slice));
+        let kinds =
+            listed.map_or(ANY, |all| all.iter().fold(0, |kinds, value| kinds | kind(value)));
+        let mut of = Traits { types: types(schema) & kinds, values, required: HashMap::new() };
+        if of.types == OBJECT
+            && let (Some(required), Some(Value::Object(properties))) =
+                (list("required"), schema.get("properties"))
+        {
+            self.spend(required.len())?;
+            of.required = tags(required, properties);
+        }
+        self.spend(1)?;
+        Ok(of)
+    }
+
+    /// What a schema is that may be a reference within the document.
+    fn resolve(&self, mut schema: &'a Value) -> &'a Value {
+        for _ in 0..MAX_REFERENCES {
+            let pointer = schema.get("$ref").and_then(Value::as_str);
+            let Some(pointer) = pointer.and_then(|pointer| pointer.strip_prefix('#')) else {
+                break;
+            };
+            let Some(target) = self.root.pointer(pointer) else { break };
+            schema = target;
+        }
+        schema
+    }
+
+    /// A hash by which equal values are equal. Numbers of the same value are the same number.
+    fn hash(&mut self, value: &Value) -> Result<u64, TooMany> {
+        let mut hasher = self.hasher.build_hasher();
+        let mut todo = vec![(value, 0)];
+        while let Some((value, depth)) = todo.pop() {
+            self.spend(1)?;
+            if depth > MAX_VALUE_DEPTH {
+                continue;
+            }
+            match value {
+                Value::Null => 0u8.hash(&mut hasher),
+                Value::Bool(value) => (1u8, value).hash(&mut hasher),
+                Value::String(text) => {
+                    self.spend(text.len() / 64)?;
+                    (2u8, text).hash(&mut hasher);
+                }
+                Value::Number(number) => {
+                    (3u8, number.as_f64().unwrap_or(0.0).to_bits()).hash(&mut hasher);
+                }
+                Value::Array(all) => {
+                    (4u8, all.len()).hash(&mut hasher);
+                    todo.extend(all.iter().map(|below| (below, depth + 1)));
+                }
+                Value::Object(map) => {
+                    let mut names: Vec<_> = map.iter().collect();
+                    names.sort_by_key(|(name, _)| *name);
+                    (5u8, map.len()).hash(&mut hasher);
+                    for (name, below) in names {
+                        name.hash(&mut hasher);
+                        todo.push((below, depth + 1));
+                    }
+                }
+            }
+        }
+        Ok(hasher.finish())
+    }
+}
+
+/// Whether each lists its values and none is listed twice.
+fn have_own_values(all: &[&Traits<'_>]) -> bool {
+    let mut seen = HashSet::new();
+    all.iter()
+        .all(|of| of.values.as_ref().is_some_and(|own| own.iter().all(|value| seen.insert(*value))))
+}
+
+/// Required properties that a schema describes.
+fn tags<'a>(
+    required: &'a [Value],
+    properties: &'a Map<String, Value>,
+) -> HashMap<&'a str, &'a Value> {
+    let names = required.iter().filter_map(Value::as_str);
+    names.filter_map(|name| Some((name, properties.get(name)?))).collect()
+}
+
+/// The bit of a value's type.
+fn kind(value: &Value) -> u8 {
+    1 << match value {
+        Value::Null => 0,
+        Value::Bool(_) => 1,
+        Value::String(_) => 2,
+        Value::Array(_) => 3,
+        Value::Object(_) => 4,
+        Value::Number(_) => 5,
+    }
+}
+
+/// The types that a schema allows, a bit for each; an integer is a number.
+fn types(schema: &Value) -> u8 {
+    let bit = |name: &str| {
+        let name = if name == "integer" { "number" } else { name };
+        TYPES.iter().position(|of| *of == name).map_or(0, |at| 1u8 << at)
+    };
+    match schema.get("type") {
+        Some(Value::String(one)) => bit(one),
+        Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).fold(0, |m, t| m | bit(t)),
+        _ => ANY,
+    }
+}

@@ -1,0 +1,228 @@
+//! Requests to end, and the last moment at which the process ends.
+//!
+//! Signals are received on a thread of their own: when every thread of the main runtime is stuck,
+//! the process must end all the same.
+
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use crate::Shutdown;
+use crate::config::ServerSettings;
+
+/// What a shutdown may take beside the drain.
+const MARGIN: Duration = Duration::from_secs(5);
+/// What other threads have to end once serving is over.
+const THREADS: Duration = Duration::from_secs(1);
+/// What the log has to take a last line: nothing must wait for whoever reads it.
+const LAST_LINE: Duration = Duration::from_millis(100);
+
+/// Starts to receive signals. The process ends with status 0 if it still runs 5 s after the end
+/// of the drain that the first signal asked for.
+///
+/// # Errors
+/// When there is no thread, or signals cannot be received.
+pub(crate) fn signals(settings: &ServerSettings) -> io::Result<mpsc::Receiver<Shutdown>> {
+    let timeout = Duration::from_secs(settings.drain_timeout_s);
+    let delay = Duration::from_secs(settings.drain_delay_s);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = runtime.block_on(async { Signals::new() })?;
+    let (sender, receiver) = mpsc::channel(4);
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        runtime.block_on(async move {
+            let mut end: Option<Instant> = None;
+            loop {
+                let over = async {
+                    match end {
+                        Some(end) => sleep_until(end).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    request = signals.next() => {
+                        end = Some(last_moment(end, Instant::now(), request, delay + timeout, timeout));
+                        // One that finds no room asks for nothing new.
+                        let _ = sender.try_send(request);
+                    }
+                    () = over => exit(0, "the process does not end; ending it"),
+                }
+            }
+        });
+    })?;
+    Ok(receiver)
+}
+
+/// When the process must have ended, after this request and those before it.
+fn last_moment(
+    before: Option<Instant>,
+    now: Instant,
+    request: Shutdown,
+    drain: Duration,
+    quick: Duration,
+) -> Instant {
+    let drain = match (before, request) {
+        (None, Shutdown::Drain) => drain,
+        (None, Shutdown::Quick) => quick,
+        (Some(_), _) | (None, Shutdown::Now) => Duration::ZERO,
+    };
+    let end = now + drain + MARGIN;
+    before.map_or(end, |before| before.min(end))
+}
+
+/// Ends a runtime without waiting long for threads that work for it, and the process if engines
+/// are still running: they use libraries whose statics the process's ordinary end tears down.
+pub(crate) fn finish(runtime: tokio::runtime::Runtime, status: u8) {
+    runtime.shutdown_timeout(THREADS);
+    if forebay_engine::live_threads() > 0 {
+        exit(status, "an engine does not end; leaving it");
+    }
+}
+
+/// Ends the process at once.
+fn exit(status: u8, why: &'static str) -> ! {
+    // A thread of its own, as whoever reads the log may not.
+    drop(thread::Builder::new().spawn(move || tracing::error!("{why}")));
+    thread::sleep(LAST_LINE);
+    signal_hook::low_level::exit(status.into())
+}
+
+/// The signals that ask a process to end.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    #[cfg(unix)]
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    #[cfg(unix)]
+    async fn next(&mut self) -> Shutdown {
+        tokio::select! {
+            _ = self.terminate.recv() => Shutdown::Drain,
+            _ = self.interrupt.recv() => Shutdown::Quick,
+        }
+    }
+
+    #[cfg(not(unix))]
+    #[expect(clippy::unnecessary_wraps, reason = "as on Unix")]
+    fn new() -> io::Result<Self> {
+        Ok(Self {})
+    }
+
+    #[cfg(not(unix))]
+    async fn next(&mut self) -> Shutdown {
+        match tokio::signal::ctrl_c().await {
+            Ok(()) => Shutdown::Quick,
+            Err(_) => Shutdown::Now,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    const CHILD: &str = "FOREBAY_TEST_CHILD";
+
+    /// Runs one of the tests below, which waits for SIGTERM, in a process of its own. Returns its
+    /// exit status and how long it took to end.
+    fn terminated(name: &str) -> (Option<i32>, Duration) {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &format!("shutdown::tests::{name}"), "--nocapture"])
+            .env(CHILD, "1")
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        thread::sleep(Duration::from_millis(1000));
+        let begin = Instant::now();
+        let id = child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        while begin.elapsed() < Duration::from_secs(20) {
+            if let Some(status) = child.try_wait().unwrap() {
+                return (status.code(), begin.elapsed());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        panic!("{name} does not end");
+    }
+
+    fn is_child() -> bool {
+        std::env::vars().any(|(name, _)| name == CHILD)
+    }
+
+    fn settings() -> ServerSettings {
+        ServerSettings { drain_delay_s: 0, drain_timeout_s: 1, ..ServerSettings::default() }
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+    }
+
+    fn forever() {
+        loop {
+            thread::sleep(Duration::from_secs(1));
+        }
+    }
+
+    #[test]
+    fn a_stuck_blocking_thread_is_not_waited_for() {
+        if !is_child() {
+            let (status, took) = terminated("a_stuck_blocking_thread_is_not_waited_for");
+            assert_eq!(status, Some(0));
+            assert!(took < Duration::from_secs(3), "{took:?}");
+            return;
+        }
+        let mut signals = signals(&settings()).unwrap();
+        let runtime = runtime();
+        runtime.spawn_blocking(forever);
+        let signal = runtime.block_on(async { signals.recv().await });
+        assert_eq!(signal, Some(Shutdown::Drain));
+        finish(runtime, 0);
+    }
+
+    #[test]
+    fn a_runtime_whose_threads_are_all_stuck_ends_in_time() {
+        if !is_child() {
+            let (status, took) = terminated("a_runtime_whose_threads_are_all_stuck_ends_in_time");
+            assert_eq!(status, Some(0));
+            // The drain's second, and the margin.
+            assert!(took > Duration::from_secs(5) && took < Duration::from_secs(8), "{took:?}");
+            return;
+        }
+        let _signals = signals(&settings()).unwrap();
+        let runtime = runtime();
+        for _ in 0..2 {
+            runtime.spawn(async { forever() });
+        }
+        runtime.block_on(std::future::pending::<()>());
+    }
+
+    #[test]
+    fn a_second_request_leaves_the_margin_alone() {
+        let (drain, quick) = (Duration::from_secs(125), Duration::from_secs(120));
+        let now = Instant::now();
+        let after = |before: Option<u64>, request| {
+            let before = before.map(|seconds| now + Duration::from_secs(seconds));
+            (last_moment(before, now, request, drain, quick) - now).as_secs()
+        };
+        assert_eq!(after(None, Shutdown::Drain), 130);
+        assert_eq!(after(None, Shutdown::Quick), 125);
+        assert_eq!(after(None, Shutdown::Now), 5);
+        assert_eq!(after(Some(130), Shutdown::Quick), 5);
+        assert_eq!(after(Some(2), Shutdown::Drain), 2);
+    }
+}
