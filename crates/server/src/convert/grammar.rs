@@ -14,8 +14,6 @@ use crate::registry::Served;
 
 const MAX_NAME: usize = 64;
 const MAX_CHOICES: usize = 1024;
-/// Stack for compiling: four times what the worst that is accepted needs.
-const STACK: usize = 64 << 20;
 
 /// A grammar and the field that asks for it.
 #[derive(Debug, Clone)]
