@@ -14,6 +14,20 @@ fn references(count: usize) -> Value {
            "properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": definitions})
 }
 
+/// A schema of so many definitions that each are the next one twice.
+fn fan_out(count: usize) -> Value {
+    let twice = |next: &str| {
+        json!({"type": "object", "properties": {
+        "a": {"$ref": next, "title": "a"}, "b": {"$ref": next, "title": "b"}}})
+    };
+    let next = |i: usize| (format!("d{i}"), twice(&format!("#/$defs/d{}", i + 1)));
+    let mut definitions: serde_json::Map<String, Value> = (0..count).map(next).collect();
+    definitions.insert(format!("d{count}"), json!({"type": "string"}));
+    let mut schema = twice("#/$defs/d0");
+    schema["$defs"] = Value::Object(definitions);
+    schema
+}
+
 /// A grammar of so many rules that each name the next.
 fn rules(start: &str, is: &str, count: usize) -> String {
     let each: String = (0..count).map(|i| format!("r{i}{is} \"a\" r{}\n", i + 1)).collect();
@@ -45,15 +59,11 @@ async fn what_costs_too_much_is_refused_by_every_endpoint() {
             "response_format.json_schema.schema",
         ),
     ];
-    let tools = [
-        (json!({"tools": tool(&schema)}), "tools"),
-        (json!({"tools": tool(&schema), "tool_choice": "required"}), "tools"),
-        (
-            json!({"tool_choice": "required", "tools": [{"type": "custom", "custom": {"name": "f",
+    let tools = [(
+        json!({"tool_choice": "required", "tools": [{"type": "custom", "custom": {"name": "f",
             "format": {"type": "grammar", "grammar": {"syntax": "regex", "definition": classes}}}}]}),
-            "tools",
-        ),
-    ];
+        "tools",
+    )];
     let message = json!([{"role": "user", "content": "hi"}]);
     let with = |fields: &Value, more: Value| {
         let mut body = json!({"model": "m", "max_tokens": 4});
@@ -68,6 +78,12 @@ async fn what_costs_too_much_is_refused_by_every_endpoint() {
         answer.check_error(400, Some(param), Some("invalid_value"));
         assert!(answer.body.contains("the most is"), "{answer:?}");
     }
+    // Tools are in the prompt as well, and so have to be short to be read at all.
+    for more in [json!({}), json!({"tool_choice": "required"})] {
+        let with_tools = with(&json!({"messages": message, "tools": tool(&fan_out(16))}), more);
+        let answer = client.post("/v1/chat/completions", &with_tools).await;
+        answer.check_error(400, Some("tools"), Some("invalid_value"));
+    }
     for (fields, param) in fields.iter().filter(|(_, param)| !param.starts_with("response")) {
         let answer = client.post("/v1/completions", &with(fields, json!({"prompt": "hi"}))).await;
         answer.check_error(400, Some(param), Some("invalid_value"));
@@ -79,9 +95,9 @@ async fn what_costs_too_much_is_refused_by_every_endpoint() {
     let answer = client.post("/v1/responses", &body.to_string()).await;
     assert!(answer.status == 400 && answer.body.contains("the most is"), "{answer:?}");
     let forced = json!({"messages": message, "tool_choice": {"type": "any"},
-        "tools": [{"name": "f", "description": "", "input_schema": schema}]});
+        "tools": [{"name": "f", "description": "", "input_schema": fan_out(16)}]});
     let answer = client.post("/v1/messages", &with(&json!({}), forced)).await;
-    assert!(answer.status == 400 && answer.body.contains("the most is"), "{answer:?}");
+    assert!(answer.status == 400 && answer.body.contains("more than"), "{answer:?}");
     assert_eq!(client.chat(r#","max_tokens":2"#).await.status, 200);
 }
 
