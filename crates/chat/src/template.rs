@@ -80,7 +80,10 @@ pub enum RenderError {
     /// `continue_final_message` without an assistant message at the end.
     #[error("continue_final_message needs an assistant message at the end")]
     NothingToContinue,
-    /// The template is broken or takes too long.
+    /// The template takes longer over the conversation than it may.
+    #[error("the conversation is too long for the model's chat template")]
+    TooMuch,
+    /// The template is broken.
     #[error("the model's chat template failed: {0}")]
     Template(String),
 }
@@ -267,7 +270,10 @@ fn render_error(error: &Error) -> RenderError {
         }
         source = inner.source();
     }
-    RenderError::Template(error.to_string())
+    match error.kind() {
+        ErrorKind::OutOfFuel => RenderError::TooMuch,
+        _ => RenderError::Template(error.to_string()),
+    }
 }
 
 fn strftime(now: SystemTime, format: &str) -> Result<String, Error> {

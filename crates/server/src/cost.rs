@@ -1,6 +1,6 @@
 //! What a request may cost, decided from bytes and counts before work begins.
 //!
-//! A body is measured while it arrives: its bytes, and how many values its JSON has, since a value
+//! A body is measured before it is parsed: its bytes, and how many values its JSON has, since a value
 //! of two bytes takes a hundred in memory. The estimate is taken out of one budget for all
 //! requests that are being read, prepared or answered, and given back as soon as the memory is.
 
@@ -21,7 +21,9 @@ const TEXT_FACTOR: usize = 6;
 const UNIT: usize = 1024;
 /// Requests up to this estimate draw on a budget of their own, which large ones cannot empty.
 const SMALL: usize = 256 << 10;
-/// The longest that a large request waits for memory.
+/// Bytes of a body for which those who send more of it leave room.
+const FIRST: usize = 1 << 20;
+/// The longest that a request waits for memory.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes and values that are read, rendered and tokenised in well under a millisecond.
 const TINY: Cost = Cost { bytes: 4 << 10, values: 256 };
@@ -37,19 +39,16 @@ pub(crate) struct Cost {
     pub values: usize,
 }
 
-/// Measures a JSON text piece by piece. It need not be valid.
-#[derive(Debug, Default)]
-pub(crate) struct Meter {
-    cost: Cost,
-    in_string: bool,
-    escaped: bool,
-}
-
-/// The memory that requests may take together.
+/// The memory that requests may take together, in parts that do not take from each other.
 #[derive(Debug)]
 pub(crate) struct Budget {
+    /// For requests up to [`SMALL`].
     small: Arc<Semaphore>,
     large: Arc<Semaphore>,
+    /// For the beginnings of bodies that arrive, up to [`FIRST`] of each.
+    arriving: Arc<Semaphore>,
+    /// For what bodies have beyond that.
+    bulk: Arc<Semaphore>,
     /// The most that one request may take, in bytes.
     most: usize,
 }
@@ -86,44 +85,37 @@ impl Cost {
     }
 }
 
-impl Meter {
-    /// Measures the next piece.
-    pub(crate) fn feed(&mut self, piece: &[u8]) {
-        self.cost.bytes += piece.len();
-        for &byte in piece {
-            match byte {
-                _ if self.escaped => self.escaped = false,
-                b'\\' => self.escaped = self.in_string,
-                b'"' => self.in_string = !self.in_string,
-                b',' | b':' | b'[' | b'{' if !self.in_string => self.cost.values += 1,
-                _ => {}
-            }
+/// Measures a JSON text. It need not be valid.
+pub(crate) fn measure(text: &[u8]) -> Cost {
+    let (mut values, mut in_string, mut escaped) = (0, false, false);
+    for &byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            b',' | b':' | b'[' | b'{' if !in_string => values += 1,
+            _ => {}
         }
     }
-
-    /// What was measured so far.
-    pub(crate) fn cost(&self) -> Cost {
-        self.cost
-    }
-}
-
-/// The size of a whole JSON text.
-pub(crate) fn measure(text: &str) -> Cost {
-    let mut meter = Meter::default();
-    meter.feed(text.as_bytes());
-    meter.cost()
+    Cost { bytes: text.len(), values }
 }
 
 impl Budget {
-    /// A quarter of the memory is for small requests alone.
+    /// Half of the memory is for large requests, a quarter for small ones, and a quarter for bodies that
+    /// arrive: half of that for their beginnings.
     pub(crate) fn new(settings: &LimitSettings) -> Self {
         let units = (settings.memory_mib << 20) / UNIT;
-        let most = (settings.request_memory_mib << 20).min(units / 4 * 3 * UNIT);
-        let semaphore = |units| Arc::new(Semaphore::new(units));
-        Self { small: semaphore(units / 4), large: semaphore(units / 4 * 3), most }
+        let part = |eighths: usize| Arc::new(Semaphore::new(units / 8 * eighths));
+        Self {
+            most: (settings.request_memory_mib << 20).min(units / 8 * 4 * UNIT),
+            large: part(4),
+            small: part(2),
+            arriving: part(1),
+            bulk: part(1),
+        }
     }
 
-    /// Reserves what `cost` takes. A large request waits for a while until there is enough.
+    /// Reserves what `cost` takes, waiting for a while until there is enough.
     ///
     /// # Errors
     /// 413 for more than one request may take, 429 when the memory stays taken.
@@ -132,25 +124,31 @@ impl Budget {
         if memory > self.most {
             return Err(ApiError::too_complex(memory >> 20, self.most >> 20));
         }
-        let units = u32::try_from(memory.div_ceil(UNIT)).unwrap_or(u32::MAX);
         let from = if memory <= SMALL { &self.small } else { &self.large };
-        let wait = Arc::clone(from).acquire_many_owned(units);
-        match tokio::time::timeout(PATIENCE, wait).await {
-            Ok(Ok(permit)) => Ok(Reservation { permits: vec![permit] }),
-            _ => Err(ApiError::busy("the requests that are being read take all memory there is")),
-        }
+        acquire(from, memory).await
     }
 
-    /// Reserves `bytes` of memory at once, or not.
+    /// Reserves memory for the bytes `from..to` of a body, waiting for a while until there is enough.
     ///
     /// # Errors
-    /// 429 when there is not as much.
-    pub(crate) fn try_reserve(&self, bytes: usize) -> Result<Reservation, ApiError> {
-        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.large).try_acquire_many_owned(units);
-        let permit =
-            permit.map_err(|_| ApiError::busy("the requests that arrive are too large"))?;
-        Ok(Reservation { permits: vec![permit] })
+    /// 429 when the memory stays taken.
+    pub(crate) async fn receive(&self, from: usize, to: usize) -> Result<Reservation, ApiError> {
+        let border = FIRST.clamp(from, to);
+        let mut reservation = acquire(&self.arriving, border - from).await?;
+        reservation.merge(acquire(&self.bulk, to - border).await?);
+        Ok(reservation)
+    }
+}
+
+async fn acquire(part: &Arc<Semaphore>, bytes: usize) -> Result<Reservation, ApiError> {
+    if bytes == 0 {
+        return Ok(Reservation::default());
+    }
+    let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
+    let wait = Arc::clone(part).acquire_many_owned(units);
+    match tokio::time::timeout(PATIENCE, wait).await {
+        Ok(Ok(permit)) => Ok(Reservation { permits: vec![permit] }),
+        _ => Err(ApiError::busy("the requests that are being read take all memory there is")),
     }
 }
 
@@ -171,8 +169,6 @@ impl Reservation {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     fn text(bytes: usize) -> Cost {
@@ -185,17 +181,21 @@ mod tests {
 
     #[test]
     fn values_are_counted_outside_strings() {
-        let cost = measure(r#"{"a,b":[1,"x\",[\\",{}]}"#);
+        let cost = measure(br#"{"a,b":[1,"x\",[\\",{}]}"#);
         assert_eq!(cost, Cost { bytes: 24, values: 6 });
-        assert_eq!(measure(r#""\\",[]"#).values, 2);
+        assert_eq!(measure(br#""\\",[]"#).values, 2);
     }
 
     #[test]
     fn many_small_values_are_more_than_their_text() {
         let nested = format!("[{}]", vec!["[]"; 100_000].join(","));
-        assert!(measure(&nested).memory() > 20_000_000, "{}", measure(&nested).memory());
+        assert!(
+            measure(nested.as_bytes()).memory() > 20_000_000,
+            "{}",
+            measure(nested.as_bytes()).memory()
+        );
         assert_eq!(text(100).effort(), Effort::Tiny);
-        assert_eq!(measure(&nested).effort(), Effort::Long);
+        assert_eq!(measure(nested.as_bytes()).effort(), Effort::Long);
     }
 
     #[tokio::test(start_paused = true)]
@@ -211,18 +211,31 @@ mod tests {
         drop(budget.reserve(large).await.unwrap());
         let above = text((4 << 20) / TEXT_FACTOR + 1);
         assert_eq!(budget.reserve(above).await.unwrap_err().code(), Some("request_too_complex"));
-        assert!(budget.try_reserve(16 << 20).is_err());
+        // Bodies that arrive have parts of their own.
+        let all = budget.large.available_permits();
+        let _large = budget.large.acquire_many(u32::try_from(all).unwrap()).await.unwrap();
+        let bulk = budget.receive(FIRST, 2 * FIRST).await.unwrap();
+        assert!(
+            budget.receive(0, FIRST + 1).await.is_err(),
+            "its beginning has room, its rest has not"
+        );
+        drop(budget.receive(0, FIRST).await.unwrap());
+        drop(bulk);
+        drop(budget.receive(0, FIRST + 1).await.unwrap());
     }
 
-    proptest! {
-        #[test]
-        fn pieces_measure_as_the_whole(text in "[\\[\\]{}:,\"\\\\ a1é]{0,40}", at in 0..40usize) {
-            let bytes = text.as_bytes();
-            let (left, right) = bytes.split_at(at.min(bytes.len()));
-            let mut meter = Meter::default();
-            meter.feed(left);
-            meter.feed(right);
-            prop_assert_eq!(meter.cost(), measure(&text));
-        }
+    /// What a limit is for must not meet what agents send: 64 tools of 16 kB with 200 values each.
+    #[test]
+    fn a_megabyte_of_tools_is_far_from_the_limit() {
+        let parameter =
+            r#"{"type":"string","description":"some forty characters of explanation..."}"#;
+        let properties = vec![format!(r#""p":{parameter}"#); 200].join(",");
+        let tool = format!(r#"{{"name":"f","parameters":{{"properties":{{{properties}}}}}}}"#);
+        let cost = measure(format!("[{}]", vec![tool; 64].join(",")).as_bytes());
+        let limits = LimitSettings::default();
+        assert!(
+            cost.bytes > 1 << 20 && cost.memory() < limits.request_memory_mib << 18,
+            "{cost:?}"
+        );
     }
 }

@@ -416,6 +416,10 @@ impl From<RenderError> for ApiError {
             RenderError::Raised(_) | RenderError::Noncharacters => {
                 Self::invalid("messages", "invalid_value", message)
             }
+            RenderError::TooMuch => {
+                let message = "The conversation is too long for the model's chat template.";
+                Self::invalid("messages", "context_length_exceeded", message)
+            }
             RenderError::NothingToContinue => {
                 Self::invalid("continue_final_message", "invalid_value", message)
             }

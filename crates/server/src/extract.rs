@@ -13,8 +13,9 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cost::{Cost, Meter, Reservation};
+use crate::cost::{Cost, Reservation, measure};
 use crate::error::ApiError;
+use crate::pool::Effort;
 use crate::state::AppState;
 use crate::work::Work;
 
@@ -55,7 +56,8 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<AppState> for ApiJson<T> 
         let timeout = Duration::from_secs(state.settings.body_timeout_s);
         let read = tokio::time::timeout(timeout, read(body, work, state.settings.max_body_bytes));
         let slow = |_| ApiError::slow_body(state.settings.body_timeout_s);
-        let Received { bytes, cost, memory } = read.await.map_err(slow)??;
+        let Received { bytes, memory } = read.await.map_err(slow)??;
+        let (bytes, cost) = measured(bytes, work).await?;
         work.reserve(cost).await?;
         let parsed = work.run(move || {
             let parsed = parse(&bytes);
@@ -102,17 +104,28 @@ fn check_headers(headers: &HeaderMap, max_bytes: usize) -> Result<(), ApiError> 
 /// A body as it was received.
 struct Received {
     bytes: Bytes,
-    cost: Cost,
     /// What its bytes take until they are parsed.
     memory: Reservation,
 }
 
-/// Reads a body, measuring it while it arrives: memory is reserved for what is there, not for what
-/// is announced.
+/// Measures a body; a large one on the pool's threads.
+async fn measured(bytes: Bytes, work: &Work) -> Result<(Bytes, Cost), ApiError> {
+    let size = Cost { bytes: bytes.len(), values: 0 };
+    let measure = move || {
+        let cost = measure(&bytes);
+        Ok((bytes, cost))
+    };
+    match size.effort() {
+        Effort::Long => work.run_at_least(Effort::Long, measure).await,
+        Effort::Tiny | Effort::Short | Effort::Unclear => measure(),
+    }
+}
+
+/// Reads a body. Memory is reserved for what is there, not for what is announced.
 async fn read(body: Body, work: &Work, limit: usize) -> Result<Received, ApiError> {
     let mut body = Limited::new(body, limit);
-    let (mut bytes, mut meter, mut memory) = (BytesMut::new(), Meter::default(), None);
-    let mut reserved = SMALL_BODY;
+    let (mut memory, mut reserved) = (Reservation::default(), SMALL_BODY);
+    let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = match frame {
             Ok(frame) => frame,
@@ -122,17 +135,15 @@ async fn read(body: Body, work: &Work, limit: usize) -> Result<Received, ApiErro
             }
         };
         let Ok(data) = frame.into_data() else { continue };
-        meter.feed(&data);
         bytes.extend_from_slice(&data);
         if bytes.len() > reserved {
-            // The buffer grows by doubling.
-            let more = bytes.capacity() - reserved;
-            memory.get_or_insert_with(Reservation::default).merge(work.receive(more)?);
-            reserved += more;
+            // A quarter more at a time. What the buffer has beyond its bytes is not written to.
+            let next = bytes.len() + (bytes.len() / 4).max(SMALL_BODY);
+            memory.merge(work.receive(reserved, next).await?);
+            reserved = next;
         }
     }
-    let memory = memory.unwrap_or_default();
-    Ok(Received { bytes: bytes.freeze(), cost: meter.cost(), memory })
+    Ok(Received { bytes: bytes.freeze(), memory })
 }
 
 /// Deserialises, and says which field was wrong.

@@ -2,7 +2,7 @@
 //! compiling grammars.
 //!
 //! Short work does not wait for long work, and all of it leaves the engine's threads their time:
-//! short work may spend a tenth of one core, what is beyond that runs on the slow lane, whose
+//! short work may spend a twentieth of one core, what is beyond that runs on the slow lane, whose
 //! threads the operating system schedules after everything else. Both queues are bounded. A job
 //! whose client has left is skipped. Jobs are functions over plain data: the pool knows neither HTTP
 //! nor a model, so it can move into the engine's process.
@@ -19,14 +19,12 @@ use crate::error::ApiError;
 /// Address space for each thread's stack; memory is taken as far as it is used. A quarter of it
 /// holds the deepest grammar that the limits of `forebay_engine` allow.
 const STACK: usize = 64 << 20;
-/// Niceness of the slow lane's threads: with every core busy they get about a thirtieth of one.
-const NICE: i32 = 15;
 /// Jobs that may wait in each lane.
 const QUICK_QUEUE: usize = 1024;
 const SLOW_QUEUE: usize = 64;
 /// The part of one core's time that the quick lane may use, and how much of it can be saved up.
-const QUICK_SHARE: f64 = 0.1;
-const MAX_CREDIT: Duration = Duration::from_millis(300);
+const QUICK_SHARE: f64 = 0.05;
+const MAX_CREDIT: Duration = Duration::from_millis(200);
 
 /// How long a job is likely to take, which decides where it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +56,16 @@ pub(crate) struct Lane {
     places: Arc<Semaphore>,
 }
 
+/// When a thread runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Priority {
+    /// As all others.
+    Normal,
+    /// When no other thread wants the core. A low niceness would not do: a thread of the engine that
+    /// wakes up, as they do some hundred times a token, would have to wait for its time slice to end.
+    Idle,
+}
+
 /// Time that the quick lane may still use, as of `at`.
 #[derive(Debug)]
 struct Credit {
@@ -75,9 +83,9 @@ impl Pool {
     pub(crate) fn new(cores: usize) -> Result<Self, ThreadPoolBuildError> {
         let credit = Credit { left: MAX_CREDIT, debt: Duration::ZERO, at: Instant::now() };
         Ok(Self {
-            quick: Lane::new("quick", cores.clamp(1, 4), QUICK_QUEUE, None)?,
-            unclear: Lane::new("unclear", 1, SLOW_QUEUE, None)?,
-            slow: Lane::new("slow", (cores / 4).clamp(1, 4), SLOW_QUEUE, Some(NICE))?,
+            quick: Lane::new("quick", cores.clamp(1, 4), QUICK_QUEUE, Priority::Normal)?,
+            unclear: Lane::new("unclear", 1, SLOW_QUEUE, Priority::Normal)?,
+            slow: Lane::new("slow", (cores / 4).clamp(1, 4), SLOW_QUEUE, Priority::Idle)?,
             credit: Arc::new(Mutex::new(credit)),
         })
     }
@@ -116,7 +124,7 @@ impl Pool {
 }
 
 impl Lane {
-    /// Starts `threads` threads for which `queue` jobs may wait or run; `nice` lowers their priority.
+    /// Starts `threads` threads for which `queue` jobs may wait or run.
     ///
     /// # Errors
     /// When the operating system has no threads left.
@@ -124,13 +132,13 @@ impl Lane {
         name: &'static str,
         threads: usize,
         queue: usize,
-        nice: Option<i32>,
+        priority: Priority,
     ) -> Result<Self, ThreadPoolBuildError> {
         let threads = ThreadPoolBuilder::new()
             .num_threads(threads)
             .stack_size(STACK)
             .thread_name(move |index| format!("{name}-{index}"))
-            .start_handler(move |_| nice.into_iter().for_each(lower_priority))
+            .start_handler(move |_| priority.apply())
             .build()?;
         Ok(Self { threads, places: Arc::new(Semaphore::new(queue)) })
     }
@@ -182,18 +190,28 @@ fn caught<T>(job: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {
     })
 }
 
-/// Linux schedules each thread by a niceness of its own.
-#[cfg(target_os = "linux")]
-fn lower_priority(nice: i32) {
-    let thread = rustix::thread::gettid();
-    if let Err(error) = rustix::process::setpriority_process(Some(thread), nice) {
-        tracing::debug!(%error, "a thread keeps its priority");
+impl Priority {
+    /// Gives it to this thread. Where it cannot be had, the thread keeps what it has.
+    #[cfg(target_os = "linux")]
+    fn apply(self) {
+        use thread_priority::{
+            NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
+            set_thread_priority_and_policy, thread_native_id,
+        };
+        if self == Self::Normal {
+            return;
+        }
+        let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+        let set = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle);
+        if let Err(error) = set {
+            tracing::debug!(?error, "a thread keeps its priority");
+        }
     }
-}
 
-/// Elsewhere threads keep their priority.
-#[cfg(not(target_os = "linux"))]
-fn lower_priority(_: i32) {}
+    /// Elsewhere threads keep their priority.
+    #[cfg(not(target_os = "linux"))]
+    fn apply(self) {}
+}
 
 #[cfg(test)]
 mod tests {
@@ -255,21 +273,20 @@ mod tests {
         let mut credit = Credit { left: MAX_CREDIT, debt: Duration::ZERO, at: start };
         assert!(credit.has_any(at(0)));
         credit.spend(MAX_CREDIT + Duration::from_millis(100));
-        assert!(!credit.has_any(at(500)), "50 of 100 ms are paid back");
-        assert!(credit.has_any(at(1100)), "all is paid back, and 10 ms are there");
+        assert!(!credit.has_any(at(1000)), "50 of 100 ms are paid back");
+        assert!(credit.has_any(at(2200)), "all is paid back, and 10 ms are there");
         credit.spend(Duration::from_millis(10));
-        assert!(!credit.has_any(at(1100)));
+        assert!(!credit.has_any(at(2200)));
     }
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn slow_threads_step_back() {
-        let nice = || {
-            let thread = rustix::thread::gettid();
-            Ok(rustix::process::getpriority_process(Some(thread)).unwrap())
-        };
+        use thread_priority::{NormalThreadSchedulePolicy, ThreadSchedulePolicy};
+        let policy = || Ok(thread_priority::thread_schedule_policy().unwrap());
         let pool = pool();
-        assert!(pool.run(Effort::Long, nice).await.unwrap() >= NICE);
-        assert!(pool.run(Effort::Short, nice).await.unwrap() < NICE);
+        let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+        assert_eq!(pool.run(Effort::Long, policy).await.unwrap(), idle);
+        assert_ne!(pool.run(Effort::Short, policy).await.unwrap(), idle);
     }
 }

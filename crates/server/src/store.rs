@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::config::StoreSettings;
 use crate::error::ApiError;
-use crate::pool::Lane;
+use crate::pool::{Lane, Priority};
 
 /// Where answers are kept. Cheap to clone. Every call works on the store's own thread, one at a time,
 /// and what is read stays JSON text: a tree would take many times its memory.
@@ -159,7 +159,8 @@ impl Store {
         };
         schema::prepare(&mut connection)?;
         let db = Arc::new(Mutex::new(Db { connection, max_bytes, max_age }));
-        let thread = Lane::new("store", 1, MAX_WAITING, None).map_err(CannotOpen::Thread)?;
+        let thread =
+            Lane::new("store", 1, MAX_WAITING, Priority::Normal).map_err(CannotOpen::Thread)?;
         Ok(Self { db, thread: Arc::new(thread) })
     }
 

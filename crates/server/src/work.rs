@@ -54,13 +54,13 @@ impl Work {
         Ok(())
     }
 
-    /// Reserves memory for bytes of a body that have arrived; they are given back when the
-    /// returned value is dropped.
+    /// Reserves memory for the bytes `from..to` of a body that arrives, until the returned value is
+    /// dropped.
     ///
     /// # Errors
-    /// 429 when there is not as much.
-    pub(crate) fn receive(&self, bytes: usize) -> Result<Reservation, ApiError> {
-        self.shared.budget.try_reserve(bytes)
+    /// 429 when the memory stays taken.
+    pub(crate) async fn receive(&self, from: usize, to: usize) -> Result<Reservation, ApiError> {
+        self.shared.budget.receive(from, to).await
     }
 
     /// Gives memory back: what was parsed is gone, but for `1 / parts` of it.

@@ -180,6 +180,11 @@ pub fn prompt(
     let served = &*context.served;
     let bytes = turns.iter().map(|turn| turn.content.len()).sum();
     tokens::check_text("messages", bytes, served, &context.limits)?;
+    // Each turn is at least a token.
+    let limit = served.info().slot_tokens;
+    if turns.len() > limit as usize {
+        return Err(ApiError::context_length_at_least("messages", turns.len(), limit));
+    }
     let mut options = RenderOptions {
         add_generation_prompt: opening.add_generation_prompt,
         continue_final_message: opening.continue_final_message,

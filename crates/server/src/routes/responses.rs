@@ -212,7 +212,8 @@ async fn read_input(
         return Err(too_long(param));
     }
     let texts = history.iter().chain(&referred);
-    work.reserve(texts.map(|text| measure(text)).fold(Cost::default(), Cost::plus)).await?;
+    work.reserve(texts.map(|text| measure(text.as_bytes())).fold(Cost::default(), Cost::plus))
+        .await?;
     Ok(Read { history, referred })
 }
 
