@@ -1,8 +1,8 @@
 //! What a request may cost, decided from bytes and counts before work begins.
 //!
 //! A body is measured while it arrives: its bytes, and how many values its JSON has, since a value
-//! of two bytes takes a hundred in memory. The estimate is taken out of one budget for all
-//! requests that are being read, prepared or answered, and given back as soon as the memory is.
+//! of two bytes takes a hundred in memory. The estimate is reserved from one memory budget for all
+//! requests that are being read, prepared or answered, and returned as soon as the memory is free.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,19 +13,19 @@ use crate::config::LimitSettings;
 use crate::error::ApiError;
 use crate::pool::Effort;
 
-/// Memory for each value of a JSON tree: the value, its key, and the container's spare room.
+/// Bytes of memory for each value of a JSON tree: the value, its key, and the container's spare room.
 const VALUE_BYTES: usize = 128;
-/// Memory for each byte of text: the body, the parsed string, the rendered prompt and its tokens.
+/// Bytes of memory for each byte of text: the body, the parsed string, the prompt and its tokens.
 const TEXT_FACTOR: usize = 6;
-/// What a permit of the budget stands for.
+/// Bytes that a permit of the budget stands for.
 const UNIT: usize = 1024;
-/// Requests up to this estimate draw on a budget of their own, which large ones cannot empty.
+/// Requests whose estimate is up to this many bytes have a part of the budget to themselves.
 const SMALL: usize = 256 << 10;
-/// The longest that a large request waits for memory.
+/// The longest that a request waits for memory.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes and values that are read, rendered and tokenised in well under a millisecond.
+/// A JSON text up to this size is parsed, rendered and tokenised in well under a millisecond.
 const TINY: Cost = Cost { bytes: 4 << 10, values: 256 };
-/// The same in some ten milliseconds.
+/// Up to this size, in some ten milliseconds.
 const SHORT: Cost = Cost { bytes: 256 << 10, values: 16 << 10 };
 
 /// The size of a JSON text.
@@ -54,14 +54,14 @@ pub(crate) struct Budget {
     most: usize,
 }
 
-/// Memory that a request has. Dropping it gives it back.
+/// Memory that is reserved for a request. Dropping it returns the memory to the budget.
 #[derive(Debug, Default)]
 pub(crate) struct Reservation {
     permits: Vec<OwnedSemaphorePermit>,
 }
 
 impl Cost {
-    /// Both together.
+    /// The sizes of two texts, added up.
     pub(crate) fn plus(self, other: Self) -> Self {
         Self {
             bytes: self.bytes.saturating_add(other.bytes),
@@ -69,13 +69,13 @@ impl Cost {
         }
     }
 
-    /// The memory that its tree and what is made of it take at most, in bytes.
+    /// An upper estimate of the memory for its tree and all that is made of it, in bytes.
     pub(crate) fn memory(self) -> usize {
         let text = self.bytes.saturating_mul(TEXT_FACTOR);
         text.saturating_add(self.values.saturating_mul(VALUE_BYTES))
     }
 
-    /// How long it takes to read.
+    /// How long it takes to parse, render and tokenise.
     pub(crate) fn effort(self) -> Effort {
         let within = |limit: Self| self.bytes <= limit.bytes && self.values <= limit.values;
         match () {
@@ -123,10 +123,10 @@ impl Budget {
         Self { small: semaphore(units / 4), large: semaphore(units / 4 * 3), most }
     }
 
-    /// Reserves what `cost` takes. A large request waits for a while until there is enough.
+    /// Reserves the memory for `cost`. If there is too little, waits for up to [`PATIENCE`].
     ///
     /// # Errors
-    /// 413 for more than one request may take, 429 when the memory stays taken.
+    /// 413 for more than one request may have, 429 if there is too little all that time.
     pub(crate) async fn reserve(&self, cost: Cost) -> Result<Reservation, ApiError> {
         let memory = cost.memory();
         if memory > self.most {
@@ -141,10 +141,10 @@ impl Budget {
         }
     }
 
-    /// Reserves `bytes` of memory at once, or not.
+    /// Reserves `bytes` of memory of the large requests' part, without waiting.
     ///
     /// # Errors
-    /// 429 when there is not as much.
+    /// 429 if there is too little.
     pub(crate) fn try_reserve(&self, bytes: usize) -> Result<Reservation, ApiError> {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.large).try_acquire_many_owned(units);
@@ -155,12 +155,12 @@ impl Budget {
 }
 
 impl Reservation {
-    /// Takes over what the other one has.
+    /// Adds what `other` has reserved.
     pub(crate) fn merge(&mut self, other: Self) {
         self.permits.extend(other.permits);
     }
 
-    /// Gives back all but a part of it: `1 / parts`.
+    /// Returns all but `1 / parts` of it, rounded up; with `usize::MAX` next to nothing is kept.
     pub(crate) fn shrink(&mut self, parts: usize) {
         for permit in &mut self.permits {
             let keep = permit.num_permits().div_ceil(parts.max(1));

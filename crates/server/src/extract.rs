@@ -18,8 +18,8 @@ use crate::error::ApiError;
 use crate::state::AppState;
 use crate::work::Work;
 
-/// Bodies up to this size are not counted while they arrive: what all requests together may have
-/// of them is bounded by the number of requests.
+/// Bytes of a body that may arrive before memory is reserved for it: over all requests they are
+/// bounded by `max_requests`.
 const SMALL_BODY: usize = 16 << 10;
 
 /// A request body: JSON of type `T`, whole within the time and size limits.
@@ -103,7 +103,7 @@ fn check_headers(headers: &HeaderMap, max_bytes: usize) -> Result<(), ApiError> 
 struct Received {
     bytes: Bytes,
     cost: Cost,
-    /// What its bytes take until they are parsed.
+    /// Reserved for the bytes, until they are parsed.
     memory: Reservation,
 }
 

@@ -1,10 +1,10 @@
 //! Threads for work that would hold up the reactor: reading large bodies, rendering, tokenising,
 //! compiling grammars.
 //!
-//! Short work does not wait for long work, and all of it leaves the engine's threads their time:
-//! short work may spend a tenth of one core, what is beyond that runs on the slow lane, whose
-//! threads the operating system schedules after everything else. Both queues are bounded. A job
-//! whose client has left is skipped. Jobs are functions over plain data: the pool knows neither HTTP
+//! There are three lanes: quick, unclear (grammars) and slow. Short work does not wait for long work,
+//! and all of it leaves the engine's threads their time: quick and unclear together may spend a tenth
+//! of one core, what is beyond that runs on the slow lane, whose threads the operating system
+//! schedules after everything else. Every queue is bounded. A job whose client has left is skipped. Jobs are functions over plain data: the pool knows neither HTTP
 //! nor a model, so it can move into the engine's process.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,26 +16,28 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::error::ApiError;
 
-/// Address space for each thread's stack; memory is taken as far as it is used. A quarter of it
-/// holds the deepest grammar that the limits of `forebay_engine` allow.
+/// Bytes of address space for each thread's stack; memory is taken as far as it is used. A quarter
+/// of it holds the deepest grammar that the limits of `forebay_engine` allow.
 const STACK: usize = 64 << 20;
 /// Niceness of the slow lane's threads: with every core busy they get about a thirtieth of one.
 const NICE: i32 = 15;
-/// Jobs that may wait in each lane.
+/// Jobs that may wait or run in the quick lane, and in each of the others.
 const QUICK_QUEUE: usize = 1024;
 const SLOW_QUEUE: usize = 64;
-/// The part of one core's time that the quick lane may use, and how much of it can be saved up.
+/// The part of one core's time that the quick and the unclear lane may use together, and how much of
+/// it can be saved up.
 const QUICK_SHARE: f64 = 0.1;
 const MAX_CREDIT: Duration = Duration::from_millis(300);
 
 /// How long a job is likely to take, which decides where it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Effort {
-    /// Well under a millisecond: runs where it is.
+    /// Well under a millisecond: runs on the caller's thread.
     Tiny,
     /// Up to some ten milliseconds.
     Short,
-    /// Mostly short, but nothing tells beforehand: it must not be in the way of what is short.
+    /// Mostly short, which shows only while it runs, such as compiling a grammar: it has a thread of
+    /// its own, so that short work does not wait for it.
     Unclear,
     /// Anything else.
     Long,
@@ -55,14 +57,15 @@ pub(crate) struct Pool {
 #[derive(Debug)]
 pub(crate) struct Lane {
     threads: ThreadPool,
+    /// One permit for each job that may wait or run.
     places: Arc<Semaphore>,
 }
 
-/// Time that the quick lane may still use, as of `at`.
+/// Time that the quick and the unclear lane may still use, as of `at`.
 #[derive(Debug)]
 struct Credit {
     left: Duration,
-    /// Used beyond what was there.
+    /// Time used beyond `left`, to be earned again first.
     debt: Duration,
     at: Instant,
 }

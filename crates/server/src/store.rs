@@ -37,7 +37,7 @@ pub enum CannotOpen {
     Thread(rayon::ThreadPoolBuildError),
 }
 
-/// Calls that may wait for the store's thread.
+/// Calls that may wait for the store's thread or run on it.
 const MAX_WAITING: usize = 256;
 /// Responses that one request may follow on through `previous`.
 const MAX_CHAIN: usize = 4096;
@@ -548,10 +548,12 @@ fn add_items(db: &Connection, holder: &str, items: &[Value], output: bool) -> Sq
     Ok(())
 }
 
-/// Items, newest first, as far as there is room.
+/// Collects items for a history, newest first, as long as there is room for them.
 struct Newest {
     items: Vec<String>,
+    /// Bytes of JSON that may still be read.
     room: usize,
+    /// Whether everything so far had room.
     whole: bool,
 }
 

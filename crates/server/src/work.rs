@@ -1,4 +1,4 @@
-//! What one request may use: its share of the memory budget, and the pool's threads.
+//! What one request uses: memory from the shared budget, and the pool's threads.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,8 +15,8 @@ pub(crate) struct Shared {
     pub budget: Arc<Budget>,
 }
 
-/// One request's use of them. Its memory is given back with the last clone, which the response's
-/// body holds. Cheap to clone.
+/// One request's handle to them. Dropping the last clone, which the response's body holds, returns
+/// the request's memory. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Work {
     shared: Shared,
@@ -31,17 +31,18 @@ struct Held {
 }
 
 impl Work {
-    /// A request that has used nothing.
+    /// The handle of a new request, which has no memory yet.
     pub(crate) fn new(shared: Shared) -> Self {
         Self { shared, held: Arc::default() }
     }
 
-    /// The size of what was read so far.
+    /// The size of all JSON that was reserved for so far.
     pub(crate) fn cost(&self) -> Cost {
         self.lock(|held| held.cost)
     }
 
-    /// Reserves memory for what is to be read, and counts it. A large request may have to wait.
+    /// Reserves memory for JSON of this size before it is parsed, and adds it to [`Work::cost`]. May wait
+    /// for up to 10 s.
     ///
     /// # Errors
     /// 413 for more than a request may have, 429 when the memory stays taken.
@@ -54,8 +55,7 @@ impl Work {
         Ok(())
     }
 
-    /// Reserves memory for bytes of a body that have arrived; they are given back when the
-    /// returned value is dropped.
+    /// Reserves memory for bytes of a body that have arrived, until the returned value is dropped.
     ///
     /// # Errors
     /// 429 when there is not as much.
@@ -63,12 +63,12 @@ impl Work {
         self.shared.budget.try_reserve(bytes)
     }
 
-    /// Gives memory back: what was parsed is gone, but for `1 / parts` of it.
+    /// Returns all but `1 / parts` of the memory: the parsed request is gone, or most of it.
     pub(crate) fn shrink(&self, parts: usize) {
         self.lock(|held| held.reservation.shrink(parts));
     }
 
-    /// Runs a job that takes as long as what was read is large.
+    /// Runs a job whose time grows with the size of the request: here if that is tiny, else on the pool.
     ///
     /// # Errors
     /// What the job returns; 429 if too much waits already; 500 if it panics.

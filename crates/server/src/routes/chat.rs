@@ -149,7 +149,8 @@ pub(super) async fn begin<E: Send + 'static>(
     let Prepared { mut request, wanted, speeches, style, metadata } = prepared;
     record.note(|facts| facts.stream = style.stream);
     request.grammar = compiled(wanted, &served, &work).await?;
-    // Of what was parsed, the tools are still there, and what a response repeats.
+    // Of the parsed request only the tools are still in memory, and what a response repeats: no more
+    // than half of the estimate.
     let holds = size_of::<E>() > 0 || speeches.iter().any(Speech::has_tools);
     work.shrink(if holds { 2 } else { usize::MAX });
     let runs = Runs::submit(state, record, &served, vec![request])?;

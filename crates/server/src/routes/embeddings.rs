@@ -50,6 +50,7 @@ pub async fn create(
 
     let (model, input) = (Arc::clone(&served), request.input);
     let inputs = work.run(move || embedding::tokenise(input, style, &model)).await?;
+    // The texts are gone; tokens are bounded by the model's queue.
     work.shrink(usize::MAX);
     let count: usize = inputs.iter().map(Vec::len).sum();
     let prompt_tokens = u32::try_from(count).unwrap_or(u32::MAX);

@@ -129,7 +129,7 @@ pub async fn input_tokens(
     Ok(Json(answer).into_response())
 }
 
-/// What the store has of a request's input, as JSON texts.
+/// The part of a request's input that is read from the store, as JSON texts.
 struct Read {
     /// What was said before.
     history: Vec<String>,
