@@ -37,7 +37,7 @@ PYTHON := $(VENV)/bin/python
 help:
 	@echo "make run    build, get two small models, serve them on http://127.0.0.1:8080"
 	@echo "make test   everything that CI runs"
-	@echo "make hostile  hostile requests beside ordinary ones, with figures (HOSTILE=\"--only NAME\")"
+	@echo "make hostile   hostile requests beside ordinary ones, with figures (HOSTILE=\"--only NAME\")"
 	@echo "make docker-test   the container image, built and run"
 	@echo "make fuzz   the fuzz targets, each for FUZZ_SECONDS of processor time"
 	@echo "make bench  forebay and llama-server side by side (LLAMA_SERVER=path/to/llama-server)"

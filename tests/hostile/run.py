@@ -38,6 +38,8 @@ HEADER = (
 
 
 class Options:
+    """What is measured, and for how long."""
+
     def __init__(self, quick, compare):
         # How long streams run alone, and beside an attack, in seconds.
         self.alone, self.attacked = (1.5, 3.0) if quick else (3.0, float(os.environ.get("HOSTILE_SECONDS", 10)))
@@ -47,6 +49,7 @@ class Options:
 
 
 def statuses(replies):
+    """How many replies had each status, as text."""
     count = Counter(str(reply.status) if reply.status else "none" for reply in replies)
     return ", ".join(f"{n}× {status}" for status, n in sorted(count.items()))
 
@@ -144,6 +147,7 @@ def measure(attack, options, servers, once=False):
 
 
 def beside(attack, context, options, once):
+    """A row of figures: what others feel alone, beside the attack, and beside harmless requests."""
     server = context.server
     row = {"row": attack.row, "name": attack.name, "wrong": [], "harmless": None}
     probe = Probe(server.port)
@@ -172,6 +176,7 @@ def beside(attack, context, options, once):
 
 
 def beside_harmless(server, admitted, context, seconds):
+    """What others feel beside plain requests of as many tokens as the attack had admitted."""
     seconds = min(max(seconds, 3.0), 30.0)
     probe = Probe(server.port)
     time.sleep(1.0)
@@ -198,6 +203,7 @@ def probe_until(probe, begin):
 
 
 def judge(row, context, options):
+    """Adds what is not as wanted to `wrong`."""
     attacked, harmless_ = row["attacked"], row["harmless"]
     row["answers"] = statuses(context.replies)
     row["wrong"] += sorted(set(context.faults))[:4]

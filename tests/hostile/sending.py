@@ -14,7 +14,7 @@ BIG = 60_000
 class Case:
     number: int
     title: list = field(default_factory=list)
-    # ("send", bytes), ("wait", seconds), ("read", bytes), ("rst",)
+    # ("send", bytes), ("wait", seconds), ("read", most bytes), ("rst",)
     steps: list = field(default_factory=list)
     http2: bool = False
     # Whether it is a whole request, which is owed an answer.

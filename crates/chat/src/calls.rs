@@ -22,7 +22,7 @@ use named::NamedCall;
 use object::ObjectCall;
 use spelling::Spelling;
 
-/// At most this many times an answer's length is read again.
+/// The bytes that are read again are at most this many times the answer's length.
 const MOST_REREAD: usize = 4;
 
 /// A part of an answer.
@@ -56,7 +56,7 @@ pub struct CallReader {
     only_one: bool,
     /// Text that is not emitted yet: of a call, or what may begin one.
     text: TextBuffer,
-    /// White space before what may be a call.
+    /// White space before what may be a call; it is emitted only if there is no call.
     gap: String,
     state: State,
     /// Calls so far, the one being read aside.
@@ -104,12 +104,12 @@ struct Known {
     arguments: String,
 }
 
-/// What became of a character of a call.
+/// What a character of a call leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// The call goes on, and so many bytes, counted back from behind the character, are read again.
+    /// The call goes on after reading the last `back` bytes again, the character's included.
     More { back: usize },
-    /// The call is complete, but so many bytes do not belong to it.
+    /// The call is complete; the last `back` bytes do not belong to it, the character's included.
     End { back: usize },
     /// This character cannot follow: the text is no call, or no longer one.
     Broken,

@@ -19,9 +19,9 @@ mod learn;
 /// Mistral's templates want nine letters or digits. Where it shows, any id may stand.
 pub(crate) const ID: &str = "probe1234";
 
-/// No piece of a dialect is longer, in bytes: readers compare with them wherever one may begin.
+/// The longest piece of a dialect, in bytes: readers compare with them wherever one may begin.
 const LONGEST_PIECE: usize = 4096;
-/// No quote is longer, in bytes.
+/// The longest quote of a dialect, in bytes.
 const LONGEST_QUOTE: usize = 16;
 
 /// How calls are spelled.

@@ -262,7 +262,7 @@ fn text_regex(schema: &Value, stop: &str) -> String {
     if let Some(pattern) = schema["pattern"].as_str() {
         let open = |begins: bool| if begins { String::new() } else { format!("{other}*") };
         let (front, back) = (open(pattern.starts_with('^')), open(pattern.ends_with('$')));
-        let inner = delimited(pattern.trim_start_matches('^').trim_end_matches('$'));
+        let inner = between_slashes(pattern.trim_start_matches('^').trim_end_matches('$'));
         return format!("{front}({inner}){back}");
     }
     let length = |name: &str| schema[name].as_u64();
@@ -274,16 +274,26 @@ fn text_regex(schema: &Value, stop: &str) -> String {
     }
 }
 
-/// A regular expression as it stands between slashes: those in it and line ends are escaped.
-fn delimited(pattern: &str) -> String {
-    let (mut out, mut escaped) = (String::with_capacity(pattern.len()), false);
-    for c in pattern.chars() {
+/// A regular expression as Lark's notation has it between slashes: none of its own ends it, and no
+/// backslash at its end escapes the one that does.
+pub fn between_slashes(regex: &str) -> String {
+    let mut out = String::with_capacity(regex.len());
+    let mut escaped = false;
+    for c in regex.chars() {
         match c {
-            '/' if !escaped => out.push_str("\\/"),
-            '\n' => out.push_str(if escaped { "n" } else { "\\n" }),
-            c => out.push(c),
+            '\\' if !escaped => {
+                escaped = true;
+                continue;
+            }
+            '/' => out.push_str("\\/"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            c => {
+                out.extend(escaped.then_some('\\'));
+                out.push(c);
+            }
         }
-        escaped = c == '\\' && !escaped;
+        escaped = false;
     }
     out
 }
@@ -304,7 +314,7 @@ mod tests {
 
     #[test]
     fn patterns_stay_between_their_slashes() {
-        assert_eq!(delimited("https?:\\/\\/a/b"), "https?:\\/\\/a\\/b");
-        assert_eq!(delimited("a\\\\/b\nc"), "a\\\\\\/b\\nc");
+        assert_eq!(between_slashes("https?:\\/\\/a/b"), "https?:\\/\\/a\\/b");
+        assert_eq!(between_slashes("a\\\\/b\nc"), "a\\\\\\/b\\nc");
     }
 }

@@ -46,7 +46,7 @@ impl<'a> Guard<'a> {
     /// `text` with sentinels where it needs them. Most text needs none and is returned as it is.
     pub(crate) fn protect(&self, text: &str) -> String {
         let (head, tail) = (text.len() - text.trim_start().len(), text.trim_end().len());
-        // After the first character of each spelling, overlapping ones included.
+        // A cut after the first character of each name, overlapping ones included.
         let spelled = text.char_indices().filter(|(at, _)| self.names.begins(&text[*at..]));
         let mut cuts: Vec<usize> = spelled.map(|(at, c)| at + c.len_utf8()).collect();
         if self.names.opens(&text[..tail]) {
@@ -69,8 +69,7 @@ impl<'a> Guard<'a> {
         out
     }
 
-    /// The text without sentinels, in pieces: cut where a name would come about that goes over a
-    /// sentinel.
+    /// The text without sentinels, cut into pieces where removing a sentinel would make a name.
     pub(crate) fn split(&self, rendered: &str) -> Vec<String> {
         let mut pieces: Vec<String> = Vec::new();
         for more in rendered.split([self.sentinel, JOINT]).filter(|more| !more.is_empty()) {

@@ -26,7 +26,9 @@ mod turn;
 pub use calls::{CallReader, Part};
 pub use channels::ChannelReader;
 pub use dialect::Dialect;
-pub use forced::{Calls, ToolShape, escape_regex, grammar as call_grammar, literal};
+pub use forced::{
+    Calls, ToolShape, between_slashes, escape_regex, grammar as call_grammar, literal,
+};
 pub use template::{ChatTemplate, RenderError, RenderOptions, TemplateError};
 pub use thoughts::{Said, Thinking, ThoughtReader};
 pub use turn::{BadMessage, Call, Turn, normalise};

@@ -1,20 +1,21 @@
-//! The names of a vocabulary's control tokens, looked for in texts in time that does not depend on how
-//! many there are: some vocabularies have thousands.
+//! An index of the names of a vocabulary's control tokens: searching a text for them takes no longer
+//! where there are thousands, as in some vocabularies.
 
 use std::collections::HashSet;
 
-/// Names of two characters or more.
+/// Names of two characters or more: shorter ones have no parts that could be put together.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Names {
     all: HashSet<String>,
     sorted: Vec<String>,
-    /// How many bytes names have.
+    /// The different lengths of names, in bytes, the shortest first.
     lengths: Vec<usize>,
     longest: usize,
     /// The first two bytes of every name, as bits.
     starts: Vec<u64>,
-    /// What is in front of each border between characters of a name, and what is behind it.
+    /// Proper prefixes of names.
     fronts: HashSet<String>,
+    /// Proper suffixes of names, sorted.
     rests: Vec<String>,
 }
 
@@ -43,7 +44,7 @@ impl Names {
         Self { all, ..found }
     }
 
-    /// How many bytes of a text's end and beginning have to be looked at.
+    /// Bytes of the longest name: no more of a text's end or beginning can matter.
     pub(crate) fn longest(&self) -> usize {
         self.longest
     }
@@ -58,12 +59,13 @@ impl Names {
         may && self.lengths.iter().any(|&len| text.get(..len).is_some_and(|t| self.all.contains(t)))
     }
 
-    /// Whether a text ends within a name: with a part of one from its beginning.
+    /// Whether a text ends with a proper prefix of a name, which a text after it could complete.
     pub(crate) fn opens(&self, text: &str) -> bool {
         self.open(text).next().is_some()
     }
 
-    /// Whether a text begins within a name: with a part of one up to its end, or with all of it within.
+    /// Whether a text begins with a proper suffix of a name, or all of it is the beginning of one: with
+    /// a text before it, and perhaps one after it, it could make the name.
     pub(crate) fn closes(&self, text: &str) -> bool {
         let ends = |len| {
             text.get(..len).is_some_and(|t| self.rests.binary_search_by(|r| (**r).cmp(t)).is_ok())
@@ -71,8 +73,7 @@ impl Names {
         (1..self.longest).any(ends) || !text.is_empty() && begins_one(&self.rests, text)
     }
 
-    /// Whether a name stands partly at the end of one text and partly at the beginning of the other, or
-    /// goes on behind that.
+    /// Whether a name begins in `text` and ends in `more`, or could end in what follows `more`.
     pub(crate) fn meet(&self, text: &str, more: &str) -> bool {
         let mut more_end = more.len().min(self.longest);
         while !more.is_char_boundary(more_end) {
@@ -86,7 +87,7 @@ impl Names {
         })
     }
 
-    /// The beginnings of names that a text ends with.
+    /// The proper prefixes of names that a text ends with.
     fn open<'t>(&self, text: &'t str) -> impl Iterator<Item = &'t str> {
         let ends = (1..self.longest).filter_map(|len| text.get(text.len().checked_sub(len)?..));
         ends.filter(|end| self.fronts.contains(*end))

@@ -106,7 +106,8 @@ impl Matcher {
     }
 }
 
-/// Patterns that a text may begin with. The longest that matches is chosen, of equal ones the first.
+/// Finds out which of several patterns a text begins with: the longest that matches, of equally long
+/// ones the first.
 #[derive(Debug, Clone)]
 pub(crate) struct Alternatives {
     /// Those that may still match, by their numbers.

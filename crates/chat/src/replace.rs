@@ -12,8 +12,8 @@ use crate::guard::{JOINT, is_reserved};
 use crate::names::Names;
 use crate::template::limits::charge_call;
 
-/// From so many borders on none is looked at: each gets a [`JOINT`], which leaves no trace where it turns
-/// out not to be needed.
+/// Above this many parts no border between them is checked: each gets a [`JOINT`], which leaves no trace
+/// where it turns out not to be needed.
 const MANY: usize = 64;
 
 /// Adds the filter. `names` are those of the control tokens.
@@ -91,8 +91,8 @@ fn joined(names: &Names, text: &str, [old, new]: [&str; 2], count: usize) -> Opt
     any.then_some(out)
 }
 
-/// Whether a name could stand partly at the end of one text and partly at the beginning of the other.
-/// What the guard itself has put in counts as not there.
+/// Whether a name could begin in one text and end in the other or after it. Sentinels of the guard are
+/// ignored.
 fn meet(names: &Names, left: &str, right: &str) -> bool {
     let plain = |c: &char| !is_reserved(*c);
     let mut end: Vec<char> = left.chars().rev().filter(plain).take(names.longest()).collect();

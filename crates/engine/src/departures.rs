@@ -1,7 +1,7 @@
-//! Who leaves before the answer is complete: clients that go away, and requests whose time is up.
+//! Requests that end before their answer is complete: the client has left, or the deadline has passed.
 //!
-//! The worker hears of both without going through all requests: it takes the ids of those who left,
-//! and the deadlines that have passed.
+//! The worker finds both without going through all requests: it takes the list of ids whose client
+//! left, and the deadlines in order.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -33,7 +33,7 @@ impl Departures {
         self.gone.lock().unwrap_or_else(PoisonError::into_inner).push(id);
     }
 
-    /// Those who left since the last time.
+    /// Takes the numbers of those whose client left since the last call.
     pub(crate) fn take(&self) -> Vec<u64> {
         std::mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -56,7 +56,7 @@ impl<K: Ord + Copy> Deadlines<K> {
         }
     }
 
-    /// Takes out one whose time is up.
+    /// Removes and returns a request whose time is up by `now`.
     pub(crate) fn pop_due(&mut self, now: Instant) -> Option<K> {
         let &(deadline, _) = self.0.first()?;
         if deadline > now {

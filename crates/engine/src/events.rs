@@ -18,9 +18,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::departures::Departures;
 use crate::request::{Event, Failure, FinishReason, Stamped, TokenLogprob, TopLogprob};
 
-/// What the allocator takes for itself, for each allocation.
+/// Bytes that the allocator takes for itself, for each allocation.
 const OVERHEAD: usize = 16;
-/// Rooms for events that a channel keeps while it is read.
+/// Events for which a channel keeps room while it is read.
 const KEPT: usize = 8;
 
 /// The channels of an engine, and the bytes that wait in them.
@@ -40,6 +40,7 @@ struct Ledger {
     running: BTreeMap<u64, Arc<Channel>>,
     /// In the order in which they finished.
     finished: BTreeMap<u64, Arc<Channel>>,
+    /// How many channels have finished so far, which numbers them.
     finishes: u64,
 }
 
@@ -51,7 +52,7 @@ struct Channel {
 #[derive(Default)]
 struct State {
     events: VecDeque<Stamped>,
-    /// Bytes that the events refer to.
+    /// Bytes on the heap that the events refer to.
     heap: usize,
     /// What of this channel is counted in [`Unread::bytes`].
     counted: usize,
@@ -72,9 +73,9 @@ enum SenderState {
 enum ReaderState {
     #[default]
     Reads,
-    /// It was cut and has to hear of it.
+    /// Its answer was cut, which the next event will say.
     Cut,
-    /// It left, or it was cut and knows.
+    /// It left, or it was cut and has been told.
     Gone,
 }
 

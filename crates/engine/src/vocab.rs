@@ -21,7 +21,7 @@ pub struct Vocab {
     tokenizer: Arc<dyn Tokenize>,
 }
 
-/// Control tokens by name: text is searched for them at each character.
+/// An index of control tokens by name, for searching a text at each of its characters.
 #[derive(Default)]
 struct ControlNames {
     tokens: HashMap<Box<str>, Token>,
@@ -45,7 +45,7 @@ pub enum ParseSpecial {
 pub struct TooManyTokens {
     /// Their number.
     pub count: usize,
-    /// Whether there are just as many, or at least.
+    /// Whether there are exactly `count`, or at least.
     pub exact: bool,
 }
 

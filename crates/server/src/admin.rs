@@ -17,7 +17,7 @@ use crate::state::AppState;
 
 /// Connections at a time. Probes and scrapers are few.
 const CONNECTIONS: usize = 64;
-/// How long its thread has to end.
+/// How long stopping waits for its thread to end.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A running admin listener.

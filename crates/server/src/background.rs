@@ -22,8 +22,8 @@ use crate::convert::responses::output::Response;
 use crate::error::ApiError;
 use crate::store::{Kept, Store};
 
-/// What the events of all running jobs may take in memory. Past it a job goes on, but adds no more
-/// deltas to its list: what they said is in the events that close items.
+/// Bytes of memory for the events of all running jobs. Beyond that a job goes on, but adds no more
+/// deltas to its list: the events that close items repeat their text.
 const EVENT_BYTES: usize = 64 << 20;
 /// How long a cancelled job has to keep what it has; then its task is dropped.
 const CANCEL_WAIT: Duration = Duration::from_secs(5);
@@ -55,7 +55,7 @@ pub(crate) struct Job {
     all_bytes: Arc<AtomicUsize>,
 }
 
-/// What it has told so far.
+/// What a job has emitted so far, and whether it is over.
 #[derive(Debug, Default)]
 struct Told {
     /// Its events as JSON, by number.
@@ -66,7 +66,7 @@ struct Told {
     over: bool,
 }
 
-/// One task's work.
+/// A job's task: generates the response and keeps it.
 struct Work {
     runs: Runs,
     response: Response,
@@ -80,7 +80,7 @@ struct EndOnDrop {
     job: Arc<Job>,
 }
 
-/// Lets those go on who wait for a job's end.
+/// Marks a job as over when dropped, which wakes those that wait for its end.
 struct OverOnDrop<'a> {
     job: &'a Job,
     last: Option<Arc<str>>,
@@ -94,7 +94,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 // === impl Jobs ===
 
 impl Jobs {
-    /// Keeps the response as it is and goes on with it in a task. Returns it, and what it will tell.
+    /// Keeps the response as it is and generates it in a task. Returns it as kept, and its job.
     ///
     /// # Errors
     /// Where it cannot be kept.

@@ -334,6 +334,10 @@ fn choice<T: std::fmt::Debug>(choice: T) -> Value {
     Value::String(format!("{choice:?}").to_lowercase())
 }
 
+/// Bytes of stack for the runtime's threads: short conversations are rendered there, and what a model
+/// file's template nests is freed recursively.
+const STACK: usize = 16 << 20;
+
 fn run_server(settings: Settings) -> Exit {
     start_log(&settings);
     if settings.models.is_empty() {
@@ -342,7 +346,8 @@ fn run_server(settings: Settings) -> Exit {
         );
         return Exit::Usage;
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match runtime.enable_all().thread_stack_size(STACK).build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&error.to_string()),
     };
@@ -402,8 +407,8 @@ fn start_log(settings: &Settings) {
 
 /// The settings as they count, one line each.
 fn describe(settings: &Settings) -> String {
-    let Settings { server, admin, log, store, .. } = settings;
-    let mut out = format!("{server:#?}\n{admin:#?}\n{log:#?}\n{store:#?}\n");
+    let Settings { server, limits, admin, log, store, .. } = settings;
+    let mut out = format!("{server:#?}\n{limits:#?}\n{admin:#?}\n{log:#?}\n{store:#?}\n");
     for model in &settings.models {
         // Writing to a String cannot fail.
         let _ = writeln!(out, "{model:#?}");

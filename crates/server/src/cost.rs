@@ -1,8 +1,8 @@
 //! What a request may cost, decided from bytes and counts before work begins.
 //!
 //! A body is measured before it is parsed: its bytes, and how many values its JSON has, since a value
-//! of two bytes takes a hundred in memory. The estimate is taken out of one budget for all
-//! requests that are being read, prepared or answered, and given back as soon as the memory is.
+//! of two bytes takes a hundred in memory. The estimate is reserved from one memory budget for all
+//! requests that are being read, prepared or answered, and returned as soon as the memory is free.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,26 +13,26 @@ use crate::config::LimitSettings;
 use crate::error::ApiError;
 use crate::pool::Effort;
 
-/// Memory for each value of a JSON tree: the value, its key, and the container's spare room.
+/// Bytes of memory for each value of a JSON tree: the value, its key, and the container's spare room.
 const VALUE_BYTES: usize = 128;
-/// Memory for each byte of text: the body, the parsed string, the rendered prompt and its tokens.
+/// Bytes of memory for each byte of text: the body, the parsed string, the prompt and its tokens.
 const TEXT_FACTOR: usize = 6;
-/// What a permit of the budget stands for.
+/// Bytes that a permit of the budget stands for.
 const UNIT: usize = 1024;
-/// Requests up to this estimate draw on a budget of their own, which large ones cannot empty.
-const SMALL: usize = 256 << 10;
+/// Requests whose estimate is up to this many bytes have a part of the budget to themselves.
+const SMALL_ESTIMATE: usize = 256 << 10;
 /// Bytes of a body for which those who send more of it leave room.
-const FIRST: usize = 1 << 20;
+const BEGINNING: usize = 1 << 20;
 /// The longest that a request waits for memory.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes and values that are read, rendered and tokenised in well under a millisecond.
-const TINY: Cost = Cost { bytes: 4 << 10, values: 256 };
-/// The same in some ten milliseconds.
-const SHORT: Cost = Cost { bytes: 256 << 10, values: 16 << 10 };
+const MEMORY_WAIT: Duration = Duration::from_secs(10);
+/// A JSON text up to this size is parsed, rendered and tokenised in well under a millisecond.
+const TINY: JsonSize = JsonSize { bytes: 4 << 10, values: 256 };
+/// Up to this size, in some ten milliseconds.
+const SHORT: JsonSize = JsonSize { bytes: 256 << 10, values: 16 << 10 };
 
 /// The size of a JSON text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Cost {
+pub(crate) struct JsonSize {
     /// Its length.
     pub bytes: usize,
     /// Values and keys in it, or a few more.
@@ -41,11 +41,11 @@ pub(crate) struct Cost {
 
 /// The memory that requests may take together, in parts that do not take from each other.
 #[derive(Debug)]
-pub(crate) struct Budget {
-    /// For requests up to [`SMALL`].
+pub(crate) struct MemoryBudget {
+    /// For requests up to [`SMALL_ESTIMATE`].
     small: Arc<Semaphore>,
     large: Arc<Semaphore>,
-    /// For the beginnings of bodies that arrive, up to [`FIRST`] of each.
+    /// For the beginnings of bodies that arrive, up to [`BEGINNING`] of each.
     arriving: Arc<Semaphore>,
     /// For what bodies have beyond that.
     bulk: Arc<Semaphore>,
@@ -53,14 +53,14 @@ pub(crate) struct Budget {
     most: usize,
 }
 
-/// Memory that a request has. Dropping it gives it back.
+/// Memory that is reserved for a request. Dropping it returns the memory to the budget.
 #[derive(Debug, Default)]
 pub(crate) struct Reservation {
     permits: Vec<OwnedSemaphorePermit>,
 }
 
-impl Cost {
-    /// Both together.
+impl JsonSize {
+    /// The sizes of two texts, added up.
     pub(crate) fn plus(self, other: Self) -> Self {
         Self {
             bytes: self.bytes.saturating_add(other.bytes),
@@ -68,13 +68,13 @@ impl Cost {
         }
     }
 
-    /// The memory that its tree and what is made of it take at most, in bytes.
+    /// An upper estimate of the memory for its tree and all that is made of it, in bytes.
     pub(crate) fn memory(self) -> usize {
         let text = self.bytes.saturating_mul(TEXT_FACTOR);
         text.saturating_add(self.values.saturating_mul(VALUE_BYTES))
     }
 
-    /// How long it takes to read.
+    /// How long it takes to parse, render and tokenise.
     pub(crate) fn effort(self) -> Effort {
         let within = |limit: Self| self.bytes <= limit.bytes && self.values <= limit.values;
         match () {
@@ -86,7 +86,7 @@ impl Cost {
 }
 
 /// Measures a JSON text. It need not be valid.
-pub(crate) fn measure(text: &[u8]) -> Cost {
+pub(crate) fn measure(text: &[u8]) -> JsonSize {
     let (mut values, mut in_string, mut escaped) = (0, false, false);
     for &byte in text {
         match byte {
@@ -97,10 +97,10 @@ pub(crate) fn measure(text: &[u8]) -> Cost {
             _ => {}
         }
     }
-    Cost { bytes: text.len(), values }
+    JsonSize { bytes: text.len(), values }
 }
 
-impl Budget {
+impl MemoryBudget {
     /// Half of the memory is for large requests, a quarter for small ones, and a quarter for bodies that
     /// arrive: half of that for their beginnings.
     pub(crate) fn new(settings: &LimitSettings) -> Self {
@@ -115,16 +115,16 @@ impl Budget {
         }
     }
 
-    /// Reserves what `cost` takes, waiting for a while until there is enough.
+    /// Reserves the memory for `cost`. If there is too little, waits for up to [`MEMORY_WAIT`].
     ///
     /// # Errors
-    /// 413 for more than one request may take, 429 when the memory stays taken.
-    pub(crate) async fn reserve(&self, cost: Cost) -> Result<Reservation, ApiError> {
+    /// 413 for more than one request may have, 429 if there is too little all that time.
+    pub(crate) async fn reserve(&self, cost: JsonSize) -> Result<Reservation, ApiError> {
         let memory = cost.memory();
         if memory > self.most {
             return Err(ApiError::too_complex(memory >> 20, self.most >> 20));
         }
-        let from = if memory <= SMALL { &self.small } else { &self.large };
+        let from = if memory <= SMALL_ESTIMATE { &self.small } else { &self.large };
         acquire(from, memory).await
     }
 
@@ -133,7 +133,7 @@ impl Budget {
     /// # Errors
     /// 429 when the memory stays taken.
     pub(crate) async fn receive(&self, from: usize, to: usize) -> Result<Reservation, ApiError> {
-        let border = FIRST.clamp(from, to);
+        let border = BEGINNING.clamp(from, to);
         let mut reservation = acquire(&self.arriving, border - from).await?;
         reservation.merge(acquire(&self.bulk, to - border).await?);
         Ok(reservation)
@@ -146,23 +146,22 @@ async fn acquire(part: &Arc<Semaphore>, bytes: usize) -> Result<Reservation, Api
     }
     let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
     let wait = Arc::clone(part).acquire_many_owned(units);
-    match tokio::time::timeout(PATIENCE, wait).await {
+    match tokio::time::timeout(MEMORY_WAIT, wait).await {
         Ok(Ok(permit)) => Ok(Reservation { permits: vec![permit] }),
         _ => Err(ApiError::busy("the requests that are being read take all memory there is")),
     }
 }
 
 impl Reservation {
-    /// Takes over what the other one has.
+    /// Adds what `other` has reserved.
     pub(crate) fn merge(&mut self, other: Self) {
         self.permits.extend(other.permits);
     }
 
-    /// Gives back all but a part of it: `1 / parts`.
-    pub(crate) fn shrink(&mut self, parts: usize) {
+    /// Returns half of it.
+    pub(crate) fn halve(&mut self) {
         for permit in &mut self.permits {
-            let keep = permit.num_permits().div_ceil(parts.max(1));
-            drop(permit.split(permit.num_permits() - keep));
+            drop(permit.split(permit.num_permits() / 2));
         }
     }
 }
@@ -171,18 +170,22 @@ impl Reservation {
 mod tests {
     use super::*;
 
-    fn text(bytes: usize) -> Cost {
-        Cost { bytes, values: 0 }
+    fn text(bytes: usize) -> JsonSize {
+        JsonSize { bytes, values: 0 }
     }
 
-    fn budget(memory_mib: usize, request_memory_mib: usize) -> Budget {
-        Budget::new(&LimitSettings { memory_mib, request_memory_mib, ..LimitSettings::default() })
+    fn budget(memory_mib: usize, request_memory_mib: usize) -> MemoryBudget {
+        MemoryBudget::new(&LimitSettings {
+            memory_mib,
+            request_memory_mib,
+            ..LimitSettings::default()
+        })
     }
 
     #[test]
     fn values_are_counted_outside_strings() {
         let cost = measure(br#"{"a,b":[1,"x\",[\\",{}]}"#);
-        assert_eq!(cost, Cost { bytes: 24, values: 6 });
+        assert_eq!(cost, JsonSize { bytes: 24, values: 6 });
         assert_eq!(measure(br#""\\",[]"#).values, 2);
     }
 
@@ -207,21 +210,22 @@ mod tests {
         budget.reserve(text(1000)).await.unwrap();
         drop(first);
         let mut again = budget.reserve(large).await.unwrap();
-        again.shrink(4);
-        drop(budget.reserve(large).await.unwrap());
+        again.halve();
+        let half = JsonSize { bytes: large.bytes / 2, values: 0 };
+        drop(budget.reserve(half).await.unwrap());
         let above = text((4 << 20) / TEXT_FACTOR + 1);
         assert_eq!(budget.reserve(above).await.unwrap_err().code(), Some("request_too_complex"));
         // Bodies that arrive have parts of their own.
         let all = budget.large.available_permits();
         let _large = budget.large.acquire_many(u32::try_from(all).unwrap()).await.unwrap();
-        let bulk = budget.receive(FIRST, 2 * FIRST).await.unwrap();
+        let bulk = budget.receive(BEGINNING, 2 * BEGINNING).await.unwrap();
         assert!(
-            budget.receive(0, FIRST + 1).await.is_err(),
+            budget.receive(0, BEGINNING + 1).await.is_err(),
             "its beginning has room, its rest has not"
         );
-        drop(budget.receive(0, FIRST).await.unwrap());
+        drop(budget.receive(0, BEGINNING).await.unwrap());
         drop(bulk);
-        drop(budget.receive(0, FIRST + 1).await.unwrap());
+        drop(budget.receive(0, BEGINNING + 1).await.unwrap());
     }
 
     /// What a limit is for must not meet what agents send: 64 tools of 16 kB with 200 values each.

@@ -49,6 +49,13 @@ enum Kind {
 #[derive(Debug, Clone)]
 pub(crate) struct Internal(pub String);
 
+/// Marks a request that the server refused before it reached a model, for its metrics.
+#[derive(Debug, Clone)]
+pub(crate) struct Busy;
+
+/// The code of such a refusal.
+const BUSY: &str = "server_busy";
+
 /// When to come back, where nothing better is known; and at the latest.
 const SOON: Duration = Duration::from_secs(1);
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
@@ -193,7 +200,7 @@ impl ApiError {
     /// The server has no room for the request now.
     pub fn busy(why: &str) -> Self {
         let message = format!("The server is busy: {why}. Try again in 1 s.");
-        Self { code: Some("server_busy"), ..Self::new(Kind::Overloaded, message) }
+        Self { code: Some(BUSY), ..Self::new(Kind::Overloaded, message) }
     }
 
     /// A body that is not plain JSON by its headers.
@@ -333,6 +340,9 @@ impl IntoResponse for ApiError {
             | Kind::Internal => {}
         }
         response.extensions_mut().insert(Internal(self.log_text().to_owned()));
+        if self.code == Some(BUSY) {
+            response.extensions_mut().insert(Busy);
+        }
         response
     }
 }

@@ -13,14 +13,14 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cost::{Cost, Reservation, measure};
+use crate::cost::{JsonSize, Reservation, measure};
 use crate::error::ApiError;
 use crate::pool::Effort;
 use crate::state::AppState;
 use crate::work::Work;
 
-/// Bodies up to this size are not counted while they arrive: what all requests together may have
-/// of them is bounded by the number of requests.
+/// Bytes of a body that may arrive before memory is reserved for it: over all requests they are
+/// bounded by `max_requests`.
 const SMALL_BODY: usize = 16 << 10;
 
 /// A request body: JSON of type `T`, whole within the time and size limits.
@@ -104,13 +104,13 @@ fn check_headers(headers: &HeaderMap, max_bytes: usize) -> Result<(), ApiError> 
 /// A body as it was received.
 struct Received {
     bytes: Bytes,
-    /// What its bytes take until they are parsed.
+    /// Reserved for the bytes, until they are parsed.
     memory: Reservation,
 }
 
 /// Measures a body; a large one on the pool's threads.
-async fn measured(bytes: Bytes, work: &Work) -> Result<(Bytes, Cost), ApiError> {
-    let size = Cost { bytes: bytes.len(), values: 0 };
+async fn measured(bytes: Bytes, work: &Work) -> Result<(Bytes, JsonSize), ApiError> {
+    let size = JsonSize { bytes: bytes.len(), values: 0 };
     let measure = move || {
         let cost = measure(&bytes);
         Ok((bytes, cost))

@@ -106,7 +106,7 @@ where
     let state = AppState {
         shared: work::Shared {
             pool: Arc::new(pool::Pool::new(cores)?),
-            budget: Arc::new(cost::Budget::new(&settings.limits)),
+            budget: Arc::new(cost::MemoryBudget::new(&settings.limits)),
         },
         requests: Arc::new(tokio::sync::Semaphore::new(settings.limits.max_requests)),
         limits: Arc::new(settings.limits),

@@ -20,9 +20,9 @@ use connections::Connections;
 
 /// Pause after an accept that failed, usually for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// What cut streams have to write their last event. With the time for engines and other threads to
-/// stop (`cli.rs`) it is less than 5 s.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long cut streams have to write their last event. Engines and other threads are waited for
+/// after that; `shutdown.rs` ends the process 5 s after the drain in any case.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What a listener's clients may take.
 #[derive(Debug, Clone, Copy)]

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use hyper::body::{Body as _, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::error::{ApiError, Internal};
+use crate::error::{ApiError, Busy, Internal};
 use crate::registry::Served;
 use crate::state::AppState;
 use crate::work::Work;
@@ -84,6 +84,9 @@ pub(crate) async fn track(
     };
     if let Some(Internal(error)) = response.extensions_mut().remove() {
         completion.record.note(|facts| facts.error = Some(error));
+    }
+    if response.extensions_mut().remove::<Busy>().is_some() {
+        completion.state.metrics.rejected("busy");
     }
     response.headers_mut().insert(REQUEST_ID, completion.id.clone());
     completion.status = response.status().as_u16();

@@ -1,10 +1,11 @@
 //! Threads for work that would hold up the reactor: reading large bodies, rendering, tokenising,
 //! compiling grammars.
 //!
-//! Short work does not wait for long work, and all of it leaves the engine's threads their time:
-//! short work may spend a twentieth of one core, what is beyond that runs on the slow lane, whose
-//! threads the operating system schedules after everything else. Both queues are bounded. A job
-//! whose client has left is skipped. Jobs are functions over plain data: the pool knows neither HTTP
+//! There are three lanes: quick, unclear (grammars) and slow. Short work does not wait for long work,
+//! and all of it leaves the engine's threads their time: quick and unclear together may spend a
+//! twentieth of one core, what is beyond that runs on the slow lane, whose threads run when no other
+//! thread wants the core. Every queue is bounded. A job whose client has left is skipped. Jobs are
+//! functions over plain data: the pool knows neither HTTP
 //! nor a model, so it can move into the engine's process.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,24 +17,26 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::error::ApiError;
 
-/// Address space for each thread's stack; memory is taken as far as it is used. A quarter of it
-/// holds the deepest grammar that the limits of `forebay_engine` allow.
+/// Bytes of address space for each thread's stack; memory is taken as far as it is used. A quarter
+/// of it holds the deepest grammar that the limits of `forebay_engine` allow.
 const STACK: usize = 64 << 20;
-/// Jobs that may wait in each lane.
+/// Jobs that may wait or run in the quick lane, and in each of the others.
 const QUICK_QUEUE: usize = 1024;
 const SLOW_QUEUE: usize = 64;
-/// The part of one core's time that the quick lane may use, and how much of it can be saved up.
+/// The part of one core's time that the quick and the unclear lane may use together, and how much of
+/// it can be saved up.
 const QUICK_SHARE: f64 = 0.05;
 const MAX_CREDIT: Duration = Duration::from_millis(200);
 
 /// How long a job is likely to take, which decides where it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Effort {
-    /// Well under a millisecond: runs where it is.
+    /// Well under a millisecond: runs on the caller's thread.
     Tiny,
     /// Up to some ten milliseconds.
     Short,
-    /// Mostly short, but nothing tells beforehand: it must not be in the way of what is short.
+    /// Mostly short, which shows only while it runs, such as compiling a grammar: it has a thread of
+    /// its own, so that short work does not wait for it.
     Unclear,
     /// Anything else.
     Long,
@@ -53,6 +56,7 @@ pub(crate) struct Pool {
 #[derive(Debug)]
 pub(crate) struct Lane {
     threads: ThreadPool,
+    /// One permit for each job that may wait or run.
     places: Arc<Semaphore>,
 }
 
@@ -66,11 +70,11 @@ pub(crate) enum Priority {
     Idle,
 }
 
-/// Time that the quick lane may still use, as of `at`.
+/// Time that the quick and the unclear lane may still use, as of `at`.
 #[derive(Debug)]
 struct Credit {
     left: Duration,
-    /// Used beyond what was there.
+    /// Time used beyond `left`, to be earned again first.
     debt: Duration,
     at: Instant,
 }
@@ -152,7 +156,7 @@ impl Lane {
         job: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let place = Arc::clone(&self.places).try_acquire_owned();
-        let place = place.map_err(|_| ApiError::busy("too many large requests are being read"))?;
+        let place = place.map_err(|_| ApiError::busy("too much waits to be read"))?;
         let (reply, result) = oneshot::channel();
         self.threads.spawn_fifo(move || {
             let _place = place;
@@ -183,11 +187,7 @@ impl Credit {
 
 /// A panic ends the job alone.
 fn caught<T>(job: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {
-    catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(ApiError::internal(format!("a job panicked: {}", text.unwrap_or("no message"))))
-    })
+    catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|panic| Err(ApiError::panicked(&*panic)))
 }
 
 impl Priority {

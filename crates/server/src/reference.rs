@@ -33,8 +33,10 @@ called from SDKs is in [README.md](../README.md), the answers' shapes are in [op
 would, and are not there: 400 `unsupported_parameter`, unless their value asks for nothing.
 
 Other statuses: 404 `model_not_found`, `not_found`, `unknown_url`; 405 `method_not_allowed`; 408 a body that is
-too slow, or `response_not_read`: an answer that was dropped because nobody read it; 413 one that is too large; 415 one that is not JSON; 429 `queue_full`, `queue_timeout` (with
-`retry-after`); 503 while loading or draining; 504 `timeout` (`x-request-timeout`).
+too slow, or `response_not_read`: an answer that was dropped because nobody read it; 413 one that is too large, or
+`request_too_complex`: it would take too much memory; 415 one that is not JSON; 429 `queue_full`, `queue_timeout`,
+`server_busy` (with `retry-after`); 503 while loading or draining; 504 `timeout` (`x-request-timeout`). All limits
+are in [operations.md](operations.md).
 ";
 
 /// The fields that no type carries, by path.

@@ -13,11 +13,11 @@ use tokio::time::{Instant, sleep_until};
 use crate::Shutdown;
 use crate::config::ServerSettings;
 
-/// What a shutdown may take beside the drain.
+/// How long a shutdown may take besides the drain.
 const MARGIN: Duration = Duration::from_secs(5);
-/// What other threads have to end once serving is over.
+/// How long the runtime's threads have to end once serving is over.
 const THREADS: Duration = Duration::from_secs(1);
-/// What the log has to take a last line: nothing must wait for whoever reads it.
+/// How long the log has to write its last line: the reader of its pipe may be stuck.
 const LAST_LINE: Duration = Duration::from_millis(100);
 
 /// Starts to receive signals. The process ends with status 0 if it still runs 5 s after the end
@@ -44,7 +44,7 @@ pub(crate) fn signals(settings: &ServerSettings) -> io::Result<mpsc::Receiver<Sh
                 tokio::select! {
                     request = signals.next() => {
                         end = Some(last_moment(end, Instant::now(), request, delay + timeout, timeout));
-                        // One that finds no room asks for nothing new.
+                        // Four are queued: a further one asks for nothing new.
                         let _ = sender.try_send(request);
                     }
                     () = over => exit(0, "the process does not end; ending it"),
@@ -83,7 +83,7 @@ pub(crate) fn finish(runtime: tokio::runtime::Runtime, status: u8) {
 
 /// Ends the process at once.
 fn exit(status: u8, why: &'static str) -> ! {
-    // A thread of its own, as whoever reads the log may not.
+    // On a thread of its own: writing blocks if nothing reads the log.
     drop(thread::Builder::new().spawn(move || tracing::error!("{why}")));
     thread::sleep(LAST_LINE);
     signal_hook::low_level::exit(status.into())

@@ -37,7 +37,7 @@ pub enum CannotOpen {
     Thread(rayon::ThreadPoolBuildError),
 }
 
-/// Calls that may wait for the store's thread.
+/// Calls that may wait for the store's thread or run on it.
 const MAX_WAITING: usize = 256;
 /// Responses that one request may follow on through `previous`.
 const MAX_CHAIN: usize = 4096;
@@ -79,7 +79,7 @@ pub struct Page {
     pub limit: usize,
     /// Those behind the item of this id.
     pub after: Option<String>,
-    /// Newest first.
+    /// HistoryCollector first.
     pub descending: bool,
 }
 
@@ -97,7 +97,7 @@ pub struct Listed {
 pub struct History {
     /// The items.
     pub items: Vec<String>,
-    /// Whether it is all there was, or the newest part of it.
+    /// Whether it is all there was, or the collector part of it.
     pub whole: bool,
 }
 
@@ -256,7 +256,7 @@ impl Store {
         .await
     }
 
-    /// Everything said up to the end of a response or a conversation, or the newest part of it: at most
+    /// Everything said up to the end of a response or a conversation, or the collector part of it: at most
     /// `max_bytes` of JSON.
     ///
     /// # Errors
@@ -269,23 +269,24 @@ impl Store {
     ) -> Result<Result<History, Missing>, ApiError> {
         let (owner, id) = (owner.clone(), id.to_owned());
         self.run(move |db| {
-            let mut newest = Newest { items: Vec::new(), room: max_bytes, whole: true };
+            let mut collector =
+                HistoryCollector { items: Vec::new(), room: max_bytes, whole: true };
             let mut next = Some(id);
             for _ in 0..MAX_CHAIN {
-                let Some(id) = next.take().filter(|_| newest.whole) else { break };
+                let Some(id) = next.take().filter(|_| collector.whole) else { break };
                 db.execute("UPDATE holder SET used = ? WHERE id = ?", params![now(), id])?;
                 let Some((previous, conversation)) = links(db, &owner, &id)? else {
                     return Ok(Err(Missing(id)));
                 };
-                newest.read(db, &id, None)?;
+                collector.read(db, &id, None)?;
                 if let Some(conversation) = conversation {
-                    newest.read(db, &conversation, Some(&id))?;
+                    collector.read(db, &conversation, Some(&id))?;
                 }
                 next = previous;
             }
-            newest.items.reverse();
-            let whole = newest.whole && next.is_none();
-            Ok(Ok(History { items: newest.items, whole }))
+            collector.items.reverse();
+            let whole = collector.whole && next.is_none();
+            Ok(Ok(History { items: collector.items, whole }))
         })
         .await
     }
@@ -549,14 +550,16 @@ fn add_items(db: &Connection, holder: &str, items: &[Value], output: bool) -> Sq
     Ok(())
 }
 
-/// Items, newest first, as far as there is room.
-struct Newest {
+/// Collects items for a history, collector first, as long as there is room for them.
+struct HistoryCollector {
     items: Vec<String>,
+    /// Bytes of JSON that may still be read.
     room: usize,
+    /// Whether everything so far had room.
     whole: bool,
 }
 
-impl Newest {
+impl HistoryCollector {
     /// Reads a holder's items: with `response` those of a conversation that were there before that
     /// response was kept.
     fn read(&mut self, db: &Connection, holder: &str, response: Option<&str>) -> Sql<()> {

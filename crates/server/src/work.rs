@@ -1,8 +1,8 @@
-//! What one request may use: its share of the memory budget, and the pool's threads.
+//! What one request uses: memory from the shared budget, and the pool's threads.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::cost::{Budget, Cost, Reservation};
+use crate::cost::{JsonSize, MemoryBudget, Reservation};
 use crate::error::ApiError;
 use crate::pool::{Effort, Pool};
 
@@ -12,11 +12,11 @@ pub(crate) struct Shared {
     /// Threads for what takes long.
     pub pool: Arc<Pool>,
     /// Memory for requests.
-    pub budget: Arc<Budget>,
+    pub budget: Arc<MemoryBudget>,
 }
 
-/// One request's use of them. Its memory is given back with the last clone, which the response's
-/// body holds. Cheap to clone.
+/// One request's handle to them. Dropping the last clone, which the response's body holds, returns
+/// the request's memory. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Work {
     shared: Shared,
@@ -26,26 +26,27 @@ pub struct Work {
 
 #[derive(Debug, Default)]
 struct Held {
-    cost: Cost,
+    cost: JsonSize,
     reservation: Reservation,
 }
 
 impl Work {
-    /// A request that has used nothing.
+    /// The handle of a new request, which has no memory yet.
     pub(crate) fn new(shared: Shared) -> Self {
         Self { shared, held: Arc::default() }
     }
 
-    /// The size of what was read so far.
-    pub(crate) fn cost(&self) -> Cost {
+    /// The size of all JSON that was reserved for so far.
+    pub(crate) fn cost(&self) -> JsonSize {
         self.lock(|held| held.cost)
     }
 
-    /// Reserves memory for what is to be read, and counts it. A large request may have to wait.
+    /// Reserves memory for JSON of this size before it is parsed, and adds it to [`Work::cost`]. May wait
+    /// for up to 10 s.
     ///
     /// # Errors
     /// 413 for more than a request may have, 429 when the memory stays taken.
-    pub(crate) async fn reserve(&self, cost: Cost) -> Result<(), ApiError> {
+    pub(crate) async fn reserve(&self, cost: JsonSize) -> Result<(), ApiError> {
         let reservation = self.shared.budget.reserve(cost).await?;
         self.lock(|held| {
             held.cost = held.cost.plus(cost);
@@ -63,12 +64,17 @@ impl Work {
         self.shared.budget.receive(from, to).await
     }
 
-    /// Gives memory back: what was parsed is gone, but for `1 / parts` of it.
-    pub(crate) fn shrink(&self, parts: usize) {
-        self.lock(|held| held.reservation.shrink(parts));
+    /// Returns half of the memory: of what was parsed, about as much is still there.
+    pub(crate) fn keep_half(&self) {
+        self.lock(|held| held.reservation.halve());
     }
 
-    /// Runs a job that takes as long as what was read is large.
+    /// Returns all memory: nothing that was parsed is still there.
+    pub(crate) fn release(&self) {
+        self.lock(|held| held.reservation = Reservation::default());
+    }
+
+    /// Runs a job whose time grows with the size of the request: here if that is tiny, else on the pool.
     ///
     /// # Errors
     /// What the job returns; 429 if too much waits already; 500 if it panics.

@@ -30,7 +30,6 @@ pub fn run(data: &[u8]) {
         let thinking = marked.map(|thinking| (thinking, thinks & 4 != 0));
         wanted = wanted.behind_thoughts(thinking.as_ref(), &VOCAB);
     }
-    // What is written for the compiler is not much longer than what came.
     let grammars = Grammars::new(VOCAB.clone());
     if let Ok(compiled) = grammars.compile(wanted.grammar()) {
         let chooses: Vec<u8> = (0..32_u8).map(|i| a.wrapping_mul(i).wrapping_add(b)).collect();

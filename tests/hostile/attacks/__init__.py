@@ -1,5 +1,5 @@
-"""Attacks, each by name. `row` is the row of the table in the issue that it reproduces; those
-without one were found or thought of later."""
+"""Attacks, each by name. `row` is the number that the attack has in the list of what was first seen:
+issue 14, "No request costs more than it may". Those without one were found or thought of later."""
 
 from attacks import said, shapes, store, wire, work  # noqa: F401
 from attacks.core import ALL, Attack, Context

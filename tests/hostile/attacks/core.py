@@ -17,6 +17,7 @@ MB = 1 << 20
 @dataclass
 class Attack:
     name: str
+    # Its number in issue 14 (see `__init__.py`), or nothing.
     row: str
     # What is sent, or what the model is made to say.
     what: str

@@ -159,7 +159,7 @@ def schema_counts(context):
         context.post("/v1/chat/completions", chat(guided_regex=regex))
 
 
-@attack("15", "60 grammars of 200 kB, none like another: what a cache of grammars keeps")
+@attack("15", "four grammars of 75 kB a round, none like another: what a cache of grammars keeps")
 def grammar_cache(context):
     number = context.kept["number"] = context.kept.get("number", 0) + 1
     jobs = []
@@ -185,7 +185,7 @@ def long_descriptions(context):
     context.post("/v1/chat/completions", chat(tools=tools), timeout=60)
 
 
-@attack("9", "10 MB of call arguments, thoughts and tool results in the history")
+@attack("9", "7 MB of call arguments, thoughts and tool results in the history")
 def long_calls(context):
     calls = [
         {

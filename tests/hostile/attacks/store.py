@@ -79,7 +79,7 @@ def long_chain(context):
             context.kept["response"] = reply.json()["id"]
 
 
-@attack("", "100 background responses at once, each of the whole context, deleted while they run")
+@attack("", "50 background responses at once, of 2,000 tokens each, deleted while they run")
 def background_flood(context):
     body = {"model": CHAT, "input": "Tell a long story.", "background": True, "store": True, "max_output_tokens": 2000}
     replies = context.post("/v1/responses", body, at_once=50)

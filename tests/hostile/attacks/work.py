@@ -22,7 +22,7 @@ def tokenize_one_word(context):
     context.post("/v1/tokenize", {"model": CHAT, "prompt": "<|im_start|>" * (MB // 2), "parse_special": True})
 
 
-@attack("12", "`/v1/detokenize` of 10 million tokens")
+@attack("12", "`/v1/detokenize` of 6 million tokens")
 def detokenize_long(context):
     context.post("/v1/detokenize", b'{"model": "smollm2", "tokens": [' + b"1234," * 6_000_000 + b"1]}")
 
@@ -37,7 +37,7 @@ def embeddings_queue(context):
             context.faults += [fault] * (fault not in context.faults)
 
 
-@attack("12", "rerank of 2,048 documents of 500 words, four at once, with `x-request-timeout: 1`")
+@attack("12", "rerank of 2,047 documents of 160 words, four at once, with `x-request-timeout: 1`")
 def rerank_queue(context):
     body = {"model": EMBED, "query": "what " * 50, "documents": ["some document " * 80] * 2047}
     for reply in context.post("/v1/rerank", body, at_once=4, headers={"x-request-timeout": "1"}):

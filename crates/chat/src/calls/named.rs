@@ -8,7 +8,7 @@ use crate::json_scanner::{JsonScanner, compact};
 use crate::literal::{LiteralReader, LiteralStep, json_string, whole};
 use crate::pattern::{Alternatives, Choice};
 
-/// No key of an argument and no word for its kind is longer.
+/// The longest key of an argument, or word for its kind, in bytes; with a longer one it is no call.
 const LONGEST_KEY: usize = 1024;
 
 /// A call in which the name is followed by a JSON object, or by arguments one by one.

@@ -4,7 +4,7 @@ use super::spelling::Spelling;
 use super::{Known, Step};
 use crate::json_scanner::{JsonScanner, Token, Unescape};
 
-/// No key that matters is longer.
+/// Bytes of a key that are kept; no key that matters has as many.
 const LONGEST_KEY: usize = 16;
 
 /// A call of the form `{"name": .., "arguments": ..}`, or OpenAI's, which has that within `function`.

@@ -1,4 +1,4 @@
-//! A dialect made ready for reading calls.
+//! What a dialect's pieces mean for the readers of calls: patterns, made once for each request.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,15 +19,17 @@ pub(super) struct Spelling {
     pub(super) object: bool,
     /// What announces calls.
     pub(super) marker: String,
-    /// What may follow a call: first what ends it and the answer's calls, then what begins the next.
+    /// What may follow a call: first the patterns that end it or all calls, then those that begin the
+    /// next call.
     pub(super) after: Vec<Pattern>,
-    /// How many patterns of `after` are ends.
+    /// How many patterns of `after` are ends; the others begin a call.
     pub(super) behind: usize,
     /// What begins a call, up to its name.
     pub(super) begins: Vec<Pattern>,
-    /// What follows a name: what stands there without arguments, if that is known, and before them.
+    /// What may follow a name: first what stands there if there are no arguments, if that is known, then
+    /// what stands before arguments.
     pub(super) middles: Vec<Pattern>,
-    /// How many patterns of `middles` stand where there are no arguments.
+    /// How many patterns of `middles` are for calls without arguments: 0 or 1.
     pub(super) bare: usize,
     /// How arguments are spelled that come one by one.
     pub(super) each: Option<Each>,

@@ -11,8 +11,8 @@ use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
 use crate::names::Names;
 use crate::replace;
 
-/// No template is longer, in bytes: the longest of those in llama.cpp's sources has 18 kB. Parsing takes
-/// time in the square of a chain of operators.
+/// The longest template, in bytes; the longest of those in llama.cpp's sources has 18 kB. The time to
+/// parse a chain of operators grows with its square.
 pub(super) const LONGEST_SOURCE: usize = 64 * 1024;
 /// minijinja's parser descends once for each operator of a chain (`- - - 1`), which took up to 436
 /// bytes of stack for one byte of source where it was measured.
@@ -22,16 +22,16 @@ const PARSE_STACK: usize = 1024 * LONGEST_SOURCE;
 const FUEL: u64 = 150_000;
 const FUEL_OF_ITEM: u64 = 2_000;
 const FUEL_OF_BYTE: u64 = 8;
-/// No rendering has more: some hundred times what a long conversation needs, and some seconds.
+/// The most fuel of a rendering: some hundred times what a long conversation needs, and some seconds.
 const MOST_FUEL: u64 = 4_000_000;
-/// How deep values that are written may nest; JSON in requests nests no deeper than 128.
+/// How deep values may nest that a template writes; JSON in requests nests no deeper than 128.
 const DEEPEST: usize = 256;
-/// No format of a date is longer, in bytes.
+/// The longest format of a date, in bytes.
 pub(super) const LONGEST_FORMAT: usize = 256;
-/// No reason of a refusal is longer, in characters.
+/// The longest message of `raise_exception`, in characters; more is cut.
 pub(super) const LONGEST_REASON: usize = 1024;
 
-/// What rendering so many turns and tools with so much text may cost.
+/// The fuel for rendering this many turns and tools (`items`), with this many bytes of text.
 pub(super) fn fuel(items: usize, bytes: usize) -> u64 {
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
     let items = FUEL_OF_ITEM.saturating_mul(count(items));
@@ -39,7 +39,7 @@ pub(super) fn fuel(items: usize, bytes: usize) -> u64 {
     FUEL.saturating_add(items).saturating_add(bytes).min(MOST_FUEL)
 }
 
-/// Runs the parser where its recursion has room.
+/// Runs the parser on a thread of its own, whose stack is large enough for its recursion.
 pub(super) fn with_room<T: Send>(run: impl FnOnce() -> T + Send) -> Result<T, String> {
     std::thread::scope(|scope| {
         let thread =

@@ -1,4 +1,4 @@
-//! Compiled grammars that are kept, bounded by their estimated size.
+//! The cache of compiled grammars, bounded by their estimated size.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -6,10 +6,10 @@ use lru::LruCache;
 
 use super::{CompiledGrammar, Grammar, GrammarError};
 
-/// Bytes of compiled grammars that are kept.
+/// The most bytes of sources and compiled grammars that are kept.
 const MOST_BYTES: usize = 64 << 20;
 
-/// What compiling comes to, and an estimate of its size in bytes.
+/// The result of compiling, and an estimate of its size in bytes.
 pub(super) type Compiled = (Result<CompiledGrammar, GrammarError>, usize);
 
 /// The grammars that were used last. Refusals are kept too: the same source would cost as much to
@@ -30,14 +30,14 @@ impl Default for Entries {
 }
 
 impl Kept {
-    /// Finds a grammar that was compiled before.
+    /// A grammar that was compiled before; never waits for one that is being compiled.
     pub(super) fn find(&self, grammar: &Grammar) -> Option<CompiledGrammar> {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         entries.grammars.get(grammar)?.get()?.0.clone().ok()
     }
 
-    /// Finds a grammar or compiles it. Who asks for a grammar that is being compiled waits for it;
-    /// others do not.
+    /// Finds a grammar or compiles it. A caller waits for another one that compiles the same grammar, not
+    /// for those that compile others.
     pub(super) fn get_or_compile(
         &self,
         grammar: &Grammar,

@@ -45,13 +45,13 @@ struct Reader<'a> {
     rules: Vec<Rule>,
     /// By scope and name: a grammar within a grammar has names of its own.
     known: HashMap<(usize, &'a str), usize>,
-    /// The grammars around, each with the depth of its bracket and the rule that it is in.
+    /// The grammars around, the outermost first: number, depth of the bracket, and the rule it stands in.
     scopes: Vec<(usize, u32, usize)>,
     next_scope: usize,
     depth: u32,
     /// The rule that is being read.
     current: usize,
-    /// Names since the line began, until it shows whether they begin a rule.
+    /// Names since the line began, as long as a colon may still make the first one the name of a rule.
     begun: Option<Vec<usize>>,
     units: u64,
 }

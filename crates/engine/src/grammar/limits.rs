@@ -1,4 +1,4 @@
-//! What a grammar's source may cost to compile: checked before anything is compiled.
+//! What a grammar's source may cost to compile, checked before it is compiled.
 //!
 //! llguidance recurses along references and nesting (at most 3.4 kB of stack a level, measured),
 //! copies a referenced schema into each place where something stands beside the reference, and
@@ -17,7 +17,8 @@ pub(super) const MAX_LEVELS: u64 = 4_000;
 pub(super) const MAX_NESTING: u32 = 64;
 /// Schemas and symbols after references are resolved where the compiler copies their targets.
 pub(super) const MAX_UNITS: u64 = 50_000;
-/// Pairs of properties, over all objects: 2,000 properties in one.
+/// Pairs of properties, over all objects: as many as 2,000 properties in one object have. Schemas of a
+/// `oneOf` count as well.
 pub(super) const MAX_PAIRS: u64 = 4_000_000;
 /// Pairs of pattern properties, over all objects: each is compiled and intersected.
 pub(super) const MAX_PATTERN_PAIRS: u64 = 4_096;

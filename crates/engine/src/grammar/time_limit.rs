@@ -14,7 +14,7 @@ use llguidance::CancellationHandle;
 /// How often the thread looks: what is late is cancelled at most so much later.
 const TICK: Duration = Duration::from_millis(20);
 
-/// What runs now, by number.
+/// The work that is being watched, by number.
 #[derive(Default)]
 struct Running {
     next: u64,
@@ -38,7 +38,7 @@ struct Watch {
     wake: Condvar,
 }
 
-/// Ends the watching of what it stands for.
+/// Work that is being watched; dropping it ends the watching.
 struct Watched(&'static Watch, u64);
 
 /// Does `work`, which is cancelled by `handle` if it takes longer than `limit`. Returns how long it
@@ -79,7 +79,8 @@ fn cpu_time_of(thread: i32) -> Option<Duration> {
     text.split_whitespace().next()?.parse().map(Duration::from_nanos).ok()
 }
 
-/// The thread's list. `None` if the thread cannot be started: then nothing is cancelled.
+/// The list of the watching thread, which is started first. `None` if that fails: then nothing is
+/// cancelled.
 fn watch() -> Option<&'static Watch> {
     static WATCH: OnceLock<Option<&'static Watch>> = OnceLock::new();
     *WATCH.get_or_init(|| {

@@ -30,9 +30,9 @@ fn the_documented_file_is_the_defaults_and_names_every_setting() {
         ..ModelSettings::default()
     };
     assert_eq!(example, &default);
-    let (server, admin) = (&settings.server, &settings.admin);
+    let (server, limits, admin) = (&settings.server, &settings.limits, &settings.admin);
     let (log, store) = (&settings.log, &settings.store);
-    let debug = format!("{server:?} {admin:?} {log:?} {store:?} {example:?}");
+    let debug = format!("{server:?} {limits:?} {admin:?} {log:?} {store:?} {example:?}");
     for name in debug.split([' ', '{']).filter_map(|word| word.strip_suffix(':')) {
         assert!(uncommented.contains(&format!("\n{name} = ")), "{name} is not documented");
     }

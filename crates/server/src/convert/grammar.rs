@@ -3,7 +3,7 @@
 //! Nothing is approximated: what cannot be enforced is refused, by the name of the field and of
 //! the keyword.
 
-use forebay_chat::{Thinking, escape_regex, literal};
+use forebay_chat::{Thinking, between_slashes, escape_regex, literal};
 use forebay_engine::{CompiledGrammar, Grammar, Grammars, Vocab};
 use forebay_protocol::structured::{JsonSchemaFormat, ResponseFormat, Shape, StructuredOutputs};
 use serde_json::{Map, Value, json};
@@ -146,30 +146,6 @@ impl Wanted {
 fn refused(param: &str, why: &str) -> ApiError {
     let message = format!("'{param}' cannot be enforced: {}.", why.trim_end_matches('.'));
     ApiError::invalid(param, "invalid_value", message)
-}
-
-/// A regular expression as Lark's notation has it between slashes: none of its own ends it, and no
-/// backslash at its end escapes the one that does.
-fn between_slashes(regex: &str) -> String {
-    let mut out = String::with_capacity(regex.len());
-    let mut escaped = false;
-    for c in regex.chars() {
-        match c {
-            '\\' if !escaped => {
-                escaped = true;
-                continue;
-            }
-            '/' => out.push_str("\\/"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            c => {
-                out.extend(escaped.then_some('\\'));
-                out.push(c);
-            }
-        }
-        escaped = false;
-    }
-    out
 }
 
 /// A grammar with another name for a rule.

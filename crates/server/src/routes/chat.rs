@@ -55,9 +55,10 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     let model = request.model.clone();
     let context = context(&state, &model, headers)?;
-    let called = Called { state: &state, record, work };
-    let begun = begin(called, context, |context| Ok((prepare(request, context)?, ())));
-    let (Begun { runs, speeches, style, metadata, served }, ()) = begun.await?;
+    let called = RequestParts { state: &state, record, work };
+    let submitted =
+        prepare_and_submit(called, context, |context| Ok((prepare(request, context)?, ())));
+    let (Submitted { runs, speeches, style, metadata, served }, ()) = submitted.await?;
     let name = state.registry.answer_name(&model, &served);
     let stamp = Stamp::new("chatcmpl", name, &served.info().fingerprint);
     if style.stream {
@@ -101,7 +102,7 @@ pub async fn input_tokens(
 }
 
 /// What a request came with, besides its body.
-pub(super) struct Called<'a> {
+pub(super) struct RequestParts<'a> {
     pub(super) state: &'a AppState,
     pub(super) record: Record,
     pub(super) work: Work,
@@ -109,7 +110,7 @@ pub(super) struct Called<'a> {
 
 /// A conversation whose answers are being generated.
 #[derive(Debug)]
-pub(super) struct Begun {
+pub(super) struct Submitted {
     pub(super) runs: Runs,
     /// What reads each answer.
     pub(super) speeches: Vec<Speech>,
@@ -138,29 +139,34 @@ pub(super) fn context(
 ///
 /// # Errors
 /// What cannot be honoured, and what the engine refuses.
-pub(super) async fn begin<E: Send + 'static>(
-    Called { state, record, work }: Called<'_>,
+pub(super) async fn prepare_and_submit<E: Send + 'static>(
+    RequestParts { state, record, work }: RequestParts<'_>,
     context: Context,
     prepare: impl FnOnce(&Context) -> Result<(Prepared, E), ApiError> + Send + 'static,
-) -> Result<(Begun, E), ApiError> {
+) -> Result<(Submitted, E), ApiError> {
     let served = Arc::clone(&context.served);
     served.engine()?.has_room().inspect_err(|_| state.metrics.rejected("engine"))?;
     let (prepared, besides) = work.run(move || prepare(&context)).await?;
     let Prepared { mut request, wanted, speeches, style, metadata } = prepared;
     record.note(|facts| facts.stream = style.stream);
-    request.grammar = compiled(wanted, &served, &work).await?;
-    // Of what was parsed, the tools are still there, and what a response repeats.
+    request.grammar = find_or_compile(wanted, &served, &work).await?;
+    // Of the parsed request only the tools are still in memory, and what a response repeats: no more
+    // than half of the estimate.
     let holds = size_of::<E>() > 0 || speeches.iter().any(Speech::has_tools);
-    work.shrink(if holds { 2 } else { usize::MAX });
+    if holds {
+        work.keep_half();
+    } else {
+        work.release();
+    }
     let runs = Runs::submit(state, record, &served, vec![request])?;
-    Ok((Begun { runs, speeches, style, metadata, served }, besides))
+    Ok((Submitted { runs, speeches, style, metadata, served }, besides))
 }
 
 /// A grammar as it was compiled before, or compiled now.
 ///
 /// # Errors
 /// 400 where it cannot be enforced.
-pub(super) async fn compiled(
+pub(super) async fn find_or_compile(
     wanted: Option<Wanted>,
     served: &Arc<Served>,
     work: &Work,

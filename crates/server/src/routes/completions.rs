@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use forebay_protocol::completion::{Completion, CompletionRequest};
 use forebay_protocol::error::ErrorEnvelope;
 
-use super::chat::compiled;
+use super::chat::find_or_compile;
 use crate::answer::Runs;
 use crate::convert::Stamp;
 use crate::convert::completion::{self, CompletionEncoder, Prepared};
@@ -56,7 +56,7 @@ pub async fn create(
     let prepared = work.run(move || completion::prepare_all(request, &context)).await?;
     let Prepared { mut requests, wanted, prompts, style } = prepared;
     record.note(|facts| facts.stream = style.stream);
-    let grammar = compiled(wanted, &served, &work).await?;
+    let grammar = find_or_compile(wanted, &served, &work).await?;
     for request in &mut requests {
         request.grammar.clone_from(&grammar);
     }

@@ -50,7 +50,8 @@ pub async fn create(
 
     let (model, input) = (Arc::clone(&served), request.input);
     let inputs = work.run(move || embedding::tokenise(input, style, &model)).await?;
-    work.shrink(usize::MAX);
+    // The texts are gone; tokens are bounded by the model's queue.
+    work.release();
     let count: usize = inputs.iter().map(Vec::len).sum();
     let prompt_tokens = u32::try_from(count).unwrap_or(u32::MAX);
     record.note(|facts| {

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use forebay_protocol::chat::ChatCompletionRequest;
 use forebay_protocol::messages::{Message, MessageError, MessagesRequest, TokenCount};
 
-use super::chat::{Begun, Called, begin, context};
+use super::chat::{RequestParts, Submitted, context, prepare_and_submit};
 use crate::convert::Stamp;
 use crate::convert::messages::{MessagesEncoder, message, to_chat};
 use crate::convert::prepare::{Context, count, prepare};
@@ -74,10 +74,11 @@ pub async fn create(
     }
     let model = request.model.clone();
     let context = context(&state, &model, headers)?;
-    let called = Called { state: &state, record, work };
-    let begun =
-        begin(called, context, |context| Ok((prepare(asked(request, context)?, context)?, ())));
-    let (Begun { runs, mut speeches, style, served, .. }, ()) = begun.await?;
+    let called = RequestParts { state: &state, record, work };
+    let submitted = prepare_and_submit(called, context, |context| {
+        Ok((prepare(asked(request, context)?, context)?, ()))
+    });
+    let (Submitted { runs, mut speeches, style, served, .. }, ()) = submitted.await?;
     let name = state.registry.answer_name(&model, &served);
     let mut stamp = Stamp::new("msg", name, &served.info().fingerprint);
     stamp.id = stamp.id.replace("msg-", "msg_");

@@ -12,12 +12,12 @@ use forebay_protocol::error::ErrorEnvelope;
 use forebay_protocol::responses::ResponsesRequest;
 use serde_json::{Map, Value, json};
 
-use super::chat::{Begun, Called, begin, context};
+use super::chat::{RequestParts, Submitted, context, prepare_and_submit};
 use crate::answer::Sourced;
 use crate::convert::Stamp;
 use crate::convert::prepare::{Context, Prepared, count, prepare};
 use crate::convert::responses::{Asked, Input, conversation_id, items, output, shorten, to_chat};
-use crate::cost::{Cost, measure};
+use crate::cost::{JsonSize, measure};
 use crate::error::{ApiError, shown};
 use crate::extract::{ApiJson, Json};
 use crate::observe::Record;
@@ -56,15 +56,16 @@ pub async fn create(
     let owner = Owner::of(&headers);
     let context = context(&state, &request.model, headers)?;
     let request = Arc::new(request);
-    let read = read_input(&state, &owner, &work, &request).await?;
+    let read = read_stored_input(&state, &owner, &work, &request).await?;
     let mut keeper = keeper(&state, owner, &request)?;
-    let called = Called { state: &state, record, work };
+    let called = RequestParts { state: &state, record, work };
     let (asked, keeps) = (Arc::clone(&request), keeper.is_some());
-    let begun = begin(called, context, move |context| {
+    let submitted = prepare_and_submit(called, context, move |context| {
         prepare_response(&asked, read, keeps, context).map_err(renamed)
     });
-    let (begun, Echo { fields, namespaces, input }) = begun.await.map_err(renamed)?;
-    let Begun { mut runs, mut speeches, style, served, .. } = begun;
+    let (submitted, EchoedFields { fields, namespaces, input }) =
+        submitted.await.map_err(renamed)?;
+    let Submitted { mut runs, mut speeches, style, served, .. } = submitted;
     if let Some((_, kept)) = &mut keeper {
         kept.input = input;
     }
@@ -119,7 +120,7 @@ pub async fn input_tokens(
     let owner = Owner::of(&headers);
     let context = context(&state, &request.model, headers)?;
     let request = Arc::new(ResponsesRequest { stream: None, ..request });
-    let read = read_input(&state, &owner, &work, &request).await?;
+    let read = read_stored_input(&state, &owner, &work, &request).await?;
     let counted = work.run(move || {
         let input = read.parse(&request)?;
         let Asked { chat, .. } = asked(&request, &input, &context)?;
@@ -129,8 +130,8 @@ pub async fn input_tokens(
     Ok(Json(answer).into_response())
 }
 
-/// What the store has of a request's input, as JSON texts.
-struct Read {
+/// The part of a request's input that is read from the store, as JSON texts.
+struct StoredInput {
     /// What was said before.
     history: Vec<String>,
     /// The items that the request refers to, in order.
@@ -138,7 +139,7 @@ struct Read {
 }
 
 /// What of a request is needed for its response.
-struct Echo {
+struct EchoedFields {
     /// The fields of the response that repeat the request's.
     fields: Map<String, Value>,
     /// The namespace of each tool that is in one.
@@ -147,7 +148,7 @@ struct Echo {
     input: Vec<Value>,
 }
 
-impl Read {
+impl StoredInput {
     /// All that the model is to read.
     fn parse(self, request: &ResponsesRequest) -> Result<Input, ApiError> {
         let parse = |text: String| serde_json::from_str(&text).unwrap_or_default();
@@ -166,16 +167,18 @@ impl Read {
 /// Prepares a response's request. Where it may be cut and is too long, the oldest items are left out.
 fn prepare_response(
     request: &ResponsesRequest,
-    read: Read,
+    read: StoredInput,
     keeps: bool,
     context: &Context,
-) -> Result<(Prepared, Echo), ApiError> {
+) -> Result<(Prepared, EchoedFields), ApiError> {
     let mut input = read.parse(request)?;
     let own = if keeps { input.new.clone() } else { Vec::new() };
     loop {
         let Asked { chat, echo, namespaces } = asked(request, &input, context)?;
         match prepare(chat, context) {
-            Ok(prepared) => return Ok((prepared, Echo { fields: echo, namespaces, input: own })),
+            Ok(prepared) => {
+                return Ok((prepared, EchoedFields { fields: echo, namespaces, input: own }));
+            }
             Err(error) if cuts(request, &error) && shorten(&mut input) => {}
             Err(error) => return Err(error),
         }
@@ -187,12 +190,12 @@ fn asked(request: &ResponsesRequest, input: &Input, context: &Context) -> Result
 }
 
 /// Reads what the store has of the input: what was said before, and items that the request refers to.
-async fn read_input(
+async fn read_stored_input(
     state: &AppState,
     owner: &Owner,
     work: &Work,
     request: &ResponsesRequest,
-) -> Result<Read, ApiError> {
+) -> Result<StoredInput, ApiError> {
     let limit = state.limits.history_kib << 10;
     let too_long = |param: &str| {
         let message = format!("The items of '{param}' have more than {limit} bytes of JSON.");
@@ -212,9 +215,11 @@ async fn read_input(
         return Err(too_long(param));
     }
     let texts = history.iter().chain(&referred);
-    work.reserve(texts.map(|text| measure(text.as_bytes())).fold(Cost::default(), Cost::plus))
-        .await?;
-    Ok(Read { history, referred })
+    work.reserve(
+        texts.map(|text| measure(text.as_bytes())).fold(JsonSize::default(), JsonSize::plus),
+    )
+    .await?;
+    Ok(StoredInput { history, referred })
 }
 
 /// The items that the request refers to, in order.
