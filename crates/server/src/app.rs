@@ -91,7 +91,7 @@ pub(crate) fn app(state: AppState) -> Router {
     let (bare, _) = v1().split_for_parts();
     let router = router
         .merge(bare)
-        .merge(docs::router(api))
+        .merge(docs::router(&api))
         .fallback(no_such_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(CatchPanicLayer::custom(panicked));

@@ -11,9 +11,9 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use crate::state::AppState;
 
 /// The routes; the page's files are in the binary.
-pub fn router(api: OpenApi) -> Router<AppState> {
+pub fn router(api: &OpenApi) -> Router<AppState> {
     // Written once: it is some 200 kB, and a request for it some 80 bytes.
-    let document = match serde_json::to_string(&api) {
+    let document = match serde_json::to_string(api) {
         Ok(json) => json.into(),
         Err(error) => {
             tracing::error!(%error, "the OpenAPI document cannot be written");
