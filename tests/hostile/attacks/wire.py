@@ -22,7 +22,7 @@ def h2_zero_window(context):
                 connection.step(0.05)
         for connection in held:
             context.replies += [frames.Reply(status) for status in connection.status.values()]
-        reply = context.server.chat("Hi", 2, timeout=10)
+        reply = context.server.chat("Hi", 2, timeout=20)
         if reply.status != 200:
             context.faults.append(f"while the streams are held, a new request gets {reply.status or reply.error}")
     finally:
