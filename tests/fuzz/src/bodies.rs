@@ -123,7 +123,7 @@ fn chat(request: &ChatCompletionRequest, strict: bool, model: usize, len: usize)
     if tools.is_active() {
         check!(tools.grammar(dialect, &VOCAB, None));
     }
-    let shown = if dialect.native { tools.shown() } else { Vec::new() };
+    let shown = if dialect.native { tools.shown() } else { Vec::new().into() };
     let variables = request.chat_template_kwargs.clone().unwrap_or_else(Map::new);
     let options = templates::options(&shown, &variables);
     if let Ok(pieces) = template.render(&dialect.adapt(&turns, &tools.shown()), &options) {
