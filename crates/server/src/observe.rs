@@ -17,6 +17,7 @@ use hyper::body::{Body as _, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::{ApiError, Busy, Internal};
+use crate::origin;
 use crate::registry::Served;
 use crate::state::AppState;
 use crate::work::Work;
@@ -66,7 +67,9 @@ pub(crate) async fn track(
         .map_or_else(|| Cow::Borrowed("other"), |path| Cow::Owned(path.as_str().to_owned()));
     let method = method_label(request.method());
     let record = Record::default();
-    let work = Work::new(state.shared.clone());
+    // A header that is no number of seconds is refused where the request is checked.
+    let timeout = origin::timeout(request.headers()).ok().flatten();
+    let work = Work::new(state.shared.clone(), timeout);
     request.extensions_mut().insert(record.clone());
     request.extensions_mut().insert(work.clone());
 

@@ -1,6 +1,10 @@
 //! What one request uses: memory from the shared budget, and the pool's threads.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use forebay_engine::Failure;
+use tokio::time::Instant;
 
 use crate::cost::{JsonSize, MemoryBudget, Reservation};
 use crate::error::ApiError;
@@ -20,8 +24,16 @@ pub(crate) struct Shared {
 #[derive(Debug, Clone)]
 pub struct Work {
     shared: Shared,
+    deadline: Option<Deadline>,
     /// Guards plain data, for a few instructions.
     held: Arc<Mutex<Held>>,
+}
+
+/// When a request is given up, and how long it had in all.
+#[derive(Debug, Clone, Copy)]
+struct Deadline {
+    at: Instant,
+    in_all: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -31,9 +43,15 @@ struct Held {
 }
 
 impl Work {
-    /// The handle of a new request, which has no memory yet.
-    pub(crate) fn new(shared: Shared) -> Self {
-        Self { shared, held: Arc::default() }
+    /// The handle of a new request, which has no memory yet and may take `timeout`.
+    pub(crate) fn new(shared: Shared, timeout: Option<Duration>) -> Self {
+        let deadline = timeout.map(|in_all| Deadline { at: Instant::now() + in_all, in_all });
+        Self { shared, deadline, held: Arc::default() }
+    }
+
+    /// What is left of the time that the request may take, if that is bounded.
+    pub(crate) fn time_left(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.at.saturating_duration_since(Instant::now()))
     }
 
     /// The size of all JSON that was reserved for so far.
@@ -77,7 +95,7 @@ impl Work {
     /// Runs a job whose time grows with the size of the request: here if that is tiny, else on the pool.
     ///
     /// # Errors
-    /// What the job returns; 429 if too much waits already; 500 if it panics.
+    /// What the job returns; 429 if too much waits already; 504 when the request's time is up; 500 if it panics.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
@@ -94,7 +112,10 @@ impl Work {
         effort: Effort,
         job: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        self.shared.pool.run(effort.max(self.cost().effort()), job).await
+        let run = self.shared.pool.run(effort.max(self.cost().effort()), job);
+        let Some(Deadline { at, in_all }) = self.deadline else { return run.await };
+        let late = |_| Err(Failure::Timeout(in_all).into());
+        tokio::time::timeout_at(at, run).await.unwrap_or_else(late)
     }
 
     fn lock<T>(&self, f: impl FnOnce(&mut Held) -> T) -> T {

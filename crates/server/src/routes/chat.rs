@@ -150,6 +150,7 @@ pub(super) async fn prepare_and_submit<E: Send + 'static>(
     let Prepared { mut request, wanted, speeches, style, metadata } = prepared;
     record.note(|facts| facts.stream = style.stream);
     request.grammar = find_or_compile(wanted, &served, &work).await?;
+    request.origin.timeout = work.time_left();
     // Of the parsed request only the tools are still in memory, and what a response repeats: no more
     // than half of the estimate.
     let holds = size_of::<E>() > 0 || speeches.iter().any(Speech::has_tools);

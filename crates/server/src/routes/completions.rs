@@ -59,6 +59,7 @@ pub async fn create(
     let grammar = find_or_compile(wanted, &served, &work).await?;
     for request in &mut requests {
         request.grammar.clone_from(&grammar);
+        request.origin.timeout = work.time_left();
     }
     let stamp = Stamp::new("cmpl", name, &served.info().fingerprint);
     let runs = Runs::submit(&state, record, &served, requests)?;

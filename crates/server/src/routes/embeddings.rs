@@ -44,7 +44,7 @@ pub async fn create(
     ApiJson(request): ApiJson<EmbeddingRequest>,
 ) -> Result<Response, ApiError> {
     let served = state.registry.resolve(&request.model)?;
-    let timeout = origin::timeout(&headers)?;
+    origin::timeout(&headers)?;
     let style = embedding::parse(&request, &served, state.settings.strict)?;
     let name = state.registry.answer_name(&request.model, &served);
 
@@ -61,7 +61,7 @@ pub async fn create(
     let effort = if inputs.len() > MANY { Effort::Short } else { Effort::Tiny };
     let vectors = served
         .embedder()?
-        .embed(inputs, timeout)
+        .embed(inputs, work.time_left())
         .await
         .inspect_err(|_| state.metrics.rejected("engine"))??;
     served.metrics.prompt_tokens.increment(u64::from(prompt_tokens));

@@ -49,7 +49,7 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     let served = state.registry.resolve(&request.model)?;
     served.embedder()?;
-    let timeout = origin::timeout(&headers)?;
+    origin::timeout(&headers)?;
     log_unknown(&check_extra(fields::EMBEDDING, &request.extra, state.settings.strict)?);
     let most = integer("top_n", request.top_n, 1, i64::from(i32::MAX))?;
     let most = most.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
@@ -79,7 +79,7 @@ pub async fn create(
     });
     let vectors = served
         .embedder()?
-        .embed(inputs, timeout)
+        .embed(inputs, work.time_left())
         .await
         .inspect_err(|_| state.metrics.rejected("engine"))
         .map_err(|error| match error {
