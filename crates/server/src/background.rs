@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::answer::{Runs, Sourced};
 use crate::convert::responses::output::Response;
+use crate::cost::Reservation;
 use crate::error::ApiError;
 use crate::store::{Kept, Store};
 
@@ -102,8 +103,8 @@ impl Jobs {
         &self,
         runs: Runs,
         mut response: Response,
-        store: Store,
-        kept: Kept,
+        (store, kept): (Store, Kept),
+        memory: Reservation,
     ) -> Result<(Value, Arc<Job>), ApiError> {
         let object = response.object("queued", None);
         store.keep(kept.clone(), object.clone()).await?;
@@ -111,7 +112,12 @@ impl Jobs {
         let opening = response.opening(&["created", "queued"]);
         job.tell(&mut response, opening);
         let work = Work { runs, response, job: Arc::clone(&job) };
-        self.spawn(&job, work.run());
+        // What the request has is held until the job is over.
+        let run = async move {
+            work.run().await;
+            drop(memory);
+        };
+        self.spawn(&job, run);
         Ok((object, job))
     }
 

@@ -24,7 +24,7 @@ const SMALL_ESTIMATE: usize = 256 << 10;
 /// Bytes of a body for which those who send more of it leave room.
 const BEGINNING: usize = 1 << 20;
 /// The longest that a request waits for memory.
-const MEMORY_WAIT: Duration = Duration::from_secs(10);
+const MEMORY_WAIT: Duration = Duration::from_secs(30);
 /// A JSON text up to this size is parsed, rendered and tokenised in well under a millisecond.
 const TINY: JsonSize = JsonSize { bytes: 4 << 10, values: 256 };
 /// Up to this size, in some ten milliseconds.
@@ -49,6 +49,9 @@ pub(crate) struct MemoryBudget {
     arriving: Arc<Semaphore>,
     /// For what bodies have beyond that.
     bulk: Arc<Semaphore>,
+    /// For whole answers until they are read.
+    answers: Arc<Semaphore>,
+    all_answers: usize,
     /// The most that one request may take, in bytes.
     most: usize,
 }
@@ -101,17 +104,19 @@ pub(crate) fn measure(text: &[u8]) -> JsonSize {
 }
 
 impl MemoryBudget {
-    /// Half of the memory is for large requests, a quarter for small ones, and a quarter for bodies that
-    /// arrive: half of that for their beginnings.
+    /// Half of the memory is for large requests, an eighth each for small ones, for the beginnings of
+    /// bodies that arrive, for the rest of them, and for whole answers.
     pub(crate) fn new(settings: &LimitSettings) -> Self {
         let units = (settings.memory_mib << 20) / UNIT;
         let part = |eighths: usize| Arc::new(Semaphore::new(units / 8 * eighths));
         Self {
             most: (settings.request_memory_mib << 20).min(units / 8 * 4 * UNIT),
             large: part(4),
-            small: part(2),
+            small: part(1),
             arriving: part(1),
             bulk: part(1),
+            answers: part(1),
+            all_answers: units / 8 * UNIT,
         }
     }
 
@@ -126,6 +131,15 @@ impl MemoryBudget {
         }
         let from = if memory <= SMALL_ESTIMATE { &self.small } else { &self.large };
         acquire(from, memory).await
+    }
+
+    /// Reserves memory for a whole answer of so many bytes, waiting for a while until there is enough. One
+    /// larger than all of it takes it all.
+    ///
+    /// # Errors
+    /// 429 when the memory stays taken.
+    pub(crate) async fn answer(&self, bytes: usize) -> Result<Reservation, ApiError> {
+        acquire(&self.answers, bytes.min(self.all_answers)).await
     }
 
     /// Reserves memory for the bytes `from..to` of a body, waiting for a while until there is enough.
@@ -153,9 +167,24 @@ async fn acquire(part: &Arc<Semaphore>, bytes: usize) -> Result<Reservation, Api
 }
 
 impl Reservation {
+    /// Whether it has none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.permits.iter().all(|permit| permit.num_permits() == 0)
+    }
+
     /// Adds what `other` has reserved.
     pub(crate) fn merge(&mut self, other: Self) {
         self.permits.extend(other.permits);
+    }
+
+    /// Returns what it has beyond `bytes`.
+    pub(crate) fn shrink(&mut self, bytes: usize) {
+        let mut left = bytes.div_ceil(UNIT);
+        for permit in &mut self.permits {
+            let keep = permit.num_permits().min(left);
+            left -= keep;
+            drop(permit.split(permit.num_permits() - keep));
+        }
     }
 
     /// Returns half of it.
@@ -238,7 +267,7 @@ mod tests {
         let cost = measure(format!("[{}]", vec![tool; 64].join(",")).as_bytes());
         let limits = LimitSettings::default();
         assert!(
-            cost.bytes > 1 << 20 && cost.memory() < limits.request_memory_mib << 18,
+            cost.bytes > 1_000_000 && cost.memory() < limits.request_memory_mib << 18,
             "{cost:?}"
         );
     }

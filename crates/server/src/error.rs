@@ -38,6 +38,7 @@ enum Kind {
     SlowBody,
     SlowReader,
     TooLarge,
+    TooManyHeaders,
     WrongMediaType,
     Overloaded,
     Internal,
@@ -62,6 +63,8 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 /// Longest piece of a client's own text that is repeated in a message, in characters.
 const SHOWN: usize = 64;
+/// Longest message, name of a field and text for the log, in bytes.
+const MAX_TEXT: usize = 2048;
 
 /// What of a client's text may appear in a message.
 pub(crate) fn shown(text: &str) -> String {
@@ -71,6 +74,11 @@ pub(crate) fn shown(text: &str) -> String {
 /// The same for a sentence that quotes a client's text.
 pub(crate) fn shown_long(text: &str) -> String {
     cut(text, SHOWN * 4)
+}
+
+/// A text that may quote a client's, however long that is.
+fn bounded(text: String) -> String {
+    if text.len() <= MAX_TEXT { text } else { cut(&text, MAX_TEXT) }
 }
 
 fn cut(text: &str, limit: usize) -> String {
@@ -85,7 +93,7 @@ impl ApiError {
     fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self {
             kind,
-            message: message.into(),
+            message: bounded(message.into()),
             param: None,
             code: None,
             internal: None,
@@ -99,7 +107,7 @@ impl ApiError {
         code: &'static str,
         message: impl Into<String>,
     ) -> Self {
-        let param = Some(param.into());
+        let param = Some(bounded(param.into()));
         Self { param, code: Some(code), ..Self::new(Kind::Invalid, message) }
     }
 
@@ -197,6 +205,18 @@ impl ApiError {
         Self { code: Some("request_too_complex"), ..Self::new(Kind::TooLarge, message) }
     }
 
+    /// A body with more JSON values than can be kept.
+    pub fn too_many_values(limit: usize) -> Self {
+        let message = format!("The request has more than {limit} JSON values.");
+        Self { code: Some("request_too_complex"), ..Self::new(Kind::TooLarge, message) }
+    }
+
+    /// A request with too many header fields.
+    pub fn too_many_headers(limit: usize) -> Self {
+        let message = format!("A request can have at most {limit} header fields.");
+        Self::new(Kind::TooManyHeaders, message)
+    }
+
     /// The server has no room for the request now.
     pub fn busy(why: &str) -> Self {
         let message = format!("The server is busy: {why}. Try again in 1 s.");
@@ -239,7 +259,7 @@ impl ApiError {
     /// The same error with a note for the log.
     #[must_use]
     pub fn because(self, why: impl Into<String>) -> Self {
-        Self { internal: Some(why.into()), ..self }
+        Self { internal: Some(bounded(why.into())), ..self }
     }
 
     /// The field that cannot be honoured.
@@ -250,7 +270,7 @@ impl ApiError {
     /// The same error at another field.
     #[must_use]
     pub fn at(self, param: impl Into<String>) -> Self {
-        Self { param: Some(param.into()), ..self }
+        Self { param: Some(bounded(param.into())), ..self }
     }
 
     /// What goes to the client.
@@ -279,9 +299,11 @@ impl ApiError {
             Kind::Unavailable => "overloaded_error",
             Kind::Internal => "api_error",
             Kind::OutOfTime | Kind::SlowReader => "timeout_error",
-            Kind::Invalid | Kind::WrongMethod | Kind::SlowBody | Kind::WrongMediaType => {
-                "invalid_request_error"
-            }
+            Kind::Invalid
+            | Kind::WrongMethod
+            | Kind::SlowBody
+            | Kind::TooManyHeaders
+            | Kind::WrongMediaType => "invalid_request_error",
         };
         let error = MessageErrorBody { kind: kind.to_owned(), message: self.message.clone() };
         MessageError { kind: "error".to_owned(), error }
@@ -302,6 +324,7 @@ impl ApiError {
             Kind::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, INVALID),
             Kind::SlowBody | Kind::SlowReader => (StatusCode::REQUEST_TIMEOUT, INVALID),
             Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, INVALID),
+            Kind::TooManyHeaders => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, INVALID),
             Kind::WrongMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID),
             Kind::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error"),
             Kind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "server_error"),
@@ -326,7 +349,7 @@ impl IntoResponse for ApiError {
                 headers.insert(RETRY_AFTER, HeaderValue::from(seconds as u32));
             }
             // What is left of the body would be read as the next request.
-            Kind::TooLarge | Kind::SlowBody => {
+            Kind::TooLarge | Kind::SlowBody | Kind::TooManyHeaders => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Kind::Invalid

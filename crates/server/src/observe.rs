@@ -25,6 +25,9 @@ use crate::work::Work;
 /// The header that names a request.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_ID: usize = 128;
+/// Header fields of a request; a field of an HTTP/2 request can be two bytes on the wire and a hundred
+/// in memory.
+const MAX_HEADERS: usize = 100;
 /// What is logged and counted when the client left before there was a response.
 const CLIENT_GONE: u16 = 499;
 
@@ -81,10 +84,17 @@ pub(crate) async fn track(
     let place = place.and_then(Result::ok);
     let mut completion =
         Completion { state, record, id, route, method, status, started, complete: false };
-    let mut response = match full {
-        false => next.run(request).await,
-        true => ApiError::busy("too many requests are in progress").into_response(),
+    let mut response = match refusal(request.headers(), full) {
+        None => next.run(request).await,
+        Some(error) => spelled_for(&completion.route, error),
     };
+    // What was parsed is gone where the answer is whole: only that has to be held until it is read.
+    if let Some(bytes) = response.body().size_hint().exact() {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        if let Err(error) = work.answered(bytes).await {
+            response = spelled_for(&completion.route, error);
+        }
+    }
     if let Some(Internal(error)) = response.extensions_mut().remove() {
         completion.record.note(|facts| facts.error = Some(error));
     }
@@ -95,6 +105,22 @@ pub(crate) async fn track(
     completion.status = response.status().as_u16();
     completion.complete = response.body().is_end_stream();
     response.map(|inner| Body::new(Tracked { inner, completion, _held: (work, place) }))
+}
+
+/// Why a request is refused without looking at it, if it is.
+fn refusal(headers: &HeaderMap, full: bool) -> Option<ApiError> {
+    if headers.len() > MAX_HEADERS {
+        return Some(ApiError::too_many_headers(MAX_HEADERS));
+    }
+    full.then(|| ApiError::busy("too many requests are in progress"))
+}
+
+/// An error in the dialect of a route.
+fn spelled_for(route: &str, error: ApiError) -> Response {
+    if route.ends_with("/messages") || route.ends_with("/messages/count_tokens") {
+        return crate::routes::messages::InMessages::from(error).into_response();
+    }
+    error.into_response()
 }
 
 /// Whether a route is for those who watch over the server, and so always served.

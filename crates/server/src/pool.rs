@@ -20,9 +20,8 @@ use crate::error::ApiError;
 /// Bytes of address space for each thread's stack; memory is taken as far as it is used. A quarter
 /// of it holds the deepest grammar that the limits of `forebay_engine` allow.
 const STACK: usize = 64 << 20;
-/// Jobs that may wait or run in the quick lane, and in each of the others.
-const QUICK_QUEUE: usize = 1024;
-const SLOW_QUEUE: usize = 64;
+/// Jobs that may wait or run in each lane. The memory of what they work on is bounded before.
+const QUEUE: usize = 1024;
 /// The part of one core's time that the quick and the unclear lane may use together, and how much of
 /// it can be saved up.
 const QUICK_SHARE: f64 = 0.05;
@@ -87,9 +86,9 @@ impl Pool {
     pub(crate) fn new(cores: usize) -> Result<Self, ThreadPoolBuildError> {
         let credit = Credit { left: MAX_CREDIT, debt: Duration::ZERO, at: Instant::now() };
         Ok(Self {
-            quick: Lane::new("quick", cores.clamp(1, 4), QUICK_QUEUE, Priority::Normal)?,
-            unclear: Lane::new("unclear", 1, SLOW_QUEUE, Priority::Normal)?,
-            slow: Lane::new("slow", (cores / 4).clamp(1, 4), SLOW_QUEUE, Priority::Idle)?,
+            quick: Lane::new("quick", cores.clamp(1, 4), QUEUE, Priority::Normal)?,
+            unclear: Lane::new("unclear", 1, QUEUE, Priority::Normal)?,
+            slow: Lane::new("slow", (cores / 4).clamp(1, 4), QUEUE, Priority::Idle)?,
             credit: Arc::new(Mutex::new(credit)),
         })
     }
@@ -246,7 +245,7 @@ mod tests {
         assert!(futures_util::poll!(&mut blocked).is_pending());
         let ran = Arc::new(Mutex::new(0));
         let mut waiting = Vec::new();
-        for _ in 1..SLOW_QUEUE {
+        for _ in 1..QUEUE {
             let ran = Arc::clone(&ran);
             let mut job = Box::pin(pool.run(Effort::Long, move || {
                 *ran.lock().unwrap() += 1;

@@ -6,9 +6,15 @@ use std::time::Duration;
 use forebay_engine::Failure;
 use tokio::time::Instant;
 
+use crate::config::LimitSettings;
 use crate::cost::{JsonSize, MemoryBudget, Reservation};
 use crate::error::ApiError;
 use crate::pool::{Effort, Pool};
+
+/// JSON values of a request of which the store keeps something: it is copied some times.
+const MAX_KEPT_VALUES: usize = 100_000;
+/// Answers up to so many bytes are not counted: the number of requests bounds them.
+const SMALL_ANSWER: usize = 16 << 10;
 
 /// The pool and the budget that all requests share. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -40,6 +46,8 @@ struct Deadline {
 struct Held {
     cost: JsonSize,
     reservation: Reservation,
+    /// For the answer.
+    answer: Reservation,
 }
 
 impl Work {
@@ -60,7 +68,7 @@ impl Work {
     }
 
     /// Reserves memory for JSON of this size before it is parsed, and adds it to [`Work::cost`]. May wait
-    /// for up to 10 s.
+    /// for up to 30 s.
     ///
     /// # Errors
     /// 413 for more than a request may have, 429 when the memory stays taken.
@@ -82,6 +90,47 @@ impl Work {
         self.shared.budget.receive(from, to).await
     }
 
+    /// Reserves memory for an answer of at most so many bytes, before it is made. May wait for up to 30 s.
+    ///
+    /// # Errors
+    /// 429 when the memory stays taken.
+    pub(crate) async fn expect_answer(&self, bytes: usize) -> Result<(), ApiError> {
+        let answer = self.shared.budget.answer(bytes).await?;
+        self.lock(|held| held.answer = answer);
+        Ok(())
+    }
+
+    /// Returns all memory but that for a whole answer of so many bytes.
+    ///
+    /// # Errors
+    /// 429 when there is none for the answer.
+    pub(crate) async fn answered(&self, bytes: usize) -> Result<(), ApiError> {
+        let expected = self.lock(|held| {
+            held.reservation = Reservation::default();
+            held.answer.shrink(if bytes > SMALL_ANSWER { bytes } else { 0 });
+            !held.answer.is_empty()
+        });
+        if expected || bytes <= SMALL_ANSWER { Ok(()) } else { self.expect_answer(bytes).await }
+    }
+
+    /// Refuses a request that is too large for what the store keeps of it.
+    ///
+    /// # Errors
+    /// 413
+    pub(crate) fn check_kept(&self, limits: &LimitSettings) -> Result<(), ApiError> {
+        let (JsonSize { bytes, values }, most) = (self.cost(), limits.history_kib << 10);
+        match (bytes > most, values > MAX_KEPT_VALUES) {
+            (true, _) => Err(ApiError::too_large(most)),
+            (false, true) => Err(ApiError::too_many_values(MAX_KEPT_VALUES)),
+            (false, false) => Ok(()),
+        }
+    }
+
+    /// Takes out the memory of what was parsed, for those who hold it longer than the response.
+    pub(crate) fn take(&self) -> Reservation {
+        self.lock(|held| std::mem::take(&mut held.reservation))
+    }
+
     /// Returns half of the memory: of what was parsed, about as much is still there.
     pub(crate) fn keep_half(&self) {
         self.lock(|held| held.reservation.halve());
@@ -89,7 +138,7 @@ impl Work {
 
     /// Returns all memory: nothing that was parsed is still there.
     pub(crate) fn release(&self) {
-        self.lock(|held| held.reservation = Reservation::default());
+        self.lock(|held| (held.reservation, held.answer) = Default::default());
     }
 
     /// Runs a job whose time grows with the size of the request: here if that is tiny, else on the pool.

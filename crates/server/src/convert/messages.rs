@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::speech::Speech;
 use super::{Stamp, check_extra, log_unknown};
 use crate::answer::{Answer, Runs, Sourced, finish_reason};
-use crate::error::ApiError;
+use crate::error::{ApiError, shown};
 use crate::sse::{Chunks, Encoder};
 
 /// What `output_config.effort` may be.
@@ -45,6 +45,7 @@ pub fn to_chat(
     for (index, tool) in tools.iter().enumerate() {
         if let Some(kind) = tool.kind.as_deref().filter(|kind| *kind != "custom") {
             let param = format!("tools[{index}].type");
+            let kind = shown(kind);
             let message = format!("'{param}' is '{kind}': this server has no tools of its own.");
             return Err(ApiError::invalid(param, "unsupported_value", message));
         }
@@ -140,7 +141,7 @@ fn text(param: &str, content: &Value) -> Result<String, ApiError> {
 
 fn no_text(param: &str, block: &Value) -> ApiError {
     let kind = block["type"].as_str().unwrap_or("without a type");
-    let message = format!("'{param}' is '{kind}': this model reads text only.");
+    let message = format!("'{param}' is '{}': this model reads text only.", shown(kind));
     ApiError::invalid(param, "unsupported_value", message)
 }
 

@@ -153,7 +153,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
 
 /// Whether the client begins with HTTP/2's preface; `None` when it leaves before that is clear.
 async fn is_http2(stream: &TcpStream) -> Option<bool> {
-    let mut buffer = [0; PREFACE.len()];
+    let (mut buffer, mut pause) = ([0; PREFACE.len()], Duration::from_millis(2));
     loop {
         let seen = stream.peek(&mut buffer).await.ok()?;
         if seen == 0 {
@@ -166,6 +166,7 @@ async fn is_http2(stream: &TcpStream) -> Option<bool> {
             return Some(true);
         }
         // Peeking again at once would return the same.
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(250));
     }
 }

@@ -43,6 +43,7 @@ pub async fn create(
     log_unknown(&check_extra(&[], &request.extra, state.settings.strict)?);
     metadata::check(request.metadata.as_ref())?;
     let metadata = request.metadata;
+    work.check_kept(&state.limits)?;
     let items = work.run(move || checked(&request.items.unwrap_or_default())).await?;
     let body = json!({
         "id": items::id("conv"), "object": "conversation", "created_at": crate::convert::now(),
@@ -155,6 +156,7 @@ pub async fn create_items(
     ApiJson(request): ApiJson<ItemsRequest>,
 ) -> Result<Response, ApiError> {
     log_unknown(&check_extra(&[], &request.extra, state.settings.strict)?);
+    work.check_kept(&state.limits)?;
     let (items, answer) = work.run(move || checked_and_spelled(&request.items)).await?;
     if !store(&state)?.extend(&Owner::of(&headers), &id, items).await? {
         return Err(ApiError::not_found("Conversation", &id));
@@ -177,13 +179,14 @@ pub async fn create_items(
 )]
 pub async fn list_items(
     State(state): State<AppState>,
+    Extension(work): Extension<Work>,
     Path(id): Path<String>,
     headers: HeaderMap,
     ApiQuery(query): ApiQuery<PageQuery>,
 ) -> Result<Response, ApiError> {
     let (store, owner) = (store(&state)?, Owner::of(&headers));
     conversation(store, &owner, &id).await?;
-    list(&state, store, &owner, &id, query).await
+    list((&state, &work), store, &owner, &id, query).await
 }
 
 /// Retrieve a conversation's item
@@ -204,11 +207,13 @@ pub async fn list_items(
 )]
 pub async fn retrieve_item(
     State(state): State<AppState>,
+    Extension(work): Extension<Work>,
     Path((id, item)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let (store, owner) = (store(&state)?, Owner::of(&headers));
     conversation(store, &owner, &id).await?;
+    work.expect_answer(state.limits.history_kib << 10).await?;
     let found = store.item_of(&owner, &id, &item).await?;
     let found = found.ok_or_else(|| ApiError::not_found("Item", &item))?;
     Ok(JsonText(found).into_response())

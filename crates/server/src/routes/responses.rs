@@ -54,11 +54,12 @@ pub async fn create(
     ApiJson(request): ApiJson<ResponsesRequest>,
 ) -> Result<Response, ApiError> {
     let owner = Owner::of(&headers);
+    work.check_kept(&state.limits)?;
     let context = context(&state, &request.model, headers)?;
     let request = Arc::new(request);
     let read = read_stored_input(&state, &owner, &work, &request).await?;
     let mut keeper = keeper(&state, owner, &request)?;
-    let called = RequestParts { state: &state, record, work };
+    let called = RequestParts { state: &state, record, work: work.clone() };
     let (asked, keeps) = (Arc::clone(&request), keeper.is_some());
     let submitted = prepare_and_submit(called, context, move |context| {
         prepare_response(&asked, read, keeps, context).map_err(renamed)
@@ -78,7 +79,8 @@ pub async fn create(
     match keeper {
         Some((store, kept)) if request.background == Some(true) => {
             response.keep(store.clone(), kept.clone());
-            let (object, job) = state.jobs.start(runs, response, store, kept).await?;
+            let memory = work.take();
+            let (object, job) = state.jobs.start(runs, response, (store, kept), memory).await?;
             return Ok(if style.stream {
                 sse::relay(job.events(0), keepalive)
             } else {

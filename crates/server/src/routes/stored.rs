@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::sse::Event as SseEvent;
@@ -19,6 +20,7 @@ use crate::extract::{ApiQuery, Json, JsonText};
 use crate::sse;
 use crate::state::AppState;
 use crate::store::{Holder, Listed, Missing, Owner, Page, Store};
+use crate::work::Work;
 
 /// Most items of a page.
 const MAX_PAGE: i64 = 100;
@@ -66,17 +68,21 @@ pub struct RetrieveQuery {
 )]
 pub async fn retrieve(
     State(state): State<AppState>,
+    Extension(work): Extension<Work>,
     Path(id): Path<String>,
     headers: HeaderMap,
     ApiQuery(query): ApiQuery<RetrieveQuery>,
 ) -> Result<Response, ApiError> {
     let owner = Owner::of(&headers);
+    work.expect_answer(state.limits.history_kib << 10).await?;
     // Looked for before it is read: it may end in between.
     let job = state.jobs.find(&id);
     let (store, response) = response(&state, &owner, &id).await?;
     if query.stream != Some(true) {
         return Ok(JsonText(response.json).into_response());
     }
+    // Its events are read a few at a time.
+    work.release();
     let keepalive = Duration::from_secs(state.settings.keepalive_s);
     let from = query.starting_after.map_or(0, |after| after.saturating_add(1));
     if let Some(job) = job {
@@ -158,6 +164,7 @@ pub async fn delete(
 )]
 pub async fn cancel(
     State(state): State<AppState>,
+    Extension(work): Extension<Work>,
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
@@ -170,6 +177,7 @@ pub async fn cancel(
     if let Some(job) = state.jobs.find(&id) {
         job.cancel().await;
     }
+    work.expect_answer(state.limits.history_kib << 10).await?;
     let (_, response) = response(&state, &owner, &id).await?;
     Ok(JsonText(response.json).into_response())
 }
@@ -189,18 +197,19 @@ pub async fn cancel(
 )]
 pub async fn input_items(
     State(state): State<AppState>,
+    Extension(work): Extension<Work>,
     Path(id): Path<String>,
     headers: HeaderMap,
     ApiQuery(query): ApiQuery<PageQuery>,
 ) -> Result<Response, ApiError> {
     let owner = Owner::of(&headers);
     let (store, _) = kind(&state, &owner, &id).await?;
-    list(&state, store, &owner, &id, query).await
+    list((&state, &work), store, &owner, &id, query).await
 }
 
 /// A page of a holder's items as OpenAI spells lists.
 pub(super) async fn list(
-    state: &AppState,
+    (state, work): (&AppState, &Work),
     store: &Store,
     owner: &Owner,
     id: &str,
@@ -221,6 +230,7 @@ pub(super) async fn list(
     };
     let limit = usize::try_from(limit).unwrap_or(1);
     let page = Page { limit, after: query.after, descending };
+    work.expect_answer(state.limits.history_kib << 10).await?;
     let listed = store
         .page(owner, id, page, state.limits.history_kib << 10)
         .await?

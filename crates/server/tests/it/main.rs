@@ -11,6 +11,7 @@ mod faults;
 mod grammars;
 mod http;
 mod http2;
+mod memory;
 mod overload;
 mod server;
 mod structure;
