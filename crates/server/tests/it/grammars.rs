@@ -14,29 +14,10 @@ fn references(count: usize) -> Value {
            "properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": definitions})
 }
 
-/// A schema of so many definitions that each are the next one twice.
-fn fan_out(count: usize) -> Value {
-    let twice = |next: &str| {
-        json!({"type": "object", "properties": {
-        "a": {"$ref": next, "title": "a"}, "b": {"$ref": next, "title": "b"}}})
-    };
-    let next = |i: usize| (format!("d{i}"), twice(&format!("#/$defs/d{}", i + 1)));
-    let mut definitions: serde_json::Map<String, Value> = (0..count).map(next).collect();
-    definitions.insert(format!("d{count}"), json!({"type": "string"}));
-    let mut schema = twice("#/$defs/d0");
-    schema["$defs"] = Value::Object(definitions);
-    schema
-}
-
 /// A grammar of so many rules that each name the next.
 fn rules(start: &str, is: &str, count: usize) -> String {
     let each: String = (0..count).map(|i| format!("r{i}{is} \"a\" r{}\n", i + 1)).collect();
     format!("{start}{is} r0\n{each}r{count}{is} \"x\"\n")
-}
-
-fn tool(parameters: &Value) -> Value {
-    json!([{"type": "function",
-            "function": {"name": "f", "strict": true, "parameters": parameters}}])
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,11 +40,6 @@ async fn what_costs_too_much_is_refused_by_every_endpoint() {
             "response_format.json_schema.schema",
         ),
     ];
-    let tools = [(
-        json!({"tool_choice": "required", "tools": [{"type": "custom", "custom": {"name": "f",
-            "format": {"type": "grammar", "grammar": {"syntax": "regex", "definition": classes}}}}]}),
-        "tools",
-    )];
     let message = json!([{"role": "user", "content": "hi"}]);
     let with = |fields: &Value, more: Value| {
         let mut body = json!({"model": "m", "max_tokens": 4});
@@ -72,17 +48,11 @@ async fn what_costs_too_much_is_refused_by_every_endpoint() {
         }
         body.to_string()
     };
-    for (fields, param) in fields.iter().chain(&tools) {
+    for (fields, param) in &fields {
         let body = with(fields, json!({"messages": message}));
         let answer = client.post("/v1/chat/completions", &body).await;
         answer.check_error(400, Some(param), Some("invalid_value"));
         assert!(answer.body.contains("the most is"), "{answer:?}");
-    }
-    // Tools are in the prompt as well, and so have to be short to be read at all.
-    for more in [json!({}), json!({"tool_choice": "required"})] {
-        let with_tools = with(&json!({"messages": message, "tools": tool(&fan_out(16))}), more);
-        let answer = client.post("/v1/chat/completions", &with_tools).await;
-        answer.check_error(400, Some("tools"), Some("invalid_value"));
     }
     for (fields, param) in fields.iter().filter(|(_, param)| !param.starts_with("response")) {
         let answer = client.post("/v1/completions", &with(fields, json!({"prompt": "hi"}))).await;
@@ -94,10 +64,6 @@ async fn what_costs_too_much_is_refused_by_every_endpoint() {
     body.as_object_mut().unwrap().remove("max_tokens");
     let answer = client.post("/v1/responses", &body.to_string()).await;
     assert!(answer.status == 400 && answer.body.contains("the most is"), "{answer:?}");
-    let forced = json!({"messages": message, "tool_choice": {"type": "any"},
-        "tools": [{"name": "f", "description": "", "input_schema": fan_out(16)}]});
-    let answer = client.post("/v1/messages", &with(&json!({}), forced)).await;
-    assert!(answer.status == 400 && answer.body.contains("more than"), "{answer:?}");
     assert_eq!(client.chat(r#","max_tokens":2"#).await.status, 200);
 }
 
