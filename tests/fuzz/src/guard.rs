@@ -14,7 +14,10 @@ use crate::wild;
 
 /// Names that no template here writes by itself, some of which a user could complete with what a
 /// template writes around the user's text.
-const NEVER: [&str; 16] = [
+///
+/// None has a quote beside a word: members of tools' schemas that are words are not guarded, since
+/// templates look for some, and JSON puts them in quotes.
+const NEVER: [&str; 14] = [
     "<|secret|>",
     "[EVIL]",
     "</evil>",
@@ -24,8 +27,6 @@ const NEVER: [&str; 16] = [
     "\nQ",
     "Q<",
     "Q[",
-    "\"Q",
-    "Q\"",
     ":Q",
     "<|im_end|>\nQ",
     "<unk>",
