@@ -89,7 +89,10 @@ pub(crate) async fn track(
         Some(error) => spelled_for(&completion.route, error),
     };
     // What was parsed is gone where the answer is whole: only that has to be held until it is read.
-    if let Some(bytes) = response.body().size_hint().exact() {
+    // `/metrics` and `/health` wait for no memory.
+    let counted =
+        response.body().size_hint().exact().filter(|_| !is_operational(&completion.route));
+    if let Some(bytes) = counted {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         if let Err(error) = work.answered(bytes).await {
             response = spelled_for(&completion.route, error);
