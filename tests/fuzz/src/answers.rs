@@ -65,7 +65,6 @@ fn said(kind: usize, tools: &Toolset, opened: bool, pieces: &[&str]) -> (Message
         }
         thinking => {
             let thoughts = thinking.clone().map(|thinking| ThoughtReader::new(thinking, opened));
-            #[allow(clippy::useless_conversion, reason = "by value or shared, as it wants them")]
             let reader = tools.is_active().then(|| {
                 let dialect = DIALECTS[kind].clone();
                 Box::new(CallReader::new(dialect, schemas.into(), tools.only_one()))

@@ -49,8 +49,6 @@ pub fn run(data: &[u8]) {
 }
 
 fn read(dialect: &Dialect, only_one: bool, pieces: &[&str]) -> Read {
-    // By value or shared, as the reader wants it.
-    #[allow(clippy::useless_conversion, reason = "both are fine here")]
     let mut reader = CallReader::new(dialect.clone(), schemas().into(), only_one);
     let mut parts = Vec::new();
     for piece in pieces {

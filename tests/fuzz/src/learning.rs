@@ -33,7 +33,6 @@ pub fn run(data: &[u8]) {
     assert!(grammar.contains("start: "));
     // An answer made of the dialect's own pieces.
     let text = dialect.pieces().join("get_weather");
-    #[allow(clippy::useless_conversion, reason = "by value or shared, as the reader wants it")]
     let mut reader = CallReader::new(dialect.clone(), crate::calls::schemas().into(), false);
     let mut parts = Vec::new();
     for piece in crate::pieces(&text, 0) {
