@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use axum::http::HeaderMap;
 use tokio::sync::Semaphore;
 
 use crate::background::Jobs;
 use crate::config::{LimitSettings, ServerSettings};
+use crate::convert::prepare::Context;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
-use crate::registry::Registry;
+use crate::registry::{Registry, Served};
 use crate::store::Store;
 use crate::work::Shared;
 
@@ -33,4 +35,12 @@ pub struct AppState {
     pub store: Option<Store>,
     /// Responses that are generated in the background.
     pub(crate) jobs: Jobs,
+}
+
+impl AppState {
+    /// What a request to this model is checked against.
+    pub(crate) fn context(&self, served: Arc<Served>, headers: HeaderMap) -> Context {
+        let (settings, limits) = (Arc::clone(&self.settings), Arc::clone(&self.limits));
+        Context { served, headers, settings, limits }
+    }
 }

@@ -130,8 +130,7 @@ pub(super) fn context(
 ) -> Result<Context, ApiError> {
     let served = state.registry.resolve(model)?;
     served.template()?;
-    let (settings, limits) = (Arc::clone(&state.settings), Arc::clone(&state.limits));
-    Ok(Context { served, headers, settings, limits })
+    Ok(state.context(served, headers))
 }
 
 /// Prepares a request on the pool's threads, compiles its grammar and submits it. `prepare` returns

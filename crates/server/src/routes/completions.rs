@@ -14,7 +14,6 @@ use super::chat::find_or_compile;
 use crate::answer::Runs;
 use crate::convert::Stamp;
 use crate::convert::completion::{self, CompletionEncoder, Prepared};
-use crate::convert::prepare::Context;
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::observe::Record;
@@ -51,8 +50,7 @@ pub async fn create(
     let served = state.registry.resolve(&request.model)?;
     served.engine()?.has_room().inspect_err(|_| state.metrics.rejected("engine"))?;
     let name = state.registry.answer_name(&request.model, &served);
-    let (settings, limits) = (Arc::clone(&state.settings), Arc::clone(&state.limits));
-    let context = Context { served: Arc::clone(&served), headers, settings, limits };
+    let context = state.context(Arc::clone(&served), headers);
     let prepared = work.run(move || completion::prepare_all(request, &context)).await?;
     let Prepared { mut requests, wanted, prompts, style } = prepared;
     record.note(|facts| facts.stream = style.stream);

@@ -51,8 +51,7 @@ pub async fn tokenize(
     record.note(|facts| facts.model = Some(Arc::clone(&served)));
     log_unknown(&check_extra(fields::TOKENIZE, &request.extra, state.settings.strict)?);
     let strings = request.return_token_strs.unwrap_or(false);
-    let (settings, limits) = (Arc::clone(&state.settings), Arc::clone(&state.limits));
-    let context = Context { served, headers, settings, limits };
+    let context = state.context(served, headers);
     let answer = work.run(move || {
         let tokens = tokens(&request, &context)?;
         let vocab = context.served.vocab();
