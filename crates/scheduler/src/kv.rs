@@ -257,9 +257,14 @@ impl Kv {
         let have = device.map_or(0, |m| m.len);
         let host = self.in_host(salt, tokens, limit, self.limits.slot_tokens);
         let host = host.filter(|m| m.len >= have + LEAST_SAVED);
-        if let Some(begun) = host.and_then(|m| self.restore(m, salt, tokens)) {
-            return Some(begun);
-        }
+        let device = match host {
+            None => device,
+            Some(host) => match self.restore(host, salt, tokens) {
+                Some(begun) => return Some(begun),
+                // It may have been evicted to make room for what then could not be restored.
+                None => self.on_device(salt, tokens, limit),
+            },
+        };
         let Some(source) = device else {
             let slot = self.fresh(None)?;
             self.tree.open(slot, salt);

@@ -135,3 +135,19 @@ fn where_rows_are_computed_side_by_side_the_gap_is_filled() {
     assert_eq!((next.slot, next.cached), (slots[1], 100));
     assert!(kv.ops.contains(&KvOp::Copy { from: slots[7], to: slots[1], keep: 100 }));
 }
+
+#[test]
+fn what_was_evicted_for_a_failed_restore_is_not_copied_from() {
+    let mut kv = Kv::new(KvLimits { cells: 200, parked_tokens: 200, saved_tokens: 150, ..LIMITS });
+    run(&mut kv, 0, &text(0, 100));
+    assert!(kv.make_room(150));
+    let running = kv.begin(0, &text(5000, 150), 149).unwrap();
+    kv.extend(running.slot, &text(5000, 150));
+    run(&mut kv, 0, &[text(0, 10), text(9000, 20)].concat());
+    assert_eq!((kv.parked(), kv.saved()), (30, 100));
+    // Host memory has more of it than the parked sequence, which goes to make room for that: in vain,
+    // since the running sequence holds too much.
+    let begun = kv.begin(0, &text(0, 101), 100).unwrap();
+    assert_eq!((begun.cached, kv.parked()), (0, 0));
+    assert!(!kv.take_ops(true).iter().any(|op| matches!(op, KvOp::Copy { .. })));
+}
