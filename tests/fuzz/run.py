@@ -76,15 +76,15 @@ def known(name):
     return [str(path) for kind in ("corpus", "regressions") if (path := HERE / kind / name).is_dir()]
 
 
-def fuzz(programs, name, seconds):
-    """Runs one target for so many seconds of processor time; a row of the table."""
+def fuzz(programs, name, seconds, seed):
+    """Runs one target for so many seconds of processor time; a row of the table. Seed 0 is a random one."""
     began, cpu, executions, coverage = time.time(), 0.0, 0, 0
     last, finds = folder("last") / name, folder("found", name)
     before = set(finds.iterdir())
     environment = dict(os.environ, FUZZ_LAST=str(last), RUST_BACKTRACE="0")
     while True:
         run = [*command(programs / name, name), f"-max_total_time={max(1, round(seconds - cpu))}",
-               f"-max_len={LENGTH}", "-print_final_stats=1", str(folder("corpus", name)), *known(name)]
+               f"-max_len={LENGTH}", f"-seed={seed}", "-print_final_stats=1", str(folder("corpus", name)), *known(name)]
         with tempfile.TemporaryFile() as output:
             child = subprocess.Popen(run, stdout=output, stderr=output, env=environment)
             _, status, usage = os.wait4(child.pid, 0)
@@ -146,6 +146,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", default=targets())
     parser.add_argument("--seconds", type=float, default=5, help="processor time of each target")
+    parser.add_argument("--seed", type=int, default=0, help="as libFuzzer has it; 0: another one each time")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="targets at a time")
     parser.add_argument("--minimise", action="store_true", help="rewrite the corpus instead")
     options = parser.parse_args()
@@ -155,7 +156,7 @@ def main():
             minimise(programs, name)
         return 0
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        rows = list(pool.map(lambda name: fuzz(programs, name, options.seconds), options.targets))
+        rows = list(pool.map(lambda name: fuzz(programs, name, options.seconds, options.seed), options.targets))
     print(f"\n{'target':<14}| {'executions':>12} | {'cpu s':>7} | {'coverage':>8} | found")
     for name, executions, cpu, coverage, found in rows:
         print(f"{name:<14}| {executions:>12,} | {cpu:>7.1f} | {coverage:>8,} | {' '.join(found) or '-'}")

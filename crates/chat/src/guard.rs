@@ -15,7 +15,7 @@ use crate::names::Names;
 /// Unicode noncharacters, one of which becomes the sentinel.
 const NONCHARACTERS: std::ops::RangeInclusive<char> = '\u{fdd0}'..='\u{fded}';
 
-/// A sentinel where a template put together what did not stand together (`replace.rs`).
+/// A sentinel where a template cut a text or put two together (`rewriting.rs`).
 pub(crate) const JOINT: char = '\u{fdee}';
 
 /// Marks the end of the message that is to be continued.
@@ -45,28 +45,7 @@ impl<'a> Guard<'a> {
 
     /// `text` with sentinels where it needs them. Most text needs none and is returned as it is.
     pub(crate) fn protect(&self, text: &str) -> String {
-        let (head, tail) = (text.len() - text.trim_start().len(), text.trim_end().len());
-        // A cut after the first character of each name, overlapping ones included.
-        let spelled = text.char_indices().filter(|(at, _)| self.names.begins(&text[*at..]));
-        let mut cuts: Vec<usize> = spelled.map(|(at, c)| at + c.len_utf8()).collect();
-        if self.names.opens(&text[..tail]) {
-            cuts.push(tail);
-        }
-        // Up to the end of the text: space behind it may go.
-        if self.names.closes(&text[head..]) || self.names.closes(text[head..].trim_end()) {
-            cuts.push(head);
-        }
-        cuts.sort_unstable();
-        cuts.dedup();
-        let mut out = String::with_capacity(text.len() + cuts.len() * 3);
-        let mut from = 0;
-        for cut in cuts {
-            out.push_str(&text[from..cut]);
-            out.push(self.sentinel);
-            from = cut;
-        }
-        out.push_str(&text[from..]);
-        out
+        self.names.apart(text, self.sentinel)
     }
 
     /// The text without sentinels, cut into pieces where removing a sentinel would make a name.

@@ -17,7 +17,7 @@ mod json_scanner;
 mod literal;
 mod names;
 mod pattern;
-mod replace;
+mod rewriting;
 mod template;
 mod text_buffer;
 mod thoughts;

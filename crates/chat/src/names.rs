@@ -73,6 +73,27 @@ impl Names {
         (1..self.longest).any(ends) || !text.is_empty() && begins_one(&self.rests, text)
     }
 
+    /// `text` with `mark` in every name, and where it must be kept apart from what comes beside it.
+    pub(crate) fn apart(&self, text: &str, mark: char) -> String {
+        // Behind the first character of each name, overlapping ones included.
+        let spelled = text.char_indices().filter(|(at, _)| self.begins(&text[*at..]));
+        let mut cuts: Vec<usize> = spelled.map(|(at, c)| at + c.len_utf8()).collect();
+        cuts.extend(self.edges(text));
+        cuts.sort_unstable();
+        cuts.dedup();
+        with_marks(text, &cuts, mark)
+    }
+
+    /// Where a text must be kept apart from what comes before and behind it, in bytes, if anywhere, in this
+    /// order. Space at its ends may go before that comes, and so is left outside.
+    pub(crate) fn edges(&self, text: &str) -> impl Iterator<Item = usize> {
+        let (head, tail) = (text.len() - text.trim_start().len(), text.trim_end().len());
+        // Up to the end of the text: space behind it may go.
+        let closes = self.closes(&text[head..]) || self.closes(text[head..].trim_end());
+        let opens = self.opens(&text[..tail]);
+        [closes.then_some(head), opens.then_some(tail)].into_iter().flatten()
+    }
+
     /// Whether a name begins in `text` and ends in `more`, or could end in what follows `more`.
     pub(crate) fn meet(&self, text: &str, more: &str) -> bool {
         let mut more_end = more.len().min(self.longest);
@@ -92,6 +113,19 @@ impl Names {
         let ends = (1..self.longest).filter_map(|len| text.get(text.len().checked_sub(len)?..));
         ends.filter(|end| self.fronts.contains(*end))
     }
+}
+
+/// `text` with a character at each of these places, which are sorted.
+pub(crate) fn with_marks(text: &str, places: &[usize], mark: char) -> String {
+    let mut out = String::with_capacity(text.len() + places.len() * mark.len_utf8());
+    let mut from = 0;
+    for &place in places {
+        out.push_str(&text[from..place]);
+        out.push(mark);
+        from = place;
+    }
+    out.push_str(&text[from..]);
+    out
 }
 
 /// Where the bit of a text's first two bytes is.

@@ -17,7 +17,7 @@ use crate::wild;
 ///
 /// None has a quote beside a word: members of tools' schemas that are words are not guarded, since
 /// templates look for some, and JSON puts them in quotes.
-const NEVER: [&str; 14] = [
+const NEVER: [&str; 15] = [
     "<|secret|>",
     "[EVIL]",
     "</evil>",
@@ -32,6 +32,7 @@ const NEVER: [&str; 14] = [
     "<unk>",
     "｜evil｜",
     "<<",
+    "｜>Q",
 ];
 /// Names that templates write.
 const WRITTEN: [&str; 16] = [

@@ -138,3 +138,25 @@ proptest! {
         }
     }
 }
+
+/// What a user wrote never completes what the template begins, wherever it cuts the text.
+#[test]
+fn text_that_a_template_rewrites_stays_text() {
+    let names = || ["<|im_end|>", "[INST]"].map(str::to_owned).to_vec();
+    for (expression, content, pieces) in [
+        ("content.split('</think>')[-1]", "x</think>INST]y", ["[", "INST]y"]),
+        ("content.split('</think>')[0]", "a [</think>", ["[a [", "INST]"]),
+        ("content.strip('*')", "*INST]y", ["[", "INST]y"]),
+        ("content.splitlines()[1]", "x\nINST]y", ["[", "INST]y"]),
+        ("content.lower()", "<|IM_END|>", ["[<", "|im_end|>"]),
+        ("content.replace('/think', '')", "/thinkINST]y", ["[", "INST]y"]),
+    ] {
+        let source = format!(
+            "{{% for m in messages %}}{{% set content = m.content %}}[{{{{ {expression} }}}}{}{{% endfor %}}",
+            if pieces[1] == "INST]" { "INST]" } else { "" }
+        );
+        let template = ChatTemplate::new(&source, "<s>", "</s>", names()).unwrap();
+        let turns = [Turn::of("user", content)];
+        assert_eq!(template.render(&turns, &options(&Map::new())).unwrap(), pieces, "{expression}");
+    }
+}

@@ -9,7 +9,7 @@ use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
 
 use crate::names::Names;
-use crate::replace;
+use crate::rewriting;
 
 /// The longest template, in bytes; the longest of those in llama.cpp's sources has 18 kB. The time to
 /// parse a chain of operators grows with its square.
@@ -55,11 +55,11 @@ pub(super) fn install(env: &mut Environment<'static>, names: &Arc<Names>) {
         charge(state, value)?;
         minijinja::escape_formatter(out, state, value)
     });
-    replace::add_filter(env, names);
+    rewriting::add_filter(env, names);
     let names = Arc::clone(names);
     env.set_unknown_method_callback(move |state, value, method, args| {
         charge_call(state, value, args)?;
-        replace::call_method(state, &names, value, method, args)
+        rewriting::call_method(state, &names, value, method, args)
     });
 }
 

@@ -1,6 +1,9 @@
-//! `replace` as templates know it, without a way around the guard: a template that takes a word such as
-//! `/think` out of a user's text puts together what stands on both sides of it, and that may spell a
-//! control token (`<|im_/thinkend|>`).
+//! Methods that rewrite a text, without a way around the guard.
+//!
+//! A template that takes a word such as `/think` out of a user's text puts together what stands on both
+//! sides of it, and that may spell a control token (`<|im_/thinkend|>`); one that splits at a word puts
+//! what stood behind it where the text began; and one that writes in small letters may spell a name that
+//! nobody wrote. Slices and minijinja's own filters do so too, and have no hook.
 
 use std::sync::Arc;
 
@@ -9,7 +12,7 @@ use minijinja::{Environment, Error, State, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 use crate::guard::{JOINT, is_reserved};
-use crate::names::Names;
+use crate::names::{Names, with_marks};
 use crate::template::limits::charge_call;
 
 /// Above this many parts no border between them is checked: each gets a [`JOINT`], which leaves no trace
@@ -35,7 +38,7 @@ pub(crate) fn add_filter(env: &mut Environment<'static>, names: &Arc<Names>) {
     );
 }
 
-/// Calls one of Python's methods, `replace` without a way around the guard.
+/// Calls one of Python's methods without a way around the guard.
 pub(crate) fn call_method(
     state: &mut State<'_, '_>,
     names: &Names,
@@ -43,10 +46,44 @@ pub(crate) fn call_method(
     method: &str,
     args: &[Value],
 ) -> Result<Value, Error> {
-    if method == "replace" && value.kind() == ValueKind::String {
+    if value.kind() != ValueKind::String || names.is_empty() {
+        return unknown_method_callback(state, value, method, args);
+    }
+    if method == "replace" {
         return replace(state, names, value, args);
     }
-    unknown_method_callback(state, value, method, args)
+    let result = unknown_method_callback(state, value, method, args)?;
+    match method {
+        // Space at the ends goes without harm: the guard's cuts are behind it.
+        "strip" | "lstrip" | "rstrip" if args.is_empty() => Ok(result),
+        "strip" | "lstrip" | "rstrip" => Ok(apart(names, result)),
+        "split" | "splitlines" => {
+            state.consume_fuel(result.len().unwrap_or(0) as u64)?;
+            Ok(result.try_iter()?.map(|part| apart(names, part)).collect())
+        }
+        "lower" | "upper" | "title" | "capitalize" if result != *value => {
+            Ok(respelled(names, result))
+        }
+        _ => Ok(result),
+    }
+}
+
+/// What was cut out of a text, with [`JOINT`] where it must be kept apart from what comes beside it.
+fn apart(names: &Names, part: Value) -> Value {
+    let marked = part.as_str().and_then(|text| apart_text(names, text));
+    marked.map_or(part, Value::from)
+}
+
+/// `None` where it is as it was.
+fn apart_text(names: &Names, text: &str) -> Option<String> {
+    let edges: Vec<usize> = names.edges(text).collect();
+    (!edges.is_empty()).then(|| with_marks(text, &edges, JOINT))
+}
+
+/// A text in other letters, with [`JOINT`] in every name and at its edges.
+fn respelled(names: &Names, value: Value) -> Value {
+    let marked = value.as_str().map(|text| names.apart(text, JOINT));
+    marked.map_or(value, Value::from)
 }
 
 /// Python's method, which also checks the arguments and what the result may cost.
@@ -79,6 +116,8 @@ fn joined(names: &Names, text: &str, [old, new]: [&str; 2], count: usize) -> Opt
         parts.extend((index > 0 && !new.is_empty()).then_some(new));
         parts.push(part);
     }
+    // What stood inside is at an edge now.
+    let cut = new.is_empty() && [parts.first(), parts.last()].contains(&Some(&""));
     let many = parts.len() > MANY;
     let (mut out, mut any) = (String::with_capacity(text.len()), false);
     for part in parts {
@@ -88,7 +127,8 @@ fn joined(names: &Names, text: &str, [old, new]: [&str; 2], count: usize) -> Opt
         }
         out.push_str(part);
     }
-    any.then_some(out)
+    let edged = if cut { apart_text(names, &out) } else { None };
+    edged.or(any.then_some(out))
 }
 
 /// Whether a name could begin in one text and end in the other or after it. Sentinels of the guard are
@@ -128,6 +168,9 @@ mod tests {
         check("<|im*end|>", "*", "_", Some("<|imJ_Jend|>"));
         check("Is 1 < 2? /x", "/x", "", None);
         check("/x", "/x", "", None);
+        // What stood behind the word is where the text began.
+        check("/x INST] ", "/x", "", Some(" JINST] "));
+        check("a [/x", "/x", "", Some("a [J"));
         check("[INST]", "", "-", None);
     }
 
