@@ -133,6 +133,8 @@ pub fn run(data: &[u8]) {
         }
         (Err(RenderError::Noncharacters), Err(RenderError::Noncharacters)) => {}
         (Err(_), Err(_)) => {}
+        // It counts the characters of ids, marks included: one that spells a control token is refused.
+        (Err(RenderError::Raised(_)), Ok(_)) if SOURCES[kind].0 == "mistral" => {}
         (a, b) => panic!("guarded {a:?}, bare {b:?}"),
     }
 }
