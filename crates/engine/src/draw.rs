@@ -34,6 +34,8 @@ pub(crate) struct Drawn {
     pub(crate) growth: Growth,
     /// How many tokens the answer has with it.
     pub(crate) tokens: u32,
+    /// Random numbers used so far.
+    pub(crate) draws: u64,
     /// Whether it is the draft that was computed behind its row.
     pub(crate) as_drafted: bool,
 }
@@ -50,9 +52,10 @@ impl<'s> Draw<'s> {
             let growth = self.sequence.grow(row, vocab, scratch);
             let ended = growth.finished.is_some() || growth.failed;
             let (token, tokens) = (self.sequence.last(), self.sequence.tokens());
+            let draws = self.sequence.draws();
             let right = !ended && self.sequence.is_as_drafted(index);
             let as_drafted = right && index < drafts;
-            self.drawn.push(Drawn { token, growth, tokens, as_drafted });
+            self.drawn.push(Drawn { token, growth, tokens, draws, as_drafted });
             if ended {
                 return;
             }
@@ -62,8 +65,8 @@ impl<'s> Draw<'s> {
         }
         for (token, growth) in self.sequence.grow_by_force(vocab) {
             let ended = growth.finished.is_some() || growth.failed;
-            let tokens = self.sequence.tokens();
-            self.drawn.push(Drawn { token, growth, tokens, as_drafted: false });
+            let (tokens, draws) = (self.sequence.tokens(), self.sequence.draws());
+            self.drawn.push(Drawn { token, growth, tokens, draws, as_drafted: false });
             if ended {
                 return;
             }

@@ -12,10 +12,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use forebay_scheduler::{EmbeddingQueue, Item, JobId, Pass};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::Token;
-use crate::departures::{Deadlines, Departures};
+use crate::deadlines::Deadlines;
+use crate::hub::Outbox;
+use crate::message::{Command, Embed, Report};
 use crate::model::{EmbeddingModel, StepError};
 use crate::request::Failure;
 use crate::status::{Board, Status};
@@ -26,12 +28,9 @@ const MAX_FAILED_PASSES: u32 = 3;
 /// Weight of the newest pass in what a token costs.
 const WEIGHT: f64 = 0.1;
 
-/// The vectors of a request's inputs, or why there are none.
-type Vectors = Result<Vec<Vec<f32>>, Failure>;
-
-/// A request on its way to the worker, and while it is there.
+/// A request while the worker has it.
 #[derive(Debug)]
-pub(crate) struct EmbedJob {
+struct EmbedJob {
     id: JobId,
     inputs: Vec<Vec<Token>>,
     vectors: Vec<Vec<f32>>,
@@ -40,25 +39,13 @@ pub(crate) struct EmbedJob {
     timeout: Option<Duration>,
     /// Whether one of its inputs has been in a pass.
     started: bool,
-    reply: oneshot::Sender<Vectors>,
-    /// Count it against the queue's limits for as long as the worker has it.
-    permits: Option<[OwnedSemaphorePermit; 2]>,
 }
 
-/// The client's side of a request. Dropping it cancels what has not been computed.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    id: u64,
-    departures: Arc<Departures>,
-    /// `None` once it has come.
-    vectors: Option<oneshot::Receiver<Vectors>>,
-}
-
-/// Where requests come from, and how long they may wait.
+/// Where requests come from, how long they may wait, and where answers go.
 pub(crate) struct Clients {
-    pub(crate) inbox: mpsc::Receiver<EmbedJob>,
-    pub(crate) departures: Arc<Departures>,
+    pub(crate) inbox: mpsc::UnboundedReceiver<Command>,
     pub(crate) queue_timeout: Option<Duration>,
+    pub(crate) out: Arc<dyn Outbox>,
 }
 
 /// What passes are computed in.
@@ -77,7 +64,7 @@ pub(crate) struct EmbedWorker<M> {
     desk: Mutex<Desk>,
     /// The requests that are not yet answered.
     jobs: Mutex<Jobs>,
-    departures: Arc<Departures>,
+    out: Arc<dyn Outbox>,
     wide: Mutex<M>,
     pass: Pass,
     /// Whether what comes out are vectors, of which only the direction counts; else it is scores.
@@ -91,8 +78,10 @@ pub(crate) struct EmbedWorker<M> {
 }
 
 struct Desk {
-    inbox: mpsc::Receiver<EmbedJob>,
+    inbox: mpsc::UnboundedReceiver<Command>,
     queue: EmbeddingQueue,
+    /// Whether to end when all that was asked is done.
+    closing: bool,
 }
 
 /// The requests that are not yet answered, and when their time is up.
@@ -110,21 +99,11 @@ struct Portion {
 }
 
 impl EmbedJob {
-    pub(crate) fn new(
-        id: u64,
-        inputs: Vec<Vec<Token>>,
-        reply: oneshot::Sender<Vectors>,
-        timeout: Option<Duration>,
-    ) -> Self {
-        let (missing, submitted) = (inputs.len(), Instant::now());
+    fn new(embed: Embed) -> Self {
+        let Embed { id, inputs, submitted, timeout } = embed;
+        let (missing, submitted, started) = (inputs.len(), submitted.0, false);
         let (id, vectors) = (JobId(id), vec![Vec::new(); missing]);
-        let (started, permits) = (false, None);
-        Self { id, inputs, vectors, missing, submitted, timeout, started, reply, permits }
-    }
-
-    /// The same, holding permits of the queue.
-    pub(crate) fn holding(self, permits: [OwnedSemaphorePermit; 2]) -> Self {
-        Self { permits: Some(permits), ..self }
+        Self { id, inputs, vectors, missing, submitted, timeout, started }
     }
 
     /// When its time is up, by its own timeout or, while it waits, that of the queue.
@@ -134,39 +113,9 @@ impl EmbedJob {
         timeout.and_then(|timeout| self.submitted.checked_add(timeout))
     }
 
-    /// Answers, if the client is still there. The permits are returned first: it may ask again.
-    fn answer(self, vectors: impl FnOnce(Vec<Vec<f32>>) -> Vectors) {
-        drop(self.permits);
-        drop(self.reply.send(vectors(self.vectors)));
-    }
-}
-
-impl Answer {
-    pub(crate) fn new(vectors: oneshot::Receiver<Vectors>, departures: Arc<Departures>) -> Self {
-        Self { id: departures.next_id(), departures, vectors: Some(vectors) }
-    }
-
-    /// The request's number.
-    pub(crate) fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// Waits for the vectors.
-    pub(crate) async fn wait(mut self) -> Vectors {
-        let Some(vectors) = self.vectors.as_mut() else { return Err(Failure::EngineGone) };
-        let answer = vectors.await;
-        self.vectors = None;
-        answer.unwrap_or(Err(Failure::EngineGone))
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        if let Some(vectors) = &mut self.vectors {
-            // First, so that a worker that has not seen the request yet finds it closed.
-            vectors.close();
-            self.departures.add(self.id);
-        }
+    /// What a failure of it is reported as.
+    fn failed(&self, failure: Failure) -> Report {
+        Report::Vectors { id: self.id.0, vectors: Err(failure) }
     }
 }
 
@@ -203,12 +152,11 @@ impl Jobs {
         Some((job, failure))
     }
 
-    fn answer_if_complete(&mut self, id: JobId) {
-        if self.open.get(&id).is_some_and(|job| job.missing == 0)
-            && let Some(job) = self.remove(id)
-        {
-            job.answer(Ok);
-        }
+    /// Takes out a request that has all its vectors.
+    fn take_if_complete(&mut self, id: JobId) -> Option<Report> {
+        self.open.get(&id).filter(|job| job.missing == 0)?;
+        let job = self.remove(id)?;
+        Some(Report::Vectors { id: id.0, vectors: Ok(job.vectors) })
     }
 }
 
@@ -217,8 +165,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<M: EmbeddingModel + Send> EmbedWorker<M> {
-    /// Serves until the last handle is gone or too many passes have failed. Dropping the jobs
-    /// that are left tells their clients.
+    /// Serves until it is told to end or too many passes have failed.
     pub(crate) fn serve(
         contexts: Contexts<M>,
         clients: Clients,
@@ -226,12 +173,12 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
         board: Arc<Board>,
     ) {
         let Contexts { wide, narrow, pass } = contexts;
-        let Clients { inbox, departures, queue_timeout } = clients;
+        let Clients { inbox, queue_timeout, out } = clients;
         let (open, deadlines) = (BTreeMap::new(), Deadlines::default());
         let worker = Self {
-            desk: Mutex::new(Desk { inbox, queue: EmbeddingQueue::new() }),
+            desk: Mutex::new(Desk { inbox, queue: EmbeddingQueue::new(), closing: false }),
             jobs: Mutex::new(Jobs { open, deadlines, queue_timeout }),
-            departures,
+            out,
             wide: Mutex::new(wide),
             pass,
             directions,
@@ -274,8 +221,8 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
         }
     }
 
-    /// The next pass; waits while there is nothing to do. `None` when the last handle is gone and
-    /// so nobody can be waiting for an answer, or another lane has given up.
+    /// The next pass; waits while there is nothing to do. `None` when there will be nothing more, or
+    /// another lane has given up.
     fn take(&self) -> Option<Portion> {
         let mut desk = lock(&self.desk);
         loop {
@@ -297,45 +244,56 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
         }
     }
 
-    /// Takes what has arrived, and drops the requests whose clients are gone or whose time is up;
-    /// with nothing to do, waits. Returns false when the last handle is gone.
+    /// Takes what has arrived, and drops the requests whose time is up; with nothing to do, waits.
+    /// Returns false when there will be nothing more.
     fn receive(&self, desk: &mut Desk) -> bool {
-        if desk.queue.is_empty() {
+        while desk.queue.is_empty() {
+            if desk.closing || self.ended.load(Relaxed) {
+                return false;
+            }
             self.publish(desk);
             match desk.inbox.blocking_recv() {
-                Some(job) => self.accept(desk, job),
+                Some(command) => self.obey(desk, command),
                 None => return false,
             }
         }
-        while let Ok(job) = desk.inbox.try_recv() {
-            self.accept(desk, job);
+        while let Ok(command) = desk.inbox.try_recv() {
+            self.obey(desk, command);
         }
         let mut jobs = lock(&self.jobs);
-        for id in self.departures.take() {
-            if jobs.remove(JobId(id)).is_some() {
-                desk.queue.cancel(JobId(id));
-                self.board.cancelled.fetch_add(1, Relaxed);
-            }
-        }
         while let Some((job, failure)) = jobs.pop_overdue(Instant::now()) {
             desk.queue.cancel(job.id);
             self.board.timed_out.fetch_add(1, Relaxed);
-            job.answer(|_| Err(failure));
+            self.out.report(job.failed(failure));
         }
         true
     }
 
-    fn accept(&self, desk: &mut Desk, job: EmbedJob) {
-        if job.reply.is_closed() {
-            self.board.cancelled.fetch_add(1, Relaxed);
-            return;
+    fn obey(&self, desk: &mut Desk, command: Command) {
+        match command {
+            Command::Embed(embed) => self.accept(desk, *embed),
+            Command::Cancel(id) => {
+                if lock(&self.jobs).remove(JobId(id)).is_some() {
+                    desk.queue.cancel(JobId(id));
+                    self.board.cancelled.fetch_add(1, Relaxed);
+                    self.out.report(Report::Dropped(id));
+                }
+            }
+            Command::Close => desk.closing = true,
+            Command::Generate(_) => tracing::error!("an embedding model was asked for text"),
         }
+    }
+
+    fn accept(&self, desk: &mut Desk, embed: Embed) {
+        let job = EmbedJob::new(embed);
         let id = job.id;
         let lengths = job.inputs.iter().map(|i| u32::try_from(i.len()).unwrap_or(u32::MAX));
         desk.queue.push(id, lengths);
         let mut jobs = lock(&self.jobs);
         jobs.insert(job);
-        jobs.answer_if_complete(id);
+        if let Some(answer) = jobs.take_if_complete(id) {
+            self.out.report(answer);
+        }
     }
 
     /// Reports what waits, and how long that is likely to take.
@@ -386,14 +344,17 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
         if self.directions {
             vectors.iter_mut().for_each(|vector| normalise(vector));
         }
+        let mut answers = Vec::new();
         let mut jobs = lock(&self.jobs);
         for (item, vector) in items.iter().zip(vectors) {
             if let Some(job) = jobs.open.get_mut(&item.job) {
                 job.vectors[item.index as usize] = vector;
                 job.missing -= 1;
-                jobs.answer_if_complete(item.job);
+                answers.extend(jobs.take_if_complete(item.job));
             }
         }
+        drop(jobs);
+        answers.into_iter().for_each(|answer| self.out.report(answer));
     }
 
     /// Fails the requests of a failed pass. Returns whether to go on.
@@ -404,21 +365,19 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
             items.iter().filter_map(|item| jobs.remove(item.job)).collect()
         };
         for job in failed {
-            job.answer(|_| Err(Failure::Step));
+            self.out.report(job.failed(Failure::Step));
         }
         self.failed_passes.fetch_add(1, Relaxed) + 1 < MAX_FAILED_PASSES
     }
 }
 
-/// Ends all lanes with the first one that ends, however that was, a panic included: the requests
-/// that are left hear of it.
+/// Ends all lanes with the first one that ends, however that was, a panic included.
 struct EndOnDrop<'w, M>(&'w EmbedWorker<M>);
 
 impl<M> Drop for EndOnDrop<'_, M> {
     fn drop(&mut self) {
         self.0.ended.store(true, Relaxed);
         self.0.board.set_status(Status::Failed);
-        lock(&self.0.jobs).open.clear();
     }
 }
 

@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::departures::Departures;
 use crate::request::{Event, Failure, FinishReason, Stamped, TokenLogprob, TopLogprob};
 
 /// Bytes that the allocator takes for itself, for each allocation.
@@ -28,7 +27,8 @@ pub(crate) struct Unread {
     limit: usize,
     bytes: AtomicUsize,
     cut: AtomicU64,
-    departures: Departures,
+    /// Told of running requests whose reader left or was cut.
+    departed: Box<dyn Fn(u64) + Send + Sync>,
     /// Locked before any channel.
     ledger: Mutex<Ledger>,
 }
@@ -100,23 +100,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 // === impl Unread ===
 
 impl Unread {
-    /// No channels, which may hold `limit` bytes together.
-    pub(crate) fn new(limit: usize) -> Self {
+    /// No channels, which may hold `limit` bytes together. `departed` is told of each running request
+    /// whose reader left or was cut, once; it must not wait.
+    pub(crate) fn new(limit: usize, departed: impl Fn(u64) + Send + Sync + 'static) -> Self {
         Self {
             limit,
             bytes: AtomicUsize::new(0),
             cut: AtomicU64::new(0),
-            departures: Departures::default(),
+            departed: Box::new(departed),
             ledger: Mutex::default(),
         }
     }
 
-    /// A channel for a request that holds these permits.
+    /// A channel for a request that holds these permits. No other has its number.
     pub(crate) fn channel(
         self: &Arc<Self>,
+        id: u64,
         permits: Option<[OwnedSemaphorePermit; 2]>,
     ) -> (Sender, Receiver) {
-        let id = self.departures.next_id();
         let channel = Arc::new(Channel { id, state: Mutex::default() });
         lock(&self.ledger).running.insert(id, Arc::clone(&channel));
         let receiver = Receiver { unread: Arc::clone(self), channel: Arc::clone(&channel) };
@@ -131,11 +132,6 @@ impl Unread {
     /// Answers that were cut because nobody read them.
     pub(crate) fn cuts(&self) -> u64 {
         self.cut.load(Relaxed)
-    }
-
-    /// The running requests whose reader left or was cut since the last time.
-    pub(crate) fn take_departed(&self) -> Vec<u64> {
-        self.departures.take()
     }
 
     /// Cuts answers until what waits is within the limit.
@@ -177,7 +173,7 @@ impl Unread {
         };
         state.reader = reader;
         if listed.is_some() && state.sender == SenderState::Open {
-            self.departures.add(channel.id);
+            (self.departed)(channel.id);
         }
         let events = std::mem::take(&mut state.events);
         state.heap = 0;
@@ -205,12 +201,8 @@ impl fmt::Debug for Unread {
 // === impl Sender ===
 
 impl Sender {
-    /// The request's number; no other of the engine has it.
-    pub(crate) fn id(&self) -> u64 {
-        self.channel.id
-    }
-
     /// Whether nobody will read what is sent.
+    #[cfg(test)]
     pub(crate) fn is_closed(&self) -> bool {
         lock(&self.channel.state).reader != ReaderState::Reads
     }

@@ -58,7 +58,7 @@ pub struct Room {
 }
 
 /// How many layers go on GPUs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum GpuLayers {
     /// As many as fit.
     #[default]

@@ -22,6 +22,7 @@ use std::time::Duration;
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::toktrie::{SimpleVob, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
 use llguidance::{CancellationHandle, Matcher, ParserFactory};
+use serde::{Deserialize, Serialize};
 
 use self::kept::Kept;
 use self::limits::Cost;
@@ -44,19 +45,19 @@ const EACH_TOKEN: Duration = Duration::from_millis(10);
 /// The longest message about a grammar, in characters: the compiler repeats whole expressions.
 const MAX_MESSAGE: usize = 300;
 
-/// What an answer has to be.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// What an answer has to be. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Grammar {
     /// JSON that is valid by this JSON Schema.
-    JsonSchema(String),
+    JsonSchema(Arc<str>),
     /// A text that this regular expression matches as a whole (without look-around).
-    Regex(String),
+    Regex(Arc<str>),
     /// A text by this grammar, in Lark's notation as llguidance reads it.
-    Lark(String),
+    Lark(Arc<str>),
 }
 
 /// Why a grammar cannot be enforced.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{0}")]
 pub struct GrammarError(String);
 
@@ -79,6 +80,8 @@ pub(crate) struct Constraint {
     /// made where masks are prepared, beside the model's step.
     matching: Option<Matching>,
     mask: Option<Mask>,
+    /// Tokens that the answer has already and the parser has not seen.
+    before: Vec<Token>,
     /// What questions may still take.
     left: Duration,
 }
@@ -138,7 +141,7 @@ impl Grammars {
                 serde_json::from_str(schema).map_err(|e| GrammarError(e.to_string()))?,
             ),
             Grammar::Regex(regex) => TopLevelGrammar::from_regex(regex),
-            Grammar::Lark(lark) => TopLevelGrammar::from_lark(lark.clone()),
+            Grammar::Lark(lark) => TopLevelGrammar::from_lark(lark.to_string()),
         };
         let factory = self.factory.get_or_init(|| factory(&self.vocab)).as_ref();
         let factory = factory.map_err(GrammarError::clone)?;
@@ -172,6 +175,13 @@ impl Grammar {
     fn source(&self) -> &str {
         let (Self::JsonSchema(source) | Self::Regex(source) | Self::Lark(source)) = self;
         source
+    }
+}
+
+impl GrammarError {
+    /// Nobody is there to compile it.
+    pub(crate) fn no_engine() -> Self {
+        Self("the model's engine has stopped".to_owned())
     }
 }
 
@@ -251,7 +261,8 @@ impl TokenizerEnv for VocabEnv {
 impl CompiledGrammar {
     /// The beginning of an answer.
     pub(crate) fn start(&self) -> Constraint {
-        Constraint { grammar: self.clone(), matching: None, mask: None, left: ANSWER }
+        let (matching, mask, before) = (None, None, Vec::new());
+        Constraint { grammar: self.clone(), matching, mask, before, left: ANSWER }
     }
 
     fn copy(&self) -> Matching {
@@ -274,6 +285,11 @@ impl Constraint {
         if self.mask.is_none() {
             self.mask = self.ask(|matcher| matcher.compute_mask_or_eos().ok()).flatten().map(Mask);
         }
+    }
+
+    /// Goes on behind tokens that another parser of the same grammar has taken.
+    pub(crate) fn resume(&mut self, tokens: Vec<Token>) {
+        self.before = tokens;
     }
 
     /// The tokens that may come next.
@@ -312,6 +328,10 @@ impl Constraint {
             return None;
         }
         let matching = self.matching.get_or_insert_with(|| self.grammar.copy());
+        for token in self.before.drain(..) {
+            // One that fails shows in the next answer.
+            let _ = matching.limited(QUESTION, |matcher| matcher.consume_token(token));
+        }
         let (answer, took) = matching.limited(limit, question);
         self.left = self.left.saturating_sub(took);
         Some(answer)

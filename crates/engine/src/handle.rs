@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -10,15 +10,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::Token;
-use crate::departures::Departures;
-use crate::embed::{Answer, Clients, Contexts, EmbedJob, EmbedWorker};
-use crate::events::{Receiver, Unread};
-use crate::grammar::Grammars;
-use crate::model::{Capacity, EmbeddingModel, Model, ModelConfig, ModelInfo, Source};
+use crate::events::Receiver;
+use crate::grammar::{Grammar, GrammarError};
+use crate::host::{Announcement, Compiles, Host, LoadError};
+use crate::hub::{Ended, Hub, Link, Outbox};
+use crate::message::{Command, Embed, Generate, Moment};
+use crate::model::{ModelConfig, ModelInfo};
+use crate::process::{Launcher, Parent};
 use crate::request::{Event, Failure, GenerateRequest, Stamped};
 use crate::status::{Board, Progress, Stats, Status};
 use crate::vocab::Vocab;
-use crate::worker::{Submission, Worker};
 
 /// Starts a thread that loads the model and then serves it.
 ///
@@ -28,57 +29,55 @@ use crate::worker::{Submission, Worker};
 pub fn load(config: ModelConfig) -> Result<Loading, LoadError> {
     let board = Arc::new(Board::new());
     let (ready, loaded) = oneshot::channel();
-    let host = Host { config, board: Arc::clone(&board), ready };
-    let live = Live::new();
-    let thread = thread::Builder::new()
-        .name(format!("engine-{}", host.config.name))
-        .spawn(move || {
-            host.run();
-            drop(live);
-        })
-        .map_err(|e| LoadError(format!("cannot start a thread: {e}")))?;
-    Ok(Loading { board, loaded, thread })
+    let link = Link::new(config.unread_bytes);
+    let host = Host {
+        config,
+        board: Arc::clone(&board),
+        out: Arc::clone(&link.hub) as Arc<dyn Outbox>,
+        commands: link.commands.clone(),
+        inbox: link.inbox,
+        announce: Box::new(move |announced| ready.send(announced).is_ok()),
+    };
+    let thread = host.start()?;
+    let closer = CloseOnDrop(link.commands);
+    Ok(Loading { board, loaded, hub: link.hub, closer, thread })
 }
 
-/// How many engine threads run. While there are any, the process must not tear down the statics of
-/// llama.cpp's backends.
-pub fn live_threads() -> usize {
-    LIVE.load(Ordering::Acquire)
+/// Starts a process that loads the model and then serves it, and that is started again when it dies.
+/// Tokenising and compiling grammars then wait for that process: not for an async reactor's thread.
+///
+/// # Errors
+/// When the operating system cannot start a thread. Everything else is told by
+/// [`Loading::finish`].
+pub fn load_in_process(config: ModelConfig, launcher: Launcher) -> Result<Loading, LoadError> {
+    let board = Arc::new(Board::new());
+    let (ready, loaded) = oneshot::channel();
+    let Link { commands, inbox, hub } = Link::new(config.unread_bytes);
+    let parent = Parent {
+        config,
+        launcher,
+        board: Arc::clone(&board),
+        hub: Arc::clone(&hub),
+        inbox,
+        announce: Some(Box::new(move |announced| ready.send(announced).is_ok())),
+    };
+    let thread = parent.start()?;
+    let closer = CloseOnDrop(commands);
+    Ok(Loading { board, loaded, hub, closer, thread })
 }
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
 
 /// How long dropping the last handle waits for the thread to end.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// Counts a thread while it runs, or panics.
-struct Live;
-
-impl Live {
-    fn new() -> Self {
-        LIVE.fetch_add(1, Ordering::AcqRel);
-        Self
-    }
-}
-
-impl Drop for Live {
-    fn drop(&mut self) {
-        LIVE.fetch_sub(1, Ordering::AcqRel);
-    }
-}
 
 /// A model that is being loaded.
 #[derive(Debug)]
 pub struct Loading {
     board: Arc<Board>,
-    loaded: oneshot::Receiver<Result<Parts, LoadError>>,
+    loaded: oneshot::Receiver<Result<Announcement, LoadError>>,
+    hub: Arc<Hub>,
+    closer: CloseOnDrop,
     thread: JoinHandle<()>,
 }
-
-/// A model that could not be loaded, and why.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
-pub struct LoadError(pub String);
 
 /// A model that is ready to serve.
 #[derive(Debug, Clone)]
@@ -92,16 +91,14 @@ pub enum Loaded {
 /// The handle of a generation model. Cheap to clone; the thread ends with the last clone.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    inner: Arc<Inner<Submission>>,
-    unread: Arc<Unread>,
-    grammars: Arc<Grammars>,
+    inner: Arc<Inner>,
+    compiles: Compiles,
 }
 
 /// The handle of an embedding model. Cheap to clone; the thread ends with the last clone.
 #[derive(Debug, Clone)]
 pub struct Embedder {
-    inner: Arc<Inner<EmbedJob>>,
-    departures: Arc<Departures>,
+    inner: Arc<Inner>,
 }
 
 /// Why a request was not accepted. Nothing was queued.
@@ -164,40 +161,31 @@ pub struct Generation {
     elapsed: Duration,
 }
 
-struct Inner<C> {
+struct Inner {
     info: ModelInfo,
     vocab: Vocab,
     board: Arc<Board>,
+    hub: Arc<Hub>,
     permits: Arc<Semaphore>,
     capacity: usize,
     tokens: Arc<Semaphore>,
     token_capacity: usize,
-    /// `None` only while dropping: closing it tells the thread to end.
-    commands: Option<mpsc::Sender<C>>,
+    commands: mpsc::UnboundedSender<Command>,
+    last_id: AtomicU64,
+    /// `None` only while dropping.
+    closer: Option<CloseOnDrop>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the thread hands over once the model is loaded.
+/// Tells the thread to end.
 #[derive(Debug)]
-struct Parts {
-    info: ModelInfo,
-    vocab: Vocab,
-    capacity: usize,
-    token_capacity: usize,
-    commands: Commands,
-}
+struct CloseOnDrop(mpsc::UnboundedSender<Command>);
 
-#[derive(Debug)]
-enum Commands {
-    Generate(mpsc::Sender<Submission>, Arc<Unread>),
-    Embed(mpsc::Sender<EmbedJob>, Arc<Departures>),
-}
-
-/// The thread's side: a backend loads the model, then calls one of the `serve` functions.
-pub(crate) struct Host {
-    pub(crate) config: ModelConfig,
-    pub(crate) board: Arc<Board>,
-    ready: oneshot::Sender<Result<Parts, LoadError>>,
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        // One that has ended need not be told.
+        drop(self.0.send(Command::Close));
+    }
 }
 
 // === impl Loading ===
@@ -220,26 +208,14 @@ impl Loading {
     /// [`LoadError`] if it never will.
     pub async fn finish(self) -> Result<Loaded, LoadError> {
         let died = || LoadError("the thread ended while it loaded the model".to_owned());
-        let parts = self.loaded.await.map_err(|_| died())??;
-        Ok(parts.into_handle(self.board, self.thread))
-    }
-}
-
-impl Parts {
-    fn into_handle(self, board: Arc<Board>, thread: JoinHandle<()>) -> Loaded {
-        let Self { info, vocab, capacity, token_capacity, commands } = self;
-        let bounds = (capacity, token_capacity);
-        match commands {
-            Commands::Generate(commands, unread) => Loaded::Chat(Engine {
-                unread,
-                grammars: Arc::new(Grammars::new(vocab.clone())),
-                inner: Arc::new(Inner::new(info, vocab, board, bounds, commands, thread)),
-            }),
-            Commands::Embed(commands, departures) => Loaded::Embedding(Embedder {
-                departures,
-                inner: Arc::new(Inner::new(info, vocab, board, bounds, commands, thread)),
-            }),
-        }
+        let Self { board, loaded, hub, closer, thread } = self;
+        let announced = loaded.await.map_err(|_| died())??;
+        let compiles = announced.compiles.clone();
+        let inner = Arc::new(Inner::new(announced, board, hub, closer, thread));
+        Ok(match compiles {
+            Some(compiles) => Loaded::Chat(Engine { inner, compiles }),
+            None => Loaded::Embedding(Embedder { inner }),
+        })
     }
 }
 
@@ -256,9 +232,18 @@ impl Engine {
         &self.inner.vocab
     }
 
-    /// Its grammars.
-    pub fn grammars(&self) -> &Grammars {
-        &self.grammars
+    /// Compiles a grammar for the requests that will name it. Not for an async reactor's thread: see
+    /// [`crate::Grammars::compile`].
+    ///
+    /// # Errors
+    /// [`GrammarError`], which names what cannot be enforced.
+    pub fn compile(&self, grammar: &Grammar) -> Result<(), GrammarError> {
+        self.compiles.compile(grammar)
+    }
+
+    /// Whether a grammar is compiled already.
+    pub fn has_compiled(&self, grammar: &Grammar) -> bool {
+        self.compiles.has_compiled(grammar)
     }
 
     /// How it is.
@@ -268,8 +253,14 @@ impl Engine {
 
     /// What it has done.
     pub fn stats(&self) -> Stats {
-        let (unread_bytes, cut) = (self.unread.bytes() as u64, self.unread.cuts());
+        let unread = self.inner.hub.unread();
+        let (unread_bytes, cut) = (unread.bytes() as u64, unread.cuts());
         Stats { unread_bytes, cut, ..self.inner.board.stats() }
+    }
+
+    /// The number of the process that it runs in, if it is not this one.
+    pub fn process(&self) -> Option<u32> {
+        self.inner.board.process()
     }
 
     /// How long the current step has been running; `None` between steps.
@@ -305,8 +296,10 @@ impl Engine {
     pub fn generate(&self, request: GenerateRequest) -> Result<Generation, SubmitError> {
         self.check(&request)?;
         let permits = [self.inner.permit()?, self.inner.token_permits(request.prompt.len())?];
-        let (sender, events) = self.unread.channel(Some(permits));
-        self.inner.send(Submission { request, events: sender, submitted: Instant::now() })?;
+        let (id, submitted) = (self.inner.next_id(), Moment::now());
+        let events = self.inner.hub.generation(id, permits)?;
+        let generate = Generate { id, request, submitted, said: Vec::new() };
+        self.inner.send(Command::Generate(Box::new(generate)))?;
         Ok(Generation { events, elapsed: Duration::ZERO })
     }
 
@@ -343,6 +336,11 @@ impl Embedder {
         self.inner.board.stats()
     }
 
+    /// The number of the process that it runs in, if it is not this one.
+    pub fn process(&self) -> Option<u32> {
+        self.inner.board.process()
+    }
+
     /// How long the current step has been running; `None` between steps.
     pub fn stalled_for(&self) -> Option<Duration> {
         self.inner.board.stalled_for()
@@ -375,9 +373,9 @@ impl Embedder {
             return Err(SubmitError::TooManyTokens { tokens, limit });
         }
         let permits = [self.inner.permit()?, self.inner.token_permits(tokens)?];
-        let (reply, answer) = oneshot::channel();
-        let answer = Answer::new(answer, Arc::clone(&self.departures));
-        self.inner.send(EmbedJob::new(answer.id(), inputs, reply, timeout).holding(permits))?;
+        let (id, submitted) = (self.inner.next_id(), Moment::now());
+        let answer = self.inner.hub.vectors(id, permits, self.inner.commands.clone())?;
+        self.inner.send(Command::Embed(Box::new(Embed { id, inputs, submitted, timeout })))?;
         Ok(answer.wait().await)
     }
 }
@@ -409,20 +407,34 @@ impl Generation {
 
 // === impl Inner ===
 
-impl<C> Inner<C> {
+impl Inner {
     fn new(
-        info: ModelInfo,
-        vocab: Vocab,
+        announced: Announcement,
         board: Arc<Board>,
-        (capacity, token_capacity): (usize, usize),
-        commands: mpsc::Sender<C>,
+        hub: Arc<Hub>,
+        closer: CloseOnDrop,
         thread: JoinHandle<()>,
     ) -> Self {
-        let permits = Arc::new(Semaphore::new(capacity));
+        let Announcement { info, vocab, capacity, token_capacity, .. } = announced;
         let token_capacity = token_capacity.min(Semaphore::MAX_PERMITS);
-        let tokens = Arc::new(Semaphore::new(token_capacity));
-        let (commands, thread) = (Some(commands), Some(thread));
-        Self { info, vocab, board, permits, capacity, tokens, token_capacity, commands, thread }
+        Self {
+            info,
+            vocab,
+            board,
+            hub,
+            permits: Arc::new(Semaphore::new(capacity)),
+            capacity,
+            tokens: Arc::new(Semaphore::new(token_capacity)),
+            token_capacity,
+            commands: closer.0.clone(),
+            last_id: AtomicU64::new(0),
+            closer: Some(closer),
+            thread: Some(thread),
+        }
+    }
+
+    fn next_id(&self) -> u64 {
+        self.last_id.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     fn permit(&self) -> Result<OwnedSemaphorePermit, SubmitError> {
@@ -442,12 +454,10 @@ impl<C> Inner<C> {
         SubmitError::QueueFull { limit: self.capacity, backlog: self.board.backlog() }
     }
 
-    fn send(&self, command: C) -> Result<(), SubmitError> {
-        let sender = self.commands.as_ref().ok_or(SubmitError::EngineGone)?;
-        sender.try_send(command).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => self.full(),
-            mpsc::error::TrySendError::Closed(_) => SubmitError::EngineGone,
-        })
+    /// Each command but `Cancel` holds permits, and there is one `Cancel` for each at most: that bounds
+    /// the channel.
+    fn send(&self, command: Command) -> Result<(), SubmitError> {
+        self.commands.send(command).map_err(|_| SubmitError::EngineGone)
     }
 
     fn check_tokens(&self, tokens: &[Token]) -> Result<(), SubmitError> {
@@ -461,15 +471,15 @@ impl<C> Inner<C> {
     }
 }
 
-impl<C> fmt::Debug for Inner<C> {
+impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Inner").field("info", &self.info).finish_non_exhaustive()
     }
 }
 
-impl<C> Drop for Inner<C> {
+impl Drop for Inner {
     fn drop(&mut self) {
-        self.commands = None;
+        self.closer = None;
         let thread = self.thread.take().filter(|t| t.thread().id() != thread::current().id());
         let Some(thread) = thread else { return };
         // The model must be freed before the process tears down the backend's statics; but a step
@@ -486,89 +496,8 @@ impl<C> Drop for Inner<C> {
     }
 }
 
-// === impl Host ===
-
-impl Host {
-    fn run(self) {
-        let guard = FailedOnDrop(Arc::clone(&self.board));
-        match self.config.source.clone() {
-            #[cfg(feature = "llama")]
-            Source::Gguf(path) => crate::llama::run(&path, self),
-            #[cfg(not(feature = "llama"))]
-            Source::Gguf(_) => self.fail("this build has no llama.cpp backend"),
-            #[cfg(feature = "scripted")]
-            Source::Scripted(script) => crate::scripted::run(script, self),
-        }
-        drop(guard);
-    }
-
-    /// Tells that the model cannot be loaded.
-    pub(crate) fn fail(self, why: impl Into<String>) {
-        // Nobody may be waiting any more; then there is nobody to tell.
-        drop(self.ready.send(Err(LoadError(why.into()))));
-    }
-
-    /// Serves a generation model until the last handle is gone.
-    pub(crate) fn serve_generation(
-        self,
-        info: ModelInfo,
-        vocab: Vocab,
-        limits: Capacity,
-        model: impl Model,
-    ) {
-        let capacity = self.config.queue + info.slots as usize;
-        let token_capacity = self.config.queue_tokens.unwrap_or(limits.kv.cells as usize * 16);
-        let (sender, inbox) = mpsc::channel(channel_room(capacity));
-        let unread = Arc::new(Unread::new(self.config.unread_bytes));
-        let worker = Worker::new(
-            model,
-            vocab.clone(),
-            &self.config,
-            limits,
-            self.board,
-            Arc::clone(&unread),
-        );
-        worker.board().set_status(Status::Ready);
-        let commands = Commands::Generate(sender, unread);
-        if self.ready.send(Ok(Parts { info, vocab, capacity, token_capacity, commands })).is_ok() {
-            worker.run(inbox);
-        }
-    }
-
-    /// Serves an embedding model until the last handle is gone.
-    pub(crate) fn serve_embedding<M: EmbeddingModel + Send>(
-        self,
-        info: ModelInfo,
-        vocab: Vocab,
-        contexts: Contexts<M>,
-    ) {
-        let capacity = self.config.queue + info.slots as usize;
-        let (sender, inbox) = mpsc::channel(channel_room(capacity));
-        self.board.set_status(Status::Ready);
-        let departures = Arc::new(Departures::default());
-        let commands = Commands::Embed(sender, Arc::clone(&departures));
-        let token_capacity =
-            self.config.queue_tokens.unwrap_or(ModelConfig::EMBEDDING_QUEUE_TOKENS);
-        let queue_timeout = self.config.queue_timeout;
-        let clients = Clients { inbox, departures, queue_timeout };
-        let directions = info.ranking.is_none();
-        if self.ready.send(Ok(Parts { info, vocab, capacity, token_capacity, commands })).is_ok() {
-            EmbedWorker::serve(contexts, clients, directions, self.board);
-        }
-    }
-}
-
-/// Room of a command channel: each command holds a permit until the thread has done with it or
-/// dropped it, so there are never more.
-fn channel_room(capacity: usize) -> usize {
-    capacity.max(1)
-}
-
-/// Marks the engine as failed however its thread ends, a panic included.
-struct FailedOnDrop(Arc<Board>);
-
-impl Drop for FailedOnDrop {
-    fn drop(&mut self) {
-        self.0.set_status(Status::Failed);
+impl From<Ended> for SubmitError {
+    fn from(Ended: Ended) -> Self {
+        Self::EngineGone
     }
 }

@@ -11,7 +11,8 @@
 //! **Invariant:** knows neither HTTP nor OpenAI. Only `llama.rs` names `llama_cpp_2`. Requests
 //! arrive validated: there are no defaults and no range checks here.
 
-mod departures;
+mod compiler;
+mod deadlines;
 mod detokenize;
 mod draw;
 mod logprobs;
@@ -26,11 +27,16 @@ mod events;
 pub mod fit;
 mod grammar;
 mod handle;
+mod host;
+mod hub;
 #[cfg(feature = "llama")]
 mod layout;
 #[cfg(feature = "llama")]
 mod long;
+mod message;
 mod model;
+mod patience;
+pub mod process;
 mod request;
 #[cfg(any(feature = "llama", feature = "fuzzing", test))]
 mod state;
@@ -50,11 +56,13 @@ pub mod scripted;
 pub use forebay_scheduler::{Class, Counts, Principal, Reuse, Salt};
 pub use grammar::{CompiledGrammar, Grammar, GrammarError, Grammars};
 pub use handle::{
-    Embedder, Engine, Generation, LoadError, Loaded, Loading, SubmitError, live_threads, load,
+    Embedder, Engine, Generation, Loaded, Loading, SubmitError, load, load_in_process,
 };
+pub use host::{LoadError, live_threads};
 pub use model::{
     Device, Gpu, Kind, KvLayout, KvType, ModelConfig, ModelInfo, Pooling, Ranking, Source, Split,
 };
+pub use patience::be_patient;
 pub use request::{
     Event, Failure, FinishReason, GenerateRequest, Origin, SamplingParams, StopRules, TokenLogprob,
     TopLogprob,

@@ -25,7 +25,7 @@ use llama_cpp_2::{LogOptions, list_llama_ggml_backend_devices, send_logs_to_trac
 
 use crate::Token;
 use crate::embed::Contexts;
-use crate::handle::Host;
+use crate::host::Host;
 use crate::layout::{self, Facts};
 use crate::long::WithLong;
 use crate::model::{

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use forebay_scheduler::{KvLimits, KvOp, SlotId, StepTime};
+use serde::{Deserialize, Serialize};
 
 use crate::Token;
 
 /// What to load and how. Validated: every number is in range.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelConfig {
     /// The model's own name; also names its thread.
     pub name: String,
@@ -64,7 +65,7 @@ impl ModelConfig {
 }
 
 /// What to put on GPUs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gpu {
     /// How many layers.
     pub layers: crate::fit::GpuLayers,
@@ -79,7 +80,7 @@ pub struct Gpu {
 }
 
 /// How several GPUs share a model.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Split {
     /// Each has some of the layers.
     #[default]
@@ -91,7 +92,7 @@ pub enum Split {
 }
 
 /// How keys and values are stored.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "ggml's names of its types")]
 pub enum KvType {
     F32,
@@ -122,7 +123,7 @@ impl KvType {
 }
 
 /// How sequences lie in the KV cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KvLayout {
     /// All in one pool: any of them may have all of it, and equal beginnings are there once. Each
     /// row's attention goes over the cells of all.
@@ -143,7 +144,7 @@ pub(crate) struct Capacity {
 }
 
 /// Where a model comes from.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Source {
     /// A GGUF file.
     Gguf(PathBuf),
@@ -153,7 +154,7 @@ pub enum Source {
 }
 
 /// What a model is used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// Text generation.
     Chat,
@@ -162,7 +163,7 @@ pub enum Kind {
 }
 
 /// How token vectors become one vector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pooling {
     /// Their mean.
     Mean,
@@ -173,7 +174,7 @@ pub enum Pooling {
 }
 
 /// What a loaded model is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelInfo {
     /// `llama`, `bert`, ...
     pub architecture: String,
@@ -200,7 +201,7 @@ pub struct ModelInfo {
 }
 
 /// How a reranker wants a query and a document.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ranking {
     /// A text with `{query}` and `{document}`; without one, they stand behind each other with the
     /// model's own markers around both.

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_scheduler::{Class, Principal, Salt};
+use serde::{Deserialize, Serialize};
 
 use crate::Token;
-use crate::grammar::CompiledGrammar;
+use crate::grammar::Grammar;
 use crate::thinking::ThinkLimit;
 
 /// A validated request for text.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GenerateRequest {
     /// The prompt, at least one token.
     pub prompt: Arc<[Token]>,
@@ -26,8 +27,8 @@ pub struct GenerateRequest {
     pub spelled: Arc<[Token]>,
     /// How long it may think.
     pub think: Option<ThinkLimit>,
-    /// What the answer has to be.
-    pub grammar: Option<CompiledGrammar>,
+    /// What the answer has to be: a grammar that was compiled before, so it can be enforced.
+    pub grammar: Option<Grammar>,
     /// Report each token's log probability and this many alternatives.
     pub logprobs: Option<u32>,
     /// Report the prompt's own log probabilities and this many alternatives.
@@ -37,7 +38,7 @@ pub struct GenerateRequest {
 }
 
 /// Where a request comes from: it decides whose turn it is and whose KV it may reuse.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// Only KV of requests with the same salt is reused.
     pub salt: Salt,
@@ -50,7 +51,7 @@ pub struct Origin {
 }
 
 /// How tokens are chosen. Filters apply after temperature, in the order of the fields.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SamplingParams {
     /// 0 takes the likeliest token.
     pub temperature: f32,
@@ -75,7 +76,7 @@ pub struct SamplingParams {
 }
 
 /// When an answer ends, besides its length.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopRules {
     /// Texts that end it and are not part of it. None is empty.
     pub strings: Vec<String>,
@@ -133,7 +134,7 @@ pub(crate) struct Stamped {
 }
 
 /// Why an answer ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FinishReason {
     /// The model chose an end-of-generation token.
     EndOfText,
@@ -146,7 +147,7 @@ pub enum FinishReason {
 }
 
 /// Why a request failed after it was accepted. All kinds may be tried again.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Failure {
     /// It waited as long as a request may.
     #[error("the request waited for {} s in the queue", .0.as_secs_f32())]
@@ -163,13 +164,17 @@ pub enum Failure {
     /// The step that held it failed; the engine goes on.
     #[error("the model could not compute a step")]
     Step,
-    /// The engine's thread is gone.
+    /// The engine's process died three times while it computed this request, the third time with this
+    /// one alone.
+    #[error("the request makes the model's engine crash")]
+    Crashed,
+    /// The engine is gone.
     #[error("the model's engine has stopped")]
     EngineGone,
 }
 
 /// One token with its log probability (natural logarithm, before temperature and filters).
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TokenLogprob {
     /// The token.
     pub token: Token,
@@ -180,7 +185,7 @@ pub struct TokenLogprob {
 }
 
 /// An alternative.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct TopLogprob {
     /// The token.
     pub token: Token,

@@ -78,6 +78,17 @@ impl Sampler {
         Self { params, rng, seen }
     }
 
+    /// Random numbers that were used, in the generator's own unit.
+    pub(crate) fn draws(&self) -> u64 {
+        // An answer uses two words for each token: it ends before the upper half is needed.
+        u64::try_from(self.rng.get_word_pos()).unwrap_or(u64::MAX)
+    }
+
+    /// Goes on as if so many random numbers had been used.
+    pub(crate) fn skip(&mut self, draws: u64) {
+        self.rng.set_word_pos(draws.into());
+    }
+
     /// Chooses a token by `logits`, one for each vocabulary entry, among those that `allowed` leaves
     /// and never one of `forbidden`. Where that leaves none, it chooses one all the same.
     pub(crate) fn sample(

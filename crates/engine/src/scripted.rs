@@ -9,7 +9,7 @@ use forebay_scheduler::{KvLimits, KvOp, Pass, SavedId, StepTime};
 
 use crate::Token;
 use crate::embed::Contexts;
-use crate::handle::Host;
+use crate::host::Host;
 use crate::model::{Capacity, EmbeddingModel, Kind, Model, ModelInfo, Row, StepError};
 use crate::vocab::{ParseSpecial, Tokenize, Vocab, VocabTable};
 
@@ -19,7 +19,7 @@ use crate::vocab::{ParseSpecial, Tokenize, Vocab, VocabTable};
 /// [`Script::says`] over and over, one byte a token: from the beginning, or from where the tokens
 /// so far end in a part of it. It holds the scheduler to its word: a row that does not follow on
 /// what its slot holds, or a cell too many, fails the step.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Script {
     /// What it is.
     pub kind: Kind,

@@ -7,6 +7,7 @@ use crate::detokenize::Utf8Assembler;
 use crate::grammar::{CompiledGrammar, Constraint, TooComplex};
 use crate::logprobs::token_logprob;
 use crate::lookup::Lookup;
+use crate::message::Said;
 use crate::request::{FinishReason, GenerateRequest, StopRules, TokenLogprob};
 use crate::sampling::{Sampler, Scratch};
 use crate::stop::{StopMatcher, Verdict};
@@ -34,7 +35,7 @@ pub(crate) struct Sequence {
     assembler: Utf8Assembler,
     stops: StopMatcher,
     /// Log probabilities whose text is still held back, each with the length of its text.
-    unsent: Vec<(TokenLogprob, usize)>,
+    unsent: Vec<(TokenLogprob, u32)>,
     /// Tokens that may not be chosen before `min_tokens`, and those that may never be.
     banned_early: Vec<Token>,
     banned_always: Vec<Token>,
@@ -47,6 +48,8 @@ pub(crate) struct Growth {
     pub(crate) text: String,
     /// The tokens behind it, when asked for.
     pub(crate) logprobs: Vec<TokenLogprob>,
+    /// Those whose text is held back, each with its length in bytes.
+    pub(crate) held: Vec<(TokenLogprob, u32)>,
     /// Set when that was the end.
     pub(crate) finished: Option<FinishReason>,
     /// Set when it cannot go on: the grammar is too complex.
@@ -58,6 +61,7 @@ impl Sequence {
     pub(crate) fn new(
         request: &GenerateRequest,
         choice: u32,
+        grammar: Option<&CompiledGrammar>,
         vocab: &Vocab,
         speculate: bool,
     ) -> Self {
@@ -73,7 +77,7 @@ impl Sequence {
             sampler: Sampler::new(request.sampling.clone(), choice, &request.prompt),
             spelled: Arc::clone(&request.spelled),
             think: request.think.clone().map(ThinkGuard::new),
-            constraint: request.grammar.as_ref().map(CompiledGrammar::start),
+            constraint: grammar.map(CompiledGrammar::start),
             assembler: Utf8Assembler::default(),
             stops: StopMatcher::new(request.stop.strings.clone()),
             unsent: Vec::new(),
@@ -81,6 +85,29 @@ impl Sequence {
             banned_always: if request.stop.ignore_eos { eog.to_vec() } else { Vec::new() },
             rules: request.stop.clone(),
         }
+    }
+
+    /// Goes on where another engine was: all that it knew follows from the tokens.
+    pub(crate) fn resume(&mut self, said: Said, vocab: &Vocab) {
+        let Said { tokens, draws, held } = said;
+        if let Some(constraint) = &mut self.constraint {
+            constraint.resume(tokens.clone());
+        }
+        for token in tokens {
+            let closes = self.think.as_ref().and_then(ThinkGuard::next) == Some(token);
+            let early = self.tokens() < self.rules.min_tokens;
+            self.sampler.accept(token);
+            self.all.push(token);
+            // What may be sent was sent.
+            self.read(token, (early, closes), vocab, &mut String::new());
+        }
+        self.sampler.skip(draws);
+        self.unsent = held;
+    }
+
+    /// Random numbers that were used.
+    pub(crate) fn draws(&self) -> u64 {
+        self.sampler.draws()
     }
 
     /// The token at `position`: of the prompt, generated, or drafted.
@@ -186,21 +213,13 @@ impl Sequence {
         if self.constraint.as_mut().is_some_and(|c| c.take(token).is_err()) {
             return Growth { failed: true, ..Growth::default() };
         }
-        let shows = self.spelled.contains(&token);
-        let piece = if shows { vocab.piece(token) } else { vocab.text_piece(token) };
-        if let Some(think) = &mut self.think {
-            think.take(&String::from_utf8_lossy(piece), closes_thoughts);
-        }
         if let (Some(top), Some(logits)) = (self.logprobs, logits) {
-            self.unsent.push((token_logprob(logits, token, top), piece.len()));
+            let bytes = u32::try_from(self.piece(token, vocab).len()).unwrap_or(u32::MAX);
+            self.unsent.push((token_logprob(logits, token, top), bytes));
         }
-        let mut text = String::new();
-        self.assembler.push(piece, &mut text);
         let mut growth = Growth::default();
-        if early {
-            self.stops.flush(&mut growth.text);
-            growth.text.push_str(&text);
-        } else if let Verdict::Matched(index) = self.stops.push(&text, &mut growth.text) {
+        let verdict = self.read(token, (early, closes_thoughts), vocab, &mut growth.text);
+        if let Verdict::Matched(index) = verdict {
             let stop = self.stops.stop(index).to_owned();
             growth.logprobs = self.logprobs_within(growth.text.len());
             growth.finished = Some(FinishReason::StopString(stop));
@@ -222,7 +241,36 @@ impl Sequence {
         } else if !growth.text.is_empty() {
             growth.logprobs = self.logprobs_within(growth.text.len());
         }
+        growth.held.clone_from(&self.unsent);
         growth
+    }
+
+    /// Reads a token's text and appends what of it may be sent. `early` where nothing ends the answer
+    /// yet, `closes` where the token ends thoughts that are too long.
+    fn read(
+        &mut self,
+        token: Token,
+        (early, closes): (bool, bool),
+        vocab: &Vocab,
+        out: &mut String,
+    ) -> Verdict {
+        let piece = self.piece(token, vocab);
+        if let Some(think) = &mut self.think {
+            think.take(&String::from_utf8_lossy(piece), closes);
+        }
+        let mut text = String::new();
+        self.assembler.push(piece, &mut text);
+        if !early {
+            return self.stops.push(&text, out);
+        }
+        self.stops.flush(out);
+        out.push_str(&text);
+        Verdict::Continue
+    }
+
+    /// The bytes that a token adds to the answer.
+    fn piece<'v>(&self, token: Token, vocab: &'v Vocab) -> &'v [u8] {
+        if self.spelled.contains(&token) { vocab.piece(token) } else { vocab.text_piece(token) }
     }
 
     /// Whether choosing `token` ends the answer.
@@ -240,12 +288,13 @@ impl Sequence {
         self.stops.flush(&mut text);
         self.assembler.finish(&mut text);
         let logprobs = self.unsent.drain(..).map(|(l, _)| l).collect();
-        Growth { text, logprobs, finished: Some(reason), failed: false }
+        Growth { text, logprobs, finished: Some(reason), ..Growth::default() }
     }
 
     /// Takes the log probabilities of the tokens that begin within the first `bytes` of the text
     /// that is being sent; the others belong to what is held back or cut off.
     fn logprobs_within(&mut self, bytes: usize) -> Vec<TokenLogprob> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let mut start = 0;
         let mut count = 0;
         while let Some((_, len)) = self.unsent.get(count).filter(|_| start < bytes) {

@@ -5,24 +5,27 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use forebay_scheduler::Counts;
+use serde::{Deserialize, Serialize};
 
 /// How an engine is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Status {
     /// The model is being read.
     Loading,
     /// Requests are served.
     Ready,
-    /// The thread has ended; requests fail.
+    /// The engine has died and is being started again: requests wait.
+    Restarting,
+    /// The engine has ended; requests fail.
     Failed,
 }
 
 /// How far loading has come, from 0 to 1.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Progress(pub f32);
 
 /// Counts since the start, and the state of now.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stats {
     /// Sequences that were admitted (for embeddings: inputs in the current pass).
     pub running: u64,
@@ -63,7 +66,7 @@ pub struct Stats {
 }
 
 /// Where the time of steps went, over all of them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepShares {
     /// Taking requests in and planning.
     pub plan: Duration,
@@ -73,12 +76,50 @@ pub struct StepShares {
     pub emit: Duration,
 }
 
+/// What a board tells, as plain data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct State {
+    pub(crate) stats: Stats,
+    /// How long it is likely to take until what waits has been served.
+    pub(crate) backlog: Duration,
+    /// How long no step has begun or ended, where one is running.
+    pub(crate) stalled: Option<Duration>,
+}
+
+impl Stats {
+    /// The same, where an engine before this one had counted so much.
+    pub(crate) fn after(mut self, before: &Self) -> Self {
+        self.steps += before.steps;
+        self.step_tokens += before.step_tokens;
+        self.step_errors += before.step_errors;
+        self.cancelled += before.cancelled;
+        self.timed_out += before.timed_out;
+        self.drafted += before.drafted;
+        self.accepted += before.accepted;
+        self.time.plan += before.time.plan;
+        self.time.compute += before.time.compute;
+        self.time.emit += before.time.emit;
+        let (counts, earlier) = (&mut self.scheduler, &before.scheduler);
+        for (&reuse, count) in &earlier.reuse {
+            *counts.reuse.entry(reuse).or_default() += count;
+        }
+        counts.waited += earlier.waited;
+        counts.preempted_for_cells += earlier.preempted_for_cells;
+        counts.outgrown += earlier.outgrown;
+        counts.preempted_for_others += earlier.preempted_for_others;
+        counts.evicted += earlier.evicted;
+        self
+    }
+}
+
 /// The shared side of [`Status`], [`Progress`] and [`Stats`]: written by the engine's thread.
 #[derive(Debug)]
 pub(crate) struct Board {
     started: Instant,
     status: AtomicU8,
     progress: AtomicU32,
+    /// The number of the engine's process; 0 where it has none of its own.
+    process: AtomicU32,
     busy: AtomicU32,
     last_step_ms: AtomicU64,
     pub(crate) running: AtomicU64,
@@ -107,6 +148,7 @@ impl Board {
             started: Instant::now(),
             status: AtomicU8::new(0),
             progress: AtomicU32::new(0),
+            process: AtomicU32::new(0),
             busy: AtomicU32::new(0),
             last_step_ms: AtomicU64::new(0),
             running: AtomicU64::new(0),
@@ -132,6 +174,7 @@ impl Board {
         match self.status.load(Relaxed) {
             0 => Status::Loading,
             1 => Status::Ready,
+            3 => Status::Restarting,
             _ => Status::Failed,
         }
     }
@@ -141,8 +184,18 @@ impl Board {
             Status::Loading => 0,
             Status::Ready => 1,
             Status::Failed => 2,
+            Status::Restarting => 3,
         };
         self.status.store(value, Relaxed);
+    }
+
+    /// The number of the process that the engine runs in, if it is not this one.
+    pub(crate) fn process(&self) -> Option<u32> {
+        Some(self.process.load(Relaxed)).filter(|&id| id != 0)
+    }
+
+    pub(crate) fn set_process(&self, id: Option<u32>) {
+        self.process.store(id.unwrap_or(0), Relaxed);
     }
 
     pub(crate) fn progress(&self) -> Progress {
@@ -151,6 +204,38 @@ impl Board {
 
     pub(crate) fn set_progress(&self, progress: Progress) {
         self.progress.store(progress.0.to_bits(), Relaxed);
+    }
+
+    /// All that it tells, but how the engine is.
+    pub(crate) fn state(&self) -> State {
+        State { stats: self.stats(), backlog: self.backlog(), stalled: self.stalled_for() }
+    }
+
+    /// Tells what the board of an engine somewhere else told, `before` having been counted by those
+    /// before it.
+    pub(crate) fn follow(&self, state: State, before: &Stats) {
+        let State { stats, backlog, stalled } = state;
+        let stats = stats.after(before);
+        self.running.store(stats.running, Relaxed);
+        self.waiting.store(stats.waiting, Relaxed);
+        self.kv_used.store(stats.kv_used, Relaxed);
+        self.kv_parked.store(stats.kv_parked, Relaxed);
+        self.kv_saved.store(stats.kv_saved, Relaxed);
+        self.kv_total.store(stats.kv_total, Relaxed);
+        self.steps.store(stats.steps, Relaxed);
+        self.step_tokens.store(stats.step_tokens, Relaxed);
+        self.step_errors.store(stats.step_errors, Relaxed);
+        self.cancelled.store(stats.cancelled, Relaxed);
+        self.timed_out.store(stats.timed_out, Relaxed);
+        self.drafted.store(stats.drafted, Relaxed);
+        self.accepted.store(stats.accepted, Relaxed);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 100")]
+        self.break_even.store((stats.draft_break_even * 100.0) as u32, Relaxed);
+        self.backlog_ms.store(u64::try_from(backlog.as_millis()).unwrap_or(u64::MAX), Relaxed);
+        let since = self.started.elapsed().saturating_sub(stalled.unwrap_or_default());
+        self.last_step_ms.store(u64::try_from(since.as_millis()).unwrap_or(u64::MAX), Relaxed);
+        self.busy.store(u32::from(stalled.is_some()), Relaxed);
+        self.tell(stats.time, stats.scheduler);
     }
 
     /// Tells that a step is about to be computed.

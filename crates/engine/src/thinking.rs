@@ -3,10 +3,12 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::Token;
 
 /// How long an answer may think, and how it stops.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ThinkLimit {
     /// The most tokens of thoughts, the mark that begins them aside where the prompt has it.
     pub tokens: u32,

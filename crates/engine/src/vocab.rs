@@ -4,12 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::Token;
 
 /// A model's vocabulary: a table of every token's bytes, and the model's tokeniser.
 ///
 /// Cheap to clone and free of the model's thread: tokenising a long prompt holds up nobody's
-/// decoding. (In a child-process engine the parent would load the vocabulary alone.)
+/// decoding.
 #[derive(Clone)]
 pub struct Vocab {
     table: Arc<VocabTable>,
@@ -32,7 +34,7 @@ struct ControlNames {
 }
 
 /// Whether text that spells a control token becomes that token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ParseSpecial {
     /// It does: the text comes from a template or from somebody who writes raw prompts.
     Yes,
@@ -59,7 +61,7 @@ pub trait Tokenize: Send + Sync {
 }
 
 /// What is known of each token.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct VocabTable {
     /// All tokens' bytes, one after the other.
     pub(crate) bytes: Vec<u8>,
@@ -81,9 +83,9 @@ pub(crate) struct VocabTable {
 }
 
 impl Vocab {
-    pub(crate) fn new(table: VocabTable, tokenizer: Arc<dyn Tokenize>) -> Self {
+    pub(crate) fn new(table: impl Into<Arc<VocabTable>>, tokenizer: Arc<dyn Tokenize>) -> Self {
         let controls = Vec::new().into();
-        let (table, names) = (Arc::new(table), Arc::default());
+        let (table, names) = (table.into(), Arc::default());
         let mut vocab = Self { table, controls, longest: 1, names, tokenizer };
         let all = (0..vocab.len()).filter_map(|i| Token::try_from(i).ok());
         let named = all.filter(|&t| vocab.is_control(t) && !vocab.piece(t).is_empty());
@@ -100,6 +102,11 @@ impl Vocab {
         let ids = (0..vocab.len()).filter_map(|i| Token::try_from(i).ok());
         vocab.longest = ids.map(|t| vocab.piece(t).len()).max().unwrap_or(1).max(1);
         vocab
+    }
+
+    /// What is known of its tokens.
+    pub(crate) fn table(&self) -> &Arc<VocabTable> {
+        &self.table
     }
 
     /// Number of tokens.

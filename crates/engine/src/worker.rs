@@ -11,14 +11,15 @@ use forebay_scheduler::{
 };
 use tokio::sync::mpsc;
 
-use crate::departures::Deadlines;
+use crate::compiler::{Compiler, Ready};
+use crate::deadlines::Deadlines;
 use crate::draw::{self, Draw, Drawn};
-use crate::events::{Sender, Unread};
+use crate::grammar::CompiledGrammar;
+use crate::hub::Outbox;
 use crate::logprobs::token_logprob;
+use crate::message::{Command, Generate, Grown, News, Report, Said, What};
 use crate::model::{Capacity, Model, ModelConfig, Row, StepError};
-use crate::request::{
-    Event, Failure, FinishReason, GenerateRequest, Origin, Stamped, TokenLogprob,
-};
+use crate::request::{Failure, FinishReason, GenerateRequest, Origin, TokenLogprob};
 use crate::sequence::{Growth, Sequence};
 use crate::status::{Board, Status, StepShares};
 use crate::vocab::Vocab;
@@ -33,14 +34,6 @@ const IDLE: Duration = Duration::from_millis(1);
 /// size for each, so 64 of them take 64 MB with a vocabulary of 256k.
 const ALL_LOGITS_TOKENS: u32 = 64;
 
-/// A request on its way to the worker.
-#[derive(Debug)]
-pub(crate) struct Submission {
-    pub(crate) request: GenerateRequest,
-    pub(crate) events: Sender,
-    pub(crate) submitted: Instant,
-}
-
 /// The thread's state.
 pub(crate) struct Worker<M> {
     model: M,
@@ -51,7 +44,12 @@ pub(crate) struct Worker<M> {
     /// Those that have been in a step.
     sequences: BTreeMap<SeqId, Box<Sequence>>,
     board: Arc<Board>,
-    unread: Arc<Unread>,
+    out: Arc<dyn Outbox>,
+    compiler: Compiler,
+    /// What is not reported yet.
+    news: Vec<News>,
+    /// Whether to end when all that was asked is done.
+    closing: bool,
     failed_steps: u32,
     rows: Vec<Row>,
     time: StepShares,
@@ -61,13 +59,22 @@ pub(crate) struct Worker<M> {
     block: u32,
 }
 
+/// What a worker speaks through.
+pub(crate) struct Ports {
+    pub(crate) board: Arc<Board>,
+    pub(crate) out: Arc<dyn Outbox>,
+    pub(crate) compiler: Compiler,
+}
+
 /// An accepted request.
 struct Ticket {
     request: GenerateRequest,
-    events: Sender,
+    grammar: Option<CompiledGrammar>,
     submitted: Instant,
     started: bool,
     prompt_logprobs: Vec<TokenLogprob>,
+    /// What another engine had of its answers.
+    said: Vec<Option<Said>>,
     unfinished: u32,
 }
 
@@ -77,9 +84,9 @@ impl<M: Model> Worker<M> {
         vocab: Vocab,
         config: &ModelConfig,
         capacity: Capacity,
-        board: Arc<Board>,
-        unread: Arc<Unread>,
+        ports: Ports,
     ) -> Self {
+        let Ports { board, out, compiler } = ports;
         let Capacity { kv, batch_tokens, block } = capacity;
         let limits = Limits {
             parallel: config.parallel,
@@ -100,7 +107,10 @@ impl<M: Model> Worker<M> {
             deadlines: Deadlines::default(),
             sequences: BTreeMap::new(),
             board,
-            unread,
+            out,
+            compiler,
+            news: Vec::new(),
+            closing: false,
             failed_steps: 0,
             rows: Vec::new(),
             time: StepShares::default(),
@@ -115,9 +125,8 @@ impl<M: Model> Worker<M> {
         &self.board
     }
 
-    /// Serves until the last handle is gone or too many steps have failed. Dropping the requests
-    /// that are left tells their clients.
-    pub(crate) fn run(mut self, mut inbox: mpsc::Receiver<Submission>) {
+    /// Serves until it is told to end or too many steps have failed.
+    pub(crate) fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
         while self.receive(&mut inbox) {
             let begin = Instant::now();
             self.reap();
@@ -126,6 +135,7 @@ impl<M: Model> Worker<M> {
             self.publish();
             if step.work.is_empty() && step.kv.is_empty() {
                 // Between a request's end and the next plan; never for long.
+                self.report();
                 std::thread::sleep(IDLE);
                 continue;
             }
@@ -137,43 +147,72 @@ impl<M: Model> Worker<M> {
                 None if self.survive(&step) => {}
                 None => break,
             }
+            self.report();
             self.time.plan += planned - begin;
             self.time.compute += computed - planned;
             self.time.emit += computed.elapsed();
         }
         self.board.set_status(Status::Failed);
-        for (_, ticket) in self.requests.drain() {
-            ticket.finish(Event::Failed(Failure::EngineGone));
-        }
+        // Whoever is left hears that the engine has ended, or goes on with the next one.
+        self.report();
     }
 
-    /// Takes what has arrived; with nothing to do, waits for it. Returns false when the last
-    /// handle is gone and so nobody can be waiting for an answer.
-    fn receive(&mut self, inbox: &mut mpsc::Receiver<Submission>) -> bool {
-        if self.requests.is_empty() {
+    /// Takes what has arrived; with nothing to do, waits for it. Returns false when there is
+    /// nothing left to do.
+    fn receive(&mut self, inbox: &mut mpsc::UnboundedReceiver<Command>) -> bool {
+        while self.requests.is_empty() {
+            if self.closing {
+                return false;
+            }
             self.publish();
+            self.report();
             match inbox.blocking_recv() {
-                Some(submission) => self.accept(submission),
+                Some(command) => self.obey(command),
                 None => return false,
             }
         }
         loop {
             match inbox.try_recv() {
-                Ok(submission) => self.accept(submission),
+                Ok(command) => self.obey(command),
                 Err(mpsc::error::TryRecvError::Empty) => return true,
-                Err(mpsc::error::TryRecvError::Disconnected) => return !self.requests.is_empty(),
+                Err(mpsc::error::TryRecvError::Disconnected) => self.closing = true,
+            }
+            if self.closing {
+                return !self.requests.is_empty();
             }
         }
     }
 
-    fn accept(&mut self, submission: Submission) {
-        let Submission { request, events, submitted } = submission;
-        if events.is_closed() {
-            self.board.cancelled.fetch_add(1, Relaxed);
-            return;
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Generate(generate) => match self.compiler.find(generate) {
+                Ready::Now(generate, grammar) => self.accept(*generate, grammar),
+                Ready::Later => {}
+                Ready::Never(generate) => {
+                    let Generate { id, submitted, .. } = *generate;
+                    let what = What::Failed(Failure::Grammar);
+                    let after = submitted.0.elapsed();
+                    self.news.push(News { id, after, what, last: true });
+                }
+            },
+            Command::Cancel(id) => {
+                if self.compiler.forget(id) || self.forget(RequestId(id)).is_some() {
+                    self.scheduler.cancel(RequestId(id));
+                    self.board.cancelled.fetch_add(1, Relaxed);
+                    let (after, what) = (Duration::ZERO, What::Dropped);
+                    self.news.push(News { id, after, what, last: true });
+                }
+            }
+            Command::Close => self.closing = true,
+            Command::Embed(_) => tracing::error!("a generation model was asked for vectors"),
         }
-        let id = RequestId(events.id());
+    }
+
+    fn accept(&mut self, generate: Generate, grammar: Option<CompiledGrammar>) {
+        let Generate { id, request, submitted, said } = generate;
+        let id = RequestId(id);
         let Origin { salt, principal, class, .. } = request.origin;
+        let tokens = |said: &Option<Said>| said.as_ref().map(|said| said.tokens.clone());
         let accepted = self.scheduler.submit(&Request {
             id,
             prompt: Arc::clone(&request.prompt),
@@ -183,31 +222,35 @@ impl<M: Model> Worker<M> {
             max_new_tokens: request.max_tokens,
             choices: request.choices,
             all_logits: request.prompt_logprobs.is_some(),
+            said: said.iter().map(tokens).collect(),
         });
-        let unfinished = request.choices;
-        let prompt_logprobs = Vec::new();
-        let ticket =
-            Ticket { request, events, submitted, started: false, prompt_logprobs, unfinished };
-        match accepted {
-            Ok(()) => {
-                self.deadlines.insert(ticket.deadline(self.queue_timeout), id);
-                self.requests.insert(id, ticket);
-            }
-            Err(rejected) => {
-                tracing::error!(?rejected, "the handle let an impossible request through");
-                ticket.finish(Event::Failed(Failure::Step));
-            }
+        let complete = said.iter().filter(|said| said.is_none()).count();
+        let ticket = Ticket {
+            unfinished: request.choices - u32::try_from(complete).unwrap_or(request.choices),
+            request,
+            grammar,
+            submitted: submitted.0,
+            started: false,
+            prompt_logprobs: Vec::new(),
+            said,
+        };
+        self.deadlines.insert(ticket.deadline(self.queue_timeout), id);
+        self.requests.insert(id, ticket);
+        if let Err(rejected) = accepted {
+            tracing::error!(?rejected, "the handle let an impossible request through");
+            self.end(id, What::Failed(Failure::Step));
         }
     }
 
-    /// Drops the requests whose clients are gone or whose time is up, queued or running.
-    fn reap(&mut self) {
-        for id in self.unread.take_departed() {
-            if self.forget(RequestId(id)).is_some() {
-                self.scheduler.cancel(RequestId(id));
-                self.board.cancelled.fetch_add(1, Relaxed);
-            }
+    /// Reports what is new.
+    fn report(&mut self) {
+        if !self.news.is_empty() {
+            self.out.report(Report::News(std::mem::take(&mut self.news)));
         }
+    }
+
+    /// Drops the requests whose time is up, queued or running.
+    fn reap(&mut self) {
         let now = Instant::now();
         while let Some(id) = self.deadlines.pop_due(now) {
             let ticket = self.requests.get(&id);
@@ -216,13 +259,18 @@ impl<M: Model> Worker<M> {
             };
             self.scheduler.cancel(id);
             self.board.timed_out.fetch_add(1, Relaxed);
-            if let Some(ticket) = self.forget(id) {
-                ticket.finish(Event::Failed(failure));
-            }
+            self.end(id, What::Failed(failure));
         }
     }
 
-    /// Takes a request's sequences and its channel away.
+    /// Forgets a request and reports why.
+    fn end(&mut self, id: RequestId, what: What) {
+        if let Some(ticket) = self.forget(id) {
+            self.news.push(News { last: true, ..ticket.news(id, what) });
+        }
+    }
+
+    /// Takes a request and its sequences away.
     fn forget(&mut self, id: RequestId) -> Option<Ticket> {
         let ticket = self.requests.remove(&id)?;
         self.deadlines.remove(ticket.deadline(self.queue_timeout), id);
@@ -251,7 +299,9 @@ impl<M: Model> Worker<M> {
             self.start(work);
             self.add_rows(work);
         }
+        self.report();
         self.board.begin_step();
+        self.out.computing(&mut step.work.iter().map(|work| work.seq.request.0));
         let result = self.compute(step);
         self.board.end_step(self.rows.len());
         match result {
@@ -321,7 +371,12 @@ impl<M: Model> Worker<M> {
         let Some(ticket) = self.requests.get_mut(&work.seq.request) else { return };
         if !self.sequences.contains_key(&work.seq) {
             let Work { seq, .. } = *work;
-            let sequence = Sequence::new(&ticket.request, seq.choice, &self.vocab, self.speculate);
+            let (request, grammar) = (&ticket.request, ticket.grammar.as_ref());
+            let mut sequence =
+                Sequence::new(request, seq.choice, grammar, &self.vocab, self.speculate);
+            if let Some(said) = ticket.said.get_mut(seq.choice as usize).and_then(Option::take) {
+                sequence.resume(said, &self.vocab);
+            }
             self.sequences.insert(seq, Box::new(sequence));
         }
         if !ticket.started {
@@ -329,7 +384,8 @@ impl<M: Model> Worker<M> {
             ticket.started = true;
             self.deadlines.insert(ticket.deadline(self.queue_timeout), work.seq.request);
             let queued = ticket.submitted.elapsed();
-            ticket.send(Event::Started { queued, cached: work.start });
+            let what = What::Started { queued, cached: work.start };
+            self.news.push(ticket.news(work.seq.request, what));
         }
     }
 
@@ -343,9 +399,7 @@ impl<M: Model> Worker<M> {
 
     fn fail(&mut self, id: RequestId, failure: Failure) {
         self.scheduler.discard(id);
-        if let Some(ticket) = self.forget(id) {
-            ticket.finish(Event::Failed(failure));
-        }
+        self.end(id, What::Failed(failure));
     }
 
     /// Samples where a step asked for it and sends what came of it.
@@ -390,15 +444,15 @@ impl<M: Model> Worker<M> {
 
     /// Tells the scheduler and the client what was drawn.
     fn tell(&mut self, seq: SeqId, drawn: Vec<Drawn>, (drafts, likely): (u32, f64)) {
-        for Drawn { token, growth, tokens, as_drafted } in drawn {
+        for Drawn { token, growth, tokens, draws, as_drafted } in drawn {
             let Some(ticket) = self.requests.get(&seq.request) else { return };
-            let Growth { text, logprobs, finished, failed } = growth;
+            let Growth { text, logprobs, held, finished, failed } = growth;
             if failed {
                 return self.fail(seq.request, Failure::Grammar);
             }
-            if !text.is_empty() || !logprobs.is_empty() {
-                ticket.send(Event::Delta { choice: seq.choice, text, tokens, logprobs });
-            }
+            let choice = seq.choice;
+            let grown = Grown { choice, token, tokens, draws, text, logprobs, held };
+            self.news.push(ticket.news(seq.request, What::Grew(grown)));
             match finished {
                 Some(reason) => return self.finish(seq, reason, tokens),
                 None if as_drafted => {
@@ -416,11 +470,11 @@ impl<M: Model> Worker<M> {
         self.sequences.remove(&seq);
         let Some(ticket) = self.requests.get_mut(&seq.request) else { return };
         ticket.unfinished -= 1;
-        let event = Event::Finished { choice: seq.choice, reason, tokens };
+        let what = What::Finished { choice: seq.choice, reason, tokens };
         if ticket.unfinished > 0 {
-            ticket.send(event);
-        } else if let Some(ticket) = self.forget(seq.request) {
-            ticket.finish(event);
+            self.news.push(ticket.news(seq.request, what));
+        } else {
+            self.end(seq.request, what);
         }
     }
 
@@ -439,7 +493,7 @@ impl<M: Model> Worker<M> {
         }
         if work.output.samples() {
             let logprobs = std::mem::take(&mut ticket.prompt_logprobs);
-            ticket.send(Event::Prompt(logprobs));
+            self.news.push(ticket.news(work.seq.request, What::Prompt(logprobs)));
         }
     }
 
@@ -476,15 +530,9 @@ impl Ticket {
         whole.or(queue.map(Failure::QueueTimeout))
     }
 
-    /// Sends an event. If the client left, [`Worker::reap`] takes care of it.
-    fn send(&self, event: Event) {
-        self.events.send(Stamped { after: self.submitted.elapsed(), event });
-    }
-
-    /// Sends the last event.
-    fn finish(self, event: Event) {
-        let after = self.submitted.elapsed();
-        self.events.finish(Stamped { after, event });
+    /// News about it that is not the last.
+    fn news(&self, id: RequestId, what: What) -> News {
+        News { id: id.0, after: self.submitted.elapsed(), what, last: false }
     }
 }
 

@@ -45,6 +45,7 @@ fn request(id: u64, principal: u64) -> Request {
         max_new_tokens: 4000,
         choices: 1,
         all_logits: false,
+        said: Vec::new(),
     }
 }
 

@@ -78,6 +78,9 @@ pub struct Request {
     pub choices: u32,
     /// Whether the logits of every prompt token are wanted, not only the last one's.
     pub all_logits: bool,
+    /// Where it goes on somewhere else's work: what each answer has so far, `None` of those that are
+    /// complete. Empty for one that begins.
+    pub said: Vec<Option<Vec<u32>>>,
 }
 
 /// Why a request was not taken.
@@ -151,7 +154,7 @@ impl Output {
 }
 
 /// What has happened since the start.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Counts {
     /// Sequences that got a slot, by whether it held some of their tokens already, and why not.
     pub reuse: BTreeMap<Reuse, u64>,
@@ -235,10 +238,12 @@ impl Scheduler {
         if !self.has_room() {
             return Err(Rejected::QueueFull { limit: self.limits.queue });
         }
+        let said = |choice: u32| request.said.get(choice as usize);
         for choice in 0..request.choices {
+            let Some(said) = said(choice).map_or(Some(&[][..]), Option::as_deref) else { continue };
             self.arrivals += 1;
             let seq = SeqId { request: request.id, choice };
-            let sequence = Sequence::new(request, choice, self.arrivals);
+            let sequence = Sequence::new(request, choice, said, self.arrivals);
             self.queue.push(self.waiting_for(seq, &sequence));
             self.sequences.insert(seq, sequence);
         }

@@ -102,7 +102,9 @@ pub enum KvOp {
 }
 
 /// Whether a prompt's beginning was there already, and why not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub enum Reuse {
     /// In a slot.
     Device,

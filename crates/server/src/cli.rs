@@ -51,6 +51,14 @@ enum Command {
     Healthcheck(ConfigArgs),
     /// Measure the engine's own limit, without HTTP.
     Bench(BenchArgs),
+    /// Serve one model to the process that started this one, over the standard input.
+    #[command(hide = true)]
+    Engine {
+        #[arg(long, default_value = "info")]
+        log_level: String,
+        #[arg(long, default_value = "text")]
+        log_format: LogFormat,
+    },
     /// Print the OpenAPI document as YAML.
     Openapi {
         /// Print tables of all request fields instead.
@@ -220,6 +228,7 @@ pub fn run(
             Ok(report) => show(&report),
             Err(error) => complain(&error),
         },
+        Command::Engine { log_level, log_format } => run_engine(&log_level, log_format),
         Command::Openapi { markdown: true } => show(&crate::reference()),
         Command::Openapi { markdown: false } => match crate::openapi().to_yaml() {
             Ok(yaml) => show(&yaml),
@@ -339,7 +348,7 @@ fn choice<T: std::fmt::Debug>(choice: T) -> Value {
 const STACK: usize = 16 << 20;
 
 fn run_server(settings: Settings) -> Exit {
-    start_log(&settings);
+    start_log(&settings.log.level, settings.log.format, false);
     if settings.models.is_empty() {
         complain(
             "no model: give --model FILE.gguf, or a configuration file with a [[model]] section",
@@ -365,7 +374,6 @@ fn run_server(settings: Settings) -> Exit {
         };
         let at: Option<SocketAddr> = listener.local_addr().ok();
         tracing::info!(address = ?at, "listening");
-        tracing::info!(system = forebay_engine::system_info(), "llama.cpp");
         let source = |model: &ModelSettings| Source::Gguf(model.path.clone());
         match serve(settings, listener, source, move || next(Arc::clone(&signals))).await {
             Ok(()) => Exit::Good,
@@ -383,20 +391,31 @@ async fn next(signals: Arc<Mutex<mpsc::Receiver<Shutdown>>>) -> Shutdown {
     next.await.unwrap_or(Shutdown::Now)
 }
 
-fn start_log(settings: &Settings) {
-    // llama.cpp tells much while it loads; its warnings are enough.
+/// What a child does: llama.cpp's statics are in use when it ends, so it ends without their destructors.
+fn run_engine(log_level: &str, log_format: LogFormat) -> Exit {
+    start_log(log_level, log_format, true);
+    tracing::debug!(system = forebay_engine::system_info(), "llama.cpp");
+    let served = forebay_engine::process::serve();
+    if let Err(error) = &served {
+        complain(&error.to_string());
+    }
+    signal_hook::low_level::exit(i32::from(served.is_err()))
+}
+
+/// `threads`: whether lines name their thread, as an engine's do beside those of others.
+fn start_log(level: &str, format: LogFormat, threads: bool) {
     // llama.cpp tells a lot: whoever wants to read it names it, as `llama-cpp-2=info`.
-    let level = &settings.log.level;
     let filter = match level.contains("llama") {
-        true => level.clone(),
+        true => level.to_owned(),
         false => format!("{level},llama_cpp_2=warn,llama-cpp-2=warn"),
     };
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        .with_thread_names(threads)
         .with_ansi(io::stderr().is_terminal());
-    let installed = match settings.log.format {
+    let installed = match format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };

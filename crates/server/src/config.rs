@@ -47,6 +47,7 @@ pub struct ServerSettings {
     pub drain_delay_s: u64,
     pub drain_timeout_s: u64,
     pub max_choices: u32,
+    pub engine_processes: bool,
     pub cors_origins: Vec<String>,
 }
 
@@ -203,6 +204,7 @@ impl Default for ServerSettings {
             drain_delay_s: 5,
             drain_timeout_s: 120,
             max_choices: 8,
+            engine_processes: true,
             cors_origins: Vec::new(),
         }
     }
@@ -325,6 +327,7 @@ impl ServerSettings {
         layers.take_in("server.drain_delay_s", &mut self.drain_delay_s, 0, 3600);
         layers.take_in("server.drain_timeout_s", &mut self.drain_timeout_s, 0, 86_400);
         layers.take_in("server.max_choices", &mut self.max_choices, 1, 128);
+        layers.take("server.engine_processes", &mut self.engine_processes);
         layers.take("server.cors_origins", &mut self.cors_origins);
         for origin in &self.cors_origins {
             if origin.parse::<axum::http::HeaderValue>().is_err() {

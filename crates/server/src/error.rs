@@ -428,6 +428,13 @@ impl From<Failure> for ApiError {
                 "step_failed",
                 "The model could not compute your request. Try again.",
             ),
+            Failure::Crashed => Self {
+                code: Some("engine_crashed"),
+                ..Self::new(
+                    Kind::Internal,
+                    "Your request makes the model's engine crash. Do not send it again.",
+                )
+            },
             Failure::EngineGone => Self::unavailable(
                 "engine_stopped",
                 "The model's engine has stopped. Try again when the server has been restarted.",
@@ -512,6 +519,7 @@ mod tests {
         let too_complex = Some("grammar_too_complex");
         check(Failure::Grammar.into(), 400, "invalid_request_error", too_complex);
         check(Failure::Step.into(), 503, "server_error", Some("step_failed"));
+        check(Failure::Crashed.into(), 500, "server_error", Some("engine_crashed"));
         check(Failure::Unread.into(), 408, invalid, Some("response_not_read"));
         let many = SubmitError::TooManyTokens { tokens: 2, limit: 1 };
         check(many.into(), 400, invalid, Some("max_tokens_per_request"));

@@ -117,7 +117,7 @@ async fn measured(bytes: Bytes, work: &Work) -> Result<(Bytes, JsonSize), ApiErr
     };
     match size.effort() {
         Effort::Long => work.run_at_least(Effort::Long, measure).await,
-        Effort::Tiny | Effort::Short | Effort::Unclear => measure(),
+        Effort::Tiny | Effort::Small | Effort::Short | Effort::Unclear => measure(),
     }
 }
 

@@ -103,10 +103,13 @@ where
     F: Future<Output = Shutdown> + Send + 'static,
 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+
     let state = AppState {
+        launcher: loading::launcher(&settings),
         shared: work::Shared {
             pool: Arc::new(pool::Pool::new(cores)?),
             budget: Arc::new(cost::MemoryBudget::new(&settings.limits)),
+            waits: settings.server.engine_processes,
         },
         requests: Arc::new(tokio::sync::Semaphore::new(settings.limits.max_requests)),
         limits: Arc::new(settings.limits),

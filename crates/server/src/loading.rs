@@ -3,10 +3,11 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use forebay_engine::{Loaded, Progress, Source, load};
+use forebay_engine::process::Launcher;
+use forebay_engine::{Loaded, Progress, Source, load, load_in_process};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::config::ModelSettings;
+use crate::config::{LogSettings, ModelSettings, Settings};
 use crate::registry::{CannotServe, model_config};
 use crate::state::AppState;
 
@@ -26,7 +27,11 @@ pub(crate) async fn load_all(
     let mut loadings = Vec::new();
     for settings in state.registry.settings() {
         let config = model_config(settings, source(settings));
-        let loading = load(config).map_err(|e| CannotServe::new(&settings.name, e.to_string()))?;
+        let start = match (&config.source, &state.launcher) {
+            (Source::Gguf(_), Some(launcher)) => load_in_process(config, launcher.clone()),
+            _ => load(config),
+        };
+        let loading = start.map_err(|e| CannotServe::new(&settings.name, e.to_string()))?;
         loadings.push((settings.name.clone(), loading));
     }
     for (index, (name, loading)) in loadings.into_iter().enumerate() {
@@ -42,6 +47,16 @@ pub(crate) async fn load_all(
         state.registry.install(index, loaded, &state.metrics)?;
     }
     Ok(())
+}
+
+/// How to start this program as an engine; `None` where engines are threads of this process.
+pub(crate) fn launcher(settings: &Settings) -> Option<Launcher> {
+    let program = std::env::current_exe().ok().filter(|_| settings.server.engine_processes)?;
+    let LogSettings { level, format } = &settings.log;
+    let format = clap::ValueEnum::to_possible_value(format)?.get_name().to_owned();
+    let arguments = ["engine", "--log-level", level, "--log-format", &format];
+    let arguments = arguments.map(Into::into).to_vec();
+    Some(Launcher { program, arguments, silence: Launcher::SILENCE })
 }
 
 /// Shows progress until dropped.

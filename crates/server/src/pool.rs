@@ -32,6 +32,8 @@ const MAX_CREDIT: Duration = Duration::from_millis(200);
 pub(crate) enum Effort {
     /// Well under a millisecond: runs on the caller's thread.
     Tiny,
+    /// As short, but it waits for somebody: on a thread for quick jobs, whatever they have used.
+    Small,
     /// Up to some ten milliseconds.
     Short,
     /// Mostly short, which shows only while it runs, such as compiling a grammar: it has a thread of
@@ -64,8 +66,7 @@ pub(crate) struct Lane {
 pub(crate) enum Priority {
     /// As all others.
     Normal,
-    /// When no other thread wants the core. A low niceness would not do: a thread of the engine that
-    /// wakes up, as they do some hundred times a token, would have to wait for its time slice to end.
+    /// When no other thread wants the core.
     Idle,
 }
 
@@ -104,6 +105,7 @@ impl Pool {
     ) -> Result<T, ApiError> {
         let (lane, quick) = match effort {
             Effort::Tiny => return caught(job),
+            Effort::Small => return self.quick.run(job).await,
             Effort::Short if self.lock().has_any(Instant::now()) => (&self.quick, true),
             Effort::Unclear if self.lock().has_any(Instant::now()) => (&self.unclear, true),
             Effort::Short | Effort::Unclear | Effort::Long => (&self.slow, false),
@@ -141,7 +143,11 @@ impl Lane {
             .num_threads(threads)
             .stack_size(STACK)
             .thread_name(move |index| format!("{name}-{index}"))
-            .start_handler(move |_| priority.apply())
+            .start_handler(move |_| {
+                if priority == Priority::Idle {
+                    forebay_engine::be_patient();
+                }
+            })
             .build()?;
         Ok(Self { threads, places: Arc::new(Semaphore::new(queue)) })
     }
@@ -187,29 +193,6 @@ impl Credit {
 /// A panic ends the job alone.
 fn caught<T>(job: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {
     catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|panic| Err(ApiError::panicked(&*panic)))
-}
-
-impl Priority {
-    /// Gives it to this thread. Where it cannot be had, the thread keeps what it has.
-    #[cfg(target_os = "linux")]
-    fn apply(self) {
-        use thread_priority::{
-            NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
-            set_thread_priority_and_policy, thread_native_id,
-        };
-        if self == Self::Normal {
-            return;
-        }
-        let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-        let set = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle);
-        if let Err(error) = set {
-            tracing::debug!(?error, "a thread keeps its priority");
-        }
-    }
-
-    /// Elsewhere threads keep their priority.
-    #[cfg(not(target_os = "linux"))]
-    fn apply(self) {}
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
+use forebay_engine::process::Launcher;
 use tokio::sync::Semaphore;
 
 use crate::background::Jobs;
@@ -25,6 +26,8 @@ pub struct AppState {
     pub(crate) shared: Shared,
     /// Places for requests in progress.
     pub(crate) requests: Arc<Semaphore>,
+    /// How engines are started in processes of their own, if they are.
+    pub(crate) launcher: Option<Launcher>,
     /// The models.
     pub registry: Arc<Registry>,
     /// The metrics.

@@ -23,6 +23,8 @@ pub(crate) struct Shared {
     pub pool: Arc<Pool>,
     /// Memory for requests.
     pub budget: Arc<MemoryBudget>,
+    /// Whether tokenising waits for another process, so that no job may run on the caller's thread.
+    pub waits: bool,
 }
 
 /// One request's handle to them. Dropping the last clone, which the response's body holds, returns
@@ -161,7 +163,9 @@ impl Work {
         effort: Effort,
         job: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let run = self.shared.pool.run(effort.max(self.cost().effort()), job);
+        let effort = effort.max(self.cost().effort());
+        let effort = if self.shared.waits { effort.max(Effort::Small) } else { effort };
+        let run = self.shared.pool.run(effort, job);
         let Some(Deadline { at, in_all }) = self.deadline else { return run.await };
         let late = |_| Err(Failure::Timeout(in_all).into());
         tokio::time::timeout_at(at, run).await.unwrap_or_else(late)

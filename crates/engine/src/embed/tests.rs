@@ -1,6 +1,29 @@
 //! The lanes on models that tell what they were given.
 
 use super::*;
+use crate::message::{Moment, Vectors};
+
+/// Collects what is reported, for each request in a channel of its own.
+#[derive(Default)]
+struct Answers(Mutex<BTreeMap<u64, std::sync::mpsc::Sender<Vectors>>>);
+
+impl Outbox for Answers {
+    fn report(&self, report: Report) {
+        let Report::Vectors { id, vectors } = report else { panic!("{report:?}") };
+        let reply = lock(&self.0).remove(&id).expect("one answer each");
+        drop(reply.send(vectors));
+    }
+
+    fn ended(&self) {}
+}
+
+/// An engine that runs, and how to ask it.
+struct Running {
+    commands: mpsc::UnboundedSender<Command>,
+    answers: Arc<Answers>,
+    board: Arc<Board>,
+    thread: thread::JoinHandle<()>,
+}
 
 /// Tells each input's length, or fails on one that begins with [`POISON`].
 struct Lengths {
@@ -28,71 +51,81 @@ impl EmbeddingModel for Lengths {
     }
 }
 
-fn start(lanes: usize) -> (mpsc::Sender<EmbedJob>, Arc<Board>, thread::JoinHandle<()>) {
-    let (sender, inbox) = mpsc::channel(64);
-    let clients = Clients { inbox, departures: Arc::default(), queue_timeout: None };
+fn start(lanes: usize) -> Running {
+    #[expect(clippy::disallowed_methods, reason = "a test sends few")]
+    let (commands, inbox) = mpsc::unbounded_channel();
+    let answers = Arc::<Answers>::default();
+    let out = Arc::clone(&answers) as Arc<dyn Outbox>;
+    let clients = Clients { inbox, queue_timeout: None, out };
     let board = Arc::new(Board::new());
     let narrow = (0..lanes).map(|_| Lengths { capacity: 64 }).collect();
     let pass = Pass { tokens: 64, inputs: 16, block: 64 };
     let contexts = Contexts { wide: Lengths { capacity: 500 }, narrow, pass };
     let shared = Arc::clone(&board);
     let body = move || EmbedWorker::serve(contexts, clients, true, shared);
-    (sender, board, thread::Builder::new().spawn(body).unwrap())
+    let thread = thread::Builder::new().spawn(body).unwrap();
+    Running { commands, answers, board, thread }
 }
 
-fn submit(
-    sender: &mpsc::Sender<EmbedJob>,
-    inputs: Vec<Vec<Token>>,
-) -> oneshot::Receiver<Result<Vec<Vec<f32>>, Failure>> {
-    let (reply, answer) = oneshot::channel();
-    sender.blocking_send(EmbedJob::new(next_id(), inputs, reply, None)).unwrap();
-    answer
+impl Running {
+    fn submit(&self, inputs: Vec<Vec<Token>>) -> std::sync::mpsc::Receiver<Vectors> {
+        let (reply, answer) = std::sync::mpsc::channel();
+        let id = next_id();
+        lock(&self.answers.0).insert(id, reply);
+        let embed = Embed { id, inputs, submitted: Moment::now(), timeout: None };
+        self.commands.send(Command::Embed(Box::new(embed))).unwrap();
+        answer
+    }
+
+    fn end(self) -> Arc<Board> {
+        drop(self.commands);
+        self.thread.join().unwrap();
+        self.board
+    }
 }
 
 #[test]
 fn every_input_gets_its_own_vector_whichever_lane_computes_it() {
     for lanes in [0, 3] {
-        let (sender, board, thread) = start(lanes);
+        let running = start(lanes);
         let inputs = |job: usize| (0..20).map(move |i| vec![7; 1 + (job * 13 + i * 7) % 90]);
-        let answers: Vec<_> = (0..30).map(|j| submit(&sender, inputs(j).collect())).collect();
+        let answers: Vec<_> = (0..30).map(|j| running.submit(inputs(j).collect())).collect();
         for (job, answer) in answers.into_iter().enumerate() {
-            let vectors = answer.blocking_recv().unwrap().unwrap();
+            let vectors = answer.recv().unwrap().unwrap();
             for (input, vector) in inputs(job).zip(vectors) {
                 #[expect(clippy::cast_precision_loss, reason = "small numbers")]
                 let length = input.len() as f32;
                 assert!((vector[0] / vector[1] - length).abs() < 1e-3, "{vector:?} {length}");
             }
         }
-        drop(sender);
-        thread.join().unwrap();
-        assert_eq!(board.stats().running, 0);
+        assert_eq!(running.end().stats().running, 0);
     }
 }
 
 #[test]
 fn a_failed_pass_fails_its_requests_and_three_in_a_row_end_all_lanes() {
-    let (sender, board, thread) = start(2);
+    let running = start(2);
     let poisoned = || vec![vec![POISON; 60], vec![1; 60], vec![1; 60]];
-    assert_eq!(submit(&sender, poisoned()).blocking_recv().unwrap(), Err(Failure::Step));
-    assert!(submit(&sender, vec![vec![1; 10]]).blocking_recv().unwrap().is_ok());
+    assert_eq!(running.submit(poisoned()).recv().unwrap(), Err(Failure::Step));
+    assert!(running.submit(vec![vec![1; 10]]).recv().unwrap().is_ok());
     for _ in 0..MAX_FAILED_PASSES {
-        let alone = submit(&sender, vec![vec![POISON]]);
-        assert_eq!(alone.blocking_recv().unwrap(), Err(Failure::Step));
+        let alone = running.submit(vec![vec![POISON]]);
+        assert_eq!(alone.recv().unwrap(), Err(Failure::Step));
     }
     for _ in 0..1000 {
-        if board.status() == Status::Failed {
+        if running.board.status() == Status::Failed {
             break;
         }
         thread::sleep(Duration::from_millis(10));
     }
-    assert_eq!(board.status(), Status::Failed);
-    // A lane that was waiting finds out by the next request, which is dropped.
-    let (reply, late) = oneshot::channel();
-    drop(sender.blocking_send(EmbedJob::new(next_id(), vec![vec![1]], reply, None)));
-    drop(sender);
-    assert!(late.blocking_recv().is_err());
-    thread.join().unwrap();
-    assert_eq!(board.stats().step_errors, 4);
+    assert_eq!(running.board.status(), Status::Failed);
+    // A lane that was waiting finds out by the next request.
+    let late = running.submit(vec![vec![1]]);
+    let answers = Arc::clone(&running.answers);
+    assert_eq!(running.end().stats().step_errors, 4);
+    // Whoever reports ends what is open.
+    lock(&answers.0).clear();
+    assert!(!matches!(late.recv(), Ok(Ok(_))));
 }
 
 #[test]

@@ -15,6 +15,38 @@ impl Wake for Flag {
     }
 }
 
+/// Channels of requests with numbers of their own.
+struct Channels {
+    unread: Arc<Unread>,
+    departed: Arc<Mutex<Vec<u64>>>,
+    last: AtomicU64,
+}
+
+impl Channels {
+    fn new(limit: usize) -> Self {
+        let departed = Arc::<Mutex<Vec<u64>>>::default();
+        let list = Arc::clone(&departed);
+        let unread = Arc::new(Unread::new(limit, move |id| lock(&list).push(id)));
+        Self { unread, departed, last: AtomicU64::new(0) }
+    }
+
+    fn channel(&self) -> (Sender, Receiver) {
+        self.unread.channel(self.last.fetch_add(1, Relaxed) + 1, None)
+    }
+
+    fn take_departed(&self) -> Vec<u64> {
+        std::mem::take(&mut *lock(&self.departed))
+    }
+}
+
+impl std::ops::Deref for Channels {
+    type Target = Unread;
+
+    fn deref(&self) -> &Unread {
+        &self.unread
+    }
+}
+
 fn delta(bytes: usize) -> Stamped {
     let text = "x".repeat(bytes);
     let event = Event::Delta { choice: 0, text, tokens: 1, logprobs: Vec::new() };
@@ -41,8 +73,8 @@ fn is_cut(receiver: &mut Receiver) -> bool {
 
 #[test]
 fn events_come_in_order_and_then_the_end() {
-    let unread = Arc::new(Unread::new(1 << 20));
-    let (sender, mut receiver) = unread.channel(None);
+    let unread = Channels::new(1 << 20);
+    let (sender, mut receiver) = unread.channel();
     assert!(read(&mut receiver).is_pending());
     for len in 1..200 {
         sender.send(delta(len));
@@ -62,8 +94,8 @@ fn events_come_in_order_and_then_the_end() {
 
 #[test]
 fn a_reader_that_waits_is_woken_by_events_and_by_the_end() {
-    let unread = Arc::new(Unread::new(1 << 20));
-    let (sender, mut receiver) = unread.channel(None);
+    let unread = Channels::new(1 << 20);
+    let (sender, mut receiver) = unread.channel();
     let mut wait = || {
         let flag = Arc::new(Flag(AtomicBool::new(false)));
         let waker = Waker::from(Arc::clone(&flag));
@@ -82,15 +114,15 @@ fn a_reader_that_waits_is_woken_by_events_and_by_the_end() {
 
 #[test]
 fn who_leaves_is_reported_once_and_only_while_it_runs() {
-    let unread = Arc::new(Unread::new(1 << 20));
-    let (sender, receiver) = unread.channel(None);
-    let (finished, late) = unread.channel(None);
+    let unread = Channels::new(1 << 20);
+    let (sender, receiver) = unread.channel();
+    let (finished, late) = unread.channel();
     finished.finish(delta(5));
     sender.send(delta(5));
     drop((receiver, late));
     assert!(sender.is_closed());
     sender.send(delta(5));
-    assert_eq!((unread.take_departed(), unread.bytes()), (vec![sender.id()], 0));
+    assert_eq!((unread.take_departed(), unread.bytes()), (vec![sender.channel.id], 0));
     drop(sender);
     assert_eq!(unread.take_departed(), Vec::<u64>::new());
     assert!(lock(&unread.ledger).running.is_empty() && lock(&unread.ledger).finished.is_empty());
@@ -98,10 +130,10 @@ fn who_leaves_is_reported_once_and_only_while_it_runs() {
 
 #[test]
 fn the_first_to_finish_is_cut_first_and_its_memory_is_free_at_once() {
-    let unread = Arc::new(Unread::new(50_000));
+    let unread = Channels::new(50_000);
     let mut readers = Vec::new();
     for _ in 0..5 {
-        let (sender, receiver) = unread.channel(None);
+        let (sender, receiver) = unread.channel();
         sender.finish(delta(15_000));
         readers.push(receiver);
     }
@@ -110,19 +142,19 @@ fn the_first_to_finish_is_cut_first_and_its_memory_is_free_at_once() {
     let cut: Vec<bool> = readers.iter_mut().map(is_cut).collect();
     assert_eq!(cut, [true, true, false, false, false]);
     // One that was read counts no more, so nothing else is cut for the next.
-    let (sender, _receiver) = unread.channel(None);
+    let (sender, _receiver) = unread.channel();
     sender.finish(delta(15_000));
     assert_eq!(unread.cuts(), 2);
 }
 
 #[test]
 fn what_runs_is_cut_only_where_it_is_too_much_alone() {
-    let unread = Arc::new(Unread::new(50_000));
-    let (finished, mut late) = unread.channel(None);
+    let unread = Channels::new(50_000);
+    let (finished, mut late) = unread.channel();
     finished.finish(delta(20_000));
-    let (small, mut reads) = unread.channel(None);
+    let (small, mut reads) = unread.channel();
     small.send(delta(1000));
-    let (large, mut stalls) = unread.channel(None);
+    let (large, mut stalls) = unread.channel();
     large.send(with_logprobs(60, 20));
     assert!(unread.cuts() == 0 && unread.bytes() > 60 * 20 * 8, "tops count");
     large.send(with_logprobs(100, 20));
@@ -130,7 +162,7 @@ fn what_runs_is_cut_only_where_it_is_too_much_alone() {
     while !large.is_closed() {
         large.send(with_logprobs(10, 20));
     }
-    assert_eq!(unread.take_departed(), [large.id()], "the engine hears of it");
+    assert_eq!(unread.take_departed(), [large.channel.id], "the engine hears of it");
     assert!(is_cut(&mut late) && is_cut(&mut stalls));
     assert!(matches!(read(&mut reads), Poll::Ready(Some(Event::Delta { .. }))));
     drop((large, stalls));
@@ -139,8 +171,8 @@ fn what_runs_is_cut_only_where_it_is_too_much_alone() {
 
 #[test]
 fn a_reader_that_waits_for_the_rest_hears_that_it_was_cut() {
-    let unread = Arc::new(Unread::new(1000));
-    let (sender, mut receiver) = unread.channel(None);
+    let unread = Channels::new(1000);
+    let (sender, mut receiver) = unread.channel();
     let flag = Arc::new(Flag(AtomicBool::new(false)));
     let waker = Waker::from(Arc::clone(&flag));
     assert!(receiver.poll_recv(&mut Context::from_waker(&waker)).is_pending());
@@ -150,13 +182,13 @@ fn a_reader_that_waits_for_the_rest_hears_that_it_was_cut() {
 
 #[test]
 fn readers_and_writers_on_many_threads_leave_nothing_behind() {
-    let unread = Arc::new(Unread::new(200_000));
+    let unread = Arc::new(Channels::new(200_000));
     std::thread::scope(|scope| {
         for thread in 0..8_usize {
             let unread = Arc::clone(&unread);
             scope.spawn(move || {
                 for round in 0..300 {
-                    let (sender, mut receiver) = unread.channel(None);
+                    let (sender, mut receiver) = unread.channel();
                     let reads = scope.spawn(move || {
                         // Some leave early, some never read, some read all.
                         let most = [0, 3, usize::MAX][(thread + round) % 3];
@@ -186,13 +218,13 @@ proptest! {
     fn the_limit_holds_and_what_is_not_cut_arrives_whole(
         deeds in proptest::collection::vec((0_usize..6, 0_usize..5, 0_usize..3000), 1..200),
     ) {
-        let unread = Arc::new(Unread::new(20_000));
+        let unread = Channels::new(20_000);
         let mut senders: Vec<Option<Sender>> = Vec::new();
         let mut readers: Vec<Option<Receiver>> = Vec::new();
         let (mut sent, mut got) = (Vec::new(), Vec::new());
         for (which, deed, len) in deeds {
             if which >= senders.len() {
-                let (sender, receiver) = unread.channel(None);
+                let (sender, receiver) = unread.channel();
                 senders.push(Some(sender));
                 readers.push(Some(receiver));
                 sent.push(0_usize);

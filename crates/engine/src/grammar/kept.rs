@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     fn regex(source: &str) -> Grammar {
-        Grammar::Regex(source.to_owned())
+        Grammar::Regex(source.into())
     }
 
     fn refusal() -> Compiled {

@@ -34,15 +34,15 @@ fn vocab() -> Vocab {
     Vocab::new(table, Arc::new(Bytes))
 }
 
-fn json(source: impl Into<String>) -> Grammar {
+fn json(source: impl Into<Arc<str>>) -> Grammar {
     Grammar::JsonSchema(source.into())
 }
 
-fn regex(source: impl Into<String>) -> Grammar {
+fn regex(source: impl Into<Arc<str>>) -> Grammar {
     Grammar::Regex(source.into())
 }
 
-fn lark(source: impl Into<String>) -> Grammar {
+fn lark(source: impl Into<Arc<str>>) -> Grammar {
     Grammar::Lark(source.into())
 }
 

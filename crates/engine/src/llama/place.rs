@@ -13,7 +13,7 @@ use llama_cpp_2::{LlamaBackendDevice, list_llama_ggml_backend_devices};
 
 use super::{DEFAULT_BATCH, DEFAULT_UBATCH, Header, llama_id};
 use crate::fit::{self, FitError, Layer, Plan, Room, Running, Weights, Wish};
-use crate::handle::Host;
+use crate::host::Host;
 use crate::layout::{self, Facts};
 use crate::model::{KvType, ModelConfig, Split};
 use crate::status::Progress;

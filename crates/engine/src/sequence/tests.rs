@@ -38,7 +38,7 @@ fn say(
     tokens: &[Token],
 ) -> (Vec<(String, usize)>, Option<FinishReason>) {
     let vocab = vocab();
-    let mut sequence = Sequence::new(request, 0, &vocab, false);
+    let mut sequence = Sequence::new(request, 0, None, &vocab, false);
     let mut sent = Vec::new();
     for &token in tokens {
         let mut logits = vec![0.0; vocab.len()];

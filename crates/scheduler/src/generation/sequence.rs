@@ -83,10 +83,13 @@ impl std::ops::Deref for Tokens {
 }
 
 impl Sequence {
-    pub(super) fn new(request: &Request, choice: u32, arrival: u64) -> Self {
+    /// Answer number `choice` of a request, of which `said` is there.
+    pub(super) fn new(request: &Request, choice: u32, said: &[u32], arrival: u64) -> Self {
+        let mut tokens = Tokens { prompt: Arc::clone(&request.prompt), all: Vec::new() };
+        said.iter().for_each(|&token| tokens.push(token));
         Self {
             state: State::Queued,
-            tokens: Tokens { prompt: Arc::clone(&request.prompt), all: Vec::new() },
+            tokens,
             computed: 0,
             max_new_tokens: request.max_new_tokens,
             class: request.class,

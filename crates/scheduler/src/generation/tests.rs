@@ -54,6 +54,7 @@ fn request(id: u64, prompt: u32, new: u32, choices: u32) -> Request {
         max_new_tokens: new,
         choices,
         all_logits: false,
+        said: Vec::new(),
     }
 }
 

@@ -114,22 +114,26 @@ impl Wanted {
             true => format!("{thought} {answer} shaped"),
             false => format!("({open} {thought})? {answer} shaped"),
         };
-        let grammar = Grammar::Lark(format!("start: {start}\n{rules}GAP: /[ \\n]{{1,3}}/\n{rule}"));
+        let lark = format!("start: {start}\n{rules}GAP: /[ \\n]{{1,3}}/\n{rule}");
+        let grammar = Grammar::Lark(lark.into());
         Self { grammar, ..self }
     }
 
-    /// Compiles it, or finds it compiled. It can take long: not for the reactor's threads.
+    /// Compiles it for the engine, or finds it compiled. It can take long: not for the reactor's threads.
     ///
     /// # Errors
     /// 400 where it cannot be enforced.
-    pub fn compile(self, served: &Served) -> Result<CompiledGrammar, ApiError> {
-        self.compile_by(served.engine()?.grammars())
+    pub fn compile(self, served: &Served) -> Result<Grammar, ApiError> {
+        let Self { param, grammar, .. } = self;
+        let compiled = served.engine()?.compile(&grammar);
+        compiled.map_err(|error| refused(&param, &error.to_string()))?;
+        Ok(grammar)
     }
 
-    /// It as it was compiled before, if it was.
+    /// It, if the engine has it compiled.
     #[must_use]
-    pub fn compiled(&self, served: &Served) -> Option<CompiledGrammar> {
-        served.engine().ok()?.grammars().compiled(&self.grammar)
+    pub fn compiled(&self, served: &Served) -> Option<Grammar> {
+        served.engine().ok()?.has_compiled(&self.grammar).then(|| self.grammar.clone())
     }
 
     /// Compiles it here. It takes plain data alone, up to a second, and up to 14 MB of stack: for a
@@ -252,7 +256,7 @@ fn of_schema(param: &str, schema: &Value) -> Result<Wanted, ApiError> {
 }
 
 fn of_regex(param: &str, regex: &str) -> Wanted {
-    let grammar = Grammar::Regex(regex.to_owned());
+    let grammar = Grammar::Regex(regex.into());
     Wanted { param: param.to_owned(), grammar, of_tools: false }
 }
 
@@ -275,7 +279,7 @@ fn of_grammar(param: &str, text: &str) -> Result<Wanted, ApiError> {
     } else {
         text.to_owned()
     };
-    Ok(Wanted { param: param.to_owned(), grammar: Grammar::Lark(lark), of_tools: false })
+    Ok(Wanted { param: param.to_owned(), grammar: Grammar::Lark(lark.into()), of_tools: false })
 }
 
 /// What every JSON answer is spelled like: one space behind `,` and `:` and none elsewhere. What

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use forebay_engine::{
-    CompiledGrammar, GenerateRequest, ModelInfo, Origin, SamplingParams, StopRules, ThinkLimit,
-    Token, Vocab,
+    GenerateRequest, Grammar, ModelInfo, Origin, SamplingParams, StopRules, ThinkLimit, Token,
+    Vocab,
 };
 use forebay_protocol::completion::CommonFields;
 use forebay_protocol::{LogitBias, Stop};
@@ -35,7 +35,7 @@ pub struct Recipe {
     /// How long it may think.
     pub think: Option<ThinkLimit>,
     /// What the answer has to be.
-    pub grammar: Option<CompiledGrammar>,
+    pub grammar: Option<Grammar>,
     /// Alternatives to report for each token.
     pub logprobs: Option<u32>,
     /// Alternatives to report for each token of the prompt.

@@ -13,7 +13,7 @@ const MAX_DEPTH: usize = 64;
 
 /// The grammar of a schema, or why there is none.
 pub(super) fn grammar(schema: Value) -> Result<Grammar, String> {
-    Ok(Grammar::JsonSchema(spelled(enforceable(schema)?).to_string()))
+    Ok(Grammar::JsonSchema(spelled(enforceable(schema)?).to_string().into()))
 }
 
 /// The schema with our spelling.

@@ -215,7 +215,9 @@ impl Toolset {
         }
         let control = |text: &str| vocab.control_at(text);
         let json = |schema: &Value| schema::spelled(schema.clone());
-        Ok(Some(Grammar::Lark(call_grammar(dialect, &shapes, calls, &control, &json, answer))))
+        Ok(Some(Grammar::Lark(
+            call_grammar(dialect, &shapes, calls, &control, &json, answer).into(),
+        )))
     }
 }
 

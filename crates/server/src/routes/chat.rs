@@ -8,7 +8,7 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use forebay_engine::CompiledGrammar;
+use forebay_engine::Grammar;
 use forebay_protocol::chat::{ChatCompletion, ChatCompletionRequest};
 use forebay_protocol::error::ErrorEnvelope;
 
@@ -162,7 +162,7 @@ pub(super) async fn prepare_and_submit<E: Send + 'static>(
     Ok((Submitted { runs, speeches, style, metadata, served }, besides))
 }
 
-/// A grammar as it was compiled before, or compiled now.
+/// A grammar that the engine has compiled, before or now.
 ///
 /// # Errors
 /// 400 where it cannot be enforced.
@@ -170,7 +170,7 @@ pub(super) async fn find_or_compile(
     wanted: Option<Wanted>,
     served: &Arc<Served>,
     work: &Work,
-) -> Result<Option<CompiledGrammar>, ApiError> {
+) -> Result<Option<Grammar>, ApiError> {
     let Some(wanted) = wanted else { return Ok(None) };
     if let Some(compiled) = wanted.compiled(served) {
         return Ok(Some(compiled));

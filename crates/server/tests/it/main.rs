@@ -13,6 +13,7 @@ mod http;
 mod http2;
 mod memory;
 mod overload;
+mod processes;
 mod server;
 mod structure;
 mod thoughts;

@@ -1,43 +1,11 @@
-//! Requests that end before their answer is complete: the client has left, or the deadline has passed.
-//!
-//! The worker finds both without going through all requests: it takes the list of ids whose client
-//! left, and the deadlines in order.
+//! When the time of each request is up, in order: nobody goes through all of them to find out.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
-
-/// Numbers requests, and keeps the numbers of those whose client left until the worker takes them.
-///
-/// Each number is added at most once, while its request holds a permit of the queue: that bounds
-/// the list.
-#[derive(Debug, Default)]
-pub(crate) struct Departures {
-    last: AtomicU64,
-    gone: Mutex<Vec<u64>>,
-}
 
 /// When the time of each request is up.
 #[derive(Debug)]
 pub(crate) struct Deadlines<K>(BTreeSet<(Instant, K)>);
-
-impl Departures {
-    /// A number that no other request has.
-    pub(crate) fn next_id(&self) -> u64 {
-        self.last.fetch_add(1, Relaxed) + 1
-    }
-
-    /// Reports that a request's client left.
-    pub(crate) fn add(&self, id: u64) {
-        self.gone.lock().unwrap_or_else(PoisonError::into_inner).push(id);
-    }
-
-    /// Takes the numbers of those whose client left since the last call.
-    pub(crate) fn take(&self) -> Vec<u64> {
-        std::mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
 
 impl<K> Default for Deadlines<K> {
     fn default() -> Self {

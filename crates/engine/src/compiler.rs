@@ -1,0 +1,121 @@
+//! Grammars for requests that come with a grammar's source: usually it was compiled when the request
+//! was checked. Where it was forgotten meanwhile it is compiled again, on a thread of its own, and the
+//! request comes back.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use tokio::sync::mpsc;
+
+use crate::grammar::{CompiledGrammar, GrammarError, Grammars};
+use crate::message::{Command, Generate};
+
+/// Stack of the thread that compiles: what is accepted takes up to 14 MB.
+const STACK: usize = 64 << 20;
+
+/// Compiles, for one engine.
+pub(crate) struct Compiler {
+    grammars: Arc<Grammars>,
+    commands: mpsc::UnboundedSender<Command>,
+    queue: Option<std::sync::mpsc::Sender<Box<Generate>>>,
+    waiting: Arc<Mutex<HashMap<u64, Waiting>>>,
+    /// Those that were cancelled on their way back.
+    cancelled: HashSet<u64>,
+}
+
+/// Of a request that waits for its grammar.
+type Waiting = Option<Result<CompiledGrammar, GrammarError>>;
+
+/// Whether a request has its grammar.
+pub(crate) enum Ready {
+    /// It has, or needs none.
+    Now(Box<Generate>, Option<CompiledGrammar>),
+    /// It will come again when it has, or nobody wants it any more.
+    Later,
+    /// The grammar cannot be compiled.
+    Never(Box<Generate>),
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Compiler {
+    /// Sends requests back by `commands`.
+    pub(crate) fn new(grammars: Arc<Grammars>, commands: mpsc::UnboundedSender<Command>) -> Self {
+        Self { grammars, commands, queue: None, waiting: Arc::default(), cancelled: HashSet::new() }
+    }
+
+    /// Finds a request's grammar.
+    pub(crate) fn find(&mut self, generate: Box<Generate>) -> Ready {
+        let Some(grammar) = &generate.request.grammar else { return Ready::Now(generate, None) };
+        if self.cancelled.remove(&generate.id) {
+            return Ready::Later;
+        }
+        let waiting = lock(&self.waiting).remove(&generate.id).flatten();
+        let compiled = match waiting {
+            Some(Err(_)) => return Ready::Never(generate),
+            Some(Ok(compiled)) => Some(compiled),
+            None => self.grammars.compiled(grammar),
+        };
+        match compiled {
+            Some(compiled) => Ready::Now(generate, Some(compiled)),
+            None => self.compile(generate),
+        }
+    }
+
+    /// Forgets a request that waits for its grammar; whether there was one.
+    pub(crate) fn forget(&mut self, id: u64) -> bool {
+        match lock(&self.waiting).remove(&id) {
+            None => false,
+            Some(None) => true,
+            Some(Some(_)) => self.cancelled.insert(id),
+        }
+    }
+
+    fn compile(&mut self, generate: Box<Generate>) -> Ready {
+        lock(&self.waiting).insert(generate.id, None);
+        let queue = match self.queue.take() {
+            Some(queue) => queue,
+            None => match self.start() {
+                Ok(queue) => queue,
+                Err(error) => {
+                    tracing::error!(%error, "a thread for grammars cannot be started");
+                    return Ready::Never(generate);
+                }
+            },
+        };
+        let sent = queue.send(generate);
+        self.queue = Some(queue);
+        match sent {
+            Ok(()) => Ready::Later,
+            Err(refused) => Ready::Never(refused.0),
+        }
+    }
+
+    fn start(&self) -> std::io::Result<std::sync::mpsc::Sender<Box<Generate>>> {
+        let (queue, requests) = std::sync::mpsc::channel::<Box<Generate>>();
+        let (grammars, commands) = (Arc::clone(&self.grammars), self.commands.clone());
+        let waiting = Arc::clone(&self.waiting);
+        let run = move || {
+            for generate in requests {
+                let Some(grammar) = &generate.request.grammar else { continue };
+                // It may have been cancelled meanwhile.
+                if !lock(&waiting).contains_key(&generate.id) {
+                    continue;
+                }
+                let compiled = grammars.compile(grammar);
+                match lock(&waiting).get_mut(&generate.id) {
+                    Some(entry) => *entry = Some(compiled),
+                    None => continue,
+                }
+                if commands.send(Command::Generate(generate)).is_err() {
+                    break;
+                }
+            }
+        };
+        thread::Builder::new().name("grammars".to_owned()).stack_size(STACK).spawn(run)?;
+        Ok(queue)
+    }
+}

@@ -1,0 +1,198 @@
+//! Who waits for what an engine says: it hands each report to the reader of its request.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use crate::events::{Receiver, Sender, Unread};
+use crate::message::{Command, Grown, News, Report, Vectors, What};
+use crate::request::{Event, Failure, Stamped};
+
+/// Takes what an engine says. It never waits.
+pub(crate) trait Outbox: Send + Sync {
+    fn report(&self, report: Report);
+
+    /// Requests that the engine is about to compute; none once it has.
+    fn computing(&self, _ids: &mut dyn Iterator<Item = u64>) {}
+
+    /// The engine has ended: nothing more will come.
+    fn ended(&self);
+}
+
+/// A way to an engine and back.
+pub(crate) struct Link {
+    pub(crate) commands: mpsc::UnboundedSender<Command>,
+    pub(crate) inbox: mpsc::UnboundedReceiver<Command>,
+    pub(crate) hub: Arc<Hub>,
+}
+
+/// The requests that are not over.
+pub(crate) struct Hub {
+    unread: Arc<Unread>,
+    /// `None` once the engine has ended.
+    open: Mutex<Option<Open>>,
+}
+
+#[derive(Default)]
+struct Open {
+    generations: HashMap<u64, Sender>,
+    vectors: HashMap<u64, Waiting>,
+}
+
+struct Waiting {
+    reply: oneshot::Sender<Vectors>,
+    /// Count the request against the queue's limits.
+    permits: [OwnedSemaphorePermit; 2],
+}
+
+/// The engine has ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ended;
+
+/// Whoever waits for vectors. Dropping it cancels what has not been computed.
+pub(crate) struct Answer {
+    id: u64,
+    commands: mpsc::UnboundedSender<Command>,
+    /// `None` once they have come.
+    vectors: Option<oneshot::Receiver<Vectors>>,
+}
+
+impl Link {
+    /// With room for so many bytes of events that nobody has read.
+    pub(crate) fn new(unread_bytes: usize) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "the queue's permits bound it")]
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let departed = commands.clone();
+        // An engine that has ended has nothing to cancel.
+        let cancel = move |id| drop(departed.send(Command::Cancel(id)));
+        let hub = Hub::new(Arc::new(Unread::new(unread_bytes, cancel)));
+        Self { commands, inbox, hub: Arc::new(hub) }
+    }
+}
+
+impl Hub {
+    pub(crate) fn new(unread: Arc<Unread>) -> Self {
+        Self { unread, open: Mutex::new(Some(Open::default())) }
+    }
+
+    pub(crate) fn unread(&self) -> &Unread {
+        &self.unread
+    }
+
+    /// Waits for news about a request for text, which holds these permits until it is over.
+    pub(crate) fn generation(
+        &self,
+        id: u64,
+        permits: [OwnedSemaphorePermit; 2],
+    ) -> Result<Receiver, Ended> {
+        let (sender, receiver) = self.unread.channel(id, Some(permits));
+        self.lock().as_mut().ok_or(Ended)?.generations.insert(id, sender);
+        Ok(receiver)
+    }
+
+    /// Waits for a request's vectors. `commands` is where it is cancelled.
+    pub(crate) fn vectors(
+        &self,
+        id: u64,
+        permits: [OwnedSemaphorePermit; 2],
+        commands: mpsc::UnboundedSender<Command>,
+    ) -> Result<Answer, Ended> {
+        let (reply, vectors) = oneshot::channel();
+        self.lock().as_mut().ok_or(Ended)?.vectors.insert(id, Waiting { reply, permits });
+        Ok(Answer { id, commands, vectors: Some(vectors) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, news: Vec<News>) {
+        let mut over = Vec::new();
+        let mut open = self.lock();
+        let Some(Open { generations, .. }) = open.as_mut() else { return };
+        for News { id, after, what, last } in news {
+            let event = event(what).map(|event| Stamped { after, event });
+            if last {
+                over.extend(generations.remove(&id).map(|sender| (sender, event)));
+            } else if let (Some(sender), Some(event)) = (generations.get(&id), event) {
+                sender.send(event);
+            }
+        }
+        drop(open);
+        for (sender, event) in over {
+            match event {
+                Some(event) => sender.finish(event),
+                None => drop(sender),
+            }
+        }
+    }
+
+    fn answer(&self, id: u64, vectors: Option<Vectors>) {
+        let waiting = self.lock().as_mut().and_then(|open| open.vectors.remove(&id));
+        let Some(Waiting { reply, permits }) = waiting else { return };
+        // The permits are returned first: whoever gets the answer may ask again.
+        drop(permits);
+        if let Some(vectors) = vectors {
+            drop(reply.send(vectors));
+        }
+    }
+}
+
+impl Answer {
+    /// Waits for the vectors.
+    pub(crate) async fn wait(mut self) -> Vectors {
+        let Some(vectors) = self.vectors.as_mut() else { return Err(Failure::EngineGone) };
+        let answer = vectors.await;
+        self.vectors = None;
+        answer.unwrap_or(Err(Failure::EngineGone))
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if self.vectors.is_some() {
+            // An engine that has ended has nothing to cancel.
+            drop(self.commands.send(Command::Cancel(self.id)));
+        }
+    }
+}
+
+impl Outbox for Hub {
+    fn report(&self, report: Report) {
+        match report {
+            Report::News(news) => self.tell(news),
+            Report::Vectors { id, vectors } => self.answer(id, Some(vectors)),
+            Report::Dropped(id) => self.answer(id, None),
+        }
+    }
+
+    fn ended(&self) {
+        let open = self.lock().take();
+        drop(open);
+    }
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").finish_non_exhaustive()
+    }
+}
+
+/// What a reader is told, if anything.
+fn event(what: What) -> Option<Event> {
+    Some(match what {
+        What::Started { queued, cached } => Event::Started { queued, cached },
+        What::Prompt(logprobs) => Event::Prompt(logprobs),
+        What::Grew(Grown { text, logprobs, .. }) if text.is_empty() && logprobs.is_empty() => {
+            return None;
+        }
+        What::Grew(Grown { choice, text, tokens, logprobs, .. }) => {
+            Event::Delta { choice, text, tokens, logprobs }
+        }
+        What::Finished { choice, reason, tokens } => Event::Finished { choice, reason, tokens },
+        What::Failed(failure) => Event::Failed(failure),
+        What::Dropped => return None,
+    })
+}

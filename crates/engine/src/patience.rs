@@ -1,0 +1,36 @@
+//! Threads that run when no other thread wants the core.
+
+use std::cell::Cell;
+
+thread_local! {
+    static PATIENT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Makes this thread one that runs when no other one wants the core, and asks an engine's process for
+/// nothing that would hold up others. Where the first cannot be had, the thread keeps what it has.
+///
+/// A low niceness would not do: a thread of the engine that wakes up, as they do some hundred times a
+/// token, would have to wait for its time slice to end.
+pub fn be_patient() {
+    PATIENT.set(true);
+    #[cfg(target_os = "linux")]
+    run_when_idle();
+}
+
+/// Whether this thread is.
+pub(crate) fn is_patient() -> bool {
+    PATIENT.get()
+}
+
+#[cfg(target_os = "linux")]
+fn run_when_idle() {
+    use thread_priority::{
+        NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
+        set_thread_priority_and_policy, thread_native_id,
+    };
+    let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+    let set = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle);
+    if let Err(error) = set {
+        tracing::debug!(?error, "a thread keeps its priority");
+    }
+}

@@ -1,0 +1,94 @@
+//! Engines in processes of their own.
+//!
+//! llama.cpp aborts on what it does not expect, and an error of a GPU's driver ends its process. So the
+//! process that clients talk to runs none of it: each model lives in a child, which is this program
+//! again, and frames of plain data go over a socket pair. The child's side is `child.rs`; the parent's
+//! (`parent.rs`) knows each request and every token that came, so where a child dies, the next one goes
+//! on.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::grammar::{Grammar, GrammarError};
+use crate::message::{Command, Report};
+use crate::model::{ModelConfig, ModelInfo};
+use crate::status::State;
+use crate::vocab::{ParseSpecial, VocabTable};
+use crate::{Progress, Token};
+
+mod black_box;
+mod child;
+mod frames;
+mod ledger;
+mod parent;
+mod remote;
+
+pub use child::serve;
+pub(crate) use parent::Parent;
+pub(crate) use remote::Remote;
+
+/// How to start a child: it must call [`serve`].
+#[derive(Debug, Clone)]
+pub struct Launcher {
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// How long a child may be silent, which says something ten times a second.
+    pub silence: Duration,
+}
+
+impl Launcher {
+    /// As long as no child that is well is silent, on a machine that hardly gets on.
+    pub const SILENCE: Duration = Duration::from_secs(15);
+}
+
+/// What the parent sends. The first frame is `Load`.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+enum ToChild {
+    Load(Box<ModelConfig>),
+    Ask(Command),
+    Answer { id: u64, question: Question, patient: bool },
+}
+
+/// Something to be answered at once, whatever the engine does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+enum Question {
+    Tokenise(String, ParseSpecial),
+    Compile(Grammar),
+}
+
+/// The answer to a [`Question`].
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+enum Answer {
+    Tokens(Vec<Token>),
+    Compiled(Result<(), GrammarError>),
+}
+
+/// What the child sends. The first frame that is no `Progress` is `Loaded` or `CannotLoad`.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+enum FromChild {
+    Progress(Progress),
+    Loaded(Box<Description>),
+    CannotLoad(String),
+    Says(Report),
+    Answers {
+        id: u64,
+        answer: Answer,
+    },
+    /// Sent ten times a second: a child that is silent hangs.
+    State(Box<State>),
+}
+
+/// A model that a child has loaded.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Description {
+    info: ModelInfo,
+    table: VocabTable,
+    capacity: u64,
+    token_capacity: u64,
+    generates: bool,
+}

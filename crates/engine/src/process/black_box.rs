@@ -1,0 +1,78 @@
+//! What a child computes at the moment, where its parent finds it when it has died: a file in memory that
+//! both have open.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+
+/// Numbers of requests that are remembered; a step with more tells of the first ones.
+const MOST: usize = 4096;
+const WORD: usize = size_of::<u64>();
+
+/// The file.
+#[derive(Debug)]
+pub(super) struct BlackBox(File);
+
+impl BlackBox {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self(memfd_create("forebay-step", MemfdFlags::CLOEXEC)?.into()))
+    }
+
+    /// The one in a file that was handed on.
+    pub(super) fn of(file: File) -> Self {
+        Self(file)
+    }
+
+    /// Another handle of the same file.
+    pub(super) fn file(&self) -> io::Result<File> {
+        self.0.try_clone()
+    }
+
+    /// Remembers these numbers in place of those before.
+    pub(super) fn write(&self, ids: &mut dyn Iterator<Item = u64>, buffer: &mut Vec<u8>) {
+        buffer.clear();
+        buffer.extend_from_slice(&[0; WORD]);
+        ids.take(MOST).for_each(|id| buffer.extend_from_slice(&id.to_le_bytes()));
+        let count = (buffer.len() / WORD - 1) as u64;
+        buffer[..WORD].copy_from_slice(&count.to_le_bytes());
+        // Without memory for it a death has no suspects; that is all.
+        drop(self.0.write_all_at(buffer, 0));
+    }
+
+    /// Forgets all numbers.
+    pub(super) fn clear(&self) {
+        self.write(&mut std::iter::empty(), &mut Vec::new());
+    }
+
+    /// The numbers that were written last.
+    pub(super) fn read(&self) -> Vec<u64> {
+        let mut bytes = vec![0; (MOST + 1) * WORD];
+        let length = self.0.read_at(&mut bytes, 0).unwrap_or(0);
+        let (words, _) = bytes[..length].as_chunks();
+        let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
+        let count = usize::try_from(words.next().unwrap_or(0)).unwrap_or(0);
+        words.take(count).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_step_is_what_is_read() {
+        let (parent, mut buffer) = (BlackBox::new().unwrap(), Vec::new());
+        assert!(parent.read().is_empty());
+        let child = BlackBox::of(parent.file().unwrap());
+        child.write(&mut [7, 1, u64::MAX].into_iter(), &mut buffer);
+        assert_eq!(parent.read(), [7, 1, u64::MAX]);
+        child.write(&mut [3].into_iter(), &mut buffer);
+        assert_eq!(parent.read(), [3]);
+        child.write(&mut (0..5000), &mut buffer);
+        assert_eq!(parent.read().len(), MOST);
+        child.write(&mut std::iter::empty(), &mut buffer);
+        assert!(parent.read().is_empty());
+    }
+}

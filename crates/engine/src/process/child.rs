@@ -1,0 +1,207 @@
+//! The child's side: one engine, asked and answered over a socket.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::stdio::dup2_stdout;
+use tokio::sync::mpsc;
+
+use super::black_box::BlackBox;
+use super::{Answer, Description, FromChild, Question, ToChild, frames};
+use crate::grammar::GrammarError;
+use crate::host::{Announcement, Compiles, Host, LoadError};
+use crate::hub::Outbox;
+use crate::message::Report;
+use crate::patience::be_patient;
+use crate::status::Board;
+use crate::vocab::Vocab;
+
+/// How often the parent hears of the engine's state.
+const EVERY: Duration = Duration::from_millis(100);
+/// Threads that answer questions at once, besides one that answers them when nobody else wants the
+/// core, and their stack: a grammar that is compiled takes up to 14 MB.
+const THREADS: usize = 2;
+const STACK: usize = 64 << 20;
+
+/// Serves an engine over the socket that is the standard input, with a file on the standard output that
+/// tells the parent what is being computed, until its other end is closed or the
+/// engine has ended.
+///
+/// # Errors
+/// When there is no such socket, or what comes from it makes no sense.
+pub fn serve() -> io::Result<()> {
+    // Should the parent be gone already, the socket tells.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let out = Arc::new(Out {
+        socket: Mutex::new(socket.try_clone()?),
+        black_box: BlackBox::of(io::stdout().as_fd().try_clone_to_owned()?.into()),
+        numbers: Mutex::default(),
+    });
+    // What a library prints is for the log.
+    dup2_stdout(io::stderr())?;
+    let Some(ToChild::Load(config)) = frames::read(&mut socket)? else { return Ok(()) };
+    #[expect(clippy::disallowed_methods, reason = "the parent's permits bound it")]
+    let (commands, inbox) = mpsc::unbounded_channel();
+    let board = Arc::new(Board::new());
+    let model = Arc::<OnceLock<Model>>::default();
+    let announce = {
+        let (out, model) = (Arc::clone(&out), Arc::clone(&model));
+        Box::new(move |announced| announce(&out, &model, announced))
+    };
+    let host = Host {
+        config: *config,
+        board: Arc::clone(&board),
+        out: Arc::clone(&out) as Arc<dyn Outbox>,
+        commands: commands.clone(),
+        inbox,
+        announce,
+    };
+    // It ends the process when it ends.
+    drop(host.start().map_err(|error| io::Error::other(error.0))?);
+    let teller = Arc::clone(&out);
+    thread::Builder::new().name("state".to_owned()).spawn(move || tell(&teller, &board))?;
+    let helpers = Helpers::start(&out, &model)?;
+    while let Some(message) = frames::read(&mut socket)? {
+        match message {
+            ToChild::Ask(command) => drop(commands.send(command)),
+            ToChild::Answer { id, question, patient } => helpers.ask(id, question, patient),
+            ToChild::Load(_) => return Err(io::Error::other("a second model")),
+        }
+    }
+    Ok(())
+}
+
+/// What of a loaded model is needed besides its worker.
+struct Model {
+    vocab: Vocab,
+    compiles: Option<Compiles>,
+}
+
+/// The socket. Whoever writes waits for its reader, who never waits for anything.
+struct Out {
+    socket: Mutex<UnixStream>,
+    black_box: BlackBox,
+    /// Room to write the numbers of a step.
+    numbers: Mutex<Vec<u8>>,
+}
+
+impl Out {
+    fn send(&self, message: &FromChild) {
+        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        if frames::write(&mut *socket, message).is_err() {
+            // Nobody is there any more.
+            drop(socket.shutdown(std::net::Shutdown::Both));
+        }
+    }
+}
+
+impl Outbox for Out {
+    fn report(&self, report: Report) {
+        self.send(&FromChild::Says(report));
+    }
+
+    fn computing(&self, ids: &mut dyn Iterator<Item = u64>) {
+        let mut numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        self.black_box.write(ids, &mut numbers);
+    }
+
+    /// The main thread sees the end of the stream, and so does the parent.
+    fn ended(&self) {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(socket.shutdown(std::net::Shutdown::Both));
+    }
+}
+
+/// Tells the parent of a loaded model, or why there is none.
+fn announce(
+    out: &Out,
+    model: &OnceLock<Model>,
+    announced: Result<Announcement, LoadError>,
+) -> bool {
+    let Announcement { info, vocab, capacity, token_capacity, compiles } = match announced {
+        Ok(announcement) => announcement,
+        Err(LoadError(why)) => {
+            out.send(&FromChild::CannotLoad(why));
+            return false;
+        }
+    };
+    let generates = compiles.is_some();
+    let table = vocab.table().as_ref().clone();
+    let (capacity, token_capacity) = (capacity as u64, token_capacity as u64);
+    let _ = model.set(Model { vocab, compiles });
+    let description = Description { info, table, capacity, token_capacity, generates };
+    out.send(&FromChild::Loaded(Box::new(description)));
+    true
+}
+
+/// Tells the engine's state for ever.
+fn tell(out: &Out, board: &Board) {
+    loop {
+        if board.status() == crate::Status::Loading {
+            out.send(&FromChild::Progress(board.progress()));
+        }
+        out.send(&FromChild::State(Box::new(board.state())));
+        thread::sleep(EVERY);
+    }
+}
+
+/// Threads that answer questions.
+struct Helpers {
+    prompt: std::sync::mpsc::Sender<(u64, Question)>,
+    patient: std::sync::mpsc::Sender<(u64, Question)>,
+}
+
+impl Helpers {
+    fn start(out: &Arc<Out>, model: &Arc<OnceLock<Model>>) -> io::Result<Self> {
+        let start = |threads, patient| {
+            let (sender, questions) = std::sync::mpsc::channel::<(u64, Question)>();
+            let questions = Arc::new(Mutex::new(questions));
+            for number in 1..=threads {
+                let (out, model) = (Arc::clone(out), Arc::clone(model));
+                let questions = Arc::clone(&questions);
+                let next = move || questions.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let run = move || {
+                    if patient {
+                        be_patient();
+                    }
+                    while let Ok((id, question)) = next() {
+                        // None comes before the model is loaded.
+                        let answer = model.get().map(|model| model.answer(question));
+                        let says = answer.map(|answer| FromChild::Answers { id, answer });
+                        says.iter().for_each(|says| out.send(says));
+                    }
+                };
+                let builder = thread::Builder::new().name(format!("helper-{number}"));
+                builder.stack_size(STACK).spawn(run)?;
+            }
+            io::Result::Ok(sender)
+        };
+        Ok(Self { prompt: start(THREADS, false)?, patient: start(1, true)? })
+    }
+
+    fn ask(&self, id: u64, question: Question, patient: bool) {
+        let helpers = if patient { &self.patient } else { &self.prompt };
+        // The threads end with the process.
+        drop(helpers.send((id, question)));
+    }
+}
+
+impl Model {
+    fn answer(&self, question: Question) -> Answer {
+        match question {
+            Question::Tokenise(text, special) => {
+                Answer::Tokens(self.vocab.tokenize(&text, special))
+            }
+            Question::Compile(grammar) => {
+                let compiles = self.compiles.as_ref().ok_or_else(GrammarError::no_engine);
+                Answer::Compiled(compiles.and_then(|compiles| compiles.compile(&grammar)))
+            }
+        }
+    }
+}
