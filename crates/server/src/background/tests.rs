@@ -22,9 +22,14 @@ fn store() -> Store {
     Store::open(&StoreSettings::default()).unwrap()
 }
 
-async fn status(store: &Store, id: &str) -> Value {
+/// What is kept of a response.
+async fn whole(store: &Store, id: &str) -> Value {
     let response = store.get(&kept().owner, id).await.unwrap().unwrap().json;
-    let response: Value = serde_json::from_str(&response).unwrap();
+    serde_json::from_str(&response).unwrap()
+}
+
+async fn status(store: &Store, id: &str) -> Value {
+    let response = whole(store, id).await;
     json!([response["status"], response["error"]["code"]])
 }
 
@@ -36,6 +41,8 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 async fn a_panic_ends_its_job() {
     let (jobs, store) = (Jobs::default(), store());
     let job = job(&jobs, &store, "a").await;
+    let queued = whole(&store, "a").await;
+    assert_eq!((&queued["status"], &queued["background"]), (&json!("queued"), &json!(true)));
     jobs.spawn(&job, async { panic!("the work panics") });
     let events = Arc::clone(&job).events(0);
     let events: Vec<SseEvent> = soon(futures_util::StreamExt::collect(events)).await;
@@ -47,18 +54,32 @@ async fn a_panic_ends_its_job() {
     let kept = store.events(&kept().owner, "a", 1, 10).await.unwrap();
     assert!(kept.len() == 1 && kept[0].contains("response.failed"), "{kept:?}");
     assert!(kept[0].contains("\"sequence_number\":1"), "{kept:?}");
+    let mut failed = queued;
+    failed["status"] = json!("failed");
+    let message = "The server had an error while processing your request.";
+    failed["error"] = json!({"code": "internal_error", "message": message});
+    assert_eq!(whole(&store, "a").await, failed);
+    let last = json!({"type": "response.failed", "response": failed, "sequence_number": 1});
+    assert_eq!(serde_json::from_str::<Value>(&kept[0]).unwrap(), last);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_does_not_answer_is_dropped() {
     let (jobs, store) = (Jobs::default(), store());
     let job = job(&jobs, &store, "a").await;
+    let mut cancelled = whole(&store, "a").await;
     jobs.spawn(&job, std::future::pending());
     assert!(jobs.find("a").is_some());
     let begin = std::time::Instant::now();
     soon(job.cancel()).await;
     assert!(begin.elapsed() >= CANCEL_WAIT);
     assert_eq!(status(&store, "a").await, json!(["cancelled", null]));
+    cancelled["status"] = json!("cancelled");
+    assert_eq!(whole(&store, "a").await, cancelled);
+    let kept = store.events(&kept().owner, "a", 1, 10).await.unwrap();
+    let last = json!({"type": "response.failed", "response": cancelled, "sequence_number": 1});
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    assert_eq!(serde_json::from_str::<Value>(&kept[0]).unwrap(), last);
     soon(jobs.idle()).await;
     assert!(jobs.find("a").is_none());
 }

@@ -349,3 +349,6 @@ impl Encoder for Response {
         self.send(vec![last], out);
     }
 }
+
+#[cfg(test)]
+mod tests;
