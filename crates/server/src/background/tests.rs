@@ -1,20 +1,40 @@
+use serde_json::{Value, json};
+
 use super::*;
 use crate::config::StoreSettings;
+use crate::convert::Stamp;
+use crate::convert::responses::output::Echo;
 use crate::store::Owner;
 
 fn kept() -> Kept {
     let owner = Owner::of(&axum::http::HeaderMap::new());
     let (previous, conversation) = (None, None);
-    Kept { owner, previous, conversation, input: Vec::new(), retrievable: true, events: Vec::new() }
+    let (input, events) = (Arc::default(), Vec::new());
+    Kept { owner, previous, conversation, input, retrievable: true, events }
+}
+
+/// What is known of a background response of this id.
+fn header(id: &str) -> Header {
+    let stamp = Stamp {
+        id: id.to_owned(),
+        created: 1_700_000_000,
+        model: "m".to_owned(),
+        system_fingerprint: "fp_x".to_owned(),
+    };
+    let request = r#"{"model": "m", "input": "x", "background": true, "metadata": {"k": "v"}}"#;
+    let echo = Echo::of(&serde_json::from_str(request).unwrap(), true).unwrap();
+    let mut header = Header::new(stamp, Arc::new(echo));
+    header.set_kept(&kept());
+    header
 }
 
 /// A job as it is after `queued` was kept, with one event.
 async fn job(jobs: &Jobs, store: &Store, id: &str) -> Arc<Job> {
-    let queued = json!({"id": id, "object": "response", "status": "queued", "error": null,
-                        "background": true, "output": []});
-    store.keep(kept(), queued.clone()).await.unwrap();
-    let job = Job::new(store.clone(), kept(), queued, Arc::clone(&jobs.0.bytes));
-    job.add(&[json!({"type": "response.created", "sequence_number": 0})]);
+    let header = header(id);
+    store.keep(kept(), header.stored(&Progress::of(Status::Queued), &[])).await.unwrap();
+    let job = Job::new(store.clone(), kept(), header, Arc::clone(&jobs.0.bytes));
+    let event = json!({"type": "response.created", "sequence_number": 0});
+    job.add(vec![event.to_string().into()]);
     job
 }
 
@@ -91,9 +111,9 @@ async fn the_first_end_counts() {
     let work = Arc::clone(&job);
     jobs.spawn(&job, async move {
         work.cancel.cancelled().await;
-        let done = json!({"id": "a", "object": "response", "status": "completed", "output": []});
-        work.end(done, "{}".into()).await;
-        work.keep_state(json!({"id": "a", "status": "in_progress"})).await;
+        let stored = |status| work.header.stored(&Progress::of(status), &[]);
+        work.end(stored(Status::Completed), "{}".into()).await;
+        work.keep_state(stored(Status::InProgress)).await;
         panic!("afterwards");
     });
     soon(job.cancel()).await;

@@ -4,11 +4,14 @@ use forebay_protocol::responses::ResponsesRequest;
 use forebay_protocol::tools::{CustomDelta, FunctionDelta};
 use forebay_protocol::usage::PromptTokensDetails;
 
+use serde_json::{Value, json};
+
 use super::*;
 use crate::config::{Layers, Settings, StoreSettings};
 use crate::convert::responses::{Input, to_chat};
 use crate::convert::speech::Listener;
 use crate::convert::tools::Toolset;
+use crate::convert::{Stamp, to_json};
 use crate::metrics::Metrics;
 use crate::registry::{Registry, model_config};
 use crate::store::Owner;
@@ -45,7 +48,8 @@ fn response(request: &str, served: &Arc<Served>) -> Response {
         system_fingerprint: "fp_x".to_owned(),
     };
     let speech = Speech::new(Listener::Marks(None, None), Toolset::default());
-    Response::new(stamp, asked.echo, asked.namespaces, speech, Arc::clone(served))
+    let echo = Echo::of(&request, true).unwrap();
+    Response::new(Header::new(stamp, Arc::new(echo)), asked.namespaces, speech, Arc::clone(served))
 }
 
 fn kept(conversation: Option<&str>) -> Kept {
@@ -53,7 +57,7 @@ fn kept(conversation: Option<&str>) -> Kept {
         owner: Owner::of(&axum::http::HeaderMap::new()),
         previous: None,
         conversation: conversation.map(str::to_owned),
-        input: Vec::new(),
+        input: Arc::default(),
         retrievable: true,
         events: Vec::new(),
     }
@@ -66,15 +70,15 @@ fn usage() -> Usage {
     }
 }
 
-fn text(text: &str, tokens: u32, logprobs: &[(u32, f32)]) -> Event {
+fn text(text: &str, tokens: u32, logprobs: &[(u32, f32)]) -> EngineEvent {
     let top = |logprob: f32| vec![TopLogprob { token: 200, logprob: logprob - 1.0 }];
     let each =
         logprobs.iter().map(|&(token, logprob)| TokenLogprob { token, logprob, top: top(logprob) });
-    Event::Delta { choice: 0, text: text.to_owned(), tokens, logprobs: each.collect() }
+    EngineEvent::Delta { choice: 0, text: text.to_owned(), tokens, logprobs: each.collect() }
 }
 
-fn finished(reason: FinishReason) -> Event {
-    Event::Finished { choice: 0, reason, tokens: 5 }
+fn finished(reason: FinishReason) -> EngineEvent {
+    EngineEvent::Finished { choice: 0, reason, tokens: 5 }
 }
 
 fn thought(text: &str) -> Delta {
@@ -130,41 +134,35 @@ fn check(name: &str, mut values: Vec<Value>) {
     assert_eq!(values.len(), expected.len(), "{name}");
 }
 
-/// Takes in an event and numbers what it adds.
-fn take(response: &mut Response, event: Event, out: &mut Vec<Value>) {
-    let mut new = Vec::new();
-    response.event(event, &mut new);
-    out.extend(response.number(new));
+/// Events as clients read them.
+impl EventSink for Vec<Value> {
+    fn wants_deltas(&self) -> bool {
+        true
+    }
+
+    fn push(&mut self, event: &Event<'_>) {
+        let value: Value = serde_json::from_str(&to_json(event)).unwrap();
+        assert_eq!(value["type"], event.name);
+        Self::push(self, value);
+    }
 }
 
-fn add(response: &mut Response, deltas: Vec<Delta>, out: &mut Vec<Value>) {
-    let mut new = Vec::new();
-    response.add(deltas, &mut new);
-    out.extend(response.number(new));
-}
-
-fn open(response: &mut Response, states: &[&str], out: &mut Vec<Value>) {
-    let new = response.opening(states);
-    out.extend(response.number(new));
-}
-
-fn close(response: &mut Response, object: &Value, out: &mut Vec<Value>) {
-    let last = vec![Response::closing(object)];
-    out.extend(response.number(last));
+fn whole(response: &Response, progress: &Progress) -> Value {
+    serde_json::from_str(&to_json(&response.object(progress))).unwrap()
 }
 
 /// An answer with items of each kind.
-fn generate(response: &mut Response, reason: FinishReason, out: &mut Vec<Value>) {
-    add(response, vec![thought("Let me"), thought(" \"think\".\n")], out);
-    take(response, text("Hi", 2, &[(72, -0.1), (105, -0.25)]), out);
-    take(response, text("", 3, &[(195, f32::NEG_INFINITY)]), out);
-    take(response, text("ü", 4, &[(188, -3.0)]), out);
-    add(response, vec![function(Some("call_1"), Some("f"), "")], out);
-    add(response, vec![function(None, None, "{\"a\""), function(None, None, ":1}")], out);
-    add(response, vec![custom(Some("call_2"), Some("c"), ""), custom(None, None, "x\ny")], out);
-    add(response, vec![function(Some("call_3"), Some("g"), "{}")], out);
-    take(response, text("Bye", 5, &[]), out);
-    take(response, finished(reason), out);
+fn generate(response: &mut Response, reason: FinishReason, out: &mut impl EventSink) {
+    response.add(vec![thought("Let me"), thought(" \"think\".\n")], out);
+    response.event(text("Hi", 2, &[(72, -0.1), (105, -0.25)]), out);
+    response.event(text("", 3, &[(195, f32::NEG_INFINITY)]), out);
+    response.event(text("ü", 4, &[(188, -3.0)]), out);
+    response.add(vec![function(Some("call_1"), Some("f"), "")], out);
+    response.add(vec![function(None, None, "{\"a\""), function(None, None, ":1}")], out);
+    response.add(vec![custom(Some("call_2"), Some("c"), ""), custom(None, None, "x\ny")], out);
+    response.add(vec![function(Some("call_3"), Some("g"), "{}")], out);
+    response.event(text("Bye", 5, &[]), out);
+    response.event(finished(reason), out);
 }
 
 #[tokio::test]
@@ -172,12 +170,12 @@ async fn a_stream_has_the_recorded_events() {
     let served = served().await;
     let mut response = response(REQUEST, &served);
     let mut events = Vec::new();
-    open(&mut response, &["created", "in_progress"], &mut events);
+    response.opening(&["response.created", "response.in_progress"], &mut events);
     generate(&mut response, FinishReason::EndOfText, &mut events);
-    let object = response.finished(usage());
-    close(&mut response, &object, &mut events);
+    let end = response.finished(usage());
+    response.closing(&end, &mut events);
     check("stream", events);
-    check("stream, whole", vec![object]);
+    check("stream, whole", vec![whole(&response, &end)]);
 }
 
 #[tokio::test]
@@ -185,10 +183,9 @@ async fn an_answer_that_is_cut_is_incomplete() {
     let served = served().await;
     let mut response = response(r#"{"model": "m", "input": "hi"}"#, &served);
     let mut events = Vec::new();
-    add(&mut response, vec![thought("Hm")], &mut events);
-    take(&mut response, finished(FinishReason::Length), &mut events);
-    let object = response.finished(usage());
-    close(&mut response, &object, &mut events);
+    response.add(vec![thought("Hm")], &mut events);
+    response.event(finished(FinishReason::Length), &mut events);
+    response.closing(&response.finished(usage()), &mut events);
     check("cut", events);
 }
 
@@ -197,12 +194,10 @@ async fn a_failure_has_what_there_is() {
     let served = served().await;
     let mut response = response(r#"{"model": "m", "input": "hi"}"#, &served);
     let mut events = Vec::new();
-    open(&mut response, &["created", "in_progress"], &mut events);
-    take(&mut response, text("Hi", 1, &[]), &mut events);
-    let objects = [ApiError::internal("secret"), ApiError::slow_body(9)]
-        .map(|error| response.failure(&error));
-    for object in &objects {
-        close(&mut response, object, &mut events);
+    response.opening(&["response.created", "response.in_progress"], &mut events);
+    response.event(text("Hi", 1, &[]), &mut events);
+    for error in [ApiError::internal("secret"), ApiError::slow_body(9)] {
+        response.closing(&Response::failure(&error), &mut events);
     }
     check("failed", events);
 }
@@ -215,11 +210,10 @@ async fn a_background_response_begins_queued() {
     let store = Store::open(&StoreSettings::default()).unwrap();
     response.keep(store.clone(), kept(Some("conv_1")));
     let mut events = Vec::new();
-    open(&mut response, &["created", "queued"], &mut events);
-    open(&mut response, &["in_progress"], &mut events);
-    take(&mut response, text("Hi", 1, &[]), &mut events);
-    let cancelled = response.object("cancelled", None);
-    close(&mut response, &cancelled, &mut events);
+    response.opening(&["response.created", "response.queued"], &mut events);
+    response.opening(&["response.in_progress"], &mut events);
+    response.event(text("Hi", 1, &[]), &mut events);
+    response.closing(&Progress::of(Status::Cancelled), &mut events);
     check("background", events);
 }
 
@@ -229,10 +223,69 @@ async fn what_is_kept_is_what_was_told() {
     let mut response = response(REQUEST, &served);
     let store = Store::open(&StoreSettings::default()).unwrap();
     response.keep(store.clone(), kept(None));
-    generate(&mut response, FinishReason::EndOfText, &mut Vec::new());
+    generate(&mut response, FinishReason::EndOfText, &mut NoEvents);
     response.settle(usage()).await;
     let found = store.get(&kept(None).owner, "resp_1").await.unwrap().unwrap();
     let found: Value = serde_json::from_str(&found.json).unwrap();
-    assert_eq!(found, response.finished(usage()));
+    assert_eq!(found, whole(&response, &response.finished(usage())));
     check("kept", vec![found]);
+}
+
+#[tokio::test]
+async fn a_long_answer_takes_linear_time() {
+    const DELTAS: u32 = 200_000;
+    let served = served().await;
+    let mut response = response(r#"{"model": "m", "input": "hi"}"#, &served);
+    let begin = std::time::Instant::now();
+    let text_of = |number| format!("{number:19} ");
+    for number in 0..DELTAS {
+        response.add(vec![thought(&text_of(number))], &mut NoEvents);
+    }
+    for number in 0..DELTAS {
+        response.event(text(&text_of(number), number + 1, &[(72, -0.5)]), &mut NoEvents);
+    }
+    response.add(vec![function(Some("call_1"), Some("f"), "")], &mut NoEvents);
+    for number in 0..DELTAS {
+        response.add(vec![function(None, None, &text_of(number))], &mut NoEvents);
+    }
+    response.event(finished(FinishReason::EndOfText), &mut NoEvents);
+    let object = whole(&response, &response.finished(usage()));
+    let took = begin.elapsed();
+    let lengths = ["/output/0/content/0/text", "/output/1/content/0/text", "/output/2/arguments"]
+        .map(|at| object.pointer(at).and_then(Value::as_str).map(str::len));
+    assert_eq!(lengths, [Some(DELTAS as usize * 20); 3]);
+    // Building each text anew for each delta copies 1.2 TB.
+    assert!(took.as_secs() < 10, "{took:?}");
+}
+
+#[tokio::test]
+async fn deltas_that_nobody_wants_have_no_number() {
+    /// Wants no deltas.
+    struct Whole(Vec<Value>);
+    impl EventSink for Whole {
+        fn wants_deltas(&self) -> bool {
+            false
+        }
+
+        fn push(&mut self, event: &Event<'_>) {
+            EventSink::push(&mut self.0, event);
+        }
+    }
+    let served = served().await;
+    let mut response = response(REQUEST, &served);
+    let mut events = Whole(Vec::new());
+    generate(&mut response, FinishReason::EndOfText, &mut events);
+    let expected = recorded("stream").into_iter().filter(|event| {
+        let name = event["type"].as_str().unwrap();
+        !name.ends_with(".delta") && event.get("response").is_none()
+    });
+    let expected: Vec<Value> = (0..)
+        .zip(expected)
+        .map(|(number, mut event)| {
+            event["sequence_number"] = json!(number);
+            event
+        })
+        .collect();
+    events.0.iter_mut().for_each(without_chance);
+    assert_eq!(events.0, expected);
 }
