@@ -11,17 +11,19 @@ use axum::response::sse::Event as SseEvent;
 use forebay_engine::Event;
 use futures_util::{FutureExt as _, Stream, stream};
 use serde::Deserialize;
-use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::answer::{Runs, Sourced};
-use crate::convert::responses::output::Response;
+use crate::convert::responses::output::{
+    Event as ResponseEvent, EventSink, Header, Progress, Response, ResponseError, Status,
+};
+use crate::convert::to_json;
 use crate::cost::Reservation;
 use crate::error::ApiError;
-use crate::store::{Kept, Store};
+use crate::store::{Kept, Store, StoredResponse};
 
 /// Bytes of memory for the events of all running jobs. Beyond that a job goes on, but adds no more
 /// deltas to its list: the events that close items repeat their text.
@@ -49,8 +51,8 @@ pub(crate) struct Job {
     task: Mutex<Option<AbortHandle>>,
     store: Store,
     kept: Kept,
-    /// What is kept if the task ends without an end of its own.
-    queued: Value,
+    /// What is known of the response if the task ends without an end of its own.
+    header: Header,
     /// Bytes of events, its own and those of all jobs.
     bytes: AtomicUsize,
     all_bytes: Arc<AtomicUsize>,
@@ -65,6 +67,14 @@ struct Told {
     ending: bool,
     /// Whether its end is kept.
     over: bool,
+}
+
+/// Events on their way to a job's list.
+struct NewEvents {
+    /// As JSON.
+    texts: Vec<Arc<str>>,
+    /// Whether there is room for deltas.
+    deltas: bool,
 }
 
 /// A job's task: generates the response and keeps it.
@@ -95,7 +105,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 // === impl Jobs ===
 
 impl Jobs {
-    /// Keeps the response as it is and generates it in a task. Returns it as kept, and its job.
+    /// Keeps the response as it is and generates it in a task. Returns it as JSON, and its job.
     ///
     /// # Errors
     /// Where it cannot be kept.
@@ -105,12 +115,14 @@ impl Jobs {
         mut response: Response,
         (store, kept): (Store, Kept),
         memory: Reservation,
-    ) -> Result<(Value, Arc<Job>), ApiError> {
-        let object = response.object("queued", None);
-        store.keep(kept.clone(), object.clone()).await?;
-        let job = Job::new(store, kept, object.clone(), Arc::clone(&self.0.bytes));
-        let opening = response.opening(&["created", "queued"]);
-        job.tell(&mut response, opening);
+    ) -> Result<(String, Arc<Job>), ApiError> {
+        let queued = Progress::of(Status::Queued);
+        store.keep(kept.clone(), response.stored(&queued)).await?;
+        let object = to_json(&response.object(&queued));
+        let job = Job::new(store, kept, response.header().clone(), Arc::clone(&self.0.bytes));
+        let mut events = job.new_events();
+        response.opening(&["response.created", "response.queued"], &mut events);
+        job.add(events.texts);
         let work = Work { runs, response, job: Arc::clone(&job) };
         // What the request has is held until the job is over.
         let run = async move {
@@ -123,7 +135,7 @@ impl Jobs {
 
     /// Runs a job's work in a task. However that ends, the job is over after it.
     fn spawn(&self, job: &Arc<Job>, work: impl Future<Output = ()> + Send + 'static) {
-        let id = job.queued["id"].as_str().unwrap_or_default().to_owned();
+        let id = job.header.id().to_owned();
         lock(&self.0.jobs).insert(id.clone(), Arc::clone(job));
         let end = EndOnDrop { jobs: self.clone(), id, job: Arc::clone(job) };
         // `idle` waits for it; its panics are caught inside.
@@ -136,7 +148,7 @@ impl Jobs {
                     error = error.log_text(),
                     "a background task panicked"
                 );
-                end.job.give_up("failed", Some(&error)).await;
+                end.job.give_up(Status::Failed, Some(&error)).await;
             }
             drop(end);
         });
@@ -167,7 +179,7 @@ impl Drop for EndOnDrop {
         // any more, and the store marks the response as failed when it is opened again.
         let job = Arc::clone(&self.job);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { job.give_up("cancelled", None).await });
+            runtime.spawn(async move { job.give_up(Status::Cancelled, None).await });
         }
     }
 }
@@ -175,14 +187,14 @@ impl Drop for EndOnDrop {
 // === impl Job ===
 
 impl Job {
-    fn new(store: Store, kept: Kept, queued: Value, all_bytes: Arc<AtomicUsize>) -> Arc<Self> {
+    fn new(store: Store, kept: Kept, header: Header, all_bytes: Arc<AtomicUsize>) -> Arc<Self> {
         Arc::new(Self {
             told: watch::Sender::default(),
             cancel: CancellationToken::new(),
             task: Mutex::new(None),
             store,
             kept,
-            queued,
+            header,
             bytes: AtomicUsize::new(0),
             all_bytes,
         })
@@ -197,29 +209,25 @@ impl Job {
         if tokio::time::timeout(CANCEL_WAIT, over).await.is_ok() {
             return;
         }
-        tracing::error!(id = %self.queued["id"], "a background task does not end; dropping it");
+        tracing::error!(id = self.header.id(), "a background task does not end; dropping it");
         if let Some(task) = &*lock(&self.task) {
             task.abort();
         }
-        self.give_up("cancelled", None).await;
+        self.give_up(Status::Cancelled, None).await;
     }
 
     /// Ends it from outside its task: all that is known of the response is how it began.
-    async fn give_up(&self, status: &str, error: Option<&ApiError>) {
-        let mut object = self.queued.clone();
-        object["status"] = json!(status);
-        if let Some(error) = error {
-            let body = error.envelope().error;
-            object["error"] = json!({"code": body.code, "message": body.message});
-        }
-        let number = self.told.borrow().events.len();
-        let mut last = Response::closing(&object);
-        last["sequence_number"] = json!(number);
-        self.end(object, last.to_string().into()).await;
+    async fn give_up(&self, status: Status, error: Option<&ApiError>) {
+        let error = error.map(ResponseError::from);
+        let progress = Progress { error, ..Progress::of(status) };
+        let object = self.header.object(&progress, &[]);
+        let number = self.told.borrow().events.len() as u64;
+        let last = ResponseEvent::closing(&object).numbered(number);
+        self.end(self.header.stored(&progress, &[]), to_json(&last).into()).await;
     }
 
     /// Keeps the response as it is at its end, and its events. Only the first end counts.
-    async fn end(&self, object: Value, last: Arc<str>) {
+    async fn end(&self, response: StoredResponse, last: Arc<str>) {
         let mut kept = self.kept.clone();
         let first = self.told.send_if_modified(|told| {
             kept.events.clone_from(&told.events);
@@ -229,19 +237,19 @@ impl Job {
             kept.events.push(Arc::clone(&last));
             // Those who wait go on even if this task is dropped while it waits for the store.
             let _over = OverOnDrop { job: self, last: Some(last) };
-            self.keep(kept, object).await;
+            self.keep(kept, response).await;
         }
     }
 
     /// Keeps the response as it is on its way, unless it has been ended.
-    async fn keep_state(&self, object: Value) {
+    async fn keep_state(&self, response: StoredResponse) {
         if !self.told.borrow().ending {
-            self.keep(self.kept.clone(), object).await;
+            self.keep(self.kept.clone(), response).await;
         }
     }
 
-    async fn keep(&self, kept: Kept, object: Value) {
-        if let Err(error) = self.store.keep(kept, object).await {
+    async fn keep(&self, kept: Kept, response: StoredResponse) {
+        if let Err(error) = self.store.keep(kept, response).await {
             tracing::error!(error = error.log_text(), "a response could not be kept");
         }
     }
@@ -259,22 +267,28 @@ impl Job {
         })
     }
 
-    /// Numbers events and adds them to the list, as far as there is room for deltas.
-    fn tell(&self, response: &mut Response, mut events: Vec<Value>) {
-        if self.all_bytes.load(Ordering::Relaxed) > EVENT_BYTES {
-            let is_delta =
-                |event: &Value| event["type"].as_str().is_some_and(|name| name.ends_with(".delta"));
-            events.retain(|event| !is_delta(event));
-        }
-        self.add(&response.number(events));
+    /// An empty list of events, with deltas as far as there is room for them.
+    fn new_events(&self) -> NewEvents {
+        let deltas = self.all_bytes.load(Ordering::Relaxed) <= EVENT_BYTES;
+        NewEvents { texts: Vec::new(), deltas }
     }
 
-    fn add(&self, events: &[Value]) {
-        let events: Vec<Arc<str>> = events.iter().map(|event| event.to_string().into()).collect();
+    /// Adds events to the list.
+    fn add(&self, events: Vec<Arc<str>>) {
         let bytes = events.iter().map(|event| event.len()).sum();
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.all_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.told.send_modify(|told| told.events.extend(events));
+    }
+}
+
+impl EventSink for NewEvents {
+    fn wants_deltas(&self) -> bool {
+        self.deltas
+    }
+
+    fn push(&mut self, event: &ResponseEvent<'_>) {
+        self.texts.push(to_json(event).into());
     }
 }
 
@@ -308,35 +322,37 @@ pub(crate) fn named(json: &str) -> SseEvent {
 
 impl Work {
     async fn run(mut self) {
-        let object = self.generate().await;
-        let last = self.response.number(vec![Response::closing(&object)]);
-        let last = last.first().map(Value::to_string).unwrap_or_default();
-        let (id, status) = (object["id"].clone(), object["status"].clone());
-        self.job.end(object, last.into()).await;
-        tracing::info!(%id, %status, usage = ?self.runs.usage(), "a background response is over");
+        let end = self.generate().await;
+        let mut last = NewEvents { texts: Vec::new(), deltas: false };
+        self.response.closing(&end, &mut last);
+        let last = last.texts.pop().unwrap_or_default();
+        self.job.end(self.response.stored(&end), last).await;
+        let (id, status) = (self.job.header.id(), end.status);
+        tracing::info!(id, ?status, usage = ?self.runs.usage(), "a background response is over");
     }
 
-    /// The whole object at the end.
-    async fn generate(&mut self) -> Value {
+    /// Generates the response to its end.
+    async fn generate(&mut self) -> Progress {
         let job = Arc::clone(&self.job);
         loop {
             let next = tokio::select! {
                 biased;
-                () = job.cancel.cancelled() => return self.response.object("cancelled", None),
+                () = job.cancel.cancelled() => return Progress::of(Status::Cancelled),
                 next = self.runs.next() => next,
             };
             match next {
                 Ok(Some(Sourced { event, .. })) => {
-                    let mut events = Vec::new();
+                    let mut events = job.new_events();
                     if matches!(event, Event::Started { .. }) {
-                        events = self.response.opening(&["in_progress"]);
-                        job.keep_state(self.response.object("in_progress", None)).await;
+                        self.response.opening(&["response.in_progress"], &mut events);
+                        let running = Progress::of(Status::InProgress);
+                        job.keep_state(self.response.stored(&running)).await;
                     }
                     self.response.event(event, &mut events);
-                    job.tell(&mut self.response, events);
+                    job.add(events.texts);
                 }
                 Ok(None) => return self.response.finished(self.runs.usage()),
-                Err(error) => return self.response.failure(&error),
+                Err(error) => return Response::failure(&error),
             }
         }
     }

@@ -21,6 +21,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use forebay_engine::{TokenLogprob, Vocab};
 use forebay_protocol::fields::{Row, Rule, lookup};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::error::{ApiError, shown};
@@ -50,6 +51,15 @@ impl Stamp {
 /// Seconds since 1970.
 pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// A value of our own as JSON text.
+pub(crate) fn to_json<T: Serialize>(value: &T) -> String {
+    // It fails only for maps whose keys are not texts, and for types that refuse to be written.
+    serde_json::to_string(value).unwrap_or_else(|error| {
+        tracing::error!(%error, "a value cannot be written as JSON");
+        "null".to_owned()
+    })
 }
 
 /// Accepts or refuses the fields that no struct carries. Returns those that nobody knows.

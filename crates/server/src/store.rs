@@ -5,6 +5,7 @@
 //! `previous` or the conversation. Everything belongs to the key (`Authorization`) that made it.
 
 mod schema;
+mod stored;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use serde_json::Value;
+
+pub(crate) use self::stored::{StoredItem, StoredResponse};
 
 use crate::config::StoreSettings;
 use crate::error::ApiError;
@@ -65,7 +68,7 @@ pub struct Kept {
     /// The conversation that it belongs to.
     pub conversation: Option<String>,
     /// Its own input: items with ids.
-    pub input: Vec<Value>,
+    pub input: Arc<[StoredItem]>,
     /// Whether it can be retrieved; else only its conversation grows.
     pub retrievable: bool,
     /// Its events as JSON, where they can be read again.
@@ -184,18 +187,16 @@ impl Store {
     ///
     /// # Errors
     /// Where the database cannot be written.
-    pub async fn keep(&self, kept: Kept, mut response: Value) -> Result<(), ApiError> {
+    pub async fn keep(&self, kept: Kept, response: StoredResponse) -> Result<(), ApiError> {
         self.run(move |db| {
-            let output = response["output"].take();
-            let output = output.as_array().map(Vec::as_slice).unwrap_or_default();
+            let StoredResponse { id, complete, body, output } = &response;
             if kept.retrievable {
-                let id = response["id"].as_str().unwrap_or_default();
                 remove(db, &kept.owner, id)?;
                 let (previous, conversation) = (kept.previous.as_ref(), kept.conversation.as_ref());
                 db.execute(
                     "INSERT INTO holder(id, owner, used, previous, conversation, body)
                      VALUES (?, ?, ?, ?, ?, ?)",
-                    params![id, kept.owner.0, now(), previous, conversation, response.to_string()],
+                    params![id, kept.owner.0, now(), previous, conversation, body],
                 )?;
                 add_items(db, id, &kept.input, false)?;
                 add_items(db, id, output, true)?;
@@ -204,8 +205,7 @@ impl Store {
                     db.prepare_cached(sql)?.execute(params![id, number, event])?;
                 }
             }
-            let is_said = matches!(response["status"].as_str(), Some("completed" | "incomplete"));
-            if let Some(conversation) = kept.conversation.as_deref().filter(|_| is_said) {
+            if let Some(conversation) = kept.conversation.as_deref().filter(|_| *complete) {
                 // It may have been deleted meanwhile.
                 if exists(db, &kept.owner, conversation)? {
                     add_items(db, conversation, &kept.input, false)?;
@@ -465,6 +465,7 @@ impl Store {
             if !exists(db, &owner, &id)? {
                 return Ok(false);
             }
+            let items: Vec<StoredItem> = items.iter().map(StoredItem::of).collect();
             add_items(db, &id, &items, false)?;
             Ok(true)
         })
@@ -541,11 +542,11 @@ fn remove(db: &Connection, owner: &Owner, id: &str) -> Sql<bool> {
     Ok(db.execute(sql, params![id, owner.0])? > 0)
 }
 
-fn add_items(db: &Connection, holder: &str, items: &[Value], output: bool) -> Sql<()> {
+fn add_items(db: &Connection, holder: &str, items: &[StoredItem], output: bool) -> Sql<()> {
     let sql = "INSERT INTO item(id, holder, output, body) VALUES (?, ?, ?, ?)";
     let mut insert = db.prepare_cached(sql)?;
-    for item in items {
-        insert.execute(params![item["id"].as_str(), holder, output, item.to_string()])?;
+    for StoredItem { id, json } in items {
+        insert.execute(params![id, holder, output, json])?;
     }
     Ok(())
 }

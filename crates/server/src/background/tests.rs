@@ -1,20 +1,40 @@
+use serde_json::{Value, json};
+
 use super::*;
 use crate::config::StoreSettings;
+use crate::convert::Stamp;
+use crate::convert::responses::output::Echo;
 use crate::store::Owner;
 
 fn kept() -> Kept {
     let owner = Owner::of(&axum::http::HeaderMap::new());
     let (previous, conversation) = (None, None);
-    Kept { owner, previous, conversation, input: Vec::new(), retrievable: true, events: Vec::new() }
+    let (input, events) = (Arc::default(), Vec::new());
+    Kept { owner, previous, conversation, input, retrievable: true, events }
+}
+
+/// What is known of a background response of this id.
+fn header(id: &str) -> Header {
+    let stamp = Stamp {
+        id: id.to_owned(),
+        created: 1_700_000_000,
+        model: "m".to_owned(),
+        system_fingerprint: "fp_x".to_owned(),
+    };
+    let request = r#"{"model": "m", "input": "x", "background": true, "metadata": {"k": "v"}}"#;
+    let echo = Echo::of(&serde_json::from_str(request).unwrap(), true).unwrap();
+    let mut header = Header::new(stamp, Arc::new(echo));
+    header.set_kept(&kept());
+    header
 }
 
 /// A job as it is after `queued` was kept, with one event.
 async fn job(jobs: &Jobs, store: &Store, id: &str) -> Arc<Job> {
-    let queued = json!({"id": id, "object": "response", "status": "queued", "error": null,
-                        "background": true, "output": []});
-    store.keep(kept(), queued.clone()).await.unwrap();
-    let job = Job::new(store.clone(), kept(), queued, Arc::clone(&jobs.0.bytes));
-    job.add(&[json!({"type": "response.created", "sequence_number": 0})]);
+    let header = header(id);
+    store.keep(kept(), header.stored(&Progress::of(Status::Queued), &[])).await.unwrap();
+    let job = Job::new(store.clone(), kept(), header, Arc::clone(&jobs.0.bytes));
+    let event = json!({"type": "response.created", "sequence_number": 0});
+    job.add(vec![event.to_string().into()]);
     job
 }
 
@@ -22,9 +42,14 @@ fn store() -> Store {
     Store::open(&StoreSettings::default()).unwrap()
 }
 
-async fn status(store: &Store, id: &str) -> Value {
+/// What is kept of a response.
+async fn whole(store: &Store, id: &str) -> Value {
     let response = store.get(&kept().owner, id).await.unwrap().unwrap().json;
-    let response: Value = serde_json::from_str(&response).unwrap();
+    serde_json::from_str(&response).unwrap()
+}
+
+async fn status(store: &Store, id: &str) -> Value {
+    let response = whole(store, id).await;
     json!([response["status"], response["error"]["code"]])
 }
 
@@ -36,6 +61,8 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 async fn a_panic_ends_its_job() {
     let (jobs, store) = (Jobs::default(), store());
     let job = job(&jobs, &store, "a").await;
+    let queued = whole(&store, "a").await;
+    assert_eq!((&queued["status"], &queued["background"]), (&json!("queued"), &json!(true)));
     jobs.spawn(&job, async { panic!("the work panics") });
     let events = Arc::clone(&job).events(0);
     let events: Vec<SseEvent> = soon(futures_util::StreamExt::collect(events)).await;
@@ -47,18 +74,32 @@ async fn a_panic_ends_its_job() {
     let kept = store.events(&kept().owner, "a", 1, 10).await.unwrap();
     assert!(kept.len() == 1 && kept[0].contains("response.failed"), "{kept:?}");
     assert!(kept[0].contains("\"sequence_number\":1"), "{kept:?}");
+    let mut failed = queued;
+    failed["status"] = json!("failed");
+    let message = "The server had an error while processing your request.";
+    failed["error"] = json!({"code": "internal_error", "message": message});
+    assert_eq!(whole(&store, "a").await, failed);
+    let last = json!({"type": "response.failed", "response": failed, "sequence_number": 1});
+    assert_eq!(serde_json::from_str::<Value>(&kept[0]).unwrap(), last);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_does_not_answer_is_dropped() {
     let (jobs, store) = (Jobs::default(), store());
     let job = job(&jobs, &store, "a").await;
+    let mut cancelled = whole(&store, "a").await;
     jobs.spawn(&job, std::future::pending());
     assert!(jobs.find("a").is_some());
     let begin = std::time::Instant::now();
     soon(job.cancel()).await;
     assert!(begin.elapsed() >= CANCEL_WAIT);
     assert_eq!(status(&store, "a").await, json!(["cancelled", null]));
+    cancelled["status"] = json!("cancelled");
+    assert_eq!(whole(&store, "a").await, cancelled);
+    let kept = store.events(&kept().owner, "a", 1, 10).await.unwrap();
+    let last = json!({"type": "response.failed", "response": cancelled, "sequence_number": 1});
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    assert_eq!(serde_json::from_str::<Value>(&kept[0]).unwrap(), last);
     soon(jobs.idle()).await;
     assert!(jobs.find("a").is_none());
 }
@@ -70,9 +111,9 @@ async fn the_first_end_counts() {
     let work = Arc::clone(&job);
     jobs.spawn(&job, async move {
         work.cancel.cancelled().await;
-        let done = json!({"id": "a", "object": "response", "status": "completed", "output": []});
-        work.end(done, "{}".into()).await;
-        work.keep_state(json!({"id": "a", "status": "in_progress"})).await;
+        let stored = |status| work.header.stored(&Progress::of(status), &[]);
+        work.end(stored(Status::Completed), "{}".into()).await;
+        work.keep_state(stored(Status::InProgress)).await;
         panic!("afterwards");
     });
     soon(job.cancel()).await;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use forebay_protocol::chat::ChatCompletionRequest;
 use forebay_protocol::fields;
 use forebay_protocol::responses::ResponsesRequest;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 pub mod items;
 pub mod output;
@@ -16,13 +16,11 @@ use crate::error::{ApiError, shown};
 /// What `include` calls log probabilities.
 const LOGPROBS: &str = "message.output_text.logprobs";
 
-/// A request as chat understands it, and what the answer repeats.
+/// A request as chat understands it.
 #[derive(Debug)]
 pub struct Asked {
     /// The chat request that asks the same.
     pub chat: ChatCompletionRequest,
-    /// The fields of the response that repeat the request's.
-    pub echo: Map<String, Value>,
     /// The namespace of each tool that is in one.
     pub namespaces: BTreeMap<String, String>,
 }
@@ -77,18 +75,16 @@ pub fn to_chat(
         chat["tool_choice"] = of_choice(choice)?;
     }
     chat["tools"] = Value::Array(tools);
-    let effort = request.reasoning.as_ref().map_or(Value::Null, |r| r["effort"].clone());
-    if knows_effort {
-        chat["reasoning_effort"] = effort.clone();
+    if let Some(reasoning) = request.reasoning.as_ref().filter(|_| knows_effort) {
+        chat["reasoning_effort"] = reasoning["effort"].clone();
     }
     if let Some(format) = request.text.as_ref().map(|text| &text["format"]).filter(|f| !f.is_null())
     {
         chat["response_format"] = of_format(format);
     }
-    let echo = echo(request, if knows_effort { &effort } else { &Value::Null });
     let chat = serde_json::from_value(chat)
         .map_err(|error| ApiError::not_json(&format!("it is no request: {error}")))?;
-    Ok(Asked { chat, echo, namespaces })
+    Ok(Asked { chat, namespaces })
 }
 
 /// Words that have to be among a few.
@@ -156,27 +152,6 @@ pub fn shorten(input: &mut Input) -> bool {
     history.retain(whole);
     new.retain(whole);
     history.len() + new.len() < count && !new.is_empty()
-}
-
-/// What the response repeats of its request.
-fn echo(request: &ResponsesRequest, effort: &Value) -> Map<String, Value> {
-    let echo = json!({
-        "background": request.background.unwrap_or(false), "instructions": request.instructions,
-        "max_output_tokens": request.max_output_tokens, "max_tool_calls": null,
-        "metadata": request.metadata.clone().unwrap_or_default(),
-        "parallel_tool_calls": request.parallel_tool_calls.unwrap_or(true),
-        "previous_response_id": request.previous_response_id,
-        "reasoning": {"effort": effort, "summary": null},
-        "service_tier": "default", "store": false,
-        "temperature": request.temperature.unwrap_or(1.0),
-        "text": {"format": request.text.as_ref().map(|t| t["format"].clone())
-            .filter(|f| !f.is_null()).unwrap_or_else(|| json!({"type": "text"}))},
-        "tool_choice": request.tool_choice.clone().unwrap_or_else(|| json!("auto")),
-        "tools": request.tools.clone().unwrap_or_default(),
-        "top_logprobs": request.top_logprobs.unwrap_or(0), "top_p": request.top_p.unwrap_or(1.0),
-        "truncation": request.truncation.as_deref().unwrap_or("disabled"),
-    });
-    echo.as_object().cloned().unwrap_or_default()
 }
 
 fn of_format(format: &Value) -> Value {

@@ -144,6 +144,9 @@ impl Speech {
     fn deltas(&mut self, parts: Vec<Part>) -> Vec<Delta> {
         let mut deltas = Vec::with_capacity(parts.len());
         for part in parts {
+            if !matches!(part, Part::Arguments { .. }) {
+                deltas.extend(self.end_custom());
+            }
             match part {
                 Part::Thought(text) => {
                     deltas.push(Delta { reasoning_content: Some(text), ..Delta::default() });
@@ -151,10 +154,7 @@ impl Speech {
                 Part::Text(text) => {
                     deltas.push(Delta { content: Some(text), ..Delta::default() });
                 }
-                Part::Call { index, name } => {
-                    deltas.extend(self.end_custom());
-                    deltas.push(self.begin(index, name));
-                }
+                Part::Call { index, name } => deltas.push(self.begin(index, name)),
                 Part::Arguments { index, text } => match &mut self.custom {
                     Some((_, arguments)) => arguments.push_str(&text),
                     None => {

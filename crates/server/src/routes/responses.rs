@@ -10,7 +10,7 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use forebay_protocol::error::ErrorEnvelope;
 use forebay_protocol::responses::ResponsesRequest;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::chat::{RequestParts, Submitted, context, prepare_and_submit};
 use crate::answer::Sourced;
@@ -19,11 +19,11 @@ use crate::convert::prepare::{Context, Prepared, count, prepare};
 use crate::convert::responses::{Asked, Input, conversation_id, items, output, shorten, to_chat};
 use crate::cost::{JsonSize, measure};
 use crate::error::{ApiError, shown};
-use crate::extract::{ApiJson, Json};
+use crate::extract::{ApiJson, Json, JsonText};
 use crate::observe::Record;
 use crate::sse;
 use crate::state::AppState;
-use crate::store::{History, Kept, Missing, NoItem, Owner, Store};
+use crate::store::{History, Kept, Missing, NoItem, Owner, Store, StoredItem};
 use crate::work::Work;
 
 /// Answer as a response
@@ -64,7 +64,7 @@ pub async fn create(
     let submitted = prepare_and_submit(called, context, move |context| {
         prepare_response(&asked, read, keeps, context).map_err(renamed)
     });
-    let (submitted, EchoedFields { fields, namespaces, input }) =
+    let (submitted, ResponseParts { echo, namespaces, input }) =
         submitted.await.map_err(renamed)?;
     let Submitted { mut runs, mut speeches, style, served, .. } = submitted;
     if let Some((_, kept)) = &mut keeper {
@@ -74,17 +74,18 @@ pub async fn create(
     let mut stamp = Stamp::new("resp", name, &served.info().fingerprint);
     stamp.id = items::id("resp");
     let speech = speeches.pop().ok_or_else(|| ApiError::internal("an answer without a reader"))?;
-    let mut response = output::Response::new(stamp, fields, namespaces, speech, served);
+    let header = output::Header::new(stamp, Arc::new(echo));
+    let mut response = output::Response::new(header, namespaces, speech, served);
     let keepalive = Duration::from_secs(state.settings.keepalive_s);
     match keeper {
         Some((store, kept)) if request.background == Some(true) => {
             response.keep(store.clone(), kept.clone());
             let memory = work.take();
-            let (object, job) = state.jobs.start(runs, response, (store, kept), memory).await?;
+            let (queued, job) = state.jobs.start(runs, response, (store, kept), memory).await?;
             return Ok(if style.stream {
                 sse::relay(job.events(0), keepalive)
             } else {
-                Json(object).into_response()
+                JsonText(queued).into_response()
             });
         }
         Some((store, kept)) => response.keep(store, kept),
@@ -94,10 +95,11 @@ pub async fn create(
         return Ok(sse::respond(runs, response, keepalive));
     }
     while let Some(Sourced { event, .. }) = runs.next().await? {
-        response.event(event, &mut Vec::new());
+        response.event(event, &mut output::NoEvents);
     }
     response.settle(runs.usage()).await;
-    Ok(Json(response.finished(runs.usage())).into_response())
+    let end = response.finished(runs.usage());
+    Ok(Json(response.object(&end)).into_response())
 }
 
 /// Count a response's input tokens
@@ -141,13 +143,13 @@ struct StoredInput {
 }
 
 /// What of a request is needed for its response.
-struct EchoedFields {
+struct ResponseParts {
     /// The fields of the response that repeat the request's.
-    fields: Map<String, Value>,
+    echo: output::Echo,
     /// The namespace of each tool that is in one.
     namespaces: BTreeMap<String, String>,
     /// The request's own items, if they are kept.
-    input: Vec<Value>,
+    input: Arc<[StoredItem]>,
 }
 
 impl StoredInput {
@@ -166,20 +168,22 @@ impl StoredInput {
     }
 }
 
-/// Prepares a response's request. Where it may be cut and is too long, the oldest items are left out.
+/// Prepares a response's request. Where it may be cut and is too long, the oldest items are left
+/// out. What the response repeats and keeps of it becomes JSON text here, off the async runtime.
 fn prepare_response(
     request: &ResponsesRequest,
     read: StoredInput,
     keeps: bool,
     context: &Context,
-) -> Result<(Prepared, EchoedFields), ApiError> {
+) -> Result<(Prepared, ResponseParts), ApiError> {
     let mut input = read.parse(request)?;
-    let own = if keeps { input.new.clone() } else { Vec::new() };
+    let own = input.new.iter().filter(|_| keeps).map(StoredItem::of).collect();
     loop {
-        let Asked { chat, echo, namespaces } = asked(request, &input, context)?;
+        let Asked { chat, namespaces } = asked(request, &input, context)?;
         match prepare(chat, context) {
             Ok(prepared) => {
-                return Ok((prepared, EchoedFields { fields: echo, namespaces, input: own }));
+                let echo = output::Echo::of(request, context.served.knows_effort()?)?;
+                return Ok((prepared, ResponseParts { echo, namespaces, input: own }));
             }
             Err(error) if cuts(request, &error) && shorten(&mut input) => {}
             Err(error) => return Err(error),
@@ -292,7 +296,7 @@ fn keeper(
     let conversation = conversation_id(request)?;
     let previous = request.previous_response_id.clone();
     let wanted = retrievable || conversation.is_some();
-    let (input, events) = (Vec::new(), Vec::new());
+    let (input, events) = (Arc::default(), Vec::new());
     let kept = Kept { owner, previous, conversation, input, retrievable, events };
     Ok(wanted.then(|| (store.clone(), kept)))
 }

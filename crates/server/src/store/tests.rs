@@ -20,7 +20,7 @@ fn kept(input: &str, previous: Option<&str>, conversation: Option<&str>) -> Kept
         owner: owner("a"),
         previous: previous.map(str::to_owned),
         conversation: conversation.map(str::to_owned),
-        input: vec![item(input)],
+        input: Arc::new([StoredItem::of(&item(input))]),
         retrievable: true,
         events: vec!["{}".into(), "{\"n\": 1}".into()],
     }
@@ -28,6 +28,18 @@ fn kept(input: &str, previous: Option<&str>, conversation: Option<&str>) -> Kept
 
 fn response(id: &str, status: &str, output: &str) -> Value {
     json!({"id": id, "object": "response", "status": status, "output": [item(output)]})
+}
+
+/// Keeps a response of this form.
+async fn keep(store: &Store, kept: Kept, mut response: Value) {
+    let output = response["output"].take();
+    let stored = StoredResponse {
+        id: response["id"].as_str().unwrap().to_owned(),
+        complete: response["status"] == "completed",
+        body: response.to_string(),
+        output: output.as_array().unwrap().iter().map(StoredItem::of).collect(),
+    };
+    store.keep(kept, stored).await.unwrap();
 }
 
 fn ids(page: &Listed) -> Vec<&str> {
@@ -62,9 +74,9 @@ async fn item_at(store: &Store, key: &'static str, id: &str) -> Result<Vec<Strin
 #[tokio::test]
 async fn responses_follow_on_each_other() {
     let store = open(None, 1 << 20);
-    store.keep(kept("i1", None, None), response("r1", "completed", "o1")).await.unwrap();
-    store.keep(kept("i2", Some("r1"), None), response("r2", "in_progress", "o0")).await.unwrap();
-    store.keep(kept("i2", Some("r1"), None), response("r2", "completed", "o2")).await.unwrap();
+    keep(&store, kept("i1", None, None), response("r1", "completed", "o1")).await;
+    keep(&store, kept("i2", Some("r1"), None), response("r2", "in_progress", "o0")).await;
+    keep(&store, kept("i2", Some("r1"), None), response("r2", "completed", "o2")).await;
     assert_eq!(history(&store, "r2").await.unwrap(), ["i1", "o1", "i2", "o2"]);
     let got = get(&store, "a", "r2").await.unwrap();
     assert_eq!(got, response("r2", "completed", "o2"));
@@ -89,8 +101,8 @@ async fn conversations_grow_by_what_was_said() {
     store.put_conversation(&a, &json!({"id": "c", "metadata": {}})).await.unwrap();
     assert!(store.extend(&a, "c", vec![item("i0")]).await.unwrap());
     assert!(!store.extend(&owner("b"), "c", vec![item("x")]).await.unwrap());
-    store.keep(kept("i1", None, Some("c")), response("r1", "completed", "o1")).await.unwrap();
-    store.keep(kept("i2", None, Some("c")), response("r2", "failed", "o2")).await.unwrap();
+    keep(&store, kept("i1", None, Some("c")), response("r1", "completed", "o1")).await;
+    keep(&store, kept("i2", None, Some("c")), response("r2", "failed", "o2")).await;
     assert_eq!(history(&store, "c").await.unwrap(), ["i0", "i1", "o1"]);
     // What came later is no history of a response.
     assert!(store.extend(&a, "c", vec![item("i3")]).await.unwrap());
@@ -122,7 +134,7 @@ async fn what_nobody_uses_makes_room() {
     for n in 0..4 {
         let mut body = response(&format!("r{n}"), "completed", "o");
         body["filler"] = json!(filler);
-        store.keep(kept("i", None, None), body).await.unwrap();
+        keep(&store, kept("i", None, None), body).await;
     }
     let mut there = Vec::new();
     for n in 0..4 {
@@ -139,7 +151,7 @@ async fn what_nobody_uses_makes_room() {
     }
     assert_eq!(bytes(&store), 0);
     // What is older than the limit goes with the next change.
-    store.keep(kept("i", None, None), response("old", "completed", "o")).await.unwrap();
+    keep(&store, kept("i", None, None), response("old", "completed", "o")).await;
     store.db.lock().unwrap().connection.execute("UPDATE holder SET used = used - 61", []).unwrap();
     assert!(get(&store, "a", "none").await.is_none());
     assert!(get(&store, "a", "old").await.is_none());
@@ -150,8 +162,8 @@ async fn a_file_outlives_the_process() {
     let name = format!("forebay-store-{}.sqlite", std::process::id());
     let path = std::env::temp_dir().join(name);
     let store = open(Some(&path), 1 << 20);
-    store.keep(kept("i1", None, None), response("r1", "completed", "o1")).await.unwrap();
-    store.keep(kept("i2", None, None), response("r2", "in_progress", "o2")).await.unwrap();
+    keep(&store, kept("i1", None, None), response("r1", "completed", "o1")).await;
+    keep(&store, kept("i2", None, None), response("r2", "in_progress", "o2")).await;
     let second = Store::at(Some(&path), 1 << 20, Duration::ZERO).unwrap_err().to_string();
     assert!(second.contains("locked"), "{second}");
     drop(store);
@@ -196,9 +208,12 @@ async fn long_chains_are_cut() {
     for n in 0..MAX_CHAIN + 10 {
         let id = format!("r{n}");
         let body = json!({"id": id, "object": "response", "status": "completed", "output": []});
-        let kept =
-            Kept { input: Vec::new(), events: Vec::new(), ..kept("i", previous.as_deref(), None) };
-        store.keep(kept, body).await.unwrap();
+        let kept = Kept {
+            input: Arc::default(),
+            events: Vec::new(),
+            ..kept("i", previous.as_deref(), None)
+        };
+        keep(&store, kept, body).await;
         previous = Some(id);
     }
     let read = store.history(&owner("a"), &previous.unwrap(), 1 << 20).await.unwrap().unwrap();

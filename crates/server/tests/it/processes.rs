@@ -187,16 +187,17 @@ async fn nobody_sees_more_of_a_death_than_a_pause() {
         while !reading.is_finished() && deaths < 4 {
             tokio::time::sleep(Duration::from_millis(150)).await;
             let process = pid(&engine);
-            kill_process(process, signal).unwrap();
-            assert!(is_gone(process).await, "{signal:?}");
-            deaths += 1;
+            if engine.status() == Status::Ready && kill_process(process, signal).is_ok() {
+                assert!(is_gone(process).await, "{signal:?}");
+                deaths += 1;
+            }
         }
         let disturbed = reading.await.unwrap();
         assert!(deaths >= 2, "{deaths}");
         for (disturbed, undisturbed) in disturbed.iter().zip(&undisturbed) {
             assert_eq!(disturbed, undisturbed, "{signal:?}");
         }
-        assert_eq!(engine.status(), Status::Ready);
+        assert_ne!(engine.status(), Status::Failed);
     }
 }
 

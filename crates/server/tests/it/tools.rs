@@ -80,3 +80,19 @@ async fn what_is_no_call_is_text() {
         (Some("length"), "{\"x\": ")
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_custom_tool_gets_its_input_whatever_follows_the_call() {
+    let call = "<tool_call>\n{\"name\": \"c\", \"arguments\": {\"input\": \"x y\"}}\n</tool_call>";
+    let script = Script { says: format!("Sure.\n{call}\nDone.\0"), ..Script::default() };
+    let server = Server::start(script, "").await;
+    let body = r#"{"model":"m","input":"?","temperature":0,"max_output_tokens":400,
+                   "tools":[{"type":"custom","name":"c"}]}"#;
+    let response = server.client().post("/v1/responses", body).await.json();
+    let [before, call, after] = response["output"].as_array().unwrap().as_slice() else {
+        panic!("{response}");
+    };
+    assert_eq!(before["content"][0]["text"], "Sure.", "{response}");
+    assert_eq!((&call["name"], &call["input"]), (&"c".into(), &"x y".into()), "{response}");
+    assert_eq!(after["content"][0]["text"], "Done.", "{response}");
+}

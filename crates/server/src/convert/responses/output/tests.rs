@@ -1,0 +1,291 @@
+use forebay_engine::scripted::Script;
+use forebay_engine::{Source, TopLogprob, load};
+use forebay_protocol::responses::ResponsesRequest;
+use forebay_protocol::tools::{CustomDelta, FunctionDelta};
+use forebay_protocol::usage::PromptTokensDetails;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::config::{Layers, Settings, StoreSettings};
+use crate::convert::responses::{Input, to_chat};
+use crate::convert::speech::Listener;
+use crate::convert::tools::Toolset;
+use crate::convert::{Stamp, to_json};
+use crate::metrics::Metrics;
+use crate::registry::{Registry, model_config};
+use crate::store::Owner;
+
+const REQUEST: &str = r#"{
+    "model": "m", "input": "hi", "instructions": "Be brief.", "max_output_tokens": 30,
+    "metadata": {"k": "v"}, "previous_response_id": "resp_0", "reasoning": {"effort": "low"},
+    "temperature": 0.3, "top_p": 0.9, "top_logprobs": 1, "truncation": "auto", "user": "u",
+    "text": {"format": {"type": "json_schema", "name": "s", "schema": {"type": "object"}}},
+    "tool_choice": {"type": "function", "name": "f"}, "parallel_tool_calls": false,
+    "tools": [{"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "f"}]},
+              {"type": "custom", "name": "c"}, {"type": "web_search"}]
+}"#;
+
+async fn served() -> Arc<Served> {
+    let mut layers = Layers::default();
+    layers.toml("[[model]]\npath = \"m.gguf\"", "test");
+    let settings = Settings::resolve(layers).unwrap();
+    let registry = Registry::new(&settings.models);
+    let config = model_config(&settings.models[0], Source::Scripted(Script::default()));
+    let loaded = load(config).unwrap().finish().await.unwrap();
+    registry.install(0, loaded, &Metrics::new()).unwrap();
+    registry.resolve("m").unwrap()
+}
+
+/// The response to a request, of which nothing is generated yet.
+fn response(request: &str, served: &Arc<Served>) -> Response {
+    let request: ResponsesRequest = serde_json::from_str(request).unwrap();
+    let asked = to_chat(&request, &Input::default(), false, true).unwrap();
+    let stamp = Stamp {
+        id: "resp_1".to_owned(),
+        created: 1_700_000_000,
+        model: "m".to_owned(),
+        system_fingerprint: "fp_x".to_owned(),
+    };
+    let speech = Speech::new(Listener::Marks(None, None), Toolset::default());
+    let echo = Echo::of(&request, true).unwrap();
+    Response::new(Header::new(stamp, Arc::new(echo)), asked.namespaces, speech, Arc::clone(served))
+}
+
+fn kept(conversation: Option<&str>) -> Kept {
+    Kept {
+        owner: Owner::of(&axum::http::HeaderMap::new()),
+        previous: None,
+        conversation: conversation.map(str::to_owned),
+        input: Arc::default(),
+        retrievable: true,
+        events: Vec::new(),
+    }
+}
+
+fn usage() -> Usage {
+    Usage {
+        prompt_tokens_details: PromptTokensDetails { cached_tokens: 3 },
+        ..Usage::default().plus(7, 0, 5)
+    }
+}
+
+fn text(text: &str, tokens: u32, logprobs: &[(u32, f32)]) -> EngineEvent {
+    let top = |logprob: f32| vec![TopLogprob { token: 200, logprob: logprob - 1.0 }];
+    let each =
+        logprobs.iter().map(|&(token, logprob)| TokenLogprob { token, logprob, top: top(logprob) });
+    EngineEvent::Delta { choice: 0, text: text.to_owned(), tokens, logprobs: each.collect() }
+}
+
+fn finished(reason: FinishReason) -> EngineEvent {
+    EngineEvent::Finished { choice: 0, reason, tokens: 5 }
+}
+
+fn thought(text: &str) -> Delta {
+    Delta { reasoning_content: Some(text.to_owned()), ..Delta::default() }
+}
+
+fn function(id: Option<&str>, name: Option<&str>, arguments: &str) -> Delta {
+    let (name, arguments) = (name.map(str::to_owned), arguments.to_owned());
+    let function = Some(FunctionDelta { name, arguments });
+    let call = ToolCallDelta { id: id.map(str::to_owned), function, ..ToolCallDelta::default() };
+    Delta { tool_calls: vec![call], ..Delta::default() }
+}
+
+fn custom(id: Option<&str>, name: Option<&str>, input: &str) -> Delta {
+    let (name, input) = (name.map(str::to_owned), input.to_owned());
+    let custom = Some(CustomDelta { name, input });
+    let call = ToolCallDelta { id: id.map(str::to_owned), custom, ..ToolCallDelta::default() };
+    Delta { tool_calls: vec![call], ..Delta::default() }
+}
+
+/// Ids of items without what is random in them.
+fn without_chance(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            let id = text.split_once('_').filter(|(_, id)| id.len() == 32);
+            if let Some((prefix, _)) = id {
+                *text = prefix.to_owned();
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(without_chance),
+        Value::Object(members) => members.values_mut().for_each(without_chance),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// What was recorded when events and objects were trees: one value a line.
+fn recorded(name: &str) -> Vec<Value> {
+    let all = include_str!("recorded.jsonl").lines().map(|line| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        (line["test"] == name).then(|| line["value"].clone())
+    });
+    all.flatten().collect()
+}
+
+#[track_caller]
+fn check(name: &str, mut values: Vec<Value>) {
+    values.iter_mut().for_each(without_chance);
+    let expected = recorded(name);
+    assert!(!expected.is_empty(), "{name}");
+    for (at, (value, expected)) in values.iter().zip(&expected).enumerate() {
+        assert_eq!(value, expected, "{name}: {at}");
+    }
+    assert_eq!(values.len(), expected.len(), "{name}");
+}
+
+/// Events as clients read them.
+impl EventSink for Vec<Value> {
+    fn wants_deltas(&self) -> bool {
+        true
+    }
+
+    fn push(&mut self, event: &Event<'_>) {
+        let value: Value = serde_json::from_str(&to_json(event)).unwrap();
+        assert_eq!(value["type"], event.name);
+        Self::push(self, value);
+    }
+}
+
+fn whole(response: &Response, progress: &Progress) -> Value {
+    serde_json::from_str(&to_json(&response.object(progress))).unwrap()
+}
+
+/// An answer with items of each kind.
+fn generate(response: &mut Response, reason: FinishReason, out: &mut impl EventSink) {
+    response.add(vec![thought("Let me"), thought(" \"think\".\n")], out);
+    response.event(text("Hi", 2, &[(72, -0.1), (105, -0.25)]), out);
+    response.event(text("", 3, &[(195, f32::NEG_INFINITY)]), out);
+    response.event(text("ü", 4, &[(188, -3.0)]), out);
+    response.add(vec![function(Some("call_1"), Some("f"), "")], out);
+    response.add(vec![function(None, None, "{\"a\""), function(None, None, ":1}")], out);
+    response.add(vec![custom(Some("call_2"), Some("c"), ""), custom(None, None, "x\ny")], out);
+    response.add(vec![function(Some("call_3"), Some("g"), "{}")], out);
+    response.event(text("Bye", 5, &[]), out);
+    response.event(finished(reason), out);
+}
+
+#[tokio::test]
+async fn a_stream_has_the_recorded_events() {
+    let served = served().await;
+    let mut response = response(REQUEST, &served);
+    let mut events = Vec::new();
+    response.opening(&["response.created", "response.in_progress"], &mut events);
+    generate(&mut response, FinishReason::EndOfText, &mut events);
+    let end = response.finished(usage());
+    response.closing(&end, &mut events);
+    check("stream", events);
+    check("stream, whole", vec![whole(&response, &end)]);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_cut_is_incomplete() {
+    let served = served().await;
+    let mut response = response(r#"{"model": "m", "input": "hi"}"#, &served);
+    let mut events = Vec::new();
+    response.add(vec![thought("Hm")], &mut events);
+    response.event(finished(FinishReason::Length), &mut events);
+    response.closing(&response.finished(usage()), &mut events);
+    check("cut", events);
+}
+
+#[tokio::test]
+async fn a_failure_has_what_there_is() {
+    let served = served().await;
+    let mut response = response(r#"{"model": "m", "input": "hi"}"#, &served);
+    let mut events = Vec::new();
+    response.opening(&["response.created", "response.in_progress"], &mut events);
+    response.event(text("Hi", 1, &[]), &mut events);
+    for error in [ApiError::internal("secret"), ApiError::slow_body(9)] {
+        response.closing(&Response::failure(&error), &mut events);
+    }
+    check("failed", events);
+}
+
+#[tokio::test]
+async fn a_background_response_begins_queued() {
+    let served = served().await;
+    let request = r#"{"model": "m", "input": "hi", "background": true, "metadata": null}"#;
+    let mut response = response(request, &served);
+    let store = Store::open(&StoreSettings::default()).unwrap();
+    response.keep(store.clone(), kept(Some("conv_1")));
+    let mut events = Vec::new();
+    response.opening(&["response.created", "response.queued"], &mut events);
+    response.opening(&["response.in_progress"], &mut events);
+    response.event(text("Hi", 1, &[]), &mut events);
+    response.closing(&Progress::of(Status::Cancelled), &mut events);
+    check("background", events);
+}
+
+#[tokio::test]
+async fn what_is_kept_is_what_was_told() {
+    let served = served().await;
+    let mut response = response(REQUEST, &served);
+    let store = Store::open(&StoreSettings::default()).unwrap();
+    response.keep(store.clone(), kept(None));
+    generate(&mut response, FinishReason::EndOfText, &mut NoEvents);
+    response.settle(usage()).await;
+    let found = store.get(&kept(None).owner, "resp_1").await.unwrap().unwrap();
+    let found: Value = serde_json::from_str(&found.json).unwrap();
+    assert_eq!(found, whole(&response, &response.finished(usage())));
+    check("kept", vec![found]);
+}
+
+#[tokio::test]
+async fn a_long_answer_takes_linear_time() {
+    const DELTAS: u32 = 200_000;
+    let served = served().await;
+    let mut response = response(r#"{"model": "m", "input": "hi"}"#, &served);
+    let begin = std::time::Instant::now();
+    let text_of = |number| format!("{number:19} ");
+    for number in 0..DELTAS {
+        response.add(vec![thought(&text_of(number))], &mut NoEvents);
+    }
+    for number in 0..DELTAS {
+        response.event(text(&text_of(number), number + 1, &[(72, -0.5)]), &mut NoEvents);
+    }
+    response.add(vec![function(Some("call_1"), Some("f"), "")], &mut NoEvents);
+    for number in 0..DELTAS {
+        response.add(vec![function(None, None, &text_of(number))], &mut NoEvents);
+    }
+    response.event(finished(FinishReason::EndOfText), &mut NoEvents);
+    let object = whole(&response, &response.finished(usage()));
+    let took = begin.elapsed();
+    let lengths = ["/output/0/content/0/text", "/output/1/content/0/text", "/output/2/arguments"]
+        .map(|at| object.pointer(at).and_then(Value::as_str).map(str::len));
+    assert_eq!(lengths, [Some(DELTAS as usize * 20); 3]);
+    // Building each text anew for each delta copies 1.2 TB.
+    assert!(took.as_secs() < 10, "{took:?}");
+}
+
+#[tokio::test]
+async fn deltas_that_nobody_wants_have_no_number() {
+    /// Wants no deltas.
+    struct Whole(Vec<Value>);
+    impl EventSink for Whole {
+        fn wants_deltas(&self) -> bool {
+            false
+        }
+
+        fn push(&mut self, event: &Event<'_>) {
+            EventSink::push(&mut self.0, event);
+        }
+    }
+    let served = served().await;
+    let mut response = response(REQUEST, &served);
+    let mut events = Whole(Vec::new());
+    generate(&mut response, FinishReason::EndOfText, &mut events);
+    let expected = recorded("stream").into_iter().filter(|event| {
+        let name = event["type"].as_str().unwrap();
+        !name.ends_with(".delta") && event.get("response").is_none()
+    });
+    let expected: Vec<Value> = (0..)
+        .zip(expected)
+        .map(|(number, mut event)| {
+            event["sequence_number"] = json!(number);
+            event
+        })
+        .collect();
+    events.0.iter_mut().for_each(without_chance);
+    assert_eq!(events.0, expected);
+}
