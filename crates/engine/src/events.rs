@@ -319,7 +319,7 @@ fn heap_bytes(event: &Event) -> usize {
         Event::Delta { text, logprobs: all, .. } => block(text.capacity()) + logprobs(all),
         Event::Prompt(all) => logprobs(all),
         Event::Finished { reason: FinishReason::StopString(text), .. } => block(text.capacity()),
-        Event::Finished { .. } | Event::Started { .. } | Event::Failed(_) => 0,
+        Event::Finished { .. } | Event::Started { .. } | Event::Paused | Event::Failed(_) => 0,
     }
 }
 

@@ -393,7 +393,8 @@ impl Generation {
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         self.events.poll_recv(cx).map(|stamped: Option<Stamped>| {
             let Stamped { after, event } = stamped?;
-            self.elapsed = after;
+            // That one is nobody's own.
+            self.elapsed = self.elapsed.max(after);
             Some(event)
         })
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
@@ -102,6 +103,14 @@ impl Hub {
         let (reply, vectors) = oneshot::channel();
         self.lock().as_mut().ok_or(Ended)?.vectors.insert(id, Waiting { reply, permits });
         Ok(Answer { id, commands, vectors: Some(vectors) })
+    }
+
+    /// Tells all that wait for text that the engine has died and will be there again.
+    pub(crate) fn pause(&self) {
+        let open = self.lock();
+        for sender in open.iter().flat_map(|open| open.generations.values()) {
+            sender.send(Stamped { after: Duration::ZERO, event: Event::Paused });
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Open>> {

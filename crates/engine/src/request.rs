@@ -99,6 +99,8 @@ pub enum Event {
         /// Tokens of the prompt whose KV was there already.
         cached: u32,
     },
+    /// The engine has died: it is started again, and the request goes on.
+    Paused,
     /// Log probabilities of the prompt's tokens from the second on, in order.
     Prompt(Vec<TokenLogprob>),
     /// An answer grew.

@@ -186,7 +186,7 @@ impl Runs {
                 self.usage = self.usage.plus(0, *cached, 0);
                 self.record.note(|facts| facts.cached_tokens += cached);
             }
-            Event::Prompt(_) | Event::Delta { .. } => {}
+            Event::Paused | Event::Prompt(_) | Event::Delta { .. } => {}
         }
         Ok(Sourced { run: index, event })
     }
@@ -223,7 +223,7 @@ impl Runs {
                         answer.stopped_by = Some(by);
                     }
                 }
-                Event::Started { .. } | Event::Failed(_) => {}
+                Event::Started { .. } | Event::Paused | Event::Failed(_) => {}
             }
         }
         Ok((out, self.usage))

@@ -201,7 +201,7 @@ async fn generate(engine: &Engine, args: &BenchArgs) -> Result<Round, String> {
                 }
                 Event::Finished { tokens, .. } => total += tokens,
                 Event::Failed(failure) => return Err(failure.to_string()),
-                Event::Started { .. } | Event::Prompt(_) => {}
+                Event::Started { .. } | Event::Paused | Event::Prompt(_) => {}
             }
         }
     }

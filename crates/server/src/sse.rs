@@ -107,6 +107,9 @@ impl<E: Encoder> Streaming<E> {
     /// Encodes the next event.
     async fn advance(&mut self) {
         match self.runs.next().await {
+            Ok(Some(Sourced { event: Event::Paused, .. })) => {
+                self.chunks.0.push_back(SseEvent::default().comment("the model is started again"));
+            }
             Ok(Some(event)) => self.encoder.event(event, &mut self.chunks),
             Ok(None) => {
                 self.encoder.settle(self.runs.usage()).await;

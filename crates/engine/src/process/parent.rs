@@ -167,6 +167,7 @@ impl Keeper {
             }
             self.parent.board.set_status(Status::Restarting);
             self.died();
+            self.parent.hub.pause();
             wait = if began.elapsed() > HEALTHY { FIRST_WAIT } else { wait };
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LONGEST_WAIT);

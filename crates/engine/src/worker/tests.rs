@@ -81,7 +81,7 @@ async fn drain(mut generation: Generation) -> (Vec<String>, Vec<Event>) {
         match event {
             Event::Delta { choice, text, .. } => texts[choice as usize].push_str(&text),
             Event::Finished { .. } | Event::Failed(_) => ends.push(event),
-            Event::Started { .. } | Event::Prompt(_) => {}
+            Event::Started { .. } | Event::Paused | Event::Prompt(_) => {}
         }
     }
     (texts, ends)

@@ -369,7 +369,7 @@ impl Encoder for ChatEncoder {
                 let reason = speech.finish_reason(finish_reason(&reason));
                 self.tell(choice, deltas, Some(reason), out);
             }
-            Event::Started { .. } | Event::Prompt(_) | Event::Failed(_) => {}
+            Event::Started { .. } | Event::Paused | Event::Prompt(_) | Event::Failed(_) => {}
         }
     }
 

@@ -385,7 +385,7 @@ impl Encoder for CompletionEncoder {
                 logprobs: None,
                 finish_reason: Some(finish_reason(&reason).to_owned()),
             },
-            Event::Started { .. } | Event::Failed(_) => return,
+            Event::Started { .. } | Event::Paused | Event::Failed(_) => return,
         };
         self.push(choice, out);
     }

@@ -130,7 +130,10 @@ impl Response {
                 self.add(deltas, out);
                 self.close_item(out);
             }
-            EngineEvent::Started { .. } | EngineEvent::Prompt(_) | EngineEvent::Failed(_) => {}
+            EngineEvent::Started { .. }
+            | EngineEvent::Paused
+            | EngineEvent::Prompt(_)
+            | EngineEvent::Failed(_) => {}
         }
     }
 
