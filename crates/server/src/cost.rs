@@ -89,18 +89,41 @@ impl JsonSize {
 }
 
 /// Measures a JSON text. It need not be valid.
-pub(crate) fn measure(text: &[u8]) -> JsonSize {
+///
+/// # Errors
+/// 400 where a member has a name of [`PRIVATE`].
+pub(crate) fn measure(text: &[u8]) -> Result<JsonSize, ApiError> {
     let (mut values, mut in_string, mut escaped) = (0, false, false);
-    for &byte in text {
+    // Of the string before: where its quotes are.
+    let mut quotes = (0, 0);
+    for (at, &byte) in text.iter().enumerate() {
         match byte {
             _ if escaped => escaped = false,
             b'\\' => escaped = in_string,
-            b'"' => in_string = !in_string,
+            b'"' => {
+                quotes = if in_string { (quotes.0, at) } else { (at, at) };
+                in_string = !in_string;
+            }
+            b':' if !in_string && is_private(&text[quotes.0..=quotes.1]) => {
+                return Err(ApiError::not_json("a member has a name that is reserved"));
+            }
             b',' | b':' | b'[' | b'{' if !in_string => values += 1,
             _ => {}
         }
     }
-    JsonSize { bytes: text.len(), values }
+    Ok(JsonSize { bytes: text.len(), values })
+}
+
+/// How names begin by which serde_json speaks to itself: an object with such a member is read as the JSON
+/// that its text holds, which nobody has measured. See
+/// <https://github.com/serde-rs/json/blob/master/src/raw.rs>.
+const PRIVATE: &str = "$serde_json::private::";
+
+/// Whether a string in its quotes is such a name, escaped or not.
+fn is_private(quoted: &[u8]) -> bool {
+    // Each of its characters takes six bytes at most.
+    let may = matches!(quoted.get(1), Some(b'$' | b'\\')) && quoted.len() < 16 * PRIVATE.len();
+    may && serde_json::from_slice::<String>(quoted).is_ok_and(|name| name.starts_with(PRIVATE))
 }
 
 impl MemoryBudget {
@@ -212,22 +235,35 @@ mod tests {
     }
 
     #[test]
+    fn names_that_mean_something_to_serde_json_are_no_members() {
+        for name in ["$serde_json::private::RawValue", "\\u0024serde_json::private\\u003a:Number"] {
+            let text = format!(r#"{{"tools": [{{"{name}" : "[1,2,3]"}}]}}"#);
+            assert!(measure(text.as_bytes()).is_err(), "{name}");
+            let said = format!(r#"{{"content": "{name}", "$x": "$serde_json"}}"#);
+            assert!(measure(said.as_bytes()).is_ok(), "a text may say so");
+        }
+        // That is what they do.
+        let text = r#"{"$serde_json::private::RawValue": "[1,2,3]"}"#;
+        assert!(serde_json::from_str::<serde_json::Value>(text).unwrap().is_array());
+    }
+
+    #[test]
     fn values_are_counted_outside_strings() {
-        let cost = measure(br#"{"a,b":[1,"x\",[\\",{}]}"#);
+        let cost = measure(br#"{"a,b":[1,"x\",[\\",{}]}"#).unwrap();
         assert_eq!(cost, JsonSize { bytes: 24, values: 6 });
-        assert_eq!(measure(br#""\\",[]"#).values, 2);
+        assert_eq!(measure(br#""\\",[]"#).unwrap().values, 2);
     }
 
     #[test]
     fn many_small_values_are_more_than_their_text() {
         let nested = format!("[{}]", vec!["[]"; 100_000].join(","));
         assert!(
-            measure(nested.as_bytes()).memory() > 20_000_000,
+            measure(nested.as_bytes()).unwrap().memory() > 20_000_000,
             "{}",
-            measure(nested.as_bytes()).memory()
+            measure(nested.as_bytes()).unwrap().memory()
         );
         assert_eq!(text(100).effort(), Effort::Tiny);
-        assert_eq!(measure(nested.as_bytes()).effort(), Effort::Long);
+        assert_eq!(measure(nested.as_bytes()).unwrap().effort(), Effort::Long);
     }
 
     #[tokio::test(start_paused = true)]
@@ -264,7 +300,7 @@ mod tests {
             r#"{"type":"string","description":"some forty characters of explanation..."}"#;
         let properties = vec![format!(r#""p":{parameter}"#); 200].join(",");
         let tool = format!(r#"{{"name":"f","parameters":{{"properties":{{{properties}}}}}}}"#);
-        let cost = measure(format!("[{}]", vec![tool; 64].join(",")).as_bytes());
+        let cost = measure(format!("[{}]", vec![tool; 64].join(",")).as_bytes()).unwrap();
         let limits = LimitSettings::default();
         assert!(
             cost.bytes > 1_000_000 && cost.memory() < limits.request_memory_mib << 18,

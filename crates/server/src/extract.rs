@@ -112,7 +112,7 @@ struct Received {
 async fn measured(bytes: Bytes, work: &Work) -> Result<(Bytes, JsonSize), ApiError> {
     let size = JsonSize { bytes: bytes.len(), values: 0 };
     let measure = move || {
-        let cost = measure(&bytes);
+        let cost = measure(&bytes)?;
         Ok((bytes, cost))
     };
     match size.effort() {

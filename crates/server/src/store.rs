@@ -82,7 +82,7 @@ pub struct Page {
     pub limit: usize,
     /// Those behind the item of this id.
     pub after: Option<String>,
-    /// HistoryCollector first.
+    /// Newest first.
     pub descending: bool,
 }
 
@@ -100,7 +100,7 @@ pub struct Listed {
 pub struct History {
     /// The items.
     pub items: Vec<String>,
-    /// Whether it is all there was, or the collector part of it.
+    /// Whether it is all there was, or its end.
     pub whole: bool,
 }
 
@@ -256,7 +256,7 @@ impl Store {
         .await
     }
 
-    /// Everything said up to the end of a response or a conversation, or the collector part of it: at most
+    /// Everything said up to the end of a response or a conversation, as much of its end as has at most
     /// `max_bytes` of JSON.
     ///
     /// # Errors

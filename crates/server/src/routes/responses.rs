@@ -220,11 +220,11 @@ async fn read_stored_input(
     if !whole && !may_cut(request) {
         return Err(too_long(param));
     }
-    let texts = history.iter().chain(&referred);
-    work.reserve(
-        texts.map(|text| measure(text.as_bytes())).fold(JsonSize::default(), JsonSize::plus),
-    )
-    .await?;
+    let mut cost = JsonSize::default();
+    for text in history.iter().chain(&referred) {
+        cost = cost.plus(measure(text.as_bytes())?);
+    }
+    work.reserve(cost).await?;
     Ok(StoredInput { history, referred })
 }
 
