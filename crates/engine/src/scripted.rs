@@ -33,6 +33,8 @@ pub struct Script {
     pub failing_steps: Vec<u64>,
     /// The step (counted from 1) in which its thread dies.
     pub dies_at: Option<u64>,
+    /// A token that kills its thread when it is to be computed as a sequence's second.
+    pub poison: Option<Token>,
     /// What one request can hold, in tokens.
     pub slot_tokens: u32,
     /// KV cells, shared by all; `None` for enough.
@@ -55,6 +57,7 @@ impl Default for Script {
             step_time: Duration::ZERO,
             failing_steps: Vec::new(),
             dies_at: None,
+            poison: None,
             slot_tokens: 4096,
             cells: None,
             chat_template: Some(
@@ -196,6 +199,9 @@ impl Model for Player {
     fn step(&mut self, rows: &[Row]) -> Result<StepTime, StepError> {
         let started = Instant::now();
         self.tick()?;
+        let poison = |row: &Row| row.pos == 1 && Some(row.token) == self.script.poison;
+        let poisoned = rows.iter().any(poison);
+        assert!(!poisoned, "the script says to die of this token");
         self.rows.clear();
         for &Row { token, pos, slot, logits } in rows {
             let held = self.slots.entry(slot).or_default();

@@ -275,7 +275,7 @@ impl Meter {
                 };
                 counter.increment(1);
             }
-            Event::Prompt(_) | Event::Failed(_) => {}
+            Event::Paused | Event::Prompt(_) | Event::Failed(_) => {}
         }
     }
 }

@@ -152,16 +152,18 @@ impl Ledger {
         is_new
     }
 
-    /// Takes note of a child's death, which computed these requests.
-    pub(super) fn died(&mut self, computing: &[u64]) -> Outcome {
+    /// Takes note of a child's death, which computed these requests; `None` where none of them can have
+    /// to do with it.
+    pub(super) fn died(&mut self, computing: Option<&[u64]>) -> Outcome {
         let mut outcome = Outcome::default();
         outcome.tell.extend(std::mem::take(&mut self.leaving).into_values());
         for (id, entry) in &mut self.open {
             let place = std::mem::replace(&mut entry.place, Place::Waits);
             entry.progress = 0;
-            if place != Place::Waits
-                && (computing.contains(id) || matches!(entry.request, Request::Vectors(_)))
-            {
+            // What is in a pass of vectors is not known.
+            let vectors = matches!(entry.request, Request::Vectors(_));
+            let suspect = |ids: &[u64]| vectors || ids.contains(id);
+            if place != Place::Waits && computing.is_some_and(suspect) {
                 entry.deaths += 1;
             }
         }

@@ -28,6 +28,8 @@ use crate::model::ModelConfig;
 use crate::status::{Board, State, Stats, Status};
 use crate::vocab::Vocab;
 
+/// What a child did that was silent for too long.
+const SILENT: &str = "it says nothing";
 /// How often it is looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// How long a child that has closed its socket may take to end.
@@ -138,6 +140,8 @@ impl Keeper {
                 Err(error) => End::CannotLoad(error.to_string()),
             };
             let name = &self.parent.config.name;
+            // One that is stopped from outside says nothing either.
+            let suspicious = !matches!(end, End::Hung(SILENT));
             match end {
                 End::Closed => return,
                 End::CannotLoad(why) => {
@@ -166,7 +170,7 @@ impl Keeper {
                 return;
             }
             self.parent.board.set_status(Status::Restarting);
-            self.died();
+            self.died(suspicious);
             self.parent.hub.pause();
             wait = if began.elapsed() > HEALTHY { FIRST_WAIT } else { wait };
             tokio::time::sleep(wait).await;
@@ -237,7 +241,7 @@ impl Keeper {
                 }
                 _ = tick.tick() => {
                     if child.heard.elapsed() > self.parent.launcher.silence {
-                        return Ok(End::Hung("it says nothing"));
+                        return Ok(End::Hung(SILENT));
                     }
                 }
             }
@@ -303,10 +307,10 @@ impl Keeper {
         reports.into_iter().for_each(|report| self.parent.hub.report(report));
     }
 
-    /// Takes note of a child's death.
-    fn died(&mut self) {
-        let computing = self.black_box.read();
-        let outcome = self.ledger.died(&computing);
+    /// Takes note of a child's death; `suspicious` where a request may have caused it.
+    fn died(&mut self, suspicious: bool) {
+        let computing = suspicious.then(|| self.black_box.read());
+        let outcome = self.ledger.died(computing.as_deref());
         for id in outcome.guilty {
             let model = &self.parent.config.name;
             tracing::error!(model, id, "the request makes the engine crash; it is given up");
@@ -314,7 +318,7 @@ impl Keeper {
         self.tell(outcome.tell);
         // Whoever asked what kills hears that there is no answer.
         self.asked.retain(|_, (_, deaths)| {
-            *deaths += 1;
+            *deaths += u8::from(suspicious);
             *deaths < MOST_DEATHS
         });
         let counted = std::mem::take(&mut self.counted);

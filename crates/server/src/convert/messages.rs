@@ -393,7 +393,7 @@ impl Encoder for MessagesEncoder {
                 };
                 self.ended = Some(stop(why, by));
             }
-            Event::Prompt(_) | Event::Failed(_) => {}
+            Event::Paused | Event::Prompt(_) | Event::Failed(_) => {}
         }
     }
 

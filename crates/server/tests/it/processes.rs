@@ -66,7 +66,7 @@ fn request(seed: u64) -> GenerateRequest {
     GenerateRequest {
         prompt: vec![256, 65, 66].into(),
         choices: 1,
-        max_tokens: 400,
+        max_tokens: 600,
         sampling: SamplingParams {
             temperature: 1.0,
             top_k: 0,
@@ -101,8 +101,11 @@ fn requests() -> Vec<GenerateRequest> {
     penalised.sampling.frequency_penalty = 0.01;
     penalised.sampling.top_p = 0.999;
     all.push(penalised);
+    // Without chance: how many random numbers forced tokens take depends on what was drafted.
     let grammar = Grammar::Regex("([a-c]{3} ){30}[a-c]*".into());
-    all.push(GenerateRequest { grammar: Some(grammar), ..request(8) });
+    let mut shaped = GenerateRequest { grammar: Some(grammar), ..request(8) };
+    shaped.sampling.temperature = 0.0;
+    all.push(shaped);
     all
 }
 
@@ -179,28 +182,56 @@ async fn is_gone(pid: Pid) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_sees_more_of_a_death_than_a_pause() {
     let undisturbed = read_all(&chat(load(config(script()))).await).await;
-    for signal in [Signal::KILL, Signal::SEGV, Signal::STOP] {
+    for signal in [Signal::KILL, Signal::ABORT, Signal::STOP] {
         let engine = apart(script()).await;
         let reading = tokio::spawn({
             let engine = engine.clone();
             async move { read_all(&engine).await }
         });
-        let mut deaths = 0;
+        let (mut deaths, mut steps) = (0, 0);
         while !reading.is_finished() && deaths < 4 {
-            tokio::time::sleep(Duration::from_millis(150)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            // Whoever is there at three deaths without having got on would be to blame.
             let process = pid(&engine);
-            if engine.status() == Status::Ready && kill_process(process, signal).is_ok() {
+            let gets_on = engine.status() == Status::Ready && engine.stats().steps > steps + 60;
+            if gets_on && kill_process(process, signal).is_ok() {
                 assert!(is_gone(process).await, "{signal:?}");
                 deaths += 1;
+                steps = engine.stats().steps;
             }
         }
         let disturbed = reading.await.unwrap();
-        assert!(deaths >= 2, "{deaths}");
+        assert!(deaths >= 1, "{signal:?}");
         for (disturbed, undisturbed) in disturbed.into_iter().zip(&undisturbed) {
             assert!(disturbed.pauses <= deaths, "{signal:?}");
-            assert_eq!(Read { pauses: 0, ..disturbed }, *undisturbed, "{signal:?}");
+            let disturbed = Read { pauses: 0, ..disturbed };
+            assert!(disturbed == *undisturbed, "{signal:?}: {:?}", disturbed.failure);
         }
         assert_ne!(engine.status(), Status::Failed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_kills_fails_alone_after_three_deaths() {
+    const POISON: u32 = 7;
+    let undisturbed = read_all(&chat(load(config(script()))).await).await;
+    let engine = apart(Script { poison: Some(POISON), ..script() }).await;
+    let reading = tokio::spawn({
+        let engine = engine.clone();
+        async move { read_all(&engine).await }
+    });
+    while engine.stats().steps < 20 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let killer = GenerateRequest { prompt: vec![256, POISON].into(), ..request(99) };
+    let killed = read(&engine, killer).await;
+    assert_eq!(killed.failure, Some(Failure::Crashed));
+    assert_eq!(killed.texts, [""]);
+    assert!((1..=3).contains(&killed.pauses), "{killed:?}");
+    for (read, undisturbed) in reading.await.unwrap().into_iter().zip(&undisturbed) {
+        assert!(read.pauses <= 3);
+        let read = Read { pauses: 0, ..read };
+        assert!(read == *undisturbed, "{:?}", read.failure);
     }
 }
 

@@ -74,7 +74,7 @@ fn all_go_on_where_they_were() {
     ledger.hear(grew(2, 2));
     let cancel = ledger.ask(Command::Cancel(3));
     assert_eq!(cancel.ask, [Command::Cancel(3)]);
-    let died = ledger.died(&[1, 2]);
+    let died = ledger.died(Some(&[1, 2]));
     assert_eq!(died.tell, [over(3, What::Dropped)], "the child can no longer say so");
     let again = ledger.due();
     assert_eq!(asked(&again), [1, 2]);
@@ -91,7 +91,7 @@ fn what_a_reader_knows_is_not_told_again() {
         Report::News(vec![News { id: 1, after, what, last: false }])
     };
     assert_eq!(ledger.hear(started()).tell, [started()]);
-    ledger.died(&[1]);
+    ledger.died(Some(&[1]));
     ledger.due();
     assert_eq!(ledger.hear(started()).tell, [Report::News(Vec::new())]);
 }
@@ -103,7 +103,7 @@ fn the_one_that_kills_is_found_and_the_others_go_on() {
     let mut deaths = 0;
     let mut killed = |ledger: &mut Ledger, computing: &[u64]| {
         deaths += 1;
-        ledger.died(computing)
+        ledger.died(Some(computing))
     };
     killed(&mut ledger, &[1, 2, 3]);
     assert_eq!(asked(&ledger.due()), [1, 2, 3, 4]);
@@ -153,7 +153,7 @@ proptest! {
             if let Some(&killer) = computing.iter().find(kills) {
                 deaths[killer as usize] += 1;
                 running.clear();
-                guilty.extend(ledger.died(&computing).guilty);
+                guilty.extend(ledger.died(Some(&computing)).guilty);
                 running.extend(asked(&ledger.due()));
                 continue;
             }
