@@ -101,7 +101,7 @@ def fuzz(programs, name, seconds, seed):
                 # It died without a word: of a stack overflow, most likely.
                 kept = last.read_bytes()
                 (finds / "died").write_bytes(kept[4:4 + int.from_bytes(kept[:4], sys.byteorder)])
-            shown = [line for line in text.splitlines() if not re.match(r"#\d|INFO|\\tNEW|stat::", line)]
+            shown = [line for line in text.splitlines() if not re.match(r"#\d|INFO|\tNEW|stat::", line)]
             print(f"--- {name} ended with {code}", *shown[:30], sep="\n", file=sys.stderr, flush=True)
             break
         # Where others compute too, time on the clock is not time of the processor.
