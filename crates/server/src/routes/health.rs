@@ -1,5 +1,6 @@
 //! `/health`, `/health/live`, `/health/ready` and `/metrics`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -12,6 +13,7 @@ use utoipa::ToSchema;
 use crate::error::ApiError;
 use crate::extract::Json;
 use crate::lifecycle::Phase;
+use crate::registry::Served;
 use crate::state::AppState;
 
 /// A step that runs for this long is a hang: the longest real ones take seconds.
@@ -20,18 +22,20 @@ const HUNG: Duration = Duration::from_secs(300);
 /// How the server is.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Health {
-    /// `ok`; in a 503 `loading`, `draining` or `failed`, beside an `error`.
+    /// `ok`, or `degraded` while an engine is started again and requests to it wait; in a 503 `loading`, `draining` or `failed`, beside an `error`.
     status: &'static str,
 }
 
 fn status(state: &AppState) -> &'static str {
-    let dead = |served: &std::sync::Arc<crate::registry::Served>| {
+    let dead = |served: &Arc<Served>| {
         served.status() == Status::Failed || served.stalled_for().is_some_and(|t| t > HUNG)
     };
     if state.registry.loaded().any(dead) {
         return "failed";
     }
+    let restarting = |served: &Arc<Served>| served.status() == Status::Restarting;
     match state.lifecycle.phase() {
+        Phase::Ready if state.registry.loaded().any(restarting) => "degraded",
         Phase::Loading => "loading",
         Phase::Ready => "ok",
         Phase::Draining | Phase::Cut => "draining",
@@ -63,7 +67,7 @@ fn answer(status: &'static str, good: bool) -> Response {
 )]
 pub async fn health(State(state): State<AppState>) -> Response {
     let status = status(&state);
-    answer(status, status == "ok")
+    answer(status, matches!(status, "ok" | "degraded"))
 }
 
 /// Whether requests can be served (the same as `/health`)
@@ -79,7 +83,7 @@ pub async fn health(State(state): State<AppState>) -> Response {
 )]
 pub async fn ready(State(state): State<AppState>) -> Response {
     let status = status(&state);
-    answer(status, status == "ok")
+    answer(status, matches!(status, "ok" | "degraded"))
 }
 
 /// Whether the process is alive: 503 only when an engine is dead or hangs
