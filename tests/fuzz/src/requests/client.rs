@@ -91,6 +91,8 @@ fn until<T>(
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 panic!("no answer in {PATIENCE:?}")
             }
+            // libFuzzer looks at its clock by signals.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(_) => return None,
         }
     }
