@@ -22,7 +22,8 @@ const HUNG: Duration = Duration::from_secs(300);
 /// How the server is.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Health {
-    /// `ok`, or `degraded` while an engine is started again and requests to it wait; in a 503 `loading`, `draining` or `failed`, beside an `error`.
+    /// `ok`, or `degraded` while an engine is started again; in a 503 `loading`, `draining` or `failed`,
+    /// beside an `error`.
     status: &'static str,
 }
 
