@@ -84,6 +84,9 @@ pub(crate) async fn track(
     let place = place.and_then(Result::ok);
     let mut completion =
         Completion { state, record, id, route, method, status, started, complete: false };
+    // Requests that came together on one connection are answered in one go otherwise, and whoever else
+    // has a connection on this thread waits for all of them.
+    tokio::task::yield_now().await;
     let mut response = match refusal(request.headers(), full) {
         None => next.run(request).await,
         Some(error) => spelled_for(&completion.route, error),
