@@ -37,6 +37,47 @@ pub struct GenerateRequest {
     pub origin: Origin,
 }
 
+impl GenerateRequest {
+    /// One answer, and nothing else is asked for.
+    pub fn plain(
+        prompt: impl Into<Arc<[Token]>>,
+        max_tokens: u32,
+        sampling: SamplingParams,
+    ) -> Self {
+        Self {
+            prompt: prompt.into(),
+            choices: 1,
+            max_tokens,
+            sampling,
+            stop: StopRules::default(),
+            spelled: Vec::new().into(),
+            think: None,
+            grammar: None,
+            logprobs: None,
+            prompt_logprobs: None,
+            origin: Origin::default(),
+        }
+    }
+}
+
+impl SamplingParams {
+    /// The model's own distribution at this temperature: no filters, penalties or bias.
+    pub fn plain(temperature: f32, seed: u64) -> Self {
+        Self {
+            temperature,
+            top_k: 0,
+            typical_p: 1.0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed,
+        }
+    }
+}
+
 /// Where a request comes from: it decides whose turn it is and whose KV it may reuse.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {

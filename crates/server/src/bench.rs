@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use forebay_engine::{
-    Embedder, Engine, Event, GenerateRequest, Loaded, Origin, ParseSpecial, SamplingParams, Source,
+    Embedder, Engine, Event, GenerateRequest, Loaded, ParseSpecial, SamplingParams, Source,
     StepShares, StopRules, Token, Vocab, load,
 };
 
@@ -161,29 +161,11 @@ async fn generate(engine: &Engine, args: &BenchArgs) -> Result<Round, String> {
     let started = Instant::now();
     let mut generations = Vec::new();
     for stream in 0..args.streams {
+        let prompt = prompt(engine.vocab(), args.prompt_tokens, stream);
+        let sampling = SamplingParams::plain(args.temperature, 0);
         let request = GenerateRequest {
-            prompt: prompt(engine.vocab(), args.prompt_tokens, stream).into(),
-            choices: 1,
-            max_tokens: args.tokens,
-            sampling: SamplingParams {
-                temperature: args.temperature,
-                top_k: 0,
-                typical_p: 1.0,
-                top_p: 1.0,
-                min_p: 0.0,
-                repetition_penalty: 1.0,
-                frequency_penalty: 0.0,
-                presence_penalty: 0.0,
-                logit_bias: Vec::new(),
-                seed: 0,
-            },
-            spelled: Vec::new().into(),
-            think: None,
-            grammar: None,
             stop: StopRules { ignore_eos: true, ..StopRules::default() },
-            logprobs: None,
-            prompt_logprobs: None,
-            origin: Origin::default(),
+            ..GenerateRequest::plain(prompt, args.tokens, sampling)
         };
         generations.push(engine.generate(request).map_err(|e| e.to_string())?);
     }

@@ -7,18 +7,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn plain(seed: u64) -> SamplingParams {
-    SamplingParams {
-        temperature: 1.0,
-        top_k: 0,
-        typical_p: 1.0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-        frequency_penalty: 0.0,
-        presence_penalty: 0.0,
-        logit_bias: Vec::new(),
-        seed,
-    }
+    SamplingParams::plain(1.0, seed)
 }
 
 /// Logits of the probabilities 0.5, 0.25, 0.15, 0.1.

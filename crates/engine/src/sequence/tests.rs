@@ -5,30 +5,9 @@ use crate::request::SamplingParams;
 use crate::scripted::{EOS, vocab};
 
 fn request(max_tokens: u32, stop: StopRules) -> GenerateRequest {
-    GenerateRequest {
-        prompt: vec![Token::from(b'p')].into(),
-        choices: 1,
-        max_tokens,
-        sampling: SamplingParams {
-            temperature: 0.0,
-            top_k: 0,
-            typical_p: 1.0,
-            top_p: 1.0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            frequency_penalty: 0.0,
-            presence_penalty: 0.0,
-            logit_bias: Vec::new(),
-            seed: 1,
-        },
-        stop,
-        spelled: Vec::new().into(),
-        think: None,
-        grammar: None,
-        logprobs: Some(1),
-        prompt_logprobs: None,
-        origin: crate::request::Origin::default(),
-    }
+    let plain =
+        GenerateRequest::plain([Token::from(b'p')], max_tokens, SamplingParams::plain(0.0, 1));
+    GenerateRequest { stop, logprobs: Some(1), ..plain }
 }
 
 /// Says `tokens` one by one. Returns the texts sent, the number of log probabilities sent with

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use crate::model::{Kind, ModelConfig, Source};
-use crate::request::{
-    Event, Failure, FinishReason, GenerateRequest, Origin, SamplingParams, StopRules,
-};
+use crate::request::{Event, Failure, FinishReason, GenerateRequest, Origin, SamplingParams};
 use crate::scripted::Script;
 use crate::{Engine, Generation, Loaded, Status, SubmitError, load};
 
@@ -48,30 +46,8 @@ async fn engine_with(config: ModelConfig) -> Engine {
 }
 
 fn request(max_tokens: u32, choices: u32) -> GenerateRequest {
-    GenerateRequest {
-        prompt: vec![256, 65, 66].into(),
-        choices,
-        max_tokens,
-        sampling: SamplingParams {
-            temperature: 0.0,
-            top_k: 0,
-            typical_p: 1.0,
-            top_p: 1.0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            frequency_penalty: 0.0,
-            presence_penalty: 0.0,
-            logit_bias: Vec::new(),
-            seed: 1,
-        },
-        stop: StopRules::default(),
-        spelled: Vec::new().into(),
-        think: None,
-        grammar: None,
-        logprobs: None,
-        prompt_logprobs: None,
-        origin: Origin::default(),
-    }
+    let plain = GenerateRequest::plain([256, 65, 66], max_tokens, SamplingParams::plain(0.0, 1));
+    GenerateRequest { choices, ..plain }
 }
 
 /// Reads to the end: the text of each answer, and the last event of each or of the request.

@@ -6,8 +6,8 @@ use forebay_engine::process::Launcher;
 use forebay_engine::scripted::Script;
 use forebay_engine::{
     Engine, Event, Failure, FinishReason, GenerateRequest, Gpu, Grammar, KvType, Loaded,
-    ModelConfig, Origin, ParseSpecial, SamplingParams, Source, Status, StopRules, TokenLogprob,
-    load, load_in_process,
+    ModelConfig, ParseSpecial, SamplingParams, Source, Status, StopRules, TokenLogprob, load,
+    load_in_process,
 };
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
@@ -63,30 +63,9 @@ async fn apart(script: Script) -> Engine {
 }
 
 fn request(seed: u64) -> GenerateRequest {
-    GenerateRequest {
-        prompt: vec![256, 65, 66].into(),
-        choices: 1,
-        max_tokens: 600,
-        sampling: SamplingParams {
-            temperature: 1.0,
-            top_k: 0,
-            typical_p: 1.0,
-            top_p: 1.0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            frequency_penalty: 0.0,
-            presence_penalty: 0.0,
-            logit_bias: Vec::new(),
-            seed,
-        },
-        stop: StopRules { ignore_eos: true, ..StopRules::default() },
-        spelled: Vec::new().into(),
-        think: None,
-        grammar: None,
-        logprobs: None,
-        prompt_logprobs: None,
-        origin: Origin::default(),
-    }
+    let stop = StopRules { ignore_eos: true, ..StopRules::default() };
+    let plain = GenerateRequest::plain([256, 65, 66], 600, SamplingParams::plain(1.0, seed));
+    GenerateRequest { stop, ..plain }
 }
 
 /// Requests of many kinds.

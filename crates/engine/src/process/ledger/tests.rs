@@ -6,34 +6,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::message::Moment;
-use crate::request::{GenerateRequest, Origin, SamplingParams, StopRules};
+use crate::request::{GenerateRequest, SamplingParams};
 
 fn generate(id: u64) -> Command {
-    let sampling = SamplingParams {
-        temperature: 0.0,
-        top_k: 0,
-        typical_p: 1.0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-        frequency_penalty: 0.0,
-        presence_penalty: 0.0,
-        logit_bias: Vec::new(),
-        seed: 1,
-    };
-    let request = GenerateRequest {
-        prompt: vec![1, 2].into(),
-        choices: 1,
-        max_tokens: 100,
-        sampling,
-        stop: StopRules::default(),
-        spelled: Vec::new().into(),
-        think: None,
-        grammar: None,
-        logprobs: None,
-        prompt_logprobs: None,
-        origin: Origin::default(),
-    };
+    let request = GenerateRequest::plain([1, 2], 100, SamplingParams::plain(0.0, 1));
     Command::Generate(Box::new(Generate {
         id,
         request,
