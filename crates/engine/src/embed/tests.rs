@@ -73,7 +73,10 @@ impl Running {
         let id = next_id();
         lock(&self.answers.0).insert(id, reply);
         let embed = Embed { id, inputs, submitted: Moment::now(), timeout: None };
-        self.commands.send(Command::Embed(Box::new(embed))).unwrap();
+        // A worker that has ended takes nothing: then there is no answer.
+        if self.commands.send(Command::Embed(Box::new(embed))).is_err() {
+            lock(&self.answers.0).clear();
+        }
         answer
     }
 

@@ -28,8 +28,6 @@ use crate::model::ModelConfig;
 use crate::status::{Board, State, Stats, Status};
 use crate::vocab::Vocab;
 
-/// What a child did that was silent for too long.
-const SILENT: &str = "it says nothing";
 /// How often it is looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// How long a child that has closed its socket may take to end.
@@ -86,10 +84,10 @@ enum End {
     Closed,
     /// It cannot load the model.
     CannotLoad(String),
-    /// By itself.
+    /// By itself, or it had to be killed when its socket was closed.
     Died(String),
-    /// It said nothing, or was in one step for too long, and was killed.
-    Hung(&'static str),
+    /// It said nothing for too long, and is killed.
+    Silent,
 }
 
 impl Parent {
@@ -141,7 +139,7 @@ impl Keeper {
             };
             let name = &self.parent.config.name;
             // One that is stopped from outside says nothing either.
-            let suspicious = !matches!(end, End::Hung(SILENT));
+            let suspicious = !matches!(end, End::Silent);
             match end {
                 End::Closed => return,
                 End::CannotLoad(why) => {
@@ -159,9 +157,9 @@ impl Keeper {
                     failed_loads = 0;
                     tracing::error!(model = name, how, "the engine died; starting it again");
                 }
-                End::Hung(how) => {
+                End::Silent => {
                     failed_loads = 0;
-                    tracing::error!(model = name, how, "the engine hung; starting it again");
+                    tracing::error!(model = name, "the engine says nothing; starting it again");
                 }
             }
             if let Some(announce) = self.parent.announce.take() {
@@ -241,7 +239,7 @@ impl Keeper {
                 }
                 _ = tick.tick() => {
                     if child.heard.elapsed() > self.parent.launcher.silence {
-                        return Ok(End::Hung(SILENT));
+                        return Ok(End::Silent);
                     }
                 }
             }
@@ -357,7 +355,7 @@ impl Running {
             Ok(Ok(status)) if closing && status.success() => End::Closed,
             Ok(Ok(status)) => End::Died(status.to_string()),
             Ok(Err(error)) => End::Died(error.to_string()),
-            Err(_) => End::Hung("it does not end"),
+            Err(_) => End::Died("it does not end".to_owned()),
         }
     }
 }
