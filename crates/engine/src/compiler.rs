@@ -9,6 +9,7 @@ use std::thread;
 use tokio::sync::mpsc;
 
 use crate::grammar::{CompiledGrammar, GrammarError, Grammars};
+use crate::hub::{Activity, Outbox};
 use crate::message::{Command, Generate};
 
 /// Stack of the thread that compiles: what is accepted takes up to 14 MB.
@@ -18,6 +19,7 @@ const STACK: usize = 64 << 20;
 pub(crate) struct Compiler {
     grammars: Arc<Grammars>,
     commands: mpsc::UnboundedSender<Command>,
+    out: Arc<dyn Outbox>,
     queue: Option<std::sync::mpsc::Sender<Box<Generate>>>,
     waiting: Arc<Mutex<HashMap<u64, Waiting>>>,
     /// Those that were cancelled on their way back.
@@ -43,8 +45,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Compiler {
     /// Sends requests back by `commands`.
-    pub(crate) fn new(grammars: Arc<Grammars>, commands: mpsc::UnboundedSender<Command>) -> Self {
-        Self { grammars, commands, queue: None, waiting: Arc::default(), cancelled: HashSet::new() }
+    pub(crate) fn new(
+        grammars: Arc<Grammars>,
+        commands: mpsc::UnboundedSender<Command>,
+        out: Arc<dyn Outbox>,
+    ) -> Self {
+        let (waiting, cancelled) = (Arc::default(), HashSet::new());
+        Self { grammars, commands, out, queue: None, waiting, cancelled }
     }
 
     /// Finds a request's grammar.
@@ -97,7 +104,7 @@ impl Compiler {
     fn start(&self) -> std::io::Result<std::sync::mpsc::Sender<Box<Generate>>> {
         let (queue, requests) = std::sync::mpsc::channel::<Box<Generate>>();
         let (grammars, commands) = (Arc::clone(&self.grammars), self.commands.clone());
-        let waiting = Arc::clone(&self.waiting);
+        let (waiting, out) = (Arc::clone(&self.waiting), Arc::clone(&self.out));
         let run = move || {
             for generate in requests {
                 let Some(grammar) = &generate.request.grammar else { continue };
@@ -105,7 +112,9 @@ impl Compiler {
                 if !lock(&waiting).contains_key(&generate.id) {
                     continue;
                 }
+                out.computing(Activity::Compile, &mut std::iter::once(generate.id));
                 let compiled = grammars.compile(grammar);
+                out.computing(Activity::Compile, &mut std::iter::empty());
                 match lock(&waiting).get_mut(&generate.id) {
                     Some(entry) => *entry = Some(compiled),
                     None => continue,

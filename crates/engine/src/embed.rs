@@ -16,11 +16,12 @@ use tokio::sync::mpsc;
 
 use crate::Token;
 use crate::deadlines::Deadlines;
-use crate::hub::Outbox;
+use crate::hub::{Activity, Outbox};
 use crate::message::{Command, Embed, Report};
 use crate::model::{EmbeddingModel, StepError};
 use crate::request::Failure;
 use crate::status::{Board, Status};
+use crate::step_limits::{Kind, StepLimits};
 
 /// Passes that may fail one after the other before the engine gives up.
 const MAX_FAILED_PASSES: u32 = 3;
@@ -41,10 +42,12 @@ struct EmbedJob {
     started: bool,
 }
 
-/// Where requests come from, how long they may wait, and where answers go.
+/// Where requests come from, how long they may take, and where answers go.
 pub(crate) struct Clients {
     pub(crate) inbox: mpsc::UnboundedReceiver<Command>,
     pub(crate) queue_timeout: Option<Duration>,
+    /// How long a pass may take in any case.
+    pub(crate) step_limit: Duration,
     pub(crate) out: Arc<dyn Outbox>,
 }
 
@@ -73,6 +76,7 @@ pub(crate) struct EmbedWorker<M> {
     computing: AtomicUsize,
     failed_passes: AtomicU32,
     ended: AtomicBool,
+    limits: Mutex<StepLimits>,
     /// What a token takes under load, in seconds, as the bits of an `f64`.
     token_time: AtomicU64,
 }
@@ -173,7 +177,7 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
         board: Arc<Board>,
     ) {
         let Contexts { wide, narrow, pass } = contexts;
-        let Clients { inbox, queue_timeout, out } = clients;
+        let Clients { inbox, queue_timeout, step_limit, out } = clients;
         let (open, deadlines) = (BTreeMap::new(), Deadlines::default());
         let worker = Self {
             desk: Mutex::new(Desk { inbox, queue: EmbeddingQueue::new(), closing: false }),
@@ -186,6 +190,7 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
             computing: AtomicUsize::new(0),
             failed_passes: AtomicU32::new(0),
             ended: AtomicBool::new(false),
+            limits: Mutex::new(StepLimits::new(step_limit)),
             token_time: AtomicU64::new(0),
         };
         let name = thread::current().name().unwrap_or("engine").to_owned();
@@ -194,22 +199,25 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
         thread::scope(|scope| {
             for (number, model) in (2..).zip(narrow) {
                 let (worker, builder) = (&worker, thread::Builder::new());
-                let lane = move || worker.lane(Some(model));
+                let lane = move || worker.lane(number, Some(model));
                 if let Err(error) =
                     builder.name(format!("{name}/{number}")).spawn_scoped(scope, lane)
                 {
                     tracing::error!(%error, "a thread cannot be started; going on with fewer");
                 }
             }
-            worker.lane(first);
+            worker.lane(1, first);
         });
     }
 
     /// One lane's loop.
-    fn lane(&self, mut own: Option<M>) {
+    fn lane(&self, number: usize, mut own: Option<M>) {
         let _end = EndOnDrop(self);
         while let Some(Portion { items, inputs, wide }) = self.take() {
-            match self.compute(&inputs, own.as_mut().filter(|_| !wide)) {
+            self.out.computing(Activity::Step(number), &mut items.iter().map(|item| item.job.0));
+            let computed = self.compute(number, &inputs, own.as_mut().filter(|_| !wide));
+            self.out.computing(Activity::Step(number), &mut std::iter::empty());
+            match computed {
                 Ok(vectors) => self.emit(&items, vectors),
                 Err(error) => {
                     tracing::error!(%error, inputs = items.len(), "an embedding pass failed");
@@ -317,22 +325,38 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
         self.token_time.store(now.to_bits(), Relaxed);
     }
 
+    /// How long a pass may take.
+    fn limit(&self, tokens: usize) -> Duration {
+        let token_time = f64::from_bits(self.token_time.load(Relaxed));
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let predicted = Duration::try_from_secs_f64(token_time * tokens as f64);
+        let kind = Kind::new(tokens, true);
+        lock(&self.limits).next(kind, predicted.unwrap_or(Duration::MAX))
+    }
+
     /// Computes inputs in a lane's own context, or the wide one.
     fn compute(
         &self,
+        lane: usize,
         inputs: &[Vec<Token>],
         own: Option<&mut M>,
     ) -> Result<Vec<Vec<f32>>, StepError> {
         let inputs: Vec<&[Token]> = inputs.iter().map(Vec::as_slice).collect();
         self.board.running.fetch_add(inputs.len() as u64, Relaxed);
-        self.board.begin_step();
-        let begin = Instant::now();
-        let result = match own {
-            Some(own) => own.embed(&inputs),
-            None => lock(&self.wide).embed(&inputs),
-        };
         let tokens = inputs.iter().map(|i| i.len()).sum();
-        self.board.end_step(tokens);
+        // Those that wait for the wide context do not run yet.
+        let mut wide;
+        let model = match own {
+            Some(own) => own,
+            None => {
+                wide = lock(&self.wide);
+                &mut *wide
+            }
+        };
+        self.board.begin_step(lane, self.limit(tokens));
+        let begin = Instant::now();
+        let result = model.embed(&inputs);
+        self.board.end_step(lane, tokens);
         self.board.running.fetch_sub(inputs.len() as u64, Relaxed);
         let lanes = self.computing.fetch_sub(1, Relaxed);
         self.learn(begin.elapsed(), tokens, lanes);

@@ -43,6 +43,17 @@ pub fn stopped(stops: Vec<String>, pieces: &[&str]) -> (String, Option<usize>, u
     (out, None, pieces.len())
 }
 
+/// What comes over the socket between a parent and a child, to either.
+///
+/// # Panics
+/// When a message is not the same after it was sent, or what it says is more than its reader can take.
+pub fn frames(to_child: bool, bytes: &[u8]) {
+    match to_child {
+        true => crate::process::fuzzing::to_child(bytes),
+        false => crate::process::fuzzing::from_child(bytes),
+    }
+}
+
 /// An answer that follows a grammar, `choices` choosing among the tokens that may come next. Forced
 /// tokens are appended as the engine appends them.
 ///

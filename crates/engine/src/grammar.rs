@@ -251,7 +251,8 @@ impl TokenizerEnv for VocabEnv {
     }
 
     fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<TokenId> {
-        let tokenize = |text: &str| self.vocab.tokenize(text, ParseSpecial::No);
+        // Grammars are compiled where the tokeniser is: it answers.
+        let tokenize = |text: &str| self.vocab.tokenize(text, ParseSpecial::No).unwrap_or_default();
         self.trie.tokenize_with_greedy_fallback(bytes, tokenize)
     }
 }

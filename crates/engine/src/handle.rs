@@ -236,8 +236,8 @@ impl Engine {
     /// [`crate::Grammars::compile`].
     ///
     /// # Errors
-    /// [`GrammarError`], which names what cannot be enforced.
-    pub fn compile(&self, grammar: &Grammar) -> Result<(), GrammarError> {
+    /// [`Failure`] if there is no answer; [`GrammarError`], which names what cannot be enforced.
+    pub fn compile(&self, grammar: &Grammar) -> Result<Result<(), GrammarError>, Failure> {
         self.compiles.compile(grammar)
     }
 
@@ -261,6 +261,12 @@ impl Engine {
     /// The number of the process that it runs in, if it is not this one.
     pub fn process(&self) -> Option<u32> {
         self.inner.board.process()
+    }
+
+    /// Waits while its process is being started again: for callers who would otherwise ask it for
+    /// something on a thread that others need.
+    pub async fn is_there(&self) {
+        self.inner.board.is_there().await;
     }
 
     /// How long the current step has been running; `None` between steps.
@@ -339,6 +345,12 @@ impl Embedder {
     /// The number of the process that it runs in, if it is not this one.
     pub fn process(&self) -> Option<u32> {
         self.inner.board.process()
+    }
+
+    /// Waits while its process is being started again: for callers who would otherwise ask it for
+    /// something on a thread that others need.
+    pub async fn is_there(&self) {
+        self.inner.board.is_there().await;
     }
 
     /// How long the current step has been running; `None` between steps.

@@ -13,6 +13,7 @@ use crate::hub::Outbox;
 use crate::message::Command;
 use crate::model::{Capacity, EmbeddingModel, Model, ModelConfig, ModelInfo, Source};
 use crate::process::Remote;
+use crate::request::Failure;
 use crate::status::{Board, Status};
 use crate::vocab::Vocab;
 use crate::worker::{Ports, Worker};
@@ -82,9 +83,9 @@ impl Drop for Live {
 
 impl Compiles {
     /// Compiles a grammar.
-    pub(crate) fn compile(&self, grammar: &Grammar) -> Result<(), GrammarError> {
+    pub(crate) fn compile(&self, grammar: &Grammar) -> Result<Result<(), GrammarError>, Failure> {
         match self {
-            Self::Here(grammars) => grammars.compile(grammar).map(drop),
+            Self::Here(grammars) => Ok(grammars.compile(grammar).map(drop)),
             Self::There(remote) => remote.compile(grammar),
         }
     }
@@ -140,7 +141,7 @@ impl Host {
         let token_capacity = self.config.queue_tokens.unwrap_or(limits.kv.cells as usize * 16);
         let Self { config, board, out, commands, inbox, announce } = self;
         let grammars = Arc::new(Grammars::new(vocab.clone()));
-        let compiler = Compiler::new(Arc::clone(&grammars), commands);
+        let compiler = Compiler::new(Arc::clone(&grammars), commands, Arc::clone(&out));
         let ports = Ports { board, out, compiler };
         let worker = Worker::new(model, vocab.clone(), &config, limits, ports);
         worker.board().set_status(Status::Ready);
@@ -162,7 +163,8 @@ impl Host {
             self.config.queue_tokens.unwrap_or(ModelConfig::EMBEDDING_QUEUE_TOKENS);
         let Self { config, board, out, inbox, announce, .. } = self;
         board.set_status(Status::Ready);
-        let clients = Clients { inbox, queue_timeout: config.queue_timeout, out };
+        let (queue_timeout, step_limit) = (config.queue_timeout, config.step_limit);
+        let clients = Clients { inbox, queue_timeout, step_limit, out };
         let (directions, compiles) = (info.ranking.is_none(), None);
         if announce(Ok(Announcement { info, vocab, capacity, token_capacity, compiles })) {
             EmbedWorker::serve(contexts, clients, directions, board);

@@ -15,11 +15,22 @@ use crate::request::{Event, Failure, Stamped};
 pub(crate) trait Outbox: Send + Sync {
     fn report(&self, report: Report);
 
-    /// Requests that the engine is about to compute; none once it has.
-    fn computing(&self, _ids: &mut dyn Iterator<Item = u64>) {}
+    /// Requests and questions that the engine is about to compute; none once it has.
+    fn computing(&self, _by: Activity, _ids: &mut dyn Iterator<Item = u64>) {}
 
     /// The engine has ended: nothing more will come.
     fn ended(&self);
+}
+
+/// What an engine does on one of its threads, beside what it does on the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Activity {
+    /// A step, or a pass of the lane with this number.
+    Step(usize),
+    /// Compiling again a grammar that was forgotten.
+    Compile,
+    /// Answering a question, on the thread with this number.
+    Answer(usize),
 }
 
 /// A way to an engine and back.

@@ -41,6 +41,7 @@ mod request;
 #[cfg(any(feature = "llama", feature = "fuzzing", test))]
 mod state;
 mod status;
+mod step_limits;
 mod thinking;
 mod vocab;
 mod worker;
@@ -62,14 +63,14 @@ pub use host::{LoadError, live_threads};
 pub use model::{
     Device, Gpu, Kind, KvLayout, KvType, ModelConfig, ModelInfo, Pooling, Ranking, Source, Split,
 };
-pub use patience::be_patient;
+pub use patience::{be_patient, waited};
 pub use request::{
     Event, Failure, FinishReason, GenerateRequest, Origin, SamplingParams, StopRules, TokenLogprob,
     TopLogprob,
 };
 pub use status::{Progress, Stats, Status, StepShares};
 pub use thinking::ThinkLimit;
-pub use vocab::{ParseSpecial, Tokenize, TooManyTokens, Vocab};
+pub use vocab::{NoTokens, ParseSpecial, Tokenize, Vocab};
 
 /// A token id of a model's vocabulary.
 pub type Token = u32;

@@ -56,12 +56,49 @@ pub struct ModelConfig {
     pub queue_timeout: Option<Duration>,
     /// Bytes of events that may wait to be read, over all requests.
     pub unread_bytes: usize,
+    /// Memory that its process may take, where it has one of its own, in bytes: what is mapped from the
+    /// file or is on a GPU does not count.
+    pub memory_limit: Option<u64>,
+    /// How long a step may take in any case until it counts as hung, unless it was predicted to take long.
+    pub step_limit: Duration,
 }
 
 impl ModelConfig {
     /// Tokens that may wait or run over all requests of an embedding model: eight requests of 2,048
     /// inputs with 256 tokens each.
     pub const EMBEDDING_QUEUE_TOKENS: usize = 1 << 22;
+    /// A step that takes longer is seldom one that computes.
+    pub const STEP_LIMIT: Duration = Duration::from_secs(60);
+
+    /// A model of which nothing is known but where it comes from.
+    pub fn new(name: impl Into<String>, source: Source) -> Self {
+        Self {
+            name: name.into(),
+            source,
+            kind: None,
+            ctx_size: None,
+            kv_layout: None,
+            long_slot: true,
+            kv_host_bytes: 0,
+            parallel: 4,
+            batch_size: None,
+            ubatch_size: None,
+            itl_target: Duration::from_millis(150),
+            threads: None,
+            gpu: Gpu::default(),
+            kv_type: KvType::default(),
+            flash_attention: None,
+            mmap: true,
+            pooling: None,
+            speculate: true,
+            queue: 256,
+            queue_tokens: None,
+            queue_timeout: None,
+            unread_bytes: 64 << 20,
+            memory_limit: None,
+            step_limit: Self::STEP_LIMIT,
+        }
+    }
 }
 
 /// What to put on GPUs.

@@ -1,9 +1,11 @@
-//! Threads that run when no other thread wants the core.
+//! Threads that run when no other thread wants the core, and that wait for an engine's process.
 
 use std::cell::Cell;
+use std::time::Duration;
 
 thread_local! {
     static PATIENT: Cell<bool> = const { Cell::new(false) };
+    static WAITED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
 /// Makes this thread one that runs when no other one wants the core, and asks an engine's process for
@@ -20,6 +22,16 @@ pub fn be_patient() {
 /// Whether this thread is.
 pub(crate) fn is_patient() -> bool {
     PATIENT.get()
+}
+
+/// How long this thread has waited for engines' processes, besides the time that these have worked for
+/// it.
+pub fn waited() -> Duration {
+    WAITED.get()
+}
+
+pub(crate) fn has_waited(time: Duration) {
+    WAITED.set(WAITED.get() + time);
 }
 
 #[cfg(target_os = "linux")]

@@ -21,12 +21,16 @@ use crate::{Progress, Token};
 
 mod black_box;
 mod child;
+mod death;
 mod frames;
 mod ledger;
+mod memory;
 mod parent;
 mod remote;
+mod running;
 
 pub use child::serve;
+pub use death::Death;
 pub(crate) use parent::Parent;
 pub(crate) use remote::Remote;
 
@@ -47,7 +51,7 @@ impl Launcher {
 }
 
 /// What the parent sends. The first frame is `Load`.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 enum ToChild {
     Load(Box<ModelConfig>),
     Ask(Command),
@@ -57,14 +61,14 @@ enum ToChild {
 /// Something to be answered at once, whatever the engine does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 enum Question {
-    Tokenise(String, ParseSpecial),
+    Tokenise(Vec<String>, ParseSpecial),
     Compile(Grammar),
 }
 
 /// The answer to a [`Question`].
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 enum Answer {
-    Tokens(Vec<Token>),
+    Tokens(Vec<Vec<Token>>),
     Compiled(Result<(), GrammarError>),
 }
 
@@ -75,13 +79,21 @@ enum FromChild {
     Loaded(Box<Description>),
     CannotLoad(String),
     Says(Report),
+    /// The answer to a question, and the time that it took.
     Answers {
         id: u64,
         answer: Answer,
+        took: Duration,
     },
     /// Sent ten times a second: a child that is silent hangs.
     State(Box<State>),
 }
+
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+
+#[cfg(test)]
+mod tests;
 
 /// A model that a child has loaded.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ use crate::Token;
 use crate::embed::Contexts;
 use crate::host::Host;
 use crate::model::{Capacity, EmbeddingModel, Kind, Model, ModelInfo, Row, StepError};
+use crate::request::Failure;
 use crate::vocab::{ParseSpecial, Tokenize, Vocab, VocabTable};
 
 /// How the scripted model behaves.
@@ -33,14 +34,27 @@ pub struct Script {
     pub failing_steps: Vec<u64>,
     /// The step (counted from 1) in which its thread dies.
     pub dies_at: Option<u64>,
-    /// A token that kills its thread when it is to be computed as a sequence's second.
-    pub poison: Option<Token>,
+    /// A token that does this when it is to be computed as a sequence's second.
+    pub poison: Option<(Token, Poison)>,
+    /// A text whose tokenising ends the process.
+    pub poison_text: Option<String>,
     /// What one request can hold, in tokens.
     pub slot_tokens: u32,
     /// KV cells, shared by all; `None` for enough.
     pub cells: Option<u32>,
     /// Its chat template.
     pub chat_template: Option<String>,
+}
+
+/// What a poisonous token does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Poison {
+    /// It ends its thread.
+    Die,
+    /// Its step never ends.
+    Hang,
+    /// Its step takes more and more memory.
+    Swell,
 }
 
 /// The end-of-text token.
@@ -58,6 +72,7 @@ impl Default for Script {
             failing_steps: Vec::new(),
             dies_at: None,
             poison: None,
+            poison_text: None,
             slot_tokens: 4096,
             cells: None,
             chat_template: Some(
@@ -67,10 +82,23 @@ impl Default for Script {
     }
 }
 
-struct ByteTokenizer;
+#[derive(Default)]
+pub(crate) struct ByteTokenizer {
+    poison: Option<String>,
+}
 
 impl Tokenize for ByteTokenizer {
-    fn tokenize(&self, text: &str, special: ParseSpecial) -> Vec<Token> {
+    fn tokenize(&self, texts: &[&str], special: ParseSpecial) -> Result<Vec<Vec<Token>>, Failure> {
+        let poisonous = |poison: &String| texts.iter().any(|text| text.contains(poison.as_str()));
+        if self.poison.as_ref().is_some_and(poisonous) {
+            std::process::abort();
+        }
+        Ok(texts.iter().map(|text| Self::tokens(text, special)).collect())
+    }
+}
+
+impl ByteTokenizer {
+    fn tokens(text: &str, special: ParseSpecial) -> Vec<Token> {
         let mut tokens = Vec::new();
         let mut rest = text;
         while let Some(first) = rest.bytes().next() {
@@ -92,7 +120,13 @@ impl Tokenize for ByteTokenizer {
 }
 
 /// The vocabulary of all scripted models.
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn vocab() -> Vocab {
+    vocab_with(ByteTokenizer::default())
+}
+
+/// The same with this tokeniser.
+fn vocab_with(tokenizer: ByteTokenizer) -> Vocab {
     let mut table = VocabTable { lossless: true, ..VocabTable::default() };
     let bytes = (0..=u8::MAX).map(|byte| vec![byte]);
     for piece in bytes.chain(CONTROL.iter().map(|name| name.as_bytes().to_vec())) {
@@ -104,7 +138,7 @@ pub(crate) fn vocab() -> Vocab {
     table.prefix = vec![256];
     CONTROL[0].clone_into(&mut table.bos_text);
     CONTROL[1].clone_into(&mut table.eos_text);
-    Vocab::new(table, Arc::new(ByteTokenizer))
+    Vocab::new(table, Arc::new(tokenizer))
 }
 
 pub(crate) fn run(script: Script, host: Host) {
@@ -135,17 +169,18 @@ pub(crate) fn run(script: Script, host: Host) {
         parked_tokens: cells,
         saved_tokens: 0,
     };
+    let vocab = vocab_with(ByteTokenizer { poison: script.poison_text.clone() });
     let (slots, saved) = (HashMap::new(), HashMap::new());
     let player = Player { script, steps: 0, rows: Vec::new(), slots, saved };
     match kind {
         Kind::Chat => {
             let capacity = Capacity { kv, batch_tokens: batch, block: 1 };
-            host.serve_generation(info, vocab(), capacity, player);
+            host.serve_generation(info, vocab, capacity, player);
         }
         Kind::Embedding => {
             let pass = Pass { tokens: batch, inputs: info.slots as usize, block: 1 };
             let contexts = Contexts { wide: player, narrow: Vec::new(), pass };
-            host.serve_embedding(info, vocab(), contexts);
+            host.serve_embedding(info, vocab, contexts);
         }
     }
 }
@@ -169,6 +204,23 @@ impl Player {
             return Err(StepError("the script says to fail here".to_owned()));
         }
         Ok(())
+    }
+
+    /// Does what poison among these tokens does.
+    fn swallow(&self, mut tokens: impl Iterator<Item = Token>) {
+        let Some((poison, effect)) = self.script.poison else { return };
+        if !tokens.any(|token| token == poison) {
+            return;
+        }
+        let mut memory = Vec::new();
+        loop {
+            match effect {
+                Poison::Die => panic!("the script says to die of this token"),
+                Poison::Hang => {}
+                Poison::Swell => memory.push(vec![1_u8; 16 << 20]),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// What it says next: the longest part of the script that the tokens end in goes on.
@@ -199,9 +251,7 @@ impl Model for Player {
     fn step(&mut self, rows: &[Row]) -> Result<StepTime, StepError> {
         let started = Instant::now();
         self.tick()?;
-        let poison = |row: &Row| row.pos == 1 && Some(row.token) == self.script.poison;
-        let poisoned = rows.iter().any(poison);
-        assert!(!poisoned, "the script says to die of this token");
+        self.swallow(rows.iter().filter(|row| row.pos == 1).map(|row| row.token));
         self.rows.clear();
         for &Row { token, pos, slot, logits } in rows {
             let held = self.slots.entry(slot).or_default();
@@ -256,6 +306,7 @@ impl Model for Player {
 impl EmbeddingModel for Player {
     fn embed(&mut self, inputs: &[&[Token]]) -> Result<Vec<Vec<f32>>, StepError> {
         self.tick()?;
+        self.swallow(inputs.iter().filter_map(|input| input.get(1)).copied());
         #[expect(clippy::cast_precision_loss, reason = "small numbers")]
         let vector = |input: &&[Token]| vec![input.len() as f32, 1.0, 0.0, 0.0];
         Ok(inputs.iter().map(vector).collect())

@@ -1,11 +1,15 @@
 //! What an engine's thread tells the rest of the process without being asked.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use forebay_scheduler::Counts;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use crate::process::Death;
 
 /// How an engine is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +67,8 @@ pub struct Stats {
     pub time: StepShares,
     /// What the scheduler has done.
     pub scheduler: Counts,
+    /// Processes that died, by cause.
+    pub deaths: BTreeMap<Death, u64>,
 }
 
 /// Where the time of steps went, over all of them.
@@ -82,32 +88,44 @@ pub(crate) struct State {
     pub(crate) stats: Stats,
     /// How long it is likely to take until what waits has been served.
     pub(crate) backlog: Duration,
-    /// How long no step has begun or ended, where one is running.
+    /// How long the step that began first has run, where one is running.
     pub(crate) stalled: Option<Duration>,
+    /// The same of a step that has run longer than it may.
+    pub(crate) overdue: Option<Duration>,
+}
+
+/// A step that runs.
+#[derive(Debug, Clone, Copy)]
+struct RunningStep {
+    began: Instant,
+    limit: Duration,
 }
 
 impl Stats {
     /// The same, where an engine before this one had counted so much.
     pub(crate) fn after(mut self, before: &Self) -> Self {
-        self.steps += before.steps;
-        self.step_tokens += before.step_tokens;
-        self.step_errors += before.step_errors;
-        self.cancelled += before.cancelled;
-        self.timed_out += before.timed_out;
-        self.drafted += before.drafted;
-        self.accepted += before.accepted;
-        self.time.plan += before.time.plan;
-        self.time.compute += before.time.compute;
-        self.time.emit += before.time.emit;
+        let add = |count: &mut u64, earlier: u64| *count = count.saturating_add(earlier);
+        let add_time =
+            |time: &mut Duration, earlier: Duration| *time = time.saturating_add(earlier);
+        add(&mut self.steps, before.steps);
+        add(&mut self.step_tokens, before.step_tokens);
+        add(&mut self.step_errors, before.step_errors);
+        add(&mut self.cancelled, before.cancelled);
+        add(&mut self.timed_out, before.timed_out);
+        add(&mut self.drafted, before.drafted);
+        add(&mut self.accepted, before.accepted);
+        add_time(&mut self.time.plan, before.time.plan);
+        add_time(&mut self.time.compute, before.time.compute);
+        add_time(&mut self.time.emit, before.time.emit);
         let (counts, earlier) = (&mut self.scheduler, &before.scheduler);
-        for (&reuse, count) in &earlier.reuse {
-            *counts.reuse.entry(reuse).or_default() += count;
+        for (&reuse, &count) in &earlier.reuse {
+            add(counts.reuse.entry(reuse).or_default(), count);
         }
-        counts.waited += earlier.waited;
-        counts.preempted_for_cells += earlier.preempted_for_cells;
-        counts.outgrown += earlier.outgrown;
-        counts.preempted_for_others += earlier.preempted_for_others;
-        counts.evicted += earlier.evicted;
+        add(&mut counts.waited, earlier.waited);
+        add(&mut counts.preempted_for_cells, earlier.preempted_for_cells);
+        add(&mut counts.outgrown, earlier.outgrown);
+        add(&mut counts.preempted_for_others, earlier.preempted_for_others);
+        add(&mut counts.evicted, earlier.evicted);
         self
     }
 }
@@ -115,13 +133,14 @@ impl Stats {
 /// The shared side of [`Status`], [`Progress`] and [`Stats`]: written by the engine's thread.
 #[derive(Debug)]
 pub(crate) struct Board {
-    started: Instant,
     status: AtomicU8,
+    /// Woken when the status changes.
+    changed: Notify,
     progress: AtomicU32,
     /// The number of the engine's process; 0 where it has none of its own.
     process: AtomicU32,
-    busy: AtomicU32,
-    last_step_ms: AtomicU64,
+    /// The steps that run, by the number of their lane.
+    running_steps: Mutex<BTreeMap<usize, RunningStep>>,
     pub(crate) running: AtomicU64,
     pub(crate) waiting: AtomicU64,
     pub(crate) kv_used: AtomicU64,
@@ -140,17 +159,21 @@ pub(crate) struct Board {
     /// How often a draft's token must be right for drafts to pay, in hundredths.
     pub(crate) break_even: AtomicU32,
     told: Mutex<(StepShares, Counts)>,
+    deaths: Mutex<BTreeMap<Death, u64>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Board {
     pub(crate) fn new() -> Self {
         Self {
-            started: Instant::now(),
             status: AtomicU8::new(0),
+            changed: Notify::new(),
             progress: AtomicU32::new(0),
             process: AtomicU32::new(0),
-            busy: AtomicU32::new(0),
-            last_step_ms: AtomicU64::new(0),
+            running_steps: Mutex::default(),
             running: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
             kv_used: AtomicU64::new(0),
@@ -166,7 +189,8 @@ impl Board {
             accepted: AtomicU64::new(0),
             backlog_ms: AtomicU64::new(0),
             break_even: AtomicU32::new(100),
-            told: Mutex::new((StepShares::default(), Counts::default())),
+            told: Mutex::default(),
+            deaths: Mutex::default(),
         }
     }
 
@@ -187,6 +211,20 @@ impl Board {
             Status::Restarting => 3,
         };
         self.status.store(value, Relaxed);
+        self.changed.notify_waiters();
+    }
+
+    /// Waits while the engine is being started again.
+    pub(crate) async fn is_there(&self) {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            // What changes from here on wakes it.
+            changed.as_mut().enable();
+            if self.status() != Status::Restarting {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// The number of the process that the engine runs in, if it is not this one.
@@ -208,13 +246,14 @@ impl Board {
 
     /// All that it tells, but how the engine is.
     pub(crate) fn state(&self) -> State {
-        State { stats: self.stats(), backlog: self.backlog(), stalled: self.stalled_for() }
+        let (stalled, overdue) = (self.stalled_for(), self.overdue_for());
+        State { stats: self.stats(), backlog: self.backlog(), stalled, overdue }
     }
 
     /// Tells what the board of an engine somewhere else told, `before` having been counted by those
     /// before it.
     pub(crate) fn follow(&self, state: State, before: &Stats) {
-        let State { stats, backlog, stalled } = state;
+        let State { stats, backlog, stalled, .. } = state;
         let stats = stats.after(before);
         self.running.store(stats.running, Relaxed);
         self.waiting.store(stats.waiting, Relaxed);
@@ -232,34 +271,52 @@ impl Board {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 100")]
         self.break_even.store((stats.draft_break_even * 100.0) as u32, Relaxed);
         self.backlog_ms.store(u64::try_from(backlog.as_millis()).unwrap_or(u64::MAX), Relaxed);
-        let since = self.started.elapsed().saturating_sub(stalled.unwrap_or_default());
-        self.last_step_ms.store(u64::try_from(since.as_millis()).unwrap_or(u64::MAX), Relaxed);
-        self.busy.store(u32::from(stalled.is_some()), Relaxed);
+        let began = stalled.and_then(|stalled| Instant::now().checked_sub(stalled));
+        let step = began.map(|began| (0, RunningStep { began, limit: Duration::MAX }));
+        *lock(&self.running_steps) = step.into_iter().collect();
         self.tell(stats.time, stats.scheduler);
     }
 
-    /// Tells that a step is about to be computed.
-    pub(crate) fn begin_step(&self) {
-        self.touch();
-        self.busy.fetch_add(1, Relaxed);
+    /// Tells that a step is about to be computed on a lane, and how long it may take.
+    pub(crate) fn begin_step(&self, lane: usize, limit: Duration) {
+        lock(&self.running_steps).insert(lane, RunningStep { began: Instant::now(), limit });
     }
 
-    /// Tells that a step of `tokens` tokens was computed.
-    pub(crate) fn end_step(&self, tokens: usize) {
-        self.touch();
-        self.busy.fetch_sub(1, Relaxed);
+    /// Tells that the step of `tokens` tokens was computed.
+    pub(crate) fn end_step(&self, lane: usize, tokens: usize) {
+        lock(&self.running_steps).remove(&lane);
         self.steps.fetch_add(1, Relaxed);
         self.step_tokens.fetch_add(tokens as u64, Relaxed);
     }
 
-    /// How long no step has begun or ended; `None` where none is running.
+    /// How long the step that began first has run; `None` where none is running.
     pub(crate) fn stalled_for(&self) -> Option<Duration> {
-        let since = Duration::from_millis(self.last_step_ms.load(Relaxed));
-        (self.busy.load(Relaxed) > 0).then(|| self.started.elapsed().saturating_sub(since))
+        lock(&self.running_steps).values().map(|step| step.began.elapsed()).max()
+    }
+
+    /// The same of the steps that have run longer than they may.
+    fn overdue_for(&self) -> Option<Duration> {
+        let overdue =
+            |step: &RunningStep| Some(step.began.elapsed()).filter(|&elapsed| elapsed > step.limit);
+        lock(&self.running_steps).values().filter_map(overdue).max()
+    }
+
+    /// Gives the steps that run so much more time: all of the process was stopped.
+    pub(crate) fn forgive(&self, time: Duration) {
+        for step in lock(&self.running_steps).values_mut() {
+            step.limit = step.limit.saturating_add(time);
+        }
+    }
+
+    /// Counts the death of the engine's process.
+    pub(crate) fn died(&self, death: Death) {
+        *lock(&self.deaths).entry(death).or_default() += 1;
+        self.set_process(None);
+        lock(&self.running_steps).clear();
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let (time, scheduler) = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (time, scheduler) = lock(&self.told).clone();
         Stats {
             running: self.running.load(Relaxed),
             waiting: self.waiting.load(Relaxed),
@@ -279,21 +336,17 @@ impl Board {
             draft_break_even: f64::from(self.break_even.load(Relaxed)) / 100.0,
             time,
             scheduler,
+            deaths: lock(&self.deaths).clone(),
         }
     }
 
     /// Tells where the time went and what the scheduler has done.
     pub(crate) fn tell(&self, time: StepShares, counts: Counts) {
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = (time, counts);
+        *lock(&self.told) = (time, counts);
     }
 
     /// How long it is likely to take until what waits now has been served.
     pub(crate) fn backlog(&self) -> Duration {
         Duration::from_millis(self.backlog_ms.load(Relaxed))
-    }
-
-    fn touch(&self) {
-        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_step_ms.store(now, Relaxed);
     }
 }

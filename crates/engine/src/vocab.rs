@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::Token;
+use crate::request::Failure;
 
 /// A model's vocabulary: a table of every token's bytes, and the model's tokeniser.
 ///
@@ -42,22 +43,31 @@ pub enum ParseSpecial {
     No,
 }
 
-/// A text with more tokens than it may have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TooManyTokens {
-    /// Their number.
-    pub count: usize,
-    /// Whether there are exactly `count`, or at least.
-    pub exact: bool,
+/// Text with more tokens than it may have, or whose tokens cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoTokens {
+    /// It has too many.
+    TooMany {
+        /// Their number, what the model wants in front included.
+        count: usize,
+        /// Whether there are exactly `count`, or at least.
+        exact: bool,
+    },
+    /// The tokeniser is in another process, which gave no answer.
+    Failed(Failure),
 }
 
-/// Bytes of a long text that are tokenised at a time to count its tokens.
+/// Bytes of text that are tokenised at a time: a part of a long one, to count its tokens, or several
+/// short ones.
 const SEGMENT: usize = 64 << 10;
 
 /// The part of a vocabulary that needs the model's own code.
 pub trait Tokenize: Send + Sync {
-    /// Tokens of `text`, without any that mark its beginning or end.
-    fn tokenize(&self, text: &str, special: ParseSpecial) -> Vec<Token>;
+    /// Tokens of each of `texts`, without any that mark its beginning or end.
+    ///
+    /// # Errors
+    /// [`Failure`] where the tokeniser is in another process, which gave no answer.
+    fn tokenize(&self, texts: &[&str], special: ParseSpecial) -> Result<Vec<Vec<Token>>, Failure>;
 }
 
 /// What is known of each token.
@@ -80,6 +90,18 @@ pub(crate) struct VocabTable {
     /// Names of BOS and EOS for chat templates, empty if there are none.
     pub(crate) bos_text: String,
     pub(crate) eos_text: String,
+}
+
+impl VocabTable {
+    /// Whether its parts fit together: it may come from a process in which anything has happened.
+    pub(crate) fn is_sound(&self) -> bool {
+        let Self { bytes, ends, control, eog, prefix, suffix, .. } = self;
+        let in_order = ends.windows(2).all(|pair| pair[0] <= pair[1]);
+        let whole = ends.last().map_or(0, |&end| end as usize) == bytes.len();
+        let known = |token: &Token| (*token as usize) < ends.len();
+        let all_known = [eog, prefix, suffix].into_iter().flatten().all(known);
+        in_order && whole && control.len() == ends.len() && all_known
+    }
 }
 
 impl Vocab {
@@ -120,8 +142,27 @@ impl Vocab {
     }
 
     /// Tokens of `text`. It can take long for long text: not for an async reactor's thread.
-    pub fn tokenize(&self, text: &str, special: ParseSpecial) -> Vec<Token> {
-        self.tokenizer.tokenize(text, special)
+    ///
+    /// # Errors
+    /// [`Failure`] where the tokeniser is in another process, which gave no answer.
+    pub fn tokenize(&self, text: &str, special: ParseSpecial) -> Result<Vec<Token>, Failure> {
+        Ok(self.tokenizer.tokenize(&[text], special)?.pop().unwrap_or_default())
+    }
+
+    /// Tokens of each of `texts`, some at a time: another process is asked only a few times.
+    ///
+    /// # Errors
+    /// As [`Vocab::tokenize`].
+    pub fn tokenize_all(
+        &self,
+        texts: &[&str],
+        special: ParseSpecial,
+    ) -> Result<Vec<Vec<Token>>, Failure> {
+        let mut all = Vec::with_capacity(texts.len());
+        for texts in groups(texts) {
+            all.extend(self.tokenizer.tokenize(texts, special)?);
+        }
+        Ok(all)
     }
 
     /// The fewest tokens that a text of so many bytes can have.
@@ -129,38 +170,79 @@ impl Vocab {
         if self.table.lossless { bytes.div_ceil(self.longest) } else { 0 }
     }
 
-    /// Tokens of `text` if they are at most `limit`. A text that has many more is not tokenised
-    /// whole: tokenisers take more than a hundred bytes of memory for each byte of it.
+    /// Tokens of a text in pieces, one after the other, if they are at most `limit`. A piece that has
+    /// many more is not tokenised whole: tokenisers take more than a hundred bytes of memory for each
+    /// byte of it.
     ///
     /// # Errors
-    /// [`TooManyTokens`] with as much as is known of their number.
+    /// [`NoTokens`], with as much as is known of their number.
     pub fn tokenize_within(
         &self,
-        text: &str,
+        pieces: &[String],
         special: ParseSpecial,
         limit: usize,
-    ) -> Result<Vec<Token>, TooManyTokens> {
-        let too_many = |count, exact| Err(TooManyTokens { count, exact });
+    ) -> Result<Vec<Token>, NoTokens> {
+        let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+        let (mut tokens, mut total, mut all_exact) = (Vec::new(), 0, true);
+        for pieces in groups(&pieces) {
+            match self.group_within(pieces, special, limit) {
+                Ok(more) => {
+                    total += more.len();
+                    // What is too much is only counted.
+                    if total <= limit {
+                        tokens.extend(more);
+                    }
+                }
+                Err(NoTokens::TooMany { count, exact }) => {
+                    total += count;
+                    all_exact &= exact;
+                }
+                Err(failed @ NoTokens::Failed(_)) => return Err(failed),
+            }
+        }
+        if total <= limit {
+            return Ok(tokens);
+        }
+        let count = total
+            + if tokens.starts_with(&self.table.prefix) { 0 } else { self.table.prefix.len() };
+        Err(NoTokens::TooMany { count, exact: all_exact })
+    }
+
+    /// The same for one piece, or several short ones.
+    fn group_within(
+        &self,
+        pieces: &[&str],
+        special: ParseSpecial,
+        limit: usize,
+    ) -> Result<Vec<Token>, NoTokens> {
+        if let &[text] = pieces {
+            self.check_long(text, special, limit)?;
+        }
+        Ok(self.tokenizer.tokenize(pieces, special).map_err(NoTokens::Failed)?.concat())
+    }
+
+    /// Refuses a text that is clearly too long.
+    fn check_long(&self, text: &str, special: ParseSpecial, limit: usize) -> Result<(), NoTokens> {
+        let too_many = |count| Err(NoTokens::TooMany { count, exact: false });
         let least = self.fewest_tokens(text.len());
         if least > limit {
-            return too_many(least, false);
+            return too_many(least);
         }
         // Cut anywhere, a text has a few tokens more for each cut, but not twice as many.
         let (mut rest, mut count) = (text, 0);
         while self.table.lossless && text.len() > SEGMENT && !rest.is_empty() {
             let (segment, behind) = rest.split_at(rest.floor_char_boundary(SEGMENT));
-            count += self.tokenize(segment, special).len();
+            count += self.tokenize(segment, special).map_err(NoTokens::Failed)?.len();
             rest = behind;
             if count / 2 > limit {
-                return too_many(count / 2, false);
+                return too_many(count / 2);
             }
             // What is left cannot be too much.
             if count + rest.len() <= limit {
                 break;
             }
         }
-        let tokens = self.tokenize(text, special);
-        if tokens.len() > limit { too_many(tokens.len(), true) } else { Ok(tokens) }
+        Ok(())
     }
 
     /// `tokens` between the markers that the model wants, as far as they are not there yet.
@@ -234,6 +316,22 @@ impl Vocab {
     }
 }
 
+/// Texts in groups of up to [`SEGMENT`] bytes; a longer one is alone.
+fn groups<'t, 's>(texts: &'t [&'s str]) -> impl Iterator<Item = &'t [&'s str]> {
+    let mut rest = texts;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |text: &&&str| {
+            bytes += text.len();
+            bytes <= SEGMENT
+        };
+        let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
+        let (group, behind) = rest.split_at(count);
+        rest = behind;
+        Some(group).filter(|group| !group.is_empty())
+    })
+}
+
 impl fmt::Debug for Vocab {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Vocab").field("tokens", &self.len()).finish_non_exhaustive()
@@ -249,10 +347,10 @@ mod tests {
     struct Fours(std::sync::Mutex<usize>);
 
     impl Tokenize for Fours {
-        fn tokenize(&self, text: &str, _: ParseSpecial) -> Vec<Token> {
+        fn tokenize(&self, texts: &[&str], _: ParseSpecial) -> Result<Vec<Vec<Token>>, Failure> {
             let mut longest = self.0.lock().unwrap();
-            *longest = (*longest).max(text.len());
-            vec![0; text.len().div_ceil(4)]
+            *longest = (*longest).max(texts.iter().map(|text| text.len()).sum());
+            Ok(texts.iter().map(|text| vec![0; text.len().div_ceil(4)]).collect())
         }
     }
 
@@ -267,11 +365,12 @@ mod tests {
         let tokenizer = Arc::new(Fours::default());
         let vocab = vocab(&tokenizer);
         let within = |bytes: usize, limit: usize| {
-            let tokens = vocab.tokenize_within(&"é".repeat(bytes / 2), ParseSpecial::Yes, limit);
+            let text = ["é".repeat(bytes / 2)];
+            let tokens = vocab.tokenize_within(&text, ParseSpecial::Yes, limit);
             tokens.map(|tokens| tokens.len())
         };
         assert_eq!(vocab.fewest_tokens(9), 3);
-        assert_eq!(within(1 << 20, 100), Err(TooManyTokens { count: 1 << 18, exact: false }));
+        assert_eq!(within(1 << 20, 100), Err(NoTokens::TooMany { count: 1 << 18, exact: false }));
         assert_eq!(*tokenizer.0.lock().unwrap(), 0, "it is clear without the tokeniser");
         assert_eq!(within(400, 100), Ok(100));
         assert_eq!(within(1 << 20, 1 << 18), Ok(1 << 18));
@@ -281,9 +380,51 @@ mod tests {
         let tokenizer = Arc::new(Fours::default());
         let vocab = Vocab::new(table, Arc::clone(&tokenizer) as Arc<dyn Tokenize>);
         let text = "x".repeat(1 << 20);
-        let refused = vocab.tokenize_within(&text, ParseSpecial::Yes, 20_000).unwrap_err();
-        assert!(!refused.exact && refused.count > 20_000, "{refused:?}");
+        let refused = vocab.tokenize_within(&[text], ParseSpecial::Yes, 20_000).unwrap_err();
+        let known = matches!(refused, NoTokens::TooMany { count: 20_001.., exact: false });
+        assert!(known, "{refused:?}");
         assert_eq!(*tokenizer.0.lock().unwrap(), SEGMENT);
+    }
+
+    #[test]
+    fn a_table_whose_parts_do_not_fit_is_noticed() {
+        let sound = VocabTable {
+            bytes: b"abc".to_vec(),
+            ends: vec![1, 1, 3],
+            control: vec![false; 3],
+            eog: vec![2],
+            ..VocabTable::default()
+        };
+        assert!(sound.is_sound() && VocabTable::default().is_sound());
+        let unsound = [
+            VocabTable { ends: vec![1, 4, 3], ..sound.clone() },
+            VocabTable { ends: vec![1, 1, 4], ..sound.clone() },
+            VocabTable { ends: vec![1, 1, 2], ..sound.clone() },
+            VocabTable { control: vec![false; 2], ..sound.clone() },
+            VocabTable { eog: vec![3], ..sound.clone() },
+            VocabTable { prefix: vec![3], ..sound.clone() },
+            VocabTable { ends: Vec::new(), control: Vec::new(), eog: Vec::new(), ..sound },
+        ];
+        assert_eq!(unsound.iter().find(|table| table.is_sound()), None);
+    }
+
+    #[test]
+    fn short_pieces_are_tokenised_together() {
+        let tokenizer = Arc::new(Fours::default());
+        let vocab = vocab(&tokenizer);
+        let pieces = ["a".repeat(8), String::new(), "b".repeat(9)];
+        assert_eq!(vocab.tokenize_within(&pieces, ParseSpecial::Yes, 5).unwrap().len(), 5);
+        assert_eq!(*tokenizer.0.lock().unwrap(), 17);
+        let refused = vocab.tokenize_within(&pieces, ParseSpecial::Yes, 4);
+        assert_eq!(refused, Err(NoTokens::TooMany { count: 5, exact: true }));
+        let short = ["x"; 3];
+        let long = "y".repeat(SEGMENT + 1);
+        let texts = [&short[..], &[&long], &short].concat();
+        let lengths: Vec<usize> = groups(&texts).map(<[_]>::len).collect();
+        assert_eq!(lengths, [3, 1, 3]);
+        assert_eq!(groups(&[]).count(), 0);
+        let all = vocab.tokenize_all(&texts, ParseSpecial::No).unwrap();
+        assert_eq!(all.iter().map(Vec::len).sum::<usize>(), 6 + (SEGMENT + 1).div_ceil(4));
     }
 
     #[cfg(feature = "scripted")]

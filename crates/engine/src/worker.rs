@@ -15,17 +15,21 @@ use crate::compiler::{Compiler, Ready};
 use crate::deadlines::Deadlines;
 use crate::draw::{self, Draw, Drawn};
 use crate::grammar::CompiledGrammar;
-use crate::hub::Outbox;
+use crate::hub::{Activity, Outbox};
 use crate::logprobs::token_logprob;
 use crate::message::{Command, Generate, Grown, News, Report, Said, What};
 use crate::model::{Capacity, Model, ModelConfig, Row, StepError};
 use crate::request::{Failure, FinishReason, GenerateRequest, Origin, TokenLogprob};
 use crate::sequence::{Growth, Sequence};
 use crate::status::{Board, Status, StepShares};
+use crate::step_limits::{Kind, StepLimits};
 use crate::vocab::Vocab;
 
 /// Steps that may fail one after the other before the engine gives up.
 const MAX_FAILED_STEPS: u32 = 3;
+
+/// All steps are computed on this lane.
+const LANE: usize = 0;
 
 /// What the loop waits where requests are there and nothing is to be computed for them.
 const IDLE: Duration = Duration::from_millis(1);
@@ -51,6 +55,7 @@ pub(crate) struct Worker<M> {
     /// Whether to end when all that was asked is done.
     closing: bool,
     failed_steps: u32,
+    limits: StepLimits,
     rows: Vec<Row>,
     time: StepShares,
     speculate: bool,
@@ -112,6 +117,7 @@ impl<M: Model> Worker<M> {
             news: Vec::new(),
             closing: false,
             failed_steps: 0,
+            limits: StepLimits::new(config.step_limit),
             rows: Vec::new(),
             time: StepShares::default(),
             // A draft that is wrong is taken back.
@@ -300,10 +306,12 @@ impl<M: Model> Worker<M> {
             self.add_rows(work);
         }
         self.report();
-        self.board.begin_step();
-        self.out.computing(&mut step.work.iter().map(|work| work.seq.request.0));
+        let limit = self.limit(step);
+        self.board.begin_step(LANE, limit);
+        self.out
+            .computing(Activity::Step(LANE), &mut step.work.iter().map(|work| work.seq.request.0));
         let result = self.compute(step);
-        self.board.end_step(self.rows.len());
+        self.board.end_step(LANE, self.rows.len());
         match result {
             Ok(took) => {
                 self.failed_steps = 0;
@@ -317,6 +325,13 @@ impl<M: Model> Worker<M> {
                 None
             }
         }
+    }
+
+    /// How long a step may take.
+    fn limit(&mut self, step: &Step) -> Duration {
+        let predicted = step.predicted.single + step.predicted.prompts();
+        let prompts = step.work.iter().any(|work| work.tokens > 1);
+        self.limits.next(Kind::new(self.rows.len(), prompts), predicted)
     }
 
     fn compute(&mut self, step: &Step) -> Result<StepTime, StepError> {

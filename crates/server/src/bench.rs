@@ -149,19 +149,20 @@ fn percentiles(values: &[Duration]) -> Option<(Duration, Duration)> {
 }
 
 /// A prompt of the wanted length, another for each stream.
-fn prompt(vocab: &Vocab, tokens: u32, stream: u32) -> Vec<Token> {
+fn prompt(vocab: &Vocab, tokens: u32, stream: u32) -> Result<Vec<Token>, String> {
     let wanted = tokens as usize;
     let text = format!("{stream}: {}", TEXT.repeat(wanted / 20 + 2));
-    let mut prompt = vocab.with_prefix(vocab.tokenize(&text, ParseSpecial::No));
+    let text = vocab.tokenize(&text, ParseSpecial::No).map_err(|e| e.to_string())?;
+    let mut prompt = vocab.with_prefix(text);
     prompt.truncate(wanted.max(1));
-    prompt
+    Ok(prompt)
 }
 
 async fn generate(engine: &Engine, args: &BenchArgs) -> Result<Round, String> {
     let started = Instant::now();
     let mut generations = Vec::new();
     for stream in 0..args.streams {
-        let prompt = prompt(engine.vocab(), args.prompt_tokens, stream);
+        let prompt = prompt(engine.vocab(), args.prompt_tokens, stream)?;
         let sampling = SamplingParams::plain(args.temperature, 0);
         let request = GenerateRequest {
             stop: StopRules { ignore_eos: true, ..StopRules::default() },
@@ -195,8 +196,8 @@ async fn embed(embedder: &Embedder, args: &BenchArgs) -> Result<Round, String> {
     const REPEAT: u32 = 16;
     let vocab = embedder.vocab();
     let count = args.streams * REPEAT;
-    let inputs = (0..count).map(|i| vocab.with_markers(prompt(vocab, args.prompt_tokens, i)));
-    let inputs: Vec<Vec<Token>> = inputs.collect();
+    let input = |i| prompt(vocab, args.prompt_tokens, i).map(|text| vocab.with_markers(text));
+    let inputs: Vec<Vec<Token>> = (0..count).map(input).collect::<Result<_, _>>()?;
     let started = Instant::now();
     let vectors = embedder.embed(inputs, None).await.map_err(|e| e.to_string())?;
     vectors.map_err(|e| e.to_string())?;

@@ -143,6 +143,7 @@ pub struct ModelSettings {
     pub queue_tokens: usize,
     pub queue_timeout_s: u64,
     pub unread_mib: usize,
+    pub memory_limit_mib: u32,
     pub pooling: PoolingSetting,
     pub matryoshka: bool,
     pub chat_template: PathBuf,
@@ -269,6 +270,7 @@ impl Default for ModelSettings {
             queue_tokens: 0,
             queue_timeout_s: 600,
             unread_mib: 64,
+            memory_limit_mib: 0,
             pooling: PoolingSetting::Model,
             matryoshka: false,
             chat_template: PathBuf::new(),
@@ -398,6 +400,7 @@ impl ModelSettings {
         layers.take_in(&key("queue_tokens"), &mut self.queue_tokens, 0, 1 << 32);
         layers.take_in(&key("queue_timeout_s"), &mut self.queue_timeout_s, 0, 86_400);
         layers.take_in(&key("unread_mib"), &mut self.unread_mib, 1, 1 << 20);
+        layers.take_in(&key("memory_limit_mib"), &mut self.memory_limit_mib, 0, 1 << 24);
         layers.take(&key("pooling"), &mut self.pooling);
         layers.take(&key("matryoshka"), &mut self.matryoshka);
         layers.take(&key("chat_template"), &mut self.chat_template);

@@ -109,7 +109,6 @@ where
         shared: work::Shared {
             pool: Arc::new(pool::Pool::new(cores)?),
             budget: Arc::new(cost::MemoryBudget::new(&settings.limits)),
-            waits: settings.server.engine_processes,
         },
         requests: Arc::new(tokio::sync::Semaphore::new(settings.limits.max_requests)),
         limits: Arc::new(settings.limits),

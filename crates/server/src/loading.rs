@@ -8,6 +8,7 @@ use forebay_engine::{Loaded, Progress, Source, load, load_in_process};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::config::{LogSettings, ModelSettings, Settings};
+use crate::pool::Pool;
 use crate::registry::{CannotServe, model_config};
 use crate::state::AppState;
 
@@ -24,17 +25,23 @@ pub(crate) async fn load_all(
     source: impl Fn(&ModelSettings) -> Source,
 ) -> Result<(), CannotServe> {
     let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut loadings = Vec::new();
     for settings in state.registry.settings() {
         let config = model_config(settings, source(settings));
-        let start = match (&config.source, &state.launcher) {
-            (Source::Gguf(_), Some(launcher)) => load_in_process(config, launcher.clone()),
-            _ => load(config),
+        // A script is for tests, which mind where it runs.
+        let launcher = state.launcher.as_ref().filter(|_| matches!(config.source, Source::Gguf(_)));
+        let cannot = |why: String| CannotServe::new(&settings.name, why);
+        let loading = match launcher {
+            Some(launcher) => load_in_process(config, launcher.clone()),
+            None => load(config),
         };
-        let loading = start.map_err(|e| CannotServe::new(&settings.name, e.to_string()))?;
-        loadings.push((settings.name.clone(), loading));
+        let loading = loading.map_err(|e| cannot(e.to_string()))?;
+        let pool = launcher.map(|_| Pool::new(cores)).transpose();
+        let pool = pool.map_err(|e| cannot(e.to_string()))?;
+        loadings.push((settings.name.clone(), loading, pool));
     }
-    for (index, (name, loading)) in loadings.into_iter().enumerate() {
+    for (index, (name, loading, pool)) in loadings.into_iter().enumerate() {
         let started = Instant::now();
         let progress = loading.watch();
         let shown = show(bars.as_ref(), &name, progress);
@@ -44,7 +51,7 @@ pub(crate) async fn load_all(
         };
         let loaded = loaded.map_err(|e| CannotServe::new(&name, e.to_string()))?;
         tell(&name, &loaded, started.elapsed());
-        state.registry.install(index, loaded, &state.metrics)?;
+        state.registry.install(index, loaded, pool, &state.metrics)?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use forebay_engine::process::Death;
 use forebay_engine::{Reuse, Stats};
 use metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
@@ -198,6 +199,11 @@ fn model_gauges(served: &Served) {
     labelled("forebay_cancelled_total", "cause", "timeout", stats.timed_out);
     set("forebay_unread_bytes", stats.unread_bytes as f64);
     total("forebay_unread_answers_cut_total", stats.cut);
+    for death in Death::ALL {
+        let count = stats.deaths.get(&death).copied().unwrap_or(0);
+        labelled("forebay_engine_deaths_total", "cause", death.label(), count);
+    }
+    set("forebay_engine_process", served.process().map_or(0.0, f64::from));
     let done = &stats.scheduler;
     labelled("forebay_preemptions_total", "cause", "kv_full", done.preempted_for_cells);
     labelled("forebay_preemptions_total", "cause", "outgrown", done.outgrown);
@@ -244,6 +250,14 @@ fn describe() {
     describe_counter!(REJECTED, "Requests refused because of the server's state.");
     describe_counter!(HTTP, "HTTP responses.");
     describe_counter!("forebay_engine_steps_total", "Steps (forward passes) computed.");
+    describe_counter!(
+        "forebay_engine_deaths_total",
+        "Processes of a model's engine that died and were started again, by cause."
+    );
+    describe_gauge!(
+        "forebay_engine_process",
+        "The number of the process that a model's engine runs in; 0 while there is none of its own."
+    );
     describe_counter!("forebay_engine_step_tokens_total", "Tokens that went through the model.");
     describe_counter!("forebay_decode_errors_total", "Steps that failed.");
     describe_counter!("forebay_cancelled_total", "Requests cancelled, by cause.");

@@ -112,11 +112,12 @@ impl Pool {
         };
         let credit = quick.then(|| Arc::clone(&self.credit));
         let timed = move || {
-            let started = Instant::now();
+            let (started, waited) = (Instant::now(), forebay_engine::waited());
             let result = caught(job);
+            let waited = forebay_engine::waited().saturating_sub(waited);
             if let Some(credit) = credit {
                 let mut credit = credit.lock().unwrap_or_else(PoisonError::into_inner);
-                credit.spend(started.elapsed());
+                credit.spend(started.elapsed().saturating_sub(waited));
             }
             result
         };

@@ -14,6 +14,7 @@ use crate::config::{
 };
 use crate::error::ApiError;
 use crate::metrics::{Metrics, ModelMetrics};
+use crate::pool::Pool;
 
 /// The alias that stands for every name nobody else has.
 const ANY: &str = "*";
@@ -41,6 +42,7 @@ pub struct Served {
     pub metrics: ModelMetrics,
     /// Whether its vectors may be cut.
     pub matryoshka: bool,
+    pool: Option<Pool>,
     handle: Handle,
 }
 
@@ -126,14 +128,15 @@ impl Registry {
         self.entries.iter().map(|e| &e.settings)
     }
 
-    /// Puts a loaded model into service.
+    /// Puts a loaded model into service, with threads of its own for its requests if it needs them.
     ///
     /// # Errors
     /// [`CannotServe`] when its chat template cannot be used.
-    pub fn install(
+    pub(crate) fn install(
         &self,
         index: usize,
         loaded: Loaded,
+        pool: Option<Pool>,
         metrics: &Metrics,
     ) -> Result<(), CannotServe> {
         let entry = &self.entries[index];
@@ -146,6 +149,7 @@ impl Registry {
             created: now.as_secs(),
             metrics: metrics.model(&settings.name),
             matryoshka: settings.matryoshka,
+            pool,
             handle,
         };
         entry.served.get_or_init(|| Arc::new(served));
@@ -283,6 +287,28 @@ impl Served {
         }
     }
 
+    /// The number of the process that its engine runs in, if it has one of its own.
+    pub fn process(&self) -> Option<u32> {
+        match &self.handle {
+            Handle::Chat { engine, .. } => engine.process(),
+            Handle::Embedding(embedder) => embedder.process(),
+        }
+    }
+
+    /// Threads for jobs that ask its engine, which is a process of its own, if it is: while that process
+    /// gives no answer, only its own requests wait.
+    pub(crate) fn pool(&self) -> Option<&Pool> {
+        self.pool.as_ref()
+    }
+
+    /// Waits while its engine is being started again.
+    pub(crate) async fn is_there(&self) {
+        match &self.handle {
+            Handle::Chat { engine, .. } => engine.is_there().await,
+            Handle::Embedding(embedder) => embedder.is_there().await,
+        }
+    }
+
     /// How long its current step has been running.
     pub fn stalled_for(&self) -> Option<Duration> {
         match &self.handle {
@@ -346,5 +372,7 @@ pub(crate) fn model_config(settings: &ModelSettings, source: Source) -> ModelCon
         queue_timeout: (settings.queue_timeout_s != 0)
             .then(|| Duration::from_secs(settings.queue_timeout_s)),
         unread_bytes: settings.unread_mib << 20,
+        memory_limit: Some(u64::from(settings.memory_limit_mib) << 20).filter(|&limit| limit > 0),
+        step_limit: ModelConfig::STEP_LIMIT,
     }
 }

@@ -10,6 +10,7 @@ use crate::config::LimitSettings;
 use crate::cost::{JsonSize, MemoryBudget, Reservation};
 use crate::error::ApiError;
 use crate::pool::{Effort, Pool};
+use crate::registry::Served;
 
 /// JSON values of a request of which the store keeps something: it is copied some times.
 const MAX_KEPT_VALUES: usize = 100_000;
@@ -23,8 +24,6 @@ pub(crate) struct Shared {
     pub pool: Arc<Pool>,
     /// Memory for requests.
     pub budget: Arc<MemoryBudget>,
-    /// Whether tokenising waits for another process, so that no job may run on the caller's thread.
-    pub waits: bool,
 }
 
 /// One request's handle to them. Dropping the last clone, which the response's body holds, returns
@@ -163,9 +162,35 @@ impl Work {
         effort: Effort,
         job: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let effort = effort.max(self.cost().effort());
-        let effort = if self.shared.waits { effort.max(Effort::Small) } else { effort };
-        let run = self.shared.pool.run(effort, job);
+        self.in_time(self.shared.pool.run(effort.max(self.cost().effort()), job)).await
+    }
+
+    /// Runs a job that may ask a model's engine. Where that is a process of its own, the job runs on the
+    /// model's own threads, not before the process is there.
+    ///
+    /// # Errors
+    /// As [`Work::run`].
+    pub(crate) async fn run_for<T: Send + 'static>(
+        &self,
+        served: &Served,
+        effort: Effort,
+        job: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let Some(pool) = served.pool() else { return self.run_at_least(effort, job).await };
+        // It waits for an answer: never on the caller's thread.
+        let effort = effort.max(Effort::Small).max(self.cost().effort());
+        self.in_time(async {
+            served.is_there().await;
+            pool.run(effort, job).await
+        })
+        .await
+    }
+
+    /// What `run` returns, unless the request's time is up before.
+    async fn in_time<T>(
+        &self,
+        run: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<T, ApiError> {
         let Some(Deadline { at, in_all }) = self.deadline else { return run.await };
         let late = |_| Err(Failure::Timeout(in_all).into());
         tokio::time::timeout_at(at, run).await.unwrap_or_else(late)

@@ -6,6 +6,7 @@ pub mod bodies;
 pub mod calls;
 pub mod channels;
 pub mod configuration;
+pub mod frames;
 pub mod grammars;
 pub mod guard;
 pub mod learning;

@@ -56,7 +56,8 @@ fn start(lanes: usize) -> Running {
     let (commands, inbox) = mpsc::unbounded_channel();
     let answers = Arc::<Answers>::default();
     let out = Arc::clone(&answers) as Arc<dyn Outbox>;
-    let clients = Clients { inbox, queue_timeout: None, out };
+    let step_limit = Duration::from_secs(60);
+    let clients = Clients { inbox, queue_timeout: None, step_limit, out };
     let board = Arc::new(Board::new());
     let narrow = (0..lanes).map(|_| Lengths { capacity: 64 }).collect();
     let pass = Pass { tokens: 64, inputs: 16, block: 64 };

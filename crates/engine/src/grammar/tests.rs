@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::limits::{MAX_LEVELS, check};
 use super::*;
+use crate::request::Failure;
 use crate::vocab::{Tokenize, VocabTable};
 
 /// A quarter of what the server's threads for such work have.
@@ -15,8 +16,8 @@ const STACK: usize = 16 << 20;
 struct Bytes;
 
 impl Tokenize for Bytes {
-    fn tokenize(&self, text: &str, _: ParseSpecial) -> Vec<Token> {
-        text.bytes().map(Token::from).collect()
+    fn tokenize(&self, texts: &[&str], _: ParseSpecial) -> Result<Vec<Vec<Token>>, Failure> {
+        Ok(texts.iter().map(|text| text.bytes().map(Token::from).collect()).collect())
     }
 }
 

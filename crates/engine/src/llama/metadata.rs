@@ -7,6 +7,7 @@ use llama_cpp_2::token::LlamaToken;
 
 use crate::Token;
 use crate::model::{Kind, ModelInfo, Ranking};
+use crate::request::Failure;
 use crate::vocab::{ParseSpecial, Tokenize, Vocab, VocabTable};
 
 /// What `pooling_type` is of a model with a classifier.
@@ -95,9 +96,13 @@ impl Metadata {
 struct LlamaTokenizer(Arc<LlamaModel>);
 
 impl Tokenize for LlamaTokenizer {
-    fn tokenize(&self, text: &str, special: ParseSpecial) -> Vec<Token> {
-        let tokens = self.0.vocab().tokenize(text.as_bytes(), false, special == ParseSpecial::Yes);
-        tokens.into_iter().filter_map(|t| Token::try_from(t.0).ok()).collect()
+    fn tokenize(&self, texts: &[&str], special: ParseSpecial) -> Result<Vec<Vec<Token>>, Failure> {
+        let vocab = self.0.vocab();
+        let tokenize = |text: &&str| -> Vec<Token> {
+            let tokens = vocab.tokenize(text.as_bytes(), false, special == ParseSpecial::Yes);
+            tokens.into_iter().filter_map(|t| Token::try_from(t.0).ok()).collect()
+        };
+        Ok(texts.iter().map(tokenize).collect())
     }
 }
 

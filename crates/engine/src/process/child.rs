@@ -1,11 +1,13 @@
 //! The child's side: one engine, asked and answered over a socket.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::stdio::dup2_stdout;
@@ -15,7 +17,7 @@ use super::black_box::BlackBox;
 use super::{Answer, Description, FromChild, Question, ToChild, frames};
 use crate::grammar::GrammarError;
 use crate::host::{Announcement, Compiles, Host, LoadError};
-use crate::hub::Outbox;
+use crate::hub::{Activity, Outbox};
 use crate::message::Report;
 use crate::patience::be_patient;
 use crate::status::Board;
@@ -41,7 +43,7 @@ pub fn serve() -> io::Result<()> {
     let out = Arc::new(Out {
         socket: Mutex::new(socket.try_clone()?),
         black_box: BlackBox::of(io::stdout().as_fd().try_clone_to_owned()?.into()),
-        numbers: Mutex::default(),
+        computing: Mutex::default(),
     });
     // What a library prints is for the log.
     dup2_stdout(io::stderr())?;
@@ -87,8 +89,14 @@ struct Model {
 struct Out {
     socket: Mutex<UnixStream>,
     black_box: BlackBox,
-    /// Room to write the numbers of a step.
-    numbers: Mutex<Vec<u8>>,
+    computing: Mutex<Computing>,
+}
+
+/// What is computed by each thread, and room to write that.
+#[derive(Default)]
+struct Computing {
+    numbers: BTreeMap<Activity, Vec<u64>>,
+    buffer: Vec<u8>,
 }
 
 impl Out {
@@ -106,9 +114,13 @@ impl Outbox for Out {
         self.send(&FromChild::Says(report));
     }
 
-    fn computing(&self, ids: &mut dyn Iterator<Item = u64>) {
-        let mut numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
-        self.black_box.write(ids, &mut numbers);
+    fn computing(&self, by: Activity, ids: &mut dyn Iterator<Item = u64>) {
+        let mut computing = self.computing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Computing { numbers, buffer } = &mut *computing;
+        let own = numbers.entry(by).or_default();
+        own.clear();
+        own.extend(ids);
+        self.black_box.write(&mut numbers.values().flatten().copied(), buffer);
     }
 
     /// The main thread sees the end of the stream, and so does the parent.
@@ -142,7 +154,11 @@ fn announce(
 
 /// Tells the engine's state for ever.
 fn tell(out: &Out, board: &Board) {
+    let mut told = Instant::now();
     loop {
+        // While all of this process was stopped no step could get on.
+        board.forgive(told.elapsed().saturating_sub(EVERY * 10));
+        told = Instant::now();
         if board.status() == crate::Status::Loading {
             out.send(&FromChild::Progress(board.progress()));
         }
@@ -159,10 +175,10 @@ struct Helpers {
 
 impl Helpers {
     fn start(out: &Arc<Out>, model: &Arc<OnceLock<Model>>) -> io::Result<Self> {
-        let start = |threads, patient| {
+        let start = |threads: Range<usize>, patient| {
             let (sender, questions) = std::sync::mpsc::channel::<(u64, Question)>();
             let questions = Arc::new(Mutex::new(questions));
-            for number in 1..=threads {
+            for number in threads {
                 let (out, model) = (Arc::clone(out), Arc::clone(model));
                 let questions = Arc::clone(&questions);
                 let next = move || questions.lock().unwrap_or_else(PoisonError::into_inner).recv();
@@ -171,9 +187,13 @@ impl Helpers {
                         be_patient();
                     }
                     while let Ok((id, question)) = next() {
+                        out.computing(Activity::Answer(number), &mut std::iter::once(id));
+                        let begin = Instant::now();
                         // None comes before the model is loaded.
                         let answer = model.get().map(|model| model.answer(question));
-                        let says = answer.map(|answer| FromChild::Answers { id, answer });
+                        let took = begin.elapsed();
+                        out.computing(Activity::Answer(number), &mut std::iter::empty());
+                        let says = answer.map(|answer| FromChild::Answers { id, answer, took });
                         says.iter().for_each(|says| out.send(says));
                     }
                 };
@@ -182,7 +202,7 @@ impl Helpers {
             }
             io::Result::Ok(sender)
         };
-        Ok(Self { prompt: start(THREADS, false)?, patient: start(1, true)? })
+        Ok(Self { prompt: start(0..THREADS, false)?, patient: start(THREADS..THREADS + 1, true)? })
     }
 
     fn ask(&self, id: u64, question: Question, patient: bool) {
@@ -195,12 +215,15 @@ impl Helpers {
 impl Model {
     fn answer(&self, question: Question) -> Answer {
         match question {
-            Question::Tokenise(text, special) => {
-                Answer::Tokens(self.vocab.tokenize(&text, special))
+            Question::Tokenise(texts, special) => {
+                let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+                // The tokeniser is here: it answers.
+                Answer::Tokens(self.vocab.tokenize_all(&texts, special).unwrap_or_default())
             }
             Question::Compile(grammar) => {
-                let compiles = self.compiles.as_ref().ok_or_else(GrammarError::no_engine);
-                Answer::Compiled(compiles.and_then(|compiles| compiles.compile(&grammar)))
+                let none = || Ok(Err(GrammarError::no_engine()));
+                let compiled = self.compiles.as_ref().map_or_else(none, |c| c.compile(&grammar));
+                Answer::Compiled(compiled.unwrap_or_else(|_| Err(GrammarError::no_engine())))
             }
         }
     }

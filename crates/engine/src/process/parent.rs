@@ -1,46 +1,48 @@
 //! The parent's side: it starts a child, passes on what is asked and said, and when the child dies
 //! starts another one that goes on.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::process::Stdio;
+use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
-use tokio::process::{Child, Command as Program};
+use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
-use tokio_util::codec::Framed;
+use tokio::time::MissedTickBehavior;
 
 use super::black_box::BlackBox;
 use super::ledger::{Ledger, Outcome};
-use super::remote::{Asked, Remote};
-use super::{Description, FromChild, Launcher, ToChild, frames};
-use crate::Progress;
+use super::remote::{Asked, Remote, Reply};
+use super::running::{End, Frames, Running};
+use super::{Death, Description, FromChild, Launcher, ToChild, memory};
 use crate::host::{Announce, Announcement, Compiles, LoadError};
 use crate::hub::{Hub, Outbox};
 use crate::message::{Command, Report};
 use crate::model::ModelConfig;
+use crate::request::Failure;
 use crate::status::{Board, State, Stats, Status};
 use crate::vocab::Vocab;
 
-/// How often it is looked at.
+/// How often a child is looked at.
 const TICK: Duration = Duration::from_millis(100);
-/// How long a child that has closed its socket may take to end.
-const LAST_BREATH: Duration = Duration::from_secs(2);
+/// How long one may be silent until the parent sees to its requests' deadlines, in ticks.
+const LATE: u32 = 10;
 /// Waiting before a child is started again: the first time, and at most. It doubles with each that
 /// dies within [`HEALTHY`].
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 const HEALTHY: Duration = Duration::from_secs(60);
-/// Children that may die while they have the same question; then it has no answer.
-const MOST_DEATHS: u8 = 3;
-/// Children in a row that may fail to load what another one had loaded.
-const MOST_FAILED_LOADS: u32 = 5;
+/// Children in a row that may fail to load what another one had loaded: over a minute or so, for what
+/// is missing may come back, such as file descriptors.
+const MOST_FAILED_LOADS: u32 = 12;
+/// File descriptors that starting a child takes: a socket pair, a pipe, copies, and the process's own.
+const SPARE: usize = 8;
+/// Questions are numbered from here, far from all requests.
+const FIRST_QUESTION: u64 = 1 << 63;
 
 /// An engine's children, one after the other.
 pub(crate) struct Parent {
@@ -57,38 +59,25 @@ pub(crate) struct Parent {
 struct Keeper {
     parent: Parent,
     black_box: BlackBox,
+    /// File descriptors for the next child: connections may have taken all others.
+    spare: Vec<File>,
     ledger: Ledger,
-    /// Questions without an answer, each with the number of children that died over it.
-    asked: BTreeMap<u64, (Asked, u8)>,
     questions: mpsc::UnboundedReceiver<Asked>,
+    /// Who waits for answers to questions.
+    replies: HashMap<u64, SyncSender<Reply>>,
     remote: Remote,
     last_question: u64,
     /// What children before this one have counted, and what this one has.
     before: Stats,
     counted: Stats,
     closing: bool,
-}
-
-/// A child that runs.
-struct Running {
-    process: Child,
-    frames: mpsc::UnboundedSender<Bytes>,
-    heard: Instant,
+    /// Whether this child has loaded the model; those in a row that have not.
     loaded: bool,
+    failed_loads: u32,
 }
 
-/// How a child ended.
-#[derive(Debug)]
-enum End {
-    /// It was asked to.
-    Closed,
-    /// It cannot load the model.
-    CannotLoad(String),
-    /// By itself, or it had to be killed when its socket was closed.
-    Died(String),
-    /// It said nothing for too long, and is killed.
-    Silent,
-}
+/// Waiting before children are started again.
+struct BackOff(Duration);
 
 impl Parent {
     /// Starts the thread.
@@ -115,169 +104,195 @@ impl Keeper {
         #[expect(clippy::disallowed_methods, reason = "each is asked by a thread that waits")]
         let (ask, questions) = mpsc::unbounded_channel();
         Ok(Self {
-            parent,
             black_box: BlackBox::new()?,
-            ledger: Ledger::default(),
-            asked: BTreeMap::new(),
+            spare: Vec::new(),
+            ledger: Ledger::new(parent.config.queue_timeout),
+            parent,
             questions,
+            replies: HashMap::new(),
             remote: Remote::new(ask),
-            last_question: 0,
+            last_question: FIRST_QUESTION,
             before: Stats::default(),
             counted: Stats::default(),
             closing: false,
+            loaded: false,
+            failed_loads: 0,
         })
     }
 
     /// Keeps a child running until the engine is closed, or none can be had.
     async fn keep(mut self) {
-        let (mut wait, mut failed_loads) = (FIRST_WAIT, 0);
+        let mut back_off = BackOff(FIRST_WAIT);
         loop {
             let began = Instant::now();
             let end = match self.live().await {
                 Ok(end) => end,
                 Err(error) => End::CannotLoad(error.to_string()),
             };
-            let name = &self.parent.config.name;
-            // One that is stopped from outside says nothing either.
-            let suspicious = !matches!(end, End::Silent);
-            match end {
-                End::Closed => return,
-                End::CannotLoad(why) => {
-                    if let Some(announce) = self.parent.announce.take() {
-                        announce(Err(LoadError(why)));
-                        return;
-                    }
-                    failed_loads += 1;
-                    tracing::error!(model = name, why, "the engine cannot be started again");
-                    if failed_loads >= MOST_FAILED_LOADS {
-                        return;
-                    }
-                }
-                End::Died(how) => {
-                    failed_loads = 0;
-                    tracing::error!(model = name, how, "the engine died; starting it again");
-                }
-                End::Silent => {
-                    failed_loads = 0;
-                    tracing::error!(model = name, "the engine says nothing; starting it again");
-                }
-            }
-            if let Some(announce) = self.parent.announce.take() {
-                let why = "the engine died while it loaded the model".to_owned();
-                announce(Err(LoadError(why)));
+            if self.take_note(end).is_break() {
                 return;
             }
-            self.parent.board.set_status(Status::Restarting);
-            self.died(suspicious);
-            self.parent.hub.pause();
-            wait = if began.elapsed() > HEALTHY { FIRST_WAIT } else { wait };
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LONGEST_WAIT);
+            let wait = back_off.next(began.elapsed());
+            if self.rest(wait).await.is_break() {
+                return;
+            }
         }
     }
 
     /// One child's life.
     async fn live(&mut self) -> io::Result<End> {
-        let (ours, theirs) = UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        let Launcher { program, arguments, .. } = &self.parent.launcher;
-        let process = Program::new(program)
-            .args(arguments)
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::from(self.black_box.file()?))
-            .kill_on_drop(true)
-            .spawn()?;
-        self.parent.board.set_process(process.id());
-        let socket = tokio::net::UnixStream::from_std(ours)?;
-        let (mut sink, mut stream) = Framed::new(socket, frames::codec()).split();
-        #[expect(clippy::disallowed_methods, reason = "the queue's permits bound it")]
-        let (frames, mut outgoing) = mpsc::unbounded_channel::<Bytes>();
-        // A child that does not read holds up nothing but this.
-        let writer = tokio::spawn(async move {
-            while let Some(frame) = outgoing.recv().await {
-                if sink.send(frame).await.is_err() {
-                    return;
-                }
-            }
-        });
-        let mut child = Running { process, frames, heard: Instant::now(), loaded: false };
+        self.loaded = false;
+        self.black_box.clear();
+        self.spare.clear();
+        let (mut child, mut frames) = Running::start(&self.parent.launcher, &self.black_box)?;
+        self.spare = (0..SPARE).map_while(|_| self.black_box.file().ok()).collect();
+        self.parent.board.set_process(child.id());
         child.send(&ToChild::Load(Box::new(self.parent.config.clone())))?;
-        let end = self.serve(&mut child, &mut stream).await;
-        writer.abort();
-        // Its socket is closed, or it is of no use: it ends soon, or now.
-        drop(child.process.start_kill());
+        let end = self.serve(&mut child, &mut frames).await;
+        child.end().await;
         end
     }
 
-    async fn serve(
-        &mut self,
-        child: &mut Running,
-        stream: &mut (impl StreamExt<Item = io::Result<bytes::BytesMut>> + Unpin),
-    ) -> io::Result<End> {
+    async fn serve(&mut self, child: &mut Running, frames: &mut impl Frames) -> io::Result<End> {
         let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                frame = stream.next() => {
-                    let Some(Ok(frame)) = frame else { return Ok(child.last_breath(self.closing).await) };
-                    child.heard = Instant::now();
-                    if let Some(end) = self.hear(child, frames::decode(&frame)?)? {
-                        return Ok(end);
-                    }
+            let end = tokio::select! {
+                frame = frames.next() => {
+                    let Some(Ok(frame)) = frame else { return Ok(child.last_breath().await) };
+                    let said = child.hear(&frame)?;
+                    self.hear(child, said)?
                 }
-                command = self.parent.inbox.recv(), if child.loaded => {
-                    let Some(command) = command else { return Ok(End::Closed) };
-                    self.closing |= command == Command::Close;
-                    let outcome = self.ledger.ask(command);
-                    self.follow(child, outcome)?;
+                command = self.parent.inbox.recv() => self.obey(command, Some(child))?,
+                Some(question) = self.questions.recv() => {
+                    self.ask(question, Some(child))?;
+                    None
                 }
-                question = self.questions.recv(), if child.loaded => {
-                    if let Some(question) = question {
-                        self.last_question += 1;
-                        child.send(&to_child(self.last_question, &question))?;
-                        self.asked.insert(self.last_question, (question, 0));
-                    }
-                }
-                _ = tick.tick() => {
-                    if child.heard.elapsed() > self.parent.launcher.silence {
-                        return Ok(End::Silent);
-                    }
-                }
+                _ = tick.tick() => self.look_at(child)?,
+            };
+            if let Some(end) = end {
+                return Ok(end);
             }
         }
+    }
+
+    /// Waits before the next child; takes commands meanwhile.
+    async fn rest(&mut self, wait: Duration) -> ControlFlow<()> {
+        let over = tokio::time::sleep(wait);
+        tokio::pin!(over);
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            // Without a child there is nothing that could fail.
+            let end = tokio::select! {
+                () = &mut over => return ControlFlow::Continue(()),
+                command = self.parent.inbox.recv() => self.obey(command, None),
+                Some(question) = self.questions.recv() => self.ask(question, None).map(|()| None),
+                _ = tick.tick() => self.reap(None).map(|()| None),
+            };
+            if matches!(end, Ok(Some(_))) {
+                return ControlFlow::Break(());
+            }
+        }
+    }
+
+    fn obey(
+        &mut self,
+        command: Option<Command>,
+        child: Option<&mut Running>,
+    ) -> io::Result<Option<End>> {
+        let Some(command) = command else { return Ok(Some(End::Closed)) };
+        let closing = command == Command::Close;
+        self.closing |= closing;
+        let outcome = self.ledger.ask(command);
+        let Some(child) = child else {
+            self.follow(None, outcome)?;
+            return Ok((self.closing && self.ledger.is_empty()).then_some(End::Closed));
+        };
+        child.closing |= closing && child.loaded;
+        self.follow(Some(child), outcome)?;
+        // One that loads is not needed any more.
+        let needless = self.closing && !child.loaded && self.ledger.is_empty();
+        Ok(needless.then_some(End::Closed))
+    }
+
+    fn ask(&mut self, asked: Asked, child: Option<&Running>) -> io::Result<()> {
+        let Asked { question, patient, reply } = asked;
+        self.last_question += 1;
+        self.replies.insert(self.last_question, reply);
+        let outcome = self.ledger.question(self.last_question, question, patient);
+        self.follow(child, outcome)
+    }
+
+    /// Looks whether a child is well, and sees to deadlines where it cannot.
+    fn look_at(&mut self, child: &mut Running) -> io::Result<Option<End>> {
+        let silent = child.look();
+        if TICK * silent > self.parent.launcher.silence {
+            return Ok(Some(End::Died(Death::Silent, "it says nothing".to_owned())));
+        }
+        if let Some(limit) = self.parent.config.memory_limit {
+            let taken = child.id().and_then(memory::of).unwrap_or(0);
+            if taken > limit {
+                let how =
+                    format!("it takes {} MiB of memory, but may {}", taken >> 20, limit >> 20);
+                return Ok(Some(End::Died(Death::Memory, how)));
+            }
+        }
+        if !child.loaded || silent > LATE {
+            self.reap(Some(child))?;
+        }
+        Ok(None)
+    }
+
+    fn reap(&mut self, child: Option<&Running>) -> io::Result<()> {
+        let outcome = self.ledger.reap(Instant::now());
+        self.before.timed_out += outcome.tell.len() as u64;
+        self.follow(child, outcome)
     }
 
     /// Takes in what a child says.
     fn hear(&mut self, child: &mut Running, said: FromChild) -> io::Result<Option<End>> {
         match said {
-            FromChild::Progress(Progress(progress)) => {
-                self.parent.board.set_progress(Progress(progress));
-            }
+            FromChild::Progress(progress) => self.parent.board.set_progress(progress),
             FromChild::Loaded(description) => {
-                child.loaded = true;
+                if !description.table.is_sound() {
+                    let how = "its vocabulary makes no sense".to_owned();
+                    return Ok(Some(End::Died(Death::Crashed, how)));
+                }
+                (child.loaded, self.loaded) = (true, true);
                 if let Some(announce) = self.parent.announce.take() {
                     // Nobody may want it any more.
                     if !announce(Ok(self.announcement(*description))) {
                         return Ok(Some(End::Closed));
                     }
                 }
+                self.failed_loads = 0;
                 self.parent.board.set_status(Status::Ready);
-                self.go_on(child)?;
+                let outcome = self.ledger.loaded();
+                self.follow(Some(child), outcome)?;
+                if self.closing {
+                    child.closing = true;
+                    child.send(&ToChild::Ask(Command::Close))?;
+                }
             }
             FromChild::CannotLoad(why) => return Ok(Some(End::CannotLoad(why))),
             FromChild::Says(report) => {
                 let outcome = self.ledger.hear(report);
-                self.follow(child, outcome)?;
+                self.follow(Some(child), outcome)?;
             }
-            FromChild::Answers { id, answer } => {
-                if let Some((Asked { reply, .. }, _)) = self.asked.remove(&id) {
-                    // Whoever asked waits.
-                    drop(reply.send(answer));
-                }
+            FromChild::Answers { id, answer, took } => {
+                // Whoever asked waits.
+                self.replies.remove(&id).map(|reply| reply.send(Ok((answer, took))));
+                let outcome = self.ledger.answered(id);
+                self.follow(Some(child), outcome)?;
             }
             FromChild::State(state) => {
-                let State { stats, .. } = &*state;
+                let State { stats, overdue, .. } = &*state;
                 self.counted.clone_from(stats);
+                let end = overdue.map(|took| {
+                    End::Died(Death::Hung, format!("a step has run for {} s", took.as_secs()))
+                });
                 self.parent.board.follow(*state, &self.before);
+                return Ok(end);
             }
         }
         Ok(None)
@@ -296,66 +311,56 @@ impl Keeper {
     }
 
     /// Does what follows from what happened.
-    fn follow(&self, child: &Running, outcome: Outcome) -> io::Result<()> {
-        self.tell(outcome.tell);
-        outcome.ask.into_iter().try_for_each(|command| child.send(&ToChild::Ask(command)))
-    }
-
-    fn tell(&self, reports: Vec<Report>) {
-        reports.into_iter().for_each(|report| self.parent.hub.report(report));
-    }
-
-    /// Takes note of a child's death; `suspicious` where a request may have caused it.
-    fn died(&mut self, suspicious: bool) {
-        let computing = suspicious.then(|| self.black_box.read());
-        let outcome = self.ledger.died(computing.as_deref());
-        for id in outcome.guilty {
+    fn follow(&mut self, child: Option<&Running>, outcome: Outcome) -> io::Result<()> {
+        let Outcome { ask, tell, guilty } = outcome;
+        for id in guilty {
             let model = &self.parent.config.name;
             tracing::error!(model, id, "the request makes the engine crash; it is given up");
+            // Whoever asked waits.
+            self.replies.remove(&id).map(|reply| reply.send(Err(Failure::Crashed)));
         }
-        self.tell(outcome.tell);
-        // Whoever asked what kills hears that there is no answer.
-        self.asked.retain(|_, (_, deaths)| {
-            *deaths += u8::from(suspicious);
-            *deaths < MOST_DEATHS
-        });
+        tell.into_iter().for_each(|report: Report| self.parent.hub.report(report));
+        child.map_or(Ok(()), |child| ask.iter().try_for_each(|message| child.send(message)))
+    }
+
+    /// Takes note of how a child ended; whether there shall be another one.
+    fn take_note(&mut self, end: End) -> ControlFlow<()> {
+        let (death, how) = match end {
+            End::Closed => return ControlFlow::Break(()),
+            End::CannotLoad(why) => (Death::CannotLoad, why),
+            End::Died(death, how) => (death, how),
+        };
+        self.failed_loads += u32::from(!self.loaded);
+        self.parent.board.died(death);
+        if let Some(announce) = self.parent.announce.take() {
+            let why = match death {
+                Death::CannotLoad => how,
+                _ => format!("the engine died while it loaded the model: {how}"),
+            };
+            announce(Err(LoadError(why)));
+            return ControlFlow::Break(());
+        }
+        let (model, death) = (&self.parent.config.name, death.label());
+        tracing::error!(model, death, how, "the engine died; it is started again");
+        if self.failed_loads >= MOST_FAILED_LOADS {
+            return ControlFlow::Break(());
+        }
+        self.parent.board.set_status(Status::Restarting);
+        let outcome = self.ledger.died(&self.black_box.read());
+        // There is no child that anything could be sent to.
+        drop(self.follow(None, outcome));
         let counted = std::mem::take(&mut self.counted);
         self.before = counted.after(&std::mem::take(&mut self.before));
-    }
-
-    /// Asks a new child what the one before has not done.
-    fn go_on(&mut self, child: &Running) -> io::Result<()> {
-        self.black_box.clear();
-        let ask = self.ledger.due();
-        self.follow(child, Outcome { ask, ..Outcome::default() })?;
-        for (&id, (question, _)) in &self.asked {
-            child.send(&to_child(id, question))?;
-        }
-        if self.closing {
-            child.send(&ToChild::Ask(Command::Close))?;
-        }
-        Ok(())
+        self.parent.hub.pause();
+        ControlFlow::Continue(())
     }
 }
 
-fn to_child(id: u64, Asked { question, patient, .. }: &Asked) -> ToChild {
-    ToChild::Answer { id, question: question.clone(), patient: *patient }
-}
-
-impl Running {
-    fn send(&self, message: &ToChild) -> io::Result<()> {
-        // One that has died is noticed by its silence.
-        drop(self.frames.send(frames::encode(message)?.into()));
-        Ok(())
-    }
-
-    /// How a child that has closed its socket ends.
-    async fn last_breath(&mut self, closing: bool) -> End {
-        match tokio::time::timeout(LAST_BREATH, self.process.wait()).await {
-            Ok(Ok(status)) if closing && status.success() => End::Closed,
-            Ok(Ok(status)) => End::Died(status.to_string()),
-            Ok(Err(error)) => End::Died(error.to_string()),
-            Err(_) => End::Died("it does not end".to_owned()),
-        }
+impl BackOff {
+    /// How long to wait after a child that lived for so long.
+    fn next(&mut self, lived: Duration) -> Duration {
+        let wait = if lived > HEALTHY { FIRST_WAIT } else { self.0 };
+        self.0 = (wait * 2).min(LONGEST_WAIT);
+        wait
     }
 }

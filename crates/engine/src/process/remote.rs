@@ -4,6 +4,7 @@
 use std::num::NonZeroUsize;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use tokio::sync::mpsc::UnboundedSender;
@@ -11,7 +12,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::{Answer, Question};
 use crate::Token;
 use crate::grammar::{Grammar, GrammarError};
-use crate::patience::is_patient;
+use crate::patience::{has_waited, is_patient};
+use crate::request::Failure;
 use crate::vocab::{ParseSpecial, Tokenize};
 
 /// Grammars of which is known that they can be compiled. A child that has forgotten one compiles it
@@ -24,8 +26,11 @@ pub(super) struct Asked {
     pub(super) question: Question,
     /// Whether it may take long, so as to hold up nobody.
     pub(super) patient: bool,
-    pub(super) reply: SyncSender<Answer>,
+    pub(super) reply: SyncSender<Reply>,
 }
+
+/// An answer and the time that it took there.
+pub(super) type Reply = Result<(Answer, Duration), Failure>;
 
 /// Asks a child. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -40,13 +45,14 @@ impl Remote {
     }
 
     /// Compiles a grammar there.
-    pub(crate) fn compile(&self, grammar: &Grammar) -> Result<(), GrammarError> {
-        let Some(Answer::Compiled(compiled)) = self.ask(Question::Compile(grammar.clone())) else {
-            return Err(GrammarError::no_engine());
+    pub(crate) fn compile(&self, grammar: &Grammar) -> Result<Result<(), GrammarError>, Failure> {
+        let Answer::Compiled(compiled) = self.ask(Question::Compile(grammar.clone()))? else {
+            return Err(Failure::EngineGone);
         };
-        compiled?;
-        self.known().put(grammar.clone(), ());
-        Ok(())
+        if compiled.is_ok() {
+            self.known().put(grammar.clone(), ());
+        }
+        Ok(compiled)
     }
 
     /// Whether a grammar was compiled there.
@@ -54,11 +60,14 @@ impl Remote {
         self.known().get(grammar).is_some()
     }
 
-    /// The answer; `None` where there is no engine any more.
-    fn ask(&self, question: Question) -> Option<Answer> {
+    fn ask(&self, question: Question) -> Result<Answer, Failure> {
         let (reply, answer) = sync_channel(1);
-        self.questions.send(Asked { question, patient: is_patient(), reply }).ok()?;
-        answer.recv().ok()
+        let asked = Asked { question, patient: is_patient(), reply };
+        self.questions.send(asked).map_err(|_| Failure::EngineGone)?;
+        let begin = Instant::now();
+        let (answer, took) = answer.recv().unwrap_or(Err(Failure::EngineGone))?;
+        has_waited(begin.elapsed().saturating_sub(took));
+        Ok(answer)
     }
 
     fn known(&self) -> MutexGuard<'_, LruCache<Grammar, ()>> {
@@ -67,11 +76,11 @@ impl Remote {
 }
 
 impl Tokenize for Remote {
-    /// No tokens where there is no engine any more: nothing can be done with any.
-    fn tokenize(&self, text: &str, special: ParseSpecial) -> Vec<Token> {
-        match self.ask(Question::Tokenise(text.to_owned(), special)) {
-            Some(Answer::Tokens(tokens)) => tokens,
-            Some(Answer::Compiled(_)) | None => Vec::new(),
+    fn tokenize(&self, texts: &[&str], special: ParseSpecial) -> Result<Vec<Vec<Token>>, Failure> {
+        let owned = texts.iter().map(|&text| text.to_owned()).collect();
+        match self.ask(Question::Tokenise(owned, special))? {
+            Answer::Tokens(tokens) if tokens.len() == texts.len() => Ok(tokens),
+            Answer::Tokens(_) | Answer::Compiled(_) => Err(Failure::EngineGone),
         }
     }
 }

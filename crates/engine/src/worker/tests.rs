@@ -9,28 +9,11 @@ use crate::{Engine, Generation, Loaded, Status, SubmitError, load};
 
 fn config(script: Script) -> ModelConfig {
     ModelConfig {
-        name: "test".into(),
-        source: Source::Scripted(script),
-        kind: None,
-        ctx_size: None,
-        kv_layout: None,
-        kv_host_bytes: 0,
-        long_slot: true,
         parallel: 2,
         batch_size: Some(64),
-        ubatch_size: None,
         itl_target: Duration::from_millis(100),
-        threads: None,
-        gpu: crate::model::Gpu::default(),
-        kv_type: crate::model::KvType::default(),
-        flash_attention: None,
-        mmap: true,
-        pooling: None,
-        speculate: true,
         queue: 2,
-        queue_tokens: None,
-        queue_timeout: None,
-        unread_bytes: 64 << 20,
+        ..ModelConfig::new("test", Source::Scripted(script))
     }
 }
 

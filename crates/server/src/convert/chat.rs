@@ -137,7 +137,7 @@ pub fn think_limit(
         true => format!("{close}{then}"),
         false => format!("\n{close}\n\n"),
     };
-    let closing = vocab.tokenize(&closing, ParseSpecial::Yes);
+    let closing = vocab.tokenize(&closing, ParseSpecial::Yes)?;
     Ok(Some(ThinkLimit {
         tokens,
         opened: *opened,

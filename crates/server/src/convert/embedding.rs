@@ -85,31 +85,36 @@ pub fn tokenise(
     style: Style,
     served: &Served,
 ) -> Result<Vec<Vec<Token>>, ApiError> {
-    let (inputs, many): (Vec<Input>, bool) = match input {
-        EmbeddingInput::Text(one) => (vec![Input::Text(one)], false),
-        EmbeddingInput::Tokens(one) => (vec![Input::Tokens(one)], false),
-        EmbeddingInput::Texts(all) => (all.into_iter().map(Input::Text).collect(), true),
-        EmbeddingInput::TokenLists(all) => (all.into_iter().map(Input::Tokens).collect(), true),
-    };
-    check_count(inputs.len())?;
-    let tokenise = |input| match input {
-        Input::Text(text) => tokens::of_input(&text, style.truncate, served),
-        Input::Tokens(tokens) => Ok(tokens),
+    let (inputs, many) = match input {
+        EmbeddingInput::Text(one) => (Inputs::Texts(vec![one]), false),
+        EmbeddingInput::Texts(all) => (Inputs::Texts(all), true),
+        EmbeddingInput::Tokens(one) => (Inputs::Tokens(vec![one]), false),
+        EmbeddingInput::TokenLists(all) => (Inputs::Tokens(all), true),
     };
     let param = |index: usize| if many { format!("input[{index}]") } else { "input".to_owned() };
-    let each = inputs.into_iter().enumerate();
-    each.map(|(index, input)| {
-        tokenise(input)
-            .and_then(|tokens| one(tokens, style, served))
-            .map_err(|error| error.at(param(index)))
-    })
-    .collect()
+    let tokens = match inputs {
+        Inputs::Texts(texts) => {
+            check_count(texts.len())?;
+            let each = texts.iter().enumerate();
+            let cut = each.map(|(index, text)| {
+                tokens::cut(text, style.truncate, served).map_err(|error| error.at(param(index)))
+            });
+            tokens::of_inputs(&cut.collect::<Result<Vec<_>, _>>()?, served)?
+        }
+        Inputs::Tokens(lists) => {
+            check_count(lists.len())?;
+            lists
+        }
+    };
+    let each = tokens.into_iter().enumerate();
+    each.map(|(index, tokens)| one(tokens, style, served).map_err(|error| error.at(param(index))))
+        .collect()
 }
 
-/// One input as sent.
-enum Input {
-    Text(String),
-    Tokens(Vec<Token>),
+/// Inputs as sent.
+enum Inputs {
+    Texts(Vec<String>),
+    Tokens(Vec<Vec<Token>>),
 }
 
 /// Whether a request may hold so many inputs.

@@ -122,10 +122,10 @@ impl Wanted {
     /// Compiles it for the engine, or finds it compiled. It can take long: not for the reactor's threads.
     ///
     /// # Errors
-    /// 400 where it cannot be enforced.
+    /// 400 where it cannot be enforced, 500 where the model's engine gives no answer.
     pub fn compile(self, served: &Served) -> Result<Grammar, ApiError> {
         let Self { param, grammar, .. } = self;
-        let compiled = served.engine()?.compile(&grammar);
+        let compiled = served.engine()?.compile(&grammar)?;
         compiled.map_err(|error| refused(&param, &error.to_string()))?;
         Ok(grammar)
     }

@@ -18,18 +18,22 @@ pub fn pairs(
 ) -> Result<Vec<Vec<Token>>, ApiError> {
     // As many as an embedding model takes.
     check_count(texts.len()).map_err(|error| error.at("documents"))?;
-    let Some((query, documents)) = texts.split_first() else { return Ok(Vec::new()) };
-    let query = tokens::of_input(query, false, served).map_err(|error| error.at("query"))?;
-    let frame = frame(query, ranking, served);
+    let param = |index: usize| format!("documents[{index}]");
+    let texts = texts.iter().enumerate().map(|(index, text)| {
+        let at = || index.checked_sub(1).map_or_else(|| "query".to_owned(), param);
+        tokens::cut(text, false, served).map_err(|error| error.at(at()))
+    });
+    let texts: Vec<&str> = texts.collect::<Result<_, _>>()?;
+    let mut texts = tokens::of_inputs(&texts, served)?.into_iter();
+    let Some(query) = texts.next() else { return Ok(Vec::new()) };
+    let frame = frame(query, ranking, served)?;
     let limit = served.info().slot_tokens as usize;
     // The query is in every pair: a short request can have a great many tokens.
     let (most, mut total) = (served.embedder()?.max_request_tokens(), 0);
-    let pair = |(index, document): (usize, &String)| {
-        let param = format!("documents[{index}]");
-        let document = tokens::of_input(document, false, served);
-        let document = document.map_err(|error| error.at(param.clone()))?;
+    let pair = |(index, document): (usize, Vec<Token>)| {
         let tokens = frame.join(&document[..]);
         if tokens.len() > limit {
+            let param = param(index);
             let message = format!(
                 "'{param}' and the query have {} tokens together; the model's maximum is {limit}.",
                 tokens.len()
@@ -42,19 +46,23 @@ pub fn pairs(
         }
         Ok(tokens)
     };
-    documents.iter().enumerate().map(pair).collect()
+    texts.enumerate().map(pair).collect()
 }
 
 /// What stands around each document, the query in it: tokenised once for all documents. Of a template
 /// its own text is read with control tokens, the user's without.
-fn frame(query: Vec<Token>, ranking: &Ranking, served: &Served) -> Vec<Vec<Token>> {
+fn frame(
+    query: Vec<Token>,
+    ranking: &Ranking,
+    served: &Served,
+) -> Result<Vec<Vec<Token>>, ApiError> {
     let vocab = served.vocab();
     let Some(template) = &ranking.template else {
         let mut before = vocab.with_markers(query);
         if ranking.twice {
             before.extend_from_slice(vocab.suffix());
         }
-        return vec![before, vocab.suffix().to_vec()];
+        return Ok(vec![before, vocab.suffix().to_vec()]);
     };
     let around = template.split("{document}").map(|part| {
         let mut tokens = Vec::new();
@@ -62,9 +70,9 @@ fn frame(query: Vec<Token>, ranking: &Ranking, served: &Served) -> Vec<Vec<Token
             if at > 0 {
                 tokens.extend_from_slice(&query);
             }
-            tokens.extend(vocab.tokenize(own, ParseSpecial::Yes));
+            tokens.extend(vocab.tokenize(own, ParseSpecial::Yes)?);
         }
-        tokens
+        Ok(tokens)
     });
     around.collect()
 }

@@ -2,7 +2,7 @@
 //!
 //! llama.cpp's tokenisers take more than a hundred bytes of memory for each byte of a text.
 
-use forebay_engine::{ParseSpecial, Token};
+use forebay_engine::{NoTokens, ParseSpecial, Token};
 
 use crate::config::LimitSettings;
 use crate::error::ApiError;
@@ -42,31 +42,15 @@ pub(super) fn of_pieces(
     limits: &LimitSettings,
 ) -> Result<Vec<Token>, ApiError> {
     check_text(param, pieces.iter().map(String::len).sum(), served, limits)?;
-    let (vocab, limit) = (served.vocab(), served.info().slot_tokens);
-    let (mut tokens, mut count, mut exact) = (Vec::new(), 0, true);
-    for piece in pieces {
-        match vocab.tokenize_within(piece, ParseSpecial::Yes, limit as usize) {
-            Ok(more) if count + more.len() <= limit as usize => {
-                count += more.len();
-                tokens.extend(more);
-            }
-            Ok(more) => count += more.len(),
-            Err(many) => {
-                count += many.count;
-                exact &= many.exact;
-            }
+    let limit = served.info().slot_tokens;
+    let tokens = served.vocab().tokenize_within(pieces, ParseSpecial::Yes, limit as usize);
+    tokens.map_err(|none| match none {
+        NoTokens::TooMany { count, exact: true } => ApiError::context_length(param, count, limit),
+        NoTokens::TooMany { count, exact: false } => {
+            ApiError::context_length_at_least(param, count, limit)
         }
-    }
-    if count <= limit as usize {
-        return Ok(tokens);
-    }
-    // With what the server adds in front.
-    let kept = tokens.len();
-    count += vocab.with_prefix(tokens).len() - kept;
-    match exact {
-        true => Err(ApiError::context_length(param, count, limit)),
-        false => Err(ApiError::context_length_at_least(param, count, limit)),
-    }
+        NoTokens::Failed(failure) => failure.into(),
+    })
 }
 
 /// Bytes of text for each token of an embedding model's context. Its tokeniser drops white space and
@@ -75,23 +59,27 @@ const BYTES_PER_TOKEN: usize = 64;
 /// What an input may have in any case, in bytes.
 const MIN_INPUT: usize = 16 << 10;
 
-/// The tokens of an embedding model's input. One that is too long is cut with `truncate`.
+/// The part of an embedding model's input that is tokenised: all of it, or with `truncate` as much as
+/// could fit.
 ///
 /// # Errors
 /// 400 for more text than could fit.
-pub(super) fn of_input(
-    text: &str,
-    truncate: bool,
-    served: &Served,
-) -> Result<Vec<Token>, ApiError> {
+pub(super) fn cut<'t>(text: &'t str, truncate: bool, served: &Served) -> Result<&'t str, ApiError> {
     let most = (served.info().slot_tokens as usize * BYTES_PER_TOKEN).max(MIN_INPUT);
-    let text = match text.len() {
-        len if len <= most => text,
-        _ if truncate => &text[..text.floor_char_boundary(most)],
+    match text.len() {
+        len if len <= most => Ok(text),
+        _ if truncate => Ok(&text[..text.floor_char_boundary(most)]),
         len => {
             let message = format!("An input can have at most {most} bytes, but this has {len}.");
-            return Err(ApiError::invalid("input", "context_length_exceeded", message));
+            Err(ApiError::invalid("input", "context_length_exceeded", message))
         }
-    };
-    Ok(served.vocab().tokenize(text, ParseSpecial::No))
+    }
+}
+
+/// The tokens of each of an embedding model's inputs, which were [`cut`].
+///
+/// # Errors
+/// 500 where the model's engine gives no answer.
+pub(super) fn of_inputs(texts: &[&str], served: &Served) -> Result<Vec<Vec<Token>>, ApiError> {
+    Ok(served.vocab().tokenize_all(texts, ParseSpecial::No)?)
 }

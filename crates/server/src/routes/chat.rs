@@ -95,7 +95,8 @@ pub async fn input_tokens(
     ApiJson(request): ApiJson<ChatCompletionRequest>,
 ) -> Result<Response, ApiError> {
     let context = context(&state, &request.model, headers)?;
-    let tokens = work.run(move || count(&request, &context)).await?;
+    let served = Arc::clone(&context.served);
+    let tokens = work.run_for(&served, Effort::Tiny, move || count(&request, &context)).await?;
     let answer =
         serde_json::json!({"object": "chat.completion.input_tokens", "input_tokens": tokens});
     Ok(Json(answer).into_response())
@@ -145,7 +146,8 @@ pub(super) async fn prepare_and_submit<E: Send + 'static>(
 ) -> Result<(Submitted, E), ApiError> {
     let served = Arc::clone(&context.served);
     served.engine()?.has_room().inspect_err(|_| state.metrics.rejected("engine"))?;
-    let (prepared, besides) = work.run(move || prepare(&context)).await?;
+    let prepare = move || prepare(&context);
+    let (prepared, besides) = work.run_for(&served, Effort::Tiny, prepare).await?;
     let Prepared { mut request, wanted, speeches, style, metadata } = prepared;
     record.note(|facts| facts.stream = style.stream);
     request.grammar = find_or_compile(wanted, &served, &work).await?;
@@ -176,5 +178,5 @@ pub(super) async fn find_or_compile(
         return Ok(Some(compiled));
     }
     let model = Arc::clone(served);
-    work.run_at_least(Effort::Unclear, move || wanted.compile(&model)).await.map(Some)
+    work.run_for(served, Effort::Unclear, move || wanted.compile(&model)).await.map(Some)
 }

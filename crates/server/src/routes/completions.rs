@@ -17,6 +17,7 @@ use crate::convert::completion::{self, CompletionEncoder, Prepared};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::observe::Record;
+use crate::pool::Effort;
 use crate::sse;
 use crate::state::AppState;
 use crate::work::Work;
@@ -51,7 +52,8 @@ pub async fn create(
     served.engine()?.has_room().inspect_err(|_| state.metrics.rejected("engine"))?;
     let name = state.registry.answer_name(&request.model, &served);
     let context = state.context(Arc::clone(&served), headers);
-    let prepared = work.run(move || completion::prepare_all(request, &context)).await?;
+    let prepare = move || completion::prepare_all(request, &context);
+    let prepared = work.run_for(&served, Effort::Tiny, prepare).await?;
     let Prepared { mut requests, wanted, prompts, style } = prepared;
     record.note(|facts| facts.stream = style.stream);
     let grammar = find_or_compile(wanted, &served, &work).await?;

@@ -49,7 +49,8 @@ pub async fn create(
     let name = state.registry.answer_name(&request.model, &served);
 
     let (model, input) = (Arc::clone(&served), request.input);
-    let inputs = work.run(move || embedding::tokenise(input, style, &model)).await?;
+    let tokenise = move || embedding::tokenise(input, style, &model);
+    let inputs = work.run_for(&served, Effort::Tiny, tokenise).await?;
     // The texts are gone; tokens are bounded by the model's queue.
     work.release();
     let count: usize = inputs.iter().map(Vec::len).sum();

@@ -29,7 +29,9 @@ pub struct Health {
 
 fn status(state: &AppState) -> &'static str {
     let dead = |served: &Arc<Served>| {
-        served.status() == Status::Failed || served.stalled_for().is_some_and(|t| t > HUNG)
+        // A process of its own that hangs is started again.
+        let stalled = served.stalled_for().filter(|_| served.pool().is_none());
+        served.status() == Status::Failed || stalled.is_some_and(|stalled| stalled > HUNG)
     };
     if state.registry.loaded().any(dead) {
         return "failed";

@@ -1,5 +1,6 @@
 //! `POST /v1/messages` and `POST /v1/messages/count_tokens`: Anthropic's dialect.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
@@ -16,6 +17,7 @@ use crate::convert::prepare::{Context, count, prepare};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::observe::Record;
+use crate::pool::Effort;
 use crate::sse;
 use crate::state::AppState;
 use crate::work::Work;
@@ -116,7 +118,9 @@ pub async fn count_tokens(
     let ApiJson(request) = body?;
     let context = context(&state, &request.model, headers)?;
     let request = MessagesRequest { stream: None, ..request };
-    let counted = work.run(move || count(&asked(request, &context)?, &context));
+    let served = Arc::clone(&context.served);
+    let count = move || count(&asked(request, &context)?, &context);
+    let counted = work.run_for(&served, Effort::Tiny, count);
     let input_tokens = counted.await?;
     Ok(Json(TokenCount { input_tokens }).into_response())
 }

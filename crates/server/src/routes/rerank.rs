@@ -21,6 +21,7 @@ use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::observe::Record;
 use crate::origin;
+use crate::pool::Effort;
 use crate::state::AppState;
 use crate::work::Work;
 
@@ -70,7 +71,7 @@ pub async fn create(
         None => embedding::tokenise(EmbeddingInput::Texts(input), Style::plain(), &model)
             .map_err(renamed),
     };
-    let inputs = work.run(tokens).await?;
+    let inputs = work.run_for(&served, Effort::Tiny, tokens).await?;
     let count: usize = inputs.iter().map(Vec::len).sum();
     let prompt_tokens = u32::try_from(count).unwrap_or(u32::MAX);
     record.note(|facts| {

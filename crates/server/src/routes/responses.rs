@@ -21,6 +21,7 @@ use crate::cost::{JsonSize, measure};
 use crate::error::{ApiError, shown};
 use crate::extract::{ApiJson, Json, JsonText};
 use crate::observe::Record;
+use crate::pool::Effort;
 use crate::sse;
 use crate::state::AppState;
 use crate::store::{History, Kept, Missing, NoItem, Owner, Store, StoredItem};
@@ -125,7 +126,8 @@ pub async fn input_tokens(
     let context = context(&state, &request.model, headers)?;
     let request = Arc::new(ResponsesRequest { stream: None, ..request });
     let read = read_stored_input(&state, &owner, &work, &request).await?;
-    let counted = work.run(move || {
+    let served = Arc::clone(&context.served);
+    let counted = work.run_for(&served, Effort::Tiny, move || {
         let input = read.parse(&request)?;
         let Asked { chat, .. } = asked(&request, &input, &context)?;
         count(&chat, &context).map_err(renamed)

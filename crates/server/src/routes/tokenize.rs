@@ -22,6 +22,7 @@ use crate::convert::{check_extra, log_unknown};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::observe::Record;
+use crate::pool::Effort;
 use crate::state::AppState;
 use crate::work::Work;
 
@@ -51,8 +52,8 @@ pub async fn tokenize(
     record.note(|facts| facts.model = Some(Arc::clone(&served)));
     log_unknown(&check_extra(fields::TOKENIZE, &request.extra, state.settings.strict)?);
     let strings = request.return_token_strs.unwrap_or(false);
-    let context = state.context(served, headers);
-    let answer = work.run(move || {
+    let context = state.context(Arc::clone(&served), headers);
+    let answer = work.run_for(&served, Effort::Tiny, move || {
         let tokens = tokens(&request, &context)?;
         let vocab = context.served.vocab();
         let text = |&token: &Token| String::from_utf8_lossy(vocab.piece(token)).into_owned();
@@ -85,7 +86,7 @@ fn tokens(request: &TokenizeRequest, context: &Context) -> Result<Vec<Token>, Ap
             };
             check_length("prompt", prompt.len(), limits)?;
             let vocab = served.vocab();
-            let tokens = vocab.tokenize(prompt, special);
+            let tokens = vocab.tokenize(prompt, special)?;
             let marked = request.add_special_tokens.unwrap_or(true);
             Ok(if marked { vocab.with_markers(tokens) } else { tokens })
         }

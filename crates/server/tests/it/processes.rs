@@ -2,39 +2,21 @@
 
 use std::time::{Duration, Instant};
 
-use forebay_engine::process::Launcher;
-use forebay_engine::scripted::Script;
+use forebay_engine::process::{Death, Launcher};
+use forebay_engine::scripted::{Poison, Script};
 use forebay_engine::{
-    Engine, Event, Failure, FinishReason, GenerateRequest, Gpu, Grammar, KvType, Loaded,
-    ModelConfig, ParseSpecial, SamplingParams, Source, Status, StopRules, TokenLogprob, load,
+    Embedder, Engine, Event, Failure, FinishReason, GenerateRequest, Grammar, Loaded, ModelConfig,
+    ParseSpecial, SamplingParams, Source, Status, StopRules, TokenLogprob, Vocab, load,
     load_in_process,
 };
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 fn config(script: Script) -> ModelConfig {
     ModelConfig {
-        name: "test".into(),
-        source: Source::Scripted(script),
-        kind: None,
-        ctx_size: None,
-        kv_layout: None,
-        kv_host_bytes: 0,
-        long_slot: true,
         parallel: 8,
         batch_size: Some(64),
-        ubatch_size: None,
-        itl_target: Duration::from_millis(100),
-        threads: None,
-        gpu: Gpu::default(),
-        kv_type: KvType::default(),
-        flash_attention: None,
-        mmap: true,
-        pooling: None,
-        speculate: true,
         queue: 64,
-        queue_tokens: None,
-        queue_timeout: None,
-        unread_bytes: 64 << 20,
+        ..ModelConfig::new("test", Source::Scripted(script))
     }
 }
 
@@ -103,7 +85,11 @@ struct Read {
 async fn read(engine: &Engine, request: GenerateRequest) -> Read {
     if let Some(grammar) = request.grammar.clone() {
         let engine = engine.clone();
-        tokio::task::spawn_blocking(move || engine.compile(&grammar)).await.unwrap().unwrap();
+        tokio::task::spawn_blocking(move || engine.compile(&grammar))
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
     }
     let choices = request.choices as usize;
     let mut read = Read {
@@ -143,6 +129,11 @@ async fn read_all(engine: &Engine) -> Vec<Read> {
     all
 }
 
+async fn tokens(vocab: &Vocab, text: &'static str) -> Result<Vec<u32>, Failure> {
+    let vocab = vocab.clone();
+    tokio::task::spawn_blocking(move || vocab.tokenize(text, ParseSpecial::Yes)).await.unwrap()
+}
+
 fn pid(engine: &Engine) -> Pid {
     let id = engine.process().unwrap();
     Pid::from_raw(i32::try_from(id).unwrap()).unwrap()
@@ -171,9 +162,10 @@ async fn nobody_sees_more_of_a_death_than_a_pause() {
         while !reading.is_finished() && deaths < 4 {
             tokio::time::sleep(Duration::from_millis(20)).await;
             // Whoever is there at three deaths without having got on would be to blame.
-            let process = pid(&engine);
             let gets_on = engine.status() == Status::Ready && engine.stats().steps > steps + 60;
-            if gets_on && kill_process(process, signal).is_ok() {
+            if gets_on {
+                let process = pid(&engine);
+                kill_process(process, signal).unwrap();
                 assert!(is_gone(process).await, "{signal:?}");
                 deaths += 1;
                 steps = engine.stats().steps;
@@ -187,6 +179,12 @@ async fn nobody_sees_more_of_a_death_than_a_pause() {
             assert!(disturbed == *undisturbed, "{signal:?}: {:?}", disturbed.failure);
         }
         assert_ne!(engine.status(), Status::Failed);
+        let cause = match signal {
+            Signal::KILL => Death::Killed,
+            Signal::ABORT => Death::Crashed,
+            _ => Death::Silent,
+        };
+        assert_eq!(engine.stats().deaths, [(cause, u64::from(deaths))].into());
     }
 }
 
@@ -194,7 +192,7 @@ async fn nobody_sees_more_of_a_death_than_a_pause() {
 async fn a_request_that_kills_fails_alone_after_three_deaths() {
     const POISON: u32 = 7;
     let undisturbed = read_all(&chat(load(config(script()))).await).await;
-    let engine = apart(Script { poison: Some(POISON), ..script() }).await;
+    let engine = apart(Script { poison: Some((POISON, Poison::Die)), ..script() }).await;
     let reading = tokio::spawn({
         let engine = engine.clone();
         async move { read_all(&engine).await }
@@ -218,9 +216,7 @@ async fn a_request_that_kills_fails_alone_after_three_deaths() {
 async fn an_engine_ends_with_its_handle() {
     let engine = apart(script()).await;
     let process = pid(&engine);
-    let vocab = engine.vocab().clone();
-    let tokens = tokio::task::spawn_blocking(move || vocab.tokenize("ab</s>", ParseSpecial::Yes));
-    assert_eq!(tokens.await.unwrap(), [97, 98, 257]);
+    assert_eq!(tokens(engine.vocab(), "ab</s>").await.unwrap(), [97, 98, 257]);
     drop(engine);
     assert!(is_gone(process).await);
 }
@@ -257,4 +253,98 @@ async fn what_cannot_be_loaded_says_why() {
     assert!(error.to_string().contains("/nowhere.gguf"), "{error}");
     let missing = Launcher { program: "/nowhere".into(), ..launcher() };
     assert!(load_in_process(self::config(script()), missing).unwrap().finish().await.is_err());
+}
+
+/// A request that has `token` as its second.
+fn poisonous(token: u32) -> GenerateRequest {
+    GenerateRequest { prompt: vec![256, token].into(), ..request(99) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_hangs_and_one_that_takes_all_memory_are_ended() {
+    const POISON: u32 = 7;
+    for (poison, death) in [(Poison::Hang, Death::Hung), (Poison::Swell, Death::Memory)] {
+        let config = ModelConfig {
+            step_limit: Duration::from_millis(100),
+            memory_limit: (death == Death::Memory).then_some(300 << 20),
+            ..config(Script { poison: Some((POISON, poison)), ..script() })
+        };
+        let config = match death {
+            Death::Memory => ModelConfig { step_limit: ModelConfig::STEP_LIMIT, ..config },
+            _ => config,
+        };
+        let engine = chat(load_in_process(config, launcher())).await;
+        let other = tokio::spawn({
+            let engine = engine.clone();
+            async move { read(&engine, request(1)).await }
+        });
+        let killed = read(&engine, poisonous(POISON)).await;
+        assert_eq!(killed.failure, Some(Failure::Crashed), "{poison:?}");
+        assert_eq!(engine.stats().deaths, [(death, 3)].into());
+        assert_eq!(other.await.unwrap().ends[0], Some((FinishReason::Length, 600)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_kills_has_no_tokens_and_nobody_else_is_to_blame() {
+    let undisturbed = read(&chat(load(config(script()))).await, request(0)).await;
+    let engine = apart(Script { poison_text: Some("deadly".to_owned()), ..script() }).await;
+    let running = tokio::spawn({
+        let engine = engine.clone();
+        async move { read(&engine, request(0)).await }
+    });
+    let vocab = engine.vocab();
+    let harmless = async {
+        for _ in 0..50 {
+            assert_eq!(tokens(vocab, "abc").await.unwrap().len(), 3);
+        }
+    };
+    let (deadly, ()) = tokio::join!(tokens(vocab, "a deadly text"), harmless);
+    assert_eq!(deadly, Err(Failure::Crashed));
+    assert_eq!(engine.stats().deaths, [(Death::Crashed, 3)].into());
+    let read = Read { pauses: 0, ..running.await.unwrap() };
+    assert!(read == undisturbed, "{:?}", read.failure);
+}
+
+async fn embedder(script: Script) -> Embedder {
+    let script = Script { kind: forebay_engine::Kind::Embedding, ..script };
+    match load_in_process(config(script), launcher()).unwrap().finish().await.unwrap() {
+        Loaded::Embedding(embedder) => embedder,
+        Loaded::Chat(_) => panic!("not an embedding model"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inputs_that_kill_fail_alone() {
+    const POISON: u32 = 7;
+    let embedder = embedder(Script { poison: Some((POISON, Poison::Die)), ..script() }).await;
+    let embed = |inputs: Vec<Vec<u32>>| {
+        let embedder = embedder.clone();
+        tokio::spawn(async move { embedder.embed(inputs, None).await.unwrap() })
+    };
+    let deadly = embed(vec![vec![1, 2], vec![256, POISON]]);
+    let others: Vec<_> = (0..20).map(|i| embed(vec![vec![i, 2, 3]; 3])).collect();
+    assert_eq!(deadly.await.unwrap(), Err(Failure::Crashed));
+    for other in others {
+        assert_eq!(other.await.unwrap().unwrap().len(), 3);
+    }
+    assert!(embedder.stats().deaths.values().sum::<u64>() <= 3, "{:?}", embedder.stats().deaths);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_whose_time_is_up_does_not_wait_for_the_next_child() {
+    let launcher = Launcher { silence: Duration::from_secs(60), ..launcher() };
+    let engine = chat(load_in_process(config(script()), launcher)).await;
+    let process = pid(&engine);
+    kill_process(process, Signal::STOP).unwrap();
+    let mut late = GenerateRequest { max_tokens: 4000, ..request(0) };
+    late.origin.timeout = Some(Duration::from_millis(1500));
+    let begin = Instant::now();
+    let read = read(&engine, late).await;
+    assert!(matches!(read.failure, Some(Failure::Timeout(_))), "{:?}", read.failure);
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    kill_process(process, Signal::CONT).unwrap();
+    let after = self::read(&engine, GenerateRequest { max_tokens: 5, ..request(0) }).await;
+    assert_eq!(after.ends[0].as_ref().unwrap().1, 5);
+    assert!(engine.stats().deaths.is_empty());
 }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::message::Moment;
 use crate::request::{GenerateRequest, SamplingParams};
+use crate::vocab::ParseSpecial;
 
 fn generate(id: u64) -> Command {
     let request = GenerateRequest::plain([1, 2], 100, SamplingParams::plain(0.0, 1));
@@ -25,73 +26,81 @@ fn grew(id: u64, tokens: u32) -> Report {
     Report::News(vec![News { id, after, what, last: false }])
 }
 
+/// One whose child is there.
+fn ledger() -> Ledger {
+    let mut ledger = Ledger::default();
+    assert_eq!(ledger.loaded(), Outcome::default());
+    ledger
+}
+
 /// The numbers of the requests that the child is asked for.
-fn asked(commands: &[Command]) -> Vec<u64> {
-    let id = |command: &Command| match command {
-        Command::Generate(generate) => Some(generate.id),
+fn asked(messages: &[ToChild]) -> Vec<u64> {
+    let id = |message: &ToChild| match message {
+        ToChild::Ask(Command::Generate(generate)) => Some(generate.id),
+        ToChild::Answer { id, .. } => Some(*id),
         _ => None,
     };
-    commands.iter().filter_map(id).collect()
+    messages.iter().filter_map(id).collect()
 }
 
 /// The tokens that a command brings.
-fn said(command: &Command) -> usize {
-    let Command::Generate(generate) = command else { panic!("{command:?}") };
+fn said(message: &ToChild) -> usize {
+    let ToChild::Ask(Command::Generate(generate)) = message else { panic!("{message:?}") };
     generate.said[0].as_ref().unwrap().tokens.len()
 }
 
 #[test]
 fn all_go_on_where_they_were() {
-    let mut ledger = Ledger::default();
+    let mut ledger = ledger();
     for id in 1..4 {
         assert_eq!(asked(&ledger.ask(generate(id)).ask), [id]);
     }
     ledger.hear(grew(2, 1));
     ledger.hear(grew(2, 2));
     let cancel = ledger.ask(Command::Cancel(3));
-    assert_eq!(cancel.ask, [Command::Cancel(3)]);
-    let died = ledger.died(Some(&[1, 2]));
+    assert_eq!(cancel.ask, [ToChild::Ask(Command::Cancel(3))]);
+    let died = ledger.died(&[1, 2]);
     assert_eq!(died.tell, [over(3, What::Dropped)], "the child can no longer say so");
-    let again = ledger.due();
+    let again = ledger.loaded().ask;
     assert_eq!(asked(&again), [1, 2]);
     assert_eq!(again.iter().map(said).collect::<Vec<_>>(), [0, 2]);
-    assert!(ledger.due().is_empty());
+    assert!(ledger.loaded().ask.is_empty());
 }
 
 #[test]
 fn what_a_reader_knows_is_not_told_again() {
-    let mut ledger = Ledger::default();
+    let mut ledger = ledger();
     ledger.ask(generate(1));
     let started = || {
         let (what, after) = (What::Started { queued: Duration::ZERO, cached: 0 }, Duration::ZERO);
         Report::News(vec![News { id: 1, after, what, last: false }])
     };
     assert_eq!(ledger.hear(started()).tell, [started()]);
-    ledger.died(Some(&[1]));
-    ledger.due();
+    ledger.died(&[1]);
+    ledger.loaded();
     assert_eq!(ledger.hear(started()).tell, [Report::News(Vec::new())]);
 }
 
 #[test]
 fn the_one_that_kills_is_found_and_the_others_go_on() {
-    let mut ledger = Ledger::default();
+    let mut ledger = ledger();
     (1..=4).for_each(|id| drop(ledger.ask(generate(id))));
     let mut deaths = 0;
     let mut killed = |ledger: &mut Ledger, computing: &[u64]| {
         deaths += 1;
-        ledger.died(Some(computing))
+        ledger.died(computing)
     };
     killed(&mut ledger, &[1, 2, 3]);
-    assert_eq!(asked(&ledger.due()), [1, 2, 3, 4]);
+    assert_eq!(asked(&ledger.loaded().ask), [1, 2, 3, 4]);
     killed(&mut ledger, &[1, 2, 3]);
     // Each is tried alone; whoever comes meanwhile waits.
-    assert_eq!(asked(&ledger.due()), [1]);
+    assert_eq!(asked(&ledger.loaded().ask), [1]);
     assert!(ledger.ask(generate(5)).ask.is_empty());
     for tokens in 1..INNOCENT {
         assert!(ledger.hear(grew(1, tokens)).ask.is_empty());
     }
     let withdrawn = ledger.hear(grew(1, INNOCENT));
-    assert_eq!(withdrawn.ask, [Command::Cancel(1)]);
+    assert_eq!(withdrawn.ask, [ToChild::Ask(Command::Cancel(1))]);
     // What it said before it heard of that still counts.
     assert_eq!(ledger.hear(grew(1, INNOCENT + 1)).ask, []);
     let dropped = ledger.hear(over(1, What::Dropped));
@@ -99,10 +108,82 @@ fn the_one_that_kills_is_found_and_the_others_go_on() {
     let died = killed(&mut ledger, &[2]);
     assert_eq!(died.guilty, [2]);
     assert_eq!(died.tell, [over(2, What::Failed(Failure::Crashed))]);
-    assert_eq!(asked(&ledger.due()), [3]);
+    assert_eq!(asked(&ledger.loaded().ask), [3]);
     let finished = What::Finished { choice: 0, reason: crate::FinishReason::Length, tokens: 1 };
     assert_eq!(asked(&ledger.hear(over(3, finished)).ask), [1, 4, 5]);
     assert_eq!(deaths, 3);
+}
+
+#[test]
+fn questions_are_asked_again_and_tried_like_requests() {
+    let mut ledger = ledger();
+    let question = |text: &str| Question::Tokenise(vec![text.to_owned()], ParseSpecial::No);
+    ledger.ask(generate(1));
+    let (deadly, other) = (FIRST, FIRST + 1);
+    assert_eq!(asked(&ledger.question(deadly, question("deadly"), false).ask), [deadly]);
+    ledger.question(other, question("other"), true);
+    for _ in 0..2 {
+        assert_eq!(ledger.died(&[deadly, 1]).guilty, [0; 0]);
+        if ledger.trying {
+            break;
+        }
+        assert_eq!(asked(&ledger.loaded().ask), [1, deadly, other]);
+    }
+    assert_eq!(asked(&ledger.loaded().ask), [1]);
+    let finished = What::Finished { choice: 0, reason: crate::FinishReason::Length, tokens: 1 };
+    assert_eq!(asked(&ledger.hear(over(1, finished)).ask), [deadly]);
+    let died = ledger.died(&[deadly]);
+    assert_eq!((died.guilty, died.tell), (vec![deadly], vec![]));
+    assert_eq!(asked(&ledger.loaded().ask), [other]);
+    assert_eq!(ledger.answered(other), Outcome::default());
+    assert!(ledger.is_empty());
+}
+
+const FIRST: u64 = 1 << 63;
+
+#[test]
+fn who_dies_of_what_nobody_knows_of_does_not_do_so_for_ever() {
+    let mut ledger = ledger();
+    ledger.ask(generate(1));
+    let mut deaths = 0;
+    while !ledger.is_empty() {
+        ledger.died(&[99]);
+        ledger.loaded();
+        deaths += 1;
+        assert!(deaths <= GUILTY);
+    }
+}
+
+#[test]
+fn without_a_child_requests_wait_leave_and_run_out_of_time() {
+    let mut ledger = Ledger::new(Some(Duration::from_secs(5)));
+    let timed = |id, timeout| {
+        let Command::Generate(mut generate) = generate(id) else { unreachable!() };
+        generate.request.origin.timeout = timeout;
+        Command::Generate(generate)
+    };
+    for id in 1..4 {
+        assert_eq!(ledger.ask(timed(id, None)), Outcome::default());
+    }
+    ledger.ask(timed(4, Some(Duration::from_secs(1))));
+    let left = ledger.ask(Command::Cancel(2));
+    assert_eq!((left.ask, left.tell), (vec![], vec![over(2, What::Dropped)]));
+    let after = |seconds| Instant::now() + Duration::from_secs(seconds);
+    assert_eq!(ledger.reap(after(0)), Outcome::default());
+    let own = What::Failed(Failure::Timeout(Duration::from_secs(1)));
+    assert_eq!(ledger.reap(after(2)).tell, [over(4, own)]);
+    assert_eq!(asked(&ledger.loaded().ask), [1, 3]);
+    let started = What::Started { queued: Duration::ZERO, cached: 0 };
+    ledger.hear(Report::News(vec![News {
+        id: 1,
+        after: Duration::ZERO,
+        what: started,
+        last: false,
+    }]));
+    let reaped = ledger.reap(after(6));
+    let queue = What::Failed(Failure::QueueTimeout(Duration::from_secs(5)));
+    assert_eq!(reaped.tell, [over(3, queue)], "the other one has left the queue");
+    assert_eq!(reaped.ask, [ToChild::Ask(Command::Cancel(3))]);
 }
 
 proptest! {
@@ -114,7 +195,7 @@ proptest! {
         at in proptest::collection::vec(0_u32..40, 12),
         parallel in 1_usize..6,
     ) {
-        let mut ledger = Ledger::default();
+        let mut ledger = ledger();
         let (mut running, mut tokens) = (BTreeSet::new(), vec![0_u32; 12]);
         let (mut deaths, mut finished, mut guilty) = (vec![0; 12], BTreeSet::new(), BTreeSet::new());
         for id in 0..12 {
@@ -129,8 +210,8 @@ proptest! {
             if let Some(&killer) = computing.iter().find(kills) {
                 deaths[killer as usize] += 1;
                 running.clear();
-                guilty.extend(ledger.died(Some(&computing)).guilty);
-                running.extend(asked(&ledger.due()));
+                guilty.extend(ledger.died(&computing).guilty);
+                running.extend(asked(&ledger.loaded().ask));
                 continue;
             }
             for id in computing {
@@ -145,7 +226,7 @@ proptest! {
                     grew(id, *count)
                 };
                 let mut ask = ledger.hear(report).ask;
-                while let Some(Command::Cancel(id)) = ask.first() {
+                while let Some(ToChild::Ask(Command::Cancel(id))) = ask.first() {
                     let id = *id;
                     // It may have ended meanwhile: then the child does not know it.
                     ask.remove(0);

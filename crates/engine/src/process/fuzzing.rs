@@ -1,0 +1,108 @@
+//! What a fuzz target asks of both ends of the socket.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+
+use super::ledger::{Ledger, Outcome};
+use super::{Description, FromChild, Question, ToChild, frames};
+use crate::hub::{Link, Outbox};
+use crate::message::{Command, Embed, Generate, Moment};
+use crate::request::{GenerateRequest, SamplingParams};
+use crate::status::{Board, State, Stats};
+use crate::vocab::{ParseSpecial, Vocab};
+
+/// A child reads these bytes: whatever makes sense is the same when it is sent again.
+///
+/// # Panics
+/// When it is not.
+pub(crate) fn to_child(mut bytes: &[u8]) {
+    while let Ok(Some(message)) = frames::read::<ToChild>(&mut bytes) {
+        let copy = message.clone();
+        // What holds a number that is none is not equal to itself.
+        if copy == message {
+            assert_eq!(again(&message), message);
+        }
+    }
+}
+
+/// A parent with requests of all kinds reads these bytes. A zero in front of a frame is a child's
+/// death.
+///
+/// # Panics
+/// When a reader hears more than one end of its request.
+pub(crate) fn from_child(mut bytes: &[u8]) {
+    let link = Link::new(1 << 20);
+    let (mut ledger, board) = (Ledger::new(Some(Duration::from_secs(5))), Board::new());
+    let permits = || [(); 2].map(|()| Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap());
+    let mut readers = HashMap::new();
+    for id in 0..4 {
+        let mut request = GenerateRequest::plain([1, 2], 8, SamplingParams::plain(0.0, 1));
+        request.choices = 1 + u32::from(id == 1);
+        request.prompt_logprobs = (id == 2).then_some(1);
+        let (submitted, said) = (Moment::now(), Vec::new());
+        readers.extend(link.hub.generation(id, permits()).ok().map(|reader| (id, reader)));
+        let generate = Generate { id, request, submitted, said };
+        ledger.ask(Command::Generate(Box::new(generate)));
+    }
+    let (inputs, submitted, timeout) = (vec![vec![1]], Moment::now(), None);
+    ledger.ask(Command::Embed(Box::new(Embed { id: 4, inputs, submitted, timeout })));
+    let answer = link.hub.vectors(4, permits(), link.commands.clone());
+    ledger.question(5, Question::Tokenise(vec!["a".to_owned()], ParseSpecial::No), false);
+    ledger.loaded();
+    loop {
+        if let Some(rest) = bytes.strip_prefix(&[0]) {
+            bytes = rest;
+            let outcome = ledger.died(&[1, 4]);
+            outcome.tell.into_iter().for_each(|report| link.hub.report(report));
+            link.hub.pause();
+            ledger.loaded();
+        }
+        let Ok(Some(said)) = frames::read::<FromChild>(&mut bytes) else { break };
+        assert_eq!(frames::encode(&again(&said)).ok(), frames::encode(&said).ok());
+        let outcome = hear(&mut ledger, &board, said);
+        outcome.tell.into_iter().for_each(|report| link.hub.report(report));
+        ledger.reap(Instant::now());
+    }
+    let mut context = Context::from_waker(Waker::noop());
+    for reader in readers.values_mut() {
+        while let Poll::Ready(Some(_)) = reader.poll_recv(&mut context) {}
+    }
+    drop(answer);
+}
+
+fn hear(ledger: &mut Ledger, board: &Board, said: FromChild) -> Outcome {
+    match said {
+        FromChild::Progress(progress) => board.set_progress(progress),
+        FromChild::Loaded(description) => {
+            let Description { table, .. } = *description;
+            if table.is_sound() {
+                let vocab = Vocab::new(table, Arc::new(crate::scripted::ByteTokenizer::default()));
+                for token in 0..=u32::try_from(vocab.len()).unwrap_or(0) {
+                    vocab.text_piece(token);
+                }
+                vocab.with_markers(vec![0]);
+            }
+        }
+        FromChild::CannotLoad(_) => {}
+        FromChild::Says(report) => return ledger.hear(report),
+        FromChild::Answers { id, .. } => return ledger.answered(id),
+        FromChild::State(state) => {
+            let State { stats, .. } = &*state;
+            let before = stats.clone().after(&Stats::default()).after(stats);
+            board.follow(*state, &before);
+            board.stats();
+        }
+    }
+    Outcome::default()
+}
+
+/// A message after it was sent.
+fn again<T: serde::Serialize + serde::de::DeserializeOwned>(message: &T) -> T {
+    let mut sent = Vec::new();
+    frames::write(&mut sent, message).unwrap();
+    frames::read(&mut sent.as_slice()).unwrap().unwrap()
+}

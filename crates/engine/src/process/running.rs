@@ -1,0 +1,123 @@
+//! One child while it runs, as the parent sees it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, Stream, StreamExt};
+use tokio::process::{Child, Command as Program};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::codec::Framed;
+
+use super::black_box::BlackBox;
+use super::{Death, FromChild, Launcher, ToChild, frames};
+
+/// How long a child that is to end, or has closed its socket, may take for that.
+const LAST_BREATH: Duration = Duration::from_secs(2);
+
+/// A child that runs.
+pub(super) struct Running {
+    process: Child,
+    frames: mpsc::UnboundedSender<Bytes>,
+    writer: JoinHandle<()>,
+    /// Looks at it since it said something.
+    silent: u32,
+    /// Whether it takes what is asked.
+    pub(super) loaded: bool,
+    /// Whether it was told to end.
+    pub(super) closing: bool,
+}
+
+/// How a child ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// It was asked to.
+    Closed,
+    /// It cannot load the model.
+    CannotLoad(String),
+    /// Otherwise, or it is to be killed.
+    Died(Death, String),
+}
+
+/// What a child says.
+pub(super) trait Frames: Stream<Item = io::Result<bytes::BytesMut>> + Unpin {}
+impl<S: Stream<Item = io::Result<bytes::BytesMut>> + Unpin> Frames for S {}
+
+impl Running {
+    /// Starts one.
+    pub(super) fn start(
+        launcher: &Launcher,
+        black_box: &BlackBox,
+    ) -> io::Result<(Self, impl Frames + use<>)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let process = Program::new(&launcher.program)
+            .args(&launcher.arguments)
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::from(black_box.file()?))
+            .kill_on_drop(true)
+            .spawn()?;
+        let socket = tokio::net::UnixStream::from_std(ours)?;
+        let (mut sink, stream) = Framed::new(socket, frames::codec()).split();
+        #[expect(clippy::disallowed_methods, reason = "the queue's permits bound it")]
+        let (frames, mut outgoing) = mpsc::unbounded_channel::<Bytes>();
+        // A child that does not read holds up nothing but this.
+        let writer = tokio::spawn(async move {
+            while let Some(frame) = outgoing.recv().await {
+                if sink.send(frame).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let (silent, loaded, closing) = (0, false, false);
+        Ok((Self { process, frames, writer, silent, loaded, closing }, stream))
+    }
+
+    /// The number of its process.
+    pub(super) fn id(&self) -> Option<u32> {
+        self.process.id()
+    }
+
+    pub(super) fn send(&self, message: &ToChild) -> io::Result<()> {
+        // One that has died is noticed by its silence.
+        drop(self.frames.send(frames::encode(message)?.into()));
+        Ok(())
+    }
+
+    /// Takes in a frame.
+    pub(super) fn hear(&mut self, frame: &[u8]) -> io::Result<FromChild> {
+        self.silent = 0;
+        frames::decode(frame)
+    }
+
+    /// Looks at it once more; for how many times it has said nothing. They are counted, and not the
+    /// time: while this process is stopped as well, nobody looks.
+    pub(super) fn look(&mut self) -> u32 {
+        self.silent += 1;
+        self.silent
+    }
+
+    /// How it ends, after it has closed its socket.
+    pub(super) async fn last_breath(&mut self) -> End {
+        match tokio::time::timeout(LAST_BREATH, self.process.wait()).await {
+            Ok(Ok(status)) if self.closing && status.success() => End::Closed,
+            Ok(Ok(status)) => End::Died(Death::of(status), status.to_string()),
+            Ok(Err(error)) => End::Died(Death::Exited, error.to_string()),
+            Err(_) => End::Died(Death::Silent, "it does not end".to_owned()),
+        }
+    }
+
+    /// Kills it, if it has not ended, and waits until its memory is free.
+    pub(super) async fn end(mut self) {
+        self.writer.abort();
+        // It may have ended already.
+        drop(self.process.start_kill());
+        if tokio::time::timeout(LAST_BREATH, self.process.wait()).await.is_err() {
+            tracing::error!(process = self.process.id(), "an engine's process cannot be killed");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Every message that crosses, sent and read again.
+
+use bytes::BytesMut;
+use tokio_util::codec::{Decoder as _, Encoder as _};
+
+use super::*;
+use crate::fit::GpuLayers;
+use crate::message::{Embed, Generate, Grown, Moment, News, Report, Said, What};
+use crate::model::{Kind, Ranking, Source};
+use crate::request::{
+    Failure, FinishReason, GenerateRequest, SamplingParams, StopRules, TokenLogprob, TopLogprob,
+};
+use crate::status::Stats;
+
+fn logprob(token: Token) -> TokenLogprob {
+    let top = vec![TopLogprob { token: 9, logprob: -0.5 }];
+    TokenLogprob { token, logprob: f32::NEG_INFINITY, top }
+}
+
+fn generate() -> Generate {
+    let said = Said { tokens: vec![1, u32::MAX], draws: u64::MAX, held: vec![(logprob(3), 7)] };
+    let mut request = GenerateRequest::plain([1, 2, 3], 100, SamplingParams::plain(0.7, u64::MAX));
+    request.grammar = Some(Grammar::Lark("start: \"é\"".into()));
+    request.logprobs = Some(3);
+    request.stop = StopRules { strings: vec!["\0".to_owned()], ..StopRules::default() };
+    request.sampling.logit_bias = vec![(7, -1e30)];
+    request.origin.timeout = Some(Duration::MAX);
+    Generate { id: u64::MAX, request, submitted: Moment::now(), said: vec![None, Some(said)] }
+}
+
+fn to_child() -> Vec<ToChild> {
+    let mut config = ModelConfig::new("é", Source::Gguf("a/b.gguf".into()));
+    config.gpu.layers = GpuLayers::Number(3);
+    config.memory_limit = Some(u64::MAX);
+    let embed = Embed {
+        id: 1,
+        inputs: vec![vec![], vec![1, 2]],
+        submitted: Moment::now(),
+        timeout: Some(Duration::from_nanos(1)),
+    };
+    let texts = vec![String::new(), "🙂".repeat(10)];
+    let question = Question::Tokenise(texts, ParseSpecial::Yes);
+    let grammar = Question::Compile(Grammar::JsonSchema("{}".into()));
+    vec![
+        ToChild::Load(Box::new(config)),
+        ToChild::Ask(Command::Generate(Box::new(generate()))),
+        ToChild::Ask(Command::Embed(Box::new(embed))),
+        ToChild::Ask(Command::Cancel(7)),
+        ToChild::Ask(Command::Close),
+        ToChild::Answer { id: 1 << 63, question, patient: true },
+        ToChild::Answer { id: 0, question: grammar, patient: false },
+    ]
+}
+
+fn news() -> Vec<News> {
+    let grown = Grown {
+        choice: 1,
+        token: 2,
+        tokens: 3,
+        draws: 4,
+        text: "é".to_owned(),
+        logprobs: vec![logprob(5)],
+        held: vec![(logprob(6), 1)],
+    };
+    let second = Duration::from_secs(1);
+    let reason = FinishReason::StopString("é".to_owned());
+    let all = [
+        What::Started { queued: second, cached: 3 },
+        What::Prompt(vec![logprob(1)]),
+        What::Grew(grown),
+        What::Finished { choice: 0, reason, tokens: 9 },
+        What::Failed(Failure::Timeout(second)),
+        What::Dropped,
+    ];
+    all.into_iter().map(|what| News { id: 1, after: second, what, last: true }).collect()
+}
+
+fn from_child() -> Vec<FromChild> {
+    let ranking = Ranking { template: Some("{query}".to_owned()), twice: true };
+    let info = ModelInfo {
+        architecture: "llama".to_owned(),
+        kind: Kind::Embedding,
+        n_ctx_train: 1,
+        slot_tokens: 2,
+        slots: 3,
+        n_embd: 4,
+        n_params: u64::MAX,
+        size_bytes: 5,
+        chat_template: Some("{{ x }}".to_owned()),
+        ranking: Some(ranking),
+        fingerprint: "f".to_owned(),
+    };
+    let table = VocabTable { bytes: vec![0xff, 0], ends: vec![2], ..VocabTable::default() };
+    let (capacity, token_capacity, generates) = (u64::MAX, 1, true);
+    let description = Description { info, table, capacity, token_capacity, generates };
+    let stats = Stats { deaths: [(Death::Hung, 3)].into(), steps: 7, ..Stats::default() };
+    let (backlog, overdue) = (Duration::from_secs(1), Some(Duration::MAX));
+    let state = State { stats, backlog, stalled: None, overdue };
+    let refused: GrammarError = serde_json::from_str("\"no\"").unwrap();
+    let took = Duration::from_micros(1);
+    vec![
+        FromChild::Progress(Progress(0.5)),
+        FromChild::Loaded(Box::new(description)),
+        FromChild::CannotLoad("why".to_owned()),
+        FromChild::Says(Report::News(news())),
+        FromChild::Says(Report::Vectors { id: 1, vectors: Ok(vec![vec![1.5, -0.0], vec![]]) }),
+        FromChild::Says(Report::Vectors { id: 1, vectors: Err(Failure::Crashed) }),
+        FromChild::Says(Report::Dropped(9)),
+        FromChild::Answers { id: 1, answer: Answer::Tokens(vec![vec![], vec![3]]), took },
+        FromChild::Answers { id: 2, answer: Answer::Compiled(Err(refused)), took },
+        FromChild::State(Box::new(state)),
+    ]
+}
+
+/// Writes as each end does, and reads as the other one does.
+fn check<T: std::fmt::Debug + PartialEq + Serialize + serde::de::DeserializeOwned>(all: &[T]) {
+    let (mut blocking, mut asynchronous) = (Vec::new(), BytesMut::new());
+    for message in all {
+        frames::write(&mut blocking, message).unwrap();
+        let frame = frames::encode(message).unwrap();
+        frames::codec().encode(bytes::Bytes::from(frame), &mut asynchronous).unwrap();
+    }
+    let mut rest = blocking.as_slice();
+    for message in all {
+        assert_eq!(frames::read::<T>(&mut rest).unwrap().as_ref(), Some(message));
+        let frame = frames::codec().decode(&mut asynchronous).unwrap().unwrap();
+        assert_eq!(&frames::decode::<T>(&frame).unwrap(), message);
+    }
+    assert_eq!(frames::read::<T>(&mut rest).unwrap(), None);
+    // Whatever is missing, there is an end or an error.
+    for end in 0..blocking.len() {
+        let mut cut = &blocking[..end];
+        while let Ok(Some(_)) = frames::read::<T>(&mut cut) {}
+    }
+}
+
+#[test]
+fn what_is_sent_is_what_comes() {
+    check(&to_child());
+    check(&from_child());
+}
+
+#[test]
+fn a_frame_is_never_longer_than_it_may_be() {
+    let mut endless = std::io::Read::chain(&[0xff; 4][..], std::io::repeat(0));
+    assert!(frames::read::<FromChild>(&mut endless).is_err());
+    // What has not come takes no memory.
+    let mut short: &[u8] = &[0x3f, 0xff, 0xff, 0xff, 1, 2];
+    assert_eq!(frames::read::<FromChild>(&mut short).unwrap(), None);
+}
