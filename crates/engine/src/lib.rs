@@ -76,7 +76,7 @@ pub use vocab::{NoTokens, ParseSpecial, Tokenize, Vocab};
 pub type Token = u32;
 
 #[cfg(feature = "llama")]
-pub use llama::{devices, fit as fit_file, system_info};
+pub use llama::{devices, fit as fit_file, never_here, system_info};
 
 /// The devices that can compute; without a backend there are none.
 #[cfg(not(feature = "llama"))]

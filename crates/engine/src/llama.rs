@@ -10,6 +10,7 @@ use std::ffi::CStr;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -105,9 +106,21 @@ pub fn system_info() -> String {
     line.to_string_lossy().trim().to_owned()
 }
 
+/// Sees to it that this process never initialises llama.cpp: its models are in processes of their own,
+/// and a GPU's context takes hundreds of megabytes of that GPU.
+pub fn never_here() {
+    NEVER_HERE.store(true, Ordering::Relaxed);
+}
+
+static NEVER_HERE: AtomicBool = AtomicBool::new(false);
+
 /// Initialises llama.cpp once for the process, its log going to `tracing`.
 fn backend() -> Option<&'static LlamaBackend> {
     static BACKEND: OnceLock<Option<LlamaBackend>> = OnceLock::new();
+    if NEVER_HERE.load(Ordering::Relaxed) {
+        tracing::error!("llama.cpp is not for the process that clients talk to");
+        return None;
+    }
     BACKEND
         .get_or_init(|| {
             send_logs_to_tracing(LogOptions::default());

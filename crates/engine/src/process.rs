@@ -39,7 +39,7 @@ pub(crate) use remote::Remote;
 pub struct Launcher {
     /// The program.
     pub program: PathBuf,
-    /// Its arguments.
+    /// Its arguments, before `--name` and the model's name.
     pub arguments: Vec<OsString>,
     /// How long a child may be silent, which says something ten times a second.
     pub silence: Duration,

@@ -54,6 +54,9 @@ enum Command {
     /// Serve one model to the process that started this one, over the standard input.
     #[command(hide = true)]
     Engine {
+        /// The model's own name.
+        #[arg(long)]
+        name: String,
         #[arg(long, default_value = "info")]
         log_level: String,
         #[arg(long, default_value = "text")]
@@ -228,7 +231,9 @@ pub fn run(
             Ok(report) => show(&report),
             Err(error) => complain(&error),
         },
-        Command::Engine { log_level, log_format } => run_engine(&log_level, log_format),
+        Command::Engine { name, log_level, log_format } => {
+            run_engine(&name, &log_level, log_format)
+        }
         Command::Openapi { markdown: true } => show(&crate::reference()),
         Command::Openapi { markdown: false } => match crate::openapi().to_yaml() {
             Ok(yaml) => show(&yaml),
@@ -392,9 +397,12 @@ async fn next(signals: Arc<Mutex<mpsc::Receiver<Shutdown>>>) -> Shutdown {
 }
 
 /// What a child does: llama.cpp's statics are in use when it ends, so it ends without their destructors.
-fn run_engine(log_level: &str, log_format: LogFormat) -> Exit {
+fn run_engine(name: &str, log_level: &str, log_format: LogFormat) -> Exit {
     start_log(log_level, log_format, true);
-    tracing::debug!(system = forebay_engine::system_info(), "llama.cpp");
+    tracing::debug!(name, system = forebay_engine::system_info(), "llama.cpp");
+    if let Err(error) = crate::shutdown::leave_signals_to_parent() {
+        return complain(&error.to_string());
+    }
     let served = forebay_engine::process::serve();
     if let Err(error) = &served {
         complain(&error.to_string());

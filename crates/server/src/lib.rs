@@ -119,6 +119,10 @@ where
         store: settings.store.enabled.then(|| store::Store::open(&settings.store)).transpose()?,
         jobs: background::Jobs::default(),
     };
+    #[cfg(feature = "llama")]
+    if state.launcher.is_some() {
+        forebay_engine::never_here();
+    }
     let admin = admin::Admin::start(&settings.admin, &state).map_err(ServeError::Admin)?;
     let quick = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let signals = {

@@ -1,6 +1,7 @@
 //! Loading all models, with progress for people and for logs.
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use forebay_engine::process::Launcher;
@@ -58,7 +59,14 @@ pub(crate) async fn load_all(
 
 /// How to start this program as an engine; `None` where engines are threads of this process.
 pub(crate) fn launcher(settings: &Settings) -> Option<Launcher> {
-    let program = std::env::current_exe().ok().filter(|_| settings.server.engine_processes)?;
+    if !settings.server.engine_processes {
+        return None;
+    }
+    // Also when its file has been replaced by another version's: the two ends must be of the same.
+    #[cfg(target_os = "linux")]
+    let program = PathBuf::from("/proc/self/exe");
+    #[cfg(not(target_os = "linux"))]
+    let program = std::env::current_exe().ok()?;
     let LogSettings { level, format } = &settings.log;
     let format = clap::ValueEnum::to_possible_value(format)?.get_name().to_owned();
     let arguments = ["engine", "--log-level", level, "--log-format", &format];

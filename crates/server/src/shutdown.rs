@@ -4,6 +4,7 @@
 //! the process must end all the same.
 
 use std::io;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -53,6 +54,20 @@ pub(crate) fn signals(settings: &ServerSettings) -> io::Result<mpsc::Receiver<Sh
         });
     })?;
     Ok(receiver)
+}
+
+/// Ignores the signals that ask an engine's process to end: a terminal and a supervisor send them to all
+/// processes of a service, and the server needs its engines for the drain. They end with it.
+///
+/// # Errors
+/// When the operating system does not allow it.
+pub(crate) fn leave_signals_to_parent() -> io::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        // Nobody looks whether there was one.
+        signal_hook::flag::register(signal, Arc::default())?;
+    }
+    Ok(())
 }
 
 /// When the process must have ended, after this request and those before it.

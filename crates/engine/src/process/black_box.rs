@@ -1,10 +1,11 @@
-//! What a child computes at the moment, where its parent finds it when it has died: a file in memory that
-//! both have open.
+//! What a child computes at the moment, where its parent finds it when it has died: a file without a
+//! name, in memory where that can be had, that both have open.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
+#[cfg(target_os = "linux")]
 use rustix::fs::{MemfdFlags, memfd_create};
 
 /// Numbers of requests that are remembered; a step with more tells of the first ones.
@@ -17,7 +18,11 @@ pub(super) struct BlackBox(File);
 
 impl BlackBox {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self(memfd_create("forebay-step", MemfdFlags::CLOEXEC)?.into()))
+        #[cfg(target_os = "linux")]
+        let file = memfd_create("forebay-step", MemfdFlags::CLOEXEC)?.into();
+        #[cfg(not(target_os = "linux"))]
+        let file = tempfile::tempfile()?;
+        Ok(Self(file))
     }
 
     /// The one in a file that was handed on.

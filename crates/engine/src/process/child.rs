@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::stdio::dup2_stdout;
 use tokio::sync::mpsc;
 
@@ -37,8 +36,7 @@ const STACK: usize = 64 << 20;
 /// # Errors
 /// When there is no such socket, or what comes from it makes no sense.
 pub fn serve() -> io::Result<()> {
-    // Should the parent be gone already, the socket tells.
-    set_parent_process_death_signal(Some(Signal::KILL))?;
+    end_with_parent()?;
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let out = Arc::new(Out {
         socket: Mutex::new(socket.try_clone()?),
@@ -48,6 +46,7 @@ pub fn serve() -> io::Result<()> {
     // What a library prints is for the log.
     dup2_stdout(io::stderr())?;
     let Some(ToChild::Load(config)) = frames::read(&mut socket)? else { return Ok(()) };
+    let name = format!("engine-{}", config.name);
     #[expect(clippy::disallowed_methods, reason = "the parent's permits bound it")]
     let (commands, inbox) = mpsc::unbounded_channel();
     let board = Arc::new(Board::new());
@@ -67,8 +66,8 @@ pub fn serve() -> io::Result<()> {
     // It ends the process when it ends.
     drop(host.start().map_err(|error| io::Error::other(error.0))?);
     let teller = Arc::clone(&out);
-    thread::Builder::new().name("state".to_owned()).spawn(move || tell(&teller, &board))?;
-    let helpers = Helpers::start(&out, &model)?;
+    thread::Builder::new().name(format!("{name}/state")).spawn(move || tell(&teller, &board))?;
+    let helpers = Helpers::start(&name, &out, &model)?;
     while let Some(message) = frames::read(&mut socket)? {
         match message {
             ToChild::Ask(command) => drop(commands.send(command)),
@@ -76,6 +75,23 @@ pub fn serve() -> io::Result<()> {
             ToChild::Load(_) => return Err(io::Error::other("a second model")),
         }
     }
+    Ok(())
+}
+
+/// Sees to it that the parent's end is this process's; should the parent be gone already, the socket
+/// tells.
+#[cfg(target_os = "linux")]
+fn end_with_parent() -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    // Where memory runs out this process is the one to end: it is started again.
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "500") {
+        tracing::debug!(%error, "the out-of-memory killer treats this process like any other");
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn end_with_parent() -> io::Result<()> {
     Ok(())
 }
 
@@ -174,7 +190,7 @@ struct Helpers {
 }
 
 impl Helpers {
-    fn start(out: &Arc<Out>, model: &Arc<OnceLock<Model>>) -> io::Result<Self> {
+    fn start(name: &str, out: &Arc<Out>, model: &Arc<OnceLock<Model>>) -> io::Result<Self> {
         let start = |threads: Range<usize>, patient| {
             let (sender, questions) = std::sync::mpsc::channel::<(u64, Question)>();
             let questions = Arc::new(Mutex::new(questions));
@@ -197,7 +213,7 @@ impl Helpers {
                         says.iter().for_each(|says| out.send(says));
                     }
                 };
-                let builder = thread::Builder::new().name(format!("helper-{number}"));
+                let builder = thread::Builder::new().name(format!("{name}/helper-{number}"));
                 builder.stack_size(STACK).spawn(run)?;
             }
             io::Result::Ok(sender)

@@ -242,7 +242,8 @@ impl Ledger {
         outcome
     }
 
-    /// What the child is to be asked now, in the order in which it came, questions last.
+    /// What the child is to be asked now: who had left the queue first, then the others in the order in
+    /// which they came, questions last.
     fn due(&mut self) -> Vec<ToChild> {
         if !self.child || self.open.values().any(|entry| entry.place == Place::Withdrawn) {
             return Vec::new();
@@ -254,7 +255,9 @@ impl Ledger {
             None => {
                 self.trying = false;
                 let waiting = self.open.iter_mut().filter(|(_, e)| e.place == Place::Waits);
-                waiting.map(|(id, entry)| entry.send(*id)).collect()
+                let mut waiting: Vec<_> = waiting.collect();
+                waiting.sort_by_key(|(id, entry)| (entry.request.rank(), **id));
+                waiting.into_iter().map(|(id, entry)| entry.send(*id)).collect()
             }
         }
     }
@@ -297,6 +300,20 @@ impl Entry {
 }
 
 impl Request {
+    /// Who comes first. Of those that had left the queue the one with the fewest tokens to compute
+    /// again does: on average they wait the least then.
+    fn rank(&self) -> usize {
+        match self {
+            Self::Text { generate, started: true } => {
+                let said = generate.said.iter().flatten().map(|said| said.tokens.len());
+                generate.request.prompt.len() + said.sum::<usize>()
+            }
+            Self::Text { started: false, .. } | Self::Vectors(_) | Self::Question { .. } => {
+                usize::MAX
+            }
+        }
+    }
+
     /// What tells that it is forgotten; nothing does of a question.
     fn dropped(&self, id: u64) -> Option<Report> {
         match self {

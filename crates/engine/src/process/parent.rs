@@ -144,7 +144,8 @@ impl Keeper {
         self.loaded = false;
         self.black_box.clear();
         self.spare.clear();
-        let (mut child, mut frames) = Running::start(&self.parent.launcher, &self.black_box)?;
+        let Parent { config, launcher, .. } = &self.parent;
+        let (mut child, mut frames) = Running::start(&config.name, launcher, &self.black_box)?;
         self.spare = (0..SPARE).map_while(|_| self.black_box.file().ok()).collect();
         self.parent.board.set_process(child.id());
         child.send(&ToChild::Load(Box::new(self.parent.config.clone())))?;

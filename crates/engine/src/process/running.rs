@@ -48,8 +48,9 @@ pub(super) trait Frames: Stream<Item = io::Result<bytes::BytesMut>> + Unpin {}
 impl<S: Stream<Item = io::Result<bytes::BytesMut>> + Unpin> Frames for S {}
 
 impl Running {
-    /// Starts one.
+    /// Starts one, for the model with this name.
     pub(super) fn start(
+        name: &str,
         launcher: &Launcher,
         black_box: &BlackBox,
     ) -> io::Result<(Self, impl Frames + use<>)> {
@@ -57,6 +58,9 @@ impl Running {
         ours.set_nonblocking(true)?;
         let process = Program::new(&launcher.program)
             .args(&launcher.arguments)
+            // For whoever looks at a list of processes.
+            .arg0("forebay")
+            .args(["--name", name])
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::from(black_box.file()?))
             .kill_on_drop(true)

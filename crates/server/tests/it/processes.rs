@@ -222,6 +222,18 @@ async fn an_engine_ends_with_its_handle() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn signals_that_ask_to_end_are_for_the_server() {
+    let engine = apart(script()).await;
+    let process = pid(&engine);
+    for signal in [Signal::HUP, Signal::INT, Signal::TERM] {
+        kill_process(process, signal).unwrap();
+    }
+    let after = read(&engine, GenerateRequest { max_tokens: 50, ..request(0) }).await;
+    assert_eq!((after.ends[0].as_ref().unwrap().1, after.pauses), (50, 0));
+    assert_eq!(pid(&engine), process);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn clients_that_leave_during_a_pause_are_forgotten() {
     let engine = apart(script()).await;
     let mut held = Vec::new();
