@@ -38,6 +38,7 @@ help:
 	@echo "make run    build, get two small models, serve them on http://127.0.0.1:8080"
 	@echo "make test   everything that CI runs"
 	@echo "make hostile   hostile requests beside ordinary ones, with figures (HOSTILE=\"--only NAME\")"
+	@echo "make soak   all endpoints for MINUTES while engines are killed (SOAK=\"--kills N --seed N\")"
 	@echo "make docker-test   the container image, built and run"
 	@echo "make fuzz   the fuzz targets, each for FUZZ_SECONDS of processor time"
 	@echo "make bench  forebay and llama-server side by side (LLAMA_SERVER=path/to/llama-server)"
@@ -177,6 +178,12 @@ blackbox: build models browser $(VENV)/.ready $(TEMPLATES)/.ready $(SDK)/.ready 
 .PHONY: hostile
 hostile: build models $(VENV)/.ready
 	$(PYTHON) tests/hostile/run.py $(HOSTILE)
+
+# A minute of it is in `make blackbox`.
+MINUTES ?= 20
+.PHONY: soak
+soak: build models $(VENV)/.ready
+	$(PYTHON) tests/soak/run.py --minutes $(MINUTES) $(SOAK)
 
 # --- Figures --------------------------------------------------------------------------------
 

@@ -33,13 +33,13 @@ def free_port():
 class Server:
     """A server process, with its start-up time and its peak memory."""
 
-    def __init__(self, command):
+    def __init__(self, command, environment=None):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         begin = time.perf_counter()
         self.process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(self.port)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment,
         )
         while not self.healthy():
             if self.process.poll() is not None:
@@ -55,18 +55,26 @@ class Server:
             return False
 
     def peak_mb(self):
-        """Peak resident memory since the start, in MB (Linux: VmHWM)."""
-        with open(f"/proc/{self.process.pid}/status") as status:
-            line = next(line for line in status if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1000
+        """Peak resident memory since the start, its engines' included, in MB (Linux: VmHWM)."""
+        return sum(peak_mb(process.pid) for process in self.processes())
 
     def cpu_s(self):
-        times = psutil.Process(self.process.pid).cpu_times()
-        return times.user + times.system
+        times = [process.cpu_times() for process in self.processes()]
+        return sum(time.user + time.system for time in times)
+
+    def processes(self):
+        own = psutil.Process(self.process.pid)
+        return [own, *own.children()]
 
     def stop(self):
         self.process.terminate()
         self.process.wait(timeout=60)
+
+
+def peak_mb(pid):
+    with open(f"/proc/{pid}/status") as status:
+        line = next(line for line in status if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1000
 
 
 def commands(args, kind):

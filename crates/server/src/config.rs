@@ -205,7 +205,7 @@ impl Default for ServerSettings {
             drain_delay_s: 5,
             drain_timeout_s: 120,
             max_choices: 8,
-            engine_processes: false,
+            engine_processes: true,
             cors_origins: Vec::new(),
         }
     }

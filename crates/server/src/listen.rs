@@ -6,7 +6,7 @@ mod connections;
 mod socket;
 mod stall;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use tokio::net::TcpListener;
@@ -20,6 +20,8 @@ use connections::Connections;
 
 /// Pause after an accept that failed, usually for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// While connections cannot be accepted, that is logged this often.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
 /// How long cut streams have to write their last event. Engines and other threads are waited for
 /// after that; `shutdown.rs` ends the process 5 s after the drain in any case.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -70,11 +72,16 @@ impl Server {
         listener: &TcpListener,
         router: &Router,
     ) -> std::convert::Infallible {
+        let mut told: Option<Instant> = None;
         loop {
             let (stream, address) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    // It is tried again and again.
+                    if told.is_none_or(|told| told.elapsed() > TELL_AGAIN) {
+                        tracing::warn!(%error, "connections cannot be accepted");
+                        told = Some(Instant::now());
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }

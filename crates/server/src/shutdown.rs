@@ -31,6 +31,9 @@ pub(crate) fn signals(settings: &ServerSettings) -> io::Result<mpsc::Receiver<Sh
     let delay = Duration::from_secs(settings.drain_delay_s);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = runtime.block_on(async { Signals::new() })?;
+    #[cfg(unix)]
+    // A file that may not grow is a full disk to who writes to it, and no reason to end.
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())?;
     let (sender, receiver) = mpsc::channel(4);
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         runtime.block_on(async move {

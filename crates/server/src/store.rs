@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
 use serde_json::Value;
 
 pub(crate) use self::stored::{StoredItem, StoredResponse};
@@ -38,6 +38,17 @@ pub enum CannotOpen {
     /// The operating system has no threads left.
     #[error("no thread can be started: {0}")]
     Thread(rayon::ThreadPoolBuildError),
+}
+
+/// What clients hear of what SQLite says.
+fn refused(error: &rusqlite::Error) -> ApiError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => {
+            let message = "The disk on which responses and conversations are kept is full.";
+            ApiError::unavailable("store_full", message)
+        }
+        _ => ApiError::internal(format!("the store: {error}")),
+    }
 }
 
 /// Calls that may wait for the store's thread or run on it.
@@ -177,7 +188,7 @@ impl Store {
             // A panic in between rolled its transaction back.
             let mut db = db.lock().unwrap_or_else(PoisonError::into_inner);
             let done = db.transact(f);
-            done.map_err(|error| ApiError::internal(format!("the store: {error}")))
+            done.map_err(|error| refused(&error))
         });
         done.await
     }
