@@ -375,13 +375,13 @@ def test_time_that_runs_out_in_a_pause_is_told_in_time(start_crashing, models):
             # They need the engine for their tokens and their grammar, too.
             during = [(2, submit(2)), (3, submit(3, stream=False, stream_options=None)), (3, submit(3, **schema)),
                       *((2, submit(2, messages=user("word " * 900))) for _ in range(4))]
-            slowest = 0
+            slowest, begin = 0, time.monotonic()
             while not all(one.done() for _, one in [*before, *during]):
                 asked = time.monotonic()
                 assert health(server)[0] == 200
                 slowest = max(slowest, time.monotonic() - asked)
                 time.sleep(0.05)
-                assert asked - time.monotonic() < 60
+                assert time.monotonic() - begin < 60
             for seconds, one in [*before, *during]:
                 answer, kind = one.result(), "before" if (seconds, one) in before else "during"
                 code = answer.error and answer.error["code"]

@@ -158,7 +158,6 @@ def test_a_full_disk_keeps_nothing_and_answers_all(start_crashing, tmp_path):
 
 
 def test_a_file_that_may_not_grow_is_a_full_disk(start_crashing, tmp_path):
-    """FAILS: the kernel's SIGXFSZ ends the server."""
     server = start_crashing(parallel=2, more=f'[store]\npath = "{tmp_path}/kept.sqlite"\n')
     resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (200_000, 200_000))
     for _ in range(12):
@@ -230,8 +229,10 @@ def test_no_child_outlives_its_parent(start_crashing, models, number, moment):
         print(f"{number.name}, {moment}: the parent ended after {ended:.2f} s, the children after "
               f"{time.monotonic() - begin:.2f} s")
         for stream in streams:
-            with contextlib.suppress(Exception):
-                assert not stream.result(timeout=30).whole
+            answer = None
+            with contextlib.suppress(OSError, ValueError):
+                answer = stream.result(timeout=30)
+            assert answer is None or not answer.whole
     assert server.process.returncode == (0 if number == signal.SIGTERM else -9)
 
 

@@ -81,7 +81,7 @@ class Client:
             except Vanished:
                 with self.record.lock:
                     self.record.vanished += 1
-            except (Broken, ValueError, KeyError, IndexError, TypeError) as error:
+            except Exception as error:  # whatever it is, an answer is lost
                 self.record.fault(job.__name__, [("LOST", f"{type(error).__name__}: {error}")])
         self.line.close()
 

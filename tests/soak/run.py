@@ -81,6 +81,8 @@ def soak(server, options):
     say(f"computing {len(judge.open)} texts that parted again")
     found, result.unsettled = judge.settle(SETTLE_S)
     result.settled = len(judge.open) - result.unsettled
+    if result.unsettled:
+        result.wrong.append(f"{result.unsettled} texts that parted were not computed again in time")
     for name, fault in found:
         record.fault(name, [fault])
     return result

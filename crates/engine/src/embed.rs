@@ -21,7 +21,7 @@ use crate::message::{Command, Embed, Report};
 use crate::model::{EmbeddingModel, StepError};
 use crate::request::Failure;
 use crate::status::{Board, Status};
-use crate::step_limits::{Kind, StepLimits};
+use crate::step_limits::StepKind;
 
 /// Passes that may fail one after the other before the engine gives up.
 const MAX_FAILED_PASSES: u32 = 3;
@@ -46,8 +46,6 @@ struct EmbedJob {
 pub(crate) struct Clients {
     pub(crate) inbox: mpsc::UnboundedReceiver<Command>,
     pub(crate) queue_timeout: Option<Duration>,
-    /// How long a pass may take in any case.
-    pub(crate) step_limit: Duration,
     pub(crate) out: Arc<dyn Outbox>,
 }
 
@@ -76,7 +74,6 @@ pub(crate) struct EmbedWorker<M> {
     computing: AtomicUsize,
     failed_passes: AtomicU32,
     ended: AtomicBool,
-    limits: Mutex<StepLimits>,
     /// What a token takes under load, in seconds, as the bits of an `f64`.
     token_time: AtomicU64,
 }
@@ -177,7 +174,7 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
         board: Arc<Board>,
     ) {
         let Contexts { wide, narrow, pass } = contexts;
-        let Clients { inbox, queue_timeout, step_limit, out } = clients;
+        let Clients { inbox, queue_timeout, out } = clients;
         let (open, deadlines) = (BTreeMap::new(), Deadlines::default());
         let worker = Self {
             desk: Mutex::new(Desk { inbox, queue: EmbeddingQueue::new(), closing: false }),
@@ -190,7 +187,6 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
             computing: AtomicUsize::new(0),
             failed_passes: AtomicU32::new(0),
             ended: AtomicBool::new(false),
-            limits: Mutex::new(StepLimits::new(step_limit)),
             token_time: AtomicU64::new(0),
         };
         let name = thread::current().name().unwrap_or("engine").to_owned();
@@ -325,13 +321,13 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
         self.token_time.store(now.to_bits(), Relaxed);
     }
 
-    /// How long a pass may take.
-    fn limit(&self, tokens: usize) -> Duration {
+    /// How long a pass is likely to take beside those that run.
+    fn predicted(&self, tokens: usize) -> Duration {
+        let lanes = self.computing.load(Relaxed).max(1);
         let token_time = f64::from_bits(self.token_time.load(Relaxed));
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let predicted = Duration::try_from_secs_f64(token_time * tokens as f64);
-        let kind = Kind::new(tokens, true);
-        lock(&self.limits).next(kind, predicted.unwrap_or(Duration::MAX))
+        let predicted = Duration::try_from_secs_f64(token_time * (tokens * lanes) as f64);
+        predicted.unwrap_or(Duration::MAX)
     }
 
     /// Computes inputs in a lane's own context, or the wide one.
@@ -353,7 +349,7 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
                 &mut *wide
             }
         };
-        self.board.begin_step(lane, self.limit(tokens));
+        self.board.begin_step(lane, StepKind::new(tokens, true), self.predicted(tokens));
         let begin = Instant::now();
         let result = model.embed(&inputs);
         self.board.end_step(lane, tokens);

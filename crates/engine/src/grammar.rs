@@ -172,7 +172,7 @@ impl fmt::Debug for Grammars {
 
 impl Grammar {
     /// As the client wrote it, or as it was written for the client.
-    fn source(&self) -> &str {
+    pub(crate) fn source(&self) -> &str {
         let (Self::JsonSchema(source) | Self::Regex(source) | Self::Lark(source)) = self;
         source
     }

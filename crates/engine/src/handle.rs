@@ -19,6 +19,7 @@ use crate::model::{ModelConfig, ModelInfo};
 use crate::process::{Launcher, Parent};
 use crate::request::{Event, Failure, GenerateRequest, Stamped};
 use crate::status::{Board, Progress, Stats, Status};
+use crate::step_limits::StepLimits;
 use crate::vocab::Vocab;
 
 /// Starts a thread that loads the model and then serves it.
@@ -27,7 +28,8 @@ use crate::vocab::Vocab;
 /// When the operating system cannot start a thread. Everything else is told by
 /// [`Loading::finish`].
 pub fn load(config: ModelConfig) -> Result<Loading, LoadError> {
-    let board = Arc::new(Board::new());
+    let name = config.name.clone();
+    let board = Arc::new(Board::new(StepLimits::new(config.step_limit, Vec::new())));
     let (ready, loaded) = oneshot::channel();
     let link = Link::new(config.unread_bytes);
     let host = Host {
@@ -40,7 +42,7 @@ pub fn load(config: ModelConfig) -> Result<Loading, LoadError> {
     };
     let thread = host.start()?;
     let closer = CloseOnDrop(link.commands);
-    Ok(Loading { board, loaded, hub: link.hub, closer, thread })
+    Ok(Loading { name, board, loaded, hub: link.hub, closer, thread })
 }
 
 /// Starts a process that loads the model and then serves it, and that is started again when it dies.
@@ -50,7 +52,8 @@ pub fn load(config: ModelConfig) -> Result<Loading, LoadError> {
 /// When the operating system cannot start a thread. Everything else is told by
 /// [`Loading::finish`].
 pub fn load_in_process(config: ModelConfig, launcher: Launcher) -> Result<Loading, LoadError> {
-    let board = Arc::new(Board::new());
+    let name = config.name.clone();
+    let board = Arc::new(Board::new(StepLimits::new(config.step_limit, Vec::new())));
     let (ready, loaded) = oneshot::channel();
     let Link { commands, inbox, hub } = Link::new(config.unread_bytes);
     let parent = Parent {
@@ -63,15 +66,16 @@ pub fn load_in_process(config: ModelConfig, launcher: Launcher) -> Result<Loadin
     };
     let thread = parent.start()?;
     let closer = CloseOnDrop(commands);
-    Ok(Loading { board, loaded, hub, closer, thread })
+    Ok(Loading { name, board, loaded, hub, closer, thread })
 }
 
 /// How long dropping the last handle waits for the thread to end.
-const PATIENCE: Duration = Duration::from_secs(2);
+const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A model that is being loaded.
 #[derive(Debug)]
 pub struct Loading {
+    name: String,
     board: Arc<Board>,
     loaded: oneshot::Receiver<Result<Announcement, LoadError>>,
     hub: Arc<Hub>,
@@ -162,6 +166,7 @@ pub struct Generation {
 }
 
 struct Inner {
+    name: String,
     info: ModelInfo,
     vocab: Vocab,
     board: Arc<Board>,
@@ -208,10 +213,10 @@ impl Loading {
     /// [`LoadError`] if it never will.
     pub async fn finish(self) -> Result<Loaded, LoadError> {
         let died = || LoadError("the thread ended while it loaded the model".to_owned());
-        let Self { board, loaded, hub, closer, thread } = self;
+        let Self { name, board, loaded, hub, closer, thread } = self;
         let announced = loaded.await.map_err(|_| died())??;
         let compiles = announced.compiles.clone();
-        let inner = Arc::new(Inner::new(announced, board, hub, closer, thread));
+        let inner = Arc::new(Inner::new(name, announced, board, hub, closer, thread));
         Ok(match compiles {
             Some(compiles) => Loaded::Chat(Engine { inner, compiles }),
             None => Loaded::Embedding(Embedder { inner }),
@@ -422,6 +427,7 @@ impl Generation {
 
 impl Inner {
     fn new(
+        name: String,
         announced: Announcement,
         board: Arc<Board>,
         hub: Arc<Hub>,
@@ -431,6 +437,7 @@ impl Inner {
         let Announcement { info, vocab, capacity, token_capacity, .. } = announced;
         let token_capacity = token_capacity.min(Semaphore::MAX_PERMITS);
         Self {
+            name,
             info,
             vocab,
             board,
@@ -497,14 +504,14 @@ impl Drop for Inner {
         let Some(thread) = thread else { return };
         // The model must be freed before the process tears down the backend's statics; but a step
         // that hangs must not keep the process from ending.
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + JOIN_TIMEOUT;
         while !thread.is_finished() && Instant::now() < end {
             thread::sleep(Duration::from_millis(2));
         }
         if !thread.is_finished() {
-            tracing::error!(model = %self.info.architecture, "the engine's thread does not end");
+            tracing::error!(model = self.name, "the engine's thread does not end");
         } else if thread.join().is_err() {
-            tracing::error!(model = %self.info.architecture, "the engine's thread had panicked");
+            tracing::error!(model = self.name, "the engine's thread had panicked");
         }
     }
 }

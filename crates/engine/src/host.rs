@@ -163,8 +163,7 @@ impl Host {
             self.config.queue_tokens.unwrap_or(ModelConfig::EMBEDDING_QUEUE_TOKENS);
         let Self { config, board, out, inbox, announce, .. } = self;
         board.set_status(Status::Ready);
-        let (queue_timeout, step_limit) = (config.queue_timeout, config.step_limit);
-        let clients = Clients { inbox, queue_timeout, step_limit, out };
+        let clients = Clients { inbox, queue_timeout: config.queue_timeout, out };
         let (directions, compiles) = (info.ranking.is_none(), None);
         if announce(Ok(Announcement { info, vocab, capacity, token_capacity, compiles })) {
             EmbedWorker::serve(contexts, clients, directions, board);
@@ -173,7 +172,7 @@ impl Host {
 }
 
 /// Marks the engine as failed and ends what is open however its thread ends, a panic included.
-struct EndOnDrop(Arc<Board>, Arc<dyn Outbox>);
+pub(crate) struct EndOnDrop(pub(crate) Arc<Board>, pub(crate) Arc<dyn Outbox>);
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {

@@ -15,7 +15,7 @@ use crate::request::{Event, Failure, Stamped};
 pub(crate) trait Outbox: Send + Sync {
     fn report(&self, report: Report);
 
-    /// Requests and questions that the engine is about to compute; none once it has.
+    /// Requests and questions that the engine is about to compute, in place of those before.
     fn computing(&self, _by: Activity, _ids: &mut dyn Iterator<Item = u64>) {}
 
     /// The engine has ended: nothing more will come.

@@ -1,9 +1,9 @@
 //! llama.cpp behind a handle.
 //!
 //! One named thread owns each model and its context. A cheap cloneable handle ([`Engine`] for
-//! generation, [`Embedder`] for embeddings) sends it plain-data commands over a bounded channel
-//! and gets plain-data events back; nothing of llama.cpp and nothing of HTTP crosses that line,
-//! so the same worker can move to a child process.
+//! generation, [`Embedder`] for embeddings) sends it plain-data commands and gets plain-data events
+//! back; nothing of llama.cpp and nothing of HTTP crosses that line, so the thread may as well be in a
+//! child process ([`process`]).
 //!
 //! The generation worker's loop is four words, and `worker.rs` reads that way: *receive* commands,
 //! *plan* a step with the scheduler, *step* the model, *emit* what came of it.

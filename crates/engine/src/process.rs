@@ -16,6 +16,7 @@ use crate::grammar::{Grammar, GrammarError};
 use crate::message::{Command, Report};
 use crate::model::{ModelConfig, ModelInfo};
 use crate::status::State;
+use crate::step_limits::StepKind;
 use crate::vocab::{ParseSpecial, VocabTable};
 use crate::{Progress, Token};
 
@@ -41,21 +42,30 @@ pub struct Launcher {
     pub program: PathBuf,
     /// Its arguments, before `--name` and the model's name.
     pub arguments: Vec<OsString>,
-    /// How long a child may be silent, which says something ten times a second.
+    /// How long a child may be silent until it is killed.
     pub silence: Duration,
 }
 
 impl Launcher {
-    /// As long as no child that is well is silent, on a machine that hardly gets on.
+    /// Ten states a second are sent: 15 s are enough for a machine that swaps.
     pub const SILENCE: Duration = Duration::from_secs(15);
 }
 
-/// What the parent sends. The first frame is `Load`.
+/// A message from the parent. The first one is `Load`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 enum ToChild {
-    Load(Box<ModelConfig>),
-    Ask(Command),
-    Answer { id: u64, question: Question, patient: bool },
+    /// What to load, and the kinds of steps that a child before this one has computed.
+    Load {
+        config: Box<ModelConfig>,
+        seen: Vec<StepKind>,
+    },
+    Command(Command),
+    /// Something to answer; `patient` where it may take long, so as to hold up nobody.
+    Question {
+        id: u64,
+        question: Question,
+        patient: bool,
+    },
 }
 
 /// Something to be answered at once, whatever the engine does.
@@ -72,15 +82,15 @@ enum Answer {
     Compiled(Result<(), GrammarError>),
 }
 
-/// What the child sends. The first frame that is no `Progress` is `Loaded` or `CannotLoad`.
+/// A message from the child. The first one that is no `Progress` or `State` is `Loaded` or `LoadFailed`.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 enum FromChild {
     Progress(Progress),
     Loaded(Box<Description>),
-    CannotLoad(String),
-    Says(Report),
+    LoadFailed(String),
+    Report(Report),
     /// The answer to a question, and the time that it took.
-    Answers {
+    Answer {
         id: u64,
         answer: Answer,
         took: Duration,

@@ -189,7 +189,7 @@ pub enum FinishReason {
     Length,
 }
 
-/// Why a request failed after it was accepted. All kinds may be tried again.
+/// Why a request failed after it was accepted. All kinds but `Crashed` may be tried again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Failure {
     /// It waited as long as a request may.

@@ -36,8 +36,8 @@ pub struct Script {
     pub dies_at: Option<u64>,
     /// A token that does this when it is to be computed as a sequence's second.
     pub poison: Option<(Token, Poison)>,
-    /// A text whose tokenising ends the process.
-    pub poison_text: Option<String>,
+    /// A text that does this when it is tokenised, but ends the process where that says to die.
+    pub poison_text: Option<(String, Poison)>,
     /// What one request can hold, in tokens.
     pub slot_tokens: u32,
     /// KV cells, shared by all; `None` for enough.
@@ -55,6 +55,20 @@ pub enum Poison {
     Hang,
     /// Its step takes more and more memory.
     Swell,
+}
+
+impl Poison {
+    fn swallowed(self) -> ! {
+        let mut memory = Vec::new();
+        loop {
+            match self {
+                Self::Die => panic!("the script says to die of this token"),
+                Self::Hang => {}
+                Self::Swell => memory.push(vec![1_u8; 16 << 20]),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
 }
 
 /// The end-of-text token.
@@ -84,14 +98,18 @@ impl Default for Script {
 
 #[derive(Default)]
 pub(crate) struct ByteTokenizer {
-    poison: Option<String>,
+    poison: Option<(String, Poison)>,
 }
 
 impl Tokenize for ByteTokenizer {
     fn tokenize(&self, texts: &[&str], special: ParseSpecial) -> Result<Vec<Vec<Token>>, Failure> {
-        let poisonous = |poison: &String| texts.iter().any(|text| text.contains(poison.as_str()));
-        if self.poison.as_ref().is_some_and(poisonous) {
-            std::process::abort();
+        if let Some((poison, effect)) = &self.poison
+            && texts.iter().any(|text| text.contains(poison.as_str()))
+        {
+            match effect {
+                Poison::Die => std::process::abort(),
+                effect => effect.swallowed(),
+            }
         }
         Ok(texts.iter().map(|text| Self::tokens(text, special)).collect())
     }
@@ -212,15 +230,7 @@ impl Player {
         if !tokens.any(|token| token == poison) {
             return;
         }
-        let mut memory = Vec::new();
-        loop {
-            match effect {
-                Poison::Die => panic!("the script says to die of this token"),
-                Poison::Hang => {}
-                Poison::Swell => memory.push(vec![1_u8; 16 << 20]),
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        effect.swallowed();
     }
 
     /// What it says next: the longest part of the script that the tokens end in goes on.

@@ -1,4 +1,5 @@
-//! What an engine's thread tells the rest of the process without being asked.
+//! What an engine tells the rest of the process without being asked: its own thread does, or the one
+//! that looks after its process.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -9,7 +10,12 @@ use forebay_scheduler::Counts;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use crate::hub::Activity;
 use crate::process::Death;
+use crate::step_limits::{StepKind, StepLimits};
+
+/// Times that a question may take longer which runs when no other thread wants the core.
+const PATIENT_TIMES: u32 = 60;
 
 /// How an engine is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,10 +65,10 @@ pub struct Stats {
     pub cut: u64,
     /// Drafted tokens that were computed.
     pub drafted: u64,
-    /// How often a draft's token must be right for drafts to pay, from 0 to 1.
-    pub draft_break_even: f64,
     /// Those of them that were right.
     pub accepted: u64,
+    /// How often a draft's token must be right for drafts to pay, from 0 to 1.
+    pub draft_break_even: f64,
     /// Time spent computing, and on everything else of a step.
     pub time: StepShares,
     /// What the scheduler has done.
@@ -90,8 +96,10 @@ pub(crate) struct State {
     pub(crate) backlog: Duration,
     /// How long the step that began first has run, where one is running.
     pub(crate) stalled: Option<Duration>,
-    /// The same of a step that has run longer than it may.
+    /// The same of a step, or a question, that has run longer than it may.
     pub(crate) overdue: Option<Duration>,
+    /// The kinds of steps that were computed, or are being computed.
+    pub(crate) seen: Vec<StepKind>,
 }
 
 /// A step that runs.
@@ -139,8 +147,9 @@ pub(crate) struct Board {
     progress: AtomicU32,
     /// The number of the engine's process; 0 where it has none of its own.
     process: AtomicU32,
-    /// The steps that run, by the number of their lane.
-    running_steps: Mutex<BTreeMap<usize, RunningStep>>,
+    limits: Mutex<StepLimits>,
+    /// What runs, by who runs it.
+    running_steps: Mutex<BTreeMap<Activity, RunningStep>>,
     pub(crate) running: AtomicU64,
     pub(crate) waiting: AtomicU64,
     pub(crate) kv_used: AtomicU64,
@@ -167,8 +176,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Board {
-    pub(crate) fn new() -> Self {
+    /// One that nothing was told to yet.
+    pub(crate) fn new(limits: StepLimits) -> Self {
         Self {
+            limits: Mutex::new(limits),
             status: AtomicU8::new(0),
             changed: Notify::new(),
             progress: AtomicU32::new(0),
@@ -246,8 +257,13 @@ impl Board {
 
     /// All that it tells, but how the engine is.
     pub(crate) fn state(&self) -> State {
-        let (stalled, overdue) = (self.stalled_for(), self.overdue_for());
-        State { stats: self.stats(), backlog: self.backlog(), stalled, overdue }
+        State {
+            stats: self.stats(),
+            backlog: self.backlog(),
+            stalled: self.stalled_for(),
+            overdue: self.overdue_for(),
+            seen: lock(&self.limits).seen(),
+        }
     }
 
     /// Tells what the board of an engine somewhere else told, `before` having been counted by those
@@ -272,29 +288,49 @@ impl Board {
         self.break_even.store((stats.draft_break_even * 100.0) as u32, Relaxed);
         self.backlog_ms.store(u64::try_from(backlog.as_millis()).unwrap_or(u64::MAX), Relaxed);
         let began = stalled.and_then(|stalled| Instant::now().checked_sub(stalled));
-        let step = began.map(|began| (0, RunningStep { began, limit: Duration::MAX }));
+        let step = |began| (Activity::Step(0), RunningStep { began, limit: Duration::MAX });
+        let step = began.map(step);
         *lock(&self.running_steps) = step.into_iter().collect();
         self.tell(stats.time, stats.scheduler);
     }
 
-    /// Tells that a step is about to be computed on a lane, and how long it may take.
-    pub(crate) fn begin_step(&self, lane: usize, limit: Duration) {
-        lock(&self.running_steps).insert(lane, RunningStep { began: Instant::now(), limit });
+    /// Tells that a step is about to be computed on a lane, and how long that is predicted to take.
+    pub(crate) fn begin_step(&self, lane: usize, kind: StepKind, predicted: Duration) {
+        let limit = lock(&self.limits).next(kind, predicted);
+        self.begin(Activity::Step(lane), limit);
+    }
+
+    /// Tells that a question is about to be answered on a thread. One that is `patient` may have to wait
+    /// for a core, for very long.
+    pub(crate) fn begin_answer(&self, thread: usize, patient: bool) {
+        let limit = lock(&self.limits).least() * if patient { PATIENT_TIMES } else { 1 };
+        self.begin(Activity::Answer(thread), limit);
+    }
+
+    /// Tells that it was answered.
+    pub(crate) fn end_answer(&self, thread: usize) {
+        lock(&self.running_steps).remove(&Activity::Answer(thread));
+    }
+
+    fn begin(&self, by: Activity, limit: Duration) {
+        lock(&self.running_steps).insert(by, RunningStep { began: Instant::now(), limit });
     }
 
     /// Tells that the step of `tokens` tokens was computed.
     pub(crate) fn end_step(&self, lane: usize, tokens: usize) {
-        lock(&self.running_steps).remove(&lane);
+        lock(&self.running_steps).remove(&Activity::Step(lane));
         self.steps.fetch_add(1, Relaxed);
         self.step_tokens.fetch_add(tokens as u64, Relaxed);
     }
 
     /// How long the step that began first has run; `None` where none is running.
     pub(crate) fn stalled_for(&self) -> Option<Duration> {
-        lock(&self.running_steps).values().map(|step| step.began.elapsed()).max()
+        let running = lock(&self.running_steps);
+        let steps = running.iter().filter(|(by, _)| matches!(by, Activity::Step(_)));
+        steps.map(|(_, step)| step.began.elapsed()).max()
     }
 
-    /// The same of the steps that have run longer than they may.
+    /// The same of the steps and answers that have run longer than they may.
     fn overdue_for(&self) -> Option<Duration> {
         let overdue =
             |step: &RunningStep| Some(step.began.elapsed()).filter(|&elapsed| elapsed > step.limit);
@@ -313,6 +349,9 @@ impl Board {
         *lock(&self.deaths).entry(death).or_default() += 1;
         self.set_process(None);
         lock(&self.running_steps).clear();
+        for gauge in [&self.running, &self.kv_used, &self.kv_parked, &self.kv_saved] {
+            gauge.store(0, Relaxed);
+        }
     }
 
     pub(crate) fn stats(&self) -> Stats {

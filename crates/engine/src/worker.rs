@@ -22,7 +22,7 @@ use crate::model::{Capacity, Model, ModelConfig, Row, StepError};
 use crate::request::{Failure, FinishReason, GenerateRequest, Origin, TokenLogprob};
 use crate::sequence::{Growth, Sequence};
 use crate::status::{Board, Status, StepShares};
-use crate::step_limits::{Kind, StepLimits};
+use crate::step_limits::StepKind;
 use crate::vocab::Vocab;
 
 /// Steps that may fail one after the other before the engine gives up.
@@ -55,7 +55,6 @@ pub(crate) struct Worker<M> {
     /// Whether to end when all that was asked is done.
     closing: bool,
     failed_steps: u32,
-    limits: StepLimits,
     rows: Vec<Row>,
     time: StepShares,
     speculate: bool,
@@ -117,7 +116,6 @@ impl<M: Model> Worker<M> {
             news: Vec::new(),
             closing: false,
             failed_steps: 0,
-            limits: StepLimits::new(config.step_limit),
             rows: Vec::new(),
             time: StepShares::default(),
             // A draft that is wrong is taken back.
@@ -137,14 +135,16 @@ impl<M: Model> Worker<M> {
             let begin = Instant::now();
             self.reap();
             let mut step = self.scheduler.plan();
-            self.open_slots(&mut step);
-            self.publish();
             if step.work.is_empty() && step.kv.is_empty() {
+                self.publish();
                 // Between a request's end and the next plan; never for long.
                 self.report();
                 std::thread::sleep(IDLE);
                 continue;
             }
+            self.begin(&step);
+            self.open_slots(&mut step);
+            self.publish();
             let planned = Instant::now();
             let took = self.step(&step);
             let computed = Instant::now();
@@ -286,6 +286,16 @@ impl<M: Model> Worker<M> {
         Some(ticket)
     }
 
+    /// Tells what a step is about to compute, and how long that may take.
+    fn begin(&self, step: &Step) {
+        let mut ids = step.work.iter().map(|work| work.seq.request.0);
+        self.out.computing(Activity::Step(LANE), &mut ids);
+        let predicted = step.predicted.single + step.predicted.prompts();
+        let rows = step.work.iter().map(|work| work.tokens as usize).sum();
+        let prompts = step.work.iter().any(|work| work.tokens > 1);
+        self.board.begin_step(LANE, StepKind::new(rows, prompts), predicted);
+    }
+
     /// Leaves out, and fails, what has a slot that cannot be made.
     fn open_slots(&mut self, step: &mut Step) {
         step.work.retain(|work| match self.model.open(work.slot) {
@@ -306,10 +316,6 @@ impl<M: Model> Worker<M> {
             self.add_rows(work);
         }
         self.report();
-        let limit = self.limit(step);
-        self.board.begin_step(LANE, limit);
-        self.out
-            .computing(Activity::Step(LANE), &mut step.work.iter().map(|work| work.seq.request.0));
         let result = self.compute(step);
         self.board.end_step(LANE, self.rows.len());
         match result {
@@ -325,13 +331,6 @@ impl<M: Model> Worker<M> {
                 None
             }
         }
-    }
-
-    /// How long a step may take.
-    fn limit(&mut self, step: &Step) -> Duration {
-        let predicted = step.predicted.single + step.predicted.prompts();
-        let prompts = step.work.iter().any(|work| work.tokens > 1);
-        self.limits.next(Kind::new(self.rows.len(), prompts), predicted)
     }
 
     fn compute(&mut self, step: &Step) -> Result<StepTime, StepError> {

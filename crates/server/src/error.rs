@@ -56,6 +56,8 @@ pub(crate) struct Busy;
 
 /// The code of such a refusal.
 const BUSY: &str = "server_busy";
+/// That of a request that nobody should send again.
+const ENGINE_CRASHED: &str = "engine_crashed";
 
 /// When to come back, where nothing better is known; and at the latest.
 const SOON: Duration = Duration::from_secs(1);
@@ -362,6 +364,10 @@ impl IntoResponse for ApiError {
             | Kind::OutOfTime
             | Kind::Internal => {}
         }
+        if self.code == Some(ENGINE_CRASHED) {
+            // OpenAI's SDKs try again after a 500, unless they are told not to.
+            headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        }
         response.extensions_mut().insert(Internal(self.log_text().to_owned()));
         if self.code == Some(BUSY) {
             response.extensions_mut().insert(Busy);
@@ -429,7 +435,7 @@ impl From<Failure> for ApiError {
                 "The model could not compute your request. Try again.",
             ),
             Failure::Crashed => Self {
-                code: Some("engine_crashed"),
+                code: Some(ENGINE_CRASHED),
                 ..Self::new(
                     Kind::Internal,
                     "Your request makes the model's engine crash. Do not send it again.",

@@ -66,7 +66,7 @@ pub enum ServeError {
     /// The admin listener's address cannot be had.
     #[error("cannot listen for health and metrics: {0}")]
     Admin(std::io::Error),
-    /// An engine's thread died; a supervisor should restart the process.
+    /// An engine has ended and cannot be started again; a supervisor should restart the process.
     #[error("the engine of model {0:?} has stopped")]
     EngineStopped(String),
 }

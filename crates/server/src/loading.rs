@@ -40,10 +40,9 @@ pub(crate) async fn load_all(
         let loading = loading.map_err(|e| cannot(e.to_string()))?;
         let pool = launcher.map(|_| Pool::new(cores)).transpose();
         let pool = pool.map_err(|e| cannot(e.to_string()))?;
-        loadings.push((settings.name.clone(), loading, pool));
+        loadings.push((settings.name.clone(), loading, pool, Instant::now()));
     }
-    for (index, (name, loading, pool)) in loadings.into_iter().enumerate() {
-        let started = Instant::now();
+    for (index, (name, loading, pool, started)) in loadings.into_iter().enumerate() {
         let progress = loading.watch();
         let shown = show(bars.as_ref(), &name, progress);
         let loaded = tokio::select! {

@@ -4,9 +4,8 @@
 //! There are three lanes: quick, unclear (grammars) and slow. Short work does not wait for long work,
 //! and all of it leaves the engine's threads their time: quick and unclear together may spend a
 //! twentieth of one core, what is beyond that runs on the slow lane, whose threads run when no other
-//! thread wants the core. Every queue is bounded. A job whose client has left is skipped. Jobs are
-//! functions over plain data: the pool knows neither HTTP
-//! nor a model, so it can move into the engine's process.
+//! thread wants the core. Every queue is bounded. A job whose client has left is skipped. A model
+//! with a process of its own has a pool of its own as well: its jobs wait for that process.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -31,7 +31,6 @@ pub(crate) fn signals(settings: &ServerSettings) -> io::Result<mpsc::Receiver<Sh
     let delay = Duration::from_secs(settings.drain_delay_s);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = runtime.block_on(async { Signals::new() })?;
-    #[cfg(unix)]
     // A file that may not grow is a full disk to who writes to it, and no reason to end.
     signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())?;
     let (sender, receiver) = mpsc::channel(4);
@@ -59,14 +58,14 @@ pub(crate) fn signals(settings: &ServerSettings) -> io::Result<mpsc::Receiver<Sh
     Ok(receiver)
 }
 
-/// Ignores the signals that ask an engine's process to end: a terminal and a supervisor send them to all
+/// Ignores the signals that ask an engine's process to end (and that of a file that may not grow): a terminal and a supervisor send them to all
 /// processes of a service, and the server needs its engines for the drain. They end with it.
 ///
 /// # Errors
 /// When the operating system does not allow it.
 pub(crate) fn leave_signals_to_parent() -> io::Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    for signal in [SIGHUP, SIGINT, SIGTERM] {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+    for signal in [SIGHUP, SIGINT, SIGTERM, SIGXFSZ] {
         // Nobody looks whether there was one.
         signal_hook::flag::register(signal, Arc::default())?;
     }
@@ -109,39 +108,21 @@ fn exit(status: u8, why: &'static str) -> ! {
 
 /// The signals that ask a process to end.
 struct Signals {
-    #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
-    #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
 }
 
 impl Signals {
-    #[cfg(unix)]
     fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         let terminate = signal(SignalKind::terminate())?;
         Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    #[cfg(unix)]
     async fn next(&mut self) -> Shutdown {
         tokio::select! {
             _ = self.terminate.recv() => Shutdown::Drain,
             _ = self.interrupt.recv() => Shutdown::Quick,
-        }
-    }
-
-    #[cfg(not(unix))]
-    #[expect(clippy::unnecessary_wraps, reason = "as on Unix")]
-    fn new() -> io::Result<Self> {
-        Ok(Self {})
-    }
-
-    #[cfg(not(unix))]
-    async fn next(&mut self) -> Shutdown {
-        match tokio::signal::ctrl_c().await {
-            Ok(()) => Shutdown::Quick,
-            Err(_) => Shutdown::Now,
         }
     }
 }

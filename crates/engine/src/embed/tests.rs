@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::message::{Moment, Vectors};
+use crate::step_limits::StepLimits;
 
 /// Collects what is reported, for each request in a channel of its own.
 #[derive(Default)]
@@ -56,9 +57,8 @@ fn start(lanes: usize) -> Running {
     let (commands, inbox) = mpsc::unbounded_channel();
     let answers = Arc::<Answers>::default();
     let out = Arc::clone(&answers) as Arc<dyn Outbox>;
-    let step_limit = Duration::from_secs(60);
-    let clients = Clients { inbox, queue_timeout: None, step_limit, out };
-    let board = Arc::new(Board::new());
+    let clients = Clients { inbox, queue_timeout: None, out };
+    let board = Arc::new(Board::new(StepLimits::new(Duration::from_secs(60), Vec::new())));
     let narrow = (0..lanes).map(|_| Lengths { capacity: 64 }).collect();
     let pass = Pass { tokens: 64, inputs: 16, block: 64 };
     let contexts = Contexts { wide: Lengths { capacity: 500 }, narrow, pass };

@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use crate::hub::{Activity, Outbox};
 use crate::message::Report;
 use crate::patience::be_patient;
 use crate::status::Board;
+use crate::step_limits::StepLimits;
 use crate::vocab::Vocab;
 
 /// How often the parent hears of the engine's state.
@@ -45,11 +47,11 @@ pub fn serve() -> io::Result<()> {
     });
     // What a library prints is for the log.
     dup2_stdout(io::stderr())?;
-    let Some(ToChild::Load(config)) = frames::read(&mut socket)? else { return Ok(()) };
+    let Some(ToChild::Load { config, seen }) = frames::read(&mut socket)? else { return Ok(()) };
     let name = format!("engine-{}", config.name);
     #[expect(clippy::disallowed_methods, reason = "the parent's permits bound it")]
     let (commands, inbox) = mpsc::unbounded_channel();
-    let board = Arc::new(Board::new());
+    let board = Arc::new(Board::new(StepLimits::new(config.step_limit, seen)));
     let model = Arc::<OnceLock<Model>>::default();
     let announce = {
         let (out, model) = (Arc::clone(&out), Arc::clone(&model));
@@ -65,14 +67,14 @@ pub fn serve() -> io::Result<()> {
     };
     // It ends the process when it ends.
     drop(host.start().map_err(|error| io::Error::other(error.0))?);
+    let helpers = Helpers::start(&name, &out, &board, &model)?;
     let teller = Arc::clone(&out);
     thread::Builder::new().name(format!("{name}/state")).spawn(move || tell(&teller, &board))?;
-    let helpers = Helpers::start(&name, &out, &model)?;
     while let Some(message) = frames::read(&mut socket)? {
         match message {
-            ToChild::Ask(command) => drop(commands.send(command)),
-            ToChild::Answer { id, question, patient } => helpers.ask(id, question, patient),
-            ToChild::Load(_) => return Err(io::Error::other("a second model")),
+            ToChild::Command(command) => drop(commands.send(command)),
+            ToChild::Question { id, question, patient } => helpers.ask(id, question, patient),
+            ToChild::Load { .. } => return Err(io::Error::other("a second model")),
         }
     }
     Ok(())
@@ -101,7 +103,7 @@ struct Model {
     compiles: Option<Compiles>,
 }
 
-/// The socket. Whoever writes waits for its reader, who never waits for anything.
+/// The socket to the parent, and the black box. Writing waits until the parent reads.
 struct Out {
     socket: Mutex<UnixStream>,
     black_box: BlackBox,
@@ -127,7 +129,7 @@ impl Out {
 
 impl Outbox for Out {
     fn report(&self, report: Report) {
-        self.send(&FromChild::Says(report));
+        self.send(&FromChild::Report(report));
     }
 
     fn computing(&self, by: Activity, ids: &mut dyn Iterator<Item = u64>) {
@@ -155,7 +157,7 @@ fn announce(
     let Announcement { info, vocab, capacity, token_capacity, compiles } = match announced {
         Ok(announcement) => announcement,
         Err(LoadError(why)) => {
-            out.send(&FromChild::CannotLoad(why));
+            out.send(&FromChild::LoadFailed(why));
             return false;
         }
     };
@@ -190,12 +192,18 @@ struct Helpers {
 }
 
 impl Helpers {
-    fn start(name: &str, out: &Arc<Out>, model: &Arc<OnceLock<Model>>) -> io::Result<Self> {
+    fn start(
+        name: &str,
+        out: &Arc<Out>,
+        board: &Arc<Board>,
+        model: &Arc<OnceLock<Model>>,
+    ) -> io::Result<Self> {
         let start = |threads: Range<usize>, patient| {
             let (sender, questions) = std::sync::mpsc::channel::<(u64, Question)>();
             let questions = Arc::new(Mutex::new(questions));
             for number in threads {
                 let (out, model) = (Arc::clone(out), Arc::clone(model));
+                let board = Arc::clone(board);
                 let questions = Arc::clone(&questions);
                 let next = move || questions.lock().unwrap_or_else(PoisonError::into_inner).recv();
                 let run = move || {
@@ -204,12 +212,16 @@ impl Helpers {
                     }
                     while let Ok((id, question)) = next() {
                         out.computing(Activity::Answer(number), &mut std::iter::once(id));
+                        board.begin_answer(number, patient);
                         let begin = Instant::now();
-                        // None comes before the model is loaded.
-                        let answer = model.get().map(|model| model.answer(question));
+                        // None comes before the model is loaded. A panic would leave who asked without an
+                        // answer: the parent finds out whose question it was.
+                        let answer = AssertUnwindSafe(|| model.get().map(|m| m.answer(question)));
+                        let answer = catch_unwind(answer).unwrap_or_else(|_| std::process::abort());
                         let took = begin.elapsed();
+                        board.end_answer(number);
                         out.computing(Activity::Answer(number), &mut std::iter::empty());
-                        let says = answer.map(|answer| FromChild::Answers { id, answer, took });
+                        let says = answer.map(|answer| FromChild::Answer { id, answer, took });
                         says.iter().for_each(|says| out.send(says));
                     }
                 };

@@ -13,7 +13,7 @@ pub enum Death {
     Crashed,
     /// By a signal from outside, that of an operating system without memory for it included.
     Killed,
-    /// By itself, with an error.
+    /// By itself, without being asked to.
     Exited,
     /// It was killed because a step took too long.
     Hung,
@@ -21,19 +21,22 @@ pub enum Death {
     Silent,
     /// It was killed because it took more memory than it may.
     Memory,
+    /// It was killed because what it sent made no sense.
+    ProtocolError,
     /// It could not load the model that another one had loaded.
     CannotLoad,
 }
 
 impl Death {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Crashed,
         Self::Killed,
         Self::Exited,
         Self::Hung,
         Self::Silent,
         Self::Memory,
+        Self::ProtocolError,
         Self::CannotLoad,
     ];
 
@@ -46,6 +49,7 @@ impl Death {
             Self::Hung => "hung",
             Self::Silent => "silent",
             Self::Memory => "memory",
+            Self::ProtocolError => "protocol_error",
             Self::CannotLoad => "cannot_load",
         }
     }

@@ -7,8 +7,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::codec::LengthDelimitedCodec;
 
-/// The longest frame, in bytes: the largest messages are vocabularies and the vectors of a request.
-const LONGEST: usize = 1 << 30;
+/// The longest frame, in bytes: the largest messages are the vectors and the log probabilities of a
+/// request.
+const LONGEST: usize = 256 << 20;
 
 /// Reads and writes frames asynchronously.
 pub(super) fn codec() -> LengthDelimitedCodec {
@@ -57,6 +58,7 @@ pub(super) fn read<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Opti
     decode(&body).map(Some)
 }
 
-fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+/// An error of the other end.
+pub(super) fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }

@@ -11,8 +11,9 @@ use super::ledger::{Ledger, Outcome};
 use super::{Description, FromChild, Question, ToChild, frames};
 use crate::hub::{Link, Outbox};
 use crate::message::{Command, Embed, Generate, Moment};
-use crate::request::{GenerateRequest, SamplingParams};
+use crate::request::{Event, GenerateRequest, SamplingParams};
 use crate::status::{Board, State, Stats};
+use crate::step_limits::StepLimits;
 use crate::vocab::{ParseSpecial, Vocab};
 
 /// A child reads these bytes: whatever makes sense is the same when it is sent again.
@@ -36,8 +37,12 @@ pub(crate) fn to_child(mut bytes: &[u8]) {
 /// When a reader hears more than one end of its request.
 pub(crate) fn from_child(mut bytes: &[u8]) {
     let link = Link::new(1 << 20);
-    let (mut ledger, board) = (Ledger::new(Some(Duration::from_secs(5))), Board::new());
-    let permits = || [(); 2].map(|()| Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap());
+    let (mut ledger, board) = (
+        Ledger::new(Some(Duration::from_secs(5))),
+        Board::new(StepLimits::new(Duration::ZERO, Vec::new())),
+    );
+    let permits =
+        || [(); 2].map(|()| Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a permit"));
     let mut readers = HashMap::new();
     for id in 0..4 {
         let mut request = GenerateRequest::plain([1, 2], 8, SamplingParams::plain(0.0, 1));
@@ -63,18 +68,30 @@ pub(crate) fn from_child(mut bytes: &[u8]) {
         }
         let Ok(Some(said)) = frames::read::<FromChild>(&mut bytes) else { break };
         assert_eq!(frames::encode(&again(&said)).ok(), frames::encode(&said).ok());
-        let outcome = hear(&mut ledger, &board, said);
+        let Some(outcome) = hear(&mut ledger, &board, said) else { break };
         outcome.tell.into_iter().for_each(|report| link.hub.report(report));
         ledger.reap(Instant::now());
     }
+    link.hub.ended();
     let mut context = Context::from_waker(Waker::noop());
-    for reader in readers.values_mut() {
-        while let Poll::Ready(Some(_)) = reader.poll_recv(&mut context) {}
+    for (id, reader) in &mut readers {
+        let mut ends = [0; 2];
+        while let Poll::Ready(Some(stamped)) = reader.poll_recv(&mut context) {
+            match stamped.event {
+                Event::Finished { choice, .. } => ends[choice as usize] += 1,
+                Event::Failed(_) => ends.iter_mut().for_each(|end| *end += 1),
+                _ => {}
+            }
+        }
+        assert!(reader.poll_recv(&mut context).is_ready(), "{id} is over");
+        // One of two answers may have finished before all failed.
+        assert!(ends[0].min(ends[1]) <= 1 && ends[0] <= 2, "{id} ends more than once: {ends:?}");
     }
     drop(answer);
 }
 
-fn hear(ledger: &mut Ledger, board: &Board, said: FromChild) -> Outcome {
+/// What follows; `None` where a child that says so is killed.
+fn hear(ledger: &mut Ledger, board: &Board, said: FromChild) -> Option<Outcome> {
     match said {
         FromChild::Progress(progress) => board.set_progress(progress),
         FromChild::Loaded(description) => {
@@ -87,9 +104,9 @@ fn hear(ledger: &mut Ledger, board: &Board, said: FromChild) -> Outcome {
                 vocab.with_markers(vec![0]);
             }
         }
-        FromChild::CannotLoad(_) => {}
-        FromChild::Says(report) => return ledger.hear(report),
-        FromChild::Answers { id, .. } => return ledger.answered(id),
+        FromChild::LoadFailed(_) => {}
+        FromChild::Report(report) => return ledger.hear(report).ok(),
+        FromChild::Answer { id, answer, .. } => return ledger.answered(id, &answer).ok(),
         FromChild::State(state) => {
             let State { stats, .. } = &*state;
             let before = stats.clone().after(&Stats::default()).after(stats);
@@ -97,12 +114,12 @@ fn hear(ledger: &mut Ledger, board: &Board, said: FromChild) -> Outcome {
             board.stats();
         }
     }
-    Outcome::default()
+    Some(Outcome::default())
 }
 
 /// A message after it was sent.
 fn again<T: serde::Serialize + serde::de::DeserializeOwned>(message: &T) -> T {
     let mut sent = Vec::new();
-    frames::write(&mut sent, message).unwrap();
-    frames::read(&mut sent.as_slice()).unwrap().unwrap()
+    frames::write(&mut sent, message).expect("a message");
+    frames::read(&mut sent.as_slice()).ok().flatten().expect("the message")
 }

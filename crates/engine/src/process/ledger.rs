@@ -1,14 +1,16 @@
 //! What a child was asked and has not done: enough to ask the next one, and to find out which request
 //! it is that kills them.
 //!
-//! After a first death all go on together. Those that two deaths have in common are tried one at a
-//! time, and nobody else runs meanwhile; one that gets on is innocent, and waits for the others to be
-//! tried. A third death is one's own.
+//! Each request and question counts the deaths of children that were computing it; 16 tokens from one
+//! child take that back. At two it is a suspect: suspects run alone, one after the other, and nothing else
+//! runs. At three it fails. Where a child computed nothing that is known when it died, all that it had
+//! count the death.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::time::{Duration, Instant};
 
-use super::{Question, ToChild};
+use super::{Answer, Question, ToChild, frames};
 use crate::message::{Command, Embed, Generate, Grown, News, Report, Said, What};
 use crate::request::Failure;
 
@@ -26,7 +28,7 @@ pub(super) struct Ledger {
     leaving: BTreeMap<u64, Report>,
     /// Whether a child is there that takes what is asked.
     child: bool,
-    /// Whether somebody may be to blame for deaths, so that one runs at a time.
+    /// Whether suspects run, one at a time, and nothing else.
     trying: bool,
     /// The longest that a request may wait.
     queue_timeout: Option<Duration>,
@@ -84,9 +86,9 @@ impl Ledger {
         Self { queue_timeout, ..Self::default() }
     }
 
-    /// Whether nothing is to be done.
-    pub(super) fn is_empty(&self) -> bool {
-        self.open.is_empty()
+    /// Requests and questions that are not over.
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
     }
 
     /// Takes note of what is asked.
@@ -100,7 +102,7 @@ impl Ledger {
             Command::Embed(embed) => self.insert(embed.id, Request::Vectors(embed)),
             Command::Cancel(id) => self.cancel(id),
             Command::Close => {
-                let ask = self.child.then_some(ToChild::Ask(Command::Close));
+                let ask = self.child.then_some(ToChild::Command(Command::Close));
                 Outcome { ask: ask.into_iter().collect(), ..Outcome::default() }
             }
         }
@@ -128,7 +130,7 @@ impl Ledger {
         match entry.place {
             Place::Waits => outcome.tell.push(dropped),
             Place::Sent => {
-                outcome.ask.push(ToChild::Ask(Command::Cancel(id)));
+                outcome.ask.push(ToChild::Command(Command::Cancel(id)));
                 self.leaving.insert(id, dropped);
             }
             Place::Withdrawn => drop(self.leaving.insert(id, dropped)),
@@ -152,27 +154,65 @@ impl Ledger {
     }
 
     /// Takes note of what the child says.
-    pub(super) fn hear(&mut self, report: Report) -> Outcome {
+    ///
+    /// # Errors
+    /// When it is no answer to what the child was asked: anything may have happened in there.
+    pub(super) fn hear(&mut self, report: Report) -> io::Result<Outcome> {
         let mut outcome = Outcome::default();
         match report {
-            Report::News(mut news) => {
-                news.retain(|news| self.is_news(news));
-                outcome.tell.push(Report::News(news));
+            Report::News(all) => {
+                let mut news = Vec::with_capacity(all.len());
+                for each in all {
+                    if self.is_news(&each)? {
+                        news.push(each);
+                    }
+                }
+                outcome.tell.extend((!news.is_empty()).then_some(Report::News(news)));
             }
-            Report::Vectors { id, .. } | Report::Dropped(id) => {
-                self.open.remove(&id);
+            Report::Vectors { id, ref vectors } => {
+                if let Some(entry) = self.open.get(&id) {
+                    let Request::Vectors(embed) = &entry.request else { return Err(nonsense()) };
+                    let count = vectors.as_ref().ok().map(Vec::len);
+                    if count.is_some_and(|count| count != embed.inputs.len()) {
+                        return Err(nonsense());
+                    }
+                    self.open.remove(&id);
+                }
+                self.leaving.remove(&id);
+                outcome.tell.push(report);
+            }
+            Report::Dropped(id) => {
+                if self.open.contains_key(&id) {
+                    // Only requests for text are withdrawn.
+                    return Err(nonsense());
+                }
                 self.leaving.remove(&id);
                 outcome.tell.push(report);
             }
         }
         outcome.ask = self.try_others();
-        outcome
+        Ok(outcome)
     }
 
     /// Takes note of an answer to a question.
-    pub(super) fn answered(&mut self, id: u64) -> Outcome {
-        self.open.remove(&id);
-        Outcome { ask: self.try_others(), ..Outcome::default() }
+    ///
+    /// # Errors
+    /// When it is none.
+    pub(super) fn answered(&mut self, id: u64, answer: &Answer) -> io::Result<Outcome> {
+        let entry = self.open.remove(&id).ok_or_else(nonsense)?;
+        let fits = match (&entry.request, answer) {
+            (
+                Request::Question { question: Question::Tokenise(texts, _), .. },
+                Answer::Tokens(tokens),
+            ) => texts.len() == tokens.len(),
+            (Request::Question { question: Question::Compile(_), .. }, Answer::Compiled(_)) => true,
+            _ => false,
+        };
+        if !fits {
+            self.open.insert(id, entry);
+            return Err(nonsense());
+        }
+        Ok(Outcome { ask: self.try_others(), ..Outcome::default() })
     }
 
     /// Where requests are tried: goes on to the next one when this one has got on.
@@ -191,23 +231,23 @@ impl Ledger {
         let innocent = |entry: &Entry| entry.place == Place::Sent && entry.deaths < SUSPICIOUS;
         let (id, entry) = self.open.iter_mut().find(|(_, entry)| innocent(entry))?;
         entry.place = Place::Withdrawn;
-        Some(ToChild::Ask(Command::Cancel(*id)))
+        Some(ToChild::Command(Command::Cancel(*id)))
     }
 
-    fn is_news(&mut self, news: &News) -> bool {
+    fn is_news(&mut self, news: &News) -> io::Result<bool> {
         let Some(entry) = self.open.get_mut(&news.id) else {
             // Of one that was cancelled only its end is of interest.
-            return news.last && self.leaving.remove(&news.id).is_some();
+            return Ok(news.last && self.leaving.remove(&news.id).is_some());
         };
         if entry.place == Place::Withdrawn && news.what == What::Dropped {
             entry.place = Place::Waits;
-            return false;
+            return Ok(false);
         }
-        let is_new = entry.hear(&news.what);
+        let is_new = entry.hear(news)?;
         if news.last {
             self.open.remove(&news.id);
         }
-        is_new
+        Ok(is_new)
     }
 
     /// Takes note of a child that takes what is asked, and asks it.
@@ -220,13 +260,14 @@ impl Ledger {
     pub(super) fn died(&mut self, computing: &[u64]) -> Outcome {
         self.child = false;
         let mut outcome = Outcome::default();
-        outcome.tell.extend(std::mem::take(&mut self.leaving).into_values());
-        let computing: BTreeSet<u64> = computing.iter().copied().collect();
+        let left = std::mem::take(&mut self.leaving);
         let was_there = |(id, entry): (&u64, &Entry)| (entry.place != Place::Waits).then_some(*id);
         let there: BTreeSet<u64> = self.open.iter().filter_map(was_there).collect();
         // If it was none of what it is known to have computed, it was something else that was there.
-        let suspects: BTreeSet<u64> = there.intersection(&computing).copied().collect();
-        let suspects = if suspects.is_empty() { there } else { suspects };
+        let is_known = computing.iter().any(|id| there.contains(id) || left.contains_key(id));
+        let computing: BTreeSet<u64> = computing.iter().copied().collect();
+        let suspects = if is_known { &there & &computing } else { there };
+        outcome.tell.extend(left.into_values());
         for (id, entry) in &mut self.open {
             entry.place = Place::Waits;
             entry.progress = 0;
@@ -245,7 +286,10 @@ impl Ledger {
     /// What the child is to be asked now: who had left the queue first, then the others in the order in
     /// which they came, questions last.
     fn due(&mut self) -> Vec<ToChild> {
-        if !self.child || self.open.values().any(|entry| entry.place == Place::Withdrawn) {
+        // Whoever is tried is alone in the child: those that were there before have to be out of it.
+        let is_alone = self.leaving.is_empty() || !self.trying;
+        let withdrawn = self.open.values().any(|entry| entry.place == Place::Withdrawn);
+        if !self.child || withdrawn || !is_alone {
             return Vec::new();
         }
         let suspect = self.open.iter_mut().find(|(_, entry)| entry.deaths >= SUSPICIOUS);
@@ -267,35 +311,49 @@ impl Entry {
     fn send(&mut self, id: u64) -> ToChild {
         self.place = Place::Sent;
         match &self.request {
-            Request::Text { generate, .. } => ToChild::Ask(Command::Generate(generate.clone())),
-            Request::Vectors(embed) => ToChild::Ask(Command::Embed(embed.clone())),
+            Request::Text { generate, .. } => ToChild::Command(Command::Generate(generate.clone())),
+            Request::Vectors(embed) => ToChild::Command(Command::Embed(embed.clone())),
             Request::Question { question, patient } => {
-                ToChild::Answer { id, question: question.clone(), patient: *patient }
+                ToChild::Question { id, question: question.clone(), patient: *patient }
             }
         }
     }
 
     /// Takes note of news. Whether its reader does not know them yet.
-    fn hear(&mut self, what: &What) -> bool {
-        let Request::Text { generate, started } = &mut self.request else { return true };
-        match what {
-            What::Started { .. } => return !std::mem::replace(started, true),
-            What::Prompt(_) => return generate.request.prompt_logprobs.take().is_some(),
+    fn hear(&mut self, news: &News) -> io::Result<bool> {
+        let Request::Text { generate, started } = &mut self.request else { return Err(nonsense()) };
+        let said = &mut generate.said;
+        let is_over = match &news.what {
+            What::Finished { choice, .. } => {
+                let own =
+                    |(at, said): (usize, &Option<Said>)| (at == *choice as usize) == said.is_some();
+                said.iter().enumerate().all(own)
+            }
+            what => matches!(what, What::Failed(_)),
+        };
+        if is_over != news.last {
+            return Err(nonsense());
+        }
+        match &news.what {
+            What::Started { .. } => return Ok(!std::mem::replace(started, true)),
+            What::Prompt(_) => return Ok(generate.request.prompt_logprobs.take().is_some()),
             What::Grew(grown) => {
                 self.progress += 1;
                 if self.progress >= INNOCENT {
                     self.deaths = 0;
                 }
-                grow(&mut generate.said, grown);
+                let said = said.get_mut(grown.choice as usize).and_then(Option::as_mut);
+                grow(said.ok_or_else(nonsense)?, grown);
             }
             What::Finished { choice, .. } => {
-                if let Some(said) = generate.said.get_mut(*choice as usize) {
-                    *said = None;
-                }
+                let finished = said.get_mut(*choice as usize).and_then(Option::take);
+                finished.ok_or_else(nonsense)?;
             }
-            What::Failed(_) | What::Dropped => {}
+            What::Failed(_) => {}
+            // It was not cancelled.
+            What::Dropped => return Err(nonsense()),
         }
-        true
+        Ok(true)
     }
 }
 
@@ -349,14 +407,17 @@ impl Request {
     }
 }
 
-fn grow(said: &mut [Option<Said>], grown: &Grown) {
-    let Some(Some(said)) = said.get_mut(grown.choice as usize) else { return };
+fn grow(said: &mut Said, grown: &Grown) {
     // An answer can end without a further token.
     if grown.tokens as usize > said.tokens.len() {
         said.tokens.push(grown.token);
     }
     said.draws = grown.draws;
     said.held.clone_from(&grown.held);
+}
+
+fn nonsense() -> io::Error {
+    frames::invalid("what it says is no answer to what it was asked")
 }
 
 /// The last news about a request for text.

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::SyncSender;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -17,19 +18,20 @@ use tokio::time::MissedTickBehavior;
 use super::black_box::BlackBox;
 use super::ledger::{Ledger, Outcome};
 use super::remote::{Asked, Remote, Reply};
-use super::running::{End, Frames, Running};
-use super::{Death, Description, FromChild, Launcher, ToChild, memory};
-use crate::host::{Announce, Announcement, Compiles, LoadError};
+use super::running::{End, Frames, LAST_BREATH, Running};
+use super::{Death, Description, FromChild, Launcher, ToChild, frames, memory};
+use crate::host::{Announce, Announcement, Compiles, EndOnDrop, LoadError};
 use crate::hub::{Hub, Outbox};
 use crate::message::{Command, Report};
-use crate::model::ModelConfig;
+use crate::model::{ModelConfig, ModelInfo};
 use crate::request::Failure;
 use crate::status::{Board, State, Stats, Status};
-use crate::vocab::Vocab;
+use crate::step_limits::StepKind;
+use crate::vocab::{Vocab, VocabTable};
 
 /// How often a child is looked at.
 const TICK: Duration = Duration::from_millis(100);
-/// How long one may be silent until the parent sees to its requests' deadlines, in ticks.
+/// How long one may be silent, or in a step, until the parent sees to its requests' deadlines, in ticks.
 const LATE: u32 = 10;
 /// Waiting before a child is started again: the first time, and at most. It doubles with each that
 /// dies within [`HEALTHY`].
@@ -70,9 +72,15 @@ struct Keeper {
     /// What children before this one have counted, and what this one has.
     before: Stats,
     counted: Stats,
+    /// The kinds of steps that children have computed.
+    seen: Vec<StepKind>,
+    /// What the first child has loaded.
+    first: Option<(ModelInfo, Arc<VocabTable>)>,
     closing: bool,
-    /// Whether this child has loaded the model; those in a row that have not.
-    loaded: bool,
+    /// Looks at a child since it had only to end.
+    ending: u32,
+    /// When this child had loaded the model; those in a row that never had.
+    loaded: Option<Instant>,
     failed_loads: u32,
 }
 
@@ -86,25 +94,23 @@ impl Parent {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(failed)?;
         let name = format!("engine-{}", self.config.name);
+        let black_box = BlackBox::new().map_err(failed)?;
         let run = move || {
-            let (board, hub) = (Arc::clone(&self.board), Arc::clone(&self.hub));
-            match Keeper::new(self) {
-                Ok(keeper) => runtime.block_on(keeper.keep()),
-                Err(error) => tracing::error!(%error, "an engine cannot be started"),
-            }
-            board.set_status(Status::Failed);
-            hub.ended();
+            let out = Arc::clone(&self.hub) as Arc<dyn Outbox>;
+            let guard = EndOnDrop(Arc::clone(&self.board), out);
+            runtime.block_on(Keeper::new(self, black_box).keep());
+            drop(guard);
         };
         thread::Builder::new().name(name).spawn(run).map_err(failed)
     }
 }
 
 impl Keeper {
-    fn new(parent: Parent) -> io::Result<Self> {
+    fn new(parent: Parent, black_box: BlackBox) -> Self {
         #[expect(clippy::disallowed_methods, reason = "each is asked by a thread that waits")]
         let (ask, questions) = mpsc::unbounded_channel();
-        Ok(Self {
-            black_box: BlackBox::new()?,
+        Self {
+            black_box,
             spare: Vec::new(),
             ledger: Ledger::new(parent.config.queue_timeout),
             parent,
@@ -114,25 +120,31 @@ impl Keeper {
             last_question: FIRST_QUESTION,
             before: Stats::default(),
             counted: Stats::default(),
+            seen: Vec::new(),
+            first: None,
             closing: false,
-            loaded: false,
+            ending: 0,
+            loaded: None,
             failed_loads: 0,
-        })
+        }
     }
 
     /// Keeps a child running until the engine is closed, or none can be had.
     async fn keep(mut self) {
         let mut back_off = BackOff(FIRST_WAIT);
         loop {
-            let began = Instant::now();
             let end = match self.live().await {
                 Ok(end) => end,
+                Err(error) if self.loaded.is_some() => {
+                    End::Died(Death::ProtocolError, error.to_string())
+                }
                 Err(error) => End::CannotLoad(error.to_string()),
             };
             if self.take_note(end).is_break() {
                 return;
             }
-            let wait = back_off.next(began.elapsed());
+            let served = self.loaded.map(|loaded| loaded.elapsed());
+            let wait = back_off.next(served.unwrap_or_default());
             if self.rest(wait).await.is_break() {
                 return;
             }
@@ -141,14 +153,16 @@ impl Keeper {
 
     /// One child's life.
     async fn live(&mut self) -> io::Result<End> {
-        self.loaded = false;
+        self.loaded = None;
         self.black_box.clear();
         self.spare.clear();
         let Parent { config, launcher, .. } = &self.parent;
-        let (mut child, mut frames) = Running::start(&config.name, launcher, &self.black_box)?;
+        let started = Running::start(&config.name, launcher, &self.black_box);
         self.spare = (0..SPARE).map_while(|_| self.black_box.file().ok()).collect();
+        let (mut child, mut frames) = started?;
         self.parent.board.set_process(child.id());
-        child.send(&ToChild::Load(Box::new(self.parent.config.clone())))?;
+        let config = Box::new(self.parent.config.clone());
+        child.send(&ToChild::Load { config, seen: self.seen.clone() })?;
         let end = self.serve(&mut child, &mut frames).await;
         child.end().await;
         end
@@ -207,12 +221,12 @@ impl Keeper {
         let outcome = self.ledger.ask(command);
         let Some(child) = child else {
             self.follow(None, outcome)?;
-            return Ok((self.closing && self.ledger.is_empty()).then_some(End::Closed));
+            return Ok((self.closing && self.ledger.len() == 0).then_some(End::Closed));
         };
         child.closing |= closing && child.loaded;
         self.follow(Some(child), outcome)?;
         // One that loads is not needed any more.
-        let needless = self.closing && !child.loaded && self.ledger.is_empty();
+        let needless = self.closing && !child.loaded && self.ledger.len() == 0;
         Ok(needless.then_some(End::Closed))
     }
 
@@ -230,6 +244,12 @@ impl Keeper {
         if TICK * silent > self.parent.launcher.silence {
             return Ok(Some(End::Died(Death::Silent, "it says nothing".to_owned())));
         }
+        if child.closing && self.ledger.len() == 0 {
+            self.ending += 1;
+            if TICK * self.ending > LAST_BREATH {
+                return Ok(Some(End::Closed));
+            }
+        }
         if let Some(limit) = self.parent.config.memory_limit {
             let taken = child.id().and_then(memory::of).unwrap_or(0);
             if taken > limit {
@@ -238,7 +258,8 @@ impl Keeper {
                 return Ok(Some(End::Died(Death::Memory, how)));
             }
         }
-        if !child.loaded || silent > LATE {
+        let stalled = self.parent.board.stalled_for().unwrap_or_default();
+        if !child.loaded || silent > LATE || stalled > TICK * LATE {
             self.reap(Some(child))?;
         }
         Ok(None)
@@ -254,41 +275,25 @@ impl Keeper {
     fn hear(&mut self, child: &mut Running, said: FromChild) -> io::Result<Option<End>> {
         match said {
             FromChild::Progress(progress) => self.parent.board.set_progress(progress),
-            FromChild::Loaded(description) => {
-                if !description.table.is_sound() {
-                    let how = "its vocabulary makes no sense".to_owned();
-                    return Ok(Some(End::Died(Death::Crashed, how)));
-                }
-                (child.loaded, self.loaded) = (true, true);
-                if let Some(announce) = self.parent.announce.take() {
-                    // Nobody may want it any more.
-                    if !announce(Ok(self.announcement(*description))) {
-                        return Ok(Some(End::Closed));
-                    }
-                }
-                self.failed_loads = 0;
-                self.parent.board.set_status(Status::Ready);
-                let outcome = self.ledger.loaded();
-                self.follow(Some(child), outcome)?;
-                if self.closing {
-                    child.closing = true;
-                    child.send(&ToChild::Ask(Command::Close))?;
-                }
-            }
-            FromChild::CannotLoad(why) => return Ok(Some(End::CannotLoad(why))),
-            FromChild::Says(report) => {
-                let outcome = self.ledger.hear(report);
+            FromChild::Loaded(description) => return self.is_loaded(child, *description),
+            FromChild::LoadFailed(why) => return Ok(Some(End::CannotLoad(why))),
+            FromChild::Report(report) => {
+                let outcome = self.ledger.hear(report)?;
                 self.follow(Some(child), outcome)?;
             }
-            FromChild::Answers { id, answer, took } => {
+            FromChild::Answer { id, answer, took } => {
+                let outcome = self.ledger.answered(id, &answer)?;
                 // Whoever asked waits.
                 self.replies.remove(&id).map(|reply| reply.send(Ok((answer, took))));
-                let outcome = self.ledger.answered(id);
                 self.follow(Some(child), outcome)?;
             }
             FromChild::State(state) => {
-                let State { stats, overdue, .. } = &*state;
+                if !child.loaded {
+                    return Ok(None);
+                }
+                let State { stats, overdue, seen, .. } = &*state;
                 self.counted.clone_from(stats);
+                self.seen.clone_from(seen);
                 let end = overdue.map(|took| {
                     End::Died(Death::Hung, format!("a step has run for {} s", took.as_secs()))
                 });
@@ -299,16 +304,48 @@ impl Keeper {
         Ok(None)
     }
 
-    fn announcement(&self, description: Description) -> Announcement {
+    /// Takes note of a child that has loaded the model.
+    fn is_loaded(
+        &mut self,
+        child: &mut Running,
+        description: Description,
+    ) -> io::Result<Option<End>> {
         let Description { info, table, capacity, token_capacity, generates } = description;
-        let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-        Announcement {
-            info,
-            vocab: Vocab::new(table, Arc::new(self.remote.clone())),
-            capacity: count(capacity),
-            token_capacity: count(token_capacity),
-            compiles: generates.then(|| Compiles::There(self.remote.clone())),
+        if !table.is_sound() {
+            return Err(frames::invalid("its vocabulary makes no sense"));
         }
+        let now = (info.clone(), Arc::new(table));
+        let first = self.first.get_or_insert_with(|| now.clone());
+        if *first != now {
+            // All that was made of the first one would be wrong: prompts, limits, grammars.
+            self.failed_loads = MOST_FAILED_LOADS;
+            let why = "the model's file is another one than at first: start the server again";
+            return Ok(Some(End::CannotLoad(why.to_owned())));
+        }
+        (child.loaded, self.loaded) = (true, Some(Instant::now()));
+        if let Some(announce) = self.parent.announce.take() {
+            let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+            let announcement = Announcement {
+                info,
+                vocab: Vocab::new(now.1, Arc::new(self.remote.clone())),
+                capacity: count(capacity),
+                token_capacity: count(token_capacity),
+                compiles: generates.then(|| Compiles::There(self.remote.clone())),
+            };
+            // Nobody may want it any more.
+            if !announce(Ok(announcement)) {
+                return Ok(Some(End::Closed));
+            }
+        }
+        self.failed_loads = 0;
+        self.parent.board.set_status(Status::Ready);
+        let outcome = self.ledger.loaded();
+        self.follow(Some(child), outcome)?;
+        if self.closing {
+            child.closing = true;
+            child.send(&ToChild::Command(Command::Close))?;
+        }
+        Ok(None)
     }
 
     /// Does what follows from what happened.
@@ -331,7 +368,7 @@ impl Keeper {
             End::CannotLoad(why) => (Death::CannotLoad, why),
             End::Died(death, how) => (death, how),
         };
-        self.failed_loads += u32::from(!self.loaded);
+        self.failed_loads += u32::from(self.loaded.is_none());
         self.parent.board.died(death);
         if let Some(announce) = self.parent.announce.take() {
             let why = match death {
@@ -352,15 +389,18 @@ impl Keeper {
         drop(self.follow(None, outcome));
         let counted = std::mem::take(&mut self.counted);
         self.before = counted.after(&std::mem::take(&mut self.before));
+        self.parent.board.waiting.store(self.ledger.len() as u64, Relaxed);
         self.parent.hub.pause();
-        ControlFlow::Continue(())
+        // Nobody may be there any more who wants another one.
+        let needless = self.closing && self.ledger.len() == 0;
+        if needless { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 
 impl BackOff {
-    /// How long to wait after a child that lived for so long.
-    fn next(&mut self, lived: Duration) -> Duration {
-        let wait = if lived > HEALTHY { FIRST_WAIT } else { self.0 };
+    /// How long to wait after a child that served for so long.
+    fn next(&mut self, served: Duration) -> Duration {
+        let wait = if served > HEALTHY { FIRST_WAIT } else { self.0 };
         self.0 = (wait * 2).min(LONGEST_WAIT);
         wait
     }

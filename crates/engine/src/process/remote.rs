@@ -16,9 +16,10 @@ use crate::patience::{has_waited, is_patient};
 use crate::request::Failure;
 use crate::vocab::{ParseSpecial, Tokenize};
 
-/// Grammars of which is known that they can be compiled. A child that has forgotten one compiles it
-/// again.
+/// Grammars of which is known that they can be compiled, and the longest of them in bytes: for longer ones
+/// the child is asked each time. A child that has forgotten one compiles it again.
 const KNOWN: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+const LONGEST_KNOWN: usize = 32 << 10;
 
 /// A question on its way.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ impl Remote {
         let Answer::Compiled(compiled) = self.ask(Question::Compile(grammar.clone()))? else {
             return Err(Failure::EngineGone);
         };
-        if compiled.is_ok() {
+        if compiled.is_ok() && grammar.source().len() <= LONGEST_KNOWN {
             self.known().put(grammar.clone(), ());
         }
         Ok(compiled)
@@ -57,7 +58,7 @@ impl Remote {
 
     /// Whether a grammar was compiled there.
     pub(crate) fn has_compiled(&self, grammar: &Grammar) -> bool {
-        self.known().get(grammar).is_some()
+        grammar.source().len() <= LONGEST_KNOWN && self.known().get(grammar).is_some()
     }
 
     fn ask(&self, question: Question) -> Result<Answer, Failure> {

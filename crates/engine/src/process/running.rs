@@ -17,7 +17,7 @@ use super::black_box::BlackBox;
 use super::{Death, FromChild, Launcher, ToChild, frames};
 
 /// How long a child that is to end, or has closed its socket, may take for that.
-const LAST_BREATH: Duration = Duration::from_secs(2);
+pub(super) const LAST_BREATH: Duration = Duration::from_secs(2);
 
 /// A child that runs.
 pub(super) struct Running {

@@ -42,13 +42,13 @@ fn to_child() -> Vec<ToChild> {
     let question = Question::Tokenise(texts, ParseSpecial::Yes);
     let grammar = Question::Compile(Grammar::JsonSchema("{}".into()));
     vec![
-        ToChild::Load(Box::new(config)),
-        ToChild::Ask(Command::Generate(Box::new(generate()))),
-        ToChild::Ask(Command::Embed(Box::new(embed))),
-        ToChild::Ask(Command::Cancel(7)),
-        ToChild::Ask(Command::Close),
-        ToChild::Answer { id: 1 << 63, question, patient: true },
-        ToChild::Answer { id: 0, question: grammar, patient: false },
+        ToChild::Load { config: Box::new(config), seen: vec![StepKind::new(9, true)] },
+        ToChild::Command(Command::Generate(Box::new(generate()))),
+        ToChild::Command(Command::Embed(Box::new(embed))),
+        ToChild::Command(Command::Cancel(7)),
+        ToChild::Command(Command::Close),
+        ToChild::Question { id: 1 << 63, question, patient: true },
+        ToChild::Question { id: 0, question: grammar, patient: false },
     ]
 }
 
@@ -95,19 +95,20 @@ fn from_child() -> Vec<FromChild> {
     let description = Description { info, table, capacity, token_capacity, generates };
     let stats = Stats { deaths: [(Death::Hung, 3)].into(), steps: 7, ..Stats::default() };
     let (backlog, overdue) = (Duration::from_secs(1), Some(Duration::MAX));
-    let state = State { stats, backlog, stalled: None, overdue };
+    let state =
+        State { stats, backlog, stalled: None, overdue, seen: vec![StepKind::new(0, false)] };
     let refused: GrammarError = serde_json::from_str("\"no\"").unwrap();
     let took = Duration::from_micros(1);
     vec![
         FromChild::Progress(Progress(0.5)),
         FromChild::Loaded(Box::new(description)),
-        FromChild::CannotLoad("why".to_owned()),
-        FromChild::Says(Report::News(news())),
-        FromChild::Says(Report::Vectors { id: 1, vectors: Ok(vec![vec![1.5, -0.0], vec![]]) }),
-        FromChild::Says(Report::Vectors { id: 1, vectors: Err(Failure::Crashed) }),
-        FromChild::Says(Report::Dropped(9)),
-        FromChild::Answers { id: 1, answer: Answer::Tokens(vec![vec![], vec![3]]), took },
-        FromChild::Answers { id: 2, answer: Answer::Compiled(Err(refused)), took },
+        FromChild::LoadFailed("why".to_owned()),
+        FromChild::Report(Report::News(news())),
+        FromChild::Report(Report::Vectors { id: 1, vectors: Ok(vec![vec![1.5, -0.0], vec![]]) }),
+        FromChild::Report(Report::Vectors { id: 1, vectors: Err(Failure::Crashed) }),
+        FromChild::Report(Report::Dropped(9)),
+        FromChild::Answer { id: 1, answer: Answer::Tokens(vec![vec![], vec![3]]), took },
+        FromChild::Answer { id: 2, answer: Answer::Compiled(Err(refused)), took },
         FromChild::State(Box::new(state)),
     ]
 }
@@ -145,6 +146,6 @@ fn a_frame_is_never_longer_than_it_may_be() {
     let mut endless = std::io::Read::chain(&[0xff; 4][..], std::io::repeat(0));
     assert!(frames::read::<FromChild>(&mut endless).is_err());
     // What has not come takes no memory.
-    let mut short: &[u8] = &[0x3f, 0xff, 0xff, 0xff, 1, 2];
+    let mut short: &[u8] = &[0x0f, 0xff, 0xff, 0xff, 1, 2];
     assert_eq!(frames::read::<FromChild>(&mut short).unwrap(), None);
 }

@@ -16,13 +16,15 @@ use crate::lifecycle::Phase;
 use crate::registry::Served;
 use crate::state::AppState;
 
-/// A step that runs for this long is a hang: the longest real ones take seconds.
+/// A step that runs for this long may be a hang.
+const SLOW: Duration = Duration::from_secs(30);
+/// One that runs for this long is: the longest real ones take seconds.
 const HUNG: Duration = Duration::from_secs(300);
 
 /// How the server is.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Health {
-    /// `ok`, or `degraded` while an engine is started again; in a 503 `loading`, `draining` or `failed`,
+    /// `ok`, or `degraded` while an engine is started again or may hang; in a 503 `loading`, `draining` or `failed`,
     /// beside an `error`.
     status: &'static str,
 }
@@ -36,7 +38,10 @@ fn status(state: &AppState) -> &'static str {
     if state.registry.loaded().any(dead) {
         return "failed";
     }
-    let restarting = |served: &Arc<Served>| served.status() == Status::Restarting;
+    let restarting = |served: &Arc<Served>| {
+        let slow = served.stalled_for().is_some_and(|stalled| stalled > SLOW);
+        served.status() == Status::Restarting || slow
+    };
     match state.lifecycle.phase() {
         Phase::Ready if state.registry.loaded().any(restarting) => "degraded",
         Phase::Loading => "loading",
@@ -64,7 +69,7 @@ fn answer(status: &'static str, good: bool) -> Response {
     operation_id = "health",
     tag = "operations",
     responses(
-        (status = 200, description = "Every model can serve", body = Health),
+        (status = 200, description = "Every model can serve, or is being started again", body = Health),
         (status = 503, description = "Loading, draining or failed", body = forebay_protocol::error::ErrorEnvelope),
     ),
 )]
@@ -80,7 +85,7 @@ pub async fn health(State(state): State<AppState>) -> Response {
     operation_id = "ready",
     tag = "operations",
     responses(
-        (status = 200, description = "Every model can serve", body = Health),
+        (status = 200, description = "Every model can serve, or is being started again", body = Health),
         (status = 503, description = "Loading, draining or failed", body = forebay_protocol::error::ErrorEnvelope),
     ),
 )]

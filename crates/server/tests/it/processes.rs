@@ -249,7 +249,7 @@ async fn clients_that_leave_during_a_pause_are_forgotten() {
     assert!(begin.elapsed() < Duration::from_secs(5));
     let stats = loop {
         let stats = engine.stats();
-        if stats.running == 0 || begin.elapsed() > Duration::from_secs(10) {
+        if stats.running + stats.waiting == 0 || begin.elapsed() > Duration::from_secs(10) {
             break stats;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -299,8 +299,19 @@ async fn a_step_that_hangs_and_one_that_takes_all_memory_are_ended() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_text_that_kills_has_no_tokens_and_nobody_else_is_to_blame() {
+    kills_alone(Poison::Die, Death::Crashed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_whose_tokenising_does_not_end_has_no_tokens_either() {
+    kills_alone(Poison::Hang, Death::Hung).await;
+}
+
+async fn kills_alone(poison: Poison, death: Death) {
     let undisturbed = read(&chat(load(config(script()))).await, request(0)).await;
-    let engine = apart(Script { poison_text: Some("deadly".to_owned()), ..script() }).await;
+    let script = Script { poison_text: Some(("deadly".to_owned(), poison)), ..script() };
+    let config = ModelConfig { step_limit: Duration::from_millis(300), ..config(script) };
+    let engine = chat(load_in_process(config, launcher())).await;
     let running = tokio::spawn({
         let engine = engine.clone();
         async move { read(&engine, request(0)).await }
@@ -313,7 +324,7 @@ async fn a_text_that_kills_has_no_tokens_and_nobody_else_is_to_blame() {
     };
     let (deadly, ()) = tokio::join!(tokens(vocab, "a deadly text"), harmless);
     assert_eq!(deadly, Err(Failure::Crashed));
-    assert_eq!(engine.stats().deaths, [(Death::Crashed, 3)].into());
+    assert_eq!(engine.stats().deaths, [(death, 3)].into());
     let read = Read { pauses: 0, ..running.await.unwrap() };
     assert!(read == undisturbed, "{:?}", read.failure);
 }
@@ -341,6 +352,22 @@ async fn inputs_that_kill_fail_alone() {
         assert_eq!(other.await.unwrap().unwrap().len(), 3);
     }
     assert!(embedder.stats().deaths.values().sum::<u64>() <= 3, "{:?}", embedder.stats().deaths);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deadlines_are_kept_while_a_step_hangs_and_so_is_the_end() {
+    const POISON: u32 = 7;
+    let engine = apart(Script { poison: Some((POISON, Poison::Hang)), ..script() }).await;
+    let process = pid(&engine);
+    let mut late = poisonous(POISON);
+    late.origin.timeout = Some(Duration::from_millis(1500));
+    let begin = Instant::now();
+    let read = read(&engine, late).await;
+    assert!(matches!(read.failure, Some(Failure::Timeout(_))), "{:?}", read.failure);
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    assert!(engine.stalled_for().is_some());
+    tokio::task::spawn_blocking(move || drop(engine)).await.unwrap();
+    assert!(is_gone(process).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,8 +36,8 @@ fn ledger() -> Ledger {
 /// The numbers of the requests that the child is asked for.
 fn asked(messages: &[ToChild]) -> Vec<u64> {
     let id = |message: &ToChild| match message {
-        ToChild::Ask(Command::Generate(generate)) => Some(generate.id),
-        ToChild::Answer { id, .. } => Some(*id),
+        ToChild::Command(Command::Generate(generate)) => Some(generate.id),
+        ToChild::Question { id, .. } => Some(*id),
         _ => None,
     };
     messages.iter().filter_map(id).collect()
@@ -45,7 +45,7 @@ fn asked(messages: &[ToChild]) -> Vec<u64> {
 
 /// The tokens that a command brings.
 fn said(message: &ToChild) -> usize {
-    let ToChild::Ask(Command::Generate(generate)) = message else { panic!("{message:?}") };
+    let ToChild::Command(Command::Generate(generate)) = message else { panic!("{message:?}") };
     generate.said[0].as_ref().unwrap().tokens.len()
 }
 
@@ -55,10 +55,10 @@ fn all_go_on_where_they_were() {
     for id in 1..4 {
         assert_eq!(asked(&ledger.ask(generate(id)).ask), [id]);
     }
-    ledger.hear(grew(2, 1));
-    ledger.hear(grew(2, 2));
+    ledger.hear(grew(2, 1)).unwrap();
+    ledger.hear(grew(2, 2)).unwrap();
     let cancel = ledger.ask(Command::Cancel(3));
-    assert_eq!(cancel.ask, [ToChild::Ask(Command::Cancel(3))]);
+    assert_eq!(cancel.ask, [ToChild::Command(Command::Cancel(3))]);
     let died = ledger.died(&[1, 2]);
     assert_eq!(died.tell, [over(3, What::Dropped)], "the child can no longer say so");
     let again = ledger.loaded().ask;
@@ -75,10 +75,10 @@ fn what_a_reader_knows_is_not_told_again() {
         let (what, after) = (What::Started { queued: Duration::ZERO, cached: 0 }, Duration::ZERO);
         Report::News(vec![News { id: 1, after, what, last: false }])
     };
-    assert_eq!(ledger.hear(started()).tell, [started()]);
+    assert_eq!(ledger.hear(started()).unwrap().tell, [started()]);
     ledger.died(&[1]);
     ledger.loaded();
-    assert_eq!(ledger.hear(started()).tell, [Report::News(Vec::new())]);
+    assert_eq!(ledger.hear(started()).unwrap().tell, []);
 }
 
 #[test]
@@ -97,20 +97,20 @@ fn the_one_that_kills_is_found_and_the_others_go_on() {
     assert_eq!(asked(&ledger.loaded().ask), [1]);
     assert!(ledger.ask(generate(5)).ask.is_empty());
     for tokens in 1..INNOCENT {
-        assert!(ledger.hear(grew(1, tokens)).ask.is_empty());
+        assert!(ledger.hear(grew(1, tokens)).unwrap().ask.is_empty());
     }
-    let withdrawn = ledger.hear(grew(1, INNOCENT));
-    assert_eq!(withdrawn.ask, [ToChild::Ask(Command::Cancel(1))]);
+    let withdrawn = ledger.hear(grew(1, INNOCENT)).unwrap();
+    assert_eq!(withdrawn.ask, [ToChild::Command(Command::Cancel(1))]);
     // What it said before it heard of that still counts.
-    assert_eq!(ledger.hear(grew(1, INNOCENT + 1)).ask, []);
-    let dropped = ledger.hear(over(1, What::Dropped));
-    assert_eq!((asked(&dropped.ask), dropped.tell), (vec![2], vec![Report::News(Vec::new())]));
+    assert_eq!(ledger.hear(grew(1, INNOCENT + 1)).unwrap().ask, []);
+    let dropped = ledger.hear(over(1, What::Dropped)).unwrap();
+    assert_eq!((asked(&dropped.ask), dropped.tell), (vec![2], vec![]));
     let died = killed(&mut ledger, &[2]);
     assert_eq!(died.guilty, [2]);
     assert_eq!(died.tell, [over(2, What::Failed(Failure::Crashed))]);
     assert_eq!(asked(&ledger.loaded().ask), [3]);
     let finished = What::Finished { choice: 0, reason: crate::FinishReason::Length, tokens: 1 };
-    assert_eq!(asked(&ledger.hear(over(3, finished)).ask), [1, 4, 5]);
+    assert_eq!(asked(&ledger.hear(over(3, finished)).unwrap().ask), [1, 4, 5]);
     assert_eq!(deaths, 3);
 }
 
@@ -131,12 +131,15 @@ fn questions_are_asked_again_and_tried_like_requests() {
     }
     assert_eq!(asked(&ledger.loaded().ask), [1]);
     let finished = What::Finished { choice: 0, reason: crate::FinishReason::Length, tokens: 1 };
-    assert_eq!(asked(&ledger.hear(over(1, finished)).ask), [deadly]);
+    assert_eq!(asked(&ledger.hear(over(1, finished)).unwrap().ask), [deadly]);
     let died = ledger.died(&[deadly]);
     assert_eq!((died.guilty, died.tell), (vec![deadly], vec![]));
     assert_eq!(asked(&ledger.loaded().ask), [other]);
-    assert_eq!(ledger.answered(other), Outcome::default());
-    assert!(ledger.is_empty());
+    let answer = Answer::Tokens(vec![vec![1]]);
+    assert!(ledger.answered(other, &Answer::Compiled(Ok(()))).is_err());
+    assert!(ledger.answered(99, &answer).is_err());
+    assert_eq!(ledger.answered(other, &answer).unwrap(), Outcome::default());
+    assert_eq!(ledger.len(), 0);
 }
 
 const FIRST: u64 = 1 << 63;
@@ -146,11 +149,61 @@ fn who_dies_of_what_nobody_knows_of_does_not_do_so_for_ever() {
     let mut ledger = ledger();
     ledger.ask(generate(1));
     let mut deaths = 0;
-    while !ledger.is_empty() {
+    while ledger.len() > 0 {
         ledger.died(&[99]);
         ledger.loaded();
         deaths += 1;
         assert!(deaths <= GUILTY);
+    }
+}
+
+#[test]
+fn who_has_left_leaves_no_suspicion_behind() {
+    let mut ledger = ledger();
+    (1..=3).for_each(|id| drop(ledger.ask(generate(id))));
+    (0..2).for_each(|_| {
+        ledger.died(&[1, 2, 3]);
+        ledger.loaded();
+    });
+    // The first one is tried, and its client leaves; the child still has it.
+    let left = ledger.ask(Command::Cancel(1));
+    assert_eq!(left.ask, [ToChild::Command(Command::Cancel(1))], "nobody else is tried yet");
+    assert_eq!(ledger.died(&[1]).guilty, [0; 0]);
+    assert_eq!(asked(&ledger.loaded().ask), [2]);
+    ledger.ask(Command::Cancel(2));
+    assert_eq!(asked(&ledger.hear(over(2, What::Dropped)).unwrap().ask), [3]);
+}
+
+#[test]
+fn what_no_child_says_that_is_well_is_an_error() {
+    let embed = |id| {
+        let (inputs, submitted, timeout) = (vec![vec![1]; 2], Moment::now(), None);
+        Command::Embed(Box::new(Embed { id, inputs, submitted, timeout }))
+    };
+    let finished =
+        |choice| What::Finished { choice, reason: crate::FinishReason::Length, tokens: 1 };
+    let news = |id, what, last| Report::News(vec![News { id, after: Duration::ZERO, what, last }]);
+    let vectors = |id, count| Report::Vectors { id, vectors: Ok(vec![vec![1.0]; count]) };
+    let bad = [
+        vectors(1, 2),
+        vectors(2, 1),
+        Report::Dropped(1),
+        Report::Dropped(2),
+        news(1, finished(7), true),
+        news(1, finished(0), false),
+        news(1, What::Dropped, true),
+        news(1, What::Failed(Failure::Step), false),
+        news(2, finished(0), true),
+    ];
+    for report in bad {
+        let mut ledger = ledger();
+        ledger.ask(generate(1));
+        ledger.ask(embed(2));
+        assert!(ledger.hear(report.clone()).is_err(), "{report:?}");
+        assert!(ledger.hear(vectors(2, 2)).is_ok());
+        assert!(ledger.hear(news(1, finished(0), true)).is_ok());
+        // Of what is over nothing counts.
+        assert!(ledger.hear(report.clone()).is_ok());
     }
 }
 
@@ -174,16 +227,13 @@ fn without_a_child_requests_wait_leave_and_run_out_of_time() {
     assert_eq!(ledger.reap(after(2)).tell, [over(4, own)]);
     assert_eq!(asked(&ledger.loaded().ask), [1, 3]);
     let started = What::Started { queued: Duration::ZERO, cached: 0 };
-    ledger.hear(Report::News(vec![News {
-        id: 1,
-        after: Duration::ZERO,
-        what: started,
-        last: false,
-    }]));
+    ledger
+        .hear(Report::News(vec![News { id: 1, after: Duration::ZERO, what: started, last: false }]))
+        .unwrap();
     let reaped = ledger.reap(after(6));
     let queue = What::Failed(Failure::QueueTimeout(Duration::from_secs(5)));
     assert_eq!(reaped.tell, [over(3, queue)], "the other one has left the queue");
-    assert_eq!(reaped.ask, [ToChild::Ask(Command::Cancel(3))]);
+    assert_eq!(reaped.ask, [ToChild::Command(Command::Cancel(3))]);
 }
 
 proptest! {
@@ -225,13 +275,13 @@ proptest! {
                 } else {
                     grew(id, *count)
                 };
-                let mut ask = ledger.hear(report).ask;
-                while let Some(ToChild::Ask(Command::Cancel(id))) = ask.first() {
+                let mut ask = ledger.hear(report).unwrap().ask;
+                while let Some(ToChild::Command(Command::Cancel(id))) = ask.first() {
                     let id = *id;
                     // It may have ended meanwhile: then the child does not know it.
                     ask.remove(0);
                     if running.remove(&id) {
-                        ask.extend(ledger.hear(over(id, What::Dropped)).ask);
+                        ask.extend(ledger.hear(over(id, What::Dropped)).unwrap().ask);
                     }
                 }
                 for id in asked(&ask) {
