@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use crate::grammar::{CompiledGrammar, GrammarError, Grammars};
 use crate::hub::{Activity, Outbox};
 use crate::message::{Command, Generate};
+use crate::status::Board;
 
 /// Stack of the thread that compiles: what is accepted takes up to 14 MB.
 const STACK: usize = 64 << 20;
@@ -20,6 +21,7 @@ pub(crate) struct Compiler {
     grammars: Arc<Grammars>,
     commands: mpsc::UnboundedSender<Command>,
     out: Arc<dyn Outbox>,
+    board: Arc<Board>,
     queue: Option<std::sync::mpsc::Sender<Box<Generate>>>,
     waiting: Arc<Mutex<HashMap<u64, Waiting>>>,
     /// Those that were cancelled on their way back.
@@ -49,9 +51,10 @@ impl Compiler {
         grammars: Arc<Grammars>,
         commands: mpsc::UnboundedSender<Command>,
         out: Arc<dyn Outbox>,
+        board: Arc<Board>,
     ) -> Self {
         let (waiting, cancelled) = (Arc::default(), HashSet::new());
-        Self { grammars, commands, out, queue: None, waiting, cancelled }
+        Self { grammars, commands, out, board, queue: None, waiting, cancelled }
     }
 
     /// Finds a request's grammar.
@@ -105,6 +108,7 @@ impl Compiler {
         let (queue, requests) = std::sync::mpsc::channel::<Box<Generate>>();
         let (grammars, commands) = (Arc::clone(&self.grammars), self.commands.clone());
         let (waiting, out) = (Arc::clone(&self.waiting), Arc::clone(&self.out));
+        let board = Arc::clone(&self.board);
         let run = move || {
             for generate in requests {
                 let Some(grammar) = &generate.request.grammar else { continue };
@@ -113,7 +117,9 @@ impl Compiler {
                     continue;
                 }
                 out.computing(Activity::Compile, &mut std::iter::once(generate.id));
+                board.begin_answer(Activity::Compile, false);
                 let compiled = grammars.compile(grammar);
+                board.end_answer(Activity::Compile);
                 out.computing(Activity::Compile, &mut std::iter::empty());
                 match lock(&waiting).get_mut(&generate.id) {
                     Some(entry) => *entry = Some(compiled),

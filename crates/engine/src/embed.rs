@@ -101,8 +101,8 @@ struct Portion {
 
 impl EmbedJob {
     fn new(embed: Embed) -> Self {
-        let Embed { id, inputs, submitted, timeout } = embed;
-        let (missing, submitted, started) = (inputs.len(), submitted.0, false);
+        let Embed { id, inputs, submitted, started, timeout } = embed;
+        let (missing, submitted) = (inputs.len(), submitted.0);
         let (id, vectors) = (JobId(id), vec![Vec::new(); missing]);
         Self { id, inputs, vectors, missing, submitted, timeout, started }
     }

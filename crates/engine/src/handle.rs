@@ -28,7 +28,7 @@ use crate::vocab::Vocab;
 /// When the operating system cannot start a thread. Everything else is told by
 /// [`Loading::finish`].
 pub fn load(config: ModelConfig) -> Result<Loading, LoadError> {
-    let name = config.name.clone();
+    let (name, queue_timeout) = (config.name.clone(), config.queue_timeout);
     let board = Arc::new(Board::new(StepLimits::new(config.step_limit, Vec::new())));
     let (ready, loaded) = oneshot::channel();
     let link = Link::new(config.unread_bytes);
@@ -42,7 +42,7 @@ pub fn load(config: ModelConfig) -> Result<Loading, LoadError> {
     };
     let thread = host.start()?;
     let closer = CloseOnDrop(link.commands);
-    Ok(Loading { name, board, loaded, hub: link.hub, closer, thread })
+    Ok(Loading { name, queue_timeout, board, loaded, hub: link.hub, closer, thread })
 }
 
 /// Starts a process that loads the model and then serves it, and that is started again when it dies.
@@ -52,7 +52,7 @@ pub fn load(config: ModelConfig) -> Result<Loading, LoadError> {
 /// When the operating system cannot start a thread. Everything else is told by
 /// [`Loading::finish`].
 pub fn load_in_process(config: ModelConfig, launcher: Launcher) -> Result<Loading, LoadError> {
-    let name = config.name.clone();
+    let (name, queue_timeout) = (config.name.clone(), config.queue_timeout);
     let board = Arc::new(Board::new(StepLimits::new(config.step_limit, Vec::new())));
     let (ready, loaded) = oneshot::channel();
     let Link { commands, inbox, hub } = Link::new(config.unread_bytes);
@@ -66,7 +66,7 @@ pub fn load_in_process(config: ModelConfig, launcher: Launcher) -> Result<Loadin
     };
     let thread = parent.start()?;
     let closer = CloseOnDrop(commands);
-    Ok(Loading { name, board, loaded, hub, closer, thread })
+    Ok(Loading { name, queue_timeout, board, loaded, hub, closer, thread })
 }
 
 /// How long dropping the last handle waits for the thread to end.
@@ -76,6 +76,7 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Loading {
     name: String,
+    queue_timeout: Option<Duration>,
     board: Arc<Board>,
     loaded: oneshot::Receiver<Result<Announcement, LoadError>>,
     hub: Arc<Hub>,
@@ -167,6 +168,7 @@ pub struct Generation {
 
 struct Inner {
     name: String,
+    queue_timeout: Option<Duration>,
     info: ModelInfo,
     vocab: Vocab,
     board: Arc<Board>,
@@ -213,10 +215,11 @@ impl Loading {
     /// [`LoadError`] if it never will.
     pub async fn finish(self) -> Result<Loaded, LoadError> {
         let died = || LoadError("the thread ended while it loaded the model".to_owned());
-        let Self { name, board, loaded, hub, closer, thread } = self;
+        let Self { name, queue_timeout, board, loaded, hub, closer, thread } = self;
         let announced = loaded.await.map_err(|_| died())??;
         let compiles = announced.compiles.clone();
-        let inner = Arc::new(Inner::new(name, announced, board, hub, closer, thread));
+        let inner =
+            Arc::new(Inner::new((name, queue_timeout), announced, board, hub, closer, thread));
         Ok(match compiles {
             Some(compiles) => Loaded::Chat(Engine { inner, compiles }),
             None => Loaded::Embedding(Embedder { inner }),
@@ -270,8 +273,11 @@ impl Engine {
 
     /// Waits while its process is being started again: for callers who would otherwise ask it for
     /// something on a thread that others need.
-    pub async fn is_there(&self) {
-        self.inner.board.is_there().await;
+    ///
+    /// # Errors
+    /// When that takes as long as a request may wait.
+    pub async fn is_there(&self) -> Result<(), Failure> {
+        self.inner.board.is_there(self.inner.queue_timeout).await
     }
 
     /// How long the current step has been running; `None` between steps.
@@ -309,7 +315,7 @@ impl Engine {
         let permits = [self.inner.permit()?, self.inner.token_permits(request.prompt.len())?];
         let (id, submitted) = (self.inner.next_id(), Moment::now());
         let events = self.inner.hub.generation(id, permits)?;
-        let generate = Generate { id, request, submitted, said: Vec::new() };
+        let generate = Generate { id, request, submitted, started: false, said: Vec::new() };
         self.inner.send(Command::Generate(Box::new(generate)))?;
         Ok(Generation { events, elapsed: Duration::ZERO })
     }
@@ -354,8 +360,11 @@ impl Embedder {
 
     /// Waits while its process is being started again: for callers who would otherwise ask it for
     /// something on a thread that others need.
-    pub async fn is_there(&self) {
-        self.inner.board.is_there().await;
+    ///
+    /// # Errors
+    /// When that takes as long as a request may wait.
+    pub async fn is_there(&self) -> Result<(), Failure> {
+        self.inner.board.is_there(self.inner.queue_timeout).await
     }
 
     /// How long the current step has been running; `None` between steps.
@@ -392,7 +401,13 @@ impl Embedder {
         let permits = [self.inner.permit()?, self.inner.token_permits(tokens)?];
         let (id, submitted) = (self.inner.next_id(), Moment::now());
         let answer = self.inner.hub.vectors(id, permits, self.inner.commands.clone())?;
-        self.inner.send(Command::Embed(Box::new(Embed { id, inputs, submitted, timeout })))?;
+        self.inner.send(Command::Embed(Box::new(Embed {
+            id,
+            inputs,
+            submitted,
+            started: false,
+            timeout,
+        })))?;
         Ok(answer.wait().await)
     }
 }
@@ -427,7 +442,7 @@ impl Generation {
 
 impl Inner {
     fn new(
-        name: String,
+        (name, queue_timeout): (String, Option<Duration>),
         announced: Announcement,
         board: Arc<Board>,
         hub: Arc<Hub>,
@@ -438,6 +453,7 @@ impl Inner {
         let token_capacity = token_capacity.min(Semaphore::MAX_PERMITS);
         Self {
             name,
+            queue_timeout,
             info,
             vocab,
             board,

@@ -141,7 +141,8 @@ impl Host {
         let token_capacity = self.config.queue_tokens.unwrap_or(limits.kv.cells as usize * 16);
         let Self { config, board, out, commands, inbox, announce } = self;
         let grammars = Arc::new(Grammars::new(vocab.clone()));
-        let compiler = Compiler::new(Arc::clone(&grammars), commands, Arc::clone(&out));
+        let compiler =
+            Compiler::new(Arc::clone(&grammars), commands, Arc::clone(&out), Arc::clone(&board));
         let ports = Ports { board, out, compiler };
         let worker = Worker::new(model, vocab.clone(), &config, limits, ports);
         worker.board().set_status(Status::Ready);

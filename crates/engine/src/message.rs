@@ -27,6 +27,8 @@ pub(crate) struct Generate {
     pub(crate) id: u64,
     pub(crate) request: GenerateRequest,
     pub(crate) submitted: Moment,
+    /// Whether it had left another engine's queue: its time in the queue is over.
+    pub(crate) started: bool,
     /// What another engine had of each answer, if there was one; `None` of those that are complete.
     pub(crate) said: Vec<Option<Said>>,
 }
@@ -47,6 +49,8 @@ pub(crate) struct Embed {
     pub(crate) id: u64,
     pub(crate) inputs: Vec<Vec<Token>>,
     pub(crate) submitted: Moment,
+    /// Whether it was in another engine, so that it may have left the queue there.
+    pub(crate) started: bool,
     /// The longest it may take from submission to its last vector.
     pub(crate) timeout: Option<Duration>,
 }

@@ -40,7 +40,7 @@ pub(crate) use remote::Remote;
 pub struct Launcher {
     /// The program.
     pub program: PathBuf,
-    /// Its arguments, before `--name` and the model's name.
+    /// Its arguments, before `--name=` with the model's name.
     pub arguments: Vec<OsString>,
     /// How long a child may be silent until it is killed.
     pub silence: Duration,

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::hub::Activity;
 use crate::process::Death;
+use crate::request::Failure;
 use crate::step_limits::{StepKind, StepLimits};
 
 /// Times that a question may take longer which runs when no other thread wants the core.
@@ -169,6 +170,24 @@ pub(crate) struct Board {
     pub(crate) break_even: AtomicU32,
     told: Mutex<(StepShares, Counts)>,
     deaths: Mutex<BTreeMap<Death, u64>>,
+    /// Requests that wait for the engine to be started again before they are prepared.
+    outside: AtomicU64,
+}
+
+/// Counts one while it lives.
+struct Counted<'c>(&'c AtomicU64);
+
+impl<'c> Counted<'c> {
+    fn new(count: &'c AtomicU64) -> Self {
+        count.fetch_add(1, Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -202,6 +221,7 @@ impl Board {
             break_even: AtomicU32::new(100),
             told: Mutex::default(),
             deaths: Mutex::default(),
+            outside: AtomicU64::new(0),
         }
     }
 
@@ -226,7 +246,25 @@ impl Board {
     }
 
     /// Waits while the engine is being started again.
-    pub(crate) async fn is_there(&self) {
+    ///
+    /// # Errors
+    /// When that takes longer than `limit`.
+    pub(crate) async fn is_there(&self, limit: Option<Duration>) -> Result<(), Failure> {
+        if self.status() != Status::Restarting {
+            return Ok(());
+        }
+        let _waiting = Counted::new(&self.outside);
+        match limit {
+            None => self.no_longer_restarts().await,
+            Some(limit) => {
+                let late = |_| Failure::QueueTimeout(limit);
+                tokio::time::timeout(limit, self.no_longer_restarts()).await.map_err(late)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn no_longer_restarts(&self) {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             // What changes from here on wakes it.
@@ -300,16 +338,16 @@ impl Board {
         self.begin(Activity::Step(lane), limit);
     }
 
-    /// Tells that a question is about to be answered on a thread. One that is `patient` may have to wait
-    /// for a core, for very long.
-    pub(crate) fn begin_answer(&self, thread: usize, patient: bool) {
+    /// Tells that a question is about to be answered, or a grammar to be compiled again. What is
+    /// `patient` may have to wait for a core, for very long.
+    pub(crate) fn begin_answer(&self, by: Activity, patient: bool) {
         let limit = lock(&self.limits).least() * if patient { PATIENT_TIMES } else { 1 };
-        self.begin(Activity::Answer(thread), limit);
+        self.begin(by, limit);
     }
 
-    /// Tells that it was answered.
-    pub(crate) fn end_answer(&self, thread: usize) {
-        lock(&self.running_steps).remove(&Activity::Answer(thread));
+    /// Tells that it is done.
+    pub(crate) fn end_answer(&self, by: Activity) {
+        lock(&self.running_steps).remove(&by);
     }
 
     fn begin(&self, by: Activity, limit: Duration) {
@@ -358,7 +396,7 @@ impl Board {
         let (time, scheduler) = lock(&self.told).clone();
         Stats {
             running: self.running.load(Relaxed),
-            waiting: self.waiting.load(Relaxed),
+            waiting: self.waiting.load(Relaxed) + self.outside.load(Relaxed),
             kv_used: self.kv_used.load(Relaxed),
             kv_parked: self.kv_parked.load(Relaxed),
             kv_saved: self.kv_saved.load(Relaxed),

@@ -215,7 +215,7 @@ impl<M: Model> Worker<M> {
     }
 
     fn accept(&mut self, generate: Generate, grammar: Option<CompiledGrammar>) {
-        let Generate { id, request, submitted, said } = generate;
+        let Generate { id, request, submitted, started, said } = generate;
         let id = RequestId(id);
         let Origin { salt, principal, class, .. } = request.origin;
         let tokens = |said: &Option<Said>| said.as_ref().map(|said| said.tokens.clone());
@@ -236,7 +236,7 @@ impl<M: Model> Worker<M> {
             request,
             grammar,
             submitted: submitted.0,
-            started: false,
+            started,
             prompt_logprobs: Vec::new(),
             said,
         };

@@ -8,6 +8,9 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+/// The longest name of a model, in bytes: it goes on a command line and into the names of threads.
+const MAX_NAME: usize = 256;
+
 pub use layers::{ConfigErrors, Layers, Origin};
 
 /// Everything that can be configured. `config/forebay.toml` documents each field.
@@ -305,6 +308,12 @@ impl Settings {
     fn check_names(&self, layers: &mut Layers) {
         let mut seen: Vec<&str> = Vec::new();
         for name in self.models.iter().flat_map(ModelSettings::names) {
+            if name.len() > MAX_NAME || name.chars().any(char::is_control) {
+                let name: String = name.chars().take(50).collect();
+                layers.error(format!(
+                    "a model's name has at most {MAX_NAME} bytes and no control characters: {name:?}"
+                ));
+            }
             if seen.contains(&name) {
                 layers.error(format!("two models are called \"{name}\""));
             }

@@ -107,7 +107,7 @@ where
     let state = AppState {
         launcher: loading::launcher(&settings),
         shared: work::Shared {
-            pool: Arc::new(pool::Pool::new(cores)?),
+            pool: Arc::new(pool::Pool::new(cores, pool::QUEUE)?),
             budget: Arc::new(cost::MemoryBudget::new(&settings.limits)),
         },
         requests: Arc::new(tokio::sync::Semaphore::new(settings.limits.max_requests)),

@@ -38,7 +38,8 @@ pub(crate) async fn load_all(
             None => load(config),
         };
         let loading = loading.map_err(|e| cannot(e.to_string()))?;
-        let pool = launcher.map(|_| Pool::new(cores)).transpose();
+        // All that waited for a process to be started again come at once.
+        let pool = launcher.map(|_| Pool::new(cores, state.limits.max_requests)).transpose();
         let pool = pool.map_err(|e| cannot(e.to_string()))?;
         loadings.push((settings.name.clone(), loading, pool, Instant::now()));
     }

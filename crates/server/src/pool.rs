@@ -19,8 +19,8 @@ use crate::error::ApiError;
 /// Bytes of address space for each thread's stack; memory is taken as far as it is used. A quarter
 /// of it holds the deepest grammar that the limits of `forebay_engine` allow.
 const STACK: usize = 64 << 20;
-/// Jobs that may wait or run in each lane. The memory of what they work on is bounded before.
-const QUEUE: usize = 1024;
+/// Jobs that may wait or run in each lane of the common pool. The memory of what they work on is bounded before.
+pub(crate) const QUEUE: usize = 1024;
 /// The part of one core's time that the quick and the unclear lane may use together, and how much of
 /// it can be saved up.
 const QUICK_SHARE: f64 = 0.05;
@@ -79,16 +79,16 @@ struct Credit {
 }
 
 impl Pool {
-    /// Starts the threads, as many as suit `cores`.
+    /// Starts the threads, as many as suit `cores`; so many jobs may wait or run in each lane.
     ///
     /// # Errors
     /// When the operating system has no threads left.
-    pub(crate) fn new(cores: usize) -> Result<Self, ThreadPoolBuildError> {
+    pub(crate) fn new(cores: usize, queue: usize) -> Result<Self, ThreadPoolBuildError> {
         let credit = Credit { left: MAX_CREDIT, debt: Duration::ZERO, at: Instant::now() };
         Ok(Self {
-            quick: Lane::new("quick", cores.clamp(1, 4), QUEUE, Priority::Normal)?,
-            unclear: Lane::new("unclear", 1, QUEUE, Priority::Normal)?,
-            slow: Lane::new("slow", (cores / 4).clamp(1, 4), QUEUE, Priority::Idle)?,
+            quick: Lane::new("quick", cores.clamp(1, 4), queue, Priority::Normal)?,
+            unclear: Lane::new("unclear", 1, queue, Priority::Normal)?,
+            slow: Lane::new("slow", (cores / 4).clamp(1, 4), queue, Priority::Idle)?,
             credit: Arc::new(Mutex::new(credit)),
         })
     }
@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     fn pool() -> Pool {
-        Pool::new(2).unwrap()
+        Pool::new(2, QUEUE).unwrap()
     }
 
     #[tokio::test]

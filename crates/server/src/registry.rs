@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use forebay_chat::{ChatTemplate, Dialect};
 use forebay_engine::{
-    Embedder, Engine, Gpu, Kind, KvLayout, Loaded, ModelConfig, ModelInfo, Pooling, Source, Split,
-    Stats, Status, Vocab,
+    Embedder, Engine, Failure, Gpu, Kind, KvLayout, Loaded, ModelConfig, ModelInfo, Pooling,
+    Source, Split, Stats, Status, Vocab,
 };
 
 use crate::config::{
@@ -302,7 +302,10 @@ impl Served {
     }
 
     /// Waits while its engine is being started again.
-    pub(crate) async fn is_there(&self) {
+    ///
+    /// # Errors
+    /// 429 when that takes as long as a request may wait.
+    pub(crate) async fn is_there(&self) -> Result<(), Failure> {
         match &self.handle {
             Handle::Chat { engine, .. } => engine.is_there().await,
             Handle::Embedding(embedder) => embedder.is_there().await,

@@ -40,13 +40,12 @@ pub enum CannotOpen {
     Thread(rayon::ThreadPoolBuildError),
 }
 
+const FULL: &str = "The disk on which responses and conversations are kept is full.";
+
 /// What clients hear of what SQLite says.
 fn refused(error: &rusqlite::Error) -> ApiError {
     match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => {
-            let message = "The disk on which responses and conversations are kept is full.";
-            ApiError::unavailable("store_full", message)
-        }
+        Some(ErrorCode::DiskFull) => ApiError::unavailable("store_full", FULL),
         _ => ApiError::internal(format!("the store: {error}")),
     }
 }

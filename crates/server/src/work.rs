@@ -180,7 +180,7 @@ impl Work {
         // It waits for an answer: never on the caller's thread.
         let effort = effort.max(Effort::Small).max(self.cost().effort());
         self.in_time(async {
-            served.is_there().await;
+            served.is_there().await?;
             pool.run(effort, job).await
         })
         .await

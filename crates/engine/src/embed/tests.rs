@@ -73,7 +73,7 @@ impl Running {
         let (reply, answer) = std::sync::mpsc::channel();
         let id = next_id();
         lock(&self.answers.0).insert(id, reply);
-        let embed = Embed { id, inputs, submitted: Moment::now(), timeout: None };
+        let embed = Embed { id, inputs, submitted: Moment::now(), started: false, timeout: None };
         // A worker that has ended takes nothing: then there is no answer.
         if self.commands.send(Command::Embed(Box::new(embed))).is_err() {
             lock(&self.answers.0).clear();

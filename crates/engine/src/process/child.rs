@@ -212,14 +212,14 @@ impl Helpers {
                     }
                     while let Ok((id, question)) = next() {
                         out.computing(Activity::Answer(number), &mut std::iter::once(id));
-                        board.begin_answer(number, patient);
+                        board.begin_answer(Activity::Answer(number), patient);
                         let begin = Instant::now();
                         // None comes before the model is loaded. A panic would leave who asked without an
                         // answer: the parent finds out whose question it was.
                         let answer = AssertUnwindSafe(|| model.get().map(|m| m.answer(question)));
                         let answer = catch_unwind(answer).unwrap_or_else(|_| std::process::abort());
                         let took = begin.elapsed();
-                        board.end_answer(number);
+                        board.end_answer(Activity::Answer(number));
                         out.computing(Activity::Answer(number), &mut std::iter::empty());
                         let says = answer.map(|answer| FromChild::Answer { id, answer, took });
                         says.iter().for_each(|says| out.send(says));

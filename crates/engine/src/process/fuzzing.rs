@@ -50,11 +50,17 @@ pub(crate) fn from_child(mut bytes: &[u8]) {
         request.prompt_logprobs = (id == 2).then_some(1);
         let (submitted, said) = (Moment::now(), Vec::new());
         readers.extend(link.hub.generation(id, permits()).ok().map(|reader| (id, reader)));
-        let generate = Generate { id, request, submitted, said };
+        let generate = Generate { id, request, submitted, started: false, said };
         ledger.ask(Command::Generate(Box::new(generate)));
     }
     let (inputs, submitted, timeout) = (vec![vec![1]], Moment::now(), None);
-    ledger.ask(Command::Embed(Box::new(Embed { id: 4, inputs, submitted, timeout })));
+    ledger.ask(Command::Embed(Box::new(Embed {
+        id: 4,
+        inputs,
+        submitted,
+        started: false,
+        timeout,
+    })));
     let answer = link.hub.vectors(4, permits(), link.commands.clone());
     ledger.question(5, Question::Tokenise(vec!["a".to_owned()], ParseSpecial::No), false);
     ledger.loaded();

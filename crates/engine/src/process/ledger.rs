@@ -4,7 +4,7 @@
 //! Each request and question counts the deaths of children that were computing it; 16 tokens from one
 //! child take that back. At two it is a suspect: suspects run alone, one after the other, and nothing else
 //! runs. At three it fails. Where a child computed nothing that is known when it died, all that it had
-//! count the death.
+//! count half a death: most likely it was none of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -14,9 +14,13 @@ use super::{Answer, Question, ToChild, frames};
 use crate::message::{Command, Embed, Generate, Grown, News, Report, Said, What};
 use crate::request::Failure;
 
-/// Deaths after which a request is tried alone, and after which it is given up.
-const SUSPICIOUS: u8 = 2;
-const GUILTY: u8 = 3;
+/// What counts against a request: a child that died while it computed it, and one that died while it had
+/// it and computed nothing that is known.
+const SEEN: u8 = 2;
+const UNSEEN: u8 = 1;
+/// What must count against it for it to be tried alone, and to be given up.
+const SUSPICIOUS: u8 = 2 * SEEN;
+const GUILTY: u8 = 3 * SEEN;
 /// Tokens after which a request that was there when a child died is innocent of it.
 const INNOCENT: u32 = 16;
 
@@ -39,7 +43,7 @@ pub(super) struct Ledger {
 struct Entry {
     request: Request,
     place: Place,
-    /// How many children died while they computed it, since it last got on.
+    /// What counts against it since it last got on.
     deaths: u8,
     /// Tokens that came from this child.
     progress: u32,
@@ -84,6 +88,11 @@ pub(super) struct Outcome {
 impl Ledger {
     pub(super) fn new(queue_timeout: Option<Duration>) -> Self {
         Self { queue_timeout, ..Self::default() }
+    }
+
+    /// Whether requests wait here for others to be tried.
+    pub(super) fn is_trying(&self) -> bool {
+        self.trying
     }
 
     /// Requests and questions that are not over.
@@ -266,12 +275,13 @@ impl Ledger {
         // If it was none of what it is known to have computed, it was something else that was there.
         let is_known = computing.iter().any(|id| there.contains(id) || left.contains_key(id));
         let computing: BTreeSet<u64> = computing.iter().copied().collect();
-        let suspects = if is_known { &there & &computing } else { there };
+        let (suspects, weight) =
+            if is_known { (&there & &computing, SEEN) } else { (there, UNSEEN) };
         outcome.tell.extend(left.into_values());
         for (id, entry) in &mut self.open {
             entry.place = Place::Waits;
             entry.progress = 0;
-            entry.deaths += u8::from(suspects.contains(id));
+            entry.deaths += if suspects.contains(id) { weight } else { 0 };
         }
         let guilty = self.open.iter().filter(|(_, entry)| entry.deaths >= GUILTY);
         outcome.guilty = guilty.map(|(id, _)| *id).collect();
@@ -310,9 +320,16 @@ impl Ledger {
 impl Entry {
     fn send(&mut self, id: u64) -> ToChild {
         self.place = Place::Sent;
-        match &self.request {
-            Request::Text { generate, .. } => ToChild::Command(Command::Generate(generate.clone())),
-            Request::Vectors(embed) => ToChild::Command(Command::Embed(embed.clone())),
+        match &mut self.request {
+            Request::Text { generate, started } => {
+                generate.started = *started;
+                ToChild::Command(Command::Generate(generate.clone()))
+            }
+            Request::Vectors(embed) => {
+                let first = embed.clone();
+                embed.started = true;
+                ToChild::Command(Command::Embed(first))
+            }
             Request::Question { question, patient } => {
                 ToChild::Question { id, question: question.clone(), patient: *patient }
             }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::SyncSender;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
@@ -23,7 +23,7 @@ use super::{Death, Description, FromChild, Launcher, ToChild, frames, memory};
 use crate::host::{Announce, Announcement, Compiles, EndOnDrop, LoadError};
 use crate::hub::{Hub, Outbox};
 use crate::message::{Command, Report};
-use crate::model::{ModelConfig, ModelInfo};
+use crate::model::{ModelConfig, ModelInfo, Source};
 use crate::request::Failure;
 use crate::status::{Board, State, Stats, Status};
 use crate::step_limits::StepKind;
@@ -74,14 +74,31 @@ struct Keeper {
     counted: Stats,
     /// The kinds of steps that children have computed.
     seen: Vec<StepKind>,
-    /// What the first child has loaded.
-    first: Option<(ModelInfo, Arc<VocabTable>)>,
+    /// What the first child has loaded, and the file that this one loads.
+    first: Option<(ModelInfo, Arc<VocabTable>, Option<FileStamp>)>,
+    file: Option<FileStamp>,
+    /// Requests whose clients have left.
+    left: u64,
     closing: bool,
     /// Looks at a child since it had only to end.
     ending: u32,
     /// When this child had loaded the model; those in a row that never had.
     loaded: Option<Instant>,
     failed_loads: u32,
+}
+
+/// What tells one file from another that has its place: its size in bytes, and when it was written.
+type FileStamp = (u64, SystemTime);
+
+fn file_of(config: &ModelConfig) -> Option<FileStamp> {
+    match &config.source {
+        Source::Gguf(path) => {
+            let file = std::fs::metadata(path).ok()?;
+            Some((file.len(), file.modified().ok()?))
+        }
+        #[cfg(feature = "scripted")]
+        Source::Scripted(_) => None,
+    }
 }
 
 /// Waiting before children are started again.
@@ -122,6 +139,8 @@ impl Keeper {
             counted: Stats::default(),
             seen: Vec::new(),
             first: None,
+            file: None,
+            left: 0,
             closing: false,
             ending: 0,
             loaded: None,
@@ -154,6 +173,7 @@ impl Keeper {
     /// One child's life.
     async fn live(&mut self) -> io::Result<End> {
         self.loaded = None;
+        self.file = file_of(&self.parent.config);
         self.black_box.clear();
         self.spare.clear();
         let Parent { config, launcher, .. } = &self.parent;
@@ -218,7 +238,12 @@ impl Keeper {
         let Some(command) = command else { return Ok(Some(End::Closed)) };
         let closing = command == Command::Close;
         self.closing |= closing;
+        let leaves = matches!(command, Command::Cancel(_));
         let outcome = self.ledger.ask(command);
+        if leaves && outcome != Outcome::default() {
+            self.left += 1;
+            self.parent.board.cancelled.store(self.left, Relaxed);
+        }
         let Some(child) = child else {
             self.follow(None, outcome)?;
             return Ok((self.closing && self.ledger.len() == 0).then_some(End::Closed));
@@ -259,7 +284,8 @@ impl Keeper {
             }
         }
         let stalled = self.parent.board.stalled_for().unwrap_or_default();
-        if !child.loaded || silent > LATE || stalled > TICK * LATE {
+        let late = silent > LATE || stalled > TICK * LATE;
+        if !child.loaded || late || self.ledger.is_trying() {
             self.reap(Some(child))?;
         }
         Ok(None)
@@ -267,7 +293,9 @@ impl Keeper {
 
     fn reap(&mut self, child: Option<&Running>) -> io::Result<()> {
         let outcome = self.ledger.reap(Instant::now());
-        self.before.timed_out += outcome.tell.len() as u64;
+        let reaped = outcome.tell.len() as u64;
+        self.before.timed_out += reaped;
+        self.parent.board.timed_out.fetch_add(reaped, Relaxed);
         self.follow(child, outcome)
     }
 
@@ -287,7 +315,9 @@ impl Keeper {
                 self.replies.remove(&id).map(|reply| reply.send(Ok((answer, took))));
                 self.follow(Some(child), outcome)?;
             }
-            FromChild::State(state) => {
+            FromChild::State(mut state) => {
+                // It is asked to forget others as well.
+                state.stats.cancelled = self.left;
                 if !child.loaded {
                     return Ok(None);
                 }
@@ -314,7 +344,7 @@ impl Keeper {
         if !table.is_sound() {
             return Err(frames::invalid("its vocabulary makes no sense"));
         }
-        let now = (info.clone(), Arc::new(table));
+        let now = (info.clone(), Arc::new(table), self.file);
         let first = self.first.get_or_insert_with(|| now.clone());
         if *first != now {
             // All that was made of the first one would be wrong: prompts, limits, grammars.
@@ -338,6 +368,7 @@ impl Keeper {
             }
         }
         self.failed_loads = 0;
+        self.warn_of_memory(child);
         self.parent.board.set_status(Status::Ready);
         let outcome = self.ledger.loaded();
         self.follow(Some(child), outcome)?;
@@ -346,6 +377,16 @@ impl Keeper {
             child.send(&ToChild::Command(Command::Close))?;
         }
         Ok(None)
+    }
+
+    /// Warns where a model that does nothing yet takes nearly all the memory that it may.
+    fn warn_of_memory(&self, child: &Running) {
+        let Some(limit) = self.parent.config.memory_limit else { return };
+        let taken = child.id().and_then(memory::of).unwrap_or(0);
+        if taken > limit / 8 * 7 {
+            let (model, mib, of) = (&self.parent.config.name, taken >> 20, limit >> 20);
+            tracing::warn!(model, mib, of, "memory_limit_mib leaves the model little to work with");
+        }
     }
 
     /// Does what follows from what happened.
@@ -387,7 +428,7 @@ impl Keeper {
         let outcome = self.ledger.died(&self.black_box.read());
         // There is no child that anything could be sent to.
         drop(self.follow(None, outcome));
-        let counted = std::mem::take(&mut self.counted);
+        let counted = Stats { cancelled: 0, ..std::mem::take(&mut self.counted) };
         self.before = counted.after(&std::mem::take(&mut self.before));
         self.parent.board.waiting.store(self.ledger.len() as u64, Relaxed);
         self.parent.hub.pause();

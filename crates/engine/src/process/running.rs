@@ -60,7 +60,7 @@ impl Running {
             .args(&launcher.arguments)
             // For whoever looks at a list of processes.
             .arg0("forebay")
-            .args(["--name", name])
+            .arg(format!("--name={}", name.replace('\0', "")))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::from(black_box.file()?))
             .kill_on_drop(true)

@@ -25,7 +25,13 @@ fn generate() -> Generate {
     request.stop = StopRules { strings: vec!["\0".to_owned()], ..StopRules::default() };
     request.sampling.logit_bias = vec![(7, -1e30)];
     request.origin.timeout = Some(Duration::MAX);
-    Generate { id: u64::MAX, request, submitted: Moment::now(), said: vec![None, Some(said)] }
+    Generate {
+        id: u64::MAX,
+        request,
+        submitted: Moment::now(),
+        started: true,
+        said: vec![None, Some(said)],
+    }
 }
 
 fn to_child() -> Vec<ToChild> {
@@ -36,6 +42,7 @@ fn to_child() -> Vec<ToChild> {
         id: 1,
         inputs: vec![vec![], vec![1, 2]],
         submitted: Moment::now(),
+        started: false,
         timeout: Some(Duration::from_nanos(1)),
     };
     let texts = vec![String::new(), "🙂".repeat(10)];

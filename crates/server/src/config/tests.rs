@@ -84,3 +84,15 @@ fn two_models_cannot_share_a_name() {
         resolve("[[model]]\npath=\"a.gguf\"\n[[model]]\npath=\"b/a.gguf\"", &[]).unwrap_err();
     assert_eq!(errors, ["two models are called \"a\""]);
 }
+
+#[test]
+fn a_name_is_short_and_can_be_printed() {
+    for name in ["nul\\u0000", "two\\nlines", &"x".repeat(257)] {
+        let text = format!("[[model]]\npath=\"a.gguf\"\nname=\"{name}\"");
+        let errors = resolve(&text, &[]).unwrap_err();
+        assert!(errors[0].contains("no control characters"), "{errors:?}");
+    }
+    for name in ["--help", "-x", "é \\\"ü\\\" 🙂"] {
+        assert!(resolve(&format!("[[model]]\npath=\"a.gguf\"\nname=\"{name}\""), &[]).is_ok());
+    }
+}

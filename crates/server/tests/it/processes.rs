@@ -267,6 +267,22 @@ async fn what_cannot_be_loaded_says_why() {
     assert!(load_in_process(self::config(script()), missing).unwrap().finish().await.is_err());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_left_the_queue_does_not_wait_in_it_again() {
+    let queue_timeout = Some(Duration::from_millis(500));
+    let config = ModelConfig { queue_timeout, ..config(script()) };
+    let engine = chat(load_in_process(config, launcher())).await;
+    let running = tokio::spawn({
+        let engine = engine.clone();
+        async move { read(&engine, GenerateRequest { max_tokens: 1000, ..request(0) }).await }
+    });
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    kill_process(pid(&engine), Signal::KILL).unwrap();
+    let read = running.await.unwrap();
+    assert_eq!((read.pauses, read.starts), (1, 1));
+    assert_eq!(read.ends[0], Some((FinishReason::Length, 1000)), "{:?}", read.failure);
+}
+
 /// A request that has `token` as its second.
 fn poisonous(token: u32) -> GenerateRequest {
     GenerateRequest { prompt: vec![256, token].into(), ..request(99) }
