@@ -2,7 +2,7 @@
 
     before_after.py --before OLD/forebay --after target/release/forebay --chat MODEL.gguf
     before_after.py --before target/release/forebay --after target/release/forebay --chat MODEL.gguf \\
-        --embedding MODEL.gguf --before-env FOREBAY_SERVER__ENGINE_PROCESSES=false
+        --embedding MODEL.gguf --scenarios batch single long embed1 --before-env FOREBAY_SERVER__ENGINE_PROCESSES=false
 
 Each round runs every scenario on one side, then on the other, in the order A B, B A, ... Medians of the
 rounds and the median of the rounds' ratios are printed (above 1: the second one is better), of latencies
@@ -23,6 +23,8 @@ RATE, ITL = ("tokens/s", True), ("itl_p99_ms", False)
 FIGURES = {
     "single": [RATE, ITL],
     "batch": [RATE, ITL],
+    # A thousand gaps between tokens.
+    "long": [RATE, ("itl_p50_ms", False), ITL],
     "flood": [("streams/s", True)],
     "embed1": [("texts/s", True)],
 }
@@ -38,11 +40,14 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pause", type=float, default=0, help="seconds between two runs")
     parser.add_argument("--scenarios", nargs="*", default=["single", "batch", "flood"], choices=list(FIGURES))
-    return parser.parse_args()
+    args = parser.parse_args()
+    if "embed1" in args.scenarios and not args.embedding:
+        parser.error("embed1 needs --embedding")
+    return args
 
 
 def start(args, model, *flags):
-    """A server for each side, warm."""
+    """A server for each side."""
     sides = [(args.before, args.before_env), (args.after, args.after_env)]
     command = lambda binary: [binary, "serve", "-m", f"m={model}", *flags]
     environment = lambda pairs: os.environ | dict(pair.split("=", 1) for pair in pairs)
@@ -82,10 +87,12 @@ def main():
     for model, flags, scenarios in kinds:
         if scenarios:
             servers = start(args, model, *flags)
-            for scenario in scenarios:
-                compare(args, scenario, servers)
-            for server in servers:
-                server.stop()
+            try:
+                for scenario in scenarios:
+                    compare(args, scenario, servers)
+            finally:
+                for server in servers:
+                    server.stop()
 
 
 if __name__ == "__main__":

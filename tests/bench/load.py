@@ -311,6 +311,7 @@ CHAT = {
 }
 FEW_SLOTS = {"turns": turns}
 FLOOD = {"flood": flood}
+LONG = {"long": lambda load, seed: generate(load, seed, 2, 1, 60, 500)}
 EMBEDDING = {
     "embed": lambda load, seed: embed(load, seed, 8, 4, 32, 40),
     "embed1": lambda load, seed: embed(load, seed, 400, 32, 1, 12),
@@ -320,6 +321,6 @@ EMBEDDING = {
 def run(scenario, url, model, seed, **more):
     async def main():
         async with Load(url, model) as load:
-            return await {**CHAT, **FEW_SLOTS, **EMBEDDING, **FLOOD, "wire": wire}[scenario](load, seed, **more)
+            return await {**CHAT, **FEW_SLOTS, **EMBEDDING, **FLOOD, **LONG, "wire": wire}[scenario](load, seed, **more)
 
     return asyncio.run(main())

@@ -4,11 +4,11 @@ No HTTP library sends what a hostile client sends, so both versions are spelled 
 """
 
 import json
-import os
 import socket
 import struct
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 HOST = "127.0.0.1"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -330,12 +330,18 @@ def process_memory(pid):
     return size("VmRSS"), size("VmHWM")
 
 
+def family(pid):
+    """A process and its engines."""
+    children = [file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [pid, *(int(child) for some in children for child in some)]
+
+
+def family_memory(pid):
+    """The same of a process and its engines together."""
+    each = [process_memory(member) for member in family(pid)]
+    return sum(now for now, _ in each), sum(most for _, most in each)
+
+
 def reset_peak(pid):
     with open(f"/proc/{pid}/clear_refs", "w") as file:
         file.write("5")
-
-
-def cpu_seconds(pid):
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-from frames import process_memory, request, reset_peak
+from frames import family, family_memory, request, reset_peak
 
 REPO = Path(__file__).resolve().parents[2]
 MOST_MEMORY = 3 << 30
@@ -93,7 +93,7 @@ threads = {os.environ.get("HOSTILE_THREADS", 0)}
         """The bound on what a runaway may take; also the peak, where the kernel's mark is lost with the process."""
         while self.process.poll() is None:
             with contextlib.suppress(OSError, ValueError):
-                now, _ = process_memory(self.process.pid)
+                now, _ = family_memory(self.process.pid)
                 self.peak = max(self.peak, now)
                 if now > MOST_MEMORY:
                     self.killed = True
@@ -118,14 +118,15 @@ threads = {os.environ.get("HOSTILE_THREADS", 0)}
 
     def baseline(self):
         """Memory now, with the peak's mark reset."""
-        reset_peak(self.process.pid)
-        self.peak, _ = process_memory(self.process.pid)
+        for member in family(self.process.pid):
+            reset_peak(member)
+        self.peak, _ = family_memory(self.process.pid)
         return self.peak
 
     def peak_memory(self):
         """The most since `baseline`."""
         try:
-            return max(self.peak, process_memory(self.process.pid)[1])
+            return max(self.peak, family_memory(self.process.pid)[1])
         except (OSError, ValueError):
             return self.peak
 

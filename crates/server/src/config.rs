@@ -300,8 +300,20 @@ impl Settings {
             settings.models.push(model);
         }
         settings.check_names(&mut layers);
+        settings.check_memory(&mut layers);
         layers.finish()?;
         Ok(settings)
+    }
+
+    /// A limit that nobody would keep is refused.
+    fn check_memory(&self, layers: &mut Layers) {
+        let kept = self.server.engine_processes && cfg!(target_os = "linux");
+        for (index, model) in self.models.iter().enumerate() {
+            if model.memory_limit_mib > 0 && !kept {
+                let why = "needs server.engine_processes, and Linux";
+                layers.error(format!("model.{index}.memory_limit_mib: {why}"));
+            }
+        }
     }
 
     /// Every name must lead to one model.

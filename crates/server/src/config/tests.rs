@@ -86,6 +86,15 @@ fn two_models_cannot_share_a_name() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn a_limit_of_memory_needs_a_process() {
+    let text = "[[model]]\npath=\"a.gguf\"\nmemory_limit_mib = 100\n";
+    assert!(resolve(text, &[]).is_ok());
+    let errors = resolve(&format!("[server]\nengine_processes = false\n{text}"), &[]).unwrap_err();
+    assert_eq!(errors, ["model.0.memory_limit_mib: needs server.engine_processes, and Linux"]);
+}
+
+#[test]
 fn a_name_is_short_and_can_be_printed() {
     for name in ["nul\\u0000", "two\\nlines", &"x".repeat(257)] {
         let text = format!("[[model]]\npath=\"a.gguf\"\nname=\"{name}\"");
