@@ -103,8 +103,9 @@ impl Scheduler {
         let room = self.limits.batch_tokens.saturating_sub(used);
         let room = room.min(self.kv.available().saturating_sub(used));
         let mut prompts = self.turns();
-        if let Some(contention) = contention {
-            prompts = self.fair_prompts(prompts, rows, contention);
+        match contention {
+            Some(contention) => prompts = self.fair_prompts(prompts, rows, contention),
+            None => leave_begun(&mut prompts),
         }
         let (grants, why) = if prompts.is_empty() {
             (Vec::new(), Why::NoPrompt)
@@ -137,10 +138,11 @@ impl Scheduler {
     }
 
     /// The prompts in the order in which they get their parts: the more urgent first, then who
-    /// has waited longest for a part of a step, then who arrived first.
+    /// has waited longest for a part of a step, then who arrived first. Answers that were taken out, or
+    /// were in another engine, come before those that have not begun: somebody reads them.
     fn turns(&self) -> Vec<(SeqId, &Sequence)> {
         let mut prompts: Vec<(SeqId, &Sequence)> = self.prefilling().collect();
-        prompts.sort_by_key(|(_, s)| (s.class, s.served, s.arrival));
+        prompts.sort_by_key(|(_, s)| (s.class, s.generated() == 0, s.served, s.arrival));
         prompts
     }
 
@@ -183,4 +185,13 @@ fn chunk(seq: SeqId, s: &Sequence, tokens: u32) -> Work {
     };
     let slot = s.slot().unwrap_or(crate::kv::SlotId(u32::MAX));
     Work { seq, slot, start: s.computed, tokens, drafts: 0, output }
+}
+
+/// Where answers have begun that are to be computed again, leaves them alone, and what is more urgent: all
+/// that is new waits for them, or they would share each step with ever new prompts.
+fn leave_begun(prompts: &mut Vec<(SeqId, &Sequence)>) {
+    let begun = prompts.iter().filter(|(_, s)| s.generated() > 0).map(|(_, s)| s.class).min();
+    if let Some(class) = begun {
+        prompts.retain(|(_, s)| s.class < class || s.generated() > 0);
+    }
 }

@@ -86,6 +86,27 @@ fn a_request_prefills_in_chunks_and_decodes_one_token_a_step() {
 }
 
 #[test]
+fn what_has_begun_is_computed_again_before_anything_new() {
+    let mut s = Scheduler::new(LIMITS);
+    s.submit(&request(1, 200, 5, 1)).unwrap();
+    s.submit(&Request { said: vec![Some(vec![7; 50])], ..request(2, 200, 100, 1) }).unwrap();
+    let (mut others, mut computed) = (0, 0);
+    while computed < 250 {
+        let step = s.plan();
+        for work in &step.work {
+            let own = work.seq.request == RequestId(2);
+            computed += if own { work.tokens } else { 0 };
+            others += if own { 0 } else { work.tokens };
+        }
+        s.complete(&step, took(&step));
+    }
+    assert_eq!((computed, others), (250, 0));
+    s.append(seq(2), 7);
+    let step = s.plan();
+    assert!(step.work.iter().any(|work| work.seq == seq(1)), "then the new one has its turn");
+}
+
+#[test]
 fn decode_rows_are_in_every_step_and_bound_the_prefill() {
     let mut s = Scheduler::new(LIMITS);
     s.submit(&request(1, 10, 50, 1)).unwrap();
