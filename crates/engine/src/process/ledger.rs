@@ -62,11 +62,8 @@ enum Place {
 
 #[derive(Debug)]
 enum Request {
-    Text {
-        generate: Box<Generate>,
-        /// Whether its reader knows that it has left the queue.
-        started: bool,
-    },
+    /// It has started where its reader knows that it has left the queue.
+    Text(Box<Generate>),
     Vectors(Box<Embed>),
     Question {
         question: Question,
@@ -106,7 +103,7 @@ impl Ledger {
             Command::Generate(mut generate) => {
                 let choices = generate.request.choices as usize;
                 generate.said.resize_with(choices, || Some(Said::default()));
-                self.insert(generate.id, Request::Text { generate, started: false })
+                self.insert(generate.id, Request::Text(generate))
             }
             Command::Embed(embed) => self.insert(embed.id, Request::Vectors(embed)),
             Command::Cancel(id) => self.cancel(id),
@@ -321,10 +318,7 @@ impl Entry {
     fn send(&mut self, id: u64) -> ToChild {
         self.place = Place::Sent;
         match &mut self.request {
-            Request::Text { generate, started } => {
-                generate.started = *started;
-                ToChild::Command(Command::Generate(generate.clone()))
-            }
+            Request::Text(generate) => ToChild::Command(Command::Generate(generate.clone())),
             Request::Vectors(embed) => {
                 let first = embed.clone();
                 embed.started = true;
@@ -338,7 +332,7 @@ impl Entry {
 
     /// Takes note of news. Whether its reader does not know them yet.
     fn hear(&mut self, news: &News) -> io::Result<bool> {
-        let Request::Text { generate, started } = &mut self.request else { return Err(nonsense()) };
+        let Request::Text(generate) = &mut self.request else { return Err(nonsense()) };
         let said = &mut generate.said;
         let is_over = match &news.what {
             What::Finished { choice, .. } => {
@@ -352,7 +346,7 @@ impl Entry {
             return Err(nonsense());
         }
         match &news.what {
-            What::Started { .. } => return Ok(!std::mem::replace(started, true)),
+            What::Started { .. } => return Ok(!std::mem::replace(&mut generate.started, true)),
             What::Prompt(_) => return Ok(generate.request.prompt_logprobs.take().is_some()),
             What::Grew(grown) => {
                 self.progress += 1;
@@ -379,20 +373,18 @@ impl Request {
     /// again does: on average they wait the least then.
     fn rank(&self) -> usize {
         match self {
-            Self::Text { generate, started: true } => {
+            Self::Text(generate) if generate.started => {
                 let said = generate.said.iter().flatten().map(|said| said.tokens.len());
                 generate.request.prompt.len() + said.sum::<usize>()
             }
-            Self::Text { started: false, .. } | Self::Vectors(_) | Self::Question { .. } => {
-                usize::MAX
-            }
+            Self::Text(_) | Self::Vectors(_) | Self::Question { .. } => usize::MAX,
         }
     }
 
     /// What tells that it is forgotten; nothing does of a question.
     fn dropped(&self, id: u64) -> Option<Report> {
         match self {
-            Self::Text { .. } => Some(over(id, What::Dropped)),
+            Self::Text(_) => Some(over(id, What::Dropped)),
             Self::Vectors(_) => Some(Report::Dropped(id)),
             Self::Question { .. } => None,
         }
@@ -401,7 +393,7 @@ impl Request {
     /// What tells that it has failed; whoever asked a question waits for it otherwise.
     fn failed(&self, id: u64, failure: Failure) -> Option<Report> {
         match self {
-            Self::Text { .. } => Some(over(id, What::Failed(failure))),
+            Self::Text(_) => Some(over(id, What::Failed(failure))),
             Self::Vectors(_) => Some(Report::Vectors { id, vectors: Err(failure) }),
             Self::Question { .. } => None,
         }
@@ -411,8 +403,8 @@ impl Request {
     /// timeout counts.
     fn overdue(&self, queue_timeout: Option<Duration>, now: Instant) -> Option<Failure> {
         let (submitted, own, queue) = match self {
-            Self::Text { generate, started } => {
-                let queue = queue_timeout.filter(|_| !started);
+            Self::Text(generate) => {
+                let queue = queue_timeout.filter(|_| !generate.started);
                 (generate.submitted.0, generate.request.origin.timeout, queue)
             }
             Self::Vectors(embed) => (embed.submitted.0, embed.timeout, None),

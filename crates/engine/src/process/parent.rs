@@ -82,7 +82,7 @@ struct Keeper {
     closing: bool,
     /// Looks at a child since it had only to end.
     ending: u32,
-    /// When this child had loaded the model; those in a row that never had.
+    /// When the child had loaded the model, if there is one that has; those in a row that never had.
     loaded: Option<Instant>,
     failed_loads: u32,
 }
@@ -162,7 +162,7 @@ impl Keeper {
             if self.take_note(end).is_break() {
                 return;
             }
-            let served = self.loaded.map(|loaded| loaded.elapsed());
+            let served = self.loaded.take().map(|loaded| loaded.elapsed());
             let wait = back_off.next(served.unwrap_or_default());
             if self.rest(wait).await.is_break() {
                 return;
@@ -172,7 +172,6 @@ impl Keeper {
 
     /// One child's life.
     async fn live(&mut self) -> io::Result<End> {
-        self.loaded = None;
         self.file = file_of(&self.parent.config);
         self.black_box.clear();
         self.spare.clear();
@@ -194,7 +193,7 @@ impl Keeper {
         loop {
             let end = tokio::select! {
                 frame = frames.next() => {
-                    let Some(Ok(frame)) = frame else { return Ok(child.last_breath().await) };
+                    let Some(Ok(frame)) = frame else { return Ok(child.last_breath(self.is_ending()).await) };
                     let said = child.hear(&frame)?;
                     self.hear(child, said)?
                 }
@@ -233,26 +232,30 @@ impl Keeper {
     fn obey(
         &mut self,
         command: Option<Command>,
-        child: Option<&mut Running>,
+        child: Option<&Running>,
     ) -> io::Result<Option<End>> {
         let Some(command) = command else { return Ok(Some(End::Closed)) };
-        let closing = command == Command::Close;
-        self.closing |= closing;
+        self.closing |= command == Command::Close;
         let leaves = matches!(command, Command::Cancel(_));
         let outcome = self.ledger.ask(command);
         if leaves && outcome != Outcome::default() {
             self.left += 1;
             self.parent.board.cancelled.store(self.left, Relaxed);
         }
-        let Some(child) = child else {
-            self.follow(None, outcome)?;
-            return Ok((self.closing && self.ledger.len() == 0).then_some(End::Closed));
-        };
-        child.closing |= closing && child.loaded;
-        self.follow(Some(child), outcome)?;
-        // One that loads is not needed any more.
-        let needless = self.closing && !child.loaded && self.ledger.len() == 0;
+        self.follow(child, outcome)?;
+        // One that loads, or is to be started, is not needed any more.
+        let needless = self.loaded.is_none() && self.is_done();
         Ok(needless.then_some(End::Closed))
+    }
+
+    /// Whether nobody is there any more who wants something.
+    fn is_done(&self) -> bool {
+        self.closing && self.ledger.len() == 0
+    }
+
+    /// Whether the child was told to end.
+    fn is_ending(&self) -> bool {
+        self.closing && self.loaded.is_some()
     }
 
     fn ask(&mut self, asked: Asked, child: Option<&Running>) -> io::Result<()> {
@@ -269,7 +272,7 @@ impl Keeper {
         if TICK * silent > self.parent.launcher.silence {
             return Ok(Some(End::Died(Death::Silent, "it says nothing".to_owned())));
         }
-        if child.closing && self.ledger.len() == 0 {
+        if self.is_ending() && self.is_done() {
             self.ending += 1;
             if TICK * self.ending > LAST_BREATH {
                 return Ok(Some(End::Closed));
@@ -285,7 +288,7 @@ impl Keeper {
         }
         let stalled = self.parent.board.stalled_for().unwrap_or_default();
         let late = silent > LATE || stalled > TICK * LATE;
-        if !child.loaded || late || self.ledger.is_trying() {
+        if self.loaded.is_none() || late || self.ledger.is_trying() {
             self.reap(Some(child))?;
         }
         Ok(None)
@@ -318,7 +321,7 @@ impl Keeper {
             FromChild::State(mut state) => {
                 // It is asked to forget others as well.
                 state.stats.cancelled = self.left;
-                if !child.loaded {
+                if self.loaded.is_none() {
                     return Ok(None);
                 }
                 let State { stats, overdue, seen, .. } = &*state;
@@ -352,7 +355,7 @@ impl Keeper {
             let why = "the model's file is another one than at first: start the server again";
             return Ok(Some(End::CannotLoad(why.to_owned())));
         }
-        (child.loaded, self.loaded) = (true, Some(Instant::now()));
+        self.loaded = Some(Instant::now());
         if let Some(announce) = self.parent.announce.take() {
             let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
             let announcement = Announcement {
@@ -373,7 +376,6 @@ impl Keeper {
         let outcome = self.ledger.loaded();
         self.follow(Some(child), outcome)?;
         if self.closing {
-            child.closing = true;
             child.send(&ToChild::Command(Command::Close))?;
         }
         Ok(None)
@@ -433,8 +435,7 @@ impl Keeper {
         self.parent.board.waiting.store(self.ledger.len() as u64, Relaxed);
         self.parent.hub.pause();
         // Nobody may be there any more who wants another one.
-        let needless = self.closing && self.ledger.len() == 0;
-        if needless { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if self.is_done() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 

@@ -26,10 +26,6 @@ pub(super) struct Running {
     writer: JoinHandle<()>,
     /// Looks at it since it said something.
     silent: u32,
-    /// Whether it takes what is asked.
-    pub(super) loaded: bool,
-    /// Whether it was told to end.
-    pub(super) closing: bool,
 }
 
 /// How a child ended.
@@ -77,8 +73,7 @@ impl Running {
                 }
             }
         });
-        let (silent, loaded, closing) = (0, false, false);
-        Ok((Self { process, frames, writer, silent, loaded, closing }, stream))
+        Ok((Self { process, frames, writer, silent: 0 }, stream))
     }
 
     /// The number of its process.
@@ -105,10 +100,10 @@ impl Running {
         self.silent
     }
 
-    /// How it ends, after it has closed its socket.
-    pub(super) async fn last_breath(&mut self) -> End {
+    /// How it ends, after it has closed its socket; `closing` where it was told to.
+    pub(super) async fn last_breath(&mut self, closing: bool) -> End {
         match tokio::time::timeout(LAST_BREATH, self.process.wait()).await {
-            Ok(Ok(status)) if self.closing && status.success() => End::Closed,
+            Ok(Ok(status)) if closing && status.success() => End::Closed,
             Ok(Ok(status)) => End::Died(Death::of(status), status.to_string()),
             Ok(Err(error)) => End::Died(Death::Exited, error.to_string()),
             Err(_) => End::Died(Death::Silent, "it does not end".to_owned()),
