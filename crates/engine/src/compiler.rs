@@ -3,13 +3,14 @@
 //! request comes back.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use tokio::sync::mpsc;
 
 use crate::grammar::{CompiledGrammar, GrammarError, Grammars};
 use crate::hub::{Activity, Outbox};
+use crate::lock::lock;
 use crate::message::{Command, Generate};
 use crate::status::Board;
 
@@ -39,10 +40,6 @@ pub(crate) enum Ready {
     Later,
     /// The grammar cannot be compiled.
     Never(Box<Generate>),
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Compiler {
@@ -116,11 +113,8 @@ impl Compiler {
                 if !lock(&waiting).contains_key(&generate.id) {
                     continue;
                 }
-                out.computing(Activity::Compile, &mut std::iter::once(generate.id));
-                board.begin_answer(Activity::Compile, false);
-                let compiled = grammars.compile(grammar);
-                board.end_answer(Activity::Compile);
-                out.computing(Activity::Compile, &mut std::iter::empty());
+                let compile = || grammars.compile(grammar);
+                let compiled = board.during(&*out, Activity::Compile, generate.id, false, compile);
                 match lock(&waiting).get_mut(&generate.id) {
                     Some(entry) => *entry = Some(compiled),
                     None => continue,

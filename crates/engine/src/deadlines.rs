@@ -1,7 +1,35 @@
 //! When the time of each request is up, in order: nobody goes through all of them to find out.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use crate::request::Failure;
+
+/// How long a request may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timeouts {
+    pub(crate) submitted: Instant,
+    /// In all, from when it was submitted.
+    pub(crate) own: Option<Duration>,
+    /// In the queue; `None` once it has left that.
+    pub(crate) queue: Option<Duration>,
+}
+
+impl Timeouts {
+    /// When its time is up.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let timeout = [self.own, self.queue].into_iter().flatten().min();
+        timeout.and_then(|timeout| self.submitted.checked_add(timeout))
+    }
+
+    /// By which limit its time is up, if it is.
+    pub(crate) fn overdue(&self, now: Instant) -> Option<Failure> {
+        let elapsed = now.saturating_duration_since(self.submitted);
+        let over = |limit: Option<Duration>| limit.filter(|&limit| elapsed >= limit);
+        let own = over(self.own).map(Failure::Timeout);
+        own.or_else(|| over(self.queue).map(Failure::QueueTimeout))
+    }
+}
 
 /// When the time of each request is up.
 #[derive(Debug)]
@@ -41,9 +69,21 @@ impl<K: Ord + Copy> Deadlines<K> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+
+    #[test]
+    fn time_is_up_by_the_first_limit_and_ones_own_is_told() {
+        let submitted = Instant::now();
+        let seconds = Duration::from_secs;
+        let both = Timeouts { submitted, own: Some(seconds(5)), queue: Some(seconds(2)) };
+        assert_eq!(both.deadline(), Some(submitted + seconds(2)));
+        assert_eq!(both.overdue(submitted + seconds(1)), None);
+        assert_eq!(both.overdue(submitted + seconds(2)), Some(Failure::QueueTimeout(seconds(2))));
+        assert_eq!(both.overdue(submitted + seconds(5)), Some(Failure::Timeout(seconds(5))));
+        let started = Timeouts { queue: None, ..both };
+        assert_eq!(started.overdue(submitted + seconds(2)), None);
+        assert_eq!(Timeouts { own: None, ..started }.deadline(), None);
+    }
 
     #[test]
     fn deadlines_come_in_order_and_only_when_they_are_due() {

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,9 @@ use forebay_scheduler::{EmbeddingQueue, Item, JobId, Pass};
 use tokio::sync::mpsc;
 
 use crate::Token;
-use crate::deadlines::Deadlines;
+use crate::deadlines::{Deadlines, Timeouts};
 use crate::hub::{Activity, Outbox};
+use crate::lock::lock;
 use crate::message::{Command, Embed, Report};
 use crate::model::{EmbeddingModel, StepError};
 use crate::request::Failure;
@@ -107,11 +108,14 @@ impl EmbedJob {
         Self { id, inputs, vectors, missing, submitted, timeout, started }
     }
 
-    /// When its time is up, by its own timeout or, while it waits, that of the queue.
-    fn deadline(&self, queue_timeout: Option<Duration>) -> Option<Instant> {
-        let queue_timeout = queue_timeout.filter(|_| !self.started);
-        let timeout = [self.timeout, queue_timeout].into_iter().flatten().min();
-        timeout.and_then(|timeout| self.submitted.checked_add(timeout))
+    /// How long it may take.
+    fn timeouts(&self, queue: Option<Duration>) -> Timeouts {
+        let queue = queue.filter(|_| !self.started);
+        Timeouts { submitted: self.submitted, own: self.timeout, queue }
+    }
+
+    fn deadline(&self, queue: Option<Duration>) -> Option<Instant> {
+        self.timeouts(queue).deadline()
     }
 
     /// What a failure of it is reported as.
@@ -145,12 +149,9 @@ impl Jobs {
 
     /// Takes out a request whose time is up, and says by which limit.
     fn pop_overdue(&mut self, now: Instant) -> Option<(EmbedJob, Failure)> {
-        let job = self.open.remove(&self.deadlines.pop_due(now)?)?;
-        let elapsed = now.saturating_duration_since(job.submitted);
-        let own = job.timeout.filter(|&timeout| elapsed >= timeout).map(Failure::Timeout);
-        let queue = || Failure::QueueTimeout(self.queue_timeout.unwrap_or_default());
-        let failure = own.unwrap_or_else(queue);
-        Some((job, failure))
+        let id = self.deadlines.pop_due(now)?;
+        let failure = self.open.get(&id)?.timeouts(self.queue_timeout).overdue(now)?;
+        Some((self.open.remove(&id)?, failure))
     }
 
     /// Takes out a request that has all its vectors.
@@ -159,10 +160,6 @@ impl Jobs {
         let job = self.remove(id)?;
         Some(Report::Vectors { id: id.0, vectors: Ok(job.vectors) })
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<M: EmbeddingModel + Send> EmbedWorker<M> {

@@ -9,12 +9,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::lock::lock;
 use crate::request::{Event, Failure, FinishReason, Stamped, TokenLogprob, TopLogprob};
 
 /// Bytes that the allocator takes for itself, for each allocation.
@@ -91,10 +92,6 @@ pub(crate) struct Sender {
 pub(crate) struct Receiver {
     unread: Arc<Unread>,
     channel: Arc<Channel>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 // === impl Unread ===

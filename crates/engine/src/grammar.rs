@@ -16,7 +16,7 @@ mod time_limit;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use llguidance::api::{ParserLimits, TopLevelGrammar};
@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use self::kept::Kept;
 use self::limits::Cost;
 use crate::Token;
+use crate::lock::lock;
 use crate::vocab::{ParseSpecial, Vocab};
 
 /// Symbols of a compiled grammar's productions. The largest schemas we know have 200,000.
@@ -267,7 +268,7 @@ impl CompiledGrammar {
     }
 
     fn copy(&self) -> Matching {
-        Matching::new(self.0.lock().unwrap_or_else(PoisonError::into_inner).deep_clone())
+        Matching::new(lock(&self.0).deep_clone())
     }
 }
 

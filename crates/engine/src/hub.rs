@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::events::{Receiver, Sender, Unread};
+use crate::lock::lock;
 use crate::message::{Command, Grown, News, Report, Vectors, What};
 use crate::request::{Event, Failure, Stamped};
 
@@ -125,7 +126,7 @@ impl Hub {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Open>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.open)
     }
 
     fn tell(&self, news: Vec<News>) {

@@ -2,15 +2,16 @@
 //! that looks after its process.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use forebay_scheduler::Counts;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::hub::Activity;
+use crate::hub::{Activity, Outbox};
+use crate::lock::lock;
 use crate::process::Death;
 use crate::request::Failure;
 use crate::step_limits::{StepKind, StepLimits};
@@ -190,10 +191,6 @@ impl Drop for Counted<'_> {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Board {
     /// One that nothing was told to yet.
     pub(crate) fn new(limits: StepLimits) -> Self {
@@ -338,16 +335,23 @@ impl Board {
         self.begin(Activity::Step(lane), limit);
     }
 
-    /// Tells that a question is about to be answered, or a grammar to be compiled again. What is
+    /// Does something that is no step, with this number, and tells of it while it lasts. What is
     /// `patient` may have to wait for a core, for very long.
-    pub(crate) fn begin_answer(&self, by: Activity, patient: bool) {
+    pub(crate) fn during<T>(
+        &self,
+        out: &dyn Outbox,
+        by: Activity,
+        id: u64,
+        patient: bool,
+        work: impl FnOnce() -> T,
+    ) -> T {
         let limit = lock(&self.limits).least() * if patient { PATIENT_TIMES } else { 1 };
+        out.computing(by, &mut std::iter::once(id));
         self.begin(by, limit);
-    }
-
-    /// Tells that it is done.
-    pub(crate) fn end_answer(&self, by: Activity) {
+        let done = work();
         lock(&self.running_steps).remove(&by);
+        out.computing(by, &mut std::iter::empty());
+        done
     }
 
     fn begin(&self, by: Activity, limit: Duration) {

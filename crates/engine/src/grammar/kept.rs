@@ -1,10 +1,11 @@
 //! The cache of compiled grammars, bounded by their estimated size.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use lru::LruCache;
 
 use super::{CompiledGrammar, Grammar, GrammarError};
+use crate::lock::lock;
 
 /// The most bytes of sources and compiled grammars that are kept.
 const MOST_BYTES: usize = 64 << 20;
@@ -32,7 +33,7 @@ impl Default for Entries {
 impl Kept {
     /// A grammar that was compiled before; never waits for one that is being compiled.
     pub(super) fn find(&self, grammar: &Grammar) -> Option<CompiledGrammar> {
-        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = lock(&self.0);
         entries.grammars.get(grammar)?.get()?.0.clone().ok()
     }
 
@@ -44,7 +45,7 @@ impl Kept {
         compile: impl FnOnce() -> Compiled,
     ) -> Result<CompiledGrammar, GrammarError> {
         let entry = {
-            let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut entries = lock(&self.0);
             match entries.grammars.get(grammar) {
                 Some(entry) => Arc::clone(entry),
                 None => entries.insert(grammar),
@@ -56,7 +57,7 @@ impl Kept {
             compile()
         });
         if is_new {
-            let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut entries = lock(&self.0);
             entries.account(grammar, &entry, *bytes);
         }
         compiled.clone()

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use llguidance::CancellationHandle;
 
+use crate::lock::lock;
+
 /// How often the thread looks: what is late is cancelled at most so much later.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -104,7 +106,7 @@ impl Watch {
         used: Duration,
     ) -> Watched {
         let work = Work { handle, limit, began: Instant::now(), used, thread: this_thread() };
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = lock(&self.running);
         let number = running.next;
         running.next += 1;
         running.work.insert(number, work);
@@ -115,7 +117,7 @@ impl Watch {
     }
 
     fn run(&self) {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = lock(&self.running);
         loop {
             if running.work.is_empty() {
                 running.idle = true;
@@ -144,7 +146,7 @@ impl Work {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        let mut running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = lock(&self.0.running);
         running.work.remove(&self.1);
     }
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use super::{Answer, Description, FromChild, Question, ToChild, frames};
 use crate::grammar::GrammarError;
 use crate::host::{Announcement, Compiles, Host, LoadError};
 use crate::hub::{Activity, Outbox};
+use crate::lock::lock;
 use crate::message::Report;
 use crate::patience::be_patient;
 use crate::status::Board;
@@ -64,6 +65,7 @@ pub fn serve() -> io::Result<()> {
         commands: commands.clone(),
         inbox,
         announce,
+        measure: None,
     };
     // It ends the process when it ends.
     drop(host.start().map_err(|error| io::Error::other(error.0))?);
@@ -119,7 +121,7 @@ struct Computing {
 
 impl Out {
     fn send(&self, message: &FromChild) {
-        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut socket = lock(&self.socket);
         if frames::write(&mut *socket, message).is_err() {
             // Nobody is there any more.
             drop(socket.shutdown(std::net::Shutdown::Both));
@@ -133,7 +135,7 @@ impl Outbox for Out {
     }
 
     fn computing(&self, by: Activity, ids: &mut dyn Iterator<Item = u64>) {
-        let mut computing = self.computing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut computing = lock(&self.computing);
         let Computing { numbers, buffer } = &mut *computing;
         let own = numbers.entry(by).or_default();
         own.clear();
@@ -143,7 +145,7 @@ impl Outbox for Out {
 
     /// The main thread sees the end of the stream, and so does the parent.
     fn ended(&self) {
-        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let socket = lock(&self.socket);
         drop(socket.shutdown(std::net::Shutdown::Both));
     }
 }
@@ -205,22 +207,21 @@ impl Helpers {
                 let (out, model) = (Arc::clone(out), Arc::clone(model));
                 let board = Arc::clone(board);
                 let questions = Arc::clone(&questions);
-                let next = move || questions.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let next = move || lock(&questions).recv();
                 let run = move || {
                     if patient {
                         be_patient();
                     }
                     while let Ok((id, question)) = next() {
-                        out.computing(Activity::Answer(number), &mut std::iter::once(id));
-                        board.begin_answer(Activity::Answer(number), patient);
                         let begin = Instant::now();
                         // None comes before the model is loaded. A panic would leave who asked without an
                         // answer: the parent finds out whose question it was.
                         let answer = AssertUnwindSafe(|| model.get().map(|m| m.answer(question)));
-                        let answer = catch_unwind(answer).unwrap_or_else(|_| std::process::abort());
+                        let answer =
+                            || catch_unwind(answer).unwrap_or_else(|_| std::process::abort());
+                        let answer =
+                            board.during(&*out, Activity::Answer(number), id, patient, answer);
                         let took = begin.elapsed();
-                        board.end_answer(Activity::Answer(number));
-                        out.computing(Activity::Answer(number), &mut std::iter::empty());
                         let says = answer.map(|answer| FromChild::Answer { id, answer, took });
                         says.iter().for_each(|says| out.send(says));
                     }

@@ -11,6 +11,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::{Answer, Question, ToChild, frames};
+use crate::deadlines::Timeouts;
 use crate::message::{Command, Embed, Generate, Grown, News, Report, Said, What};
 use crate::request::Failure;
 
@@ -148,7 +149,7 @@ impl Ledger {
     /// Fails the requests whose time is up: for while there is no child that would.
     pub(super) fn reap(&mut self, now: Instant) -> Outcome {
         let overdue = |(id, entry): (&u64, &Entry)| {
-            entry.request.overdue(self.queue_timeout, now).map(|failure| (*id, failure))
+            Some((*id, entry.request.timeouts(self.queue_timeout)?.overdue(now)?))
         };
         let overdue: Vec<(u64, Failure)> = self.open.iter().filter_map(overdue).collect();
         let mut outcome = Outcome::default();
@@ -399,20 +400,20 @@ impl Request {
         }
     }
 
-    /// Why its time is up, if it is. Whether inputs were being computed is not known: only their own
-    /// timeout counts.
-    fn overdue(&self, queue_timeout: Option<Duration>, now: Instant) -> Option<Failure> {
-        let (submitted, own, queue) = match self {
+    /// How long it may take. Whether inputs were being computed is not known: only their own timeout
+    /// counts.
+    fn timeouts(&self, queue: Option<Duration>) -> Option<Timeouts> {
+        match self {
             Self::Text(generate) => {
-                let queue = queue_timeout.filter(|_| !generate.started);
-                (generate.submitted.0, generate.request.origin.timeout, queue)
+                let queue = queue.filter(|_| !generate.started);
+                let (submitted, own) = (generate.submitted.0, generate.request.origin.timeout);
+                Some(Timeouts { submitted, own, queue })
             }
-            Self::Vectors(embed) => (embed.submitted.0, embed.timeout, None),
-            Self::Question { .. } => return None,
-        };
-        let elapsed = now.saturating_duration_since(submitted);
-        let over = |limit: Option<Duration>| limit.filter(|&limit| elapsed >= limit);
-        over(own).map(Failure::Timeout).or_else(|| over(queue).map(Failure::QueueTimeout))
+            Self::Vectors(embed) => {
+                Some(Timeouts { submitted: embed.submitted.0, own: embed.timeout, queue: None })
+            }
+            Self::Question { .. } => None,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
@@ -12,6 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::{Answer, Question};
 use crate::Token;
 use crate::grammar::{Grammar, GrammarError};
+use crate::lock::lock;
 use crate::patience::{has_waited, is_patient};
 use crate::request::Failure;
 use crate::vocab::{ParseSpecial, Tokenize};
@@ -72,7 +73,7 @@ impl Remote {
     }
 
     fn known(&self) -> MutexGuard<'_, LruCache<Grammar, ()>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known)
     }
 }
 
