@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::Token;
+use crate::costs::{CostPlan, CostTable, Measure};
 use crate::events::Receiver;
 use crate::grammar::{Grammar, GrammarError};
 use crate::host::{Announcement, Compiles, Host, LoadError};
@@ -39,6 +40,7 @@ pub fn load(config: ModelConfig) -> Result<Loading, LoadError> {
         commands: link.commands.clone(),
         inbox: link.inbox,
         announce: Box::new(move |announced| ready.send(announced).is_ok()),
+        measure: None,
     };
     let thread = host.start()?;
     let closer = CloseOnDrop(link.commands);
@@ -67,6 +69,40 @@ pub fn load_in_process(config: ModelConfig, launcher: Launcher) -> Result<Loadin
     let thread = parent.start()?;
     let closer = CloseOnDrop(commands);
     Ok(Loading { name, queue_timeout, board, loaded, hub, closer, thread })
+}
+
+/// Loads a generation model and measures what its decode calls cost. Takes minutes.
+///
+/// # Errors
+/// When it cannot be loaded, or a call fails.
+pub fn measure_costs(config: ModelConfig, plan: CostPlan) -> Result<CostTable, LoadError> {
+    let (reply, measured) = std::sync::mpsc::sync_channel(1);
+    let (failed, why) = std::sync::mpsc::sync_channel(1);
+    let board = Arc::new(Board::new(StepLimits::new(config.step_limit, Vec::new())));
+    let link = Link::new(config.unread_bytes);
+    let host = Host {
+        config,
+        board,
+        out: Arc::clone(&link.hub) as Arc<dyn Outbox>,
+        commands: link.commands,
+        inbox: link.inbox,
+        announce: Box::new(move |announced| {
+            drop(failed.send(announced.err()));
+            false
+        }),
+        measure: Some(Measure { plan, reply }),
+    };
+    let thread = host.start()?;
+    let table = measured.recv();
+    drop(thread.join());
+    match table {
+        Ok(table) => table.map_err(|error| LoadError(error.to_string())),
+        Err(_) => {
+            let why = why.try_recv().ok().flatten();
+            Err(why
+                .unwrap_or_else(|| LoadError("it is not a model that generates text".to_owned())))
+        }
+    }
 }
 
 /// How long dropping the last handle waits for the thread to end.

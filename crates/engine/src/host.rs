@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use tokio::sync::mpsc;
 
 use crate::compiler::Compiler;
+use crate::costs::Measure;
 use crate::embed::{Clients, Contexts, EmbedWorker};
 use crate::grammar::{Grammar, GrammarError, Grammars};
 use crate::hub::Outbox;
@@ -55,6 +56,8 @@ pub(crate) struct Host {
     pub(crate) commands: mpsc::UnboundedSender<Command>,
     pub(crate) inbox: mpsc::UnboundedReceiver<Command>,
     pub(crate) announce: Announce,
+    /// Whether to measure the model instead of serving it.
+    pub(crate) measure: Option<Measure>,
 }
 
 /// How many engine threads run. While there are any, the process must not tear down the statics of
@@ -137,9 +140,12 @@ impl Host {
         limits: Capacity,
         model: impl Model,
     ) {
+        if let Some(measure) = self.measure {
+            return measure.run(model, &limits);
+        }
         let capacity = self.config.queue + info.slots as usize;
         let token_capacity = self.config.queue_tokens.unwrap_or(limits.kv.cells as usize * 16);
-        let Self { config, board, out, commands, inbox, announce } = self;
+        let Self { config, board, out, commands, inbox, announce, .. } = self;
         let grammars = Arc::new(Grammars::new(vocab.clone()));
         let compiler =
             Compiler::new(Arc::clone(&grammars), commands, Arc::clone(&out), Arc::clone(&board));

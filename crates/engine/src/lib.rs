@@ -12,6 +12,7 @@
 //! arrive validated: there are no defaults and no range checks here.
 
 mod compiler;
+mod costs;
 mod deadlines;
 mod detokenize;
 mod draw;
@@ -31,6 +32,7 @@ mod host;
 mod hub;
 #[cfg(feature = "llama")]
 mod layout;
+mod lock;
 #[cfg(feature = "llama")]
 mod long;
 mod message;
@@ -54,10 +56,12 @@ mod llama;
 #[cfg(feature = "scripted")]
 pub mod scripted;
 
+pub use costs::{CostPlan, CostSample, CostTable};
 pub use forebay_scheduler::{Class, Counts, Principal, Reuse, Salt};
 pub use grammar::{CompiledGrammar, Grammar, GrammarError, Grammars};
 pub use handle::{
     Embedder, Engine, Generation, Loaded, Loading, SubmitError, load, load_in_process,
+    measure_costs,
 };
 pub use host::{LoadError, live_threads};
 pub use model::{

@@ -8,13 +8,14 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CStr;
 use std::num::NonZeroU32;
+use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use forebay_scheduler::{KvOp, Pass, SavedId, StepTime};
+use forebay_scheduler::{KvOp, Pass, SavedId};
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::LlamaPoolingType;
 use llama_cpp_2::context::session::LlamaStateSeqFlags;
@@ -249,8 +250,8 @@ fn serve_generation(
         let context = model.new_context(backend, params).map_err(none)?;
         let streams = if kv.shares { 1 } else { slots };
         let (batch, saved) = (new_batch(batch_tokens, 1), Rc::clone(&saved));
-        let (places, kept, block) = (Vec::new(), Vec::new(), block as usize);
-        Ok(Runner { context, batch, places, kept, streams, saved, block })
+        let (places, kept) = (Vec::new(), Vec::new());
+        Ok(Runner { context, batch, places, kept, streams, saved })
     };
     let usual = match runner(kv.slots, kv.cells) {
         Ok(usual) => usual,
@@ -296,13 +297,11 @@ struct Runner<'m> {
     batch: LlamaBatch<'static>,
     /// Where each row of the last step has its logits, if it has any.
     places: Vec<Place>,
-    /// Logits of a pass that another one followed, row after row.
+    /// Logits of a call that another one followed, row after row.
     kept: Vec<f32>,
     saved: Saved,
     /// Of the KV cache.
     streams: u32,
-    /// Rows that attention takes at once; fewer of one slot go with those of others.
-    block: usize,
 }
 
 /// Where a row's logits are.
@@ -351,11 +350,11 @@ impl<'m> Runner<'m> {
         if done { Ok(()) } else { Err(StepError(format!("slot {slot} cannot be restored"))) }
     }
 
-    /// One decode call over some of the rows, and how long it took.
-    fn pass(&mut self, rows: &[Row], chosen: &[usize]) -> Result<Duration, StepError> {
+    /// One decode call, of these of the step's rows, and how long it took.
+    fn call(&mut self, rows: &[Row], chosen: Range<usize>) -> Result<Duration, StepError> {
         let started = Instant::now();
         self.batch.clear();
-        for &i in chosen {
+        for i in chosen {
             let Row { token, pos, slot, logits } = rows[i];
             self.places[i] = Place::Batch(self.batch.n_tokens());
             self.batch
@@ -368,24 +367,9 @@ impl<'m> Runner<'m> {
         Ok(started.elapsed())
     }
 
-    /// [`Runner::pass`] after another one, whose logits it would overwrite.
-    fn pass_after(
-        &mut self,
-        rows: &[Row],
-        before: &mut Vec<usize>,
-        chosen: Vec<usize>,
-    ) -> Result<Duration, StepError> {
-        if chosen.is_empty() {
-            return Ok(Duration::ZERO);
-        }
-        self.keep(rows, before);
-        *before = chosen;
-        self.pass(rows, before)
-    }
-
-    /// Saves these rows' logits from the next pass, which overwrites them.
-    fn keep(&mut self, rows: &[Row], chosen: &[usize]) {
-        for &i in chosen {
+    /// Saves these rows' logits from the next call, which overwrites them.
+    fn keep(&mut self, rows: &[Row], chosen: Range<usize>) {
+        for i in chosen {
             if let (true, Place::Batch(index)) = (rows[i].logits, self.places[i]) {
                 let start = self.kept.len();
                 self.kept.extend_from_slice(self.context.get_logits_ith(index));
@@ -395,39 +379,17 @@ impl<'m> Runner<'m> {
     }
 }
 
-/// The rows of each slot; they are side by side.
-fn slots(rows: &[Row]) -> impl Iterator<Item = std::ops::Range<usize>> {
-    let mut end = 0;
-    rows.chunk_by(|a, b| a.slot == b.slot).map(move |slot| {
-        end += slot.len();
-        end - slot.len()..end
-    })
-}
-
 impl Model for Runner<'_> {
-    /// A decode call for the slots with one row, one for those with less than a block, and one for
-    /// each with more: llama.cpp cuts a call where its sequences have different lengths, and would
-    /// compute what is cut off in another way, query by query.
-    fn step(&mut self, rows: &[Row]) -> Result<StepTime, StepError> {
+    fn step(&mut self, rows: &[Row], calls: &[usize]) -> Result<Vec<Duration>, StepError> {
         self.places.clear();
         self.places.resize(rows.len(), Place::Batch(0));
         self.kept.clear();
-        let (mut single, mut short, mut long) = (Vec::new(), Vec::new(), Vec::new());
-        for slot in slots(rows) {
-            match slot.len() {
-                1 => single.extend(slot),
-                len if len < self.block => short.extend(slot),
-                _ if self.block > 1 => long.push(slot.collect()),
-                _ if long.is_empty() => long.push(slot.collect::<Vec<usize>>()),
-                _ => long[0].extend(slot),
-            }
-        }
-        let mut took = StepTime::default();
-        let mut before: Vec<usize> = Vec::new();
-        took.single = self.pass_after(rows, &mut before, single)?;
-        took.short = self.pass_after(rows, &mut before, short)?;
-        for chosen in long {
-            took.long += self.pass_after(rows, &mut before, chosen)?;
+        let mut before = 0..0;
+        let mut took = Vec::with_capacity(calls.len());
+        for count in calls {
+            self.keep(rows, before.clone());
+            before = before.end..before.end + count;
+            took.push(self.call(rows, before.clone())?);
         }
         Ok(took)
     }

@@ -4,7 +4,9 @@
 //! with as much context as all parts together. Both see what the other saved to host memory; that
 //! is how a sequence comes over.
 
-use forebay_scheduler::{KvOp, SlotId, StepTime};
+use std::time::Duration;
+
+use forebay_scheduler::{KvOp, SlotId};
 
 use crate::model::{Model, Row, StepError};
 
@@ -33,26 +35,33 @@ impl<M: Model, F: FnMut() -> Result<M, StepError>> Model for WithLong<M, F> {
         Ok(())
     }
 
-    fn step(&mut self, rows: &[Row]) -> Result<StepTime, StepError> {
-        let (mut usual, mut long) = (Vec::with_capacity(rows.len()), Vec::new());
+    /// The calls of the long slot hold nothing else.
+    fn step(&mut self, rows: &[Row], calls: &[usize]) -> Result<Vec<Duration>, StepError> {
+        let mut parts = [(Vec::with_capacity(rows.len()), Vec::new()), (Vec::new(), Vec::new())];
+        let mut whose = Vec::with_capacity(calls.len());
         self.places.clear();
-        for &row in rows {
-            let is_long = row.slot == self.slot.0;
-            let part = if is_long { &mut long } else { &mut usual };
-            self.places.push((is_long, part.len()));
-            part.push(Row { slot: if is_long { 0 } else { row.slot }, ..row });
+        let mut rest = rows.iter();
+        for &count in calls {
+            let mut call = rest.by_ref().take(count).peekable();
+            let is_long = call.peek().is_some_and(|row| row.slot == self.slot.0);
+            whose.push(is_long);
+            let (rows, counts) = &mut parts[usize::from(is_long)];
+            counts.push(count);
+            for &row in call {
+                self.places.push((is_long, rows.len()));
+                rows.push(Row { slot: if is_long { 0 } else { row.slot }, ..row });
+            }
         }
-        let mut took = StepTime::default();
-        if !usual.is_empty() {
-            took = self.usual.step(&usual)?;
+        let [usual, long] = parts;
+        let mut took = [Vec::new().into_iter(), Vec::new().into_iter()];
+        if !usual.0.is_empty() {
+            took[0] = self.usual.step(&usual.0, &usual.1)?.into_iter();
         }
-        if let (false, Some(model)) = (long.is_empty(), &mut self.long) {
-            let more = model.step(&long)?;
-            took.single += more.single;
-            took.short += more.short;
-            took.long += more.long;
+        if let (false, Some(model)) = (long.0.is_empty(), &mut self.long) {
+            took[1] = model.step(&long.0, &long.1)?.into_iter();
         }
-        Ok(took)
+        let each = whose.into_iter().map(|is_long| took[usize::from(is_long)].next());
+        Ok(each.map(Option::unwrap_or_default).collect())
     }
 
     fn logits(&self, index: usize) -> &[f32] {
@@ -97,11 +106,11 @@ mod tests {
     }
 
     impl Model for Echo {
-        fn step(&mut self, rows: &[Row]) -> Result<StepTime, StepError> {
+        fn step(&mut self, rows: &[Row], calls: &[usize]) -> Result<Vec<Duration>, StepError> {
             #[expect(clippy::cast_precision_loss, reason = "small numbers")]
             let echo = |row: &Row| [row.token as f32 + 100.0 * row.slot as f32];
             self.rows = rows.iter().map(echo).collect();
-            Ok(StepTime::default())
+            Ok(calls.iter().map(|&rows| Duration::from_millis(rows as u64)).collect())
         }
 
         fn logits(&self, index: usize) -> &[f32] {
@@ -124,9 +133,11 @@ mod tests {
         model.open(SlotId(1)).unwrap();
         assert!(model.long.is_none(), "made when it is needed, not before");
         model.open(SlotId(2)).unwrap();
-        model.step(&[row(1, 0), row(2, 2), row(3, 1)]).unwrap();
-        let logits: Vec<f32> = (0..3).map(|i| model.logits(i)[0]).collect();
-        assert_eq!(logits, [1.0, 2.0, 103.0]);
+        let rows = [row(1, 0), row(4, 1), row(2, 2), row(3, 1)];
+        let took = model.step(&rows, &[2, 1, 1]).unwrap();
+        assert_eq!(took, [2, 1, 1].map(Duration::from_millis));
+        let logits: Vec<f32> = (0..4).map(|i| model.logits(i)[0]).collect();
+        assert_eq!(logits, [1.0, 104.0, 2.0, 103.0]);
         model.change(KvOp::Trim { slot: SlotId(2), keep: 0 }).unwrap();
         model.change(KvOp::Trim { slot: SlotId(0), keep: 0 }).unwrap();
         assert_eq!((model.usual.changes, model.long.unwrap().changes), (1, 1));
@@ -139,7 +150,7 @@ mod tests {
         assert!(model.open(SlotId(2)).is_err());
         let saved = forebay_scheduler::SavedId(0);
         model.change(KvOp::Restore { saved, slot: SlotId(2), keep: 5 }).unwrap();
-        model.step(&[row(1, 0)]).unwrap();
+        model.step(&[row(1, 0)], &[1]).unwrap();
         assert_eq!(model.logits(0), [1.0]);
     }
 }

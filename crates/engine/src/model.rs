@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use forebay_scheduler::{KvLimits, KvOp, SlotId, StepTime};
+use forebay_scheduler::{KvLimits, KvOp, SlotId};
 use serde::{Deserialize, Serialize};
 
 use crate::Token;
@@ -284,9 +284,8 @@ pub(crate) trait Model {
     fn open(&mut self, _slot: SlotId) -> Result<(), StepError> {
         Ok(())
     }
-    /// Computes one step. Says how long each kind of rows took: alone in their slot, less than a
-    /// block, and more.
-    fn step(&mut self, rows: &[Row]) -> Result<StepTime, StepError>;
+    /// Computes one step, in calls of so many rows each. Returns how long each call took.
+    fn step(&mut self, rows: &[Row], calls: &[usize]) -> Result<Vec<Duration>, StepError>;
     /// The logits of row `index` of the last step, one for each vocabulary entry.
     fn logits(&self, index: usize) -> &[f32];
     /// Changes what slots hold.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use forebay_scheduler::{KvLimits, KvOp, Pass, SavedId, StepTime};
+use forebay_scheduler::{KvLimits, KvOp, Pass, SavedId};
 
 use crate::Token;
 use crate::embed::Contexts;
@@ -258,7 +258,7 @@ impl Player {
 }
 
 impl Model for Player {
-    fn step(&mut self, rows: &[Row]) -> Result<StepTime, StepError> {
+    fn step(&mut self, rows: &[Row], calls: &[usize]) -> Result<Vec<Duration>, StepError> {
         let started = Instant::now();
         self.tick()?;
         self.swallow(rows.iter().filter(|row| row.pos == 1).map(|row| row.token));
@@ -278,9 +278,8 @@ impl Model for Player {
         if let Some(limit) = self.script.cells.filter(|&limit| self.cells() > limit as usize) {
             return Err(StepError(format!("more than {limit} cells")));
         }
-        // It costs the same whatever is in it, so who pays for what does not matter.
-        let all = started.elapsed();
-        Ok(StepTime { single: all, short: all, long: all })
+        // It costs the same whatever is in it, so which call takes how much does not matter.
+        Ok(vec![started.elapsed(); calls.len()])
     }
 
     fn logits(&self, index: usize) -> &[f32] {

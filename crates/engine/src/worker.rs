@@ -7,12 +7,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use forebay_scheduler::{
-    Limits, Output, Request, RequestId, Scheduler, SeqId, Step, StepTime, Work,
+    CallKind, Limits, Output, Request, RequestId, Scheduler, SeqId, Step, Work,
 };
 use tokio::sync::mpsc;
 
 use crate::compiler::{Compiler, Ready};
-use crate::deadlines::Deadlines;
+use crate::deadlines::{Deadlines, Timeouts};
 use crate::draw::{self, Draw, Drawn};
 use crate::grammar::CompiledGrammar;
 use crate::hub::{Activity, Outbox};
@@ -59,8 +59,8 @@ pub(crate) struct Worker<M> {
     time: StepShares,
     speculate: bool,
     queue_timeout: Option<Duration>,
-    /// Tokens that attention takes at once.
-    block: u32,
+    /// How many of `rows` are in each call.
+    calls: Vec<usize>,
 }
 
 /// What a worker speaks through.
@@ -121,7 +121,7 @@ impl<M: Model> Worker<M> {
             // A draft that is wrong is taken back.
             speculate: config.speculate && kv.rewinds,
             queue_timeout: config.queue_timeout,
-            block,
+            calls: Vec::new(),
         }
     }
 
@@ -149,7 +149,7 @@ impl<M: Model> Worker<M> {
             let took = self.step(&step);
             let computed = Instant::now();
             match took {
-                Some(took) => self.emit(&step, took),
+                Some(took) => self.emit(&step, &took),
                 None if self.survive(&step) => {}
                 None => break,
             }
@@ -260,7 +260,8 @@ impl<M: Model> Worker<M> {
         let now = Instant::now();
         while let Some(id) = self.deadlines.pop_due(now) {
             let ticket = self.requests.get(&id);
-            let Some(failure) = ticket.and_then(|t| t.overdue(self.queue_timeout, now)) else {
+            let Some(failure) = ticket.and_then(|t| t.timeouts(self.queue_timeout).overdue(now))
+            else {
                 continue;
             };
             self.scheduler.cancel(id);
@@ -290,7 +291,7 @@ impl<M: Model> Worker<M> {
     fn begin(&self, step: &Step) {
         let mut ids = step.work.iter().map(|work| work.seq.request.0);
         self.out.computing(Activity::Step(LANE), &mut ids);
-        let predicted = step.predicted.single + step.predicted.prompts();
+        let predicted = step.predicted();
         let rows = step.work.iter().map(|work| work.tokens as usize).sum();
         let prompts = step.work.iter().any(|work| work.tokens > 1);
         self.board.begin_step(LANE, StepKind::new(rows, prompts), predicted);
@@ -298,7 +299,7 @@ impl<M: Model> Worker<M> {
 
     /// Leaves out, and fails, what has a slot that cannot be made.
     fn open_slots(&mut self, step: &mut Step) {
-        step.work.retain(|work| match self.model.open(work.slot) {
+        step.retain(|work| match self.model.open(work.slot) {
             Ok(()) => true,
             Err(error) => {
                 tracing::error!(%error, "a slot cannot be made");
@@ -309,11 +310,16 @@ impl<M: Model> Worker<M> {
     }
 
     /// Runs the model over one step. Returns how long it took, if it worked.
-    fn step(&mut self, step: &Step) -> Option<StepTime> {
+    fn step(&mut self, step: &Step) -> Option<Vec<Duration>> {
         self.rows.clear();
-        for work in &step.work {
-            self.start(work);
-            self.add_rows(work);
+        self.calls.clear();
+        for call in &step.calls {
+            let before = self.rows.len();
+            for work in step.work.get(call.work.clone()).unwrap_or_default() {
+                self.start(work);
+                self.add_rows(work);
+            }
+            self.calls.push(self.rows.len() - before);
         }
         self.report();
         let result = self.compute(step);
@@ -321,7 +327,7 @@ impl<M: Model> Worker<M> {
         match result {
             Ok(took) => {
                 self.failed_steps = 0;
-                trace(step, took, self.block);
+                trace(step, &took);
                 Some(took)
             }
             Err(error) => {
@@ -333,19 +339,19 @@ impl<M: Model> Worker<M> {
         }
     }
 
-    fn compute(&mut self, step: &Step) -> Result<StepTime, StepError> {
+    fn compute(&mut self, step: &Step) -> Result<Vec<Duration>, StepError> {
         // All of them, even where one fails: the scheduler takes them as done.
         let changes: Vec<_> = step.kv.iter().map(|&op| self.model.change(op)).collect();
         changes.into_iter().collect::<Result<(), StepError>>()?;
         if self.rows.is_empty() {
-            return Ok(StepTime::default());
+            return Ok(Vec::new());
         }
         // What may come next does not depend on what the model says.
         let sampled = step.work.iter().filter(|w| w.output.samples()).map(|w| w.seq);
         let constrained = |seq: &SeqId| self.sequences.get(seq).is_some_and(|s| s.is_constrained());
         let constrained: Vec<SeqId> = sampled.filter(constrained).collect();
         if constrained.is_empty() {
-            return self.model.step(&self.rows);
+            return self.model.step(&self.rows, &self.calls);
         }
         let mut constrained = self.lend(constrained.into_iter());
         let constraints = constrained.iter_mut().filter_map(|(_, s)| s.constraint());
@@ -353,7 +359,7 @@ impl<M: Model> Worker<M> {
             for constraint in constraints {
                 scope.spawn(|_| constraint.prepare());
             }
-            self.model.step(&self.rows)
+            self.model.step(&self.rows, &self.calls)
         });
         self.sequences.extend(constrained);
         result
@@ -417,7 +423,7 @@ impl<M: Model> Worker<M> {
     }
 
     /// Samples where a step asked for it and sends what came of it.
-    fn emit(&mut self, step: &Step, took: StepTime) {
+    fn emit(&mut self, step: &Step, took: &[Duration]) {
         self.scheduler.complete(step, took);
         let mut row = 0;
         let mut sampled = BTreeMap::new();
@@ -528,20 +534,14 @@ impl<M: Model> Worker<M> {
 }
 
 impl Ticket {
-    /// When its time is up, by its own timeout or, while it waits, that of the queue.
-    fn deadline(&self, queue_timeout: Option<Duration>) -> Option<Instant> {
-        let queue_timeout = queue_timeout.filter(|_| !self.started);
-        let timeout = [self.request.origin.timeout, queue_timeout].into_iter().flatten().min();
-        timeout.and_then(|timeout| self.submitted.checked_add(timeout))
+    /// How long it may take.
+    fn timeouts(&self, queue: Option<Duration>) -> Timeouts {
+        let queue = queue.filter(|_| !self.started);
+        Timeouts { submitted: self.submitted, own: self.request.origin.timeout, queue }
     }
 
-    /// Which of them has passed.
-    fn overdue(&self, queue_timeout: Option<Duration>, now: Instant) -> Option<Failure> {
-        let elapsed = now.saturating_duration_since(self.submitted);
-        let over = |limit: Option<Duration>| limit.filter(|&limit| elapsed >= limit);
-        let whole = over(self.request.origin.timeout).map(Failure::Timeout);
-        let queue = if self.started { None } else { over(queue_timeout) };
-        whole.or(queue.map(Failure::QueueTimeout))
+    fn deadline(&self, queue: Option<Duration>) -> Option<Instant> {
+        self.timeouts(queue).deadline()
     }
 
     /// News about it that is not the last.
@@ -550,18 +550,30 @@ impl Ticket {
     }
 }
 
-/// Says what a step held and why, what it was expected to take and what it took.
-fn trace(step: &Step, took: StepTime, block: u32) {
-    let loads = step.loads(block);
+/// Logs what a step held and why, how long it was expected to take and how long it took.
+fn trace(step: &Step, took: &[Duration]) {
+    if !tracing::enabled!(target: "forebay::step", tracing::Level::TRACE) {
+        return;
+    }
+    let calls = || step.calls.iter().zip(took);
+    let sum = |rows: bool| {
+        let of = calls().filter(|(call, _)| (call.kind == CallKind::Rows) == rows);
+        of.fold((0, Duration::ZERO, Duration::ZERO), |sum, (call, took)| {
+            (sum.0 + call.load.tokens, sum.1 + *took, sum.2 + call.predicted)
+        })
+    };
+    let (decode, decode_took, decode_expected) = sum(true);
+    let (prefill, prefill_took, prefill_expected) = sum(false);
     tracing::trace!(
         target: "forebay::step",
-        decode = loads.single.tokens,
-        decode_us = took.single.as_micros(),
-        decode_expected_us = step.predicted.single.as_micros(),
-        prefill = loads.short.tokens + loads.long.tokens,
-        prefill_us = took.prompts().as_micros(),
-        prefill_expected_us = step.predicted.prompts().as_micros(),
+        decode,
+        decode_us = decode_took.as_micros(),
+        decode_expected_us = decode_expected.as_micros(),
+        prefill,
+        prefill_us = prefill_took.as_micros(),
+        prefill_expected_us = prefill_expected.as_micros(),
         prompts = step.work.iter().filter(|w| w.tokens > 1).count(),
+        calls = step.calls.len(),
         drafts = step.work.iter().map(|w| w.drafts).sum::<u32>(),
         kv_ops = step.kv.len(),
         why = ?step.why,

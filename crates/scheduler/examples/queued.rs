@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use forebay_scheduler::{Class, KvLimits, Limits, Request, RequestId, Scheduler, Step, StepTime};
+use forebay_scheduler::{Class, KvLimits, Limits, Request, RequestId, Scheduler, Step};
 
 const PARALLEL: u32 = 16;
 
@@ -52,7 +52,7 @@ fn request(id: u64, principal: u64) -> Request {
 fn step(scheduler: &mut Scheduler) -> Step {
     let step = scheduler.plan();
     let ms = Duration::from_millis(1);
-    scheduler.complete(&step, StepTime { single: ms, short: ms, long: ms });
+    scheduler.complete(&step, &vec![ms; step.calls.len()]);
     for work in step.work.iter().filter(|w| w.output.samples()) {
         scheduler.append(work.seq, 7);
     }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::cost::{Curve, Load, StepTime};
+use crate::cost::{Curve, Load};
+use crate::step::{CallKind, Cutting, DecodeCall, Work};
 
 /// However long the decode rows take, prompts get at least this part of their time: answers slow
 /// down before prompts starve.
@@ -28,20 +29,6 @@ pub enum Why {
     Least,
 }
 
-/// What the time of a step depends on.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Loads {
-    /// The sequences with one token: decode rows, in the main.
-    pub single: Load,
-    /// Those with several, but less than a block.
-    pub short: Load,
-    /// Those with a block or more.
-    pub long: Load,
-    /// The decode calls that those take: one for each where blocks matter. llama.cpp cuts a call
-    /// where its sequences have different lengths, and what is cut off is less than a block.
-    pub long_calls: u32,
-}
-
 /// What has been learned about costs, and the target.
 #[derive(Debug)]
 pub(crate) struct Composer {
@@ -50,52 +37,50 @@ pub(crate) struct Composer {
     /// CPU attention takes so many queries at once, and goes through fewer one by one, which can
     /// cost more. The two kinds have prices of their own, and prompts are cut into multiples of it.
     block: u32,
-    single: Curve,
+    cutting: Cutting,
+    rows: Curve,
     short: Curve,
-    long: Curve,
-}
-
-impl Loads {
-    /// With `tokens` more, of a sequence that has `before` already.
-    #[must_use]
-    pub fn and(mut self, tokens: u32, before: u32, block: u32) -> Self {
-        let kind = match tokens {
-            0 | 1 => &mut self.single,
-            _ if tokens < block => &mut self.short,
-            _ => {
-                self.long_calls = if block > 1 { self.long_calls + 1 } else { 1 };
-                &mut self.long
-            }
-        };
-        *kind = kind.plus(Load::of(tokens, before));
-        self
-    }
+    chunk: Curve,
+    mixed: Curve,
 }
 
 impl Composer {
-    pub(crate) fn new(itl_target: Duration, block: u32) -> Self {
-        Self { itl_target, block, single: Curve::new(), short: Curve::new(), long: Curve::new() }
+    pub(crate) fn new(itl_target: Duration, block: u32, cutting: Cutting) -> Self {
+        let new = Curve::new;
+        let (rows, short, chunk, mixed) = (new(), new(), new(), new());
+        Self { itl_target, block, cutting, rows, short, chunk, mixed }
     }
 
-    /// Takes in how long a step took.
-    pub(crate) fn learn(&mut self, loads: Loads, took: StepTime) {
-        self.single.learn(loads.single, took.single);
-        self.short.learn(loads.short, took.short);
-        self.long.learn_mean(loads.long, loads.long_calls, took.long);
-    }
-
-    /// How long a step will take.
-    pub(crate) fn predict(&self, loads: Loads) -> StepTime {
-        StepTime {
-            single: self.single.predict(loads.single),
-            short: self.short().predict(loads.short),
-            long: self.long().predict_sum(loads.long, loads.long_calls),
+    /// Learns from how long each call of a step took.
+    pub(crate) fn learn(&mut self, calls: &[DecodeCall], took: &[Duration]) {
+        for (call, &took) in calls.iter().zip(took) {
+            let curve = match call.kind {
+                CallKind::Rows => &mut self.rows,
+                CallKind::Short => &mut self.short,
+                CallKind::Chunk => &mut self.chunk,
+                CallKind::Mixed => &mut self.mixed,
+            };
+            curve.learn(call.load, took);
         }
     }
 
+    /// Cuts work into calls, and estimates how long each takes.
+    pub(crate) fn cut(&self, work: &mut [Work]) -> Vec<DecodeCall> {
+        let mut calls = self.cutting.cut(work);
+        for call in &mut calls {
+            call.predicted = self.curve(call.kind).predict(call.load);
+        }
+        calls
+    }
+
+    /// How long this work will take.
+    pub(crate) fn time(&self, work: &[Work]) -> Duration {
+        self.cut(&mut work.to_vec()).iter().map(|call| call.predicted).sum()
+    }
+
     /// What prompts may take of the time of a step with these decode rows.
-    pub(crate) fn time_for_prompts(&self, rows: Loads) -> (Duration, Why) {
-        let decoding = self.predict(rows).total();
+    pub(crate) fn time_for_prompts(&self, rows: &[Work]) -> (Duration, Why) {
+        let decoding = self.time(rows);
         let left = self.itl_target.saturating_sub(decoding);
         let least = decoding.mul_f64(LEAST_SHARE);
         if left >= least { (left, Why::Target) } else { (least, Why::Least) }
@@ -105,8 +90,8 @@ impl Composer {
     /// `share`; it may use up to `all` where less makes no block.
     pub(crate) fn chunk(&self, need: u32, before: u32, share: Duration, all: Duration) -> u32 {
         // Where a kind's cost is not known, one chunk of it tells.
-        let unknown = if need < self.block { &self.short } else { &self.long };
-        if unknown.is_blank() && (need >= self.block || self.long.is_blank()) {
+        let unknown = if need < self.block { &self.short } else { &self.chunk };
+        if unknown.is_blank() && (need >= self.block || self.chunk.is_blank()) {
             return self.least(need);
         }
         let fits = |tokens: u32| self.within(tokens, before, all);
@@ -116,7 +101,7 @@ impl Composer {
             tokens if tokens <= self.block && need >= pair + self.block && fits(pair) => pair,
             0 if fits(least) => least,
             0 if need >= self.block => {
-                self.short().tokens_within(share, before, need.min(self.block - 1))
+                self.curve(CallKind::Short).tokens_within(share, before, need.min(self.block - 1))
             }
             tokens => tokens,
         }
@@ -139,26 +124,26 @@ impl Composer {
 
     /// How long a chunk will take.
     pub(crate) fn chunk_time(&self, tokens: u32, before: u32) -> Duration {
-        self.predict(Loads::default().and(tokens.max(2), before, self.block)).total()
+        let tokens = tokens.max(2);
+        self.curve(self.cutting.kind(tokens)).predict(Load::of(tokens, before))
     }
 
     /// How long prompts of so many tokens take together, without anything before them.
     pub(crate) fn prefill_time(&self, tokens: u32) -> Duration {
         const CHUNK: u32 = 256;
-        let chunk = Loads::default().and(CHUNK, 0, self.block);
-        self.predict(chunk).total().mul_f64(f64::from(tokens) / f64::from(CHUNK))
+        self.chunk_time(CHUNK, 0).mul_f64(f64::from(tokens) / f64::from(CHUNK))
     }
 
     /// How long a step of so many decode rows takes, each behind `before` tokens.
     pub(crate) fn decode_time(&self, rows: u32, before: u32) -> Duration {
         let depth = u64::from(rows) * u64::from(before);
-        self.single.predict(Load { tokens: rows, depth })
+        self.rows.predict(Load { tokens: rows, depth })
     }
 
     /// How many of `offered` drafts to compute beside a decode row at `before`, each of which is
     /// right with probability `likely` if those before it are: where a token costs least.
     pub(crate) fn drafts(&self, offered: u32, likely: f64, rows: u32, before: u32) -> u32 {
-        if self.single.is_blank() || (self.short.is_blank() && self.long.is_blank()) {
+        if self.rows.is_blank() || (self.short.is_blank() && self.chunk.is_blank()) {
             // One try tells what it costs.
             return offered.min(if likely > 0.5 { 4 } else { 0 });
         }
@@ -190,7 +175,11 @@ impl Composer {
 
     /// As many whole blocks of a prompt as fit; all of it, rather than leave less than a block.
     fn blocks_within(&self, need: u32, before: u32, time: Duration) -> u32 {
-        let curve = if need < self.block { self.short() } else { self.long() };
+        let curve = if need < self.block {
+            self.curve(CallKind::Short)
+        } else {
+            self.curve(CallKind::Chunk)
+        };
         let fits = curve.tokens_within(time, before, need);
         let blocks = fits - fits % self.block;
         if fits == need || (need - blocks < self.block && self.within(need, before, time)) {
@@ -206,13 +195,14 @@ impl Composer {
         self.chunk_time(tokens, before) <= time.mul_f64(OVERDRAFT)
     }
 
-    /// The prices of short chunks; those of long ones while there are no others.
-    fn short(&self) -> &Curve {
-        if self.short.is_blank() { &self.long } else { &self.short }
-    }
-
-    /// The prices of long chunks; those of short ones while there are no others.
-    fn long(&self) -> &Curve {
-        if self.long.is_blank() { &self.short } else { &self.long }
+    /// The prices of calls of a kind; those of a kind like it while there are no others.
+    fn curve(&self, kind: CallKind) -> &Curve {
+        let order = match kind {
+            CallKind::Rows => [&self.rows; 3],
+            CallKind::Short => [&self.short, &self.chunk, &self.mixed],
+            CallKind::Chunk => [&self.chunk, &self.short, &self.mixed],
+            CallKind::Mixed => [&self.mixed, &self.chunk, &self.short],
+        };
+        order.into_iter().find(|curve| !curve.is_blank()).unwrap_or(order[0])
     }
 }

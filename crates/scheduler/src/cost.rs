@@ -12,17 +12,6 @@ pub struct Load {
     pub depth: u64,
 }
 
-/// How long the parts of a step took; zero where there was no such part.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct StepTime {
-    /// The rows that are alone in their slot: decode rows, in the main.
-    pub single: Duration,
-    /// The rows of which a slot has several, but less than a block.
-    pub short: Duration,
-    /// The chunks of a block and more, all together.
-    pub long: Duration,
-}
-
 /// What a call's time is fitted to, see [`Load::features`].
 const FEATURES: usize = 4;
 /// Samples kept of each size class, and the number of classes: one for each power of two.
@@ -53,20 +42,6 @@ struct Sample {
     number: u32,
 }
 
-// === impl StepTime ===
-
-impl StepTime {
-    /// All parts together.
-    pub fn total(self) -> Duration {
-        self.single + self.short + self.long
-    }
-
-    /// What the prompts took.
-    pub fn prompts(self) -> Duration {
-        self.short + self.long
-    }
-}
-
 // === impl Load ===
 
 impl Load {
@@ -83,12 +58,6 @@ impl Load {
             tokens: self.tokens.saturating_add(other.tokens),
             depth: self.depth.saturating_add(other.depth),
         }
-    }
-
-    /// The mean of `calls` loads that add up to this one.
-    fn mean(self, calls: u32) -> Self {
-        let calls = calls.max(1);
-        Self { tokens: self.tokens / calls, depth: self.depth / u64::from(calls) }
     }
 
     /// Base, tokens, depth and mean depth, in units that make them alike.
@@ -137,16 +106,6 @@ impl Curve {
             return Duration::ZERO;
         }
         Duration::try_from_secs_f64(self.fitted(load) * self.drift).unwrap_or(Duration::ZERO)
-    }
-
-    /// [`Curve::learn`] from `calls` calls that had `load` and took `took` together.
-    pub(crate) fn learn_mean(&mut self, load: Load, calls: u32, took: Duration) {
-        self.learn(load.mean(calls), took / calls.max(1));
-    }
-
-    /// How long `calls` calls will take that have `load` together.
-    pub(crate) fn predict_sum(&self, load: Load, calls: u32) -> Duration {
-        self.predict(load.mean(calls)) * calls
     }
 
     /// The most tokens, up to `most`, behind `before` others whose call ends within `time`.

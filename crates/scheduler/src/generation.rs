@@ -10,10 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::compose::{Composer, Loads, Why};
-use crate::cost::StepTime;
-use crate::kv::{Kv, KvLimits, KvOp, Reuse, Salt, SlotId};
+use crate::compose::Composer;
+use crate::kv::{Kv, KvLimits, Reuse, Salt};
 use crate::queue::{Class, Principal, Queue, Waiting};
+use crate::step::{Cutting, Step};
 
 mod admission;
 mod fairness;
@@ -100,59 +100,6 @@ pub enum Rejected {
     },
 }
 
-/// One forward pass.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Step {
-    /// What is to be done to the KV cache before, in order. Not to be left out, even where there is
-    /// no work.
-    pub kv: Vec<KvOp>,
-    /// In order of slots, so that a backend finds neighbours side by side. Empty when there is
-    /// nothing to compute.
-    pub work: Vec<Work>,
-    /// Why its prompts have as many tokens as they have.
-    pub why: Why,
-    /// How long it should take; zero where that is not known yet.
-    pub predicted: StepTime,
-}
-
-/// One sequence's part of a step: its tokens `start .. start + tokens` go in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Work {
-    /// The sequence.
-    pub seq: SeqId,
-    /// Where its KV is.
-    pub slot: SlotId,
-    /// Position of the first token: how many its slot holds already.
-    pub start: u32,
-    /// Number of tokens, at least 1.
-    pub tokens: u32,
-    /// How many of them, the last ones, are drafts.
-    pub drafts: u32,
-    /// Which logits are needed.
-    pub output: Output,
-}
-
-/// Which rows of a [`Work`] need logits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Output {
-    /// None: the prompt goes on in a later step.
-    None,
-    /// The last, and that before each draft; a token is sampled from it.
-    Last,
-    /// Every one; a token is sampled from the last if the prompt is complete.
-    All {
-        /// Whether it is.
-        complete: bool,
-    },
-}
-
-impl Output {
-    /// Whether a token is to be sampled from the last row.
-    pub fn samples(self) -> bool {
-        matches!(self, Self::Last | Self::All { complete: true })
-    }
-}
-
 /// What has happened since the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Counts {
@@ -213,7 +160,11 @@ impl Scheduler {
             sequences: BTreeMap::new(),
             queue: Queue::default(),
             kv: Kv::new(limits.kv),
-            composer: Composer::new(limits.itl_target, limits.block),
+            composer: Composer::new(
+                limits.itl_target,
+                limits.block,
+                Cutting::new(limits.block, &limits.kv),
+            ),
             admitted: BTreeSet::new(),
             long: None,
             arrivals: 0,
@@ -322,9 +273,9 @@ impl Scheduler {
         }
     }
 
-    /// Tells that `step` was computed and how long that took.
-    pub fn complete(&mut self, step: &Step, took: StepTime) {
-        self.composer.learn(step.loads(self.limits.block), took);
+    /// Records that `step` was computed, and how long each of its calls took.
+    pub fn complete(&mut self, step: &Step, took: &[Duration]) {
+        self.composer.learn(&step.calls, took);
         self.steps += 1;
         for work in &step.work {
             let Some(sequence) = self.sequences.get_mut(&work.seq) else { continue };
@@ -415,19 +366,6 @@ impl Scheduler {
         }
         (sequence.drafted, sequence.accepted) = (0, 0);
     }
-}
-
-// === impl Step ===
-
-impl Step {
-    /// What its time depends on.
-    pub fn loads(&self, block: u32) -> Loads {
-        loads(&self.work, block)
-    }
-}
-
-fn loads(work: &[Work], block: u32) -> Loads {
-    work.iter().fold(Loads::default(), |loads, work| loads.and(work.tokens, work.start, block))
 }
 
 #[cfg(test)]

@@ -22,14 +22,14 @@ mod embedding;
 mod kv;
 mod queue;
 mod share;
+mod step;
 
 pub mod generation;
 
-pub use compose::{Loads, Why};
-pub use cost::{Load, StepTime};
+pub use compose::Why;
+pub use cost::Load;
 pub use embedding::{EmbeddingQueue, Item, JobId, Pass};
-pub use generation::{
-    Counts, Limits, Output, Rejected, Request, RequestId, Scheduler, SeqId, Step, Work,
-};
+pub use generation::{Counts, Limits, Rejected, Request, RequestId, Scheduler, SeqId};
 pub use kv::{KvLimits, KvOp, Reuse, Salt, SavedId, SlotId};
 pub use queue::{Class, Principal};
+pub use step::{CallKind, DecodeCall, Output, Step, Work};

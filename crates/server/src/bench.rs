@@ -1,16 +1,16 @@
 //! `forebay bench`: the engine's own limit, without HTTP.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use forebay_engine::{
-    Embedder, Engine, Event, GenerateRequest, Loaded, ParseSpecial, SamplingParams, Source,
-    StepShares, StopRules, Token, Vocab, load,
+    CostPlan, CostSample, Embedder, Engine, Event, GenerateRequest, Loaded, ParseSpecial,
+    SamplingParams, Source, StepShares, StopRules, Token, Vocab, load, measure_costs,
 };
 
-use crate::config::{GpuLayersSetting, ModelSettings};
+use crate::config::{GpuLayersSetting, KvLayoutSetting, ModelSettings};
 use crate::registry::model_config;
 
 /// A text to cut prompts from.
@@ -50,6 +50,15 @@ pub(crate) struct BenchArgs {
     /// Layers to put on GPUs: a number, "all", or "auto" for as many as fit.
     #[arg(long, value_name = "N", default_value_t, allow_negative_numbers = true)]
     gpu_layers: GpuLayersSetting,
+    /// How sequences lie in the KV cache.
+    #[arg(long, value_enum, default_value = "auto")]
+    kv_layout: KvLayoutSetting,
+    /// Measure what decode calls cost over rows, chunks and depths, and write that to a file.
+    #[arg(long, value_name = "FILE")]
+    costs: Option<PathBuf>,
+    /// With --costs: the most tokens that sequences have before.
+    #[arg(long, value_name = "TOKENS", default_value_t = 8000)]
+    depth: u32,
 }
 
 /// One round's figures.
@@ -64,12 +73,39 @@ struct Round {
 /// # Errors
 /// When the model cannot be loaded or cannot run.
 pub(crate) fn run(args: &BenchArgs) -> Result<String, String> {
+    if let Some(file) = &args.costs {
+        return measure_to(file, args);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|e| e.to_string())?.block_on(measure(args))
 }
 
-async fn measure(args: &BenchArgs) -> Result<String, String> {
+/// Writes a table of costs to a file: JSON, a sample on each line.
+fn measure_to(file: &Path, args: &BenchArgs) -> Result<String, String> {
+    let mut plan = CostPlan::default();
+    plan.depths.retain(|&depth| depth <= args.depth);
+    plan.repeats = args.rounds as usize;
     let settings = ModelSettings {
+        parallel: plan.slots(),
+        ctx_size: plan.slots() * plan.slot_tokens(),
+        ..settings(args)
+    };
+    let config = model_config(&settings, Source::Gguf(args.model.clone()));
+    let table = measure_costs(config, plan).map_err(|e| e.to_string())?;
+    let json = |sample: &CostSample| serde_json::to_string(sample).map_err(|e| e.to_string());
+    let samples: Vec<String> = table.samples.iter().map(json).collect::<Result<_, _>>()?;
+    let text = format!(
+        "{{\"shared\": {}, \"block\": {}, \"samples\": [\n{}\n]}}\n",
+        table.shared,
+        table.block,
+        samples.join(",\n")
+    );
+    std::fs::write(file, text).map_err(|e| format!("{}: {e}", file.display()))?;
+    Ok(format!("{} samples in {}\n", samples.len(), file.display()))
+}
+
+fn settings(args: &BenchArgs) -> ModelSettings {
+    ModelSettings {
         path: args.model.clone(),
         name: "bench".to_owned(),
         parallel: args.streams,
@@ -77,9 +113,14 @@ async fn measure(args: &BenchArgs) -> Result<String, String> {
         threads: args.threads.unwrap_or(0),
         batch_size: args.batch_size.unwrap_or(0),
         gpu_layers: args.gpu_layers,
+        kv_layout: args.kv_layout,
         queue: args.streams as usize,
         ..ModelSettings::default()
-    };
+    }
+}
+
+async fn measure(args: &BenchArgs) -> Result<String, String> {
+    let settings = settings(args);
     let started = Instant::now();
     let loading = load(model_config(&settings, Source::Gguf(args.model.clone())));
     let loaded = loading.map_err(|e| e.to_string())?.finish().await.map_err(|e| e.to_string())?;

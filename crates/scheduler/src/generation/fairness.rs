@@ -10,8 +10,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::sequence::Sequence;
-use super::{Scheduler, SeqId, Work, loads};
+use super::{Scheduler, SeqId};
 use crate::queue::Principal;
+use crate::step::Work;
 
 /// Time saved up in each step, as parts of what the rows of those with fewer sequences take.
 const ROWS: f64 = 0.3;
@@ -70,7 +71,7 @@ impl Scheduler {
             self.allowance = Allowance::default();
             return rows;
         }
-        let time = |rows: &[Work]| self.composer.predict(loads(rows, self.limits.block)).total();
+        let time = |rows: &[Work]| self.composer.time(rows);
         let base = time(&light);
         let cost = time(&rows).saturating_sub(base);
         self.allowance.prompts += base.mul_f64(PROMPTS);

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use super::fairness::Contention;
 use super::sequence::Sequence;
-use super::{Output, Scheduler, SeqId, Step, Work, loads};
+use super::{Scheduler, SeqId};
 use crate::compose::Why;
 use crate::queue::Class;
 use crate::share::max_min_share;
+use crate::step::{Output, Step, Work};
 
 impl Scheduler {
     /// Admits what fits and says what the next forward pass holds.
@@ -37,10 +38,9 @@ impl Scheduler {
         }
         self.settle_allowance(&chunks, contention.as_ref());
         work.append(&mut chunks);
-        work.sort_by_key(|w| w.slot);
         self.kv.make_room(self.cells_for(&work));
-        let predicted = self.composer.predict(loads(&work, self.limits.block));
-        Step { kv: self.kv.take_ops(!work.is_empty()), work, why, predicted }
+        let calls = self.composer.cut(&mut work);
+        Step { kv: self.kv.take_ops(!work.is_empty()), work, calls, why }
     }
 
     /// The decode rows, after taking sequences out until there is a cell for each.
@@ -113,7 +113,7 @@ impl Scheduler {
             let needs: Vec<u32> = prompts.iter().map(|&(seq, s)| self.need(seq, s)).collect();
             (max_min_share(room, &needs), Why::NobodyDecodes)
         } else {
-            let (time, why) = self.composer.time_for_prompts(loads(rows, self.limits.block));
+            let (time, why) = self.composer.time_for_prompts(rows);
             (self.grants(&prompts, time, room), why)
         };
         let granted = prompts.into_iter().zip(grants).filter(|&(_, tokens)| tokens > 0);

@@ -3,6 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::compose::Why;
+use crate::kv::{KvOp, SlotId};
+use crate::step::{CallKind, DecodeCall, Output, Work};
 use simulation::{Engine, took};
 
 mod load;
@@ -75,11 +78,11 @@ fn a_request_prefills_in_chunks_and_decodes_one_token_a_step() {
     s.submit(&request(1, 100, 3, 1)).unwrap();
     let first = s.plan();
     assert_eq!((first.work[0].tokens, first.work[0].output), (64, Output::None));
-    s.complete(&first, took(&first));
+    s.complete(&first, &took(&first));
     let second = s.plan();
     assert_eq!((second.work[0].start, second.work[0].tokens), (64, 36));
     assert_eq!(second.work[0].output, Output::Last);
-    s.complete(&second, took(&second));
+    s.complete(&second, &took(&second));
     s.append(second.work[0].seq, 7);
     let third = s.plan();
     assert_eq!((third.work[0].start, third.work[0].tokens), (100, 1));
@@ -98,7 +101,7 @@ fn what_has_begun_is_computed_again_before_anything_new() {
             computed += if own { work.tokens } else { 0 };
             others += if own { 0 } else { work.tokens };
         }
-        s.complete(&step, took(&step));
+        s.complete(&step, &took(&step));
     }
     assert_eq!((computed, others), (250, 0));
     s.append(seq(2), 7);
@@ -111,18 +114,18 @@ fn decode_rows_are_in_every_step_and_bound_the_prefill() {
     let mut s = Scheduler::new(LIMITS);
     s.submit(&request(1, 10, 50, 1)).unwrap();
     let step = s.plan();
-    s.complete(&step, took(&step));
+    s.complete(&step, &took(&step));
     s.append(step.work[0].seq, 7);
     s.submit(&request(2, 500, 5, 1)).unwrap();
     for turn in 0..5 {
         let step = s.plan();
         assert_eq!(step.work[0].seq.request, RequestId(1));
         assert_eq!(step.why, Why::Target);
-        let total = took(&step).total();
+        let total = took(&step).iter().sum::<Duration>();
         // The first ones find out what a block costs: all that a step can hold.
         assert!(total < TARGET * 2, "{total:?}");
         assert!(turn < 2 || total > TARGET.mul_f64(0.9), "{total:?} in turn {turn}");
-        s.complete(&step, took(&step));
+        s.complete(&step, &took(&step));
         s.append(step.work[0].seq, 7);
     }
 }
@@ -137,7 +140,7 @@ fn steps_hold_the_target_over_thousands_of_steps() {
         s.submit(&request(id, 40, 30_000, 1)).unwrap();
     }
     let (mut noise, mut next) = (12345_u64, 100);
-    let (mut times, mut prefilled, mut spent) = (Vec::new(), 0, Duration::ZERO);
+    let (mut times, mut prefilled, mut spent) = (Vec::<Duration>::new(), 0, Duration::ZERO);
     for turn in 0..6000 {
         if s.waiting() == 0 && turn > 10 {
             s.submit(&request(next, 1500, 1, 1)).unwrap();
@@ -148,15 +151,16 @@ fn steps_hold_the_target_over_thousands_of_steps() {
         #[expect(clippy::cast_precision_loss, reason = "small numbers")]
         let scatter = 0.85 + 0.3 * ((noise >> 40) as f64 / 16_777_216.0);
         let slow = if (2000..2600).contains(&turn) { 3.0 } else { 1.0 };
-        let StepTime { single, short, long } = took(&step);
-        let time = |t: Duration| t.mul_f64(scatter * slow);
-        let real = StepTime { single: time(single), short: time(short), long: time(long) };
-        s.complete(&step, real);
-        let Loads { single, short, long, .. } = step.loads(BLOCK);
-        if single.tokens >= 4 && slow < 2.0 {
-            times.push(real.total());
-            prefilled += short.tokens + long.tokens;
-            spent += real.prompts();
+        let real: Vec<_> = took(&step).iter().map(|t| t.mul_f64(scatter * slow)).collect();
+        s.complete(&step, &real);
+        let is_rows = |call: &DecodeCall| call.kind == CallKind::Rows;
+        let rows = step.calls.iter().filter(|call| is_rows(call)).map(|call| call.load.tokens);
+        if rows.sum::<u32>() >= 4 && slow < 2.0 {
+            times.push(real.iter().sum());
+            for (call, took) in step.calls.iter().zip(&real).filter(|(call, _)| !is_rows(call)) {
+                prefilled += call.load.tokens;
+                spent += *took;
+            }
         }
         for work in step.work.iter().filter(|w| w.output.samples()) {
             if work.seq.request.0 < 4 { s.append(work.seq, 7) } else { s.finish(work.seq) }
@@ -206,7 +210,7 @@ fn all_logits_are_asked_for_in_small_chunks_until_the_prompt_ends() {
     for _ in 0..3 {
         let step = s.plan();
         outputs.push((step.work[0].tokens, step.work[0].output));
-        s.complete(&step, took(&step));
+        s.complete(&step, &took(&step));
     }
     let part = Output::All { complete: false };
     assert_eq!(outputs, [(8, part), (8, part), (1, Output::All { complete: true })]);
@@ -351,7 +355,7 @@ fn two_beside(many: u64) -> (Duration, usize) {
     let (mut time, mut steps) = (Duration::ZERO, 0);
     while engine.scheduler.sequences.keys().any(|s| s.request.0 >= 100) {
         let step = engine.scheduler.plan();
-        time += took(&step).total();
+        time += took(&step).iter().sum::<Duration>();
         steps += 1;
         engine.step(&step);
     }
@@ -401,7 +405,7 @@ fn the_backlog_is_known_once_costs_are() {
         if step.work.is_empty() {
             break;
         }
-        elapsed += took(&step).total();
+        elapsed += took(&step).iter().sum::<Duration>();
         engine.step(&step);
     }
     let ratio = expected.as_secs_f64() / elapsed.as_secs_f64();

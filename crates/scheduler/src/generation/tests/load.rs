@@ -15,7 +15,7 @@ fn step_time(queued: u64, principals: u64) -> Duration {
     for _ in 0..300 {
         let begin = Instant::now();
         let step = s.plan();
-        s.complete(&step, took(&step));
+        s.complete(&step, &took(&step));
         least = least.min(begin.elapsed());
         for work in step.work.iter().filter(|w| w.output.samples()) {
             s.append(work.seq, 7);

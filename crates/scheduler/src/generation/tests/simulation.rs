@@ -6,17 +6,13 @@ use super::*;
 use crate::cost::Load;
 use crate::kv::SavedId;
 
-/// What a step takes on a slow machine.
-pub(super) fn took(step: &Step) -> StepTime {
-    let time = |load: Load| match load.tokens {
-        0 => Duration::ZERO,
-        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-        n => Duration::from_secs_f64(8e-3 + 4e-3 * f64::from(n) + 4e-7 * load.depth as f64),
+/// How long each call takes on a slow machine.
+pub(super) fn took(step: &Step) -> Vec<Duration> {
+    #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+    let time = |Load { tokens, depth }: Load| {
+        Duration::from_secs_f64(8e-3 + 4e-3 * f64::from(tokens) + 4e-7 * depth as f64)
     };
-    let long = step.work.iter().filter(|w| w.tokens >= BLOCK);
-    let long = long.map(|w| time(Load::of(w.tokens, w.start))).sum();
-    let Loads { single, short, .. } = step.loads(BLOCK);
-    StepTime { single: time(single), short: time(short), long }
+    step.calls.iter().map(|call| time(call.load)).collect()
 }
 
 /// A model that says what the tokens so far say: their sum.
@@ -106,7 +102,7 @@ impl Engine {
         }
         let cells: BTreeSet<&[u32]> = self.slots.values().map(Vec::as_slice).collect();
         assert!(!cells.is_empty() || step.work.is_empty());
-        self.scheduler.complete(step, took(step));
+        self.scheduler.complete(step, &took(step));
         self.steps += 1;
         for work in step.work.iter().filter(|w| w.output.samples()) {
             self.sample(work);

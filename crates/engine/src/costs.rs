@@ -1,0 +1,194 @@
+//! What decode calls cost on a machine: measured over rows, chunks and depths, for the scheduler's
+//! simulator to replay.
+
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use forebay_scheduler::{KvOp, SavedId, SlotId};
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Capacity, Model, Row, StepError};
+
+/// Sizes to measure, each in ascending order.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CostPlan {
+    /// Numbers of decode rows, each in a slot of its own.
+    pub rows: Vec<u32>,
+    /// Tokens of a prompt's chunk.
+    pub chunks: Vec<u32>,
+    /// Tokens that each sequence has before.
+    pub depths: Vec<u32>,
+    /// Times each call is made; the median counts.
+    pub repeats: usize,
+}
+
+/// One kind of call and its time.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct CostSample {
+    /// Decode rows in it.
+    pub rows: u32,
+    /// Tokens of a prompt in it.
+    pub chunk: u32,
+    /// Tokens that each of its sequences has before.
+    pub depth: u32,
+    /// The median of its times, in milliseconds.
+    pub ms: f64,
+}
+
+/// What calls cost on one machine, for one model and one layout.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct CostTable {
+    /// Whether sequences share one KV stream; else each has its own, and a call holds rows or a chunk.
+    pub shared: bool,
+    /// Tokens that attention computes at once; 1 if that makes no difference.
+    pub block: u32,
+    /// The samples.
+    pub samples: Vec<CostSample>,
+}
+
+/// An order to measure a model instead of serving it.
+#[derive(Debug)]
+pub(crate) struct Measure {
+    pub(crate) plan: CostPlan,
+    pub(crate) reply: SyncSender<Result<CostTable, StepError>>,
+}
+
+impl Default for CostPlan {
+    fn default() -> Self {
+        Self {
+            rows: vec![1, 2, 4, 8, 16, 32],
+            chunks: vec![2, 4, 8, 16, 32, 48, 64, 128, 256, 512],
+            depths: vec![0, 512, 2000, 8000],
+            repeats: 3,
+        }
+    }
+}
+
+impl CostPlan {
+    /// Slots that it needs: one for the chunk, the others for rows.
+    pub fn slots(&self) -> u32 {
+        1 + self.rows.iter().max().copied().unwrap_or(0)
+    }
+
+    /// Tokens that a slot has to hold.
+    pub fn slot_tokens(&self) -> u32 {
+        let most = |of: &[u32]| of.iter().max().copied().unwrap_or(0);
+        most(&self.depths) + most(&self.chunks) + 1
+    }
+}
+
+impl Measure {
+    /// Measures and replies.
+    pub(crate) fn run(self, model: impl Model, capacity: &Capacity) {
+        let table =
+            CostTable { shared: capacity.kv.shares, block: capacity.block, samples: Vec::new() };
+        let mut bench = Bench { model, table, plan: &self.plan, capacity, depth: 0 };
+        let measured = bench.measure().map(|()| bench.table);
+        // Nobody may wait any more.
+        drop(self.reply.send(measured));
+    }
+}
+
+/// The slot of chunks; rows are in those after it.
+const PROMPT: u32 = 0;
+const SAVED: SavedId = SavedId(0);
+/// Tokens computed at once when a slot is filled.
+const FILL: u32 = 512;
+
+struct Bench<'p, M> {
+    model: M,
+    table: CostTable,
+    plan: &'p CostPlan,
+    capacity: &'p Capacity,
+    /// Tokens that each slot in use holds.
+    depth: u32,
+}
+
+impl<M: Model> Bench<'_, M> {
+    fn measure(&mut self) -> Result<(), StepError> {
+        let plan = self.plan;
+        for &depth in &plan.depths {
+            // The largest chunk, and what a row adds, have to fit as well.
+            if depth + FILL > self.capacity.kv.slot_tokens {
+                break;
+            }
+            self.fill(depth)?;
+            for &chunk in &plan.chunks {
+                self.sample(0, chunk)?;
+            }
+            let mut filled = 0;
+            for &rows in &plan.rows {
+                for slot in filled + 1..=rows {
+                    self.copy_to(slot)?;
+                }
+                filled = rows;
+                self.sample(rows, 0)?;
+                // With a stream for each slot llama.cpp would cut a mixed call itself.
+                for &chunk in plan.chunks.iter().filter(|_| self.capacity.kv.shares) {
+                    self.sample(rows, chunk)?;
+                }
+            }
+            for slot in PROMPT..=filled {
+                self.change(KvOp::Trim { slot: SlotId(slot), keep: 0 })?;
+            }
+            if depth > 0 {
+                self.change(KvOp::Forget { saved: SAVED })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, op: KvOp) -> Result<(), StepError> {
+        self.model.change(op)
+    }
+
+    /// Computes `depth` tokens in the slot of chunks and keeps a copy for the other slots.
+    fn fill(&mut self, depth: u32) -> Result<(), StepError> {
+        self.depth = depth;
+        let most = FILL.min(self.capacity.batch_tokens).max(1);
+        for start in (0..depth).step_by(most as usize) {
+            let end = depth.min(start + most);
+            let rows: Vec<Row> = (start..end).map(|pos| row(PROMPT, pos, end)).collect();
+            self.model.step(&rows, &[rows.len()])?;
+        }
+        if depth > 0 {
+            self.change(KvOp::Save { slot: SlotId(PROMPT), saved: SAVED })?;
+        }
+        Ok(())
+    }
+
+    /// Gives a slot cells of its own with the same content.
+    fn copy_to(&mut self, slot: u32) -> Result<(), StepError> {
+        if self.depth == 0 {
+            return Ok(());
+        }
+        self.change(KvOp::Restore { saved: SAVED, slot: SlotId(slot), keep: self.depth })
+    }
+
+    /// Times one kind of call.
+    fn sample(&mut self, rows: u32, chunk: u32) -> Result<(), StepError> {
+        if rows + chunk > self.capacity.batch_tokens {
+            return Ok(());
+        }
+        let end = self.depth + chunk;
+        let mut all: Vec<Row> = (self.depth..end).map(|pos| row(PROMPT, pos, end)).collect();
+        all.extend((1..=rows).map(|slot| row(slot, self.depth, self.depth + 1)));
+        let mut times = Vec::with_capacity(self.plan.repeats);
+        for _ in 0..self.plan.repeats.max(1) {
+            times.push(self.model.step(&all, &[all.len()])?.iter().sum::<Duration>());
+            let used = (PROMPT..=rows).filter(|&slot| slot != PROMPT || chunk > 0);
+            for slot in used {
+                self.change(KvOp::Trim { slot: SlotId(slot), keep: self.depth })?;
+            }
+        }
+        times.sort_unstable();
+        let ms = times[times.len() / 2].as_secs_f64() * 1e3;
+        self.table.samples.push(CostSample { rows, chunk, depth: self.depth, ms });
+        Ok(())
+    }
+}
+
+/// A row with a token that depends on its place; the last one of its slot has logits.
+fn row(slot: u32, pos: u32, end: u32) -> Row {
+    Row { token: 100 + (slot * 31 + pos * 7) % 1000, pos, slot, logits: pos + 1 == end }
+}

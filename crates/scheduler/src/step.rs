@@ -1,0 +1,170 @@
+//! A forward pass, and how it is cut into decode calls.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use crate::compose::Why;
+use crate::cost::Load;
+use crate::generation::SeqId;
+use crate::kv::{KvLimits, KvOp, SlotId};
+
+/// One forward pass.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Changes of the KV cache that come before, in order. They are made even if there is no work.
+    pub kv: Vec<KvOp>,
+    /// What is computed, call by call, and within a call in order of slots, so that a backend finds
+    /// neighbours side by side. Empty if there is nothing to compute.
+    pub work: Vec<Work>,
+    /// The decode calls, in order. Together they hold all of `work`.
+    pub calls: Vec<DecodeCall>,
+    /// Why its prompts have as many tokens as they have.
+    pub why: Why,
+}
+
+/// One call of the model's decode function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecodeCall {
+    /// Which calls it is compared with when costs are learned.
+    pub kind: CallKind,
+    /// Its part of [`Step::work`].
+    pub work: Range<usize>,
+    /// What its time depends on.
+    pub load: Load,
+    /// How long it should take; zero if that is not known yet.
+    pub predicted: Duration,
+}
+
+/// Kinds of decode calls. Each has a cost curve of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CallKind {
+    /// One token for each sequence: decode rows.
+    Rows,
+    /// Several tokens for a sequence, fewer than a block: drafts, forced tokens, short prompts.
+    Short,
+    /// A block of a prompt, or more.
+    Chunk,
+    /// Decode rows and prompts in one call.
+    Mixed,
+}
+
+/// One sequence's part of a step: its tokens `start .. start + tokens` go in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Work {
+    /// The sequence.
+    pub seq: SeqId,
+    /// Where its KV is.
+    pub slot: SlotId,
+    /// Position of the first token: how many its slot holds already.
+    pub start: u32,
+    /// Number of tokens, at least 1.
+    pub tokens: u32,
+    /// How many of them, the last ones, are drafts.
+    pub drafts: u32,
+    /// Which logits are needed.
+    pub output: Output,
+}
+
+/// Which rows of a [`Work`] need logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// None: the prompt goes on in a later step.
+    None,
+    /// The last, and that before each draft; a token is sampled from it.
+    Last,
+    /// Every one; a token is sampled from the last if the prompt is complete.
+    All {
+        /// Whether it is.
+        complete: bool,
+    },
+}
+
+/// How work is cut into calls.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cutting {
+    /// A chunk of at least this many tokens is computed otherwise than a shorter one.
+    block: u32,
+    /// Whether sequences with different numbers of tokens can share a call: where each slot has a KV
+    /// stream of its own llama.cpp would cut such a call itself.
+    mixes: bool,
+    /// The slot that has a KV cache of its own, so that its calls are separate.
+    long: Option<SlotId>,
+}
+
+// === impl Output ===
+
+impl Output {
+    /// Whether a token is to be sampled from the last row.
+    pub fn samples(self) -> bool {
+        matches!(self, Self::Last | Self::All { complete: true })
+    }
+}
+
+impl Load {
+    /// That of a call which holds this work.
+    fn sum(work: &[Work]) -> Self {
+        let each = work.iter().map(|w| Self::of(w.tokens, w.start));
+        each.fold(Self::default(), Self::plus)
+    }
+}
+
+// === impl Step ===
+
+impl Step {
+    /// Leaves out work that cannot be computed.
+    pub fn retain(&mut self, mut keep: impl FnMut(&Work) -> bool) {
+        let all = std::mem::take(&mut self.work);
+        for call in &mut self.calls {
+            let begin = self.work.len();
+            let part = all.get(call.work.clone()).unwrap_or_default();
+            self.work.extend(part.iter().filter(|work| keep(work)).cloned());
+            call.work = begin..self.work.len();
+            call.load = Load::sum(&self.work[begin..]);
+        }
+        self.calls.retain(|call| !call.work.is_empty());
+    }
+
+    /// How long it should take; zero if that is not known yet.
+    pub fn predicted(&self) -> Duration {
+        self.calls.iter().map(|call| call.predicted).sum()
+    }
+}
+
+// === impl Cutting ===
+
+impl Cutting {
+    pub(crate) fn new(block: u32, kv: &KvLimits) -> Self {
+        Self { block, mixes: kv.shares, long: kv.long_slot() }
+    }
+
+    /// Puts work in the order of its calls and says where they are.
+    pub(crate) fn cut(self, work: &mut [Work]) -> Vec<DecodeCall> {
+        let mixed = self.mixes && work.iter().any(|w| w.tokens > 1);
+        let kind = |w: &Work| if mixed { CallKind::Mixed } else { self.kind(w.tokens) };
+        // A block that shares a call with another is cut by llama.cpp where their lengths differ, and
+        // what is cut off is less than a block.
+        let call = |w: &Work| {
+            let own = kind(w) == CallKind::Chunk || Some(w.slot) == self.long;
+            (Some(w.slot) == self.long, kind(w), own.then_some(w.slot))
+        };
+        work.sort_by_key(|w| (call(w), w.slot));
+        let mut end = 0;
+        let calls = work.chunk_by(|a, b| call(a) == call(b)).map(|of| {
+            end += of.len();
+            let load = Load::sum(of);
+            let alone = Some(of[0].slot) == self.long;
+            let kind = if alone { self.kind(of[0].tokens) } else { kind(&of[0]) };
+            DecodeCall { kind, work: end - of.len()..end, load, predicted: Duration::ZERO }
+        });
+        calls.collect()
+    }
+
+    /// The kind of a call that is not mixed, for a sequence with so many tokens.
+    pub(crate) fn kind(self, tokens: u32) -> CallKind {
+        match tokens {
+            0 | 1 => CallKind::Rows,
+            _ if tokens < self.block => CallKind::Short,
+            _ => CallKind::Chunk,
+        }
+    }
+}
