@@ -86,7 +86,7 @@ def client(server):
 
 @pytest.fixture(scope="session")
 def steady(models, tmp_path_factory):
-    """The same chat model without drafts: they change no text but where two tokens are nearly tied,
+    """The same chat model without drafts, and reproducible: drafts change no text but where two tokens are nearly tied,
     and how many there are depends on how busy the machine is. For tests that compare texts."""
     config = tmp_path_factory.mktemp("config") / "steady.toml"
     config.write_text(
@@ -98,6 +98,7 @@ def steady(models, tmp_path_factory):
         path = "{models['chat']}"
         parallel = 4
         speculate = false
+        reproducible = true
         """
     )
     server = Server("--config", str(config))

@@ -225,7 +225,7 @@ def ask_and_kill(server, models, body, after):
 def test_a_seed_says_the_same_as_if_nothing_had_been(start_crashing, models):
     """Alone and without drafts. Prompt and answer are computed again as one prompt: bit for bit the same up
     to 64 tokens, beyond that numbers are added up in 32 bits, and a draw near a border falls elsewhere."""
-    server = start_crashing(parallel=2, speculate=False)
+    server = start_crashing(parallel=2, speculate=False, reproducible=True)
     cases = [(0, 1.0, 3), (1, 1.0, 12), (2, 1.0, 20), (3, 1.0, 80), (0, 0, 60)]
     same = 0
     for seed, temperature, after in cases:
@@ -284,7 +284,7 @@ def post(server, path, body, headers=None):
 
 
 def test_a_background_response_goes_on(start_crashing, models):
-    server = start_crashing(parallel=2, speculate=False)
+    server = start_crashing(parallel=2, speculate=False, reproducible=True)
     body = {"model": "m", "input": "Tell me a story.", "max_output_tokens": 300, "temperature": 0}
     calm = ask(server.url, RESPONSES, body)
     kept = post(server, RESPONSES, {**body, "background": True})

@@ -57,7 +57,7 @@ def test_what_is_wrong_is_said(models, tmp_path):
     {"gpu_layers": 0, "split_mode": "none"},
 ])
 def test_answers_do_not_depend_on_it(start, models, steady, settings):
-    server = start(models["chat"], parallel=4, speculate=False, **settings)
+    server = start(models["chat"], parallel=4, speculate=False, reproducible=True, **settings)
     ask = {"messages": [{"role": "user", "content": "Name three colours."}], "max_tokens": 8, "temperature": 0}
     client = openai.OpenAI(base_url=server.url + "/v1", api_key="x", max_retries=0)
     text = client.chat.completions.create(model="m", **ask).choices[0].message.content

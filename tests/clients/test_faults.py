@@ -79,7 +79,7 @@ def slow_h2(server, between):
 
 @pytest.mark.parametrize("read", [slow_h1, slow_h2])
 def test_who_reads_slowly_gets_everything(start_crashing, models, read):
-    server = start_crashing(parallel=2, speculate=False)
+    server = start_crashing(parallel=2, speculate=False, reproducible=True)
     calm = ask(server.url, CHAT, HEAVY).choice()
     steps = lambda: metric(server, "forebay_engine_steps_total")
     before = steps()

@@ -35,7 +35,7 @@ def conversations():
 
 @pytest.mark.parametrize("layout", ["split", "shared"])
 def test_reuse_changes_no_text(small, layout):
-    server = small(parallel=8, ctx_size=16384, kv_layout=layout)
+    server = small(parallel=8, ctx_size=16384, kv_layout=layout, reproducible=True)
     every = list(conversations())
     # A salt of its own for each: nothing is there to reuse.
     cold = [ask(server, c, extra_body={"cache_salt": f"cold {i}"}) for i, c in enumerate(every)]

@@ -49,6 +49,7 @@ path = "{chat}"
 parallel = {slots}
 ctx_size = {slots * 1024}
 speculate = false
+reproducible = true
 queue = 1024
 threads = {threads}
 [[model]]

@@ -57,7 +57,7 @@ mod llama;
 pub mod scripted;
 
 pub use costs::{CostPlan, CostSample, CostTable};
-pub use forebay_scheduler::{Class, Counts, Principal, Reuse, Salt};
+pub use forebay_scheduler::{Class, Counts, ItlTarget, Principal, Reuse, Salt};
 pub use grammar::{CompiledGrammar, Grammar, GrammarError, Grammars};
 pub use handle::{
     Embedder, Engine, Generation, Loaded, Loading, SubmitError, load, load_in_process,

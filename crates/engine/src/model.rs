@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use forebay_scheduler::{KvLimits, KvOp, SlotId};
+use forebay_scheduler::{ItlTarget, KvLimits, KvOp, SlotId};
 use serde::{Deserialize, Serialize};
 
 use crate::Token;
@@ -31,8 +31,10 @@ pub struct ModelConfig {
     pub batch_size: Option<u32>,
     /// Tokens that the backend computes at once; `None` for a default that fits the kind.
     pub ubatch_size: Option<u32>,
-    /// The longest that a step should take in which somebody decodes and prompts are computed too.
-    pub itl_target: Duration,
+    /// The longest that a step should take in which some sequences decode and prompts are computed too.
+    pub itl_target: ItlTarget,
+    /// Whether a request that runs alone has the same answer whatever was in the cache before.
+    pub reproducible: bool,
     /// CPU threads; `None` for all cores.
     pub threads: Option<u32>,
     /// What to put on GPUs.
@@ -83,7 +85,8 @@ impl ModelConfig {
             parallel: 4,
             batch_size: None,
             ubatch_size: None,
-            itl_target: Duration::from_millis(150),
+            itl_target: ItlTarget::DEFAULT,
+            reproducible: false,
             threads: None,
             gpu: Gpu::default(),
             kv_type: KvType::default(),

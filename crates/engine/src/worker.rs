@@ -98,6 +98,7 @@ impl<M: Model> Worker<M> {
             batch_tokens,
             block,
             itl_target: config.itl_target,
+            reproducible: config.reproducible,
             all_logits_tokens: ALL_LOGITS_TOKENS.min(batch_tokens),
             // The handle's permits are the real bound; this one is never met.
             queue: usize::MAX,

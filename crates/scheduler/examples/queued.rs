@@ -28,7 +28,8 @@ fn limits() -> Limits {
         kv,
         batch_tokens: 512,
         block: 64,
-        itl_target: Duration::from_millis(150),
+        itl_target: forebay_scheduler::ItlTarget::Adaptive(Duration::from_millis(150)),
+        reproducible: false,
         all_logits_tokens: 64,
         queue: usize::MAX,
     }

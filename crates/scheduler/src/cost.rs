@@ -81,6 +81,12 @@ impl Curve {
         self.samples == 0
     }
 
+    /// Tokens of the largest call that the estimate rests on, down to a power of two.
+    pub(crate) fn largest(&self) -> u32 {
+        let class = self.classes.iter().rposition(|samples| !samples.is_empty());
+        class.map_or(0, |class| 1 << class)
+    }
+
     /// Takes in how long a call took.
     pub(crate) fn learn(&mut self, load: Load, took: Duration) {
         let seconds = took.as_secs_f64();
@@ -106,20 +112,6 @@ impl Curve {
             return Duration::ZERO;
         }
         Duration::try_from_secs_f64(self.fitted(load) * self.drift).unwrap_or(Duration::ZERO)
-    }
-
-    /// The most tokens, up to `most`, behind `before` others whose call ends within `time`.
-    pub(crate) fn tokens_within(&self, time: Duration, before: u32, most: u32) -> u32 {
-        let (mut fits, mut fails) = (0, most.saturating_add(1));
-        while fails - fits > 1 {
-            let middle = fits + (fails - fits) / 2;
-            if self.predict(Load::of(middle, before)) <= time {
-                fits = middle;
-            } else {
-                fails = middle;
-            }
-        }
-        fits
     }
 
     fn fitted(&self, load: Load) -> f64 {
@@ -223,9 +215,6 @@ mod tests {
             let (seen, real) = (curve.predict(load), truth(load));
             assert!(close(seen, real), "{load:?}: {seen:?} instead of {real:?}");
         }
-        let fits = curve.tokens_within(Duration::from_millis(100), 500, 2048);
-        assert!(truth(Load::of(fits, 500)) < Duration::from_millis(105), "{fits}");
-        assert!(truth(Load::of(fits + 2, 500)) > Duration::from_millis(95), "{fits}");
     }
 
     #[test]
@@ -250,10 +239,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_takes_no_time_and_fits_always() {
+    fn nothing_takes_no_time() {
         let curve = trained();
         assert_eq!(curve.predict(Load::default()), Duration::ZERO);
-        assert_eq!(curve.tokens_within(Duration::ZERO, 0, 100), 0);
-        assert_eq!(curve.tokens_within(Duration::from_secs(9), 0, 100), 100);
     }
 }

@@ -10,10 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::compose::Composer;
+use crate::call_costs::CallCosts;
 use crate::kv::{Kv, KvLimits, Reuse, Salt};
 use crate::queue::{Class, Principal, Queue, Waiting};
 use crate::step::{Cutting, Step};
+use crate::step_budget::{ItlTarget, StepBudget};
 
 mod admission;
 mod fairness;
@@ -51,8 +52,10 @@ pub struct Limits {
     /// A prompt's chunk of at least this many tokens is computed otherwise than a shorter one; 1
     /// where that is not so.
     pub block: u32,
-    /// The longest that a step with decode rows should take, where it also holds prompts.
-    pub itl_target: Duration,
+    /// The longest that a step with decode rows should take if it also holds prompts.
+    pub itl_target: ItlTarget,
+    /// Whether a prompt's answer may not depend on how much of it was reused; else everything is reused.
+    pub reproducible: bool,
     /// What one sequence may take of a step that needs the logits of every prompt token.
     pub all_logits_tokens: u32,
     /// Number of requests that may wait.
@@ -125,15 +128,16 @@ pub struct Scheduler {
     sequences: BTreeMap<SeqId, Sequence>,
     queue: Queue,
     kv: Kv,
-    composer: Composer,
+    costs: CallCosts,
+    budget: StepBudget,
     /// Those of them that are not in the queue: steps visit these alone, however many wait.
     admitted: BTreeSet<SeqId>,
     /// The sequence that has the long slot.
     long: Option<SeqId>,
     /// Numbers arrivals.
     arrivals: u64,
-    /// Counts steps.
-    steps: u64,
+    /// Prompt tokens that were computed.
+    prefilled: u64,
     allowance: Allowance,
     /// Mean length of the answers so far.
     answer_tokens: f64,
@@ -160,15 +164,12 @@ impl Scheduler {
             sequences: BTreeMap::new(),
             queue: Queue::default(),
             kv: Kv::new(limits.kv),
-            composer: Composer::new(
-                limits.itl_target,
-                limits.block,
-                Cutting::new(limits.block, &limits.kv),
-            ),
+            costs: CallCosts::new(Cutting::new(limits.block, &limits.kv)),
+            budget: StepBudget::new(limits.itl_target),
             admitted: BTreeSet::new(),
             long: None,
             arrivals: 0,
-            steps: 0,
+            prefilled: 0,
             allowance: Allowance::default(),
             answer_tokens: 64.0,
             counts: Counts::default(),
@@ -275,15 +276,17 @@ impl Scheduler {
 
     /// Records that `step` was computed, and how long each of its calls took.
     pub fn complete(&mut self, step: &Step, took: &[Duration]) {
-        self.composer.learn(&step.calls, took);
-        self.steps += 1;
+        self.costs.learn(&step.calls, took);
         for work in &step.work {
             let Some(sequence) = self.sequences.get_mut(&work.seq) else { continue };
             let sure = work.tokens - work.drafts;
             let (from, to) = (work.start as usize, (work.start + sure) as usize);
             self.kv.extend(work.slot, sequence.tokens.get(from..to).unwrap_or_default());
             sequence.computed += sure;
-            sequence.served = self.steps;
+            if work.tokens > 1 && sequence.generated() == 0 {
+                self.prefilled += u64::from(sure);
+                sequence.passed_over_from += u64::from(sure);
+            }
             sequence.drafted = work.drafts;
             sequence.accepted = 0;
             sequence.all_logits &= sequence.missing() > 0;
@@ -330,13 +333,13 @@ impl Scheduler {
         let rows = self.limits.parallel.min(u32::try_from(self.queue.len()).unwrap_or(u32::MAX));
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let turns = self.queue.len() as f64 / f64::from(rows.max(1));
-        self.composer.prefill_time(prompts)
-            + self.composer.decode_time(rows, ANSWER_DEPTH).mul_f64(turns * self.answer_tokens)
+        self.costs.prefill_time(prompts)
+            + self.costs.decode_time(rows, ANSWER_DEPTH).mul_f64(turns * self.answer_tokens)
     }
 
     /// How often the token of a draft must be right for drafts to pay, by what steps cost now.
     pub fn draft_break_even(&self) -> f64 {
-        self.composer.break_even(ANSWER_DEPTH)
+        self.costs.break_even(ANSWER_DEPTH)
     }
 
     fn waiting_for(&self, seq: SeqId, sequence: &Sequence) -> Waiting {

@@ -16,20 +16,21 @@
 //! **Invariant:** no tokio, no clock, no randomness, no llama types, no serde. Given the same
 //! calls it makes the same decisions.
 
-mod compose;
+mod call_costs;
 mod cost;
+mod drafts;
 mod embedding;
 mod kv;
 mod queue;
-mod share;
 mod step;
+mod step_budget;
 
 pub mod generation;
 
-pub use compose::Why;
 pub use cost::Load;
 pub use embedding::{EmbeddingQueue, Item, JobId, Pass};
 pub use generation::{Counts, Limits, Rejected, Request, RequestId, Scheduler, SeqId};
 pub use kv::{KvLimits, KvOp, Reuse, Salt, SavedId, SlotId};
 pub use queue::{Class, Principal};
 pub use step::{CallKind, DecodeCall, Output, Step, Work};
+pub use step_budget::{ItlTarget, Why};

@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::compose::Why;
 use crate::cost::Load;
 use crate::generation::SeqId;
 use crate::kv::{KvLimits, KvOp, SlotId};
+use crate::step_budget::Why;
 
 /// One forward pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -102,7 +102,7 @@ impl Output {
 
 impl Load {
     /// That of a call which holds this work.
-    fn sum(work: &[Work]) -> Self {
+    pub(crate) fn sum(work: &[Work]) -> Self {
         let each = work.iter().map(|w| Self::of(w.tokens, w.start));
         each.fold(Self::default(), Self::plus)
     }
@@ -157,6 +157,16 @@ impl Cutting {
             DecodeCall { kind, work: end - of.len()..end, load, predicted: Duration::ZERO }
         });
         calls.collect()
+    }
+
+    /// What attention computes at once; chunks of whole blocks cost least.
+    pub(crate) fn block(self) -> u32 {
+        self.block
+    }
+
+    /// Whether decode rows and prompts share a call.
+    pub(crate) fn mixes(self) -> bool {
+        self.mixes
     }
 
     /// The kind of a call that is not mixed, for a sequence with so many tokens.

@@ -132,6 +132,7 @@ pub struct ModelSettings {
     pub batch_size: u32,
     pub ubatch_size: u32,
     pub itl_target_ms: u32,
+    pub reproducible: bool,
     pub threads: u32,
     pub gpu_layers: GpuLayersSetting,
     pub gpu_margin_mib: u32,
@@ -258,7 +259,8 @@ impl Default for ModelSettings {
             kv_host_mib: 1024,
             batch_size: 0,
             ubatch_size: 0,
-            itl_target_ms: 150,
+            itl_target_ms: 0,
+            reproducible: false,
             threads: 0,
             gpu_layers: GpuLayersSetting::default(),
             gpu_margin_mib: 1024,
@@ -406,7 +408,8 @@ impl ModelSettings {
         layers.take_in(&key("kv_host_mib"), &mut self.kv_host_mib, 0, 1 << 24);
         layers.take_in(&key("batch_size"), &mut self.batch_size, 0, 1 << 16);
         layers.take_in(&key("ubatch_size"), &mut self.ubatch_size, 0, 1 << 16);
-        layers.take_in(&key("itl_target_ms"), &mut self.itl_target_ms, 1, 60_000);
+        layers.take_in(&key("itl_target_ms"), &mut self.itl_target_ms, 0, 60_000);
+        layers.take(&key("reproducible"), &mut self.reproducible);
         layers.take_in(&key("threads"), &mut self.threads, 0, 4096);
         layers.take(&key("gpu_layers"), &mut self.gpu_layers);
         layers.take_in(&key("gpu_margin_mib"), &mut self.gpu_margin_mib, 0, 1 << 24);

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use forebay_chat::{ChatTemplate, Dialect};
 use forebay_engine::{
-    Embedder, Engine, Failure, Gpu, Kind, KvLayout, Loaded, ModelConfig, ModelInfo, Pooling,
-    Source, Split, Stats, Status, Vocab,
+    Embedder, Engine, Failure, Gpu, ItlTarget, Kind, KvLayout, Loaded, ModelConfig, ModelInfo,
+    Pooling, Source, Split, Stats, Status, Vocab,
 };
 
 use crate::config::{
@@ -343,7 +343,10 @@ pub(crate) fn model_config(settings: &ModelSettings, source: Source) -> ModelCon
         kv_host_bytes: u64::from(settings.kv_host_mib) << 20,
         batch_size: unless_zero(settings.batch_size),
         ubatch_size: unless_zero(settings.ubatch_size),
-        itl_target: Duration::from_millis(u64::from(settings.itl_target_ms)),
+        itl_target: unless_zero(settings.itl_target_ms).map_or(ItlTarget::DEFAULT, |target| {
+            ItlTarget::Held(Duration::from_millis(u64::from(target)))
+        }),
+        reproducible: settings.reproducible,
         threads: unless_zero(settings.threads),
         gpu: Gpu {
             layers: settings.gpu_layers.0,

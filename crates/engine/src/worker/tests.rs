@@ -5,13 +5,13 @@ use std::time::Duration;
 use crate::model::{Kind, ModelConfig, Source};
 use crate::request::{Event, Failure, FinishReason, GenerateRequest, Origin, SamplingParams};
 use crate::scripted::Script;
-use crate::{Engine, Generation, Loaded, Status, SubmitError, load};
+use crate::{Engine, Generation, ItlTarget, Loaded, Status, SubmitError, load};
 
 fn config(script: Script) -> ModelConfig {
     ModelConfig {
         parallel: 2,
         batch_size: Some(64),
-        itl_target: Duration::from_millis(100),
+        itl_target: ItlTarget::Held(Duration::from_millis(100)),
         queue: 2,
         ..ModelConfig::new("test", Source::Scripted(script))
     }

@@ -180,20 +180,21 @@ impl Scheduler {
         };
         sequence.state = State::Active(slot);
         sequence.computed = cached;
-        sequence.served = self.steps;
+        sequence.passed_over_from = self.prefilled;
         self.queue.refund(sequence.principal, sequence.known());
         let reuse = if sequence.all_logits { Reuse::Unwanted } else { reuse };
         *self.counts.reuse.entry(reuse).or_insert(0) += 1;
     }
 
-    /// How much of `have` tokens that are there to use: so much that what is left is a whole block.
-    /// Less would be computed in another way, and a prompt must not have another answer because
-    /// its beginning was there; a prompt of less than a block is computed whole. A sequence that comes back goes on where it was; further answers
-    /// of a request begin where the first did.
+    /// How many of `have` tokens that are there to use. All of them, but where texts shall be
+    /// reproducible: then so many that what is left is a whole block. Less would be computed in another
+    /// way, and a prompt must not have another answer because its beginning was there; a prompt of less
+    /// than a block is computed whole. A sequence that comes back continues where it was; further
+    /// answers of a request begin where the first did.
     fn reuse_of(&self, seq: SeqId, sequence: &Sequence, have: u32) -> u32 {
         let (known, block) = (sequence.known(), self.limits.block);
         let cold = sequence.generated() == 0 && seq.choice == 0;
-        let whole = cold && block > 1 && self.limits.kv.rewinds;
+        let whole = cold && self.limits.reproducible && block > 1 && self.limits.kv.rewinds;
         if whole { have.min(known.saturating_sub(block)) } else { have }
     }
 

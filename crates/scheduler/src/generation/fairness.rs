@@ -13,6 +13,7 @@ use super::sequence::Sequence;
 use super::{Scheduler, SeqId};
 use crate::queue::Principal;
 use crate::step::Work;
+use crate::step_budget::StepBudget;
 
 /// Time saved up in each step, as parts of what the rows of those with fewer sequences take.
 const ROWS: f64 = 0.3;
@@ -71,7 +72,7 @@ impl Scheduler {
             self.allowance = Allowance::default();
             return rows;
         }
-        let time = |rows: &[Work]| self.composer.time(rows);
+        let time = |rows: &[Work]| self.costs.time(rows);
         let base = time(&light);
         let cost = time(&rows).saturating_sub(base);
         self.allowance.prompts += base.mul_f64(PROMPTS);
@@ -101,8 +102,7 @@ impl Scheduler {
             if light(s) || !is_felt {
                 return true;
             }
-            let least = self.composer.at_least(0, self.need(seq, s), s.computed);
-            let cost = self.composer.chunk_time(least, s.computed);
+            let cost = StepBudget::least_time(&self.costs, (self.need(seq, s), s.computed));
             let saved = allowance >= cost;
             allowance = allowance.saturating_sub(cost);
             saved
@@ -119,7 +119,7 @@ impl Scheduler {
         let heavy = chunks.iter().filter(|w| {
             self.sequences.get(&w.seq).is_some_and(|s| contention.is_heavy(s.principal))
         });
-        let used: Duration = heavy.map(|w| self.composer.chunk_time(w.tokens, w.start)).sum();
+        let used: Duration = heavy.map(|w| self.costs.chunk_time(w.tokens, w.start)).sum();
         self.allowance.prompts = self.allowance.prompts.saturating_sub(used);
     }
 }

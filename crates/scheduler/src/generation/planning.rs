@@ -1,14 +1,16 @@
 //! What the next step holds.
 
-use std::time::Duration;
-
 use super::fairness::Contention;
 use super::sequence::Sequence;
 use super::{Scheduler, SeqId};
-use crate::compose::Why;
+use crate::cost::Load;
 use crate::queue::Class;
-use crate::share::max_min_share;
 use crate::step::{Output, Step, Work};
+use crate::step_budget::Why;
+
+/// A prompt passes one that lacks this many tokens fewer when as many times as many have been computed
+/// for others: a long one waits for at most twice its own length of them.
+const AGEING: u64 = 2;
 
 impl Scheduler {
     /// Admits what fits and says what the next forward pass holds.
@@ -39,7 +41,7 @@ impl Scheduler {
         self.settle_allowance(&chunks, contention.as_ref());
         work.append(&mut chunks);
         self.kv.make_room(self.cells_for(&work));
-        let calls = self.composer.cut(&mut work);
+        let calls = self.costs.cut(&mut work);
         Step { kv: self.kv.take_ops(!work.is_empty()), work, calls, why }
     }
 
@@ -88,7 +90,7 @@ impl Scheduler {
             if offered == 0 || !alone || s.all_logits || row.tokens > 1 {
                 continue;
             }
-            let worth = self.composer.drafts(offered, s.likely, count, row.start);
+            let worth = self.costs.drafts(offered, s.likely, count, row.start);
             let drafts = worth.min(cells).min(room);
             (row.drafts, row.tokens) = (drafts, 1 + drafts);
             cells -= drafts;
@@ -98,26 +100,34 @@ impl Scheduler {
     }
 
     /// The prompts' parts of a step that holds these rows.
-    fn chunks(&self, rows: &[Work], contention: Option<&Contention>) -> (Vec<Work>, Why) {
+    fn chunks(&mut self, rows: &[Work], contention: Option<&Contention>) -> (Vec<Work>, Why) {
         let used: u32 = rows.iter().map(|w| w.tokens).sum();
         let room = self.limits.batch_tokens.saturating_sub(used);
-        let room = room.min(self.kv.available().saturating_sub(used));
+        let mut room = room.min(self.kv.available().saturating_sub(used));
+        let prompts = self.prompts(rows, contention);
+        let Some(&(_, first)) = prompts.first() else { return (Vec::new(), Why::NoPrompt) };
+        let (load, decoding) = (Load::sum(rows), self.costs.time(rows));
+        let mut time = self.budget.prompt_time(&self.costs, load, decoding, first);
+        let mut chunks = Vec::new();
+        for (seq, part) in prompts {
+            let tokens = time.grant(&self.costs, part, chunks.is_empty(), room);
+            if let (1.., Some(s)) = (tokens, self.sequences.get(&seq)) {
+                room -= tokens;
+                chunks.push(chunk(seq, s, tokens));
+            }
+        }
+        (chunks, time.why)
+    }
+
+    /// The prompts that may be in a step, in order, each with the tokens that it needs and has.
+    fn prompts(&self, rows: &[Work], contention: Option<&Contention>) -> Vec<(SeqId, (u32, u32))> {
         let mut prompts = self.turns();
         match contention {
             Some(contention) => prompts = self.fair_prompts(prompts, rows, contention),
             None => leave_begun(&mut prompts),
         }
-        let (grants, why) = if prompts.is_empty() {
-            (Vec::new(), Why::NoPrompt)
-        } else if rows.is_empty() {
-            let needs: Vec<u32> = prompts.iter().map(|&(seq, s)| self.need(seq, s)).collect();
-            (max_min_share(room, &needs), Why::NobodyDecodes)
-        } else {
-            let (time, why) = self.composer.time_for_prompts(rows);
-            (self.grants(&prompts, time, room), why)
-        };
-        let granted = prompts.into_iter().zip(grants).filter(|&(_, tokens)| tokens > 0);
-        (granted.map(|((seq, s), tokens)| chunk(seq, s, tokens)).collect(), why)
+        let part = |(seq, s): (SeqId, &Sequence)| (seq, (self.need(seq, s), s.computed));
+        prompts.into_iter().map(part).collect()
     }
 
     fn decoding(&self) -> impl Iterator<Item = (SeqId, &Sequence)> {
@@ -137,12 +147,17 @@ impl Scheduler {
         if busy { Class::Normal } else { Class::Background }
     }
 
-    /// The prompts in the order in which they get their parts: the more urgent first, then who
-    /// has waited longest for a part of a step, then who arrived first. Answers that were taken out, or
-    /// were in another engine, come before those that have not begun: somebody reads them.
+    /// The prompts in the order in which they get their parts: the more urgent first, then those that
+    /// lack the fewest tokens, so that on average they wait the least. One that waits while others are
+    /// computed comes forward. Answers that were taken out, or were in another engine, come before those
+    /// that have not begun: clients read them.
     fn turns(&self) -> Vec<(SeqId, &Sequence)> {
         let mut prompts: Vec<(SeqId, &Sequence)> = self.prefilling().collect();
-        prompts.sort_by_key(|(_, s)| (s.class, s.generated() == 0, s.served, s.arrival));
+        prompts.sort_by_key(|(_, s)| {
+            let waited = (self.prefilled - s.passed_over_from) / AGEING;
+            let lacks = u64::from(s.missing()).saturating_sub(waited);
+            (s.class, s.generated() == 0, lacks, s.arrival)
+        });
         prompts
     }
 
@@ -150,29 +165,6 @@ impl Scheduler {
     pub(super) fn need(&self, seq: SeqId, s: &Sequence) -> u32 {
         let missing = self.next_stop(seq, s.computed, s.known()) - s.computed;
         if s.all_logits { missing.min(self.limits.all_logits_tokens) } else { missing }
-    }
-
-    /// Divides `time` among prompts, in tokens: each gets an equal part of what those before it
-    /// left. The first one gets something whatever it costs; where the time does not do for all,
-    /// the others are first in the next steps.
-    fn grants(&self, prompts: &[(SeqId, &Sequence)], time: Duration, room: u32) -> Vec<u32> {
-        let (mut time, mut room) = (time, room);
-        let mut grants = Vec::with_capacity(prompts.len());
-        for (done, &(seq, s)) in prompts.iter().enumerate() {
-            let need = self.need(seq, s);
-            let sharers = u32::try_from(prompts.len() - done).unwrap_or(u32::MAX);
-            let tokens = match self.composer.chunk(need, s.computed, time / sharers, time) {
-                tokens if done == 0 => self.composer.at_least(tokens, need, s.computed),
-                tokens => tokens,
-            };
-            let tokens = tokens.min(room);
-            if tokens > 0 {
-                time = time.saturating_sub(self.composer.chunk_time(tokens, s.computed));
-                room -= tokens;
-            }
-            grants.push(tokens);
-        }
-        grants
     }
 }
 

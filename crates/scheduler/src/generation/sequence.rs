@@ -27,8 +27,9 @@ pub(super) struct Sequence {
     pub(super) salt: Salt,
     /// Its number in order of arrival; kept when it goes back to the queue.
     pub(super) arrival: u64,
-    /// The last step that held some of it.
-    pub(super) served: u64,
+    /// Prompt tokens that had been computed when it got its slot, and its own since: what was computed
+    /// beyond them was computed while it waited.
+    pub(super) passed_over_from: u64,
     pub(super) all_logits: bool,
     /// Drafts that the engine has for the next step, and how likely one of them is right.
     pub(super) offered: u32,
@@ -96,7 +97,7 @@ impl Sequence {
             principal: request.principal,
             salt: request.salt,
             arrival,
-            served: 0,
+            passed_over_from: 0,
             all_logits: request.all_logits && choice == 0,
             offered: 0,
             likely: 0.0,

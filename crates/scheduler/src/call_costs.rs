@@ -1,0 +1,124 @@
+//! What decode calls cost, by kind: learned from the calls that were made.
+
+use std::time::Duration;
+
+use crate::cost::{Curve, Load};
+use crate::step::{CallKind, Cutting, DecodeCall, Work};
+
+/// A cost curve for each kind of call.
+#[derive(Debug)]
+pub(crate) struct CallCosts {
+    cutting: Cutting,
+    rows: Curve,
+    short: Curve,
+    chunk: Curve,
+    mixed: Curve,
+}
+
+/// The largest chunk that a price is asked for: larger ones cost no less for a token.
+pub(crate) const LARGEST_CHUNK: u32 = 512;
+
+impl CallCosts {
+    pub(crate) fn new(cutting: Cutting) -> Self {
+        let new = Curve::new;
+        Self { cutting, rows: new(), short: new(), chunk: new(), mixed: new() }
+    }
+
+    /// Learns from how long each call of a step took.
+    pub(crate) fn learn(&mut self, calls: &[DecodeCall], took: &[Duration]) {
+        for (call, &took) in calls.iter().zip(took) {
+            let curve = match call.kind {
+                CallKind::Rows => &mut self.rows,
+                CallKind::Short => &mut self.short,
+                CallKind::Chunk => &mut self.chunk,
+                CallKind::Mixed => &mut self.mixed,
+            };
+            curve.learn(call.load, took);
+        }
+    }
+
+    /// Cuts work into calls, and estimates how long each takes.
+    pub(crate) fn cut(&self, work: &mut [Work]) -> Vec<DecodeCall> {
+        let mut calls = self.cutting.cut(work);
+        for call in &mut calls {
+            call.predicted = self.curve(call.kind).predict(call.load);
+        }
+        calls
+    }
+
+    /// How long this work takes.
+    pub(crate) fn time(&self, work: &[Work]) -> Duration {
+        self.cut(&mut work.to_vec()).iter().map(|call| call.predicted).sum()
+    }
+
+    /// How long a chunk takes in a call of its own.
+    pub(crate) fn chunk_time(&self, tokens: u32, before: u32) -> Duration {
+        let tokens = tokens.max(2);
+        self.curve(self.cutting.kind(tokens)).predict(Load::of(tokens, before))
+    }
+
+    /// How long a chunk takes beside decode rows: the time that it adds to their call, if calls mix.
+    pub(crate) fn added_time(&self, rows: Load, tokens: u32, before: u32) -> Duration {
+        let alone = self.chunk_time(tokens, before);
+        if rows.tokens == 0 || !self.cutting.mixes() || self.mixed.is_blank() {
+            return alone;
+        }
+        let without = self.rows.predict(rows);
+        let with = self.mixed.predict(rows.plus(Load::of(tokens, before)));
+        // Beside rows a chunk costs no more than alone.
+        with.saturating_sub(without).min(alone)
+    }
+
+    /// The smallest number of tokens, up to `most`, with which a token of a chunk costs at most
+    /// `tolerance` times what it costs in the largest one: whole blocks, or powers of two if blocks do
+    /// not matter. A block while costs are unknown.
+    ///
+    /// What a call costs whatever is in it is taken to be what a call with one row costs: that is known
+    /// well, while times of chunks that are all of one size say nothing of other sizes.
+    pub(crate) fn efficient_chunk(&self, before: u32, tolerance: f64, most: u32) -> u32 {
+        let block = self.cutting.block().clamp(16, LARGEST_CHUNK);
+        let known = self.curve(CallKind::Chunk).largest().clamp(block, LARGEST_CHUNK);
+        let whole = self.chunk_time(known, before).as_secs_f64();
+        let base = self.decode_time(1, 0).as_secs_f64().min(whole / 2.0);
+        let token = (whole - base) / f64::from(known);
+        let each = |tokens: u32| base / f64::from(tokens) + token;
+        let least = each(LARGEST_CHUNK) * tolerance;
+        let mut sizes = std::iter::successors(Some(block), |size| Some(size * 2));
+        let fits = sizes.find(|&size| size >= LARGEST_CHUNK || each(size) <= least);
+        fits.unwrap_or(block).min(most)
+    }
+
+    /// So many tokens without the part of the last block, if there is a whole one.
+    pub(crate) fn whole_blocks(&self, tokens: u32) -> u32 {
+        let block = self.cutting.block();
+        if tokens > block { tokens - tokens % block } else { tokens }
+    }
+
+    /// How long prompts of so many tokens take together, without anything before them.
+    pub(crate) fn prefill_time(&self, tokens: u32) -> Duration {
+        const CHUNK: u32 = 256;
+        self.chunk_time(CHUNK, 0).mul_f64(f64::from(tokens) / f64::from(CHUNK))
+    }
+
+    /// How long a step of so many decode rows takes, each at a depth of `before` tokens.
+    pub(crate) fn decode_time(&self, rows: u32, before: u32) -> Duration {
+        let depth = u64::from(rows) * u64::from(before);
+        self.rows.predict(Load { tokens: rows, depth })
+    }
+
+    /// Whether nothing is known of decode rows, or of anything else.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.rows.is_blank() || (self.short.is_blank() && self.chunk.is_blank())
+    }
+
+    /// The curve of calls of a kind; that of a kind like it while it is blank.
+    fn curve(&self, kind: CallKind) -> &Curve {
+        let order = match kind {
+            CallKind::Rows => [&self.rows; 3],
+            CallKind::Short => [&self.short, &self.chunk, &self.mixed],
+            CallKind::Chunk => [&self.chunk, &self.short, &self.mixed],
+            CallKind::Mixed => [&self.mixed, &self.chunk, &self.short],
+        };
+        order.into_iter().find(|curve| !curve.is_blank()).unwrap_or(order[0])
+    }
+}

@@ -1,0 +1,168 @@
+//! How much of a step prompts may take beside decode rows.
+//!
+//! A prompt's chunk is never thinner than what is efficient: a thin one costs more for each token, so
+//! batches stay half full and everyone's tokens come later. If a step with an efficient chunk is
+//! longer than the target, a target that the operator set is kept on average, by steps without
+//! prompts in between; the default target gives way.
+
+use std::time::Duration;
+
+use crate::call_costs::{CallCosts, LARGEST_CHUNK};
+use crate::cost::Load;
+
+/// What a token may cost in a chunk, in terms of the best: beside decode rows, and with nobody to wait
+/// for it but requests that come later.
+const TOLERANCE: f64 = 1.15;
+const IDLE_TOLERANCE: f64 = 1.03;
+/// However long decode rows take, prompts get at least this part of their time: answers slow down
+/// before prompts starve.
+const LEAST_SHARE: f64 = 0.5;
+
+/// The longest that a step with decode rows should take if it also computes prompts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum ItlTarget {
+    /// Kept on average, unless decode rows alone take longer.
+    Held(Duration),
+    /// Gives way to efficient chunks.
+    Adaptive(Duration),
+}
+
+/// Why the prompts got as much of a step as they got.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Why {
+    /// No prompt is waiting to be computed.
+    #[default]
+    NoPrompt,
+    /// No sequence decodes: chunks are as large as makes them cheap.
+    NobodyDecodes,
+    /// What fits beside the decode rows within the target.
+    Target,
+    /// An efficient chunk, though the step takes longer than the target.
+    Efficient,
+    /// None: this step makes up for one that took longer than the target.
+    Pace,
+}
+
+/// The target, and what steps before have left of it.
+#[derive(Debug)]
+pub(crate) struct StepBudget {
+    target: ItlTarget,
+    /// Time that steps have left of a held target since a prompt was last computed.
+    saved: Duration,
+}
+
+/// The time that prompts may take in one step.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PromptTime {
+    /// What is left of it.
+    left: Duration,
+    /// The decode rows of the step.
+    rows: Load,
+    /// What a token may cost in terms of the best.
+    tolerance: f64,
+    pub(crate) why: Why,
+}
+
+impl ItlTarget {
+    /// The one that holds if the operator says nothing.
+    pub const DEFAULT: Self = Self::Adaptive(Duration::from_millis(150));
+
+    fn duration(self) -> Duration {
+        match self {
+            Self::Held(target) | Self::Adaptive(target) => target,
+        }
+    }
+}
+
+impl StepBudget {
+    pub(crate) fn new(target: ItlTarget) -> Self {
+        Self { target, saved: Duration::ZERO }
+    }
+
+    /// The time for prompts in a step with these decode rows, which take `decoding`. The first prompt
+    /// lacks `need` tokens at `before`.
+    pub(crate) fn prompt_time(
+        &mut self,
+        costs: &CallCosts,
+        rows: Load,
+        decoding: Duration,
+        (need, before): (u32, u32),
+    ) -> PromptTime {
+        if rows.tokens == 0 {
+            let tokens = costs.efficient_chunk(before, IDLE_TOLERANCE, LARGEST_CHUNK);
+            let left = costs.chunk_time(tokens, before).max(self.target.duration());
+            return PromptTime { left, rows, tolerance: IDLE_TOLERANCE, why: Why::NobodyDecodes };
+        }
+        let efficient = costs.efficient_chunk(before, TOLERANCE, need);
+        let efficient = costs.added_time(rows, efficient, before);
+        let target = self.target.duration();
+        let (spare, least) = (target.saturating_sub(decoding), decoding.mul_f64(LEAST_SHARE));
+        let of = |left, why| PromptTime { left, rows, tolerance: TOLERANCE, why };
+        if spare >= efficient.max(least) {
+            self.saved = Duration::ZERO;
+            return of(spare, Why::Target);
+        }
+        if self.target == ItlTarget::Adaptive(target) || decoding >= target {
+            return of(efficient.max(least), Why::Efficient);
+        }
+        self.saved += spare;
+        match self.saved.checked_sub(efficient) {
+            Some(left) => {
+                self.saved = left;
+                of(efficient, Why::Efficient)
+            }
+            None => of(Duration::ZERO, Why::Pace),
+        }
+    }
+
+    /// What the smallest chunk takes that a prompt gets which lacks `need` tokens at `before`.
+    pub(crate) fn least_time(costs: &CallCosts, (need, before): (u32, u32)) -> Duration {
+        costs.chunk_time(costs.efficient_chunk(before, TOLERANCE, need), before)
+    }
+}
+
+impl PromptTime {
+    /// The next prompt's tokens, of the `need` that it lacks at `before`; at most `room`. All of it, or
+    /// at least an efficient chunk, or none. The `first` one gets an efficient chunk in any case.
+    pub(crate) fn grant(
+        &mut self,
+        costs: &CallCosts,
+        (need, before): (u32, u32),
+        first: bool,
+        room: u32,
+    ) -> u32 {
+        let most = need.min(room);
+        if most == 0 || self.why == Why::Pace {
+            return 0;
+        }
+        let time = |tokens: u32| costs.added_time(self.rows, tokens, before);
+        let efficient = costs.efficient_chunk(before, self.tolerance, most);
+        let tokens = if time(most) <= self.left {
+            most
+        } else {
+            let fits = largest_within(most, |tokens| time(tokens) <= self.left);
+            let fits = costs.whole_blocks(fits);
+            if fits >= efficient {
+                fits
+            } else if first {
+                efficient
+            } else {
+                0
+            }
+        };
+        if tokens > 0 {
+            self.left = self.left.saturating_sub(time(tokens));
+        }
+        tokens
+    }
+}
+
+/// The largest number up to `most` for which `fits` is true, if it is true up to some number.
+fn largest_within(most: u32, fits: impl Fn(u32) -> bool) -> u32 {
+    let (mut yes, mut no) = (0, most.saturating_add(1));
+    while no - yes > 1 {
+        let middle = yes + (no - yes) / 2;
+        if fits(middle) { yes = middle } else { no = middle }
+    }
+    yes
+}
