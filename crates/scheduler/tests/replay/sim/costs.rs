@@ -1,0 +1,235 @@
+//! What decode calls cost: tables that `forebay bench --costs` measured, and a made-up GPU.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// Tokens that llama.cpp computes at once; a call with more is cut.
+pub(crate) const UBATCH: u32 = 512;
+
+/// How much more than at best a token of an efficient chunk may cost.
+const EFFICIENT: f64 = 1.15;
+
+/// One sequence's part of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) tokens: u32,
+    /// Tokens that the sequence has before.
+    pub(crate) depth: u32,
+}
+
+/// A chunk of a prompt, and what it costs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Efficient {
+    pub(crate) tokens: u32,
+    pub(crate) time: Duration,
+}
+
+/// The times of calls on one machine, for one model and one layout.
+#[derive(Debug)]
+pub(crate) struct CostTable {
+    pub(crate) name: &'static str,
+    /// Sequences that run together.
+    pub(crate) parallel: u32,
+    /// How much faster than the others the machine is: arrivals of scenarios are as much denser.
+    pub(crate) pace: f64,
+    /// Whether it is a CPU.
+    pub(crate) on_cpu: bool,
+    /// Whether sequences share one KV stream; else a call holds rows or a prompt's chunk.
+    pub(crate) shared: bool,
+    /// Tokens that attention computes at once; 1 if that makes no difference.
+    pub(crate) block: u32,
+    /// Milliseconds by depth, ascending, of each number of rows and tokens of a chunk.
+    samples: BTreeMap<(u32, u32), Vec<(f64, f64)>>,
+}
+
+/// A file of `forebay bench --costs`.
+#[derive(Deserialize)]
+struct Recorded {
+    shared: bool,
+    block: u32,
+    samples: Vec<Sample>,
+}
+
+#[derive(Deserialize)]
+struct Sample {
+    rows: u32,
+    chunk: u32,
+    depth: u32,
+    ms: f64,
+}
+
+/// The tables.
+pub(crate) fn all() -> Vec<CostTable> {
+    let recorded = |name, parallel, json: &str| {
+        let recorded: Recorded = serde_json::from_str(json).expect("a table of costs");
+        CostTable::new(name, parallel, recorded)
+    };
+    vec![
+        recorded("smol-split", 16, include_str!("../../../costs/smol-split.json")),
+        recorded("smol-shared", 16, include_str!("../../../costs/smol-shared.json")),
+        recorded("qwen-split", 8, include_str!("../../../costs/qwen-split.json")),
+        recorded("qwen-shared", 8, include_str!("../../../costs/qwen-shared.json")),
+        CostTable { pace: 5.0, on_cpu: false, ..CostTable::new("gpu", 32, made_up_gpu()) },
+    ]
+}
+
+/// A GPU that is bound by memory up to 64 tokens: a call takes 6 ms, 0.07 ms more for each token
+/// beyond, and attention 1 us for each token and 1,000 of its depth.
+fn made_up_gpu() -> Recorded {
+    let mut samples = Vec::new();
+    for depth in [0, 512, 2000, 8000] {
+        for rows in [0, 1, 2, 4, 8, 16, 32, 48] {
+            for chunk in [0, 2, 4, 8, 16, 32, 48, 64, 80, 96, 128, 192, 256, 384, 512] {
+                let tokens = f64::from(rows + chunk);
+                let attention = 1e-3 * tokens * f64::from(depth) / 1e3;
+                let ms = 6.0 + 0.07 * (tokens - 64.0).max(0.0) + attention;
+                if tokens > 0.0 {
+                    samples.push(Sample { rows, chunk, depth, ms });
+                }
+            }
+        }
+    }
+    Recorded { shared: true, block: 1, samples }
+}
+
+impl CostTable {
+    fn new(name: &'static str, parallel: u32, recorded: Recorded) -> Self {
+        let Recorded { shared, block, mut samples } = recorded;
+        samples.sort_by_key(|s| s.depth);
+        let mut by_size: BTreeMap<(u32, u32), Vec<(f64, f64)>> = BTreeMap::new();
+        for Sample { rows, chunk, depth, ms } in samples {
+            let line = by_size.entry((rows, chunk)).or_default();
+            // What lies deeper is never cheaper; where it was measured so, that is noise.
+            let least = line.last().map_or(0.0, |&(_, ms)| ms);
+            line.push((f64::from(depth), ms.max(least)));
+        }
+        Self { name, parallel, pace: 1.0, on_cpu: true, shared, block, samples: by_size }
+    }
+
+    /// How long a call takes. Its parts of one token are rows, the others make up one chunk.
+    pub(crate) fn time(&self, parts: &[Part]) -> Duration {
+        let mut ms = 0.0;
+        let mut rest: Vec<Part> = parts.to_vec();
+        rest.sort_by_key(|part| part.tokens > 1);
+        while !rest.is_empty() {
+            let (mut room, mut now, mut later) = (UBATCH, Vec::new(), Vec::new());
+            for Part { tokens, depth } in rest {
+                let fits = tokens.min(room);
+                room -= fits;
+                now.extend((fits > 0).then_some(Part { tokens: fits, depth }));
+                let left = Part { tokens: tokens - fits, depth: depth + fits };
+                later.extend((left.tokens > 0).then_some(left));
+            }
+            ms += self.ubatch_ms(&now);
+            rest = later;
+        }
+        // Whole microseconds, so that the last bits of a logarithm do not matter.
+        Duration::from_micros((ms * 1e3).round() as u64)
+    }
+
+    /// The smallest chunk whose tokens cost little more than those of the best one.
+    pub(crate) fn efficient_chunk(&self, depth: u32) -> Efficient {
+        let per_token = |tokens: u32| self.chunk_ms(tokens, depth.into()) / f64::from(tokens);
+        let best = (2..=UBATCH).map(per_token).fold(f64::INFINITY, f64::min);
+        let tokens = (2..=UBATCH).find(|&tokens| per_token(tokens) <= best * EFFICIENT);
+        let tokens = tokens.unwrap_or(UBATCH);
+        Efficient { tokens, time: self.time(&[Part { tokens, depth }]) }
+    }
+
+    /// Each size that was measured, and what it costs without anything before it: rows, tokens of
+    /// a chunk, milliseconds.
+    pub(crate) fn at_the_beginning(&self) -> impl Iterator<Item = (u32, u32, f64)> {
+        self.samples.iter().map(|(&(rows, chunk), line)| (rows, chunk, on_line(line, 0.0)))
+    }
+
+    fn ubatch_ms(&self, parts: &[Part]) -> f64 {
+        let sum = |of: &[Part]| {
+            let tokens: u32 = of.iter().map(|part| part.tokens).sum();
+            let depth: f64 = of.iter().map(|p| f64::from(p.tokens) * f64::from(p.depth)).sum();
+            (tokens, depth / f64::from(tokens.max(1)))
+        };
+        let (rows, chunks): (Vec<Part>, Vec<Part>) = parts.iter().partition(|p| p.tokens == 1);
+        let ((rows, row_depth), (chunk, chunk_depth)) = (sum(&rows), sum(&chunks));
+        let rows_ms = |depth| if rows > 0 { self.rows_ms(rows, depth) } else { 0.0 };
+        let chunk_ms = |depth| if chunk > 0 { self.chunk_ms(chunk, depth) } else { 0.0 };
+        if rows == 0 || chunk == 0 || !self.shared {
+            return rows_ms(row_depth) + chunk_ms(chunk_depth);
+        }
+        // Mixed calls were measured with rows and chunk equally deep: what either is deeper costs as
+        // much as it does alone.
+        let depth = row_depth.min(chunk_depth);
+        self.mixed_ms(rows, chunk, depth) + rows_ms(row_depth) - rows_ms(depth)
+            + chunk_ms(chunk_depth)
+            - chunk_ms(depth)
+    }
+
+    fn rows_ms(&self, rows: u32, depth: f64) -> f64 {
+        on_curve(&self.curve(|r, c| (r > 0 && c == 0).then_some(r), depth), rows)
+    }
+
+    fn chunk_ms(&self, chunk: u32, depth: f64) -> f64 {
+        if chunk < 2 {
+            return self.rows_ms(chunk, depth);
+        }
+        let like = |r, c| (r == 0 && self.is_alike(c, chunk)).then_some(c);
+        on_curve(&self.curve(like, depth), chunk)
+    }
+
+    fn mixed_ms(&self, rows: u32, chunk: u32, depth: f64) -> f64 {
+        let widths: Vec<u32> = self.samples.keys().filter(|k| k.1 == 0).map(|k| k.0).collect();
+        let beside = |width: &u32| {
+            let like = |r, c| (r == *width && self.is_alike(c, chunk)).then_some(c);
+            (*width, on_curve(&self.curve(like, depth), chunk))
+        };
+        on_curve(&widths.iter().map(beside).collect::<Vec<_>>(), rows)
+    }
+
+    /// Whether two chunks are computed in the same way: less than a block is not.
+    fn is_alike(&self, a: u32, b: u32) -> bool {
+        a > 0 && (a < self.block) == (b < self.block)
+    }
+
+    /// The times of those sizes, ascending, that `size` gives a number.
+    fn curve(&self, size: impl Fn(u32, u32) -> Option<u32>, depth: f64) -> Vec<(u32, f64)> {
+        let points = self.samples.iter();
+        points.filter_map(|(k, line)| Some((size(k.0, k.1)?, on_line(line, depth)))).collect()
+    }
+}
+
+/// The value at `x` of a line through points in ascending order, which goes on beyond the last.
+fn on_line(points: &[(f64, f64)], x: f64) -> f64 {
+    match points {
+        [] => 0.0,
+        [(_, only)] => *only,
+        [(x0, y0), (x1, y1), rest @ ..] if x <= *x1 || rest.is_empty() => {
+            (y0 + (y1 - y0) * (x - x0) / (x1 - x0)).max(0.0)
+        }
+        [_, rest @ ..] => on_line(rest, x),
+    }
+}
+
+/// The value at `size` of a curve through points in ascending order: between two of them a power of
+/// the size, beyond the last a line, and never less than for a smaller one.
+fn on_curve(points: &[(u32, f64)], size: u32) -> f64 {
+    let mut most = 0.0_f64;
+    let points: Vec<(f64, f64)> = points
+        .iter()
+        .map(|&(x, y)| {
+            most = most.max(y);
+            (f64::from(x), most)
+        })
+        .collect();
+    let (size, after) = (f64::from(size), points.iter().position(|p| p.0 >= f64::from(size)));
+    match (after, points.as_slice()) {
+        (_, []) => 0.0,
+        (Some(0), [first, ..]) => first.1,
+        (Some(after), points) => {
+            let ((x0, y0), (x1, y1)) = (points[after - 1], points[after]);
+            y0 * (y1 / y0).powf((size / x0).ln() / (x1 / x0).ln())
+        }
+        (None, [only]) => only.1 * size / only.0,
+        (None, [.., a, b]) => on_line(&[*a, *b], size),
+    }
+}

@@ -1,0 +1,100 @@
+//! The scheduler, on a machine that takes as long as a table says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use forebay_scheduler::{
+    Class, KvLimits, Limits, Request, RequestId, Scheduler, SeqId, Step, Work,
+};
+
+use super::costs::{CostTable, Part};
+use super::replay::{Pass, Server};
+
+/// What a slot holds, in tokens.
+const SLOT_TOKENS: u32 = 4096;
+
+/// The scheduler and the times of its calls.
+#[derive(Debug)]
+pub(crate) struct Forebay<'t> {
+    table: &'t CostTable,
+    scheduler: Scheduler,
+}
+
+impl<'t> Forebay<'t> {
+    pub(crate) fn new(table: &'t CostTable) -> Self {
+        Self { table, scheduler: Scheduler::new(limits(table)) }
+    }
+
+    fn time(&self, work: &[Work]) -> Duration {
+        let parts = work.iter().map(|w| Part { tokens: w.tokens, depth: w.start });
+        self.table.time(&parts.collect::<Vec<_>>())
+    }
+
+    fn rows_alone(&self, step: &Step) -> Duration {
+        let rows: Vec<Work> = step.work.iter().filter(|w| w.tokens == 1).cloned().collect();
+        if rows.is_empty() { Duration::ZERO } else { self.time(&rows) }
+    }
+}
+
+/// What the engine would say of such a machine.
+fn limits(table: &CostTable) -> Limits {
+    let CostTable { parallel, shared, block, on_cpu, .. } = *table;
+    let cells = SLOT_TOKENS * parallel;
+    Limits {
+        parallel,
+        kv: KvLimits {
+            slots: if shared { (parallel * 4).max(16) } else { parallel },
+            cells,
+            slot_tokens: SLOT_TOKENS,
+            long_tokens: 0,
+            shares: shared,
+            rewinds: true,
+            parked_tokens: if shared && on_cpu { cells / 8 } else { cells },
+            // Copies take no time here, so there is no host memory to copy to.
+            saved_tokens: 0,
+        },
+        batch_tokens: 2048,
+        block,
+        itl_target: Duration::from_millis(150),
+        all_logits_tokens: 64,
+        queue: 1000,
+    }
+}
+
+impl Server for Forebay<'_> {
+    fn submit(&mut self, id: u64, prompt: Arc<[u32]>, answer: u32) {
+        let request = Request {
+            id: RequestId(id),
+            prompt,
+            salt: 0,
+            principal: 0,
+            class: Class::Normal,
+            max_new_tokens: answer,
+            choices: 1,
+            all_logits: false,
+            said: Vec::new(),
+        };
+        self.scheduler.submit(&request).expect("room for all");
+    }
+
+    fn step(&mut self) -> Option<Pass> {
+        let step = self.scheduler.plan();
+        if step.work.is_empty() {
+            return None;
+        }
+        let calls = step.calls.iter();
+        let took: Vec<Duration> = calls.map(|c| self.time(&step.work[c.work.clone()])).collect();
+        self.scheduler.complete(&step, &took);
+        let sampled = step.work.iter().filter(|w| w.output.samples());
+        Some(Pass {
+            took: took.iter().sum(),
+            rows_alone: self.rows_alone(&step),
+            sampled: sampled.map(|w| w.seq.request.0).collect(),
+        })
+    }
+
+    fn sampled(&mut self, id: u64, token: u32, last: bool) {
+        let seq = SeqId { request: RequestId(id), choice: 0 };
+        if last { self.scheduler.finish(seq) } else { self.scheduler.append(seq, token) }
+    }
+}

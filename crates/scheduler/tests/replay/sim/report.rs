@@ -1,0 +1,66 @@
+//! All comparisons as one table.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use super::Comparison;
+
+impl Comparison {
+    /// Tokens per second, ours by prefill-first's.
+    pub(crate) fn throughput(&self) -> f64 {
+        self.ours.tokens_per_s / self.prefill_first.tokens_per_s
+    }
+
+    /// Mean time to the first token, prefill-first's by ours.
+    pub(crate) fn ttft(&self) -> f64 {
+        ratio(self.prefill_first.ttft_mean, self.ours.ttft_mean)
+    }
+
+    /// The longest gap between two tokens, by what it may be: a decode step and an efficient chunk.
+    pub(crate) fn itl(&self) -> f64 {
+        ratio(self.ours.itl_max, self.ours.rows_alone + self.efficient.time)
+    }
+}
+
+fn ratio(a: Duration, b: Duration) -> f64 {
+    a.as_secs_f64() / b.as_secs_f64()
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// A Markdown table: a line for each scenario and table of costs.
+pub(crate) fn markdown(all: &[Comparison]) -> String {
+    let mut text = String::from(
+        "| scenario | costs | tokens/s | TTFT mean | TTFT p50 | TTFT p99 | ITL p99 | ITL max \
+         | ITL max ms | decode step ms | efficient chunk | part of ideal | tokens/s, absolute \
+         | TTFT mean ms |\n\
+         |---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
+    );
+    for c in all {
+        let (ours, theirs) = (&c.ours, &c.prefill_first);
+        let line = writeln!(
+            text,
+            "| {} | {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.0} | {:.0} \
+             | {:.0} ms, {} tokens | {:.2} | {:.1} | {:.0} |",
+            c.scenario,
+            c.table,
+            c.throughput(),
+            c.ttft(),
+            ratio(theirs.ttft_p50, ours.ttft_p50),
+            ratio(theirs.ttft_p99, ours.ttft_p99),
+            ratio(theirs.itl_p99, ours.itl_p99),
+            ratio(theirs.itl_max, ours.itl_max),
+            ms(ours.itl_max),
+            ms(ours.rows_alone),
+            ms(c.efficient.time),
+            c.efficient.tokens,
+            ratio(c.ideal, ours.makespan),
+            ours.tokens_per_s,
+            ms(ours.ttft_mean),
+        );
+        line.expect("a string takes all");
+    }
+    text
+}
