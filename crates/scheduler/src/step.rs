@@ -84,8 +84,9 @@ pub enum Output {
 pub(crate) struct Cutting {
     /// A chunk of at least this many tokens is computed otherwise than a shorter one.
     block: u32,
-    /// Whether sequences with different numbers of tokens can share a call: where each slot has a KV
-    /// stream of its own llama.cpp would cut such a call itself.
+    /// Whether decode rows and prompts share a call. Not where each slot has a KV stream of its own:
+    /// llama.cpp would cut such a call itself. Nor where attention computes blocks: a block that holds
+    /// rows of several sequences goes over the cells of all of them (docs/performance.md).
     mixes: bool,
     /// The slot that has a KV cache of its own, so that its calls are separate.
     long: Option<SlotId>,
@@ -134,7 +135,7 @@ impl Step {
 
 impl Cutting {
     pub(crate) fn new(block: u32, kv: &KvLimits) -> Self {
-        Self { block, mixes: kv.shares, long: kv.long_slot() }
+        Self { block, mixes: kv.shares && block == 1, long: kv.long_slot() }
     }
 
     /// Puts work in the order of its calls and says where they are.

@@ -12,7 +12,7 @@ use crate::cost::Load;
 
 /// What a token may cost in a chunk, in terms of the best: beside decode rows, and with nobody to wait
 /// for it but requests that come later.
-const TOLERANCE: f64 = 1.15;
+const TOLERANCE: f64 = 1.04;
 const IDLE_TOLERANCE: f64 = 1.03;
 /// However long decode rows take, prompts get at least this part of their time: answers slow down
 /// before prompts starve.

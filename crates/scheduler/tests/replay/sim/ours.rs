@@ -55,7 +55,8 @@ fn limits(table: &CostTable) -> Limits {
         },
         batch_tokens: 2048,
         block,
-        itl_target: Duration::from_millis(150),
+        itl_target: forebay_scheduler::ItlTarget::DEFAULT,
+        reproducible: false,
         all_logits_tokens: 64,
         queue: 1000,
     }
