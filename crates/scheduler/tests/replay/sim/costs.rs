@@ -1,6 +1,6 @@
 //! What decode calls cost: tables that `forebay bench --costs` measured, and a made-up GPU.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -138,10 +138,18 @@ impl CostTable {
         Efficient { tokens, time: self.time(&[Part { tokens, depth }]) }
     }
 
-    /// Each size that was measured, and what it costs without anything before it: rows, tokens of
-    /// a chunk, milliseconds.
-    pub(crate) fn at_the_beginning(&self) -> impl Iterator<Item = (u32, u32, f64)> {
-        self.samples.iter().map(|(&(rows, chunk), line)| (rows, chunk, on_line(line, 0.0)))
+    /// Calls without anything before them, of at most so many rows: rows, tokens of a chunk and
+    /// milliseconds, of the sizes that were measured and of that many rows.
+    pub(crate) fn calls(&self, most_rows: u32) -> Vec<(u32, u32, f64)> {
+        let sizes = |of: fn(&(u32, u32)) -> u32| -> BTreeSet<u32> {
+            self.samples.keys().map(of).chain([0]).collect()
+        };
+        let (mut rows, chunks) = (sizes(|key| key.0), sizes(|key| key.1));
+        rows.insert(most_rows);
+        let rows = rows.into_iter().filter(|&rows| rows <= most_rows);
+        let sizes = rows.flat_map(|rows| chunks.iter().map(move |&chunk| (rows, chunk)));
+        let sizes = sizes.filter(|(rows, chunk)| rows + chunk > 0);
+        sizes.map(|(rows, chunk)| (rows, chunk, self.ms(rows, 0.0, chunk, 0.0))).collect()
     }
 
     fn ubatch_ms(&self, parts: &[Part]) -> f64 {
@@ -152,6 +160,12 @@ impl CostTable {
         };
         let (rows, chunks): (Vec<Part>, Vec<Part>) = parts.iter().partition(|p| p.tokens == 1);
         let ((rows, row_depth), (chunk, chunk_depth)) = (sum(&rows), sum(&chunks));
+        self.ms(rows, row_depth, chunk, chunk_depth)
+    }
+
+    /// How long so many rows and a chunk take in one call; one after the other where they cannot
+    /// share it.
+    fn ms(&self, rows: u32, row_depth: f64, chunk: u32, chunk_depth: f64) -> f64 {
         let rows_ms = |depth| if rows > 0 { self.rows_ms(rows, depth) } else { 0.0 };
         let chunk_ms = |depth| if chunk > 0 { self.chunk_ms(chunk, depth) } else { 0.0 };
         if rows == 0 || chunk == 0 || !self.shared {
