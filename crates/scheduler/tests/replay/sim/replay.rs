@@ -51,7 +51,8 @@ struct Course {
 
 /// The token that an answer has at a position.
 pub(crate) fn token(id: u64, position: usize) -> u32 {
-    let mixed = id.wrapping_mul(0x9E37_79B9).wrapping_add(position as u64).wrapping_mul(0x85EB_CA6B);
+    let mixed =
+        id.wrapping_mul(0x9E37_79B9).wrapping_add(position as u64).wrapping_mul(0x85EB_CA6B);
     40_000 + u32::try_from(mixed % 1_000_003).unwrap_or(0)
 }
 
