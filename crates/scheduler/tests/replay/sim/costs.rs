@@ -1,6 +1,6 @@
 //! What decode calls cost: tables that `forebay bench --costs` measured, and a made-up GPU.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -129,19 +129,31 @@ impl CostTable {
         Duration::from_micros((ms * 1e3).round() as u64)
     }
 
-    /// The smallest chunk whose tokens cost little more than those of the best one.
+    /// The smallest chunk whose tokens cost little more than those of the best one, and its time at
+    /// a depth. Its size is that at the deepest that was measured: further down the last bits of
+    /// what was would decide.
     pub(crate) fn efficient_chunk(&self, depth: u32) -> Efficient {
-        let per_token = |tokens: u32| self.chunk_ms(tokens, depth.into()) / f64::from(tokens);
+        let lines = self.samples.values().filter_map(|line| line.last());
+        let measured = lines.map(|&(depth, _)| depth).fold(0.0, f64::max).min(depth.into());
+        let per_token = |tokens: u32| self.chunk_ms(tokens, measured) / f64::from(tokens);
         let best = (2..=UBATCH).map(per_token).fold(f64::INFINITY, f64::min);
         let tokens = (2..=UBATCH).find(|&tokens| per_token(tokens) <= best * EFFICIENT);
         let tokens = tokens.unwrap_or(UBATCH);
         Efficient { tokens, time: self.time(&[Part { tokens, depth }]) }
     }
 
-    /// Each size that was measured, and what it costs without anything before it: rows, tokens of
-    /// a chunk, milliseconds.
-    pub(crate) fn at_the_beginning(&self) -> impl Iterator<Item = (u32, u32, f64)> {
-        self.samples.iter().map(|(&(rows, chunk), line)| (rows, chunk, on_line(line, 0.0)))
+    /// Calls without anything before them, of at most so many rows: rows, tokens of a chunk and
+    /// milliseconds, of the sizes that were measured and of that many rows.
+    pub(crate) fn calls(&self, most_rows: u32) -> Vec<(u32, u32, f64)> {
+        let sizes = |of: fn(&(u32, u32)) -> u32| -> BTreeSet<u32> {
+            self.samples.keys().map(of).chain([0]).collect()
+        };
+        let (mut rows, chunks) = (sizes(|key| key.0), sizes(|key| key.1));
+        rows.insert(most_rows);
+        let rows = rows.into_iter().filter(|&rows| rows <= most_rows);
+        let sizes = rows.flat_map(|rows| chunks.iter().map(move |&chunk| (rows, chunk)));
+        let sizes = sizes.filter(|(rows, chunk)| rows + chunk > 0);
+        sizes.map(|(rows, chunk)| (rows, chunk, self.ms(rows, 0.0, chunk, 0.0))).collect()
     }
 
     fn ubatch_ms(&self, parts: &[Part]) -> f64 {
@@ -152,6 +164,12 @@ impl CostTable {
         };
         let (rows, chunks): (Vec<Part>, Vec<Part>) = parts.iter().partition(|p| p.tokens == 1);
         let ((rows, row_depth), (chunk, chunk_depth)) = (sum(&rows), sum(&chunks));
+        self.ms(rows, row_depth, chunk, chunk_depth)
+    }
+
+    /// How long so many rows and a chunk take in one call; one after the other where they cannot
+    /// share it.
+    fn ms(&self, rows: u32, row_depth: f64, chunk: u32, chunk_depth: f64) -> f64 {
         let rows_ms = |depth| if rows > 0 { self.rows_ms(rows, depth) } else { 0.0 };
         let chunk_ms = |depth| if chunk > 0 { self.chunk_ms(chunk, depth) } else { 0.0 };
         if rows == 0 || chunk == 0 || !self.shared {
@@ -173,22 +191,24 @@ impl CostTable {
         if chunk < 2 {
             return self.rows_ms(chunk, depth);
         }
-        let like = |r, c| (r == 0 && self.is_alike(c, chunk)).then_some(c);
+        let like = |r, c| (r == 0 && c > 0 && self.is_alike(c, chunk)).then_some(c);
         on_curve(&self.curve(like, depth), chunk)
     }
 
     fn mixed_ms(&self, rows: u32, chunk: u32, depth: f64) -> f64 {
         let widths: Vec<u32> = self.samples.keys().filter(|k| k.1 == 0).map(|k| k.0).collect();
         let beside = |width: &u32| {
-            let like = |r, c| (r == *width && self.is_alike(c, chunk)).then_some(c);
+            let is_alike = |r, c| c > 0 && self.is_alike(r + c, rows + chunk);
+            let like = |r, c| (r == *width && is_alike(r, c)).then_some(c);
             (*width, on_curve(&self.curve(like, depth), chunk))
         };
         on_curve(&widths.iter().map(beside).collect::<Vec<_>>(), rows)
     }
 
-    /// Whether two chunks are computed in the same way: less than a block is not.
+    /// Whether attention computes calls of so many tokens in the same way: less than a block is
+    /// computed otherwise.
     fn is_alike(&self, a: u32, b: u32) -> bool {
-        a > 0 && (a < self.block) == (b < self.block)
+        (a < self.block) == (b < self.block)
     }
 
     /// The times of those sizes, ascending, that `size` gives a number.
@@ -211,7 +231,7 @@ fn on_line(points: &[(f64, f64)], x: f64) -> f64 {
 }
 
 /// The value at `size` of a curve through points in ascending order: between two of them a power of
-/// the size, beyond the last a line, and never less than for a smaller one.
+/// the size, beyond them a line, and never less than for a smaller one.
 fn on_curve(points: &[(u32, f64)], size: u32) -> f64 {
     let mut most = 0.0_f64;
     let points: Vec<(f64, f64)> = points
@@ -224,7 +244,8 @@ fn on_curve(points: &[(u32, f64)], size: u32) -> f64 {
     let (size, after) = (f64::from(size), points.iter().position(|p| p.0 >= f64::from(size)));
     match (after, points.as_slice()) {
         (_, []) => 0.0,
-        (Some(0), [first, ..]) => first.1,
+        (Some(0), [first]) => first.1,
+        (Some(0), [a, b, ..]) => on_line(&[*a, *b], size),
         (Some(after), points) => {
             let ((x0, y0), (x1, y1)) = (points[after - 1], points[after]);
             y0 * (y1 / y0).powf((size / x0).ln() / (x1 / x0).ln())

@@ -77,11 +77,9 @@ fn insert(jobs: &[Job], first: u64, seen: &mut HashSet<u64>) -> Vec<Total> {
 /// of the table, solved through its dual, prices of a row and of a prompt's token at which no call
 /// is worth more than it costs.
 fn least(total: Total, width: u32, table: &CostTable) -> Duration {
-    let calls: Vec<(f64, f64, f64)> = table
-        .at_the_beginning()
-        .filter(|&(rows, _, _)| rows <= width)
-        .map(|(rows, chunk, ms)| (f64::from(rows), f64::from(chunk), ms))
-        .collect();
+    let calls = table.calls(width).into_iter();
+    let calls = calls.map(|(rows, chunk, ms)| (f64::from(rows), f64::from(chunk), ms));
+    let calls: Vec<(f64, f64, f64)> = calls.collect();
     let only_rows = calls.iter().filter(|call| call.1 == 0.0);
     let dearest = only_rows.map(|(rows, _, ms)| ms / rows).fold(f64::INFINITY, f64::min);
     let value = |row: f64| {

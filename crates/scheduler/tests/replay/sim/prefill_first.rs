@@ -107,8 +107,7 @@ impl<'t> PrefillFirst<'t> {
         if self.table.shared {
             return self.table.time(&parts(&[rows, chunks].concat()));
         }
-        let prompts: Duration =
-            chunks.iter().map(|&chunk| self.table.time(&parts(&[chunk]))).sum();
+        let prompts: Duration = chunks.iter().map(|&chunk| self.table.time(&parts(&[chunk]))).sum();
         self.table.time(&parts(rows)) + prompts
     }
 }

@@ -55,7 +55,11 @@ impl Random {
 
 impl Scenario {
     /// The prompt of a job, with those that it goes on with. `answer` gives their answers.
-    pub(crate) fn prompt(jobs: &[Job], job: usize, answer: &impl Fn(usize) -> Vec<u32>) -> Vec<u32> {
+    pub(crate) fn prompt(
+        jobs: &[Job],
+        job: usize,
+        answer: &impl Fn(usize) -> Vec<u32>,
+    ) -> Vec<u32> {
         let Job { start, prompt, goes_on, .. } = &jobs[job];
         let mut all = match start {
             Start::After(before) if *goes_on => {
