@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::cost::{Curve, Load};
-use crate::step::{CallKind, Cutting, DecodeCall, Work};
+use crate::step::{CallKind, Cutting, DecodeCall, Output, Work};
 
 /// A cost curve for each kind of call.
 #[derive(Debug)]
@@ -44,6 +44,20 @@ impl CallCosts {
             call.predicted = self.curve(call.kind).predict(call.load);
         }
         calls
+    }
+
+    /// Cuts off the last token of short prompts if they then share a call with others: a token alone is
+    /// a row of the next step, which costs next to nothing beside other rows.
+    pub(crate) fn equalise(&self, chunks: &mut [Work]) {
+        chunks.sort_by_key(|work| work.tokens);
+        let mut length = 0;
+        for work in chunks {
+            let joins = work.output == Output::Last && work.tokens == length + 1;
+            if joins && self.cutting.has_equal_lengths(length) {
+                (work.tokens, work.output) = (length, Output::None);
+            }
+            length = work.tokens;
+        }
     }
 
     /// How long this work takes.

@@ -88,6 +88,8 @@ pub(crate) struct Cutting {
     /// llama.cpp would cut such a call itself. Nor where attention computes blocks: a block that holds
     /// rows of several sequences goes over the cells of all of them (docs/performance.md).
     mixes: bool,
+    /// Whether each slot has a KV stream of its own.
+    streams: bool,
     /// The slot that has a KV cache of its own, so that its calls are separate.
     long: Option<SlotId>,
 }
@@ -135,18 +137,18 @@ impl Step {
 
 impl Cutting {
     pub(crate) fn new(block: u32, kv: &KvLimits) -> Self {
-        Self { block, mixes: kv.shares && block == 1, long: kv.long_slot() }
+        let (mixes, streams) = (kv.shares && block == 1, !kv.shares);
+        Self { block, mixes, streams, long: kv.long_slot() }
     }
 
     /// Puts work in the order of its calls and says where they are.
     pub(crate) fn cut(self, work: &mut [Work]) -> Vec<DecodeCall> {
         let mixed = self.mixes && work.iter().any(|w| w.tokens > 1);
         let kind = |w: &Work| if mixed { CallKind::Mixed } else { self.kind(w.tokens) };
-        // A block that shares a call with another is cut by llama.cpp where their lengths differ, and
-        // what is cut off is less than a block.
         let call = |w: &Work| {
-            let own = kind(w) == CallKind::Chunk || Some(w.slot) == self.long;
-            (Some(w.slot) == self.long, kind(w), own.then_some(w.slot))
+            let own = (kind(w) == CallKind::Chunk && self.block > 1) || Some(w.slot) == self.long;
+            let length = if self.has_equal_lengths(w.tokens) { w.tokens } else { 0 };
+            (Some(w.slot) == self.long, kind(w), length, own.then_some(w.slot))
         };
         work.sort_by_key(|w| (call(w), w.slot));
         let mut end = 0;
@@ -163,6 +165,13 @@ impl Cutting {
     /// What attention computes at once; chunks of whole blocks cost least.
     pub(crate) fn block(self) -> u32 {
         self.block
+    }
+
+    /// Whether sequences with so many tokens share a call only with those that have as many. llama.cpp
+    /// cuts a call of several KV streams where their lengths differ, so what is left of the longer ones
+    /// would be computed a token or two at a time.
+    pub(crate) fn has_equal_lengths(self, tokens: u32) -> bool {
+        self.streams && self.kind(tokens) == CallKind::Short
     }
 
     /// Whether decode rows and prompts share a call.

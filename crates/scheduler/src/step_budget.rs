@@ -12,8 +12,11 @@ use crate::cost::Load;
 
 /// What a token may cost in a chunk, in terms of the best: beside decode rows, and with nobody to wait
 /// for it but requests that come later.
-const TOLERANCE: f64 = 1.04;
+const TOLERANCE: f64 = 1.15;
 const IDLE_TOLERANCE: f64 = 1.03;
+/// A target that gives way does so up to this many times itself for chunks that cost hardly more than the
+/// best.
+const GIVES_WAY: u32 = 3;
 /// However long decode rows take, prompts get at least this part of their time: answers slow down
 /// before prompts starve.
 const LEAST_SHARE: f64 = 0.5;
@@ -80,22 +83,25 @@ impl StepBudget {
     }
 
     /// The time for prompts in a step with these decode rows, which take `decoding`. The first prompt
-    /// lacks `need` tokens at `before`.
+    /// has `before` tokens.
     pub(crate) fn prompt_time(
         &mut self,
         costs: &CallCosts,
         rows: Load,
         decoding: Duration,
-        (need, before): (u32, u32),
+        before: u32,
     ) -> PromptTime {
         if rows.tokens == 0 {
             let tokens = costs.efficient_chunk(before, IDLE_TOLERANCE, LARGEST_CHUNK);
             let left = costs.chunk_time(tokens, before).max(self.target.duration());
             return PromptTime { left, rows, tolerance: IDLE_TOLERANCE, why: Why::NobodyDecodes };
         }
-        let efficient = costs.efficient_chunk(before, TOLERANCE, need);
-        let efficient = costs.added_time(rows, efficient, before);
-        let target = self.target.duration();
+        // Not what the first prompt needs: what it leaves is for others.
+        let time = |tolerance| {
+            let tokens = costs.efficient_chunk(before, tolerance, LARGEST_CHUNK);
+            costs.added_time(rows, tokens, before)
+        };
+        let (efficient, target) = (time(TOLERANCE), self.target.duration());
         let (spare, least) = (target.saturating_sub(decoding), decoding.mul_f64(LEAST_SHARE));
         let of = |left, why| PromptTime { left, rows, tolerance: TOLERANCE, why };
         if spare >= efficient.max(least) {
@@ -103,7 +109,9 @@ impl StepBudget {
             return of(spare, Why::Target);
         }
         if self.target == ItlTarget::Adaptive(target) || decoding >= target {
-            return of(efficient.max(least), Why::Efficient);
+            let allowed = (target * GIVES_WAY).saturating_sub(decoding);
+            let time = time(IDLE_TOLERANCE).min(allowed).max(efficient).max(least);
+            return of(time, Why::Efficient);
         }
         self.saved += spare;
         match self.saved.checked_sub(efficient) {

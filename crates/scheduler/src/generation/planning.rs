@@ -8,9 +8,9 @@ use crate::queue::Class;
 use crate::step::{Output, Step, Work};
 use crate::step_budget::Why;
 
-/// A prompt passes one that lacks this many tokens fewer when as many times as many have been computed
-/// for others: a long one waits for at most twice its own length of them.
-const AGEING: u64 = 2;
+/// A prompt that lacks more tokens than another goes before it once this many times the difference have
+/// been computed while it waited: a long one waits for no more than its own length of them.
+const AGEING: u64 = 1;
 
 impl Scheduler {
     /// Admits what fits and says what the next forward pass holds.
@@ -107,7 +107,7 @@ impl Scheduler {
         let prompts = self.prompts(rows, contention);
         let Some(&(_, first)) = prompts.first() else { return (Vec::new(), Why::NoPrompt) };
         let (load, decoding) = (Load::sum(rows), self.costs.time(rows));
-        let mut time = self.budget.prompt_time(&self.costs, load, decoding, first);
+        let mut time = self.budget.prompt_time(&self.costs, load, decoding, first.1);
         let mut chunks = Vec::new();
         for (seq, part) in prompts {
             let tokens = time.grant(&self.costs, part, chunks.is_empty(), room);
@@ -116,6 +116,7 @@ impl Scheduler {
                 chunks.push(chunk(seq, s, tokens));
             }
         }
+        self.costs.equalise(&mut chunks);
         (chunks, time.why)
     }
 

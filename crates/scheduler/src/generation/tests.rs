@@ -336,7 +336,7 @@ fn one_request_may_take_all_cells() {
 
 #[test]
 fn the_background_waits_for_everybody_and_yields_within_a_step() {
-    let mut engine = Engine::new(LIMITS);
+    let mut engine = Engine::new(Limits { batch_tokens: 128, ..LIMITS });
     let class = Class::Background;
     engine
         .submit(&(0..4).map(|id| Request { class, ..request(id, 20, 50, 1) }).collect::<Vec<_>>());
