@@ -55,7 +55,9 @@ mod llama;
 pub mod scripted;
 
 pub use forebay_scheduler::{Class, Counts, Principal, Reuse, Salt};
-pub use grammar::{CompiledGrammar, Grammar, GrammarError, Grammars};
+pub use grammar::{
+    CompiledGrammar, Grammar, GrammarError, Grammars, reads_expression, unicode_classes,
+};
 pub use handle::{
     Embedder, Engine, Generation, Loaded, Loading, SubmitError, load, load_in_process,
 };
