@@ -146,7 +146,7 @@ def test_other_servers_words_for_it(client, fields, pattern):
 
 
 @pytest.mark.parametrize("fields, param, word", [
-    ({"response_format": format_of({"not": {"type": "string"}}, strict=True)}, "response_format.json_schema.schema", "not"),
+    ({"response_format": format_of({"type": "string", "not": {"minLength": 3}}, strict=True)}, "response_format.json_schema.schema", "not"),
     ({"response_format": format_of({"type": "array", "uniqueItems": True}, strict=True)}, "response_format.json_schema.schema",
      "uniqueItems"),
     ({"response_format": format_of({"if": {}, "then": {}}, strict=True)}, "response_format.json_schema.schema", "if"),
@@ -160,7 +160,7 @@ def test_other_servers_words_for_it(client, fields, pattern):
      "response_format.json_schema.name", "no spaces"),
     ({"response_format": {"type": "xml"}}, "response_format.type", "xml"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "Missing"),
-    ({"guided_json": {"not": {"type": "string"}}}, "guided_json", "not"),
+    ({"guided_json": {"type": "string", "not": {"minLength": 3}}}, "guided_json", "not"),
     ({"structured_outputs": {"json": {"contains": {}}}}, "structured_outputs.json", "contains"),
     ({"json_schema": {"type": "string", "pattern": "^(?!a)"}}, "json_schema", "look"),
     ({"guided_regex": "(?=a)b"}, "guided_regex", "look"),

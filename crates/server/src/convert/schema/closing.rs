@@ -214,7 +214,7 @@ impl<'a> Rewriter<'a> {
             names.close(out);
         } else if part == Part::Whole
             && sent.keys().all(|key| !IN_PLACE.contains(&key.as_str()))
-            && !["type", "enum", "const"].iter().any(|key| sent.contains_key(*key))
+            && !["type", "enum", "const"].iter().any(|key| out.contains_key(*key))
         {
             // What describes parts of a kind of value alone is meant to describe that kind.
             let has = |keys: &[&str]| keys.iter().any(|key| sent.contains_key(*key));

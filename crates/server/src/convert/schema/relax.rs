@@ -8,7 +8,7 @@ use super::disjoint::TooMany;
 use super::formats::{Format, format};
 use super::not_enforced::Keyword;
 use super::pattern::without_assertions;
-use super::rewrite::{Draft, Part, Rewriter, also, alternatives};
+use super::rewrite::{Draft, Part, Rewriter, also, alternatives, is_any};
 
 /// Properties on which others depend that are written as alternatives: each doubles them.
 const MAX_DEPENDENCIES: usize = 4;
@@ -251,18 +251,24 @@ impl<'a> Rewriter<'a> {
         if *not == Value::Bool(false) {
             return Ok(());
         }
-        if *not == Value::Bool(true) || *not == json!({}) {
-            return Err("nothing is valid by it".to_owned());
-        }
-        if let Some(names) = forbidden(not) {
-            self.spend(names.len())?;
-            let each = names.into_iter().map(|name| (name.to_owned(), Value::Bool(false)));
-            let mut forbids = json!({"properties": each.collect::<Map<_, _>>()});
-            if not.get("type").is_none() {
-                // `required` is true of what is no object, and so `not` is wrong of it.
-                forbids["type"] = "object".into();
+        if let Some(groups) = forbidden(not) {
+            for names in groups {
+                self.spend(names.len())?;
+                let absent = |name: &&str| json!({"properties": {*name: false}});
+                let mut forbids = match names.as_slice() {
+                    [name] => absent(name),
+                    names => json!({"anyOf": names.iter().map(absent).collect::<Vec<_>>()}),
+                };
+                if not.get("type").is_none() {
+                    // `required` is true of what is no object, and so `not` is wrong of it.
+                    forbids["type"] = "object".into();
+                }
+                also(out, forbids);
             }
-            also(out, forbids);
+            return Ok(());
+        }
+        if let Some(types) = other_types(not, sent) {
+            out.insert("type".to_owned(), types);
             return Ok(());
         }
         let values = not.get("enum").and_then(Value::as_array).cloned();
@@ -364,13 +370,12 @@ impl<'a> Rewriter<'a> {
         (part, inner): (Part, Part),
         out: &mut Map<String, Value>,
     ) -> Result<(), String> {
-        let any = |value: &Value| *value == Value::Bool(true) || *value == json!({});
-        if sent.get("unevaluatedItems").is_some_and(|items| !any(items)) {
+        if sent.get("unevaluatedItems").is_some_and(|items| !is_any(items)) {
             self.cannot(Keyword::UnevaluatedItems)?;
         }
         match sent.get("unevaluatedProperties") {
             None => Ok(()),
-            Some(value) if any(value) => Ok(()),
+            Some(value) if is_any(value) => Ok(()),
             Some(Value::Bool(false)) if inner == Part::Whole => {
                 out.entry("additionalProperties").or_insert(Value::Bool(false));
                 Ok(())
@@ -450,29 +455,52 @@ fn allows(sent: &Map<String, Value>, kind: &str) -> bool {
     }
 }
 
-/// The properties of which a `not` forbids each.
-fn forbidden(not: &Value) -> Option<Vec<&str>> {
+/// The groups of properties of which a `not` forbids each: all of a group are not there together.
+fn forbidden(not: &Value) -> Option<Vec<Vec<&str>>> {
     let map = not.as_object()?;
-    match map.get("anyOf") {
-        Some(Value::Array(all)) if map.len() == 1 => {
-            let typed = |one: &Value| one.get("type").is_some();
-            all.iter().map(|one| requires_one(one).filter(|_| !typed(one))).collect()
+    let untyped = |one: &Value| one.get("type").is_none();
+    match (map.get("anyOf"), map.get("allOf")) {
+        (Some(Value::Array(all)), None) if map.len() == 1 && all.len() <= MAX_EXCLUSIVE => {
+            all.iter().map(|one| requires(one).filter(|_| untyped(one))).collect()
         }
-        _ => requires_one(not).map(|name| vec![name]),
+        (None, Some(Value::Array(all))) if map.len() == 1 && all.iter().all(untyped) => {
+            let names: Option<Vec<_>> = all.iter().map(requires).collect();
+            Some(vec![names?.concat()])
+        }
+        _ => Some(vec![requires(not)?]),
     }
+    .filter(|groups| groups.iter().all(|names| (1..=MAX_DEPENDENCIES).contains(&names.len())))
 }
 
-/// The name that a schema requires, where it says nothing else.
-fn requires_one(schema: &Value) -> Option<&str> {
+/// The types that are left by a `not` that forbids one.
+fn other_types(not: &Value, sent: &Map<String, Value>) -> Option<Value> {
+    const TYPES: [&str; 6] = ["null", "boolean", "number", "string", "array", "object"];
+    let map = not.as_object().filter(|map| map.len() == 1)?;
+    let without = map.get("type")?.as_str().filter(|name| TYPES.contains(name))?;
+    let left = |name: &str| name != without && (without != "number" || name != "integer");
+    let types: Vec<&str> = match sent.get("type") {
+        None => TYPES.to_vec(),
+        Some(Value::String(one)) => vec![one],
+        Some(all) => all.as_array()?.iter().map(Value::as_str).collect::<Option<_>>()?,
+    };
+    let types: Vec<&str> = types.into_iter().filter(|name| left(name)).collect();
+    (!types.is_empty()).then(|| json!(types))
+}
+
+/// The names that a schema requires, where it says nothing else.
+fn requires(schema: &Value) -> Option<Vec<&str>> {
     let map = schema.as_object()?;
     let says_more = |key: &String| {
         !matches!(key.as_str(), "required" | "title" | "description" | "$comment")
             && !(key == "type" && map["type"] == "object")
     };
-    match map.get("required")?.as_array()?.as_slice() {
-        [Value::String(name)] if !map.keys().any(says_more) => Some(name),
-        _ => None,
-    }
+    let names = map.get("required")?.as_array().filter(|_| !map.keys().any(says_more))?;
+    names.iter().map(Value::as_str).collect()
+}
+
+/// The same where it is one.
+fn requires_one(schema: &Value) -> Option<&str> {
+    requires(schema).filter(|names| names.len() == 1).map(|names| names[0])
 }
 
 /// Where each schema of a `oneOf` requires a property of its own and says nothing else, each

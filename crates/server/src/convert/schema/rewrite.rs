@@ -184,6 +184,8 @@ impl<'a> Rewriter<'a> {
         self.spend(1)?;
         match sent {
             Value::Bool(_) => Ok(sent.clone()),
+            // What an empty schema matches is everything.
+            Value::Object(map) if map.get("not").is_some_and(is_any) => Ok(Value::Bool(false)),
             Value::Object(map) => self.keywords(map, part, depth).map(Value::Object),
             _ => Err("a schema is an object".to_owned()),
         }
@@ -342,6 +344,11 @@ impl<'a> Definitions<'a> {
         self.todo.push((name.clone(), target, part));
         format!("#/$defs/{name}")
     }
+}
+
+/// Whether a schema matches everything.
+pub(super) fn is_any(schema: &Value) -> bool {
+    *schema == Value::Bool(true) || schema.as_object().is_some_and(Map::is_empty)
 }
 
 /// Adds a schema that has to match as well.

@@ -200,6 +200,13 @@ fn what_can_be_said_otherwise_is_enforced() {
                    "additionalProperties": false, "allOf": [{"type": "object", "properties": {"b": false}}]}),
         ),
         (json!({"enum": [1, 2, 3], "not": {"enum": [2]}}), json!({"enum": [1, 3]})),
+        (json!({"type": ["string", "null"], "not": {"type": "string"}}), json!({"type": ["null"]})),
+        (
+            json!({"type": "object", "not": {"required": ["a", "b"]}}),
+            json!({"type": "object", "allOf": [{"type": "object", "anyOf": [
+                {"properties": {"a": false}}, {"properties": {"b": false}}]}]}),
+        ),
+        (json!({"items": {"not": {}, "type": "null"}}), json!({"items": false, "type": "array"})),
         (
             json!({"type": "object", "properties": {"a": {}, "b": {}},
                    "dependentRequired": {"a": ["b"]}}),
@@ -303,6 +310,7 @@ fn the_spelling_is_ours() {
     let schema = source(json!({"type": "object", "x-guidance": {"lenient": true}})).unwrap();
     assert_eq!(schema["x-guidance"]["lenient"], false);
     assert!(source(json!(false)).is_err() && source(json!(7)).is_err());
+    assert!(source(json!({"not": {}})).unwrap_err().contains("nothing"));
     assert!(source(json!(true)).is_ok());
 }
 
