@@ -187,7 +187,7 @@ impl<'a> Rewriter<'a> {
             }
             let mut closed = Vec::new();
             for names in own {
-                self.spend(beside.names.len() + names.names.len())?;
+                self.spend(beside.names.len() + 16 * beside.patterns.len() + names.names.len())?;
                 self.is_open |= names.open;
                 let closes = !names.open && !names.closed && !beside.open;
                 closed.push(closes.then(|| {

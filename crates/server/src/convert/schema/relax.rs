@@ -1,6 +1,8 @@
 //! Keywords that the grammar compiler does not know: each is said in others where that means the
 //! same, or it is left out, which allows more, and noted.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 
 use super::Enforcement;
@@ -395,7 +397,7 @@ impl<'a> Rewriter<'a> {
         let (mut least, mut most) =
             (number(sent, "minProperties")?, number(sent, "maxProperties")?);
         let names = |key: &str| sent.get(key).and_then(Value::as_array).into_iter().flatten();
-        let required: Vec<&str> = names("required").filter_map(Value::as_str).collect();
+        let required: HashSet<&str> = names("required").filter_map(Value::as_str).collect();
         let count = required.len() as u64;
         let properties = out.get("properties").and_then(Value::as_object);
         let named: Vec<&String> = properties
@@ -412,7 +414,7 @@ impl<'a> Rewriter<'a> {
         if least.is_none() && most.is_none() {
             return Ok(());
         }
-        let optional = named.iter().any(|name| !required.contains(&name.as_str()));
+        let optional = named.iter().any(|name| !required.contains(name.as_str()));
         let fits = match optional {
             false => least <= Some(count.max(1)),
             // What the compiler knows: one of those that are optional.
@@ -506,10 +508,12 @@ fn requires_one(schema: &Value) -> Option<&str> {
 /// Where each schema of a `oneOf` requires a property of its own and says nothing else, each
 /// forbids those of the others. Whether that is so.
 fn exclude_others(sent: &[Value], written: &mut Value) -> bool {
+    if !(2..=MAX_EXCLUSIVE).contains(&sent.len()) {
+        return false;
+    }
     let names: Option<Vec<&str>> = sent.iter().map(requires_one).collect();
     let (Some(names), Value::Array(written)) = (names, written) else { return false };
-    let different = names.iter().enumerate().all(|(at, name)| !names[..at].contains(name));
-    if !different || names.len() > MAX_EXCLUSIVE || names.len() < 2 {
+    if names.iter().enumerate().any(|(at, name)| names[..at].contains(name)) {
         return false;
     }
     for (option, own) in written.iter_mut().zip(&names) {
