@@ -279,7 +279,7 @@ def test_numbers_and_times_come_to_an_end(client):
 
 
 def zeros(server):
-    tokens = httpx.post(server.url + "/tokenize", json={"model": "smollm2", "content": "0", "add_special": False})
+    tokens = httpx.post(server.url + "/tokenize", json={"model": "smollm2", "prompt": "0", "add_special_tokens": False})
     return {str(token): 30 for token in tokens.json()["tokens"]}
 
 

@@ -252,7 +252,80 @@ impl<'a> Rewriter<'a> {
         self.relax(sent, (part, inner), depth, &mut out)?;
         self.close(sent, part, closing, &mut out);
         self.count_properties(sent, &mut out)?;
+        if self.type_is_implied(sent)? {
+            // Beside it the compiler would have to copy what a reference names, and a circle has no end.
+            out.shift_remove("type");
+        }
         Ok(out)
+    }
+
+    /// Whether a schema's `type` says nothing that the schemas it holds do not say.
+    fn type_is_implied(&mut self, sent: &'a Map<String, Value>) -> Result<bool, String> {
+        const ALONE: [&str; 12] = [
+            "type",
+            "$ref",
+            "anyOf",
+            "oneOf",
+            "allOf",
+            "title",
+            "description",
+            "default",
+            "$schema",
+            "$comment",
+            "$defs",
+            "definitions",
+        ];
+        match sent.get("type") {
+            Some(types) if sent.keys().all(|key| ALONE.contains(&key.as_str())) => {
+                self.holds_only(sent, types, 0)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Whether the schemas that a schema holds for the same value allow these types alone.
+    fn holds_only(
+        &mut self,
+        sent: &'a Map<String, Value>,
+        types: &Value,
+        depth: usize,
+    ) -> Result<bool, String> {
+        let target = sent.get("$ref").and_then(Value::as_str);
+        if let Some(target) = target.and_then(|name| self.references.find(name))
+            && self.allows_only(target, types, depth + 1)?
+        {
+            return Ok(true);
+        }
+        for (key, every) in [("anyOf", true), ("oneOf", true), ("allOf", false)] {
+            let Some(Value::Array(all)) = sent.get(key) else { continue };
+            let mut only = all.iter().map(|one| self.allows_only(one, types, depth + 1));
+            // The first that decides it.
+            let decides = only.find(|only| only.as_ref().map_or(true, |only| *only != every));
+            if !all.is_empty() && decides.transpose()?.unwrap_or(every) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn allows_only(
+        &mut self,
+        sent: &'a Value,
+        types: &Value,
+        depth: usize,
+    ) -> Result<bool, String> {
+        self.spend(1)?;
+        let Value::Object(map) = sent else { return Ok(*sent == Value::Bool(false)) };
+        let allowed = |one: &Value| match types {
+            Value::Array(all) => all.contains(one),
+            single => single == one,
+        };
+        let only = match map.get("type") {
+            Some(Value::Array(all)) => all.iter().all(allowed),
+            Some(one) => allowed(one),
+            None => false,
+        };
+        if only || depth > 2 { Ok(only) } else { self.holds_only(map, types, depth) }
     }
 
     /// The schemas of an array.

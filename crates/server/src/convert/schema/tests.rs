@@ -200,6 +200,17 @@ fn what_can_be_said_otherwise_is_enforced() {
                    "additionalProperties": false, "allOf": [{"type": "object", "properties": {"b": false}}]}),
         ),
         (json!({"enum": [1, 2, 3], "not": {"enum": [2]}}), json!({"enum": [1, 3]})),
+        // A type beside references is left to what they name.
+        (
+            json!({"type": "object", "anyOf": [{"$ref": "#/$defs/a"}, {"type": "object"}],
+                   "$defs": {"a": {"type": "object"}}}),
+            json!({"anyOf": [{"$ref": "#/$defs/a"}, {"type": "object"}],
+                   "$defs": {"a": {"type": "object"}}}),
+        ),
+        (
+            json!({"type": "object", "anyOf": [{"type": "null"}, {"type": "object"}]}),
+            json!({"type": "object", "anyOf": [{"type": "null"}, {"type": "object"}]}),
+        ),
         (json!({"type": ["string", "null"], "not": {"type": "string"}}), json!({"type": ["null"]})),
         (
             json!({"type": "object", "not": {"required": ["a", "b"]}}),
