@@ -202,30 +202,6 @@ impl<'a> Rewriter<'a> {
         Ok(Closing::Options(out))
     }
 
-    /// Closes a schema that is written.
-    pub(super) fn close(
-        &mut self,
-        sent: &'a Map<String, Value>,
-        part: Part,
-        closing: Closing<'a>,
-        out: &mut Map<String, Value>,
-    ) {
-        if let Closing::Closed(names) = closing {
-            names.close(out);
-        } else if part == Part::Whole
-            && sent.keys().all(|key| !IN_PLACE.contains(&key.as_str()))
-            && !["type", "enum", "const"].iter().any(|key| out.contains_key(*key))
-        {
-            // What describes parts of a kind of value alone is meant to describe that kind.
-            let has = |keys: &[&str]| keys.iter().any(|key| sent.contains_key(*key));
-            if has(&["properties", "patternProperties"]) {
-                out.insert("type".to_owned(), "object".into());
-            } else if has(&["items", "prefixItems"]) && !has(&OF_OBJECTS) {
-                out.insert("type".to_owned(), "array".into());
-            }
-        }
-    }
-
     /// The properties that a schema names.
     fn names(&mut self, sent: &'a Value, depth: usize, to: &mut Names<'a>) -> Result<(), String> {
         let Value::Object(map) = sent else { return Ok(()) };
@@ -316,6 +292,29 @@ impl<'a> Rewriter<'a> {
         self.spend(names.len())?;
         names.iter().filter_map(Value::as_str).for_each(|name| to.add(name));
         Ok(())
+    }
+}
+
+/// Closes a schema that is written.
+pub(super) fn close(
+    sent: &Map<String, Value>,
+    part: Part,
+    closing: &Closing<'_>,
+    out: &mut Map<String, Value>,
+) {
+    if let Closing::Closed(names) = closing {
+        names.close(out);
+    } else if part == Part::Whole
+        && sent.keys().all(|key| !IN_PLACE.contains(&key.as_str()))
+        && !["type", "enum", "const"].iter().any(|key| out.contains_key(*key))
+    {
+        // What describes parts of a kind of value alone is meant to describe that kind.
+        let has = |keys: &[&str]| keys.iter().any(|key| sent.contains_key(*key));
+        if has(&["properties", "patternProperties"]) {
+            out.insert("type".to_owned(), "object".into());
+        } else if has(&["items", "prefixItems"]) && !has(&OF_OBJECTS) {
+            out.insert("type".to_owned(), "array".into());
+        }
     }
 }
 

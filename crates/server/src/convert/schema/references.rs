@@ -22,7 +22,7 @@ impl<'a> References<'a> {
         let own = ["$id", "id"].into_iter().find_map(|key| self.root.get(key)?.as_str());
         let fragment = match reference.split_once('#') {
             None if Some(reference) == own => Some(""),
-            Some((base, fragment)) if base.is_empty() => Some(fragment),
+            Some(("", fragment)) => Some(fragment),
             Some((base, fragment)) => {
                 own.is_some_and(|own| own.trim_end_matches('#') == base).then_some(fragment)
             }

@@ -492,11 +492,12 @@ fn other_types(not: &Value, sent: &Map<String, Value>) -> Option<Value> {
 /// The names that a schema requires, where it says nothing else.
 fn requires(schema: &Value) -> Option<Vec<&str>> {
     let map = schema.as_object()?;
-    let says_more = |key: &String| {
-        !matches!(key.as_str(), "required" | "title" | "description" | "$comment")
-            && !(key == "type" && map["type"] == "object")
+    let says_no_more = |key: &String| match key.as_str() {
+        "required" | "title" | "description" | "$comment" => true,
+        "type" => map["type"] == "object",
+        _ => false,
     };
-    let names = map.get("required")?.as_array().filter(|_| !map.keys().any(says_more))?;
+    let names = map.get("required")?.as_array().filter(|_| map.keys().all(says_no_more))?;
     names.iter().map(Value::as_str).collect()
 }
 

@@ -11,6 +11,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value, json};
 
 use super::Enforcement;
+use super::closing::close;
 use super::disjoint::Comparer;
 use super::not_enforced::{Keyword, NotEnforced};
 use super::references::References;
@@ -184,11 +185,16 @@ impl<'a> Rewriter<'a> {
         self.spend(1)?;
         match sent {
             Value::Bool(_) => Ok(sent.clone()),
-            // What an empty schema matches is everything.
-            Value::Object(map) if map.get("not").is_some_and(is_any) => Ok(Value::Bool(false)),
+            Value::Object(map) if self.is_none(map) => Ok(Value::Bool(false)),
             Value::Object(map) => self.keywords(map, part, depth).map(Value::Object),
             _ => Err("a schema is an object".to_owned()),
         }
+    }
+
+    /// Whether nothing is valid by a schema, because it says so.
+    fn is_none(&self, sent: &Map<String, Value>) -> bool {
+        let counts = !self.draft.references_stand_alone() || !sent.contains_key("$ref");
+        counts && sent.get("not").is_some_and(is_any)
     }
 
     fn keywords(
@@ -250,7 +256,7 @@ impl<'a> Rewriter<'a> {
             self.is_open = true;
         }
         self.relax(sent, (part, inner), depth, &mut out)?;
-        self.close(sent, part, closing, &mut out);
+        close(sent, part, &closing, &mut out);
         self.count_properties(sent, &mut out)?;
         if self.type_is_implied(sent)? {
             // Beside it the compiler would have to copy what a reference names, and a circle has no end.

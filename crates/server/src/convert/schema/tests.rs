@@ -23,6 +23,7 @@ fn without_spelling(enforceable: Enforceable) -> Value {
     schema
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "called with literals")]
 fn source(schema: Value) -> Result<Value, String> {
     enforceable(&schema, Enforcement::Strict).map(|enforceable| enforceable.schema)
 }
