@@ -4,6 +4,7 @@ import json
 import re
 from enum import Enum
 
+import httpx
 import jsonschema_rs
 import openai
 import pydantic
@@ -145,20 +146,23 @@ def test_other_servers_words_for_it(client, fields, pattern):
 
 
 @pytest.mark.parametrize("fields, param, word", [
-    ({"response_format": format_of({"not": {"type": "string"}})}, "response_format.json_schema.schema", "not"),
-    ({"response_format": format_of({"type": "array", "uniqueItems": True})}, "response_format.json_schema.schema",
+    ({"response_format": format_of({"type": "string", "not": {"minLength": 3}}, strict=True)}, "response_format.json_schema.schema", "not"),
+    ({"response_format": format_of({"type": "array", "uniqueItems": True}, strict=True)}, "response_format.json_schema.schema",
      "uniqueItems"),
-    ({"response_format": format_of({"if": {}, "then": {}})}, "response_format.json_schema.schema", "if"),
-    ({"response_format": format_of({"oneOf": [{"minimum": 1}, {"type": "integer"}]})},
+    ({"response_format": format_of({"if": {}, "then": {}}, strict=True)}, "response_format.json_schema.schema", "if"),
+    ({"response_format": format_of({"oneOf": [{"minimum": 1}, {"type": "integer"}]}, strict=True)},
      "response_format.json_schema.schema", "oneOf"),
-    ({"response_format": format_of({"type": "string", "format": "made-up"})}, "response_format.json_schema.schema",
+    ({"response_format": format_of({"type": "string", "format": "made-up"}, strict=True)}, "response_format.json_schema.schema",
      "made-up"),
     ({"response_format": format_of({"type": "text"})}, "response_format.json_schema.schema", "text"),
-    ({"response_format": format_of({"$ref": "https://example.com/s"})}, "response_format.json_schema.schema", "ref"),
+    ({"response_format": format_of({"$ref": "https://example.com/s"}, strict=True)}, "response_format.json_schema.schema", "ref"),
     ({"response_format": {"type": "json_schema", "json_schema": {"name": "no spaces", "schema": {}}}},
      "response_format.json_schema.name", "no spaces"),
     ({"response_format": {"type": "xml"}}, "response_format.type", "xml"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "Missing"),
+    ({"guided_json": {"type": "string", "not": {"minLength": 3}}}, "guided_json", "not"),
+    ({"structured_outputs": {"json": {"contains": {}}}}, "structured_outputs.json", "contains"),
+    ({"json_schema": {"type": "string", "pattern": "^(?!a)"}}, "json_schema", "look"),
     ({"guided_regex": "(?=a)b"}, "guided_regex", "look"),
     ({"guided_regex": "("}, "guided_regex", ""),
     ({"guided_choice": []}, "guided_choice", ""),
@@ -171,6 +175,112 @@ def test_what_cannot_be_enforced_is_refused_by_name(client, fields, param, word)
     with pytest.raises(openai.BadRequestError) as refused:
         ask(client, "Well?", extra_body=fields)
     assert refused.value.param == param and word in refused.value.message, refused.value.message
+
+
+# What a schema says that is not enforced, the rest of it, and what of that an answer has to be.
+PARTLY = {
+    "oneOf": ({"oneOf": [{"type": "integer", "minimum": 1, "maximum": 9}, {"type": "number", "minimum": 5,
+              "maximum": 9}]}, {"type": "number", "minimum": 1, "maximum": 9}),
+    "format": ({"type": "string", "format": "made-up", "maxLength": 5}, {"type": "string", "maxLength": 5}),
+    "not": ({"type": "integer", "minimum": 0, "maximum": 9, "not": {"multipleOf": 3}},
+            {"type": "integer", "minimum": 0, "maximum": 9}),
+    "pattern": ({"type": "string", "pattern": "^(?!x)[a-z]{2}$"}, {"type": "string", "pattern": "^[a-z]{2}$"}),
+    "uniqueItems": ({"type": "array", "items": {"type": "boolean"}, "prefixItems": [{"type": "null"}],
+                     "uniqueItems": True, "maxItems": 3}, {"type": "array", "maxItems": 3}),
+    "if, minProperties": ({"type": "object", "properties": {"a": {"type": "boolean"}, "b": {"type": "null"},
+        "c": {"type": "null"}}, "minProperties": 2, "if": {"required": ["a"]}, "then": {"required": ["b"]}},
+        {"type": "object", "properties": {"a": {"type": "boolean"}, "b": {}, "c": {}}, "additionalProperties": False}),
+}
+HEADER = "x-forebay-not-enforced"
+
+
+@pytest.mark.parametrize("keywords", PARTLY)
+def test_what_is_not_enforced_is_named_in_a_header(client, keywords):
+    schema, rest = PARTLY[keywords]
+    raw = client.client.with_raw_response
+    fields = {"model": "smollm2", "messages": [{"role": "user", "content": "Well?"}], "max_tokens": 100}
+    for strict in ({}, {"strict": False}):
+        answer = raw.chat.completions.create(**fields, response_format=format_of(schema, **strict))
+        assert answer.headers[HEADER] == keywords
+        jsonschema_rs.validate(rest, json.loads(text_of(answer.parse())))
+    stream = raw.chat.completions.create(**fields, response_format=format_of(schema), stream=True)
+    assert stream.headers[HEADER] == keywords
+    list(stream.parse())
+    with pytest.raises(openai.BadRequestError):
+        ask(client, "Well?", response_format=format_of(schema, strict=True))
+
+
+def test_every_dialect_names_what_is_not_enforced(client):
+    schema, _ = PARTLY["not"]
+    raw = client.client.with_raw_response
+    response = {"model": "smollm2", "input": "Well?", "max_output_tokens": 100,
+                "text": {"format": {"type": "json_schema", "name": "x", "schema": schema}}}
+    for stream in (False, True):
+        answer = raw.responses.create(**response, stream=stream)
+        assert answer.headers[HEADER] == "not"
+        list(answer.parse())
+    kept = raw.responses.create(**response, background=True)
+    assert kept.headers[HEADER] == "not"
+    message = {"model": "smollm2", "max_tokens": 100, "messages": [{"role": "user", "content": "Well?"}],
+               "output_config": {"format": {"type": "json_schema", "schema": schema}}}
+    answer = client.client.post("/messages", body=message, cast_to=httpx.Response)
+    assert answer.headers[HEADER] == "not"
+    arguments = {"type": "object", "properties": {"x": schema}, "required": ["x"]}
+    for strict, refused in ((None, False), (False, False), (True, True)):
+        tool = {"type": "function", "function": {"name": "f", "parameters": arguments, "strict": strict}}
+        fields = {"model": "smollm2", "messages": message["messages"], "tools": [tool], "max_tokens": 200}
+        if refused:
+            with pytest.raises(openai.BadRequestError) as error:
+                raw.chat.completions.create(**fields, tool_choice="required")
+            assert error.value.param == "tools[0].function.parameters" and "not" in error.value.message
+        else:
+            answer = raw.chat.completions.create(**fields, tool_choice="required")
+            assert answer.headers[HEADER] == "not"
+            # Where the model decides, the arguments of a tool that is not strict are free.
+            assert HEADER not in raw.chat.completions.create(**fields).headers
+
+
+def test_what_is_enforced_has_no_header(client):
+    raw = client.client.with_raw_response
+    for schema in (PERSON, {"type": "object"}, SCHEMAS["one of"]):
+        answer = raw.chat.completions.create(
+            model="smollm2", messages=[{"role": "user", "content": "Who?"}], max_tokens=20,
+            response_format=format_of(schema))
+        assert HEADER not in answer.headers
+
+
+def test_objects_are_closed_and_no_name_comes_twice(client):
+    """Without that this model invents names until it runs out of tokens."""
+    one = {"properties": {"name": {"type": "string", "maxLength": 12}}, "required": ["name"]}
+    both = {"allOf": [{"$ref": "#/$defs/one"}, {"properties": {"age": {"type": "integer"}}, "required": ["age"]}],
+            "$defs": {"one": one}}
+    opened = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"],
+              "additionalProperties": {"type": "boolean"}}
+    for seed in range(4):
+        for schema, names in ((one, ["name"]), (both, ["name", "age"])):
+            answer = text_of(ask(client, "JSON, please: a person with all details.", seed=seed,
+                                 response_format=format_of(schema)))
+            assert list(json.loads(answer)) == names
+        answer = ask(client, "JSON, please.", seed=seed, max_tokens=80, response_format=format_of(opened))
+        text = answer.choices[0].message.content
+        assert len(re.findall(r'[{ ]"a": ', text)) == 1 and "\\u" not in text, text
+
+
+def test_numbers_and_times_come_to_an_end(client):
+    schema = {"type": "array", "minItems": 4, "maxItems": 4, "items": False, "prefixItems": [
+        {"type": "number"}, {"type": "integer"}, {"type": "number", "minimum": 0, "maximum": 1},
+        {"type": "string", "format": "date-time"}]}
+    for seed in range(6):
+        # Biased to digits as models are that run away in them.
+        answer = ask(client, "Numbers:", seed=seed, response_format=format_of(schema), logit_bias=zeros(client))
+        numbers = text_of(answer)
+        assert max(map(len, re.findall(r"\d+", numbers))) <= 20, numbers
+        json.loads(numbers)
+
+
+def zeros(server):
+    tokens = httpx.post(server.url + "/tokenize", json={"model": "smollm2", "prompt": "0", "add_special_tokens": False})
+    return {str(token): 30 for token in tokens.json()["tokens"]}
 
 
 def test_a_grammar_that_takes_too_long_ends_its_own_request_alone(client):

@@ -204,7 +204,8 @@ def test_a_custom_tools_text_follows_its_regex(server):
     ({"tools": [function("no spaces")]}, "tools[0].function.name"),
     ({"tools": [TOOLS[0], TOOLS[0]]}, "tools[1]"),
     ({"tools": [function("f", {"type": "array"})]}, "tools[0].function.parameters"),
-    ({"tools": [function("f", {"type": "object", "not": {}})], "tool_choice": "required"}, "tools"),
+    ({"tools": [function("f", {"type": "object", "not": {}})], "tool_choice": "required"},
+     "tools[0].function.parameters"),
     ({"functions": [{"name": "f"}]}, "functions"),
     ({"tools": TOOLS, "extra_body": {"guided_regex": "a"}}, "guided_regex"),
 ])

@@ -30,6 +30,9 @@ pub enum Calls {
 
 /// At most this many calls in one answer.
 const MOST: u32 = 32;
+/// The most bytes of definitions that are repeated for a tool's arguments; no longer grammar is
+/// compiled.
+const MOST_REPEATED: usize = 256 << 10;
 
 /// The grammar of an answer that calls these tools. `control` tells the number of the control token
 /// that a piece of text begins with, and its name; `json` spells a schema for llguidance; `answer` is
@@ -123,11 +126,22 @@ impl Writer<'_> {
         let behind = format!("{}{}", ends.call, ends.all);
         let none = none.trim_end().strip_suffix(behind.trim_end()).unwrap_or(none);
         let (none, value_key) = (self.text(none), self.text(value_key));
+        // Each is a document of its own, with the definitions that it may refer to.
+        let count = schema["properties"].as_object().map_or(0, |all| all.len());
+        let definitions =
+            schema.get("$defs").filter(|all| all.to_string().len() * count <= MOST_REPEATED);
+        let whole = |value: &Value| {
+            let mut value = value.clone();
+            if let (Some(map), Some(all)) = (value.as_object_mut(), definitions) {
+                map.insert("$defs".to_owned(), all.clone());
+            }
+            value
+        };
         let properties: Vec<(String, Value)> = schema["properties"]
             .as_object()
             .into_iter()
             .flatten()
-            .map(|(key, value)| (key.clone(), value.clone()))
+            .map(|(key, value)| (key.clone(), whole(value)))
             .collect();
         let required = schema["required"].as_array().into_iter().flatten();
         let required: HashSet<&str> = required.filter_map(Value::as_str).collect();

@@ -6,9 +6,11 @@
 //! anything runs; each answer gets a copy of the compiled one. What a source may cost is checked
 //! before it is compiled (`limits.rs`), and what a token may cost while it is (`time_limit.rs`).
 
+mod expression;
 mod kept;
 mod lark_cost;
 mod limits;
+mod number_bound;
 mod schema_cost;
 #[cfg(test)]
 mod tests;
@@ -24,8 +26,10 @@ use llguidance::toktrie::{SimpleVob, TokEnv, TokRxInfo, TokTrie, TokenId, Tokeni
 use llguidance::{CancellationHandle, Matcher, ParserFactory};
 use serde::{Deserialize, Serialize};
 
+pub use self::expression::{reads_expression, unicode_classes};
 use self::kept::Kept;
 use self::limits::Cost;
+use self::number_bound::{Digits, NumberBound};
 use crate::Token;
 use crate::lock::lock;
 use crate::vocab::{ParseSpecial, Vocab};
@@ -67,12 +71,18 @@ pub struct Grammars {
     vocab: Vocab,
     /// The vocabulary's trie: made when the first grammar comes.
     factory: OnceLock<Result<ParserFactory, GrammarError>>,
+    /// For grammars of JSON: made when the first one comes.
+    numbers: OnceLock<Arc<NumberBound>>,
     kept: Kept,
 }
 
 /// A grammar that answers can follow. Cheap to clone.
 #[derive(Clone)]
-pub struct CompiledGrammar(Arc<Mutex<Matcher>>);
+pub struct CompiledGrammar {
+    matcher: Arc<Mutex<Matcher>>,
+    /// Of JSON.
+    numbers: Option<Arc<NumberBound>>,
+}
 
 /// Where one answer stands in its grammar.
 pub(crate) struct Constraint {
@@ -83,6 +93,8 @@ pub(crate) struct Constraint {
     mask: Option<Mask>,
     /// Tokens that the answer has already and the parser has not seen.
     before: Vec<Token>,
+    /// The number that the answer ends with.
+    digits: Digits,
     /// What questions may still take.
     left: Duration,
 }
@@ -105,7 +117,8 @@ pub(crate) struct TooComplex;
 impl Grammars {
     /// For a vocabulary.
     pub fn new(vocab: Vocab) -> Self {
-        Self { vocab, factory: OnceLock::new(), kept: Kept::default() }
+        let (factory, numbers) = (OnceLock::new(), OnceLock::new());
+        Self { vocab, factory, numbers, kept: Kept::default() }
     }
 
     /// Compiles a grammar, or finds it compiled.
@@ -155,13 +168,27 @@ impl Grammars {
             Ok(_) => {
                 // A symbol takes some 200 bytes in the compiled grammar, measured.
                 let bytes = (16 << 10) + grammar.source().len() + 256 * units as usize + lexer;
-                Ok((CompiledGrammar(Arc::new(Mutex::new(matching.matcher))), bytes))
+                let matcher = Arc::new(Mutex::new(matching.matcher));
+                Ok((CompiledGrammar { matcher, numbers: self.numbers(grammar) }, bytes))
             }
             Err(_) if matching.matcher.is_cancelled() => {
                 Err(GrammarError("it takes too long to find out what may come first".to_owned()))
             }
             Err(error) => Err(readable(&error.to_string())),
         }
+    }
+}
+
+impl Grammars {
+    /// What bounds the numbers of a grammar, where it is one of JSON.
+    fn numbers(&self, grammar: &Grammar) -> Option<Arc<NumberBound>> {
+        let is_json = match grammar {
+            Grammar::JsonSchema(_) => true,
+            Grammar::Regex(_) => false,
+            Grammar::Lark(lark) => lark.contains("%json"),
+        };
+        let numbers = || Arc::new(NumberBound::new(&self.vocab));
+        is_json.then(|| Arc::clone(self.numbers.get_or_init(numbers)))
     }
 }
 
@@ -263,12 +290,12 @@ impl TokenizerEnv for VocabEnv {
 impl CompiledGrammar {
     /// The beginning of an answer.
     pub(crate) fn start(&self) -> Constraint {
-        let (matching, mask, before) = (None, None, Vec::new());
-        Constraint { grammar: self.clone(), matching, mask, before, left: ANSWER }
+        let (matching, mask, before, digits) = (None, None, Vec::new(), Digits::default());
+        Constraint { grammar: self.clone(), matching, mask, before, digits, left: ANSWER }
     }
 
     fn copy(&self) -> Matching {
-        Matching::new(lock(&self.0).deep_clone())
+        Matching::new(lock(&self.matcher).deep_clone())
     }
 }
 
@@ -285,12 +312,19 @@ impl Constraint {
     /// the model computes.
     pub(crate) fn prepare(&mut self) {
         if self.mask.is_none() {
-            self.mask = self.ask(|matcher| matcher.compute_mask_or_eos().ok()).flatten().map(Mask);
+            let mask = self.ask(|matcher| matcher.compute_mask_or_eos().ok()).flatten();
+            self.mask = mask.map(|mut mask| {
+                if let Some(numbers) = &self.grammar.numbers {
+                    numbers.narrow(self.digits, &mut mask);
+                }
+                Mask(mask)
+            });
         }
     }
 
     /// Goes on behind tokens that another parser of the same grammar has taken.
     pub(crate) fn resume(&mut self, tokens: Vec<Token>) {
+        tokens.iter().for_each(|token| self.count_digits(*token));
         self.before = tokens;
     }
 
@@ -303,8 +337,15 @@ impl Constraint {
     /// Goes on with a token that may come next.
     pub(crate) fn take(&mut self, token: Token) -> Result<(), TooComplex> {
         self.mask = None;
+        self.count_digits(token);
         self.left = (self.left + EACH_TOKEN).min(ANSWER);
         self.ask(|matcher| matcher.consume_token(token).ok()).flatten().ok_or(TooComplex)
+    }
+
+    fn count_digits(&mut self, token: Token) {
+        if let Some(numbers) = &self.grammar.numbers {
+            numbers.extend(&mut self.digits, token);
+        }
     }
 
     /// Whether nothing may follow.

@@ -58,7 +58,9 @@ pub mod scripted;
 
 pub use costs::{CostPlan, CostSample, CostTable};
 pub use forebay_scheduler::{Class, Counts, ItlTarget, Principal, Reuse, Salt};
-pub use grammar::{CompiledGrammar, Grammar, GrammarError, Grammars};
+pub use grammar::{
+    CompiledGrammar, Grammar, GrammarError, Grammars, reads_expression, unicode_classes,
+};
 pub use handle::{
     Embedder, Engine, Generation, Loaded, Loading, SubmitError, load, load_in_process,
     measure_costs,

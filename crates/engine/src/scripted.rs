@@ -9,6 +9,7 @@ use forebay_scheduler::{KvLimits, KvOp, Pass, SavedId};
 
 use crate::Token;
 use crate::embed::Contexts;
+use crate::grammar::{Grammar, GrammarError, Grammars};
 use crate::host::Host;
 use crate::model::{Capacity, EmbeddingModel, Kind, Model, ModelInfo, Row, StepError};
 use crate::request::Failure;
@@ -137,8 +138,24 @@ impl ByteTokenizer {
     }
 }
 
+/// Whether an answer that follows a grammar can be this text: for tests of what becomes of schemas.
+///
+/// # Errors
+/// Why the grammar cannot be enforced.
+pub fn can_answer(grammar: &Grammar, text: &str) -> Result<bool, GrammarError> {
+    let compiled = Grammars::new(vocab()).compile(grammar)?;
+    let mut constraint = compiled.start();
+    let tokens = text.bytes().map(Token::from).chain([EOS]);
+    let mut each = tokens.map(|token| {
+        let ended = constraint.is_complete() && token == EOS;
+        ended
+            || constraint.mask().is_ok_and(|mask| mask.allows(token))
+                && constraint.take(token).is_ok()
+    });
+    Ok(each.all(|may| may))
+}
+
 /// The vocabulary of all scripted models.
-#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn vocab() -> Vocab {
     vocab_with(ByteTokenizer::default())
 }

@@ -29,7 +29,8 @@ pub struct JsonSchemaFormat {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub schema: Option<Value>,
-    /// Accepted; a schema is always enforced.
+    /// With `true` a schema that cannot be enforced as a whole is refused; else what can be is, and the
+    /// response's header `x-forebay-not-enforced` names the other keywords.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strict: Option<bool>,
 }

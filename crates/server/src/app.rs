@@ -12,6 +12,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::config::ServerSettings;
+use crate::convert::schema::NOT_ENFORCED;
 use crate::error::ApiError;
 use crate::observe::{REQUEST_ID, track};
 use crate::routes::{
@@ -131,7 +132,7 @@ fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
     ApiError::panicked(&*panic).into_response()
 }
 
-/// Browsers of the configured origins may call everything and read the request's id.
+/// Browsers of the configured origins may call everything and read our headers.
 fn cors(settings: &ServerSettings) -> Option<CorsLayer> {
     let origins = &settings.cors_origins;
     if origins.is_empty() {
@@ -140,7 +141,7 @@ fn cors(settings: &ServerSettings) -> Option<CorsLayer> {
     let layer = CorsLayer::new()
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
         .allow_headers(tower_http::cors::AllowHeaders::mirror_request())
-        .expose_headers([REQUEST_ID, HeaderName::from_static("retry-after")]);
+        .expose_headers([REQUEST_ID, NOT_ENFORCED, HeaderName::from_static("retry-after")]);
     if origins.iter().any(|origin| origin == "*") {
         return Some(layer.allow_origin(Any));
     }

@@ -11,7 +11,7 @@ pub mod prepare;
 pub mod rerank;
 pub mod responses;
 pub mod sampling;
-mod schema;
+pub mod schema;
 pub mod speech;
 mod tokens;
 pub mod tools;

@@ -37,6 +37,19 @@ too slow, or `response_not_read`: an answer that was dropped because nobody read
 `request_too_complex`: it would take too much memory; 415 one that is not JSON; 429 `queue_full`, `queue_timeout`,
 `server_busy` (with `retry-after`); 503 while loading or draining; 504 `timeout` (`x-request-timeout`). All limits
 are in [operations.md](operations.md).
+
+**Schemas** (`response_format`, `text.format`, `output_config.format`, tools, `guided_json`) are enforced while the
+answer is generated. An object that names properties has no others, unless its schema says so by
+`additionalProperties` or `unevaluatedProperties`; where several schemas describe an object together (`allOf`, `$ref`
+with siblings, `anyOf` beside `properties`) it has the properties that any of them names. One that names none is open.
+A schema with `properties` (or `items`) and no `type` describes an object (an array). Numbers have at most 20 digits,
+17 behind the point and 3 in an exponent, unless the schema's bounds need more; fractions of seconds at most 9.
+With `strict: true` a schema that cannot be enforced as a whole is a 400 that names the keyword; `guided_json`,
+`structured_outputs` and `json_schema`, which have no such field, are as strict. Otherwise what can be enforced is,
+an answer may violate the rest, and the response's header `x-forebay-not-enforced` names those keywords, separated by
+commas: `oneOf` (where two of its schemas may match the same value), `not`, `if`, `format` (an unknown one),
+`uniqueItems` (of more than five values), `pattern` (look-around), `contains`, `propertyNames`, `minProperties`,
+`$ref` (outside of the schema) and others of JSON Schema.
 ";
 
 /// The fields that no type carries, by path.

@@ -5,6 +5,7 @@
 //! compares properties in pairs. All of that is counted here on the source, with lists instead of
 //! recursion, so that a source that would cost too much is refused in linear time.
 
+use super::expression::unicode_classes;
 use super::{Grammar, GrammarError};
 use super::{lark_cost, schema_cost};
 
@@ -54,23 +55,16 @@ pub(super) fn check(grammar: &Grammar) -> Result<Cost, GrammarError> {
     match grammar {
         Grammar::JsonSchema(schema) => {
             let schema = serde_json::from_str(schema).map_err(|e| GrammarError(e.to_string()))?;
-            within(classes(source), MAX_CLASSES, "Unicode classes")?;
+            within(unicode_classes(source), MAX_CLASSES, "Unicode classes")?;
             schema_cost::check(&schema)
         }
         Grammar::Regex(regex) => {
-            within(classes(regex), MAX_CLASSES, "Unicode classes")?;
+            within(unicode_classes(regex), MAX_CLASSES, "Unicode classes")?;
             Ok(Cost { units: regex.len() as u64 })
         }
         Grammar::Lark(lark) => {
-            within(classes(lark), MAX_CLASSES, "Unicode classes")?;
+            within(unicode_classes(lark), MAX_CLASSES, "Unicode classes")?;
             lark_cost::check(lark)
         }
     }
-}
-
-/// Unicode classes in regular expressions of a source. Escaped backslashes count too: a bound, not
-/// a parser.
-fn classes(source: &str) -> u64 {
-    let pairs = source.as_bytes().windows(2);
-    pairs.filter(|pair| pair[0] == b'\\' && b"wWdDsSpP".contains(&pair[1])).count() as u64
 }

@@ -107,10 +107,8 @@ pub fn parse(
     let mut spelled: Vec<String> =
         thinking.into_iter().flat_map(|thinking| thinking.pieces()).collect();
     if tools.is_active() {
-        let answer = grammar.as_ref().map(Wanted::schema).transpose()?;
         let (dialect, vocab) = (served.dialect()?, served.vocab());
-        let of_tools = tools.grammar(dialect, vocab, answer.as_ref())?;
-        grammar = of_tools.map(Wanted::of_tools);
+        grammar = tools.grammar(dialect, vocab, grammar.as_ref())?;
         spelled.extend(dialect.pieces().into_iter().map(str::to_owned));
     }
     let named = |name: &str| spelled.iter().any(|piece| piece.contains(name));

@@ -1,14 +1,14 @@
 //! What an answer has to be: from the fields that say so to a grammar that the engine enforces.
 //!
-//! Nothing is approximated: what cannot be enforced is refused, by the name of the field and of
-//! the keyword.
+//! What cannot be enforced is refused, by the name of the field and of the keyword; a schema that does
+//! not ask for `strict` is enforced as far as it can be, and the rest is noted.
 
 use forebay_chat::{Thinking, between_slashes, escape_regex, literal};
 use forebay_engine::{CompiledGrammar, Grammar, Grammars, Vocab};
 use forebay_protocol::structured::{JsonSchemaFormat, ResponseFormat, Shape, StructuredOutputs};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::schema;
+use super::schema::{self, Enforcement, NotEnforced};
 use crate::error::{ApiError, shown};
 use crate::registry::Served;
 
@@ -21,12 +21,46 @@ pub struct Wanted {
     param: String,
     grammar: Grammar,
     of_tools: bool,
+    /// What an answer by it may violate.
+    not_enforced: NotEnforced,
+    /// What is enforced where the compiler refuses it.
+    weaker: Option<Box<Self>>,
+}
+
+/// A grammar that is compiled, and what an answer by it may violate.
+#[derive(Debug, Clone)]
+pub struct Compiled {
+    /// The grammar's source.
+    pub grammar: Grammar,
+    /// Keywords of its schemas.
+    pub not_enforced: NotEnforced,
 }
 
 impl Wanted {
+    fn new(param: &str, grammar: Grammar) -> Self {
+        let not_enforced = NotEnforced::default();
+        Self { param: param.to_owned(), grammar, of_tools: false, not_enforced, weaker: None }
+    }
+
     /// A grammar of tools.
-    pub(super) fn of_tools(grammar: Grammar) -> Self {
-        Self { param: "tools".to_owned(), grammar, of_tools: true }
+    pub(super) fn of_tools(grammar: Grammar, not_enforced: NotEnforced) -> Self {
+        Self { of_tools: true, not_enforced, ..Self::new("tools", grammar) }
+    }
+
+    /// The same with what is enforced where the compiler refuses it.
+    pub(super) fn or_weaker(self, weaker: Option<Self>) -> Self {
+        let weaker = weaker.filter(|weaker| weaker.grammar != self.grammar);
+        Self { weaker: weaker.map(Box::new), ..self }
+    }
+
+    /// What is enforced where the compiler refuses it.
+    pub(super) fn weaker(&self) -> Option<&Self> {
+        self.weaker.as_deref()
+    }
+
+    /// What an answer by it may violate.
+    pub(super) fn not_enforced(&self) -> NotEnforced {
+        self.not_enforced
     }
 
     /// What fuzz targets compile.
@@ -67,7 +101,9 @@ impl Wanted {
         for (param, schema) in
             [("guided_json", shape.guided_json), ("json_schema", shape.json_schema)]
         {
-            all.extend(schema.map(|schema| of_schema(param, schema)).transpose()?);
+            all.extend(
+                schema.map(|schema| of_schema(param, schema, Enforcement::Strict)).transpose()?,
+            );
         }
         for (param, text) in [("guided_grammar", shape.guided_grammar), ("grammar", shape.grammar)]
         {
@@ -88,7 +124,7 @@ impl Wanted {
     /// begun them.
     #[must_use]
     pub fn behind_thoughts(self, thinking: Option<&(Thinking, bool)>, vocab: &Vocab) -> Self {
-        let Some((thinking, opened)) = thinking else { return self };
+        let Some(of @ (thinking, opened)) = thinking else { return self };
         let Thinking { open, close, then, answer } = thinking;
         let control = |text: &str| vocab.control_at(text);
         // Calls say themselves to whom they speak.
@@ -116,24 +152,29 @@ impl Wanted {
         };
         let lark = format!("start: {start}\n{rules}GAP: /[ \\n]{{1,3}}/\n{rule}");
         let grammar = Grammar::Lark(lark.into());
-        Self { grammar, ..self }
+        let behind = |weaker: Box<Self>| Box::new(weaker.behind_thoughts(Some(of), vocab));
+        Self { grammar, weaker: self.weaker.map(behind), ..self }
     }
 
     /// Compiles it for the engine, or finds it compiled. It can take long: not for the reactor's threads.
     ///
     /// # Errors
     /// 400 where it cannot be enforced, 500 where the model's engine gives no answer.
-    pub fn compile(self, served: &Served) -> Result<Grammar, ApiError> {
-        let Self { param, grammar, .. } = self;
-        let compiled = served.engine()?.compile(&grammar)?;
-        compiled.map_err(|error| refused(&param, &error.to_string()))?;
-        Ok(grammar)
+    pub fn compile(self, served: &Served) -> Result<Compiled, ApiError> {
+        let Self { param, grammar, not_enforced, weaker, .. } = self;
+        match (served.engine()?.compile(&grammar)?, weaker) {
+            (Ok(()), _) => Ok(Compiled { grammar, not_enforced }),
+            (Err(_), Some(weaker)) => weaker.compile(served),
+            (Err(error), None) => Err(refused(&param, &error.to_string())),
+        }
     }
 
     /// It, if the engine has it compiled.
     #[must_use]
-    pub fn compiled(&self, served: &Served) -> Option<Grammar> {
-        served.engine().ok()?.has_compiled(&self.grammar).then(|| self.grammar.clone())
+    pub fn compiled(&self, served: &Served) -> Option<Compiled> {
+        let Self { grammar, not_enforced, .. } = self;
+        let compiled = served.engine().ok()?.has_compiled(grammar);
+        compiled.then(|| Compiled { grammar: grammar.clone(), not_enforced: *not_enforced })
     }
 
     /// Compiles it here. It takes plain data alone, up to a second, and up to 14 MB of stack: for a
@@ -180,11 +221,11 @@ fn of_format(format: &ResponseFormat) -> Result<Option<Wanted>, ApiError> {
     match (format.kind.as_str(), &format.json_schema) {
         ("text", None) => Ok(None),
         ("json_object", None) => Ok(Some(any_object(param)?)),
-        ("json_schema", Some(JsonSchemaFormat { name, schema, .. })) => {
+        ("json_schema", Some(JsonSchemaFormat { name, schema, strict, .. })) => {
             check_name("response_format.json_schema.name", name)?;
             let param = "response_format.json_schema.schema";
-            let schema = schema.as_ref();
-            Ok(Some(schema.map_or_else(|| any_object(param), |schema| of_schema(param, schema))?))
+            let Some(schema) = schema else { return any_object(param).map(Some) };
+            of_schema(param, schema, Enforcement::of(*strict)).map(Some)
         }
         ("json_schema", None) => {
             let param = "response_format.json_schema";
@@ -225,7 +266,7 @@ fn of_outputs(outputs: &StructuredOutputs) -> Result<Vec<Wanted>, ApiError> {
     let name = |field: &str| format!("structured_outputs.{field}");
     let mut all = Vec::new();
     if let Some(schema) = &outputs.json {
-        all.push(of_schema(&name("json"), schema)?);
+        all.push(of_schema(&name("json"), schema, Enforcement::Strict)?);
     }
     all.extend(outputs.regex.as_ref().map(|regex| of_regex(&name("regex"), regex)));
     if let Some(choices) = &outputs.choice {
@@ -241,23 +282,32 @@ fn of_outputs(outputs: &StructuredOutputs) -> Result<Vec<Wanted>, ApiError> {
 }
 
 fn any_object(param: &str) -> Result<Wanted, ApiError> {
-    of_schema(param, &json!({"type": "object"}))
+    of_schema(param, &json!({"type": "object"}), Enforcement::Strict)
 }
 
 /// A schema, as an object or as JSON text.
-fn of_schema(param: &str, schema: &Value) -> Result<Wanted, ApiError> {
-    let parsed = match schema {
-        Value::String(text) => serde_json::from_str(text)
-            .map_err(|error| refused(param, &format!("it is not JSON: {error}")))?,
-        other => other.clone(),
+fn of_schema(param: &str, schema: &Value, enforcement: Enforcement) -> Result<Wanted, ApiError> {
+    let parsed;
+    let schema = match schema {
+        Value::String(text) => {
+            parsed = serde_json::from_str(text)
+                .map_err(|error| refused(param, &format!("it is not JSON: {error}")))?;
+            &parsed
+        }
+        other => other,
     };
-    let grammar = schema::grammar(parsed).map_err(|why| refused(param, &why))?;
-    Ok(Wanted { param: param.to_owned(), grammar, of_tools: false })
+    let wanted = |enforcement| -> Result<Wanted, ApiError> {
+        let enforceable = schema::enforceable(schema, enforcement);
+        let enforceable = enforceable.map_err(|why| refused(param, &why))?;
+        let not_enforced = enforceable.not_enforced;
+        Ok(Wanted { not_enforced, ..Wanted::new(param, enforceable.grammar()) })
+    };
+    let weaker = enforcement.weaker().map(wanted).transpose()?;
+    Ok(wanted(enforcement)?.or_weaker(weaker))
 }
 
 fn of_regex(param: &str, regex: &str) -> Wanted {
-    let grammar = Grammar::Regex(regex.into());
-    Wanted { param: param.to_owned(), grammar, of_tools: false }
+    Wanted::new(param, Grammar::Regex(regex.into()))
 }
 
 fn of_choices(param: &str, choices: &[String]) -> Result<Wanted, ApiError> {
@@ -279,17 +329,7 @@ fn of_grammar(param: &str, text: &str) -> Result<Wanted, ApiError> {
     } else {
         text.to_owned()
     };
-    Ok(Wanted { param: param.to_owned(), grammar: Grammar::Lark(lark.into()), of_tools: false })
-}
-
-/// What every JSON answer is spelled like: one space behind `,` and `:` and none elsewhere. What
-/// models write most, it leaves no room for endless white space, and most of it need not be sampled.
-pub(super) fn spelling() -> Map<String, Value> {
-    let options = json!({
-        "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": ",
-        "coerce_one_of": false, "lenient": false,
-    });
-    options.as_object().cloned().unwrap_or_default()
+    Ok(Wanted::new(param, Grammar::Lark(lark.into())))
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use forebay_protocol::chat::ChatCompletionRequest;
 use forebay_protocol::tools::{NamedChoice, Tool, ToolChoice};
 use serde_json::{Value, json};
 
-use super::grammar::check_name;
-use super::schema;
+use super::grammar::{Wanted, check_name};
+use super::schema::{self, Enforcement, NotEnforced};
 use crate::error::{ApiError, shown};
 
 const MAX_TOOLS: usize = 128;
@@ -184,7 +184,7 @@ impl Toolset {
     }
 
     /// The grammar that the answer has to follow: where calls have to be made or to be valid.
-    /// `answer` is the schema of an answer without calls.
+    /// `answer` is what an answer without calls has to be.
     ///
     /// # Errors
     /// 400 where a schema cannot be enforced.
@@ -192,8 +192,8 @@ impl Toolset {
         &self,
         dialect: &Dialect,
         vocab: &Vocab,
-        answer: Option<&Value>,
-    ) -> Result<Option<Grammar>, ApiError> {
+        answer: Option<&Wanted>,
+    ) -> Result<Option<Wanted>, ApiError> {
         let strict = self.callable().any(|(_, tool)| tool.strict);
         let calls = match self.need {
             Need::None => return Ok(None),
@@ -202,22 +202,43 @@ impl Toolset {
             Need::Required if self.parallel => Calls::Some,
             Need::Required | Need::One => Calls::One,
         };
-        let mut shapes = Vec::with_capacity(self.tools.len());
+        let wanted = |enforcement, answer: Option<&Wanted>| -> Result<Wanted, ApiError> {
+            let (shapes, mut not_enforced) = self.shapes(calls, enforcement)?;
+            let schema = answer.map(Wanted::schema).transpose()?;
+            if let Some(answer) = answer.filter(|_| calls == Calls::Any) {
+                not_enforced = not_enforced.and(answer.not_enforced());
+            }
+            let control = |text: &str| vocab.control_at(text);
+            let json = |schema: &Value| schema::spelled(schema.clone());
+            let lark = call_grammar(dialect, &shapes, calls, &control, &json, schema.as_ref());
+            Ok(Wanted::of_tools(Grammar::Lark(lark.into()), not_enforced))
+        };
+        let weaker = answer.and_then(|answer| answer.weaker().or(Some(answer)));
+        let weaker = wanted(Enforcement::Loosest, weaker)?;
+        Ok(Some(wanted(Enforcement::Nearest, answer)?.or_weaker(Some(weaker))))
+    }
+
+    /// What each tool may be called with, and what of that is not enforced for those that are not
+    /// strict.
+    fn shapes(
+        &self,
+        calls: Calls,
+        enforcement: Enforcement,
+    ) -> Result<(Vec<ToolShape>, NotEnforced), ApiError> {
+        let (mut shapes, mut not_enforced) = (Vec::new(), NotEnforced::default());
+        let any = json!({"type": "object"});
         for (index, tool) in self.callable() {
-            let enforced = calls != Calls::Any || tool.strict;
-            let schema = if enforced { tool.schema.clone() } else { json!({"type": "object"}) };
-            let schema = schema::enforceable(schema).map_err(|why| {
+            let schema = if calls != Calls::Any || tool.strict { &tool.schema } else { &any };
+            let enforcement = if tool.strict { Enforcement::Strict } else { enforcement };
+            let enforceable = schema::enforceable(schema, enforcement).map_err(|why| {
                 let param = format!("tools[{index}].function.parameters");
                 let message = format!("'{param}' cannot be enforced: {why}.");
                 ApiError::invalid(param, "invalid_value", message)
             })?;
-            shapes.push(ToolShape { name: tool.name.clone(), schema });
+            not_enforced = not_enforced.and(enforceable.not_enforced);
+            shapes.push(ToolShape { name: tool.name.clone(), schema: enforceable.schema });
         }
-        let control = |text: &str| vocab.control_at(text);
-        let json = |schema: &Value| schema::spelled(schema.clone());
-        Ok(Some(Grammar::Lark(
-            call_grammar(dialect, &shapes, calls, &control, &json, answer).into(),
-        )))
+        Ok((shapes, not_enforced))
     }
 }
 
@@ -297,11 +318,12 @@ fn entry(path: &str, tool: &Tool) -> Result<(Entry, Value), ApiError> {
     if schema["type"] != "object" {
         return Err(no_object("invalid_value"));
     }
-    if !schema.contains_key("properties") {
-        schema.insert("properties".to_owned(), json!({}));
-    }
     let mut shown = json!(tool);
     shown["function"]["parameters"] = Value::Object(schema.clone());
+    if !schema.contains_key("properties") {
+        // Templates take them for granted. Enforced they would be: no arguments at all.
+        shown["function"]["parameters"]["properties"] = json!({});
+    }
     if let Some(function) = shown["function"].as_object_mut() {
         function.remove("strict");
         // Templates take it for granted.

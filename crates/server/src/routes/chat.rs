@@ -15,8 +15,9 @@ use forebay_protocol::error::ErrorEnvelope;
 use crate::answer::{Collected, Runs};
 use crate::convert::Stamp;
 use crate::convert::chat::{self, ChatEncoder, Style};
-use crate::convert::grammar::Wanted;
+use crate::convert::grammar::{Compiled, Wanted};
 use crate::convert::prepare::{Context, Prepared, count, prepare};
+use crate::convert::schema::NotEnforced;
 use crate::convert::speech::Speech;
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
@@ -41,6 +42,8 @@ use crate::work::Work;
         (status = 200, description = "The answer, whole or as events", content(
             (ChatCompletion = "application/json"),
             (String = "text/event-stream"),
+        ), headers(
+            ("x-forebay-not-enforced" = String, description = "Keywords of a schema that the answer may violate, separated by commas; absent where all are enforced"),
         )),
         (status = "4XX", description = "The request cannot be honoured", body = ErrorEnvelope),
         (status = "5XX", description = "The server's fault; 503 can be retried", body = ErrorEnvelope),
@@ -58,7 +61,8 @@ pub async fn create(
     let called = RequestParts { state: &state, record, work };
     let submitted =
         prepare_and_submit(called, context, |context| Ok((prepare(request, context)?, ())));
-    let (Submitted { runs, speeches, style, metadata, served }, ()) = submitted.await?;
+    let (submitted, ()) = submitted.await?;
+    let Submitted { runs, speeches, style, metadata, served, not_enforced } = submitted;
     let name = state.registry.answer_name(&model, &served);
     let stamp = Stamp::new("chatcmpl", name, &served.info().fingerprint);
     if style.stream {
@@ -66,13 +70,14 @@ pub async fn create(
         let choices = u32::try_from(speeches.len()).unwrap_or(u32::MAX);
         let encoder = ChatEncoder { stamp, choices, style, speeches, untold, served };
         let keepalive = Duration::from_secs(state.settings.keepalive_s);
-        return Ok(sse::respond(runs, encoder, keepalive));
+        return Ok(not_enforced.noted_in(sse::respond(runs, encoder, keepalive)));
     }
     let (collected, usage) = runs.collect().await?;
     let answers = collected.into_iter().flat_map(|Collected { answers, .. }| answers);
     let answers = answers.zip(speeches).collect();
     let vocab = served.vocab();
-    Ok(Json(chat::completion(stamp, answers, usage, style, vocab, metadata)).into_response())
+    let answer = chat::completion(stamp, answers, usage, style, vocab, metadata);
+    Ok(not_enforced.noted_in(Json(answer).into_response()))
 }
 
 /// Count a conversation's tokens
@@ -118,6 +123,8 @@ pub(super) struct Submitted {
     pub(super) style: Style,
     pub(super) metadata: Option<BTreeMap<String, serde_json::Value>>,
     pub(super) served: Arc<Served>,
+    /// What the answers may violate.
+    pub(super) not_enforced: NotEnforced,
 }
 
 /// What a request to `model` is checked against.
@@ -150,7 +157,8 @@ pub(super) async fn prepare_and_submit<E: Send + 'static>(
     let (prepared, besides) = work.run_for(&served, Effort::Tiny, prepare).await?;
     let Prepared { mut request, wanted, speeches, style, metadata } = prepared;
     record.note(|facts| facts.stream = style.stream);
-    request.grammar = find_or_compile(wanted, &served, &work).await?;
+    let (grammar, not_enforced) = find_or_compile(wanted, &served, &work).await?;
+    request.grammar = grammar;
     request.origin.timeout = work.time_left();
     // Of the parsed request only the tools are still in memory, and what a response repeats: no more
     // than half of the estimate.
@@ -161,10 +169,10 @@ pub(super) async fn prepare_and_submit<E: Send + 'static>(
         work.release();
     }
     let runs = Runs::submit(state, record, &served, vec![request])?;
-    Ok((Submitted { runs, speeches, style, metadata, served }, besides))
+    Ok((Submitted { runs, speeches, style, metadata, served, not_enforced }, besides))
 }
 
-/// A grammar that the engine has compiled, before or now.
+/// A grammar that the engine has compiled, before or now, and what answers by it may violate.
 ///
 /// # Errors
 /// 400 where it cannot be enforced.
@@ -172,11 +180,18 @@ pub(super) async fn find_or_compile(
     wanted: Option<Wanted>,
     served: &Arc<Served>,
     work: &Work,
-) -> Result<Option<Grammar>, ApiError> {
-    let Some(wanted) = wanted else { return Ok(None) };
-    if let Some(compiled) = wanted.compiled(served) {
-        return Ok(Some(compiled));
+) -> Result<(Option<Grammar>, NotEnforced), ApiError> {
+    let Some(wanted) = wanted else { return Ok((None, NotEnforced::default())) };
+    let compiled = match wanted.compiled(served) {
+        Some(compiled) => compiled,
+        None => {
+            let model = Arc::clone(served);
+            work.run_for(served, Effort::Unclear, move || wanted.compile(&model)).await?
+        }
+    };
+    let Compiled { grammar, not_enforced } = compiled;
+    if let Some(keywords) = not_enforced.names() {
+        tracing::info!(keywords, "a schema is not enforced as a whole");
     }
-    let model = Arc::clone(served);
-    work.run_for(served, Effort::Unclear, move || wanted.compile(&model)).await.map(Some)
+    Ok((Some(grammar), not_enforced))
 }

@@ -36,6 +36,8 @@ use crate::work::Work;
         (status = 200, description = "The answer, whole or as events", content(
             (Completion = "application/json"),
             (String = "text/event-stream"),
+        ), headers(
+            ("x-forebay-not-enforced" = String, description = "Keywords of a schema that the answer may violate, separated by commas; absent where all are enforced"),
         )),
         (status = "4XX", description = "The request cannot be honoured", body = ErrorEnvelope),
         (status = "5XX", description = "The server's fault; 503 can be retried", body = ErrorEnvelope),
@@ -56,7 +58,7 @@ pub async fn create(
     let prepared = work.run_for(&served, Effort::Tiny, prepare).await?;
     let Prepared { mut requests, wanted, prompts, style } = prepared;
     record.note(|facts| facts.stream = style.stream);
-    let grammar = find_or_compile(wanted, &served, &work).await?;
+    let (grammar, not_enforced) = find_or_compile(wanted, &served, &work).await?;
     for request in &mut requests {
         request.grammar.clone_from(&grammar);
         request.origin.timeout = work.time_left();
@@ -65,9 +67,10 @@ pub async fn create(
     let runs = Runs::submit(&state, record, &served, requests)?;
     if style.stream {
         let encoder = CompletionEncoder::new(stamp, style, served, prompts);
-        return Ok(sse::respond(runs, encoder, Duration::from_secs(state.settings.keepalive_s)));
+        let keepalive = Duration::from_secs(state.settings.keepalive_s);
+        return Ok(not_enforced.noted_in(sse::respond(runs, encoder, keepalive)));
     }
     let (collected, usage) = runs.collect().await?;
     let answer = completion::completion(&stamp, &prompts, collected, usage, style, served.vocab());
-    Ok(Json(answer).into_response())
+    Ok(not_enforced.noted_in(Json(answer).into_response()))
 }

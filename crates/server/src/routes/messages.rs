@@ -56,6 +56,8 @@ impl IntoResponse for InMessages {
         (status = 200, description = "The answer, whole or as events", content(
             (Message = "application/json"),
             (String = "text/event-stream"),
+        ), headers(
+            ("x-forebay-not-enforced" = String, description = "Keywords of a schema that the answer may violate, separated by commas; absent where all are enforced"),
         )),
         (status = "4XX", description = "The request cannot be honoured", body = MessageError),
         (status = "5XX", description = "The server's fault; 503 can be retried", body = MessageError),
@@ -80,7 +82,8 @@ pub async fn create(
     let submitted = prepare_and_submit(called, context, |context| {
         Ok((prepare(asked(request, context)?, context)?, ()))
     });
-    let (Submitted { runs, mut speeches, style, served, .. }, ()) = submitted.await?;
+    let (submitted, ()) = submitted.await?;
+    let Submitted { runs, mut speeches, style, served, not_enforced, .. } = submitted;
     let name = state.registry.answer_name(&model, &served);
     let mut stamp = Stamp::new("msg", name, &served.info().fingerprint);
     stamp.id = stamp.id.replace("msg-", "msg_");
@@ -88,12 +91,13 @@ pub async fn create(
     if style.stream {
         let encoder = MessagesEncoder::new(stamp, speech, runs.usage().prompt_tokens);
         let keepalive = Duration::from_secs(state.settings.keepalive_s);
-        return Ok(sse::respond(runs, encoder, keepalive));
+        return Ok(not_enforced.noted_in(sse::respond(runs, encoder, keepalive)));
     }
     let (collected, usage) = runs.collect().await?;
     let answer = collected.into_iter().flat_map(|c| c.answers).next();
     let answer = answer.ok_or_else(|| ApiError::internal("no answer"))?;
-    Ok(Json(message(stamp, &answer, speech, usage)).into_response())
+    let message = message(stamp, &answer, speech, usage);
+    Ok(not_enforced.noted_in(Json(message).into_response()))
 }
 
 /// Count a conversation's tokens, in Anthropic's dialect

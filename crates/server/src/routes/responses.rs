@@ -42,6 +42,8 @@ use crate::work::Work;
         (status = 200, description = "The response, whole or as events", content(
             (serde_json::Value = "application/json"),
             (String = "text/event-stream"),
+        ), headers(
+            ("x-forebay-not-enforced" = String, description = "Keywords of a schema that the answer may violate, separated by commas; absent where all are enforced"),
         )),
         (status = "4XX", description = "The request cannot be honoured", body = ErrorEnvelope),
         (status = "5XX", description = "The server's fault; 503 can be retried", body = ErrorEnvelope),
@@ -67,7 +69,7 @@ pub async fn create(
     });
     let (submitted, ResponseParts { echo, namespaces, input }) =
         submitted.await.map_err(renamed)?;
-    let Submitted { mut runs, mut speeches, style, served, .. } = submitted;
+    let Submitted { mut runs, mut speeches, style, served, not_enforced, .. } = submitted;
     if let Some((_, kept)) = &mut keeper {
         kept.input = input;
     }
@@ -83,24 +85,24 @@ pub async fn create(
             response.keep(store.clone(), kept.clone());
             let memory = work.take();
             let (queued, job) = state.jobs.start(runs, response, (store, kept), memory).await?;
-            return Ok(if style.stream {
+            return Ok(not_enforced.noted_in(if style.stream {
                 sse::relay(job.events(0), keepalive)
             } else {
                 JsonText(queued).into_response()
-            });
+            }));
         }
         Some((store, kept)) => response.keep(store, kept),
         None => {}
     }
     if style.stream {
-        return Ok(sse::respond(runs, response, keepalive));
+        return Ok(not_enforced.noted_in(sse::respond(runs, response, keepalive)));
     }
     while let Some(Sourced { event, .. }) = runs.next().await? {
         response.event(event, &mut output::NoEvents);
     }
     response.settle(runs.usage()).await;
     let end = response.finished(runs.usage());
-    Ok(Json(response.object(&end)).into_response())
+    Ok(not_enforced.noted_in(Json(response.object(&end)).into_response()))
 }
 
 /// Count a response's input tokens

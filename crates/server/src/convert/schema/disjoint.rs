@@ -22,11 +22,22 @@ const TYPES: [&str; 6] = ["null", "boolean", "string", "array", "object", "numbe
 const OBJECT: u8 = 1 << 4;
 const ANY: u8 = 0b11_1111;
 
+/// What is known of a value besides the schemas that are compared.
+#[derive(Clone, Copy)]
+struct Beside<'a> {
+    types: u8,
+    /// Names that an object has.
+    required: &'a [Value],
+}
+
+const NOTHING: Beside<'static> = Beside { types: ANY, required: &[] };
+
 /// Compares schemas of a document.
 #[derive(Debug)]
 pub(super) struct Comparer<'a> {
     root: &'a Value,
     steps: usize,
+    closed: bool,
     /// Values are compared by a hash that no client can foresee.
     hasher: RandomState,
 }
@@ -46,6 +57,10 @@ impl TooMany {
 
 /// What of a schema tells it from others.
 struct Traits<'a> {
+    /// The properties of an object that has no others, as it is enforced.
+    names: Option<HashSet<&'a str>>,
+    /// The names that an object has to have.
+    has: HashSet<&'a str>,
     /// Types that it allows.
     types: u8,
     /// Hashes of the values that it allows, where it lists them.
@@ -56,13 +71,26 @@ struct Traits<'a> {
 
 impl<'a> Comparer<'a> {
     pub(super) fn new(root: &'a Value) -> Self {
-        Self { root, steps: 0, hasher: RandomState::new() }
+        Self { root, steps: 0, closed: false, hasher: RandomState::new() }
     }
 
-    /// Whether no two of these can match the same value.
-    pub(super) fn are_disjoint(&mut self, schemas: &'a [Value]) -> Result<bool, TooMany> {
+    /// Whether no two of these can match the same value. Where objects are `closed`, no value that is
+    /// made by one: an object has the properties of that schema alone, so none that another requires.
+    /// `beside` is the schema that they stand in, which has to match as well.
+    pub(super) fn are_disjoint(
+        &mut self,
+        schemas: &'a [Value],
+        beside: &'a Map<String, Value>,
+        closed: bool,
+    ) -> Result<bool, TooMany> {
         let schemas: Vec<&'a Value> = schemas.iter().collect();
-        self.all(&schemas, 0)
+        let required = beside.get("required").and_then(Value::as_array);
+        let beside = Beside {
+            types: types(beside.get("type")),
+            required: required.map_or(&[], Vec::as_slice),
+        };
+        self.closed = closed;
+        self.all(&schemas, beside, 0)
     }
 
     fn spend(&mut self, steps: usize) -> Result<(), TooMany> {
@@ -70,12 +98,17 @@ impl<'a> Comparer<'a> {
         if self.steps > MAX_STEPS { Err(TooMany) } else { Ok(()) }
     }
 
-    fn all(&mut self, schemas: &[&'a Value], depth: usize) -> Result<bool, TooMany> {
+    fn all(
+        &mut self,
+        schemas: &[&'a Value],
+        beside: Beside<'a>,
+        depth: usize,
+    ) -> Result<bool, TooMany> {
         if depth > MAX_DEPTH {
             return Ok(false);
         }
-        let traits =
-            schemas.iter().map(|schema| self.traits(schema)).collect::<Result<Vec<_>, _>>()?;
+        let traits = schemas.iter().map(|schema| self.traits(schema, beside));
+        let traits = traits.collect::<Result<Vec<_>, _>>()?;
         // Those of a type of their own are apart from all others.
         let mut counts = [0usize; TYPES.len()];
         for of in &traits {
@@ -109,8 +142,10 @@ impl<'a> Comparer<'a> {
             let tags: Option<Vec<&'a Value>> =
                 all.iter().map(|of| of.required.get(name).copied()).collect();
             let Some(tags) = tags else { continue };
-            let tags =
-                tags.into_iter().map(|tag| self.traits(tag)).collect::<Result<Vec<_>, _>>()?;
+            let tags = tags
+                .into_iter()
+                .map(|tag| self.traits(tag, NOTHING))
+                .collect::<Result<Vec<_>, _>>()?;
             if have_own_values(&tags.iter().collect::<Vec<_>>()) {
                 return Ok(true);
             }
@@ -130,10 +165,16 @@ impl<'a> Comparer<'a> {
         if (a.types, b.types) != (OBJECT, OBJECT) {
             return Ok(false);
         }
-        self.spend(a.required.len())?;
+        self.spend(a.required.len() + a.has.len() + b.has.len())?;
+        let lacks = |a: &Traits<'a>, b: &Traits<'a>| {
+            a.names.as_ref().is_some_and(|names| !b.has.is_subset(names))
+        };
+        if lacks(a, b) && lacks(b, a) {
+            return Ok(true);
+        }
         for (name, below) in &a.required {
             if let Some(other) = b.required.get(name)
-                && self.all(&[below, other], depth + 1)?
+                && self.all(&[below, other], NOTHING, depth + 1)?
             {
                 return Ok(true);
             }
@@ -141,7 +182,7 @@ impl<'a> Comparer<'a> {
         Ok(false)
     }
 
-    fn traits(&mut self, schema: &'a Value) -> Result<Traits<'a>, TooMany> {
+    fn traits(&mut self, schema: &'a Value, beside: Beside<'a>) -> Result<Traits<'a>, TooMany> {
         let schema = self.resolve(schema);
         let list = |key: &str| schema.get(key).and_then(Value::as_array);
         let values = match (schema.get("const"), list("enum")) {
@@ -155,13 +196,25 @@ impl<'a> Comparer<'a> {
             schema.get("const").map(std::slice::from_ref).or(list("enum").map(Vec::as_slice));
         let kinds =
             listed.map_or(ANY, |all| all.iter().fold(0, |kinds, value| kinds | kind(value)));
-        let mut of = Traits { types: types(schema) & kinds, values, required: HashMap::new() };
+        let mut of = Traits {
+            names: None,
+            has: HashSet::new(),
+            types: types(schema.get("type")) & kinds & beside.types,
+            values,
+            required: HashMap::new(),
+        };
         if of.types == OBJECT
-            && let (Some(required), Some(Value::Object(properties))) =
-                (list("required"), schema.get("properties"))
+            && let Some(Value::Object(properties)) = schema.get("properties")
         {
-            self.spend(required.len())?;
-            of.required = tags(required, properties);
+            self.spend(properties.len())?;
+            let own = list("required").map_or(&[][..], Vec::as_slice);
+            self.spend(own.len() + beside.required.len())?;
+            let required = || own.iter().chain(beside.required).filter_map(Value::as_str);
+            of.required =
+                required().filter_map(|name| Some((name, properties.get(name)?))).collect();
+            of.has = required().collect();
+            let names = || properties.keys().map(String::as_str).chain(of.has.iter().copied());
+            of.names = (self.closed && stands_alone(schema)).then(|| names().collect());
         }
         self.spend(1)?;
         Ok(of)
@@ -225,13 +278,22 @@ fn have_own_values(all: &[&Traits<'_>]) -> bool {
         .all(|of| of.values.as_ref().is_some_and(|own| own.iter().all(|value| seen.insert(*value))))
 }
 
-/// Required properties that a schema describes.
-fn tags<'a>(
-    required: &'a [Value],
-    properties: &'a Map<String, Value>,
-) -> HashMap<&'a str, &'a Value> {
-    let names = required.iter().filter_map(Value::as_str);
-    names.filter_map(|name| Some((name, properties.get(name)?))).collect()
+/// Whether a schema's own properties are all that its objects have.
+fn stands_alone(schema: &Value) -> bool {
+    const OTHERS: [&str; 10] = [
+        "patternProperties",
+        "$ref",
+        "allOf",
+        "anyOf",
+        "oneOf",
+        "if",
+        "dependencies",
+        "dependentRequired",
+        "dependentSchemas",
+        "unevaluatedProperties",
+    ];
+    let closed = schema.get("additionalProperties").is_none_or(|more| *more == Value::Bool(false));
+    closed && OTHERS.iter().all(|key| schema.get(key).is_none())
 }
 
 /// The bit of a value's type.
@@ -247,12 +309,12 @@ fn kind(value: &Value) -> u8 {
 }
 
 /// The types that a schema allows, a bit for each; an integer is a number.
-fn types(schema: &Value) -> u8 {
+fn types(sent: Option<&Value>) -> u8 {
     let bit = |name: &str| {
         let name = if name == "integer" { "number" } else { name };
         TYPES.iter().position(|of| *of == name).map_or(0, |at| 1u8 << at)
     };
-    match schema.get("type") {
+    match sent {
         Some(Value::String(one)) => bit(one),
         Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).fold(0, |m, t| m | bit(t)),
         _ => ANY,

@@ -1,0 +1,181 @@
+//! Numbers in JSON come to an end.
+//!
+//! JSON Schema bounds how large a number is, not how long it is written, and small models run away in
+//! zeros. A JSON grammar's mask is narrowed where a number has as many digits as any number that means
+//! something: if it may end there, no digit follows. A schema whose bounds need more digits gets them.
+
+use llguidance::toktrie::SimpleVob;
+
+use crate::Token;
+use crate::vocab::Vocab;
+
+/// Digits of a whole number: as many as the largest of 64 bits has.
+const WHOLE: u32 = 20;
+/// Digits behind the point: no `f64` needs more.
+const FRACTION: u32 = 17;
+/// Digits of an exponent: no `f64` has one of more.
+const EXPONENT: u32 = 3;
+
+/// The tokens that matter where a number may end.
+pub(super) struct NumberBound {
+    vocab: Vocab,
+    /// Those that begin with digits, each with how many.
+    digits: Vec<(Token, u32)>,
+    /// The most digits that one of them begins with.
+    longest: u32,
+    /// Whether a token may follow a number, or a part of one.
+    follows: Vec<bool>,
+}
+
+/// The number that a text ends with, if any.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Digits {
+    part: Part,
+    count: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Part {
+    #[default]
+    Whole,
+    Fraction,
+    Exponent,
+}
+
+impl Digits {
+    /// Goes on with a token's bytes.
+    pub(super) fn extend(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            let Self { part, count } = *self;
+            *self = match (byte, part) {
+                (b'0'..=b'9', _) => Self { part, count: count.saturating_add(1) },
+                (b'.', Part::Whole) if count > 0 => Self { part: Part::Fraction, count: 0 },
+                (b'e' | b'E', Part::Whole | Part::Fraction) if count > 0 => {
+                    Self { part: Part::Exponent, count: 0 }
+                }
+                (b'+' | b'-', Part::Exponent) if count == 0 => *self,
+                _ => Self::default(),
+            };
+        }
+    }
+
+    /// How many more there may be.
+    fn left(self) -> u32 {
+        let most = match self.part {
+            Part::Whole => WHOLE,
+            Part::Fraction => FRACTION,
+            Part::Exponent => EXPONENT,
+        };
+        most.saturating_sub(self.count)
+    }
+}
+
+impl NumberBound {
+    pub(super) fn new(vocab: &Vocab) -> Self {
+        let count = Token::try_from(vocab.len()).unwrap_or(Token::MAX);
+        let leads = |token: Token| {
+            let digits = vocab.piece(token).iter().take_while(|byte| byte.is_ascii_digit());
+            u32::try_from(digits.count()).unwrap_or(u32::MAX)
+        };
+        let digits: Vec<(Token, u32)> = (0..count)
+            .map(|token| (token, leads(token)))
+            .filter(|(token, digits)| *digits > 0 && !vocab.is_control(*token))
+            .collect();
+        let follows = |token: Token| {
+            vocab.is_control(token)
+                || vocab.end_of_generation().contains(&token)
+                || vocab.piece(token).first().is_none_or(|byte| b",}] \n\r\t.eE".contains(byte))
+        };
+        let longest = digits.iter().map(|(_, digits)| *digits).max().unwrap_or(0);
+        Self { digits, longest, follows: (0..count).map(follows).collect(), vocab: vocab.clone() }
+    }
+
+    /// What a text ends with that goes on with a token.
+    pub(super) fn extend(&self, digits: &mut Digits, token: Token) {
+        digits.extend(self.vocab.piece(token));
+    }
+
+    /// Leaves out tokens by which a number that may end would have too many digits.
+    pub(super) fn narrow(&self, digits: Digits, mask: &mut SimpleVob) {
+        let left = digits.left();
+        if left >= self.longest || digits.count == 0 {
+            return;
+        }
+        let is_digits =
+            |token: Token| self.vocab.piece(token).first().is_some_and(u8::is_ascii_digit);
+        let (mut may_end, mut is_number) = (false, true);
+        mask.iter_set_entries(|token| {
+            let token = Token::try_from(token).unwrap_or(Token::MAX);
+            if !is_digits(token) {
+                may_end = true;
+                is_number &= self.follows.get(token as usize).copied().unwrap_or(false);
+            }
+        });
+        if may_end && is_number {
+            let long = self.digits.iter().filter(|(_, digits)| *digits > left);
+            long.for_each(|(token, _)| mask.disallow_token(*token));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::request::Failure;
+    use crate::vocab::{ParseSpecial, Tokenize, VocabTable};
+
+    #[test]
+    fn parts_of_numbers_are_counted_by_themselves() {
+        let after = |text: &str| {
+            let mut digits = Digits::default();
+            digits.extend(text.as_bytes());
+            (digits.part, digits.count)
+        };
+        for (text, part, count) in [
+            ("{\"a\": -120", Part::Whole, 3),
+            ("12.", Part::Fraction, 0),
+            ("12.500", Part::Fraction, 3),
+            ("1.5e-07", Part::Exponent, 2),
+            ("2E+", Part::Exponent, 0),
+            ("1, 2", Part::Whole, 1),
+            ("1.2.3", Part::Whole, 1),
+            ("\"x.e5", Part::Whole, 1),
+            ("1}", Part::Whole, 0),
+        ] {
+            assert_eq!(after(text), (part, count), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_digit_follows_where_a_number_may_end() {
+        struct None;
+        impl Tokenize for None {
+            fn tokenize(&self, _: &[&str], _: ParseSpecial) -> Result<Vec<Vec<Token>>, Failure> {
+                Ok(Vec::new())
+            }
+        }
+        let words = ["0", "000", ", ", "a", "</s>"];
+        let mut table = VocabTable::default();
+        for word in words {
+            table.control.push(word == "</s>");
+            table.bytes.extend_from_slice(word.as_bytes());
+            table.ends.push(u32::try_from(table.bytes.len()).unwrap());
+        }
+        table.eog = vec![4];
+        let bound = NumberBound::new(&Vocab::new(table, Arc::new(None)));
+        let narrowed = |count: u32, allowed: &[Token]| -> Vec<Token> {
+            let mut mask = SimpleVob::alloc(words.len());
+            allowed.iter().for_each(|token| mask.allow_token(*token));
+            bound.narrow(Digits { part: Part::Fraction, count }, &mut mask);
+            (0..4).filter(|token| mask.is_allowed(*token)).collect()
+        };
+        assert_eq!(narrowed(FRACTION - 3, &[0, 1, 2]), [0, 1, 2]);
+        assert_eq!(narrowed(FRACTION - 2, &[0, 1, 2]), [0, 2]);
+        assert_eq!(narrowed(FRACTION + 5, &[0, 1, 2]), [2]);
+        assert_eq!(narrowed(FRACTION, &[0, 1]), [0, 1], "it cannot end yet");
+        assert_eq!(narrowed(FRACTION, &[0, 1, 3]), [0, 1, 3], "a text goes on");
+        assert_eq!(narrowed(0, &[0, 1, 2]), [0, 1, 2]);
+    }
+}

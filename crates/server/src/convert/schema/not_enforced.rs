@@ -1,0 +1,116 @@
+//! What of a schema an answer may violate, by keyword.
+
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::Response;
+
+/// The response header that names them.
+pub(crate) const NOT_ENFORCED: HeaderName = HeaderName::from_static("x-forebay-not-enforced");
+
+/// A keyword that is not, or not always, enforced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keyword {
+    Contains,
+    Dependencies,
+    DependentRequired,
+    DependentSchemas,
+    DynamicRef,
+    Format,
+    If,
+    MaxProperties,
+    MinProperties,
+    Not,
+    OneOf,
+    Pattern,
+    PatternProperties,
+    PropertyNames,
+    RecursiveRef,
+    Ref,
+    UnevaluatedItems,
+    UnevaluatedProperties,
+    UniqueItems,
+}
+
+/// The names, in the order of [`Keyword`]: what a response header says is chosen from these alone.
+const NAMES: [&str; 19] = [
+    "contains",
+    "dependencies",
+    "dependentRequired",
+    "dependentSchemas",
+    "$dynamicRef",
+    "format",
+    "if",
+    "maxProperties",
+    "minProperties",
+    "not",
+    "oneOf",
+    "pattern",
+    "patternProperties",
+    "propertyNames",
+    "$recursiveRef",
+    "$ref",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+    "uniqueItems",
+];
+
+/// The keywords of a request's schemas that are not enforced: each once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NotEnforced(u32);
+
+impl Keyword {
+    /// As schemas spell it.
+    pub(super) fn name(self) -> &'static str {
+        NAMES[self as usize]
+    }
+}
+
+impl NotEnforced {
+    /// Adds a keyword.
+    pub(super) fn add(&mut self, keyword: Keyword) {
+        self.0 |= 1 << keyword as u32;
+    }
+
+    /// Those of both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// The names, separated by commas, as a response header carries them; `None` where all is
+    /// enforced.
+    pub fn names(self) -> Option<String> {
+        let names = NAMES.iter().enumerate().filter(|(at, _)| self.0 >> at & 1 == 1);
+        let names: Vec<&str> = names.map(|(_, name)| *name).collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    }
+
+    /// A response with the header, where there is something to say.
+    #[must_use]
+    pub fn noted_in(self, mut response: Response) -> Response {
+        let value = self.names().and_then(|names| HeaderValue::from_str(&names).ok());
+        if let Some(value) = value {
+            response.headers_mut().insert(NOT_ENFORCED, value);
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_once_and_fit_a_header() {
+        let mut all = NotEnforced::default();
+        assert_eq!(all.names(), None);
+        all.add(Keyword::UniqueItems);
+        all.add(Keyword::OneOf);
+        all.add(Keyword::OneOf);
+        let mut more = NotEnforced::default();
+        more.add(Keyword::Contains);
+        assert_eq!(all.and(more).names().unwrap(), "contains, oneOf, uniqueItems");
+        assert_eq!(Keyword::UniqueItems as usize, NAMES.len() - 1);
+        let names = NotEnforced((1 << NAMES.len()) - 1).names().unwrap();
+        assert!(names.len() < 256 && HeaderValue::from_str(&names).is_ok());
+    }
+}
