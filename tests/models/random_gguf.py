@@ -49,6 +49,13 @@ def blocks(rng, kind, count, deviation):
         for index, byte in enumerate(value):
             data[at + index :: size] = bytes([byte]) * count
 
+    def fill_signed(at, scale):
+        # Their weights reach one further down than up: with either sign the mean is zero, or what all
+        # have in common grows from layer to layer until every token is the same.
+        low, high = struct.pack("<e", scale)
+        fill(at, [low])
+        data[at + 1 :: size] = data[at + 1 :: size].translate(bytes(high | byte & 128 for byte in range(256)))
+
     scale = deviation / SPREAD[kind]
     if kind == Q4_K:
         # A block's minimum is the middle of its range, 7.5, times its scale: eight of 6 bits each, packed.
@@ -61,14 +68,15 @@ def blocks(rng, kind, count, deviation):
         signed = bytes((byte % 17 - 8) & 255 for byte in range(256))
         for index in range(192, 208):
             data[index::size] = data[index::size].translate(signed)
-        fill(208, struct.pack("<e", scale))
+        fill_signed(208, scale)
     else:
-        fill(0, struct.pack("<e", scale))
+        fill_signed(0, scale)
     return data
 
 
 def tensor(name, kind, dims, value):
-    """The bytes of a tensor in pieces: weights with `value` as their standard deviation, floats of that value."""
+    """The bytes of a tensor in pieces: weights around zero with `value` as their standard deviation, or
+    floats of that value."""
     elements, _ = BLOCKS[kind]
     assert dims[0] % elements == 0, (name, kind, dims)
     left = math.prod(dims) // elements
@@ -98,14 +106,15 @@ def tensors(shape, kind):
             yield f"{block}{name}.weight", F32, (width,), 1.0
         for name, its, row, rows in [
             ("attn_q", plain, width, width), ("attn_k", plain, width, kv),
-            ("attn_v", fine if better else plain, width, kv), ("attn_output", plain, width, width),
-            ("ffn_gate", plain, width, inner), ("ffn_up", plain, width, inner),
-            ("ffn_down", fine if better else plain, inner, width),
+            ("attn_v", fine if better else plain, width, kv), ("ffn_gate", plain, width, inner),
+            ("ffn_up", plain, width, inner), ("ffn_down", fine if better else plain, inner, width),
         ]:
             yield matrix(f"{block}{name}.weight", its, row, rows)
+        # Attention adds means over all tokens: more of them, and one token would be like the other.
+        yield matrix(f"{block}attn_output.weight", plain, width, width, 0.25 * width**-0.5)
         if shape.get("architecture") == "qwen2":
             for name, rows in (("attn_q", width), ("attn_k", kv), ("attn_v", kv)):
-                yield f"{block}{name}.bias", F32, (rows,), 0.1
+                yield f"{block}{name}.bias", F32, (rows,), 0.02
     output = EMBEDDING if tied else width**-0.5
     yield "output_norm.weight", F32, (width,), LOGITS / (output * width**0.5)
     if not tied:
