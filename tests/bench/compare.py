@@ -11,8 +11,11 @@ import argparse
 import json
 import re
 import resource
+import signal
 import statistics
 import subprocess
+import sys
+import time
 import urllib.request
 from collections import defaultdict
 from pathlib import Path
@@ -64,12 +67,15 @@ def tell_drafts(server, before):
 def alternate(args, scenario, setup, servers):
     """Rounds of a scenario on both servers, in the order A B, B A, ...: what each gave."""
     for turn in range(args.rounds + 1):
-        for index in (0, 1) if turn % 2 == 0 else (1, 0):
-            seed = (args.first_round + turn) * 1000 + len(scenario)
-            result = load.run(scenario, servers[index].url, "m", seed=seed, slots=setup.slots)
-            if turn > 0:  # the first one warms up
-                yield {"setup": setup.name, "scenario": scenario, "round": args.first_round + turn,
-                       "side": SIDES[index], "figures": result}
+        number = args.first_round + turn
+        for index in (0, 1) if number % 2 == 0 else (1, 0):
+            # The first one warms up.
+            name = scenario if turn > 0 else args.warm_up or scenario
+            begin = time.perf_counter()
+            result = load.run(name, servers[index].url, "m", seed=number * 1000 + len(name), slots=setup.slots)
+            if turn > 0:
+                yield {"setup": setup.name, "scenario": scenario, "round": number, "side": SIDES[index],
+                       "seconds": round(time.perf_counter() - begin, 1), "figures": result}
 
 
 def compare(args, setup, scenarios):
@@ -218,6 +224,8 @@ def arguments():
     parser.add_argument("--embedding")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--first-round", type=int, default=0, help="other prompts than those of earlier rounds")
+    parser.add_argument("--warm-up", choices=load.CHAT, metavar="NAME",
+                        help="warm up with this scenario; by default each with its own, once")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--scenarios", nargs="*", choices=scenarios, metavar="NAME", help=f"only these of {scenarios}")
     parser.add_argument("--model-shape", nargs="*", choices=["chat", *SHAPES], default=["chat", "qwen-0.5b"],
@@ -249,6 +257,8 @@ def side_by_side(args):
 
 
 def main():
+    # Whoever ends this ends the servers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     args = arguments()
     if args.earlier:
         return tell_earlier(args.earlier)

@@ -336,7 +336,7 @@ async def cancel(load, seed):
 CHAT = {
     "single": lambda load, seed: generate(load, seed, 3, 1, 60, 96),
     "batch": lambda load, seed: generate(load, seed, 2 * load.slots, load.slots, 60, 64),
-    "short": lambda load, seed: generate(load, seed, 8 * load.slots, load.slots, 15, 8),
+    "short": lambda load, seed: generate(load, seed, 4 * load.slots, load.slots, 15, 8),
     "warm": warm,
     "chats": chats,
     "shared": lambda load, seed: generate(load, seed, 12, 8, 15, 24, system_words=300),
