@@ -38,6 +38,7 @@ def test_rounds_that_were_kept_become_a_table(tmp_path, capsys):
     ours = {"short": [30, 10, 20], "warm": [90, 90, 90]}
     lines = [
         {"setup": "qwen-0.5b", "scenario": scenario, "round": turn, "side": side,
+         "seconds": 1.0, "cores_elsewhere": 0.7 if scenario == "warm" and turn == 1 else 0.0,
          "figures": {"tokens/s": rate if side == "forebay" else 10, "ttft_p50_ms": rate, "errors": 0}}
         for scenario, rates in ours.items() for turn, rate in enumerate(rates) for side in compare.SIDES
     ]
@@ -46,6 +47,8 @@ def test_rounds_that_were_kept_become_a_table(tmp_path, capsys):
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["qwen-0.5b", "short", "tokens/s", "20.00", "10.00", "2.00"] in printed
     assert ["qwen-0.5b", "short", "errors", "0.00", "0.00"] in printed
+    assert "qwen-0.5b warm: not alone, others used up to 0.70 cores".split() in printed
+    assert not any("not" in line and "short:" in line for line in printed)
     # Of 2 and 9.
     assert "qwen-0.5b: geometric mean of 2, tokens/s 4.24".split() in printed
     assert "qwen-0.5b: geometric mean of 2, ttft_p50_ms 1.00".split() in printed

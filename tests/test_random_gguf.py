@@ -30,7 +30,8 @@ def test_weights_are_what_they_should_be(tmp_path, shape, kind):
             wanted = float(tensor.shape[0]) ** -0.5 * (0.25 if "attn_output" in tensor.name else 1)
             wanted = 0.02 if tensor.name == "token_embd.weight" else wanted
             assert weights.std() == pytest.approx(wanted, rel=0.06), tensor.name
-            assert abs(weights.mean()) < 0.02 * wanted, tensor.name
+            # Four times what chance makes of so many.
+            assert abs(weights.mean()) < (0.004 + 4 / weights.size**0.5) * wanted, tensor.name
     # Rows of 96 weights are no multiple of 256 long, those of 512 are.
     mixed = {"Q5_0", "Q8_0", "Q4_K", "Q6_K"} if shape == "tiny-qwen" else {"Q4_K", "Q6_K"}
     assert kinds == {"F32"} | (mixed if kind == "q4_k_m" else {"Q8_0"})

@@ -30,6 +30,8 @@ from servers import FEW_SLOTS, SHAPES, SLOT_TOKENS, SLOTS, Server, Setup, chat, 
 SIDES = ("forebay", "peer")
 # What the models with random weights are asked: they have no texts to copy, and 2,000 streams take too long.
 SHAPED = ["single", "batch", "short", "warm", "shared", "chats", "mixed", "schema"]
+# Cores that others use beside a measurement before it is said.
+DISTURBED = 0.1
 report = Report()
 
 
@@ -64,6 +66,13 @@ def tell_drafts(server, before):
     report.tell("break-even of a draft's token", metric(server, "forebay_draft_break_even_ratio"))
 
 
+def cpu_elsewhere(servers):
+    """Processor time that neither the servers nor this program had, in seconds: what disturbs a measurement."""
+    every, own = psutil.cpu_times(), psutil.Process().cpu_times()
+    total = every.user + every.nice + every.system  # `user` has that of guests in it
+    return total - own.user - own.system - sum(server.cpu_s() for server in servers)
+
+
 def alternate(args, scenario, setup, servers):
     """Rounds of a scenario on both servers, in the order A B, B A, ...: what each gave."""
     for turn in range(args.rounds + 1):
@@ -71,11 +80,13 @@ def alternate(args, scenario, setup, servers):
         for index in (0, 1) if number % 2 == 0 else (1, 0):
             # The first one warms up.
             name = scenario if turn > 0 else args.warm_up or scenario
-            begin = time.perf_counter()
+            begin, elsewhere = time.perf_counter(), cpu_elsewhere(servers)
             result = load.run(name, servers[index].url, "m", seed=number * 1000 + len(name), slots=setup.slots)
+            seconds, elsewhere = time.perf_counter() - begin, cpu_elsewhere(servers) - elsewhere
             if turn > 0:
                 yield {"setup": setup.name, "scenario": scenario, "round": number, "side": SIDES[index],
-                       "seconds": round(time.perf_counter() - begin, 1), "figures": result}
+                       "seconds": round(seconds, 1), "cores_elsewhere": round(elsewhere / seconds, 2),
+                       "figures": result}
 
 
 def compare(args, setup, scenarios):
@@ -114,6 +125,9 @@ def tell_rounds(rounds):
         # Those of the small chat model have always stood without a name.
         name = f"{setup} {scenario} {figure}" if setup in SHAPES else f"{scenario} {figure}"
         ratios[figure] = report.compare(name, *map(statistics.median, values), more_is_better(figure))
+    elsewhere = max(entry["cores_elsewhere"] for entry in rounds)
+    if elsewhere > DISTURBED:
+        print(f"{setup} {scenario}: not alone, others used up to {elsewhere:.2f} cores")
     return ratios
 
 
