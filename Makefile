@@ -187,8 +187,10 @@ soak: build models $(VENV)/.ready
 
 # --- Figures --------------------------------------------------------------------------------
 
+# A part of it is only printed: make bench LLAMA_SERVER=... BENCH="--scenarios short --model-shape qwen-0.5b"
+BENCH ?=
 .PHONY: bench
 bench: build models $(VENV)/.ready
 	$(PYTHON) tests/bench/compare.py --forebay $(FOREBAY) --peer "$${LLAMA_SERVER:?path to llama-server}" \
-	    --chat $(CHAT_MODEL) --embedding $(EMBEDDING_MODEL) --plot docs/itl-mixed.svg \
-	    --write docs/performance.md
+	    --chat $(CHAT_MODEL) --embedding $(EMBEDDING_MODEL) \
+	    $(or $(BENCH),--plot docs/itl-mixed.svg --write docs/performance.md)

@@ -22,7 +22,7 @@ def run(script, *arguments):
 @pytest.mark.parametrize("kind", ["q4_k_m", "q8_0"])
 def test_the_made_up_model_is_measured(tmp_path, kind):
     model, out = tmp_path / "tiny.gguf", tmp_path / "figures.json"
-    run("make_model.py", model, "--kind", kind, "--tiny")
+    run("../models/random_gguf.py", model, "--kind", kind, "--shape", "tiny")
     run("measure.py", "--forebay", BINARY, "--peer", BINARY, "--model", model, "--streams", 1, 4, "--prompt", 64,
         "--tokens", 16, "--vocab", 2000, "--rounds", 1, "--gpu-layers", 0, "--out", out)
     figures = json.loads(out.read_text())

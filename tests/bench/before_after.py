@@ -16,7 +16,7 @@ import statistics
 import time
 
 import load
-from compare import SLOT_TOKENS, SLOTS, Server
+from servers import SLOT_TOKENS, SLOTS, Server
 
 # The figures of each scenario, and whether more is better.
 RATE, ITL = ("tokens/s", True), ("itl_p99_ms", False)

@@ -1,96 +1,38 @@
 """Forebay and llama-server on the same models with the same context and slots, in one run.
 
 The two take turns scenario by scenario, each under its own port, the other one idle; every round
-uses prompts that neither has seen. Medians over the rounds are printed, and their ratios; with
-`--write` they go into a Markdown file too.
+uses prompts that neither has seen. Medians over the rounds are printed, their ratios, and the geometric
+means of those; with `--write` they go into a Markdown file too.
+
+    compare.py --forebay F --peer P --chat C.gguf --embedding E.gguf --scenarios short --model-shape qwen-0.5b
 """
 
 import argparse
+import json
 import re
 import resource
-import socket
+import signal
 import statistics
 import subprocess
+import sys
 import time
 import urllib.request
+from collections import defaultdict
+from pathlib import Path
 
 import psutil
 
 import load
 import plot
 from report import Report
+from servers import FEW_SLOTS, SHAPES, SLOT_TOKENS, SLOTS, Server, Setup, chat, shaped
 
-SLOTS, SLOT_TOKENS, FEW_SLOTS = 16, 2048, 4
+SIDES = ("forebay", "peer")
+# What the models with random weights are asked: they have no texts to copy, and 2,000 streams take too long.
+SHAPED = ["single", "batch", "short", "warm", "shared", "chats", "mixed", "schema"]
+# Cores that others use beside a measurement before it is said.
+DISTURBED = 0.1
 report = Report()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Server:
-    """A server process, with its start-up time and its peak memory."""
-
-    def __init__(self, command, environment=None):
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        begin = time.perf_counter()
-        self.process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(self.port)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment,
-        )
-        while not self.healthy():
-            if self.process.poll() is not None:
-                raise SystemExit(f"{command[0]} ended with {self.process.returncode}")
-            time.sleep(0.005)
-        self.startup = time.perf_counter() - begin
-
-    def healthy(self):
-        try:
-            urllib.request.urlopen(self.url + "/health", timeout=1).close()
-            return True
-        except OSError:
-            return False
-
-    def peak_mb(self):
-        """Peak resident memory since the start, its engines' included, in MB (Linux: VmHWM)."""
-        return sum(peak_mb(process.pid) for process in self.processes())
-
-    def cpu_s(self):
-        times = [process.cpu_times() for process in self.processes()]
-        return sum(time.user + time.system for time in times)
-
-    def processes(self):
-        own = psutil.Process(self.process.pid)
-        return [own, *own.children()]
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait(timeout=60)
-
-
-def peak_mb(pid):
-    with open(f"/proc/{pid}/status") as status:
-        line = next(line for line in status if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1000
-
-
-def commands(args, kind):
-    """Both servers' command lines. The peer gets its best settings: continuous batching and flash
-    attention are its defaults; for embeddings a batch that holds the longest input."""
-    if kind != "embedding":
-        slots = FEW_SLOTS if kind == "few slots" else SLOTS
-        size = ["--parallel", str(slots), "-c", str(slots * SLOT_TOKENS)]
-        ours = [args.forebay, "serve", "-m", f"m={args.chat}", *size]
-        peer = [args.peer, "-m", args.chat, "--alias", "m", *size, "--no-webui"]
-    else:
-        ours = [args.forebay, "serve", "-m", f"m={args.embedding}"]
-        peer = [args.peer, "-m", args.embedding, "--alias", "m", "--embeddings", "-np", str(SLOTS),
-                "-c", str(SLOTS * 512), "-b", "2048", "-ub", "512", "--no-webui"]
-    threads = ["--threads", str(args.threads or psutil.cpu_count())]
-    return ours + threads + args.ours.split(), peer + threads + args.theirs.split()
 
 
 def startups(ours, peer, rounds):
@@ -124,35 +66,97 @@ def tell_drafts(server, before):
     report.tell("break-even of a draft's token", metric(server, "forebay_draft_break_even_ratio"))
 
 
-def compare(args, kind, scenarios):
-    ours, peer = commands(args, kind)
-    report.heading(f"{kind + ':':32} {'forebay':>10} {'peer':>10}    ratio (over 1: forebay is better)")
+def cpu_elsewhere(servers):
+    """Processor time that neither the servers nor this program had, in seconds: what disturbs a measurement."""
+    every, own = psutil.cpu_times(), psutil.Process().cpu_times()
+    total = every.user + every.nice + every.system  # `user` has that of guests in it
+    return total - own.user - own.system - sum(server.cpu_s() for server in servers)
+
+
+def alternate(args, scenario, setup, servers):
+    """Rounds of a scenario on both servers, in the order A B, B A, ...: what each gave."""
+    for turn in range(args.rounds + 1):
+        number = args.first_round + turn
+        for index in (0, 1) if number % 2 == 0 else (1, 0):
+            # The first one warms up.
+            name = scenario if turn > 0 else args.warm_up or scenario
+            begin, elsewhere = time.perf_counter(), cpu_elsewhere(servers)
+            result = load.run(name, servers[index].url, "m", seed=number * 1000 + len(name), slots=setup.slots)
+            seconds, elsewhere = time.perf_counter() - begin, cpu_elsewhere(servers) - elsewhere
+            if turn > 0:
+                yield {"setup": setup.name, "scenario": scenario, "round": number, "side": SIDES[index],
+                       "seconds": round(seconds, 1), "cores_elsewhere": round(elsewhere / seconds, 2),
+                       "figures": result}
+
+
+def compare(args, setup, scenarios):
+    commands, ratios = setup.commands(args), []
+    report.servers(setup.name)
     if args.scenarios is None:
-        one, other = startups(ours, peer, 3)
-        report.compare(f"{kind}: start-up s", one, other, False)
-    servers = Server(ours), Server(peer)
-    for name in scenarios:
-        results, before = ([], []), drafts(servers[0]) if name == "copyedit" else None
-        for turn in range(args.rounds + 1):
-            order = (0, 1) if turn % 2 == 0 else (1, 0)
-            for index in order:
-                result = load.run(name, servers[index].url, "m", seed=turn * 1000 + len(name))
-                if turn > 0:  # the first one warms up
-                    results[index].append(result)
-        for figure in results[0][0]:
-            one, other = (statistics.median(r[figure] for r in side) for side in results)
-            report.compare(f"{name} {figure}", one, other, figure.endswith("/s"))
-        if before:
-            tell_drafts(servers[0], before)
-    report.compare(f"{kind}: peak memory MB", servers[0].peak_mb(), servers[1].peak_mb(), False)
-    report.compare(f"{kind}: CPU s", servers[0].cpu_s(), servers[1].cpu_s(), False)
-    for server in servers:
-        server.stop()
+        report.compare(f"{setup.name}: start-up s", *startups(*commands, 3), False)
+    servers = []
+    try:
+        servers.extend(Server(command) for command in commands)
+        for name in scenarios:
+            before = drafts(servers[0]) if name == "copyedit" else None
+            rounds = []
+            for entry in alternate(args, name, setup, servers):
+                rounds.append(entry)
+                if args.raw:
+                    with open(args.raw, "a") as file:
+                        file.write(json.dumps(entry) + "\n")
+            ratios.append(tell_rounds(rounds))
+            if before:
+                tell_drafts(servers[0], before)
+        report.compare(f"{setup.name}: peak memory MB", *(server.peak_mb() for server in servers), False)
+        report.compare(f"{setup.name}: CPU s", *(server.cpu_s() for server in servers), False)
+    finally:
+        for server in servers:
+            server.stop()
+    tell_means(setup.name, ratios)
+
+
+def tell_rounds(rounds):
+    """Medians of a scenario's rounds. Returns their ratios."""
+    setup, scenario, figures = (rounds[0][key] for key in ("setup", "scenario", "figures"))
+    ratios = {}
+    for figure in figures:
+        values = ([entry["figures"][figure] for entry in rounds if entry["side"] == side] for side in SIDES)
+        # Those of the small chat model have always stood without a name.
+        name = f"{setup} {scenario} {figure}" if setup in SHAPES else f"{scenario} {figure}"
+        ratios[figure] = report.compare(name, *map(statistics.median, values), more_is_better(figure))
+    elsewhere = max(entry["cores_elsewhere"] for entry in rounds)
+    if elsewhere > DISTURBED:
+        print(f"{setup} {scenario}: not alone, others used up to {elsewhere:.2f} cores")
+    return ratios
+
+
+def tell_means(setup, scenarios):
+    """Geometric means of the ratios of one or more scenarios."""
+    for figure in ("tokens/s", "ttft_p50_ms"):
+        ratios = [ratios[figure] for ratios in scenarios if figure in ratios]
+        if len(ratios) > 1:
+            report.mean(f"{setup}: geometric mean of {len(ratios)}, {figure}", statistics.geometric_mean(ratios))
+
+
+def more_is_better(figure):
+    return figure.endswith("/s") or figure in ("valid, of 1", "part of free")
+
+
+def tell_earlier(path):
+    """The table of rounds that `--raw` has kept."""
+    groups = defaultdict(lambda: defaultdict(list))
+    for line in Path(path).read_text().splitlines():
+        entry = json.loads(line)
+        groups[entry["setup"]][entry["scenario"]].append(entry)
+    for setup, scenarios in groups.items():
+        report.servers(setup)
+        tell_means(setup, [tell_rounds(rounds) for rounds in scenarios.values()])
 
 
 def engine_limit(args):
     """Forebay over HTTP beside the same engine without it, taking turns: 16 streams."""
-    command, _ = commands(args, "chat")
+    command, _ = chat(args).commands(args)
     server = Server(command)
     bench = [args.forebay, "bench", "--model", args.chat, "--streams", "16", "--prompt-tokens", "64",
              "--tokens", "128", "--rounds", "1", "--threads", str(args.threads or psutil.cpu_count())]
@@ -200,7 +204,7 @@ def ideals(args, prefix=1500, rest=45, tokens=24):
 def plotted(args):
     """Both servers under `mixed` once more, drawn."""
     series = {}
-    for name, command in zip(("forebay", "llama-server"), commands(args, "chat")):
+    for name, command in zip(("forebay", "llama-server"), chat(args).commands(args)):
         server, gaps = Server(command), []
         load.run("mixed", server.url, "m", seed=1)
         load.run("mixed", server.url, "m", seed=2, gaps=gaps)
@@ -212,7 +216,7 @@ def plotted(args):
 def flooded(args):
     """2,000 streams at once, and the memory that those which wait take."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (8192, max(8192, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
-    command, _ = commands(args, "chat")
+    command, _ = chat(args).commands(args)
     # What host memory keeps of finished requests is not of those that wait.
     server = Server(command + ["--queue", "2100", "--kv-host-mib", "0"])
     load.run("batch", server.url, "m", seed=1)
@@ -225,35 +229,62 @@ def flooded(args):
         report.tell(f"flood {name}", value)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--forebay", required=True)
-    parser.add_argument("--peer", required=True)
-    parser.add_argument("--chat", required=True)
-    parser.add_argument("--embedding", required=True)
+def arguments():
+    scenarios = [*load.CHAT, *load.FEW_SLOTS, *load.EMBEDDING, "wire", "ideal", "own", "flood"]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--forebay")
+    parser.add_argument("--peer")
+    parser.add_argument("--chat")
+    parser.add_argument("--embedding")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--first-round", type=int, default=0, help="other prompts than those of earlier rounds")
+    parser.add_argument("--warm-up", choices=load.CHAT, metavar="NAME",
+                        help="warm up with this scenario; by default each with its own, once")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--scenarios", nargs="*", help="only these")
+    parser.add_argument("--scenarios", nargs="*", choices=scenarios, metavar="NAME", help=f"only these of {scenarios}")
+    parser.add_argument("--model-shape", nargs="*", choices=["chat", *SHAPES], default=["chat", "qwen-0.5b"],
+                        help="which chat models: the small one, or random weights in these shapes")
+    parser.add_argument("--raw", help="append what each round gave to this file, a line of JSON each")
+    parser.add_argument("--earlier", help="run nothing, print the table of a file of --raw")
     parser.add_argument("--plot", help="write inter-token latencies of `mixed` to this SVG")
     parser.add_argument("--write", help="put the table into this Markdown file, between its marks")
     parser.add_argument("--ours", default="", help="more flags for forebay")
     parser.add_argument("--theirs", default="", help="more flags for the peer")
     args = parser.parse_args()
+    needed = ("forebay", "peer", "chat", "embedding")
+    if not args.earlier and (missing := [f"--{name}" for name in needed if not getattr(args, name)]):
+        parser.error(f"needs {' '.join(missing)}")
+    return args
+
+
+def side_by_side(args):
+    """Setups and what each is asked."""
+    wanted = lambda names: [name for name in names if args.scenarios is None or name in args.scenarios]
+    small = "chat" in args.model_shape
+    if small:
+        yield chat(args), wanted(load.CHAT)
+    for shape in (shape for shape in args.model_shape if shape in SHAPES):
+        yield shaped(args, shape), wanted(SHAPED if args.scenarios is None else load.CHAT)
+    if small:
+        yield Setup("few slots", args.chat, FEW_SLOTS), wanted(load.FEW_SLOTS)
+        yield Setup("embedding", args.embedding, None), wanted(load.EMBEDDING)
+
+
+def main():
+    # Whoever ends this ends the servers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
+    args = arguments()
+    if args.earlier:
+        return tell_earlier(args.earlier)
     settings = f"{SLOTS} slots of {SLOT_TOKENS} tokens, {args.rounds} rounds, {psutil.cpu_count()} cores"
     print(settings)
-    kinds = {"chat": load.CHAT, "few slots": load.FEW_SLOTS, "embedding": load.EMBEDDING}
-    for kind, scenarios in kinds.items():
-        chosen = [name for name in scenarios if args.scenarios is None or name in args.scenarios]
-        if chosen:
-            compare(args, kind, chosen)
-    if args.scenarios is None or "wire" in args.scenarios:
-        engine_limit(args)
-    if args.scenarios is None or "ideal" in args.scenarios:
-        ideals(args)
-    if args.scenarios is None or "own" in args.scenarios:
-        own_work(args)
-    if args.scenarios is None or "flood" in args.scenarios:
-        flooded(args)
+    for setup, scenarios in side_by_side(args):
+        if scenarios:
+            compare(args, setup, scenarios)
+    alone = {"wire": engine_limit, "ideal": ideals, "own": own_work, "flood": flooded}
+    for name, measure in alone.items():
+        if args.scenarios is None or name in args.scenarios:
+            measure(args)
     if args.plot:
         plotted(args)
     if args.write:

@@ -23,10 +23,11 @@ def percentile(values, percent):
 
 
 class Load:
-    """One server under load. Every figure comes from what arrived here."""
+    """One server under load. Every figure comes from what arrived here. Scenarios that fill the server
+    have as many clients as it has `slots`."""
 
-    def __init__(self, url, model):
-        self.url, self.model = url, model
+    def __init__(self, url, model, slots):
+        self.url, self.model, self.slots = url, model, slots
 
     async def __aenter__(self):
         timeout = aiohttp.ClientTimeout(total=600)
@@ -47,9 +48,9 @@ class Load:
             "temperature": 0.7, "seed": 1, "stream": True, "stream_options": {"include_usage": True},
         }
         headers = {"Authorization": f"Bearer {key}"} if key else {}
+        body |= fields
         begin, stamps, counted, text = time.perf_counter(), [], 0, ""
-        url = f"{self.url}/v1/chat/completions"
-        async with self.session.post(url, json={**body, **fields}, headers=headers) as answer:
+        async with self.session.post(f"{self.url}/v1/chat/completions", json=body, headers=headers) as answer:
             answer.raise_for_status()
             async for line in answer.content:
                 if not line.startswith(b"data: {"):
@@ -66,6 +67,8 @@ class Load:
                     if leave_after and len(stamps) >= leave_after:
                         break
         end = time.perf_counter()
+        if body["ignore_eos"] and not leave_after and counted != tokens:
+            raise RuntimeError(f"{counted} tokens came, not {tokens}")
         return {"begin": begin, "end": end, "stamps": stamps, "tokens": counted, "text": text}
 
     async def embed(self, texts, **fields):
@@ -103,9 +106,40 @@ def figures(answers, seconds):
 async def generate(load, seed, requests, clients, prompt_words, tokens, system_words=0):
     rng = random.Random(seed)
     system = words(rng, system_words) if system_words else None
+    return figures(*await asked(load, rng, requests, clients, prompt_words, tokens, system))
+
+
+async def asked(load, rng, requests, clients, prompt_words, tokens, system=None):
+    """So many prompts of made-up words, so many at a time."""
     prompts = [words(rng, prompt_words) for _ in range(requests)]
     jobs = [lambda p=p: load.stream(p, tokens, system=system) for p in prompts]
-    return figures(*await load.closed_loop(jobs, clients))
+    return await load.closed_loop(jobs, clients)
+
+
+async def warm(load, seed):
+    """Requests behind a system prompt that every slot has had already."""
+    rng, system = random.Random(seed), words(random.Random("warm"), 700)
+    await asked(load, rng, load.slots, load.slots, 15, 4, system)
+    return figures(*await asked(load, rng, 3 * load.slots, load.slots, 15, 24, system))
+
+
+async def chats(load, seed, count=8, turns=5):
+    """Conversations side by side, each with a next turn as soon as it has its answer."""
+    rng = random.Random(seed)
+
+    async def chat(system, asks):
+        history, answers = [], []
+        for ask in asks:
+            answers.append(await load.stream(ask, 32, system=system, before=history))
+            history += [{"role": "user", "content": ask}, {"role": "assistant", "content": answers[-1]["text"]}]
+        return answers
+
+    scripts = [(words(rng, 60), [words(rng, 20) for _ in range(turns)]) for _ in range(count)]
+    begin = time.perf_counter()
+    done = await asyncio.gather(*(chat(*script) for script in scripts))
+    result = figures([answer for answers in done for answer in answers], time.perf_counter() - begin)
+    nexts = [answer["stamps"][0] - answer["begin"] for answers in done for answer in answers[1:]]
+    return result | {"next_ttft_p50_ms": statistics.median(nexts) * 1e3}
 
 
 async def mixed(load, seed, gaps=None):
@@ -189,19 +223,21 @@ async def flood(load, seed, streams=2000):
 
     async def stream():
         try:
-            answer = await load.stream(words(rng, 8), 4)
-            return answer["tokens"] == 4
+            return await load.stream(words(rng, 8), 4)
         except Exception:  # noqa: BLE001 — whatever it is, it counts
-            return False
+            return None
 
     watcher = asyncio.create_task(watch())
     begin = time.perf_counter()
-    served = await asyncio.gather(*(stream() for _ in range(streams)))
+    answers = await asyncio.gather(*(stream() for _ in range(streams)))
     seconds = time.perf_counter() - begin
     done.set()
     await watcher
-    return {"streams/s": streams / seconds, "errors": served.count(False),
-            "health_p99_ms": percentile(health, 99) * 1e3}
+    served = [answer for answer in answers if answer]
+    felt = figures(served, seconds)
+    return {"streams/s": streams / seconds, "errors": streams - len(served),
+            "health_p99_ms": percentile(health, 99) * 1e3,
+            **{name: felt[name] for name in ("tokens/s", "ttft_p50_ms", "ttft_p99_ms")}}
 
 
 async def wire(load, seed, streams=16, prompt_tokens=64, tokens=128):
@@ -299,7 +335,10 @@ async def cancel(load, seed):
 
 CHAT = {
     "single": lambda load, seed: generate(load, seed, 3, 1, 60, 96),
-    "batch": lambda load, seed: generate(load, seed, 32, 16, 60, 64),
+    "batch": lambda load, seed: generate(load, seed, 2 * load.slots, load.slots, 60, 64),
+    "short": lambda load, seed: generate(load, seed, 4 * load.slots, load.slots, 15, 8),
+    "warm": warm,
+    "chats": chats,
     "shared": lambda load, seed: generate(load, seed, 12, 8, 15, 24, system_words=300),
     "shared8": lambda load, seed: generate(load, seed, 24, 8, 15, 24, system_words=750),
     "shared16": lambda load, seed: generate(load, seed, 48, 16, 15, 24, system_words=750),
@@ -308,6 +347,7 @@ CHAT = {
     "schema": schema,
     "fair": fair,
     "cancel": cancel,
+    "flood250": lambda load, seed: flood(load, seed, streams=250),
 }
 FEW_SLOTS = {"turns": turns}
 FLOOD = {"flood": flood}
@@ -318,9 +358,9 @@ EMBEDDING = {
 }
 
 
-def run(scenario, url, model, seed, **more):
+def run(scenario, url, model, seed, slots=16, **more):
     async def main():
-        async with Load(url, model) as load:
+        async with Load(url, model, slots) as load:
             return await {**CHAT, **FEW_SLOTS, **EMBEDDING, **FLOOD, **LONG, "wire": wire}[scenario](load, seed, **more)
 
     return asyncio.run(main())

@@ -21,6 +21,10 @@ WANTED = {
 }
 
 
+def show(value):
+    return "" if value is None else f"{value:.2f}"
+
+
 class Report:
     """Rows of figures: printed at once, kept for the table."""
 
@@ -30,10 +34,20 @@ class Report:
     def heading(self, text):
         print(f"\n{text}", flush=True)
 
+    def servers(self, name):
+        self.heading(f"{name + ':':32} {'forebay':>10} {'peer':>10}    ratio (over 1: forebay is better)")
+
     def compare(self, name, ours, peer, higher_is_better=True):
-        ratio = ours / peer if higher_is_better else peer / ours
-        print(f"{name:32} {ours:10.2f} {peer:10.2f} {ratio:8.2f}", flush=True)
+        """Returns the ratio, if there is one: of errors there may be none."""
+        better, worse = (ours, peer) if higher_is_better else (peer, ours)
+        ratio = better / worse if worse else None
+        print(f"{name:32} {ours:10.2f} {peer:10.2f} {show(ratio):>8}", flush=True)
         self.rows.append((name, ours, peer, ratio))
+        return ratio
+
+    def mean(self, name, ratio):
+        print(f"{name:54} {ratio:8.2f}", flush=True)
+        self.rows.append((name, None, None, ratio))
 
     def tell(self, name, value):
         print(f"{name:32} {value:10.2f}", flush=True)
@@ -44,7 +58,6 @@ class Report:
 
     def write(self, path, settings):
         """Puts the table between the marks of a Markdown file."""
-        show = lambda value: "" if value is None else f"{value:.2f}"
         table = "\n".join(
             f"| {name} | {show(ours)} | {show(peer)} | {show(ratio)} | {WANTED.get(name, '')} |"
             for name, ours, peer, ratio in self.rows

@@ -7,7 +7,7 @@
 # compare with.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-pack=gpu-out work=gpu-work backend=${BACKEND:-cuda} shape=${SHAPE:-8b} OUT=${OUT:-gpu-out}
+pack=gpu-out work=gpu-work backend=${BACKEND:-cuda} shape=${SHAPE:-llama-8b} OUT=${OUT:-gpu-out}
 forebay=$pack/forebay/usr/bin/forebay peer=${PEER:-$work/build/bin/llama-server}
 mkdir -p "$work" "$OUT"
 steps=("$@")
@@ -38,12 +38,11 @@ check() {
 }
 
 measure() {
-    local flags=() kind
-    [ "$shape" = 8b ] || flags=(--tiny)
+    local kind
     local load=()
-    [ "$shape" = 8b ] || load=(--streams 1 4 --prompt 64 --tokens 16 --vocab 2000 --rounds 1)
+    [ "$shape" = llama-8b ] || load=(--streams 1 4 --prompt 64 --tokens 16 --vocab 2000 --rounds 1)
     for kind in q4_k_m q8_0; do
-        [ -f "$work/$kind.gguf" ] || python3 tests/gpu/make_model.py "$work/$kind.gguf" --kind "$kind" "${flags[@]}"
+        [ -f "$work/$kind.gguf" ] || python3 tests/models/random_gguf.py "$work/$kind.gguf" --kind "$kind" --shape "$shape"
         "$forebay" fit --model "$work/$kind.gguf" | tee "$OUT/fit-$kind.txt"
         python3 tests/gpu/measure.py --forebay "$forebay" --peer "$peer" --model "$work/$kind.gguf" \
             --out "$OUT/$kind.json" "${load[@]}" | tee "$OUT/$kind.txt"
