@@ -14,7 +14,7 @@ pub(crate) enum Condition {
     Throughput,
     /// A mean time to the first token at least as good as prefill-first's.
     Ttft,
-    /// A gap between two tokens is at most a decode step and an efficient chunk.
+    /// A gap between two tokens is at most a decode step and an efficient chunk, or three targets.
     Itl,
     /// Beside a long prompt nobody waits more than twice as long as under prefill-first, nor does
     /// the long prompt.
