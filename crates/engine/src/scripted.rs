@@ -186,6 +186,8 @@ pub(crate) fn run(script: Script, host: Host) {
         rewinds: true,
         parked_tokens: cells,
         saved_tokens: 0,
+        saved_bytes: 0,
+        checkpoint_every: 0,
     };
     let vocab = vocab_with(ByteTokenizer { poison: script.poison_text.clone() });
     let (slots, saved) = (HashMap::new(), HashMap::new());

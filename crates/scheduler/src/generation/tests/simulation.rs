@@ -32,8 +32,15 @@ pub(super) struct Engine {
     pub(super) drafts: Option<u32>,
     /// Whether every fifth token brings the next ones with it.
     pub(super) forces: bool,
+    /// Whether the scheduler knows how large a copy in host memory is.
+    measured: bool,
     pub(super) computed: u32,
     pub(super) steps: usize,
+}
+
+/// What a slot's state takes in host memory: a recurrent one, a window, and all that attention sees.
+fn state_bytes(tokens: &[u32]) -> u64 {
+    2000 + 20 * tokens.len().min(50) as u64 + 4 * tokens.len() as u64
 }
 
 fn next(tokens: &[u32]) -> u32 {
@@ -51,6 +58,7 @@ impl Engine {
             saved: BTreeMap::new(),
             drafts: None,
             forces: false,
+            measured: false,
             computed: 0,
             steps: 0,
         }
@@ -69,6 +77,7 @@ impl Engine {
         for _ in 0..max_steps {
             let step = self.scheduler.plan();
             if step.work.is_empty() {
+                self.change(&step);
                 assert_eq!(self.scheduler.waiting(), 0, "somebody waits and nothing runs");
                 let texts = self.texts.iter();
                 return texts.map(|(&seq, t)| (seq, u32::try_from(t.len()).unwrap())).collect();
@@ -191,8 +200,20 @@ impl Engine {
                 KvOp::Forget { saved } => assert!(self.saved.remove(&saved).is_some()),
             }
         }
-        let saved: usize = self.saved.values().map(Vec::len).sum();
-        assert!(saved <= self.limits.kv.saved_tokens as usize);
+        for &op in &step.kv {
+            if let KvOp::Save { saved, .. } = op {
+                let copy = self.saved.get(&saved);
+                self.scheduler.saved(saved, copy.map(|copy| state_bytes(copy)));
+            }
+        }
+        if self.limits.kv.rewinds {
+            let saved: usize = self.saved.values().map(Vec::len).sum();
+            assert!(saved <= self.limits.kv.saved_tokens as usize);
+        } else if self.measured {
+            let saved: u64 = self.saved.values().map(|copy| state_bytes(copy)).sum();
+            assert!(saved <= self.limits.kv.saved_bytes, "{saved} bytes");
+        }
+        self.measured |= !self.saved.is_empty();
     }
 
     fn put(&mut self, slot: SlotId, all: &[u32], keep: u32) {
