@@ -4,7 +4,7 @@
 //! with as much context as all parts together. Both see what the other saved to host memory; that
 //! is how a sequence comes over.
 
-use forebay_scheduler::{KvOp, SlotId, StepTime};
+use forebay_scheduler::{KvOp, SavedId, SlotId, StepTime};
 
 use crate::model::{Model, Row, StepError};
 
@@ -83,6 +83,11 @@ impl<M: Model, F: FnMut() -> Result<M, StepError>> Model for WithLong<M, F> {
             (true, None) => Ok(()),
         }
     }
+
+    fn saved_bytes(&self, saved: SavedId) -> Option<u64> {
+        let long = || self.long.as_ref().and_then(|long| long.saved_bytes(saved));
+        self.usual.saved_bytes(saved).or_else(long)
+    }
 }
 
 #[cfg(test)]
@@ -112,6 +117,10 @@ mod tests {
             self.changes += 1;
             Ok(())
         }
+
+        fn saved_bytes(&self, _: SavedId) -> Option<u64> {
+            None
+        }
     }
 
     fn row(token: u32, slot: u32) -> Row {
@@ -137,7 +146,7 @@ mod tests {
         let none = || Err(StepError("no memory".to_owned()));
         let mut model = WithLong::new(Echo::default(), SlotId(2), none);
         assert!(model.open(SlotId(2)).is_err());
-        let saved = forebay_scheduler::SavedId(0);
+        let saved = SavedId(0);
         model.change(KvOp::Restore { saved, slot: SlotId(2), keep: 5 }).unwrap();
         model.step(&[row(1, 0)]).unwrap();
         assert_eq!(model.logits(0), [1.0]);

@@ -313,6 +313,10 @@ impl Model for Player {
         }
         Ok(())
     }
+
+    fn saved_bytes(&self, saved: SavedId) -> Option<u64> {
+        self.saved.get(&saved).map(|held| held.len() as u64)
+    }
 }
 
 impl EmbeddingModel for Player {

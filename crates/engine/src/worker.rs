@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use forebay_scheduler::{
-    Limits, Output, Request, RequestId, Scheduler, SeqId, Step, StepTime, Work,
+    KvOp, Limits, Output, Request, RequestId, Scheduler, SeqId, Step, StepTime, Work,
 };
 use tokio::sync::mpsc;
 
+use crate::Token;
 use crate::compiler::{Compiler, Ready};
 use crate::deadlines::Deadlines;
 use crate::draw::{self, Draw, Drawn};
@@ -61,6 +62,8 @@ pub(crate) struct Worker<M> {
     queue_timeout: Option<Duration>,
     /// Tokens that attention takes at once.
     block: u32,
+    /// Whether the scheduler makes checkpoints.
+    checkpoints: bool,
 }
 
 /// What a worker speaks through.
@@ -122,6 +125,7 @@ impl<M: Model> Worker<M> {
             speculate: config.speculate && kv.rewinds,
             queue_timeout: config.queue_timeout,
             block,
+            checkpoints: kv.checkpoints(),
         }
     }
 
@@ -222,6 +226,7 @@ impl<M: Model> Worker<M> {
         let accepted = self.scheduler.submit(&Request {
             id,
             prompt: Arc::clone(&request.prompt),
+            borders: if self.checkpoints { self.borders(&request.prompt) } else { Arc::new([]) },
             salt,
             principal,
             class,
@@ -246,6 +251,12 @@ impl<M: Model> Worker<M> {
             tracing::error!(?rejected, "the handle let an impossible request through");
             self.end(id, What::Failed(Failure::Step));
         }
+    }
+
+    /// Where messages begin or end in a prompt: chat templates put control tokens there.
+    fn borders(&self, prompt: &[Token]) -> Arc<[u32]> {
+        let numbered = (0..).zip(prompt);
+        numbered.filter(|&(_, &token)| self.vocab.is_control(token)).map(|(at, _)| at).collect()
     }
 
     /// Reports what is new.
@@ -336,6 +347,11 @@ impl<M: Model> Worker<M> {
     fn compute(&mut self, step: &Step) -> Result<StepTime, StepError> {
         // All of them, even where one fails: the scheduler takes them as done.
         let changes: Vec<_> = step.kv.iter().map(|&op| self.model.change(op)).collect();
+        for op in &step.kv {
+            if let KvOp::Save { saved, .. } = *op {
+                self.scheduler.saved(saved, self.model.saved_bytes(saved));
+            }
+        }
         changes.into_iter().collect::<Result<(), StepError>>()?;
         if self.rows.is_empty() {
             return Ok(StepTime::default());

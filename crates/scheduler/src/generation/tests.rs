@@ -509,10 +509,18 @@ fn what_cannot_be_cut_back_goes_on_from_checkpoints() {
         assert_eq!(computed_of(&mut engine, 1, &first), 800);
         assert_eq!(computed_of(&mut engine, 2, &first), 4, "the same again");
         let other_tail = [prompt(0, 770), prompt(5000, 30)].concat();
-        assert_eq!(computed_of(&mut engine, 3, &other_tail), 68, "from a checkpoint before its end");
+        assert_eq!(
+            computed_of(&mut engine, 3, &other_tail),
+            68,
+            "from a checkpoint before its end"
+        );
         let head = |from: u32| [prompt(0, 340), prompt(from, 100)].concat();
         assert_eq!(computed_of(&mut engine, 4, &head(6000)), 440 - 256);
-        assert_eq!(computed_of(&mut engine, 5, &head(7000)), 100, "where two parted is a checkpoint");
+        assert_eq!(
+            computed_of(&mut engine, 5, &head(7000)),
+            100,
+            "where two parted is a checkpoint"
+        );
         let reuse = engine.scheduler.counts().reuse;
         assert_eq!(reuse, BTreeMap::from([(Reuse::Host, 4), (Reuse::Unseen, 1)]));
         let other = Request { salt: 1, prompt: first.into(), ..request(6, 1, 1, 1) };

@@ -15,9 +15,10 @@ use crate::kv::host::whole;
 use crate::kv::tree::Match;
 use crate::kv::{Kv, Salt, SlotId};
 
-/// Stops are so many tokens apart at least, and a checkpoint saves as many.
+/// A checkpoint saves so many tokens at least; stops that are only likely to be of use are as far apart.
 const APART: u32 = 64;
-/// The last stop is the first border among so many tokens at the end of the prompt,
+/// The last stop is the first border among so many tokens at the end of the prompt; where another
+/// prompt is known to part is a stop if it is as far from others.
 const END: u32 = 16;
 /// or so far from it where there is none.
 const TAIL: u32 = 4;
@@ -53,7 +54,7 @@ impl Seen {
             }
         };
         for at in [end, self.parts, last, first] {
-            add(at, APART);
+            add(at, END);
         }
         add(end.saturating_sub(every / 4), APART.max(every / 8));
         let mut at = 0_u32;
@@ -113,6 +114,8 @@ mod tests {
         // Somebody had the first 700 tokens.
         let seen = Seen { kept: 512, parts: 700 };
         assert_eq!(seen.stops(1500, &[], 512, 512), [700, 1024, 1368, 1496]);
+        // A short question behind long instructions.
+        assert_eq!(NEW.stops(600, &[0, 570, 572, 595], 0, 512), [467, 572, 595]);
         assert_eq!(NEW.stops(127, &[], 0, 512), []);
     }
 
@@ -140,7 +143,7 @@ mod tests {
             for &stop in &stops {
                 prop_assert!(stop > cached && stop >= kept + APART && stop < len, "{:?}", stops);
             }
-            prop_assert!(stops.windows(2).all(|w| w[1] - w[0] >= APART), "{:?}", stops);
+            prop_assert!(stops.windows(2).all(|w| w[1] - w[0] >= END), "{:?}", stops);
             if len >= 2 * APART && cached == 0 && kept == 0 {
                 prop_assert!(stops.last().is_some_and(|&stop| stop + 64 + END >= len), "{:?}", stops);
             }

@@ -154,13 +154,8 @@ fn what_was_evicted_for_a_failed_restore_is_not_copied_from() {
     assert!(!kv.take_ops(true).iter().any(|op| matches!(op, KvOp::Copy { .. })));
 }
 
-const CHECKPOINTS: KvLimits = KvLimits {
-    slots: 8,
-    rewinds: false,
-    saved_bytes: 10_000,
-    checkpoint_every: 100,
-    ..LIMITS
-};
+const CHECKPOINTS: KvLimits =
+    KvLimits { slots: 8, rewinds: false, saved_bytes: 10_000, checkpoint_every: 100, ..LIMITS };
 
 /// Runs a prompt with a checkpoint at each of its hundreds of tokens.
 fn run_with_checkpoints(kv: &mut Kv, tokens: &[u32]) -> Begun {
@@ -198,7 +193,8 @@ fn checkpoints_are_found_by_whoever_begins_alike() {
 #[test]
 fn checkpoints_have_a_budget_and_what_is_used_stays() {
     let mut kv = Kv::new(CHECKPOINTS);
-    let held = |kv: &Kv| kv.saved_worth.keys().map(|&s| 1000 + u64::from(kv.saved.len(s))).sum::<u64>();
+    let held =
+        |kv: &Kv| kv.saved_worth.keys().map(|&s| 1000 + u64::from(kv.saved.len(s))).sum::<u64>();
     run_with_checkpoints(&mut kv, &text(0, 150));
     for turn in 0..20 {
         let own = text(1000 * (turn + 1), 200);
@@ -223,7 +219,8 @@ fn a_copy_that_could_not_be_made_or_is_too_large_is_forgotten() {
         });
         saves.for_each(|saved| kv.measured(saved, bytes));
         assert_eq!(kv.saved_worth.len(), kept);
-        let forgets = kv.take_ops(true).iter().filter(|op| matches!(op, KvOp::Forget { .. })).count();
+        let forgets =
+            kv.take_ops(true).iter().filter(|op| matches!(op, KvOp::Forget { .. })).count();
         assert_eq!(forgets, 1 - kept);
         kv.release(slot);
     }

@@ -28,6 +28,8 @@ pub(super) struct Engine {
     texts: BTreeMap<SeqId, Vec<u32>>,
     slots: BTreeMap<SlotId, Vec<u32>>,
     saved: BTreeMap<SavedId, Vec<u32>>,
+    /// Whose tokens they are.
+    salts: (BTreeMap<SlotId, Salt>, BTreeMap<SavedId, Salt>),
     /// Drafts offered for each row; every third one is wrong.
     pub(super) drafts: Option<u32>,
     /// Whether every fifth token brings the next ones with it.
@@ -56,6 +58,7 @@ impl Engine {
             texts: BTreeMap::new(),
             slots: BTreeMap::new(),
             saved: BTreeMap::new(),
+            salts: (BTreeMap::new(), BTreeMap::new()),
             drafts: None,
             forces: false,
             measured: false,
@@ -102,6 +105,9 @@ impl Engine {
         for work in &step.work {
             let all = self.all_tokens(work.seq);
             let cells = self.slots.entry(work.slot).or_default();
+            let salt = self.requests[&work.seq.request].salt;
+            let whose = self.salts.0.insert(work.slot, salt);
+            assert!(cells.is_empty() || whose == Some(salt), "{work:?} goes on from another salt");
             assert_eq!(*cells, all[..work.start as usize], "the slot holds what came before");
             let sure = (work.start + work.tokens - work.drafts) as usize;
             cells.extend_from_slice(&all[work.start as usize..sure]);
@@ -188,13 +194,16 @@ impl Engine {
                 }
                 KvOp::Copy { from, to, keep } => {
                     let all = self.slots[&from].clone();
+                    self.salts.0.insert(to, self.salts.0[&from]);
                     self.put(to, &all, keep);
                 }
                 KvOp::Save { slot, saved } => {
+                    self.salts.1.insert(saved, self.salts.0[&slot]);
                     assert!(self.saved.insert(saved, self.slots[&slot].clone()).is_none());
                 }
                 KvOp::Restore { saved, slot, keep } => {
                     let all = self.saved[&saved].clone();
+                    self.salts.0.insert(slot, self.salts.1[&saved]);
                     self.put(slot, &all, keep);
                 }
                 KvOp::Forget { saved } => assert!(self.saved.remove(&saved).is_some()),
