@@ -511,7 +511,7 @@ fn what_cannot_be_cut_back_goes_on_from_checkpoints() {
         let other_tail = [prompt(0, 770), prompt(5000, 30)].concat();
         assert_eq!(
             computed_of(&mut engine, 3, &other_tail),
-            68,
+            100,
             "from a checkpoint before its end"
         );
         let head = |from: u32| [prompt(0, 340), prompt(from, 100)].concat();

@@ -45,6 +45,8 @@ impl Seen {
         }
         let before = |at: u32| borders.get(..borders.partition_point(|&b| b < at)).unwrap_or(&[]);
         let end = before(len).get(before(len - END).len()).copied().unwrap_or(len - TAIL);
+        // What two have in common at the very end does for the same prompt again as well.
+        let end = if self.parts.abs_diff(end) < END { end.min(self.parts) } else { end };
         let last = before(end).last().copied().unwrap_or(0);
         let first = borders.get(before(APART).len()).copied().unwrap_or(0);
         let mut add = |at: u32, apart: u32| {
@@ -56,7 +58,9 @@ impl Seen {
         for at in [end, self.parts, last, first] {
             add(at, END);
         }
-        add(end.saturating_sub(every / 4), APART.max(every / 8));
+        for back in [every / 8, every / 8 * 3] {
+            add(end.saturating_sub(back), APART.max(every / 8));
+        }
         let mut at = 0_u32;
         while every > 0 && at < end {
             at = at.saturating_add((at / DEPTH / every).max(1).saturating_mul(every));
@@ -105,17 +109,17 @@ mod tests {
     fn a_prompt_stops_where_another_will_go_on() {
         // Instructions of 300 tokens, a question of 700 behind them, and the answer's head.
         let borders = [0, 300, 302, 1000, 1002];
-        assert_eq!(NEW.stops(1005, &borders, 0, 512), [302, 512, 872, 1000]);
+        assert_eq!(NEW.stops(1005, &borders, 0, 512), [302, 512, 808, 936, 1000]);
         // The same conversation goes on.
         let seen = Seen { kept: 1000, parts: 1040 };
         let borders = [0, 300, 302, 1000, 1002, 1040, 1042, 1200, 1202];
-        assert_eq!(seen.stops(1205, &borders, 1040, 512), [1072, 1200]);
+        assert_eq!(seen.stops(1205, &borders, 1040, 512), [1136, 1200]);
         assert_eq!(seen.stops(1050, &borders, 1040, 512), [], "too little for a checkpoint more");
         // Somebody had the first 700 tokens.
         let seen = Seen { kept: 512, parts: 700 };
-        assert_eq!(seen.stops(1500, &[], 512, 512), [700, 1024, 1368, 1496]);
+        assert_eq!(seen.stops(1500, &[], 512, 512), [700, 1024, 1304, 1432, 1496]);
         // A short question behind long instructions.
-        assert_eq!(NEW.stops(600, &[0, 570, 572, 595], 0, 512), [467, 572, 595]);
+        assert_eq!(NEW.stops(600, &[0, 570, 572, 595], 0, 512), [403, 572, 595]);
         assert_eq!(NEW.stops(127, &[], 0, 512), []);
     }
 
