@@ -61,7 +61,7 @@ def test_turns_and_edits_go_on(start, tiny, layout):
     edited = [*turns[:-1], user("Who says so?")]
     answers = [again, ask(server, edited), ask(server, turns), ask(server, first)]
     assert all(cached(a) >= a.usage.prompt_tokens // 2 for a in answers), [cached(a) for a in answers]
-    assert cached(answers[3]) >= answer.usage.prompt_tokens - 16
+    assert cached(answers[3]) >= answer.usage.prompt_tokens - 32
     hold(alone(server, [turns, edited, turns, first]), answers)
 
 
@@ -75,7 +75,7 @@ def test_a_prompt_goes_on_where_another_was_on_its_way(start, tiny, layout):
     answers = [ask(server, messages) for messages in every]
     computed = [a.usage.prompt_tokens - cached(a) for a in answers]
     assert computed[0] == answers[0].usage.prompt_tokens > 700
-    assert computed[1] <= 16, "the same again"
+    assert computed[1] <= 32, "the same again"
     assert computed[2] <= 90, "another end"
     assert max(computed[3:]) <= 32, "where two have parted before"
     hold(alone(server, every), answers)
@@ -92,7 +92,7 @@ def test_conversations_share_their_instructions(start, tiny):
         firsts = list(pool.map(lambda p: ask(server, p), every))
         seconds = list(pool.map(lambda p: ask(server, p), turns))
     for answer in [*firsts, *seconds]:
-        assert cached(answer) > 350, answer.usage
+        assert answer.usage.prompt_tokens - cached(answer) <= 64, answer.usage
     hold(alone(server, [*every, *turns]), [*firsts, *seconds])
 
 
@@ -108,7 +108,7 @@ def test_checkpoints_keep_their_budget(start, tiny):
     every = [[user(f"{i}. " + HEAD * 6)] for i in range(12)]
     answers = [ask(server, messages) for messages in every]
     again = [ask(server, messages) for messages in reversed(every)]
-    assert cached(again[0]) >= again[0].usage.prompt_tokens - 16
+    assert cached(again[0]) >= again[0].usage.prompt_tokens // 2
     hold(answers[::-1], again)
     assert metric(server, "forebay_decode_errors_total") == 0
 

@@ -39,12 +39,13 @@ impl Shape {
     /// Its caches in a state of `len` bytes; `None` where they are not in it.
     fn caches(self, len: usize) -> Option<Vec<Range<usize>>> {
         let end = |first: usize| HEADER.checked_add(first).filter(|&end| end <= len);
-        Some(match self {
-            Self::Cells => vec![HEADER..len],
-            Self::Windowed(first) => vec![HEADER..end(first)?, end(first)?..len],
-            Self::Hybrid(first) => vec![HEADER..end(first)?],
-            Self::Recurrent => Vec::new(),
-        })
+        let (first, second) = match self {
+            Self::Cells => (Some(HEADER..len), None),
+            Self::Windowed(first) => (Some(HEADER..end(first)?), Some(end(first)?..len)),
+            Self::Hybrid(first) => (Some(HEADER..end(first)?), None),
+            Self::Recurrent => (None, None),
+        };
+        Some([first, second].into_iter().flatten().collect())
     }
 
     /// The same where its first cache has other bytes.

@@ -162,6 +162,8 @@ pub(crate) struct Kv {
     saved: Tree<SavedId>,
     saved_worth: BTreeMap<SavedId, Worth>,
     saved_sizes: Sizes,
+    /// A copy that is about to come back: it is not evicted.
+    restoring: Option<SavedId>,
     ghosts: Ghosts,
     next_saved: u64,
     /// Scores of what was evicted last, on the device and from host memory: what is parked later
@@ -194,6 +196,7 @@ impl Kv {
             saved: Tree::new(!limits.rewinds),
             saved_worth: BTreeMap::new(),
             saved_sizes: Sizes::default(),
+            restoring: None,
             ghosts: Ghosts::default(),
             next_saved: 0,
             ages: [0.0; 2],
@@ -494,8 +497,10 @@ impl Kv {
 }
 
 /// What is worth least.
-fn least_worth<K: Copy>(of: &BTreeMap<K, Worth>) -> Option<(K, Worth)> {
-    let least = of.iter().min_by(|a, b| a.1.score.total_cmp(&b.1.score));
+fn least_worth<'k, K: Copy + 'k>(
+    of: impl IntoIterator<Item = (&'k K, &'k Worth)>,
+) -> Option<(K, Worth)> {
+    let least = of.into_iter().min_by(|a, b| a.1.score.total_cmp(&b.1.score));
     least.map(|(&key, &worth)| (key, worth))
 }
 

@@ -15,7 +15,7 @@ use crate::kv::host::whole;
 use crate::kv::tree::Match;
 use crate::kv::{Kv, Salt, SlotId};
 
-/// A checkpoint saves so many tokens at least; stops that are only likely to be of use are as far apart.
+/// A checkpoint saves so many tokens at least unless others are known to go on there; stops that are only likely to be of use are as far apart.
 const APART: u32 = 64;
 /// The last stop is the first border among so many tokens at the end of the prompt; where another
 /// prompt is known to part is a stop if it is as far from others.
@@ -44,27 +44,32 @@ impl Seen {
             return stops;
         }
         let before = |at: u32| borders.get(..borders.partition_point(|&b| b < at)).unwrap_or(&[]);
-        let end = before(len).get(before(len - END).len()).copied().unwrap_or(len - TAIL);
-        // What two have in common at the very end does for the same prompt again as well.
-        let end = if self.parts.abs_diff(end) < END { end.min(self.parts) } else { end };
-        let last = before(end).last().copied().unwrap_or(0);
+        let last_before = |at: u32| before(at).last().copied().unwrap_or(0);
+        let mut end = before(len).get(before(len - END).len()).copied().unwrap_or(len - TAIL);
+        // One stop does for the last message and the end where that message is short, and where others
+        // part there.
+        for at in [last_before(end), self.parts] {
+            end = if at.abs_diff(end) < END { end.min(at) } else { end };
+        }
         let first = borders.get(before(APART).len()).copied().unwrap_or(0);
-        let mut add = |at: u32, apart: u32| {
-            let news = at > cached && at >= self.kept + APART && at < len;
+        let mut add = |at: u32, gain: u32, apart: u32| {
+            let news = at > cached && at >= self.kept + gain && at >= APART && at < len;
             if news && stops.iter().all(|&stop: &u32| stop.abs_diff(at) >= apart) {
                 stops.push(at);
             }
         };
-        for at in [end, self.parts, last, first] {
-            add(at, END);
-        }
+        add(end, APART, END);
+        // It is known that this one is of use.
+        add(self.parts, END, END);
+        add(last_before(end), APART, END);
+        add(first, APART, END);
         for back in [every / 8, every / 8 * 3] {
-            add(end.saturating_sub(back), APART.max(every / 8));
+            add(end.saturating_sub(back), APART, APART.max(every / 8));
         }
         let mut at = 0_u32;
         while every > 0 && at < end {
             at = at.saturating_add((at / DEPTH / every).max(1).saturating_mul(every));
-            add(at, APART.max(every / 4));
+            add(at, APART, APART.max(every / 4));
         }
         stops.sort_unstable();
         stops
@@ -145,11 +150,11 @@ mod tests {
             let (cached, kept) = (cached.min(len), kept.min(len));
             let stops = Seen { kept, parts }.stops(len, &borders, cached, every);
             for &stop in &stops {
-                prop_assert!(stop > cached && stop >= kept + APART && stop < len, "{:?}", stops);
+                prop_assert!(stop > cached && stop >= kept + END && stop < len, "{:?}", stops);
             }
             prop_assert!(stops.windows(2).all(|w| w[1] - w[0] >= END), "{:?}", stops);
             if len >= 2 * APART && cached == 0 && kept == 0 {
-                prop_assert!(stops.last().is_some_and(|&stop| stop + 64 + END >= len), "{:?}", stops);
+                prop_assert!(stops.last().is_some_and(|&stop| stop + 3 * END >= len), "{:?}", stops);
             }
         }
     }

@@ -133,13 +133,14 @@ impl Kv {
         salt: Salt,
         tokens: &[u32],
     ) -> Option<Begun> {
+        // What makes room for it is not saved in its place.
+        self.restoring = Some(source.holder);
         // All of it comes back before it is cut.
-        if !self.make_room(self.saved.len(source.holder)) {
-            return None;
-        }
-        let slot = self.fresh(None)?;
-        // Making room may have saved something else in its place.
-        if !self.saved_worth.contains_key(&source.holder) || self.copying.contains(&slot) {
+        let room = self.make_room(self.saved.len(source.holder));
+        let slot = if room { self.fresh(None) } else { None };
+        self.restoring = None;
+        let slot = slot?;
+        if self.copying.contains(&slot) {
             self.empty.insert(slot);
             return None;
         }
@@ -186,7 +187,8 @@ impl Kv {
 
     /// Evicts the copy that is worth least.
     fn evict_saved(&mut self) -> bool {
-        let Some((least, worth)) = least_worth(&self.saved_worth) else { return false };
+        let others = self.saved_worth.iter().filter(|(saved, _)| Some(**saved) != self.restoring);
+        let Some((least, worth)) = least_worth(others) else { return false };
         self.ages[1] = self.ages[1].max(worth.score);
         self.ghosts.add(self.saved.salt(least), &self.saved.tokens(least));
         self.forget(least);
