@@ -50,7 +50,7 @@ def hold(expected, answers):
 
 
 @pytest.mark.parametrize("layout", ["split", "shared"])
-def test_turns_go_on_and_edits_begin_anew(start, tiny, layout):
+def test_turns_and_edits_go_on(start, tiny, layout):
     server = start(tiny, parallel=4, ctx_size=8192, kv_layout=layout)
     first = prompts(1)[0]
     answer = ask(server, first)
@@ -60,7 +60,57 @@ def test_turns_go_on_and_edits_begin_anew(start, tiny, layout):
     again = ask(server, turns)
     edited = [*turns[:-1], user("Who says so?")]
     answers = [again, ask(server, edited), ask(server, turns), ask(server, first)]
+    assert all(cached(a) >= a.usage.prompt_tokens // 2 for a in answers), [cached(a) for a in answers]
+    assert cached(answers[3]) >= answer.usage.prompt_tokens - 32
     hold(alone(server, [turns, edited, turns, first]), answers)
+
+
+@pytest.mark.parametrize("layout", ["split", "shared"])
+def test_a_prompt_goes_on_where_another_was_on_its_way(start, tiny, layout):
+    """A long text, and questions about it: each goes on from a checkpoint of another's."""
+    server = start(tiny, parallel=4, ctx_size=8192, kv_layout=layout)
+    text = HEAD * 6
+    questions = ["Who wrote it?", "Who wrote it?", "When?", "What for?", "Is it true?"]
+    every = [[user(f"{text} {question}")] for question in questions]
+    answers = [ask(server, messages) for messages in every]
+    computed = [a.usage.prompt_tokens - cached(a) for a in answers]
+    assert computed[0] == answers[0].usage.prompt_tokens > 700
+    assert computed[1] <= 32, "the same again"
+    assert computed[2] <= 90, "another end"
+    assert max(computed[3:]) <= 32, "where two have parted before"
+    hold(alone(server, every), answers)
+    assert metric(server, "forebay_decode_errors_total") == 0
+
+
+def test_conversations_share_their_instructions(start, tiny):
+    server = start(tiny, parallel=4, ctx_size=8192)
+    # More at once than there are slots; each has a second turn, with an answer that was not generated.
+    every = prompts(8, head=HEAD * 3)
+    ask(server, every[0])
+    turns = [[*p, {"role": "assistant", "content": "As I said: no."}, user("Why?")] for p in every]
+    with ThreadPoolExecutor(8) as pool:
+        firsts = list(pool.map(lambda p: ask(server, p), every))
+        seconds = list(pool.map(lambda p: ask(server, p), turns))
+    for answer in [*firsts, *seconds]:
+        assert answer.usage.prompt_tokens - cached(answer) <= 64, answer.usage
+    hold(alone(server, [*every, *turns]), [*firsts, *seconds])
+
+
+def test_without_host_memory_there_are_no_checkpoints(start, tiny):
+    server = start(tiny, parallel=4, ctx_size=8192, kv_host_mib=0)
+    first = prompts(1)[0]
+    answers = [ask(server, first), ask(server, first)]
+    assert [cached(a) for a in answers] == [0, 0]
+
+
+def test_checkpoints_keep_their_budget(start, tiny):
+    server = start(tiny, parallel=2, ctx_size=8192, kv_host_mib=1)
+    every = [[user(f"{i}. " + HEAD * 6)] for i in range(12)]
+    answers = [ask(server, messages) for messages in every]
+    again = [ask(server, messages) for messages in reversed(every)]
+    assert cached(again[0]) >= again[0].usage.prompt_tokens // 2
+    hold(answers[::-1], again)
+    assert metric(server, "forebay_decode_errors_total") == 0
 
 
 def test_a_prompt_that_goes_on_where_another_ended_is_not_computed_again(start, tiny):
@@ -75,8 +125,8 @@ def test_a_prompt_that_goes_on_where_another_ended_is_not_computed_again(start, 
     goes_on = complete(ids, 24)
     assert cached(goes_on) == 200
     assert goes_on.choices[0].text == complete(ids, 24, extra_body={"cache_salt": "x"}).choices[0].text
-    # One that parts before the end of what is there begins anew.
-    parts = [*ids[:150], *ids[250:]]
+    # One that parts before the first checkpoint begins anew.
+    parts = [*ids[:60], *ids[250:]]
     begins = complete(parts, 24)
     assert cached(begins) == 0
     assert begins.choices[0].text == complete(parts, 24, extra_body={"cache_salt": "x"}).choices[0].text
@@ -113,3 +163,8 @@ def test_what_outgrows_its_part_goes_on(start, tiny):
     with ThreadPoolExecutor(3) as pool:
         hold(expected, list(pool.map(lambda p: ask(server, p, 600), every)))
     assert metric(server, "forebay_preemptions_total") > 0
+    # A prompt too long for a part has checkpoints as well, of the cache that it is in.
+    long = [user(HEAD * 6)]
+    answers = [ask(server, long), ask(server, long)]
+    assert cached(answers[0]) == 0 and cached(answers[1]) >= answers[1].usage.prompt_tokens - 16
+    hold([ask(start(tiny, parallel=1), long)] * 2, answers)

@@ -2,6 +2,7 @@
 
 use crate::detokenize::Utf8Assembler;
 use crate::grammar::CompiledGrammar;
+use crate::state::Shape;
 use crate::stop::{StopMatcher, Verdict};
 use crate::vocab::Vocab;
 
@@ -10,14 +11,25 @@ pub fn vocab() -> Vocab {
     crate::scripted::vocab()
 }
 
-/// A state of a cache with `streams` streams as of one, if it is that.
-pub fn of_one_stream(bytes: Vec<u8>, streams: u32) -> Option<Vec<u8>> {
-    crate::state::of_one_stream(bytes, streams)
+/// A state of a cache with `streams` streams as of one, if it is that. The first cache has `first`
+/// bytes and a window's follows, or it is all there is.
+pub fn of_one_stream(
+    bytes: Vec<u8>,
+    first: Option<usize>,
+    streams: u32,
+) -> Option<(Vec<u8>, Option<usize>)> {
+    let (bytes, shape) = crate::state::of_one_stream(bytes, shape(first), streams)?;
+    let first = if let Shape::Windowed(first) = shape { Some(first) } else { None };
+    Some((bytes, first))
 }
 
 /// A state of one stream as of a cache with `streams` streams.
-pub fn of_streams(bytes: &[u8], streams: u32) -> Vec<u8> {
-    crate::state::of_streams(bytes, streams)
+pub fn of_streams(bytes: &[u8], first: Option<usize>, streams: u32) -> Vec<u8> {
+    crate::state::of_streams(bytes, shape(first), streams)
+}
+
+fn shape(first: Option<usize>) -> Shape {
+    first.map_or(Shape::Cells, Shape::Windowed)
 }
 
 /// The text of tokens with these bytes.

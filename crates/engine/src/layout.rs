@@ -13,6 +13,10 @@ use crate::model::{KvLayout, ModelConfig};
 const DEFAULT_SLOT_TOKENS: u32 = 4096;
 /// llama.cpp rounds a context up to this many cells.
 const CELL_ALIGNMENT: u32 = 256;
+/// How far apart checkpoints of a prompt are, in tokens: on a CPU a copy costs a hundredth of what computing
+/// so many tokens does. A GPU computes in less time than a copy takes to host memory.
+const CHECKPOINT_EVERY: u32 = 512;
+const CHECKPOINT_EVERY_ON_GPU: u32 = 2048;
 /// llama.cpp's own limit of sequences in a context.
 const MAX_SEQUENCES: u32 = 256;
 
@@ -24,13 +28,15 @@ pub(crate) struct Facts {
     pub(crate) on_cpu: bool,
     /// Whether a sequence can be cut back to any length.
     pub(crate) rewinds: bool,
+    /// Whether what a slot holds can be copied to host memory and back into any slot.
+    pub(crate) saves: bool,
     /// Bytes of a token's keys and values.
     pub(crate) kv_bytes: u64,
 }
 
 /// The layout of a model's KV cache.
 pub(crate) fn of(config: &ModelConfig, facts: &Facts) -> KvLimits {
-    let Facts { n_ctx_train, on_cpu, rewinds, kv_bytes } = *facts;
+    let Facts { n_ctx_train, on_cpu, rewinds, saves, kv_bytes } = *facts;
     let parallel = config.parallel;
     let suits = if on_cpu && parallel > 1 { KvLayout::Split } else { KvLayout::Shared };
     let shares = config.kv_layout.unwrap_or(suits) == KvLayout::Shared;
@@ -52,7 +58,8 @@ pub(crate) fn of(config: &ModelConfig, facts: &Facts) -> KvLimits {
     let slot_tokens = slot_tokens.min(n_ctx_train.max(CELL_ALIGNMENT));
     let whole = cells.min(n_ctx_train.next_multiple_of(CELL_ALIGNMENT));
     let long_tokens = if config.long_slot && whole > slot_tokens { whole } else { 0 };
-    let saved = if rewinds { config.kv_host_bytes / kv_bytes.max(1) } else { 0 };
+    let saved_bytes = if saves { config.kv_host_bytes } else { 0 };
+    let saved = if rewinds { saved_bytes / kv_bytes.max(1) } else { 0 };
     KvLimits {
         slots,
         cells,
@@ -63,5 +70,7 @@ pub(crate) fn of(config: &ModelConfig, facts: &Facts) -> KvLimits {
         // Cells of others cost attention time; host memory costs none.
         parked_tokens: if shares && on_cpu { cells / 8 } else { cells },
         saved_tokens: u32::try_from(saved).unwrap_or(u32::MAX),
+        saved_bytes: if rewinds { 0 } else { saved_bytes },
+        checkpoint_every: if on_cpu { CHECKPOINT_EVERY } else { CHECKPOINT_EVERY_ON_GPU },
     }
 }

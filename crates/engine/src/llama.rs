@@ -33,7 +33,7 @@ use crate::long::WithLong;
 use crate::model::{
     Capacity, Device, EmbeddingModel, Kind, KvType, Model, Pooling, Row, StepError,
 };
-use crate::state::{of_one_stream, of_streams};
+use crate::state::{Shape, of_one_stream, of_streams};
 use crate::vocab::Vocab;
 
 mod metadata;
@@ -226,13 +226,16 @@ fn serve_generation(
 ) -> Served {
     let config = &host.config;
     let batch_tokens = config.batch_size.unwrap_or(DEFAULT_BATCH).max(config.parallel + 1);
+    let recurs = model.is_recurrent() || model.is_hybrid();
     let kv = layout::of(
         config,
         &Facts {
             n_ctx_train: metadata.n_ctx_train,
             on_cpu: placed.on_cpu(),
             // What a recurrent state or a sliding window has passed cannot be brought back.
-            rewinds: !(model.is_recurrent() || model.is_hybrid() || metadata.sliding_window),
+            rewinds: !(recurs || metadata.sliding_window),
+            // llama.cpp does not tell where in a state of all three one of them begins.
+            saves: !(model.is_hybrid() && metadata.sliding_window),
             kv_bytes: kv_bytes(model, config.kv_type),
         },
     );
@@ -251,7 +254,7 @@ fn serve_generation(
         let streams = if kv.shares { 1 } else { slots };
         let (batch, saved) = (new_batch(batch_tokens, 1), Rc::clone(&saved));
         let (places, kept) = (Vec::new(), Vec::new());
-        Ok(Runner { context, batch, places, kept, streams, saved })
+        Ok(Runner { context, batch, places, kept, streams, saved, recurs })
     };
     let usual = match runner(kv.slots, kv.cells) {
         Ok(usual) => usual,
@@ -264,6 +267,7 @@ fn serve_generation(
         request_tokens = kv.request_tokens(),
         layout = if kv.shares { "shared" } else { "split" },
         host_tokens = kv.saved_tokens,
+        host_mib = kv.saved_bytes >> 20,
         "KV cache"
     );
     let capacity = Capacity { kv, batch_tokens, block };
@@ -288,8 +292,8 @@ fn new_batch(tokens: u32, sequences: i32) -> LlamaBatch<'static> {
     LlamaBatch::new(tokens as usize, sequences)
 }
 
-/// What slots held, in host memory, for all contexts of a model.
-type Saved = Rc<RefCell<HashMap<SavedId, Vec<u8>>>>;
+/// What slots held, in host memory, for all contexts of a model: as of one stream.
+type Saved = Rc<RefCell<HashMap<SavedId, (Vec<u8>, Shape)>>>;
 
 /// A context that generates.
 struct Runner<'m> {
@@ -302,6 +306,8 @@ struct Runner<'m> {
     saved: Saved,
     /// Of the KV cache.
     streams: u32,
+    /// Whether the model has a recurrent state.
+    recurs: bool,
 }
 
 /// Where a row's logits are.
@@ -330,14 +336,23 @@ impl<'m> Runner<'m> {
     }
 
     /// What a slot holds, as of a KV cache with one stream.
-    fn save(&self, slot: u32) -> Result<Vec<u8>, StepError> {
+    fn save(&self, slot: u32) -> Result<(Vec<u8>, Shape), StepError> {
         let (slot, flags) = (llama_id(slot), LlamaStateSeqFlags::empty());
-        let mut bytes = vec![0; self.context.state_seq_get_size_ext(slot, flags)];
+        let all = self.context.state_seq_get_size_ext(slot, flags);
+        // The part that cannot be cut back is what follows the cells of all tokens, if there are any.
+        let part = self.context.state_seq_get_size_ext(slot, LlamaStateSeqFlags::PARTIAL_ONLY);
+        let shape = match (all.saturating_sub(part), self.recurs) {
+            (0, false) => Shape::Cells,
+            (0, true) => Shape::Recurrent,
+            (first, false) => Shape::Windowed(first),
+            (first, true) => Shape::Hybrid(first),
+        };
+        let mut bytes = vec![0; all];
         #[expect(unsafe_code, reason = "the safe wrapper does not let the bytes be read")]
         // SAFETY: the buffer has the size that llama.cpp wants for this sequence.
         let written =
             unsafe { self.context.state_seq_get_data_ext(bytes.as_mut_ptr(), slot, flags) };
-        let state = of_one_stream(bytes, self.streams).filter(|_| written > 0);
+        let state = of_one_stream(bytes, shape, self.streams).filter(|_| written > 0);
         state.ok_or_else(|| StepError(format!("slot {slot} cannot be saved")))
     }
 
@@ -411,14 +426,22 @@ impl Model for Runner<'_> {
                 self.trim(to.0, keep)
             }
             KvOp::Save { slot, saved } => {
-                let state = self.save(slot.0)?;
-                self.saved.borrow_mut().insert(saved, state);
+                match self.save(slot.0) {
+                    Ok(state) => drop(self.saved.borrow_mut().insert(saved, state)),
+                    // There is no copy then, which is seen from its missing size.
+                    Err(error) => tracing::warn!(%error, "no copy in host memory"),
+                }
                 Ok(())
             }
             KvOp::Restore { saved, slot, keep } => {
                 let none = || StepError(format!("nothing was saved as {}", saved.0));
-                let state = self.saved.borrow().get(&saved).map(|s| of_streams(s, self.streams));
-                self.restore(slot.0, &state.ok_or_else(none)?)?;
+                let states = Rc::clone(&self.saved);
+                let states = states.borrow();
+                let (state, shape) = states.get(&saved).ok_or_else(none)?;
+                match self.streams {
+                    1 => self.restore(slot.0, state)?,
+                    streams => self.restore(slot.0, &of_streams(state, *shape, streams))?,
+                }
                 self.trim(slot.0, keep)
             }
             KvOp::Forget { saved } => {
@@ -426,6 +449,10 @@ impl Model for Runner<'_> {
                 Ok(())
             }
         }
+    }
+
+    fn saved_bytes(&self, saved: SavedId) -> Option<u64> {
+        self.saved.borrow().get(&saved).map(|(state, _)| state.len() as u64)
     }
 }
 

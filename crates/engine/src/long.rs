@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use forebay_scheduler::{KvOp, SlotId};
+use forebay_scheduler::{KvOp, SavedId, SlotId};
 
 use crate::model::{Model, Row, StepError};
 
@@ -92,6 +92,11 @@ impl<M: Model, F: FnMut() -> Result<M, StepError>> Model for WithLong<M, F> {
             (true, None) => Ok(()),
         }
     }
+
+    fn saved_bytes(&self, saved: SavedId) -> Option<u64> {
+        let long = || self.long.as_ref().and_then(|long| long.saved_bytes(saved));
+        self.usual.saved_bytes(saved).or_else(long)
+    }
 }
 
 #[cfg(test)]
@@ -121,6 +126,10 @@ mod tests {
             self.changes += 1;
             Ok(())
         }
+
+        fn saved_bytes(&self, _: SavedId) -> Option<u64> {
+            None
+        }
     }
 
     fn row(token: u32, slot: u32) -> Row {
@@ -148,7 +157,7 @@ mod tests {
         let none = || Err(StepError("no memory".to_owned()));
         let mut model = WithLong::new(Echo::default(), SlotId(2), none);
         assert!(model.open(SlotId(2)).is_err());
-        let saved = forebay_scheduler::SavedId(0);
+        let saved = SavedId(0);
         model.change(KvOp::Restore { saved, slot: SlotId(2), keep: 5 }).unwrap();
         model.step(&[row(1, 0)], &[1]).unwrap();
         assert_eq!(model.logits(0), [1.0]);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use forebay_scheduler::{ItlTarget, KvLimits, KvOp, SlotId};
+use forebay_scheduler::{ItlTarget, KvLimits, KvOp, SavedId, SlotId};
 use serde::{Deserialize, Serialize};
 
 use crate::Token;
@@ -293,6 +293,8 @@ pub(crate) trait Model {
     fn logits(&self, index: usize) -> &[f32];
     /// Changes what slots hold.
     fn change(&mut self, op: KvOp) -> Result<(), StepError>;
+    /// What a copy in host memory takes; `None` where there is none.
+    fn saved_bytes(&self, saved: SavedId) -> Option<u64>;
 }
 
 impl ModelInfo {

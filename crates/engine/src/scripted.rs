@@ -203,6 +203,8 @@ pub(crate) fn run(script: Script, host: Host) {
         rewinds: true,
         parked_tokens: cells,
         saved_tokens: 0,
+        saved_bytes: 0,
+        checkpoint_every: 0,
     };
     let vocab = vocab_with(ByteTokenizer { poison: script.poison_text.clone() });
     let (slots, saved) = (HashMap::new(), HashMap::new());
@@ -326,6 +328,10 @@ impl Model for Player {
             }
         }
         Ok(())
+    }
+
+    fn saved_bytes(&self, saved: SavedId) -> Option<u64> {
+        self.saved.get(&saved).map(|held| held.len() as u64)
     }
 }
 

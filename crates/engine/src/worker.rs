@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use forebay_scheduler::{
-    CallKind, Limits, Output, Request, RequestId, Scheduler, SeqId, Step, Work,
+    CallKind, KvOp, Limits, Output, Request, RequestId, Scheduler, SeqId, Step, Work,
 };
 use tokio::sync::mpsc;
 
+use crate::Token;
 use crate::compiler::{Compiler, Ready};
 use crate::deadlines::{Deadlines, Timeouts};
 use crate::draw::{self, Draw, Drawn};
@@ -61,6 +62,8 @@ pub(crate) struct Worker<M> {
     queue_timeout: Option<Duration>,
     /// How many of `rows` are in each call.
     calls: Vec<usize>,
+    /// Whether the scheduler makes checkpoints.
+    checkpoints: bool,
 }
 
 /// What a worker speaks through.
@@ -123,6 +126,7 @@ impl<M: Model> Worker<M> {
             speculate: config.speculate && kv.rewinds,
             queue_timeout: config.queue_timeout,
             calls: Vec::new(),
+            checkpoints: kv.checkpoints(),
         }
     }
 
@@ -223,6 +227,7 @@ impl<M: Model> Worker<M> {
         let accepted = self.scheduler.submit(&Request {
             id,
             prompt: Arc::clone(&request.prompt),
+            borders: if self.checkpoints { self.borders(&request.prompt) } else { Arc::new([]) },
             salt,
             principal,
             class,
@@ -247,6 +252,12 @@ impl<M: Model> Worker<M> {
             tracing::error!(?rejected, "the handle let an impossible request through");
             self.end(id, What::Failed(Failure::Step));
         }
+    }
+
+    /// Where messages begin or end in a prompt: chat templates put control tokens there.
+    fn borders(&self, prompt: &[Token]) -> Arc<[u32]> {
+        let numbered = (0..).zip(prompt);
+        numbered.filter(|&(_, &token)| self.vocab.is_control(token)).map(|(at, _)| at).collect()
     }
 
     /// Reports what is new.
@@ -343,6 +354,11 @@ impl<M: Model> Worker<M> {
     fn compute(&mut self, step: &Step) -> Result<Vec<Duration>, StepError> {
         // All of them, even where one fails: the scheduler takes them as done.
         let changes: Vec<_> = step.kv.iter().map(|&op| self.model.change(op)).collect();
+        for op in &step.kv {
+            if let KvOp::Save { saved, .. } = *op {
+                self.scheduler.saved(saved, self.model.saved_bytes(saved));
+            }
+        }
         changes.into_iter().collect::<Result<(), StepError>>()?;
         if self.rows.is_empty() {
             return Ok(Vec::new());

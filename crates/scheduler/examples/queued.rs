@@ -22,6 +22,8 @@ fn limits() -> Limits {
         rewinds: true,
         parked_tokens: 65_536,
         saved_tokens: 0,
+        saved_bytes: 0,
+        checkpoint_every: 0,
     };
     Limits {
         parallel: PARALLEL,
@@ -40,6 +42,7 @@ fn request(id: u64, principal: u64) -> Request {
     Request {
         id: RequestId(id),
         prompt: (first..first + 20).collect(),
+        borders: std::sync::Arc::new([]),
         salt: 0,
         principal,
         class: Class::Normal,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::call_costs::CallCosts;
-use crate::kv::{Kv, KvLimits, Reuse, Salt};
+use crate::kv::{Kv, KvLimits, Reuse, Salt, SavedId};
 use crate::queue::{Class, Principal, Queue, Waiting};
 use crate::step::{Cutting, Step};
 use crate::step_budget::{ItlTarget, StepBudget};
@@ -69,6 +69,9 @@ pub struct Request {
     pub id: RequestId,
     /// The prompt, at least one token.
     pub prompt: Arc<[u32]>,
+    /// Where messages begin or end in it, ascending: other prompts are likely to part from it there.
+    /// Of use where slots cannot be cut back.
+    pub borders: Arc<[u32]>,
     /// Whose KV it may reuse: that of requests with the same salt.
     pub salt: Salt,
     /// On whose behalf it comes.
@@ -290,10 +293,18 @@ impl Scheduler {
             sequence.drafted = work.drafts;
             sequence.accepted = 0;
             sequence.all_logits &= sequence.missing() > 0;
+            if sequence.stops.contains(&sequence.computed) {
+                self.kv.checkpoint(work.slot);
+            }
             self.queue.charge(sequence.principal, sure);
         }
         let active: Vec<Principal> = self.admitted_sequences().map(|(_, s)| s.principal).collect();
         self.queue.settle(active.into_iter());
+    }
+
+    /// Tells how many bytes a copy in host memory has taken; `None` where it could not be made.
+    pub fn saved(&mut self, copy: SavedId, bytes: Option<u64>) {
+        self.kv.measured(copy, bytes);
     }
 
     /// Sequences that wait to be admitted.

@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::kv::ghost::Ghosts;
+use crate::kv::host::Sizes;
 use crate::kv::long::Long;
 use crate::kv::tree::{Match, Tree};
 
+pub(crate) mod checkpoints;
 mod ghost;
+mod host;
 mod long;
 pub(crate) mod tree;
 
@@ -40,6 +43,11 @@ pub struct KvLimits {
     pub parked_tokens: u32,
     /// What host memory may keep beside that.
     pub saved_tokens: u32,
+    /// What it may keep instead where slots cannot be cut back, in bytes: what such a slot holds is of
+    /// any size, so it is measured.
+    pub saved_bytes: u64,
+    /// How far apart the checkpoints of a prompt are at least where slots cannot be cut back.
+    pub checkpoint_every: u32,
 }
 
 impl KvLimits {
@@ -51,6 +59,11 @@ impl KvLimits {
     /// The long slot.
     pub fn long_slot(&self) -> Option<SlotId> {
         (self.long_tokens > 0).then_some(SlotId(self.slots))
+    }
+
+    /// Whether what a slot holds on the way through a prompt is kept: it cannot be cut back to that.
+    pub fn checkpoints(&self) -> bool {
+        !self.rewinds && self.saved_bytes > 0 && self.checkpoint_every > 0
     }
 
     /// What a slot can hold.
@@ -126,8 +139,6 @@ pub enum Reuse {
 const LEAST_COPY: u32 = 64;
 /// Fewer tokens than this are neither saved to host memory nor restored for.
 const LEAST_SAVED: u32 = 64;
-/// Nor is a sequence saved of which nobody else has less than this part, as a divisor.
-const LEAST_PART_SAVED: u32 = 8;
 /// Depth at which recomputing a token costs twice as much as at the beginning.
 const DOUBLING_DEPTH: f64 = 2048.0;
 
@@ -150,6 +161,9 @@ pub(crate) struct Kv {
     long: Option<Long>,
     saved: Tree<SavedId>,
     saved_worth: BTreeMap<SavedId, Worth>,
+    saved_sizes: Sizes,
+    /// A copy that is about to come back: it is not evicted.
+    restoring: Option<SavedId>,
     ghosts: Ghosts,
     next_saved: u64,
     /// Scores of what was evicted last, on the device and from host memory: what is parked later
@@ -178,8 +192,11 @@ impl Kv {
             empty: (0..limits.slots).map(SlotId).collect(),
             parked: BTreeMap::new(),
             long: limits.long_slot().map(Long::new),
-            saved: Tree::new(false),
+            // Checkpoints of a prompt begin alike.
+            saved: Tree::new(!limits.rewinds),
             saved_worth: BTreeMap::new(),
+            saved_sizes: Sizes::default(),
+            restoring: None,
             ghosts: Ghosts::default(),
             next_saved: 0,
             ages: [0.0; 2],
@@ -211,11 +228,6 @@ impl Kv {
     /// Cells that parked sequences alone hold.
     pub(crate) fn parked(&self) -> u64 {
         self.tree.cells() - self.pinned()
-    }
-
-    /// Tokens kept in host memory.
-    pub(crate) fn saved(&self) -> u64 {
-        self.saved.cells()
     }
 
     /// Parked sequences that had to make room.
@@ -437,95 +449,12 @@ impl Kv {
         self.empty.remove(&slot);
     }
 
-    /// Copies a slot to host memory if it is worth that. Returns whether its tokens are there.
-    fn save(&mut self, slot: SlotId, tokens: &[u32], uses: f64) -> bool {
-        let (salt, len) = (self.tree.salt(slot), self.tree.len(slot));
-        let there = |m: &Match<SavedId>| m.len == len && (self.limits.rewinds || m.whole);
-        let saved = self.saved.matches(salt, tokens);
-        if saved.iter().any(there) {
-            return true;
-        }
-        // What others have as well need not be saved with this one; all of it would be.
-        let others = self.tree.matches(salt, tokens);
-        let others = others.iter().filter(|m| m.holder != slot).map(|m| m.len);
-        let elsewhere = others.chain(saved.iter().map(|m| m.len)).max().unwrap_or(0);
-        let worth = len - elsewhere.min(len) >= LEAST_SAVED.max(len / LEAST_PART_SAVED);
-        worth && self.store(slot, salt, tokens, uses)
-    }
-
-    /// Copies a slot to host memory if there is or can be room. Returns whether it is there.
-    fn store(&mut self, slot: SlotId, salt: Salt, tokens: &[u32], uses: f64) -> bool {
-        let len = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
-        if len > self.limits.saved_tokens || self.copying.contains(&slot) {
-            return false;
-        }
-        while self.saved.cells() + u64::from(len) > u64::from(self.limits.saved_tokens) {
-            let Some((least, worth)) = least_worth(&self.saved_worth) else { return false };
-            self.ages[1] = self.ages[1].max(worth.score);
-            self.ghosts.add(self.saved.salt(least), &self.saved.tokens(least));
-            self.forget(least);
-        }
-        let saved = self.next_saved();
-        self.saved.open(saved, salt);
-        self.saved.extend(saved, tokens);
-        self.saved_worth.insert(saved, Worth { uses, score: self.ages[1] + uses * cost(len, 0) });
-        self.ops.push(KvOp::Save { slot, saved });
-        true
-    }
-
-    fn next_saved(&mut self) -> SavedId {
-        let saved = SavedId(self.next_saved);
-        self.next_saved += 1;
-        saved
-    }
-
-    fn forget(&mut self, saved: SavedId) {
-        self.saved.close(saved);
-        self.saved_worth.remove(&saved);
-        self.ops.push(KvOp::Forget { saved });
-    }
-
-    fn restore(&mut self, source: Match<SavedId>, salt: Salt, tokens: &[u32]) -> Option<Begun> {
-        // All of it comes back before it is cut.
-        if !self.make_room(self.saved.len(source.holder)) {
-            return None;
-        }
-        let slot = self.fresh(None)?;
-        // Making room may have saved something else in its place.
-        if !self.saved_worth.contains_key(&source.holder) || self.copying.contains(&slot) {
-            self.empty.insert(slot);
-            return None;
-        }
-        let (saved, cached) = (source.holder, source.len);
-        self.tree.open(slot, salt);
-        self.tree.extend(slot, tokens.get(..cached as usize).unwrap_or(tokens));
-        if let Some(worth) = self.saved_worth.get_mut(&saved) {
-            worth.uses += 1.0;
-            worth.score = self.ages[1] + worth.uses * cost(self.saved.len(saved), 0);
-        }
-        self.ops.push(KvOp::Restore { saved, slot, keep: cached });
-        Some(Begun { slot, cached, reuse: Reuse::Host })
-    }
-
     fn on_device(&self, salt: Salt, tokens: &[u32], limit: u32) -> Option<Match<SlotId>> {
         let usable = self.usable(self.tree.matches(salt, tokens), limit);
         usable.max_by_key(|m| {
             let parked = self.parked.contains_key(&m.holder);
             (m.len, parked && m.whole, parked, std::cmp::Reverse(m.holder))
         })
-    }
-
-    /// What host memory has of them that comes back into `capacity` tokens.
-    fn in_host(
-        &self,
-        salt: Salt,
-        tokens: &[u32],
-        limit: u32,
-        capacity: u32,
-    ) -> Option<Match<SavedId>> {
-        let usable = self.usable(self.saved.matches(salt, tokens), limit);
-        let fits = usable.filter(|m| self.saved.len(m.holder) <= capacity);
-        fits.max_by_key(|m| (m.len, m.whole, std::cmp::Reverse(m.holder)))
     }
 
     /// What can be used of each match: all where a slot can be cut back, else all or nothing.
@@ -541,7 +470,7 @@ impl Kv {
     fn why_not(&self, salt: Salt, tokens: &[u32], limit: u32) -> Reuse {
         if limit == 0 {
             Reuse::Short
-        } else if self.tree.matches(salt, tokens).iter().any(|m| m.len >= ghost::LENGTH) {
+        } else if !self.limits.rewinds && self.seen(salt, tokens).parts >= ghost::LENGTH {
             Reuse::NoRewind
         } else if self.ghosts.knows(salt, tokens) {
             Reuse::Evicted
@@ -568,8 +497,10 @@ impl Kv {
 }
 
 /// What is worth least.
-fn least_worth<K: Copy>(of: &BTreeMap<K, Worth>) -> Option<(K, Worth)> {
-    let least = of.iter().min_by(|a, b| a.1.score.total_cmp(&b.1.score));
+fn least_worth<'k, K: Copy + 'k>(
+    of: impl IntoIterator<Item = (&'k K, &'k Worth)>,
+) -> Option<(K, Worth)> {
+    let least = of.into_iter().min_by(|a, b| a.1.score.total_cmp(&b.1.score));
     least.map(|(&key, &worth)| (key, worth))
 }
 

@@ -234,7 +234,7 @@ fn running(header: &Header, config: &ModelConfig, on_cpu: bool) -> Running {
     let keys = of("attention.key_length").unwrap_or(width / heads);
     let values = of("attention.value_length").unwrap_or(keys);
     let n_ctx_train = u32::try_from(number("context_length")).unwrap_or(u32::MAX);
-    let facts = Facts { n_ctx_train, on_cpu, rewinds: true, kv_bytes: 1 };
+    let facts = Facts { n_ctx_train, on_cpu, rewinds: true, saves: true, kv_bytes: 1 };
     let cells = u64::from(layout::of(config, &facts).cells);
     let batch = config.batch_size.unwrap_or(DEFAULT_BATCH);
     let rows = u64::from(config.ubatch_size.unwrap_or(DEFAULT_UBATCH).min(batch));

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::sequence::{Prefix, RESERVE, Sequence, State};
 use super::{Scheduler, SeqId};
+use crate::kv::checkpoints::Seen;
 use crate::kv::{Begun, Reuse};
 use crate::queue::{Class, Lane, Principal, Waiting};
 
@@ -135,8 +136,8 @@ impl Scheduler {
         cheapest.map(|(seq, _)| seq)
     }
 
-    /// Where a prefill chunk of `leader` has to end for those who wait for its prefix and cannot
-    /// be cut back to it.
+    /// Where a prefill chunk of `leader` has to end where slots cannot be cut back: for a checkpoint, or
+    /// for those who wait for its prefix.
     pub(super) fn next_stop(&self, leader: SeqId, computed: u32, known: u32) -> u32 {
         if self.limits.kv.rewinds {
             return known;
@@ -145,7 +146,8 @@ impl Scheduler {
             State::Awaiting(Some(p)) if p.leader == leader && p.upto > computed => Some(p.upto),
             _ => None,
         });
-        stops.min().unwrap_or(known)
+        let own = self.sequences.get(&leader).into_iter().flat_map(|s| &s.stops);
+        stops.chain(own.copied().filter(|&stop| stop > computed)).min().unwrap_or(known).min(known)
     }
 
     /// Gives an admitted sequence a slot, unless somebody is computing more of its prompt than
@@ -153,7 +155,7 @@ impl Scheduler {
     fn begin(&mut self, seq: SeqId) {
         let Some(sequence) = self.sequences.get(&seq) else { return };
         let (salt, limit) = (sequence.salt, sequence.reusable());
-        let is_long = self.long == Some(seq);
+        let (is_long, every) = (self.long == Some(seq), self.limits.kv.checkpoint_every);
         let have = if is_long {
             self.kv.longest_for_long(salt, &sequence.tokens, limit)
         } else {
@@ -164,7 +166,9 @@ impl Scheduler {
             p.upto >= have + if own { 1 } else { WORTH_WAITING }
         };
         let coming = self.coming(seq).filter(worth);
-        let limit = limit.min(self.reuse_of(seq, sequence, have));
+        let limit = limit.min(self.most_reused(seq, sequence));
+        let keeps = self.limits.kv.checkpoints() && !sequence.all_logits;
+        let seen = (keeps && coming.is_none()).then(|| self.kv.seen(salt, &sequence.tokens));
         let begun = match coming {
             Some(_) => None,
             None if is_long => self.kv.begin_long(salt, &sequence.tokens, limit),
@@ -176,8 +180,14 @@ impl Scheduler {
         }
         let Some(Begun { slot, cached, reuse }) = begun else {
             sequence.state = State::Awaiting(coming);
+            if let Some(prefix) = coming.filter(|p| keeps && p.leader.request != seq.request) {
+                self.stop_at(prefix);
+            }
             return;
         };
+        let prompt = sequence.known() - sequence.generated();
+        let stops = |s: Seen| s.stops(prompt, &sequence.borders, cached, every);
+        sequence.stops = seen.map(stops).unwrap_or_default();
         sequence.state = State::Active(slot);
         sequence.computed = cached;
         sequence.passed_over_from = self.prefilled;
@@ -186,16 +196,24 @@ impl Scheduler {
         *self.counts.reuse.entry(reuse).or_insert(0) += 1;
     }
 
-    /// How many of `have` tokens that are there to use. All of them, but where texts shall be
-    /// reproducible: then so many that what is left is a whole block. Less would be computed in another
-    /// way, and a prompt must not have another answer because its beginning was there; a prompt of less
-    /// than a block is computed whole. A sequence that comes back continues where it was; further
-    /// answers of a request begin where the first did.
-    fn reuse_of(&self, seq: SeqId, sequence: &Sequence, have: u32) -> u32 {
+    /// Has a checkpoint made of what one sequence computes and another waits for: more will want it.
+    fn stop_at(&mut self, prefix: Prefix) {
+        let Some(leader) = self.sequences.get_mut(&prefix.leader) else { return };
+        if !leader.stops.contains(&prefix.upto) {
+            leader.stops.push(prefix.upto);
+        }
+    }
+
+    /// How much to reuse at most. All that is there, but where texts shall be reproducible: then so
+    /// much that what is left is a whole block. Less would be computed in another way, and a prompt must
+    /// not have another answer because its beginning was there; a prompt of less than a block is computed
+    /// whole. A sequence that comes back continues where it was; further answers of a request begin
+    /// where the first did.
+    fn most_reused(&self, seq: SeqId, sequence: &Sequence) -> u32 {
         let (known, block) = (sequence.known(), self.limits.block);
         let cold = sequence.generated() == 0 && seq.choice == 0;
         let whole = cold && self.limits.reproducible && block > 1 && self.limits.kv.rewinds;
-        if whole { have.min(known.saturating_sub(block)) } else { have }
+        if whole { known.saturating_sub(block) } else { known }
     }
 
     /// The longest prefix of a sequence that another one is about to compute.

@@ -19,6 +19,10 @@ const AT_ONCE: u32 = 16;
 pub(super) struct Sequence {
     pub(super) state: State,
     pub(super) tokens: Tokens,
+    /// Where messages begin or end in its prompt.
+    pub(super) borders: Arc<[u32]>,
+    /// Where its computation stops for checkpoints.
+    pub(super) stops: Vec<u32>,
     /// Tokens whose KV is in the slot.
     pub(super) computed: u32,
     pub(super) max_new_tokens: u32,
@@ -91,6 +95,8 @@ impl Sequence {
         Self {
             state: State::Queued,
             tokens,
+            borders: Arc::clone(&request.borders),
+            stops: Vec::new(),
             computed: 0,
             max_new_tokens: request.max_new_tokens,
             class: request.class,

@@ -26,6 +26,11 @@ impl Long {
         if self.runs { self.tokens.len() as u64 } else { 0 }
     }
 
+    /// What it holds, and whose that is.
+    pub(super) fn held(&self) -> (Salt, Vec<u32>) {
+        (self.salt, self.tokens.clone())
+    }
+
     pub(super) fn extend(&mut self, tokens: &[u32]) {
         self.tokens.extend_from_slice(tokens);
     }
@@ -74,6 +79,7 @@ impl Kv {
         let (cached, reuse) = if let Some(source) = host {
             // Not saved first: that could make its source go.
             self.release(slot);
+            self.use_saved(source.holder);
             self.ops.push(KvOp::Restore { saved: source.holder, slot, keep: source.len });
             (source.len, Reuse::Host)
         } else if let Some(source) = device {
@@ -108,9 +114,7 @@ impl Kv {
 
     /// The slot to copy from, among those that can be saved now.
     fn for_long(&self, salt: Salt, tokens: &[u32], limit: u32) -> Option<Match<SlotId>> {
-        // What cannot be cut back is of another form there.
-        let matches = self.limits.rewinds.then(|| self.tree.matches(salt, tokens));
-        let usable = self.usable(matches.unwrap_or_default(), limit);
+        let usable = self.usable(self.tree.matches(salt, tokens), limit);
         usable.filter(|m| !self.copying.contains(&m.holder)).max_by_key(|m| (m.len, m.whole))
     }
 
@@ -119,7 +123,8 @@ impl Kv {
         let Some(long) = self.long.as_ref() else { return };
         let (slot, salt, tokens) = (long.slot, long.salt, long.tokens.clone());
         let saved = self.saved.matches(salt, &tokens);
-        let there = saved.iter().any(|m| m.len as usize == tokens.len());
+        let covers = |m: &Match<_>| self.limits.rewinds || m.whole;
+        let there = saved.iter().any(|m| m.len as usize == tokens.len() && covers(m));
         if tokens.len() >= LEAST_SAVED as usize && !there && !self.store(slot, salt, &tokens, 1.0) {
             self.ghosts.add(salt, &tokens);
         }

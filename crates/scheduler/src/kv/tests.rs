@@ -9,6 +9,8 @@ const LIMITS: KvLimits = KvLimits {
     rewinds: true,
     parked_tokens: 1000,
     saved_tokens: 0,
+    saved_bytes: 0,
+    checkpoint_every: 0,
 };
 
 fn text(from: u32, len: u32) -> Vec<u32> {
@@ -150,4 +152,82 @@ fn what_was_evicted_for_a_failed_restore_is_not_copied_from() {
     let begun = kv.begin(0, &text(0, 101), 100).unwrap();
     assert_eq!((begun.cached, kv.parked()), (0, 0));
     assert!(!kv.take_ops(true).iter().any(|op| matches!(op, KvOp::Copy { .. })));
+}
+
+const CHECKPOINTS: KvLimits =
+    KvLimits { slots: 8, rewinds: false, saved_bytes: 10_000, checkpoint_every: 100, ..LIMITS };
+
+/// Runs a prompt with a checkpoint at each of its hundreds of tokens.
+fn run_with_checkpoints(kv: &mut Kv, tokens: &[u32]) -> Begun {
+    let begun = kv.begin(0, tokens, count(tokens) - 1).unwrap();
+    let mut at = begun.cached;
+    while at < count(tokens) {
+        let next = (at + 100 - at % 100).min(count(tokens));
+        kv.extend(begun.slot, &tokens[at as usize..next as usize]);
+        at = next;
+        if at % 100 == 0 {
+            kv.checkpoint(begun.slot);
+        }
+        for op in kv.take_ops(true) {
+            if let KvOp::Save { saved, .. } = op {
+                let len = kv.saved.len(saved);
+                kv.measured(saved, Some(1000 + u64::from(len)));
+            }
+        }
+    }
+    kv.park(begun.slot);
+    begun
+}
+
+#[test]
+fn checkpoints_are_found_by_whoever_begins_alike() {
+    let mut kv = Kv::new(CHECKPOINTS);
+    run_with_checkpoints(&mut kv, &text(0, 350));
+    assert_eq!(kv.saved(), 300, "they share their tokens in the index");
+    let parted = run_with_checkpoints(&mut kv, &[text(0, 260), text(500, 90)].concat());
+    assert_eq!((parted.cached, parted.reuse), (200, Reuse::Host));
+    assert_eq!(kv.longest(1, &text(0, 350), 349), 0, "another salt");
+    assert_eq!(kv.seen(0, &text(0, 400)), checkpoints::Seen { kept: 300, parts: 350 });
+}
+
+#[test]
+fn checkpoints_have_a_budget_and_what_is_used_stays() {
+    let mut kv = Kv::new(CHECKPOINTS);
+    let held =
+        |kv: &Kv| kv.saved_worth.keys().map(|&s| 1000 + u64::from(kv.saved.len(s))).sum::<u64>();
+    run_with_checkpoints(&mut kv, &text(0, 150));
+    for turn in 0..20 {
+        let own = text(1000 * (turn + 1), 200);
+        let begun = run_with_checkpoints(&mut kv, &[text(0, 100), own].concat());
+        assert_eq!(begun.cached, 100, "{turn}");
+        assert!(held(&kv) <= 10_000, "{}", held(&kv));
+    }
+    assert!(held(&kv) > 7_000, "{}", held(&kv));
+}
+
+#[test]
+fn a_copy_that_could_not_be_made_or_is_too_large_is_forgotten() {
+    let mut kv = Kv::new(CHECKPOINTS);
+    for (bytes, kept) in [(None, 0), (Some(20_000), 0), (Some(9000), 1)] {
+        let slot = kv.begin(0, &text(0, 200), 199).unwrap().slot;
+        kv.extend(slot, &text(0, 200));
+        kv.saved_sizes = Sizes::default();
+        kv.checkpoint(slot);
+        let saves = kv.take_ops(true).into_iter().filter_map(|op| match op {
+            KvOp::Save { saved, .. } => Some(saved),
+            _ => None,
+        });
+        saves.for_each(|saved| kv.measured(saved, bytes));
+        assert_eq!(kv.saved_worth.len(), kept);
+        let forgets =
+            kv.take_ops(true).iter().filter(|op| matches!(op, KvOp::Forget { .. })).count();
+        assert_eq!(forgets, 1 - kept);
+        kv.release(slot);
+    }
+    // What is estimated to be too large is not tried.
+    let slot = kv.begin(0, &text(5000, 400), 399).unwrap().slot;
+    kv.extend(slot, &text(5000, 400));
+    kv.take_ops(true);
+    kv.checkpoint(slot);
+    assert_eq!(kv.take_ops(true), []);
 }

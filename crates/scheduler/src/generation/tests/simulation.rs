@@ -24,12 +24,21 @@ pub(super) struct Engine {
     texts: BTreeMap<SeqId, Vec<u32>>,
     slots: BTreeMap<SlotId, Vec<u32>>,
     saved: BTreeMap<SavedId, Vec<u32>>,
+    /// Whose tokens they are.
+    salts: (BTreeMap<SlotId, Salt>, BTreeMap<SavedId, Salt>),
     /// Drafts offered for each row; every third one is wrong.
     pub(super) drafts: Option<u32>,
     /// Whether every fifth token brings the next ones with it.
     pub(super) forces: bool,
+    /// Whether the scheduler knows how large a copy in host memory is.
+    measured: bool,
     pub(super) computed: u32,
     pub(super) steps: usize,
+}
+
+/// What a slot's state takes in host memory: a recurrent one, a window, and all that attention sees.
+fn state_bytes(tokens: &[u32]) -> u64 {
+    2000 + 20 * tokens.len().min(50) as u64 + 4 * tokens.len() as u64
 }
 
 fn next(tokens: &[u32]) -> u32 {
@@ -45,8 +54,10 @@ impl Engine {
             texts: BTreeMap::new(),
             slots: BTreeMap::new(),
             saved: BTreeMap::new(),
+            salts: (BTreeMap::new(), BTreeMap::new()),
             drafts: None,
             forces: false,
+            measured: false,
             computed: 0,
             steps: 0,
         }
@@ -65,6 +76,7 @@ impl Engine {
         for _ in 0..max_steps {
             let step = self.scheduler.plan();
             if step.work.is_empty() {
+                self.change(&step);
                 assert_eq!(self.scheduler.waiting(), 0, "somebody waits and nothing runs");
                 let texts = self.texts.iter();
                 return texts.map(|(&seq, t)| (seq, u32::try_from(t.len()).unwrap())).collect();
@@ -89,6 +101,9 @@ impl Engine {
         for work in &step.work {
             let all = self.all_tokens(work.seq);
             let cells = self.slots.entry(work.slot).or_default();
+            let salt = self.requests[&work.seq.request].salt;
+            let whose = self.salts.0.insert(work.slot, salt);
+            assert!(cells.is_empty() || whose == Some(salt), "{work:?} goes on from another salt");
             assert_eq!(*cells, all[..work.start as usize], "the slot holds what came before");
             let sure = (work.start + work.tokens - work.drafts) as usize;
             cells.extend_from_slice(&all[work.start as usize..sure]);
@@ -175,20 +190,35 @@ impl Engine {
                 }
                 KvOp::Copy { from, to, keep } => {
                     let all = self.slots[&from].clone();
+                    self.salts.0.insert(to, self.salts.0[&from]);
                     self.put(to, &all, keep);
                 }
                 KvOp::Save { slot, saved } => {
+                    self.salts.1.insert(saved, self.salts.0[&slot]);
                     assert!(self.saved.insert(saved, self.slots[&slot].clone()).is_none());
                 }
                 KvOp::Restore { saved, slot, keep } => {
                     let all = self.saved[&saved].clone();
+                    self.salts.0.insert(slot, self.salts.1[&saved]);
                     self.put(slot, &all, keep);
                 }
                 KvOp::Forget { saved } => assert!(self.saved.remove(&saved).is_some()),
             }
         }
-        let saved: usize = self.saved.values().map(Vec::len).sum();
-        assert!(saved <= self.limits.kv.saved_tokens as usize);
+        for &op in &step.kv {
+            if let KvOp::Save { saved, .. } = op {
+                let copy = self.saved.get(&saved);
+                self.scheduler.saved(saved, copy.map(|copy| state_bytes(copy)));
+            }
+        }
+        if self.limits.kv.rewinds {
+            let saved: usize = self.saved.values().map(Vec::len).sum();
+            assert!(saved <= self.limits.kv.saved_tokens as usize);
+        } else if self.measured {
+            let saved: u64 = self.saved.values().map(|copy| state_bytes(copy)).sum();
+            assert!(saved <= self.limits.kv.saved_bytes, "{saved} bytes");
+        }
+        self.measured |= !self.saved.is_empty();
     }
 
     fn put(&mut self, slot: SlotId, all: &[u32], keep: u32) {

@@ -52,6 +52,8 @@ fn limits(table: &CostTable) -> Limits {
             parked_tokens: if shared && on_cpu { cells / 8 } else { cells },
             // Copies take no time here, so there is no host memory to copy to.
             saved_tokens: 0,
+            saved_bytes: 0,
+            checkpoint_every: 0,
         },
         batch_tokens: 2048,
         block,
@@ -74,6 +76,7 @@ impl Server for Forebay<'_> {
             choices: 1,
             all_logits: false,
             said: Vec::new(),
+            borders: [].into(),
         };
         self.scheduler.submit(&request).expect("room for all");
     }
