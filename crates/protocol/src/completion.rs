@@ -52,7 +52,8 @@ macro_rules! generation_request {
             pub presence_penalty: Option<f64>,
             /// Token id to a bias from -100 to 100, added to its logit.
             pub logit_bias: Option<$crate::flex::LogitBias>,
-            /// The same seed and request alone give the same text.
+            /// A request that runs alone gets the same text with the same seed, unless two tokens are
+            /// nearly tied; exactly the same with the setting `reproducible`.
             pub seed: Option<i64>,
             /// Number of answers; default 1.
             #[schema(minimum = 1)]

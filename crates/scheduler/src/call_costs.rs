@@ -136,3 +136,69 @@ impl CallCosts {
         order.into_iter().find(|curve| !curve.is_blank()).unwrap_or(order[0])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generation::{RequestId, SeqId};
+    use crate::kv::{KvLimits, SlotId};
+
+    const KV: KvLimits = KvLimits {
+        slots: 8,
+        cells: 8000,
+        slot_tokens: 1000,
+        long_tokens: 0,
+        shares: false,
+        rewinds: true,
+        parked_tokens: 8000,
+        saved_tokens: 0,
+        saved_bytes: 0,
+        checkpoint_every: 0,
+    };
+
+    /// A call takes `base` ms and `token` ms for each token.
+    fn known(block: u32, base: f64, token: f64) -> CallCosts {
+        let mut costs = CallCosts::new(Cutting::new(block, &KV));
+        let mut learn = |kind, tokens: u32| {
+            let load = Load::of(tokens, 0);
+            let call = DecodeCall { kind, work: 0..1, load, predicted: Duration::ZERO };
+            let ms = base + token * f64::from(tokens);
+            costs.learn(&[call], &[Duration::from_secs_f64(ms / 1e3)]);
+        };
+        for tokens in [1, 4, 8, 1, 2, 1] {
+            learn(CallKind::Rows, tokens);
+            learn(CallKind::Chunk, 64);
+        }
+        costs
+    }
+
+    #[test]
+    fn a_chunk_is_as_large_as_makes_its_tokens_cheap() {
+        assert_eq!(known(64, 4.0, 2.0).efficient_chunk(0, 1.15, 500), 64);
+        assert_eq!(known(64, 15.0, 2.7).efficient_chunk(0, 1.15, 500), 64);
+        assert_eq!(known(64, 15.0, 2.7).efficient_chunk(0, 1.03, 500), 256);
+        assert_eq!(known(64, 15.0, 2.7).efficient_chunk(0, 1.03, 100), 100);
+        // A GPU: a call takes much, a token next to nothing.
+        assert_eq!(known(1, 6.0, 0.07).efficient_chunk(0, 1.15, 5000), 256);
+        assert_eq!(known(1, 6.0, 0.07).efficient_chunk(0, 1.03, 5000), 512);
+        let blank = CallCosts::new(Cutting::new(64, &KV));
+        assert_eq!(blank.efficient_chunk(0, 1.15, 500), 64);
+    }
+
+    #[test]
+    fn prompts_that_are_a_token_apart_share_a_call() {
+        let work = |tokens: u32| {
+            let seq = SeqId { request: RequestId(tokens.into()), choice: 0 };
+            let slot = SlotId(tokens);
+            Work { seq, slot, start: 0, tokens, drafts: 0, output: Output::Last }
+        };
+        let mut chunks: Vec<Work> = [16, 14, 13, 15, 30, 64, 65].map(work).to_vec();
+        CallCosts::new(Cutting::new(64, &KV)).equalise(&mut chunks);
+        let parts: Vec<_> = chunks.iter().map(|w| (w.tokens, w.output)).collect();
+        let (none, last) = (Output::None, Output::Last);
+        assert_eq!(
+            parts,
+            [(13, last), (13, none), (15, last), (15, none), (30, last), (64, last), (65, last)]
+        );
+    }
+}

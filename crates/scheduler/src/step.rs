@@ -188,3 +188,79 @@ impl Cutting {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generation::RequestId;
+
+    fn work(slot: u32, start: u32, tokens: u32) -> Work {
+        let seq = SeqId { request: RequestId(slot.into()), choice: 0 };
+        Work { seq, slot: SlotId(slot), start, tokens, drafts: 0, output: Output::Last }
+    }
+
+    /// The kinds of calls, each with the slots and tokens of its work.
+    fn cut(cutting: Cutting, work: &mut [Work]) -> Vec<(CallKind, Vec<(u32, u32)>)> {
+        let calls = cutting.cut(work);
+        let parts = |call: &DecodeCall| {
+            let of = work[call.work.clone()].iter();
+            (call.kind, of.map(|w| (w.slot.0, w.tokens)).collect())
+        };
+        calls.iter().map(parts).collect()
+    }
+
+    #[test]
+    fn calls_with_streams_hold_what_is_equally_long() {
+        let streams = Cutting { block: 64, mixes: false, streams: true, long: Some(SlotId(9)) };
+        let mut all = [
+            work(9, 500, 1),
+            work(0, 10, 1),
+            work(4, 0, 20),
+            work(1, 0, 128),
+            work(3, 30, 20),
+            work(5, 0, 21),
+            work(2, 7, 1),
+            work(6, 0, 128),
+        ];
+        let expected = vec![
+            (CallKind::Rows, vec![(0, 1), (2, 1)]),
+            (CallKind::Short, vec![(3, 20), (4, 20)]),
+            (CallKind::Short, vec![(5, 21)]),
+            (CallKind::Chunk, vec![(1, 128)]),
+            (CallKind::Chunk, vec![(6, 128)]),
+            (CallKind::Rows, vec![(9, 1)]),
+        ];
+        assert_eq!(cut(streams, &mut all), expected);
+    }
+
+    #[test]
+    fn one_call_holds_all_only_where_that_costs_nothing() {
+        let mixes = Cutting { block: 1, mixes: true, streams: false, long: None };
+        let mut all = [work(1, 0, 100), work(0, 10, 1), work(2, 0, 30)];
+        let one = vec![(CallKind::Mixed, vec![(0, 1), (1, 100), (2, 30)])];
+        assert_eq!(cut(mixes, &mut all), one);
+        assert_eq!(cut(mixes, &mut [work(0, 10, 1)]), [(CallKind::Rows, vec![(0, 1)])]);
+        let blocks = Cutting { block: 64, mixes: false, ..mixes };
+        let apart = vec![
+            (CallKind::Rows, vec![(0, 1)]),
+            (CallKind::Short, vec![(2, 30)]),
+            (CallKind::Chunk, vec![(1, 100)]),
+        ];
+        assert_eq!(cut(blocks, &mut all), apart);
+    }
+
+    #[test]
+    fn what_is_left_out_is_in_no_call() {
+        let streams = Cutting { block: 64, mixes: false, streams: true, long: None };
+        let mut all = vec![work(0, 10, 1), work(1, 20, 1), work(2, 0, 64), work(3, 0, 30)];
+        let calls = streams.cut(&mut all);
+        let mut step = Step { work: all, calls, ..Step::default() };
+        step.retain(|work| work.slot.0 == 1 || work.slot.0 == 3);
+        let parts: Vec<_> = step.calls.iter().map(|c| (c.kind, c.work.clone(), c.load)).collect();
+        assert_eq!(
+            parts,
+            [(CallKind::Rows, 0..1, Load::of(1, 20)), (CallKind::Short, 1..2, Load::of(30, 0))]
+        );
+        assert_eq!(step.work.iter().map(|w| w.slot.0).collect::<Vec<_>>(), [1, 3]);
+    }
+}

@@ -174,3 +174,47 @@ fn largest_within(most: u32, fits: impl Fn(u32) -> bool) -> u32 {
     }
     yes
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_largest_that_fits_is_found() {
+        assert_eq!(largest_within(100, |n| n <= 37), 37);
+        assert_eq!(largest_within(100, |_| true), 100);
+        assert_eq!(largest_within(100, |_| false), 0);
+    }
+
+    proptest! {
+        /// Whatever is asked of unknown costs, a prompt gets at most what it needs and there is room for,
+        /// and the first one gets something.
+        #[test]
+        fn grants_are_within_need_and_room(
+            need in 1_u32..5000,
+            before in 0_u32..5000,
+            room in 1_u32..3000,
+            rows in 0_u32..64,
+            decoding in 0_u64..500,
+            held in proptest::bool::ANY,
+        ) {
+            let kv = crate::kv::KvLimits {
+                slots: 64, cells: 64_000, slot_tokens: 1000, long_tokens: 0, shares: false,
+                rewinds: true, parked_tokens: 0, saved_tokens: 0, saved_bytes: 0,
+                checkpoint_every: 0,
+            };
+            let costs = CallCosts::new(crate::step::Cutting::new(64, &kv));
+            let target = Duration::from_millis(150);
+            let target = if held { ItlTarget::Held(target) } else { ItlTarget::Adaptive(target) };
+            let mut budget = StepBudget::new(target);
+            let load = Load { tokens: rows, depth: 100 };
+            let mut time =
+                budget.prompt_time(&costs, load, Duration::from_millis(decoding), before);
+            let tokens = time.grant(&costs, (need, before), true, room);
+            prop_assert!(tokens <= need.min(room));
+            prop_assert!(tokens > 0 || time.why == Why::Pace);
+        }
+    }
+}
