@@ -44,6 +44,7 @@ mod request;
 mod state;
 mod status;
 mod step_limits;
+mod step_log;
 mod thinking;
 mod vocab;
 mod worker;

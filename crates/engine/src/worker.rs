@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use forebay_scheduler::{
-    CallKind, KvOp, Limits, Output, Request, RequestId, Scheduler, SeqId, Step, Work,
-};
+use forebay_scheduler::{KvOp, Limits, Output, Request, RequestId, Scheduler, SeqId, Step, Work};
 use tokio::sync::mpsc;
 
 use crate::Token;
@@ -24,6 +22,7 @@ use crate::request::{Failure, FinishReason, GenerateRequest, Origin, TokenLogpro
 use crate::sequence::{Growth, Sequence};
 use crate::status::{Board, Status, StepShares};
 use crate::step_limits::StepKind;
+use crate::step_log::StepLog;
 use crate::vocab::Vocab;
 
 /// Steps that may fail one after the other before the engine gives up.
@@ -62,6 +61,7 @@ pub(crate) struct Worker<M> {
     queue_timeout: Option<Duration>,
     /// How many of `rows` are in each call.
     calls: Vec<usize>,
+    log: StepLog,
     /// Whether the scheduler makes checkpoints.
     checkpoints: bool,
 }
@@ -126,6 +126,7 @@ impl<M: Model> Worker<M> {
             speculate: config.speculate && kv.rewinds,
             queue_timeout: config.queue_timeout,
             calls: Vec::new(),
+            log: StepLog::new(config.itl_target),
             checkpoints: kv.checkpoints(),
         }
     }
@@ -339,7 +340,7 @@ impl<M: Model> Worker<M> {
         match result {
             Ok(took) => {
                 self.failed_steps = 0;
-                trace(step, &took);
+                self.log.log(step, &took);
                 Some(took)
             }
             Err(error) => {
@@ -565,36 +566,6 @@ impl Ticket {
     fn news(&self, id: RequestId, what: What) -> News {
         News { id: id.0, after: self.submitted.elapsed(), what, last: false }
     }
-}
-
-/// Logs what a step held and why, how long it was expected to take and how long it took.
-fn trace(step: &Step, took: &[Duration]) {
-    if !tracing::enabled!(target: "forebay::step", tracing::Level::TRACE) {
-        return;
-    }
-    let calls = || step.calls.iter().zip(took);
-    let sum = |rows: bool| {
-        let of = calls().filter(|(call, _)| (call.kind == CallKind::Rows) == rows);
-        of.fold((0, Duration::ZERO, Duration::ZERO), |sum, (call, took)| {
-            (sum.0 + call.load.tokens, sum.1 + *took, sum.2 + call.predicted)
-        })
-    };
-    let (decode, decode_took, decode_expected) = sum(true);
-    let (prefill, prefill_took, prefill_expected) = sum(false);
-    tracing::trace!(
-        target: "forebay::step",
-        decode,
-        decode_us = decode_took.as_micros(),
-        decode_expected_us = decode_expected.as_micros(),
-        prefill,
-        prefill_us = prefill_took.as_micros(),
-        prefill_expected_us = prefill_expected.as_micros(),
-        prompts = step.work.iter().filter(|w| w.tokens > 1).count(),
-        calls = step.calls.len(),
-        drafts = step.work.iter().map(|w| w.drafts).sum::<u32>(),
-        kv_ops = step.kv.len(),
-        why = ?step.why,
-    );
 }
 
 #[cfg(test)]
