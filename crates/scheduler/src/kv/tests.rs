@@ -165,7 +165,7 @@ fn run_with_checkpoints(kv: &mut Kv, tokens: &[u32]) -> Begun {
         let next = (at + 100 - at % 100).min(count(tokens));
         kv.extend(begun.slot, &tokens[at as usize..next as usize]);
         at = next;
-        if at % 100 == 0 {
+        if at.is_multiple_of(100) {
             kv.checkpoint(begun.slot);
         }
         for op in kv.take_ops(true) {
