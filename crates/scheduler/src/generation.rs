@@ -18,6 +18,7 @@ use crate::step_budget::{ItlTarget, StepBudget};
 
 mod admission;
 mod fairness;
+mod gaps;
 mod planning;
 mod sequence;
 

@@ -39,6 +39,9 @@ impl Scheduler {
             (chunks, _) = self.chunks(&work, None);
         }
         self.settle_allowance(&chunks, contention.as_ref());
+        let used: u32 = work.iter().chain(&chunks).map(|w| w.tokens).sum();
+        self.close_gaps(&mut work, &mut chunks, self.limits.batch_tokens.saturating_sub(used));
+        self.costs.equalise(&mut chunks);
         work.append(&mut chunks);
         self.kv.make_room(self.cells_for(&work));
         let calls = self.costs.cut(&mut work);
@@ -116,7 +119,6 @@ impl Scheduler {
                 chunks.push(chunk(seq, s, tokens));
             }
         }
-        self.costs.equalise(&mut chunks);
         (chunks, time.why)
     }
 
@@ -169,7 +171,8 @@ impl Scheduler {
     }
 }
 
-fn chunk(seq: SeqId, s: &Sequence, tokens: u32) -> Work {
+/// The next tokens of a sequence.
+pub(super) fn chunk(seq: SeqId, s: &Sequence, tokens: u32) -> Work {
     let complete = s.computed + tokens == s.known();
     let output = match (s.all_logits, complete) {
         (true, complete) => Output::All { complete },

@@ -248,12 +248,20 @@ impl Engine {
     fn check(&self, step: &Step) {
         let total: u32 = step.work.iter().map(|w| w.tokens).sum();
         assert!(total <= self.limits.batch_tokens, "{step:?}");
+        let mut slots: BTreeMap<SlotId, (SeqId, u32)> = BTreeMap::new();
+        for work in &step.work {
+            let after = slots.insert(work.slot, (work.seq, work.start + work.tokens));
+            // A prompt that lends a token to the rows goes on in its chunk.
+            assert!(after.is_none_or(|lent| lent == (work.seq, work.start)), "{step:?}");
+        }
         let seqs: BTreeSet<_> = step.work.iter().map(|w| w.seq).collect();
-        let slots: BTreeSet<_> = step.work.iter().map(|w| w.slot).collect();
-        assert_eq!(seqs.len(), step.work.len(), "a sequence is in a step once");
-        assert_eq!(slots.len(), step.work.len(), "a slot is in a step once");
+        assert_eq!(seqs.len(), slots.len(), "a sequence is in one slot");
+        for call in &step.calls {
+            let of: BTreeSet<_> = step.work[call.work.clone()].iter().map(|w| w.slot).collect();
+            assert_eq!(of.len(), call.work.len(), "a slot is in a call once");
+        }
         let kv = &self.limits.kv;
-        let usual = step.work.iter().filter(|w| Some(w.slot) != kv.long_slot());
+        let usual = slots.keys().filter(|slot| Some(**slot) != kv.long_slot());
         assert!(usual.count() <= self.limits.parallel as usize);
         for work in &step.work {
             assert!(work.start + work.tokens <= kv.capacity(work.slot), "{work:?}");

@@ -129,6 +129,15 @@ impl CostTable {
         Duration::from_micros((ms * 1e3).round() as u64)
     }
 
+    /// How long rows take that are in these slots, in ascending order: with a KV stream for each slot, a
+    /// call for each group of slots side by side.
+    pub(crate) fn time_of_rows(&self, rows: &[(usize, Part)]) -> Duration {
+        let joins = |a: &(usize, Part), b: &(usize, Part)| self.shared || a.0 + 1 == b.0;
+        let groups = rows.chunk_by(joins);
+        let parts = |group: &[(usize, Part)]| group.iter().map(|row| row.1).collect::<Vec<_>>();
+        groups.map(|group| self.time(&parts(group))).sum()
+    }
+
     /// The smallest chunk whose tokens cost little more than those of the best one, and its time at
     /// a depth. Its size is that at the deepest that was measured: further down the last bits of
     /// what was would decide.

@@ -26,8 +26,13 @@ impl<'t> Forebay<'t> {
     }
 
     fn time(&self, work: &[Work]) -> Duration {
-        let parts = work.iter().map(|w| Part { tokens: w.tokens, depth: w.start });
-        self.table.time(&parts.collect::<Vec<_>>())
+        let parts =
+            work.iter().map(|w| (w.slot.0 as usize, Part { tokens: w.tokens, depth: w.start }));
+        let parts: Vec<_> = parts.collect();
+        if work.iter().all(|w| w.tokens == 1) {
+            return self.table.time_of_rows(&parts);
+        }
+        self.table.time(&parts.iter().map(|part| part.1).collect::<Vec<_>>())
     }
 
     fn rows_alone(&self, step: &Step) -> Duration {

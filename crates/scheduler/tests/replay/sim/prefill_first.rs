@@ -108,7 +108,8 @@ impl<'t> PrefillFirst<'t> {
             return self.table.time(&parts(&[rows, chunks].concat()));
         }
         let prompts: Duration = chunks.iter().map(|&chunk| self.table.time(&parts(&[chunk]))).sum();
-        self.table.time(&parts(rows)) + prompts
+        let part = |row: &Piece| (row.slot, self.slots[row.slot].part(row.tokens));
+        self.table.time_of_rows(&rows.iter().map(part).collect::<Vec<_>>()) + prompts
     }
 }
 
