@@ -320,6 +320,8 @@ impl<M: Model> Worker<M> {
                 false
             }
         });
+        // What else such a request had in the step has gone with it.
+        step.retain(|work| self.requests.contains_key(&work.seq.request));
     }
 
     /// Runs the model over one step. Returns how long it took, if it worked.

@@ -53,7 +53,7 @@ macro_rules! generation_request {
             /// Token id to a bias from -100 to 100, added to its logit.
             pub logit_bias: Option<$crate::flex::LogitBias>,
             /// A request that runs alone gets the same text with the same seed, unless two tokens are
-            /// nearly tied; exactly the same with the setting `reproducible`.
+            /// nearly tied (see the setting `reproducible`).
             pub seed: Option<i64>,
             /// Number of answers; default 1.
             #[schema(minimum = 1)]

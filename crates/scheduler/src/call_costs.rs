@@ -48,7 +48,7 @@ impl CallCosts {
 
     /// Cuts off the last token of short prompts if they then share a call with others: a token alone is
     /// a row of the next step, which costs next to nothing beside other rows.
-    pub(crate) fn equalise(&self, chunks: &mut [Work]) {
+    pub(crate) fn align_short_chunks(&self, chunks: &mut [Work]) {
         chunks.sort_by_key(|work| work.tokens);
         let mut length = 0;
         for work in chunks {
@@ -122,7 +122,8 @@ impl CallCosts {
 
     /// Whether nothing is known of decode rows, or of anything else.
     pub(crate) fn is_blank(&self) -> bool {
-        self.rows.is_blank() || (self.short.is_blank() && self.chunk.is_blank())
+        let all = [&self.short, &self.chunk, &self.mixed];
+        self.rows.is_blank() || all.into_iter().all(Curve::is_blank)
     }
 
     /// The curve of calls of a kind; that of a kind like it while it is blank.
@@ -193,7 +194,7 @@ mod tests {
             Work { seq, slot, start: 0, tokens, drafts: 0, output: Output::Last }
         };
         let mut chunks: Vec<Work> = [16, 14, 13, 15, 30, 64, 65].map(work).to_vec();
-        CallCosts::new(Cutting::new(64, &KV)).equalise(&mut chunks);
+        CallCosts::new(Cutting::new(64, &KV)).align_short_chunks(&mut chunks);
         let parts: Vec<_> = chunks.iter().map(|w| (w.tokens, w.output)).collect();
         let (none, last) = (Output::None, Output::Last);
         assert_eq!(

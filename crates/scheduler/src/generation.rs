@@ -2,7 +2,7 @@
 //!
 //! Each answer of a request is a *sequence*. It waits in the queue, is admitted, gets a slot of the
 //! KV cache that holds as much of its prompt as anybody has (`kv.rs`), and then goes into steps:
-//! decode rows into every one, prompts into the time that is left (`compose.rs`). When cells run
+//! decode rows into every one, prompts into the time that is left (`step_budget.rs`). When cells run
 //! out, or somebody more urgent needs its place, it goes back to the queue with all its tokens and
 //! its slot is parked; it comes back like any other sequence, with a longer prompt.
 
@@ -289,7 +289,7 @@ impl Scheduler {
             sequence.computed += sure;
             if work.tokens > 1 && sequence.generated() == 0 {
                 self.prefilled += u64::from(sure);
-                sequence.passed_over_from += u64::from(sure);
+                sequence.prefilled_baseline += u64::from(sure);
             }
             sequence.drafted = work.drafts;
             sequence.accepted = 0;

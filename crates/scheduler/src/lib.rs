@@ -13,7 +13,8 @@
 //! How much of a step prompts may take beside decode rows is decided by what steps cost, learned
 //! from the times the engine reports, and a target for the time between two tokens.
 //!
-//! **Invariant:** no tokio, no clock, no randomness, no llama types, no serde. Given the same
+//! **Invariant:** no tokio, no clock, no randomness, no llama types. serde is for what crosses to an
+//! engine's process alone. Given the same
 //! calls it makes the same decisions.
 
 mod call_costs;

@@ -48,7 +48,8 @@ pub enum CallKind {
     Mixed,
 }
 
-/// One sequence's part of a step: its tokens `start .. start + tokens` go in.
+/// One sequence's part of a call: its tokens `start .. start + tokens` go in. A prompt may have two parts in a
+/// step: a token among the rows, and a chunk after that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Work {
     /// The sequence.

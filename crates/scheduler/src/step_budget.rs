@@ -18,8 +18,9 @@ const IDLE_TOLERANCE: f64 = 1.03;
 /// best.
 const GIVES_WAY: u32 = 3;
 /// However long decode rows take, prompts get at least this part of their time: answers slow down
-/// before prompts starve.
+/// before prompts starve. Of a target that is held they get less, on average over steps.
 const LEAST_SHARE: f64 = 0.5;
+const LEAST_SHARE_HELD: f64 = 0.1;
 
 /// The longest that a step with decode rows should take if it also computes prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -42,7 +43,7 @@ pub enum Why {
     Target,
     /// An efficient chunk, though the step takes longer than the target.
     Efficient,
-    /// None: this step makes up for one that took longer than the target.
+    /// This step makes up for one that took longer than the target: only prompts that end within it.
     Pace,
 }
 
@@ -57,8 +58,9 @@ pub(crate) struct StepBudget {
 /// The time that prompts may take in one step.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PromptTime {
-    /// What is left of it.
+    /// What is left of it, and what was granted.
     left: Duration,
+    used: Duration,
     /// The decode rows of the step.
     rows: Load,
     /// What a token may cost in terms of the best.
@@ -94,7 +96,8 @@ impl StepBudget {
         if rows.tokens == 0 {
             let tokens = costs.efficient_chunk(before, IDLE_TOLERANCE, LARGEST_CHUNK);
             let left = costs.chunk_time(tokens, before).max(self.target.duration());
-            return PromptTime { left, rows, tolerance: IDLE_TOLERANCE, why: Why::NobodyDecodes };
+            let (tolerance, why) = (IDLE_TOLERANCE, Why::NobodyDecodes);
+            return PromptTime { left, used: Duration::ZERO, rows, tolerance, why };
         }
         // Not what the first prompt needs: what it leaves is for others.
         let time = |tolerance| {
@@ -103,7 +106,10 @@ impl StepBudget {
         };
         let (efficient, target) = (time(TOLERANCE), self.target.duration());
         let (spare, least) = (target.saturating_sub(decoding), decoding.mul_f64(LEAST_SHARE));
-        let of = |left, why| PromptTime { left, rows, tolerance: TOLERANCE, why };
+        let of = |left, why| {
+            let (used, tolerance) = (Duration::ZERO, TOLERANCE);
+            PromptTime { left, used, rows, tolerance, why }
+        };
         if spare >= efficient.max(least) {
             self.saved = Duration::ZERO;
             return of(spare, Why::Target);
@@ -113,13 +119,23 @@ impl StepBudget {
             let time = time(IDLE_TOLERANCE).min(allowed).max(efficient).max(least);
             return of(time, Why::Efficient);
         }
-        self.saved += spare;
-        match self.saved.checked_sub(efficient) {
-            Some(left) => {
-                self.saved = left;
-                of(efficient, Why::Efficient)
-            }
-            None => of(Duration::ZERO, Why::Pace),
+        if spare >= efficient {
+            return of(spare, Why::Target);
+        }
+        // No more than for the next chunk: what is saved for long would be spent in one go.
+        self.saved += spare.max(decoding.mul_f64(LEAST_SHARE_HELD));
+        self.saved = self.saved.min(efficient * 2);
+        if let Some(left) = self.saved.checked_sub(efficient) {
+            self.saved = left;
+            return of(efficient, Why::Efficient);
+        }
+        of(spare, Why::Pace)
+    }
+
+    /// Takes what prompts used of a step that makes up for a longer one.
+    pub(crate) fn spend(&mut self, time: &PromptTime) {
+        if time.why == Why::Pace {
+            self.saved = self.saved.saturating_sub(time.used);
         }
     }
 
@@ -140,13 +156,15 @@ impl PromptTime {
         room: u32,
     ) -> u32 {
         let most = need.min(room);
-        if most == 0 || self.why == Why::Pace {
+        if most == 0 {
             return 0;
         }
         let time = |tokens: u32| costs.added_time(self.rows, tokens, before);
         let efficient = costs.efficient_chunk(before, self.tolerance, most);
         let tokens = if time(most) <= self.left {
             most
+        } else if self.why == Why::Pace {
+            0
         } else {
             let fits = largest_within(most, |tokens| time(tokens) <= self.left);
             let fits = costs.whole_blocks(fits);
@@ -160,6 +178,7 @@ impl PromptTime {
         };
         if tokens > 0 {
             self.left = self.left.saturating_sub(time(tokens));
+            self.used += time(tokens);
         }
         tokens
     }

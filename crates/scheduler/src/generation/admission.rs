@@ -190,7 +190,7 @@ impl Scheduler {
         sequence.stops = seen.map(stops).unwrap_or_default();
         sequence.state = State::Active(slot);
         sequence.computed = cached;
-        sequence.passed_over_from = self.prefilled;
+        sequence.prefilled_baseline = self.prefilled;
         self.queue.refund(sequence.principal, sequence.known());
         let reuse = if sequence.all_logits { Reuse::Unwanted } else { reuse };
         *self.counts.reuse.entry(reuse).or_insert(0) += 1;

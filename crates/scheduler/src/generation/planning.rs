@@ -8,10 +8,6 @@ use crate::queue::Class;
 use crate::step::{Output, Step, Work};
 use crate::step_budget::Why;
 
-/// A prompt that lacks more tokens than another goes before it once this many times the difference have
-/// been computed while it waited: a long one waits for no more than its own length of them.
-const AGEING: u64 = 1;
-
 impl Scheduler {
     /// Admits what fits and says what the next forward pass holds.
     pub fn plan(&mut self) -> Step {
@@ -41,7 +37,7 @@ impl Scheduler {
         self.settle_allowance(&chunks, contention.as_ref());
         let used: u32 = work.iter().chain(&chunks).map(|w| w.tokens).sum();
         self.close_gaps(&mut work, &mut chunks, self.limits.batch_tokens.saturating_sub(used));
-        self.costs.equalise(&mut chunks);
+        self.costs.align_short_chunks(&mut chunks);
         work.append(&mut chunks);
         self.kv.make_room(self.cells_for(&work));
         let calls = self.costs.cut(&mut work);
@@ -114,12 +110,27 @@ impl Scheduler {
         let mut chunks = Vec::new();
         for (seq, part) in prompts {
             let tokens = time.grant(&self.costs, part, chunks.is_empty(), room);
+            let tokens = self.with_whole_end(tokens, part.0.min(room));
             if let (1.., Some(s)) = (tokens, self.sequences.get(&seq)) {
                 room -= tokens;
                 chunks.push(chunk(seq, s, tokens));
             }
         }
+        self.budget.spend(&time);
         (chunks, time.why)
+    }
+
+    /// So many tokens of a prompt that lacks `need`, or a block fewer where less than a block would be left
+    /// and texts shall be reproducible: it would be computed in another way than a block is.
+    fn with_whole_end(&self, tokens: u32, need: u32) -> u32 {
+        let (block, left) = (self.limits.block, need - tokens);
+        if !self.limits.reproducible || tokens == 0 || left == 0 || left >= block {
+            tokens
+        } else if tokens >= 2 * block {
+            tokens - block
+        } else {
+            need
+        }
     }
 
     /// The prompts that may be in a step, in order, each with the tokens that it needs and has.
@@ -157,7 +168,9 @@ impl Scheduler {
     fn turns(&self) -> Vec<(SeqId, &Sequence)> {
         let mut prompts: Vec<(SeqId, &Sequence)> = self.prefilling().collect();
         prompts.sort_by_key(|(_, s)| {
-            let waited = (self.prefilled - s.passed_over_from) / AGEING;
+            // One that lacks more than another goes before it once the difference has been computed
+            // while it waited: it waits for no more than its own length.
+            let waited = self.prefilled - s.prefilled_baseline;
             let lacks = u64::from(s.missing()).saturating_sub(waited);
             (s.class, s.generated() == 0, lacks, s.arrival)
         });

@@ -33,7 +33,7 @@ pub(super) struct Sequence {
     pub(super) arrival: u64,
     /// Prompt tokens that had been computed when it got its slot, and its own since: what was computed
     /// beyond them was computed while it waited.
-    pub(super) passed_over_from: u64,
+    pub(super) prefilled_baseline: u64,
     pub(super) all_logits: bool,
     /// Drafts that the engine has for the next step, and how likely one of them is right.
     pub(super) offered: u32,
@@ -103,7 +103,7 @@ impl Sequence {
             principal: request.principal,
             salt: request.salt,
             arrival,
-            passed_over_from: 0,
+            prefilled_baseline: 0,
             all_logits: request.all_logits && choice == 0,
             offered: 0,
             likely: 0.0,

@@ -9,6 +9,7 @@ use crate::step_budget::Why;
 use simulation::{Engine, took};
 
 mod checkpoints;
+mod chunks;
 mod load;
 mod simulation;
 
@@ -559,32 +560,4 @@ proptest! {
         let s = &engine.scheduler;
         prop_assert_eq!((s.running(), s.waiting(), s.kv_tokens(), s.sequences.len()), (0, 0, 0, 0));
     }
-}
-
-#[test]
-fn a_prompt_between_rows_lends_them_a_token() {
-    let itl_target = ItlTarget::Adaptive(TARGET);
-    let mut s = Scheduler::new(Limits { batch_tokens: 512, itl_target, ..LIMITS });
-    for id in 0..3 {
-        s.submit(&request(id, 10, 50, 1)).unwrap();
-    }
-    let step = s.plan();
-    assert_eq!(step.work.iter().map(|w| w.slot.0).collect::<Vec<_>>(), [0, 1, 2]);
-    s.complete(&step, &took(&step));
-    for work in &step.work {
-        s.append(work.seq, 7);
-    }
-    // The one in the middle leaves, and its slot gets a prompt.
-    s.finish(seq(1));
-    s.submit(&request(9, 300, 5, 1)).unwrap();
-    let step = s.plan();
-    let parts: Vec<_> = step.work.iter().map(|w| (w.slot.0, w.start, w.tokens)).collect();
-    assert_eq!(parts[..3], [(0, 10, 1), (1, 0, 1), (2, 10, 1)], "{step:?}");
-    assert_eq!(step.calls[0].kind, CallKind::Rows);
-    assert_eq!((parts[3].0, parts[3].1), (1, 1), "its chunk goes on after that");
-    assert!(parts[3].2 >= BLOCK, "and is still a block: {parts:?}");
-    assert!(step.work[1].output == Output::None);
-    s.complete(&step, &took(&step));
-    let next = s.plan();
-    assert!(next.work.iter().any(|w| w.slot.0 == 1 && w.start == 1 + parts[3].2), "{next:?}");
 }
