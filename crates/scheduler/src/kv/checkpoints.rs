@@ -15,12 +15,12 @@ use crate::kv::host::whole;
 use crate::kv::tree::Match;
 use crate::kv::{Kv, Salt, SlotId};
 
-/// A checkpoint saves so many tokens at least unless others are known to go on there; stops that are only likely to be of use are as far apart.
+/// Minimum number of tokens that a checkpoint saves, unless another prompt is known to continue there.
 const APART: u32 = 64;
-/// The last stop is the first border among so many tokens at the end of the prompt; where another
-/// prompt is known to part is a stop if it is as far from others.
+/// Minimum distance of a known parting point from other stops; also how close to the end of the prompt a
+/// border has to be to become the last stop.
 const END: u32 = 16;
-/// or so far from it where there is none.
+/// Distance of the last stop from the end of the prompt if no border is close to it.
 const TAIL: u32 = 4;
 /// Intervals are at least this part of the depth, as a divisor: what is computed again is never more of
 /// a prompt, and a long prompt has few checkpoints.
