@@ -156,6 +156,9 @@ fn what_is_not_enforced_is_refused_or_noted() {
         (json!({"type": "string", "not": {"minLength": 3}}), "not", json!({"type": "string"})),
         (json!({"if": {}, "then": {"type": "null"}}), "if", json!({})),
         (json!({"contains": {"type": "null"}}), "contains", json!({})),
+        (json!({"contains": {"const": 1}, "minContains": 0, "maxContains": 1}), "contains", {
+            json!({})
+        }),
         (json!({"propertyNames": {"maxLength": 3}}), "propertyNames", json!({})),
         (json!({"$ref": "https://a.example/s"}), "$ref", json!({})),
         (json!({"type": "array", "unevaluatedItems": false}), "unevaluatedItems", {
@@ -324,6 +327,12 @@ fn the_spelling_is_ours() {
     assert!(source(json!(false)).is_err() && source(json!(7)).is_err());
     assert!(source(json!({"not": {}})).unwrap_err().contains("nothing"));
     assert!(source(json!(true)).is_ok());
+    // Nothing need be contained; older drafts do not know how to say that.
+    let none = json!({"contains": {"const": 1}, "minContains": 0});
+    assert_eq!(strict(&none), Ok(json!({})));
+    let mut old = none;
+    old["$schema"] = "http://json-schema.org/draft-07/schema#".into();
+    assert!(strict(&old).unwrap_err().contains("contains"));
 }
 
 #[test]
