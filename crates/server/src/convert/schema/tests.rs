@@ -356,6 +356,22 @@ fn one_of_that_cannot_overlap_is_any_of() {
     ] {
         assert!(source(overlapping.clone()).unwrap_err().contains("oneOf"), "{overlapping}");
     }
+    // What stands beside a reference names properties as well.
+    let by_names = |beside: Value| {
+        let mut options = json!([{"$ref": "#/$defs/A"}, {"$ref": "#/$defs/C"},
+            {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]}]);
+        options[0].as_object_mut().unwrap().extend(beside.as_object().unwrap().clone());
+        let a = json!({"type": "object", "properties": {"k": {}}, "required": ["k"]});
+        let c = json!({"$ref": "#/$defs/D", "title": "c"});
+        let d = json!({"type": "object", "properties": {"d": {}}, "required": ["d"]});
+        json!({"oneOf": options, "$defs": {"A": a, "C": c, "D": d}})
+    };
+    assert!(source(by_names(json!({"description": "a"}))).is_ok());
+    let overlapping = by_names(json!({"properties": {"x": {"type": "string"}}}));
+    assert!(source(overlapping).unwrap_err().contains("oneOf"));
+    let mut on_the_way = by_names(json!({}));
+    on_the_way["$defs"]["C"]["properties"] = json!({"k": {}, "x": {}});
+    assert!(source(on_the_way).unwrap_err().contains("oneOf"));
     assert!(source(json!({"minProperties": 2})).unwrap_err().contains("minProperties"));
     assert!(source(json!({"minProperties": 2, "required": ["a", "b"]})).is_ok());
     let property = json!({"properties": {"oneOf": {"type": "string"}}});
