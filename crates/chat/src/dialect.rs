@@ -195,6 +195,11 @@ impl Dialect {
         }
     }
 
+    /// Whether a call's arguments come one by one, and not as one JSON object.
+    pub fn takes_each(&self) -> bool {
+        matches!(self.arguments, Arguments::Each { .. })
+    }
+
     /// Whether a call is one JSON object that holds the name.
     pub(crate) fn is_object(&self) -> bool {
         let object = self.open.rfind('{').unwrap_or(self.open.len());

@@ -126,14 +126,18 @@ impl Writer<'_> {
         let behind = format!("{}{}", ends.call, ends.all);
         let none = none.trim_end().strip_suffix(behind.trim_end()).unwrap_or(none);
         let (none, value_key) = (self.text(none), self.text(value_key));
-        // Each is a document of its own, with the definitions that it may refer to.
+        // Each is a document of its own, with the definitions that it may refer to, and read and spelled
+        // as the whole is.
         let count = schema["properties"].as_object().map_or(0, |all| all.len());
         let definitions =
             schema.get("$defs").filter(|all| all.to_string().len() * count <= MOST_REPEATED);
         let whole = |value: &Value| {
             let mut value = value.clone();
-            if let (Some(map), Some(all)) = (value.as_object_mut(), definitions) {
-                map.insert("$defs".to_owned(), all.clone());
+            if let Some(map) = value.as_object_mut() {
+                let own = ["$schema", "x-guidance"].map(|key| (key, schema.get(key)));
+                let carried = own.into_iter().chain([("$defs", definitions)]);
+                let carried = carried.filter_map(|(key, of)| Some((key.to_owned(), of?.clone())));
+                map.extend(carried);
             }
             value
         };
@@ -325,6 +329,41 @@ pub fn escape_regex(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn arguments_one_by_one_are_spelled_as_the_whole_is() {
+        let text = str::to_owned;
+        let dialect = Dialect {
+            native: true,
+            renders: true,
+            open: text("<call>"),
+            middle: text("<key>"),
+            between: None,
+            close: text("</value></call>"),
+            arguments: Arguments::Each {
+                key_value: text("</key><value>"),
+                value_key: text("</value><key>"),
+                none: text("</call>"),
+                values: Values::Bare,
+            },
+            takes_text: false,
+            short_ids: false,
+            answer: "",
+        };
+        assert!(dialect.takes_each());
+        let (spelling, definitions) =
+            (json!({"json_allowed_escapes": "n"}), json!({"a": {"type": "null"}}));
+        let draft = "http://json-schema.org/draft-07/schema#";
+        let schema = json!({"type": "object", "x-guidance": spelling, "$defs": definitions,
+            "$schema": draft, "properties": {"one": {"type": "object"}, "two": {"type": "array"}}});
+        let tool = ToolShape { name: text("f"), schema };
+        let grammar = grammar(&dialect, &[tool], Calls::One, &|_| None, &Value::clone, None);
+        for kind in ["object", "array"] {
+            let document = json!({"type": kind, "$schema": draft, "x-guidance": spelling,
+                "$defs": definitions});
+            assert!(grammar.contains(&format!("%json {document}")), "{grammar}");
+        }
+    }
 
     #[test]
     fn patterns_stay_between_their_slashes() {

@@ -2,7 +2,8 @@
 //!
 //! Where slots can be cut back a copy takes as much as it has tokens. Where they cannot, a copy is
 //! of any size (a window, a recurrent state, with or without all tokens beside it), so each is
-//! measured when it is there, and what the next one will take is estimated from the last.
+//! measured when it is there, and what the next one will take is estimated from the shortest and the
+//! longest that were.
 
 use std::collections::BTreeMap;
 
@@ -17,9 +18,16 @@ const LEAST_PART_SAVED: u32 = 8;
 #[derive(Debug, Default)]
 pub(super) struct Sizes {
     of: BTreeMap<SavedId, Size>,
-    total: u64,
-    /// Tokens and bytes of the last that was measured.
-    last: Option<(u32, u64)>,
+    pub(super) total: u64,
+    /// The shortest and the longest that were measured.
+    seen: Option<[Sample; 2]>,
+}
+
+/// A copy that was measured.
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    tokens: u32,
+    bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -30,15 +38,46 @@ struct Size {
 }
 
 impl Sizes {
-    /// The most that a copy of so many tokens takes, by the last one measured; 0 where none was.
-    /// A state grows with its tokens, and never faster than they do.
-    fn estimate(&self, len: u32) -> u64 {
-        let Some((tokens, bytes)) = self.last else { return 0 };
-        if len <= tokens {
-            return bytes;
+    /// What a copy of so many tokens takes: a part that is the same in all and one that grows with
+    /// the tokens, by the shortest and the longest measured; 0 where none was.
+    ///
+    /// Beyond those two it is a guess: a state grows with its tokens and never faster than they do, so
+    /// it takes somewhat between as much as the nearer of them and a share of that. Where the guess is
+    /// more than the `limit` it is the least of this: it is tried, and once it is measured that is
+    /// known. Else nothing would ever be saved, or measured, again.
+    pub(super) fn estimate(&self, len: u32, limit: u64) -> u64 {
+        let Some([least, most]) = self.seen else { return 0 };
+        let share =
+            |of: Sample| i128::from(of.bytes) * i128::from(len) / i128::from(of.tokens.max(1));
+        let from_least = i128::from(len) - i128::from(least.tokens);
+        let line = match i128::from(most.tokens - least.tokens) {
+            0 => share(least),
+            apart => {
+                let growth = i128::from(most.bytes) - i128::from(least.bytes);
+                i128::from(least.bytes) + growth * from_least / apart
+            }
+        };
+        let (low, high) = if len < least.tokens {
+            (share(least), least.bytes.into())
+        } else if len > most.tokens {
+            (most.bytes.into(), share(most))
+        } else {
+            (line, line)
+        };
+        let guess = line.clamp(low, high);
+        u64::try_from(if guess > limit.into() { low } else { guess }).unwrap_or(u64::MAX)
+    }
+
+    /// Takes in what a copy of so many tokens has taken.
+    fn see(&mut self, tokens: u32, bytes: u64) {
+        let new = Sample { tokens, bytes };
+        let [least, most] = self.seen.get_or_insert([new; 2]);
+        if tokens <= least.tokens {
+            *least = new;
         }
-        let bytes = u128::from(bytes) * u128::from(len) / u128::from(tokens.max(1));
-        u64::try_from(bytes).unwrap_or(u64::MAX)
+        if tokens >= most.tokens {
+            *most = new;
+        }
     }
 
     fn set(&mut self, saved: SavedId, size: Size) {
@@ -69,8 +108,11 @@ impl Kv {
         if self.limits.rewinds {
             return;
         }
-        let len = self.saved.len(saved);
-        self.saved_sizes.last = Some((len, bytes));
+        self.saved_sizes.see(self.saved.len(saved), bytes);
+        if bytes > self.limits.saved_bytes {
+            // The others would go first and it last.
+            return self.forget(saved);
+        }
         if let Some(&size) = self.saved_sizes.of.get(&saved) {
             self.saved_sizes.set(saved, Size { bytes, ..size });
             self.rate_saved(saved);
@@ -112,7 +154,8 @@ impl Kv {
         let best = whole(&self.saved, salt, tokens, len);
         if !self.limits.rewinds {
             let gain = len - best.map_or(0, |m| m.len);
-            self.saved_sizes.set(saved, Size { bytes: self.saved_sizes.estimate(len), gain });
+            let bytes = self.saved_sizes.estimate(len, self.limits.saved_bytes);
+            self.saved_sizes.set(saved, Size { bytes, gain });
         }
         self.add_saved(saved, salt, tokens);
         self.saved_worth.insert(saved, Worth { uses, score: 0.0 });
@@ -181,7 +224,7 @@ impl Kv {
             return others + u64::from(len) <= u64::from(limits.saved_tokens);
         }
         let others = if beside { self.saved_sizes.total } else { 0 };
-        let all = others.saturating_add(self.saved_sizes.estimate(len));
+        let all = others.saturating_add(self.saved_sizes.estimate(len, limits.saved_bytes));
         limits.saved_bytes > 0 && all <= limits.saved_bytes
     }
 

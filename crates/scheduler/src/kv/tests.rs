@@ -224,10 +224,72 @@ fn a_copy_that_could_not_be_made_or_is_too_large_is_forgotten() {
         assert_eq!(forgets, 1 - kept);
         kv.release(slot);
     }
-    // What is estimated to be too large is not tried.
-    let slot = kv.begin(0, &text(5000, 400), 399).unwrap().slot;
-    kv.extend(slot, &text(5000, 400));
+    // One that is known to be too large is not tried.
+    assert!(
+        checkpoint(&mut kv, 5000, 400, 18_000).is_some(),
+        "it may be no larger than that of 200"
+    );
+    assert_eq!(checkpoint(&mut kv, 6000, 400, 18_000), None);
+}
+
+/// Copies a prompt that is computed, which takes so many bytes; `None` where that is not tried.
+fn checkpoint(kv: &mut Kv, from: u32, len: u32, bytes: u64) -> Option<SavedId> {
+    let slot = kv.begin(0, &text(from, len), len - 1).unwrap().slot;
+    kv.extend(slot, &text(from, len));
     kv.take_ops(true);
     kv.checkpoint(slot);
-    assert_eq!(kv.take_ops(true), []);
+    let new = kv.take_ops(true).into_iter().find_map(|op| match op {
+        KvOp::Save { saved, .. } => Some(saved),
+        _ => None,
+    });
+    new.into_iter().for_each(|saved| kv.measured(saved, Some(bytes)));
+    kv.release(slot);
+    assert!(kv.saved_sizes.total <= kv.limits.saved_bytes, "{}", kv.saved_sizes.total);
+    new
+}
+
+#[test]
+fn a_short_copy_is_not_taken_for_as_large_as_a_long_one() {
+    let mut kv = Kv::new(CHECKPOINTS);
+    for (from, len) in [(0, 800), (2000, 80), (3000, 80)] {
+        checkpoint(&mut kv, from, len, 10 * u64::from(len)).unwrap();
+    }
+    assert_eq!(kv.saved_worth.len(), 3);
+    // Where a part of it does not grow.
+    let mut kv = Kv::new(CHECKPOINTS);
+    let bytes = |len: u32| 3000 + 2 * u64::from(len);
+    for (from, len) in [(0, 900), (2000, 100)] {
+        checkpoint(&mut kv, from, len, bytes(len)).unwrap();
+    }
+    for len in [50, 100, 500, 900, 1000] {
+        assert_eq!(kv.saved_sizes.estimate(len, 10_000), bytes(len), "{len}");
+    }
+}
+
+#[test]
+fn a_copy_that_is_too_large_keeps_none_away_that_may_fit() {
+    let mut kv = Kv::new(CHECKPOINTS);
+    checkpoint(&mut kv, 0, 900, 18_000).unwrap();
+    checkpoint(&mut kv, 2000, 300, 6000).unwrap();
+    assert_eq!(kv.saved_worth.len(), 1);
+    // All of them are as large: only what is much shorter is tried.
+    let mut kv = Kv::new(CHECKPOINTS);
+    for (from, len, tried) in
+        [(0, 900, true), (2000, 600, false), (3000, 400, true), (4000, 300, false)]
+    {
+        assert_eq!(checkpoint(&mut kv, from, len, 20_000).is_some(), tried, "{len}");
+    }
+    // A window that is full grows no more.
+    let mut kv = Kv::new(CHECKPOINTS);
+    checkpoint(&mut kv, 0, 250, 4000).unwrap();
+    checkpoint(&mut kv, 2000, 900, 4800).unwrap();
+    assert_eq!(kv.saved_worth.len(), 2);
+}
+
+#[test]
+fn a_copy_that_is_too_large_goes_before_any_other() {
+    let mut kv = Kv::new(CHECKPOINTS);
+    let first = checkpoint(&mut kv, 0, 100, 4000).unwrap();
+    let large = checkpoint(&mut kv, 2000, 900, 40_000).unwrap();
+    assert!(kv.saved_worth.contains_key(&first) && !kv.saved_worth.contains_key(&large));
 }

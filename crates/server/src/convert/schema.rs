@@ -56,9 +56,25 @@ impl Enforcement {
 /// # Errors
 /// Why it cannot be enforced.
 pub(super) fn enforceable(schema: &Value, enforcement: Enforcement) -> Result<Enforceable, String> {
+    written(schema, enforcement, false)
+}
+
+/// The same for a schema of which each property becomes a document of its own, with its `$defs`:
+/// there `#` is another schema, so the whole is one of the definitions.
+///
+/// # Errors
+/// Why it cannot be enforced.
+pub(super) fn enforceable_apart(
+    schema: &Value,
+    enforcement: Enforcement,
+) -> Result<Enforceable, String> {
+    written(schema, enforcement, true)
+}
+
+fn written(schema: &Value, enforcement: Enforcement, apart: bool) -> Result<Enforceable, String> {
     let rewriter = match schema {
-        Value::Object(_) => Rewriter::new(schema, enforcement),
-        Value::Bool(true) => return enforceable(&json!({}), enforcement),
+        Value::Object(_) => Rewriter::new(schema, enforcement, apart),
+        Value::Bool(true) => return written(&json!({}), enforcement, apart),
         Value::Bool(false) => return Err("nothing is valid by it".to_owned()),
         _ => return Err("a schema is an object".to_owned()),
     };

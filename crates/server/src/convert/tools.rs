@@ -203,7 +203,7 @@ impl Toolset {
             Need::Required | Need::One => Calls::One,
         };
         let wanted = |enforcement, answer: Option<&Wanted>| -> Result<Wanted, ApiError> {
-            let (shapes, mut not_enforced) = self.shapes(calls, enforcement)?;
+            let (shapes, mut not_enforced) = self.shapes(dialect, calls, enforcement)?;
             let schema = answer.map(Wanted::schema).transpose()?;
             if let Some(answer) = answer.filter(|_| calls == Calls::Any) {
                 not_enforced = not_enforced.and(answer.not_enforced());
@@ -222,6 +222,7 @@ impl Toolset {
     /// strict.
     fn shapes(
         &self,
+        dialect: &Dialect,
         calls: Calls,
         enforcement: Enforcement,
     ) -> Result<(Vec<ToolShape>, NotEnforced), ApiError> {
@@ -230,7 +231,12 @@ impl Toolset {
         for (index, tool) in self.callable() {
             let schema = if calls != Calls::Any || tool.strict { &tool.schema } else { &any };
             let enforcement = if tool.strict { Enforcement::Strict } else { enforcement };
-            let enforceable = schema::enforceable(schema, enforcement).map_err(|why| {
+            let enforceable = if dialect.takes_each() {
+                schema::enforceable_apart(schema, enforcement)
+            } else {
+                schema::enforceable(schema, enforcement)
+            };
+            let enforceable = enforceable.map_err(|why| {
                 let param = format!("tools[{index}].function.parameters");
                 let message = format!("'{param}' cannot be enforced: {why}.");
                 ApiError::invalid(param, "invalid_value", message)

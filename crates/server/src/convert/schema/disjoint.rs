@@ -183,7 +183,7 @@ impl<'a> Comparer<'a> {
     }
 
     fn traits(&mut self, schema: &'a Value, beside: Beside<'a>) -> Result<Traits<'a>, TooMany> {
-        let schema = self.resolve(schema);
+        let (schema, alone) = self.resolve(schema);
         let list = |key: &str| schema.get(key).and_then(Value::as_array);
         let values = match (schema.get("const"), list("enum")) {
             (Some(value), _) => Some(HashSet::from([self.hash(value)?])),
@@ -214,23 +214,26 @@ impl<'a> Comparer<'a> {
                 required().filter_map(|name| Some((name, properties.get(name)?))).collect();
             of.has = required().collect();
             let names = || properties.keys().map(String::as_str).chain(of.has.iter().copied());
-            of.names = (self.closed && stands_alone(schema)).then(|| names().collect());
+            of.names = (self.closed && alone && stands_alone(schema)).then(|| names().collect());
         }
         self.spend(1)?;
         Ok(of)
     }
 
-    /// What a schema is that may be a reference within the document.
-    fn resolve(&self, mut schema: &'a Value) -> &'a Value {
+    /// What a schema is that may be a reference within the document, and whether that is all it is:
+    /// what stands beside a reference narrows it, but may name properties that it does not.
+    fn resolve(&self, mut schema: &'a Value) -> (&'a Value, bool) {
+        let mut alone = true;
         for _ in 0..MAX_REFERENCES {
             let pointer = schema.get("$ref").and_then(Value::as_str);
             let Some(pointer) = pointer.and_then(|pointer| pointer.strip_prefix('#')) else {
                 break;
             };
             let Some(target) = self.root.pointer(pointer) else { break };
+            alone &= is_reference_alone(schema);
             schema = target;
         }
-        schema
+        (schema, alone)
     }
 
     /// A hash by which equal values are equal. Numbers of the same value are the same number.
@@ -276,6 +279,23 @@ fn have_own_values(all: &[&Traits<'_>]) -> bool {
     let mut seen = HashSet::new();
     all.iter()
         .all(|of| of.values.as_ref().is_some_and(|own| own.iter().all(|value| seen.insert(*value))))
+}
+
+/// Whether a reference has nothing beside it that could name properties.
+fn is_reference_alone(schema: &Value) -> bool {
+    const NAME_NONE: [&str; 10] = [
+        "$ref",
+        "type",
+        "$comment",
+        "title",
+        "description",
+        "default",
+        "examples",
+        "deprecated",
+        "readOnly",
+        "writeOnly",
+    ];
+    schema.as_object().is_none_or(|map| map.keys().all(|key| NAME_NONE.contains(&key.as_str())))
 }
 
 /// Whether a schema's own properties are all that its objects have.

@@ -42,13 +42,16 @@ fn next(rest: &str, first: char, in_class: bool, outside: bool) -> (usize, &str)
     const AROUND: [&str; 4] = ["(?=", "(?!", "(?<=", "(?<!"];
     if first == '\\' {
         let len = 1 + rest[1..].chars().next().map_or(0, char::len_utf8);
-        let put = match rest.as_bytes().get(1) {
-            // A boundary is an assertion; the group that a reference repeats may be any text.
-            Some(b'b' | b'B') if !in_class => "(?:)",
-            Some(b'1'..=b'9') if !in_class => "(?:[\\s\\S]*)",
-            _ => &rest[..len],
+        return match rest.as_bytes().get(1) {
+            // A boundary is an assertion.
+            Some(b'b' | b'B') if !in_class => (len, "(?:)"),
+            // The group that a reference repeats, by all the digits of its number, may be any text.
+            Some(b'1'..=b'9') if !in_class => {
+                let digits = rest.bytes().skip(1).take_while(u8::is_ascii_digit).count();
+                (1 + digits, "(?:[\\s\\S]*)")
+            }
+            _ => (len, &rest[..len]),
         };
-        return (len, put);
     }
     if first == '(' && !in_class && outside {
         let around = AROUND.iter().find(|around| rest.starts_with(**around));
@@ -72,6 +75,7 @@ mod tests {
             ("(?!\\))x", "(?:)x"),
             ("\\bword\\b[\\b]", "(?:)word(?:)[\\b]"),
             ("(a)\\1", "(a)(?:[\\s\\S]*)"),
+            ("(a)\\12+b[\\12]", "(a)(?:[\\s\\S]*)+b[\\12]"),
             ("[(?!]a[]b](?=c)", "[(?!]a[]b](?:)"),
             ("(?:a)(?P<n>b)(?<m>c)", "(?:a)(?P<n>b)(?<m>c)"),
             ("(?=a", "(?:)"),

@@ -45,7 +45,11 @@ impl<'a> Rewriter<'a> {
             if let Some(names) = sent.get("propertyNames") {
                 self.property_names(names, sent, inner, out)?;
             }
-            if sent.contains_key("contains") && sent.get("minContains") != Some(&json!(0)) {
+            // None need be contained, and there may be any number of them.
+            let says_nothing = self.draft >= Draft::Draft201909
+                && sent.get("minContains") == Some(&json!(0))
+                && !sent.contains_key("maxContains");
+            if sent.contains_key("contains") && !says_nothing {
                 self.cannot(Keyword::Contains)?;
             }
         }

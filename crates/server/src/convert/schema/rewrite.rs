@@ -60,6 +60,8 @@ pub(super) enum Draft {
 /// Rewrites a document.
 pub(super) struct Rewriter<'a> {
     root: &'a Value,
+    /// Whether the root is a definition as well, rather than `#`.
+    defines_root: bool,
     pub(super) enforcement: Enforcement,
     pub(super) draft: Draft,
     pub(super) references: References<'a>,
@@ -112,9 +114,10 @@ impl Draft {
 }
 
 impl<'a> Rewriter<'a> {
-    pub(super) fn new(root: &'a Value, enforcement: Enforcement) -> Self {
+    pub(super) fn new(root: &'a Value, enforcement: Enforcement, defines_root: bool) -> Self {
         Self {
             root,
+            defines_root,
             enforcement,
             draft: Draft::of(root),
             references: References::new(root),
@@ -377,6 +380,7 @@ impl<'a> Rewriter<'a> {
             _ => {}
         }
         let Value::String(name) = sent else { return Err(format!("its '{key}' is no text")) };
+        let whole = part == Part::Whole && !self.defines_root;
         let written = match self.references.find(name) {
             None if self.enforcement == Enforcement::Strict => {
                 return Err(format!("only '{key}' within the schema is supported"));
@@ -385,9 +389,7 @@ impl<'a> Rewriter<'a> {
                 self.is_open = true;
                 return self.cannot(Keyword::Ref);
             }
-            Some(target) if std::ptr::eq(target, self.root) && part == Part::Whole => {
-                "#".to_owned()
-            }
+            Some(target) if std::ptr::eq(target, self.root) && whole => "#".to_owned(),
             Some(target) => self.definitions.name(name, target, part),
         };
         match out.contains_key("$ref") {
