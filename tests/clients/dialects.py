@@ -207,8 +207,9 @@ def message_event(answer, event):
 def parts_at_a_near_tie(reference, parts, tolerance):
     """Whether an answer's parts are those of a reference, a chat choice with its log probabilities, up
     to a token that might as well have been another one."""
-    raw = "".join(entry["token"] for entry in reference.tokens)
-    expected = reference.parts()
+    # In bytes: a character may come in several tokens, none of which shows it.
+    raw = b"".join(bytes(entry["bytes"]) for entry in reference.tokens)
+    expected, parts = ([part.encode() for part in of] for of in (reference.parts(), parts))
     at = next((i for i, (a, b) in enumerate(zip(expected, parts)) if a != b), None)
     if at is None:
         return len(expected) == len(parts)
@@ -218,14 +219,14 @@ def parts_at_a_near_tie(reference, parts, tolerance):
     begin = raw.find(expected[at]) if expected[at] else len(raw)
     offset, seen = begin + same, 0
     for entry in reference.tokens:
-        if seen + len(entry["token"]) > offset:
+        if seen + len(entry["bytes"]) > offset:
             rest = raw[seen:offset] + parts[at][same:]
-            near = [t["token"] for t in entry["top_logprobs"] if t["logprob"] > entry["logprob"] - tolerance]
+            near = [bytes(t["bytes"]) for t in entry["top_logprobs"] if t["logprob"] > entry["logprob"] - tolerance]
             if not rest:
                 # It ends here: by a control token, or by the marker behind thoughts.
-                return any(token[:1] in ("<", "\n") for token in near)
+                return any(token[:1] in (b"<", b"\n") for token in near)
             # A stop string may end it within a token.
             return any(token and (rest.startswith(token) or token.startswith(rest)) for token in near)
-        seen += len(entry["token"])
+        seen += len(entry["bytes"])
     # The reference has ended by itself, and this one goes on.
     return reference.finishes == ["stop"]
