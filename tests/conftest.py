@@ -68,6 +68,8 @@ def server(models, tmp_path_factory):
         path = "{models['chat']}"
         aliases = ["gpt-4o", "org/model:7b"]
         parallel = 8
+        # Clients compare texts that they ask for twice.
+        reproducible = true
         [[model]]
         name = "minilm"
         path = "{models['embedding']}"

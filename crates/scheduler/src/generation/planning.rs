@@ -1,7 +1,9 @@
 //! What the next step holds.
 
+use std::collections::BTreeMap;
+
 use super::fairness::Contention;
-use super::sequence::Sequence;
+use super::sequence::{Sequence, State};
 use super::{Scheduler, SeqId};
 use crate::cost::Load;
 use crate::queue::Class;
@@ -167,14 +169,30 @@ impl Scheduler {
     /// that have not begun: clients read them.
     fn turns(&self) -> Vec<(SeqId, &Sequence)> {
         let mut prompts: Vec<(SeqId, &Sequence)> = self.prefilling().collect();
-        prompts.sort_by_key(|(_, s)| {
+        let waiting = self.shortest_waiting();
+        prompts.sort_by_key(|(seq, s)| {
             // One that lacks more than another goes before it once the difference has been computed
             // while it waited: it waits for no more than its own length.
             let waited = self.prefilled - s.prefilled_baseline;
-            let lacks = u64::from(s.missing()).saturating_sub(waited);
+            let lacks = waiting.get(seq).map_or(s.missing(), |&shorter| shorter.min(s.missing()));
+            let lacks = u64::from(lacks).saturating_sub(waited);
             (s.class, s.generated() == 0, lacks, s.arrival)
         });
         prompts
+    }
+
+    /// What the shortest of those lacks that wait for a prefix which a prompt computes: it is computed for
+    /// them as well.
+    fn shortest_waiting(&self) -> BTreeMap<SeqId, u32> {
+        let mut shortest = BTreeMap::new();
+        for (_, s) in self.admitted_sequences() {
+            let State::Awaiting(Some(prefix)) = s.state else { continue };
+            let Some(leader) = self.sequences.get(&prefix.leader) else { continue };
+            let lacks = s.known().saturating_sub(leader.computed);
+            let least = shortest.entry(prefix.leader).or_insert(lacks);
+            *least = lacks.min(*least);
+        }
+        shortest
     }
 
     /// What a prompt can take of a step.

@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use serde_json::{Map, Value};
 
 use super::not_enforced::Keyword;
+use super::relax::size;
 use super::rewrite::{Part, Rewriter};
 
 /// References and members that are followed to find an object's properties.
@@ -187,7 +188,10 @@ impl<'a> Rewriter<'a> {
             }
             let mut closed = Vec::new();
             for names in own {
-                self.spend(beside.names.len() + 16 * beside.patterns.len() + names.names.len())?;
+                let bytes = beside.names.iter().chain(&names.names).map(|name| name.len() / 64);
+                let bytes = bytes.sum::<usize>();
+                let count = beside.names.len() + 16 * beside.patterns.len() + names.names.len();
+                self.spend(count + bytes)?;
                 self.is_open |= names.open;
                 let closes = !names.open && !names.closed && !beside.open;
                 closed.push(closes.then(|| {
@@ -289,7 +293,7 @@ impl<'a> Rewriter<'a> {
     }
 
     fn required(&mut self, names: &'a [Value], to: &mut Names<'a>) -> Result<(), String> {
-        self.spend(names.len())?;
+        self.spend(names.iter().map(size).sum())?;
         names.iter().filter_map(Value::as_str).for_each(|name| to.add(name));
         Ok(())
     }

@@ -253,7 +253,8 @@ impl<'a> Comparer<'a> {
                     (2u8, text).hash(&mut hasher);
                 }
                 Value::Number(number) => {
-                    (3u8, number.as_f64().unwrap_or(0.0).to_bits()).hash(&mut hasher);
+                    // Adding zero makes 0 of -0.
+                    (3u8, (number.as_f64().unwrap_or(0.0) + 0.0).to_bits()).hash(&mut hasher);
                 }
                 Value::Array(all) => {
                     (4u8, all.len()).hash(&mut hasher);

@@ -195,12 +195,15 @@ impl<'a> Rewriter<'a> {
             .any(|key| sent.contains_key(*key));
         let values =
             sent.get("items").filter(|_| alone && sent.get("type") == Some(&json!("array")));
-        let Some(values) = values.and_then(|items| self.values(items)) else {
+        let values = values.map_or(Ok(None), |items| self.values(items))?;
+        let Some(values) = values else {
             return self.cannot(Keyword::UniqueItems);
         };
         let least = sent.get("minItems").and_then(Value::as_u64).unwrap_or(0);
         let longest = most.map_or(values.len(), |most| values.len().min(most as usize));
         if values.len() <= MAX_UNIQUE {
+            let each = values.iter().map(|value| size(value)).sum::<usize>();
+            self.spend(each.saturating_mul(count_arrangements(values.len(), longest)))?;
             let arrays = arrangements(&values, longest);
             self.sequences += arrays.len();
             if self.sequences <= MAX_SEQUENCES {
@@ -217,17 +220,20 @@ impl<'a> Rewriter<'a> {
     }
 
     /// The values that a schema allows, where it lists them; each once.
-    fn values(&mut self, sent: &'a Value) -> Option<Vec<Value>> {
-        let mut schema = sent.as_object()?;
+    fn values(&mut self, sent: &'a Value) -> Result<Option<Vec<&'a Value>>, String> {
+        static BOOLEANS: [Value; 2] = [Value::Bool(true), Value::Bool(false)];
+        let mut schema = sent.as_object();
         for _ in 0..8 {
-            let Some(Value::String(reference)) = schema.get("$ref") else { break };
-            schema = self.references.find(reference)?.as_object()?;
+            let reference = schema.and_then(|schema| schema.get("$ref")).and_then(Value::as_str);
+            let Some(reference) = reference else { break };
+            schema = self.references.find(reference).and_then(Value::as_object);
         }
+        let Some(schema) = schema else { return Ok(None) };
         let all = match (schema.get("const"), schema.get("enum"), schema.get("type")) {
-            (Some(value), ..) => vec![value.clone()],
-            (None, Some(Value::Array(all)), _) => all.clone(),
-            (None, None, Some(kind)) if kind == "boolean" => vec![json!(true), json!(false)],
-            _ => return None,
+            (Some(value), ..) => std::slice::from_ref(value),
+            (None, Some(Value::Array(all)), _) => all.as_slice(),
+            (None, None, Some(kind)) if kind == "boolean" => BOOLEANS.as_slice(),
+            _ => return Ok(None),
         };
         // Numbers of different spellings may be equal.
         let plain = |value: &Value| match value {
@@ -235,16 +241,12 @@ impl<'a> Rewriter<'a> {
             Value::Number(number) => number.is_i64(),
             _ => true,
         };
-        let mut values: Vec<Value> = Vec::new();
         if all.len() > 256 || !all.iter().all(plain) {
-            return None;
+            return Ok(None);
         }
-        for value in all {
-            if !values.contains(&value) {
-                values.push(value);
-            }
-        }
-        Some(values)
+        self.spend(all.iter().map(size).sum())?;
+        let mut seen = HashSet::new();
+        Ok(Some(all.iter().filter(|value| seen.insert(*value)).collect()))
     }
 
     /// `not`, where it forbids properties, values or a type by name.
@@ -283,8 +285,8 @@ impl<'a> Rewriter<'a> {
             (values, out.get_mut("enum"), not.as_object().map_or(0, Map::len))
             && sent.get("enum").is_some()
         {
-            self.spend(all.len().saturating_mul(values.len()))?;
-            all.retain(|value| !values.contains(value));
+            self.spend(all.len().saturating_mul(values.iter().map(size).sum()))?;
+            all.retain(|value| !values.iter().any(|other| are_equal(value, other)));
             return Ok(());
         }
         self.cannot(Keyword::Not)
@@ -358,6 +360,8 @@ impl<'a> Rewriter<'a> {
                 out.insert("patternProperties".to_owned(), json!({pattern: value}));
             }
             ("enum", Value::Array(all)) if all.len() <= 64 && all.iter().all(Value::is_string) => {
+                // Each name gets a copy, and such schemas may be nested.
+                self.spend(size(&value).saturating_mul(all.len()))?;
                 let each = all.iter().filter_map(Value::as_str);
                 let properties: Map<String, Value> =
                     each.map(|name| (name.to_owned(), value.clone())).collect();
@@ -531,14 +535,52 @@ fn exclude_others(sent: &[Value], written: &mut Value) -> bool {
     true
 }
 
+/// About what copying a value costs, in steps: its parts, and the bytes of its strings. Values that clients
+/// send are at most 128 levels deep.
+pub(super) fn size(value: &Value) -> usize {
+    match value {
+        Value::Array(all) => 1 + all.iter().map(size).sum::<usize>(),
+        Value::Object(map) => {
+            1 + map.iter().map(|(name, value)| name.len() / 64 + size(value)).sum::<usize>()
+        }
+        Value::String(text) => 1 + text.len() / 64,
+        _ => 1,
+    }
+}
+
+/// Whether two values are equal as JSON Schema has it: 1 and 1.0 are.
+fn are_equal(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| are_equal(a, b))
+        }
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len()
+                && a.iter().all(|(name, a)| b.get(name).is_some_and(|b| are_equal(a, b)))
+        }
+        _ => a == b,
+    }
+}
+
+/// How many arrays [`arrangements`] makes of so many values.
+fn count_arrangements(values: usize, longest: usize) -> usize {
+    let mut of_length = 1;
+    let each = (0..longest.min(values)).map(|length| {
+        of_length *= values - length;
+        of_length
+    });
+    1 + each.sum::<usize>()
+}
+
 /// Arrays of different values, up to a length.
-fn arrangements(values: &[Value], longest: usize) -> Vec<Vec<Value>> {
+fn arrangements(values: &[&Value], longest: usize) -> Vec<Vec<Value>> {
     let mut all: Vec<Vec<Value>> = vec![Vec::new()];
     let mut from = 0;
     for _ in 0..longest {
         let to = all.len();
         for at in from..to {
-            for value in values {
+            for &value in values {
                 if !all[at].contains(value) {
                     let mut longer = all[at].clone();
                     longer.push(value.clone());

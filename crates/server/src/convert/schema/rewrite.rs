@@ -152,7 +152,9 @@ impl<'a> Rewriter<'a> {
         if !definitions.is_empty() {
             map.insert("$defs".to_owned(), Value::Object(definitions));
         }
-        Ok(Rewritten { schema, not_enforced: self.not_enforced, is_open: self.is_open })
+        // Control characters of listed values can only be spelled by numbers.
+        let is_open = self.is_open && !lists_controls(&schema);
+        Ok(Rewritten { schema, not_enforced: self.not_enforced, is_open })
     }
 
     /// Counts work, which is bounded over the document.
@@ -448,4 +450,24 @@ pub(super) fn alternatives(out: &mut Map<String, Value>, options: Value) {
             out.insert("anyOf".to_owned(), options);
         }
     }
+}
+
+/// Whether a value that a written schema lists has a control character without a short escape.
+fn lists_controls(schema: &Value) -> bool {
+    let has = |text: &str| {
+        text.chars().any(|c| c < ' ' && !matches!(c, '\u{8}' | '\t' | '\n' | '\u{c}' | '\r'))
+    };
+    let (mut todo, mut listed) = (vec![(schema, false)], false);
+    while let Some((value, is_listed)) = todo.pop() {
+        match value {
+            Value::String(text) => listed |= is_listed && has(text),
+            Value::Array(all) => todo.extend(all.iter().map(|below| (below, is_listed))),
+            Value::Object(map) => todo.extend(map.iter().map(|(key, below)| {
+                listed |= is_listed && has(key);
+                (below, is_listed || matches!(key.as_str(), "enum" | "const"))
+            })),
+            _ => {}
+        }
+    }
+    listed
 }

@@ -1,5 +1,6 @@
 //! What is rewritten to what, and that whatever comes is rewritten within bounds.
 
+mod hostile;
 mod one_of;
 
 use std::time::{Duration, Instant};
