@@ -90,8 +90,9 @@ fn measure_to(file: &Path, args: &BenchArgs) -> Result<String, String> {
         ctx_size: plan.slots() * plan.slot_tokens(),
         ..settings(args)
     };
-    // It takes minutes to find out what is to be written.
-    std::fs::write(file, "").map_err(|e| format!("{}: {e}", file.display()))?;
+    // Measuring takes minutes: check first that the result can be written. An older table stays until then.
+    let writable = std::fs::OpenOptions::new().append(true).create(true).open(file);
+    drop(writable.map_err(|e| format!("{}: {e}", file.display()))?);
     let config = model_config(&settings, Source::Gguf(args.model.clone()));
     let table = measure_costs(config, plan).map_err(|e| e.to_string())?;
     let json = |sample: &CostSample| serde_json::to_string(sample).map_err(|e| e.to_string());
