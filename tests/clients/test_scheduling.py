@@ -101,7 +101,7 @@ def test_an_answer_outgrows_its_part_and_nobody_notices(small):
     texts = lambda answers: [a.choices[0].text for a in answers]
     alone_server = small(parallel=1, ctx_size=2048)
     alone = [ask_for(alone_server, i) for i in range(3)]
-    server = small(parallel=4, ctx_size=2048)
+    server = small(parallel=4, ctx_size=2048, kv_layout="split")
     assert [a.usage.completion_tokens for a in alone] == [1100] * 3
     # One alone: its state goes through host memory as it is.
     assert texts([ask_for(server, 0)]) == texts(alone[:1])

@@ -94,6 +94,8 @@ const PROMPT: u32 = 0;
 const SAVED: SavedId = SavedId(0);
 /// Tokens computed at once when a slot is filled.
 const FILL: u32 = 512;
+/// The deepest that rows and a chunk are measured together on a CPU.
+const MIXED_DEPTH: u32 = 512;
 
 struct Bench<'p, M> {
     model: M,
@@ -113,6 +115,7 @@ impl<M: Model> Bench<'_, M> {
                 break;
             }
             self.fill(depth)?;
+            let mixes = self.mixes();
             for &chunk in &plan.chunks {
                 self.sample(0, chunk)?;
             }
@@ -123,8 +126,7 @@ impl<M: Model> Bench<'_, M> {
                 }
                 filled = rows;
                 self.sample(rows, 0)?;
-                // With a stream for each slot llama.cpp would cut a mixed call itself.
-                for &chunk in plan.chunks.iter().filter(|_| self.capacity.kv.shares) {
+                for &chunk in plan.chunks.iter().filter(|_| mixes) {
                     self.sample(rows, chunk)?;
                 }
             }
@@ -136,6 +138,13 @@ impl<M: Model> Bench<'_, M> {
             }
         }
         Ok(())
+    }
+
+    /// Whether calls are measured that hold rows and a chunk. With a stream for each slot llama.cpp would cut
+    /// them itself; where attention computes blocks, deep ones take minutes and nobody makes them.
+    fn mixes(&self) -> bool {
+        let Capacity { kv, block, .. } = self.capacity;
+        kv.shares && (*block == 1 || self.depth <= MIXED_DEPTH)
     }
 
     fn change(&mut self, op: KvOp) -> Result<(), StepError> {

@@ -1,8 +1,9 @@
 //! How the KV cache is laid out: the one place where that is decided.
 //!
-//! A CPU's attention goes over every cell in use for each row, its own or not, so there each
-//! sequence has a part of its own, and what outgrows its part gets a context of its own; on a GPU one pool costs little, and any sequence may have all of
-//! it. The table behind this is in `docs/performance.md`, "KV layout".
+//! On a GPU one pool costs little, and any sequence may have all of it. A CPU's attention goes over every
+//! cell in use for each row, its own or not. If that is much of a model's work, each sequence has a part of
+//! its own there, and what outgrows its part gets a context of its own. The tables behind this are in
+//! `docs/performance.md`, "KV layout" and "Shared or split by the model's arithmetic".
 
 use forebay_scheduler::KvLimits;
 
@@ -20,6 +21,35 @@ const CHECKPOINT_EVERY_ON_GPU: u32 = 2048;
 /// llama.cpp's own limit of sequences in a context.
 const MAX_SEQUENCES: u32 = 256;
 
+/// How much more a multiplication costs on a CPU in the attention of a decode row than in a matrix product
+/// of several rows, and how much one costs that is skipped because its cell belongs to another sequence:
+/// AMD EPYC, 8 and 16 rows, 60, 16 and 300 to 440 billion a second.
+const ATTENDED: f64 = 4.0;
+const SKIPPED: f64 = 0.2;
+/// How much longer decode rows may take in a pool than in parts of their own, if either is half full.
+const TOLERANCE: f64 = 0.05;
+
+/// Multiplications that a model makes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Arithmetic {
+    /// With its weights, for each token.
+    pub(crate) matrices: u64,
+    /// Of its attention, for each token and each cell that the token attends to.
+    pub(crate) attention: u64,
+}
+
+impl Arithmetic {
+    /// How much longer a decode row takes on a CPU if `parallel` sequences of `tokens` each share a pool: a part
+    /// of its time.
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    fn slowed_by_sharing(self, parallel: u32, tokens: u32) -> f64 {
+        let cell = self.attention as f64;
+        let own = self.matrices as f64 + f64::from(tokens) * cell * ATTENDED;
+        let others = f64::from(parallel.saturating_sub(1)) * f64::from(tokens) * cell * SKIPPED;
+        if own > 0.0 { others / own } else { f64::INFINITY }
+    }
+}
+
 /// What the layout depends on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts {
@@ -32,16 +62,21 @@ pub(crate) struct Facts {
     pub(crate) saves: bool,
     /// Bytes of a token's keys and values.
     pub(crate) kv_bytes: u64,
+    pub(crate) arithmetic: Arithmetic,
 }
 
 /// The layout of a model's KV cache.
 pub(crate) fn of(config: &ModelConfig, facts: &Facts) -> KvLimits {
-    let Facts { n_ctx_train, on_cpu, rewinds, saves, kv_bytes } = *facts;
+    let Facts { n_ctx_train, on_cpu, rewinds, saves, kv_bytes, arithmetic } = *facts;
     let parallel = config.parallel;
-    let suits = if on_cpu && parallel > 1 { KvLayout::Split } else { KvLayout::Shared };
-    let shares = config.kv_layout.unwrap_or(suits) == KvLayout::Shared;
     let each = n_ctx_train.min(DEFAULT_SLOT_TOKENS);
     let total = config.ctx_size.unwrap_or_else(|| each.saturating_mul(parallel));
+    let slowed = arithmetic.slowed_by_sharing(parallel, total / parallel / 2);
+    let is_slow = on_cpu && slowed > TOLERANCE;
+    // Only in a part of its own has a sequence the same numbers whatever others have.
+    let splits = parallel > 1 && (is_slow || on_cpu && config.reproducible);
+    let suits = if splits { KvLayout::Split } else { KvLayout::Shared };
+    let shares = config.kv_layout.unwrap_or(suits) == KvLayout::Shared;
     let cells = if shares {
         total.next_multiple_of(CELL_ALIGNMENT)
     } else {
@@ -67,10 +102,62 @@ pub(crate) fn of(config: &ModelConfig, facts: &Facts) -> KvLimits {
         long_tokens: if shares { 0 } else { long_tokens.min(n_ctx_train) },
         shares,
         rewinds,
-        // Cells of others cost attention time; host memory costs none.
-        parked_tokens: if shares && on_cpu { cells / 8 } else { cells },
+        // If cells of others cost much of attention's time: host memory costs none.
+        parked_tokens: if shares && is_slow { cells / 8 } else { cells },
         saved_tokens: u32::try_from(saved).unwrap_or(u32::MAX),
         saved_bytes: if rewinds { 0 } else { saved_bytes },
         checkpoint_every: if on_cpu { CHECKPOINT_EVERY } else { CHECKPOINT_EVERY_ON_GPU },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Source;
+
+    /// Whether a model on a CPU has a shared pool.
+    fn shares(config: &ModelConfig, arithmetic: Arithmetic) -> bool {
+        let facts = Facts {
+            n_ctx_train: 32_768,
+            on_cpu: true,
+            rewinds: true,
+            saves: true,
+            kv_bytes: 1,
+            arithmetic,
+        };
+        of(config, &facts).shares
+    }
+
+    fn config(parallel: u32, each: u32) -> ModelConfig {
+        let mut config = ModelConfig::new("m", Source::Gguf("m".into()));
+        (config.parallel, config.ctx_size) = (parallel, Some(parallel * each));
+        config
+    }
+
+    const SMOLLM2_135M: Arithmetic = Arithmetic { matrices: 134_000_000, attention: 34_560 };
+    const QWEN2_500M: Arithmetic = Arithmetic { matrices: 494_000_000, attention: 43_008 };
+    const LLAMA_1B: Arithmetic = Arithmetic { matrices: 1_236_000_000, attention: 65_536 };
+    const LLAMA_8B: Arithmetic = Arithmetic { matrices: 7_500_000_000, attention: 262_144 };
+
+    #[test]
+    fn models_that_are_mostly_attention_split_the_cache() {
+        assert!(!shares(&config(16, 2048), SMOLLM2_135M));
+        assert!(!shares(&config(4, 2048), SMOLLM2_135M));
+        assert!(!shares(&config(8, 2048), QWEN2_500M));
+        assert!(shares(&config(4, 2048), LLAMA_1B));
+        assert!(shares(&config(4, 4096), LLAMA_8B));
+        // With many long sequences what is skipped is much as well.
+        assert!(!shares(&config(32, 8192), LLAMA_8B));
+    }
+
+    #[test]
+    fn what_is_set_is_kept() {
+        let set = |layout| ModelConfig { kv_layout: layout, ..config(8, 2048) };
+        assert!(shares(&set(Some(KvLayout::Shared)), SMOLLM2_135M));
+        assert!(!shares(&set(Some(KvLayout::Split)), QWEN2_500M));
+        assert!(!shares(&ModelConfig { reproducible: true, ..set(None) }, QWEN2_500M));
+        // A file that says nothing of its shape.
+        assert!(!shares(&set(None), Arithmetic::default()));
+        assert!(shares(&config(1, 2048), Arithmetic::default()));
     }
 }

@@ -163,6 +163,11 @@ struct Header {
 }
 
 impl Header {
+    /// A number of the model's architecture, such as `block_count`.
+    fn number(&self, key: &str) -> Option<u64> {
+        self.numbers.get(&format!("{}.{key}", self.architecture)).copied()
+    }
+
     /// Reads it; `None` where the file has none.
     fn read(path: &Path) -> Option<Self> {
         use llama_cpp_sys_2 as sys;
@@ -237,6 +242,7 @@ fn serve_generation(
             // llama.cpp does not tell where in a state of all three one of them begins.
             saves: !(model.is_hybrid() && metadata.sliding_window),
             kv_bytes: kv_bytes(model, config.kv_type),
+            arithmetic: placed.arithmetic,
         },
     );
     let block = if placed.on_cpu() { ATTENTION_BLOCK } else { 1 };

@@ -14,7 +14,7 @@ use llama_cpp_2::{LlamaBackendDevice, list_llama_ggml_backend_devices};
 use super::{DEFAULT_BATCH, DEFAULT_UBATCH, Header, llama_id};
 use crate::fit::{self, FitError, Layer, Plan, Room, Running, Weights, Wish};
 use crate::host::Host;
-use crate::layout::{self, Facts};
+use crate::layout::{self, Arithmetic, Facts};
 use crate::model::{KvType, ModelConfig, Split};
 use crate::status::Progress;
 
@@ -95,6 +95,8 @@ pub(super) struct Placed {
     plan: Plan,
     needed: u64,
     explanation: String,
+    /// What the model computes for each token.
+    pub(super) arithmetic: Arithmetic,
 }
 
 impl Placed {
@@ -129,7 +131,7 @@ impl Placed {
             fit::size(running.compute)
         ));
         let needed = weights.total() + kv + running.compute;
-        Self { plan, needed, explanation }
+        Self { plan, needed, explanation, arithmetic: arithmetic(header) }
     }
 
     /// Whether nothing is computed elsewhere than on the CPU.
@@ -224,17 +226,60 @@ fn weights(header: &Header) -> Weights {
     weights
 }
 
+/// The multiplications that a model makes: of transformers with a gated feed-forward network, which most
+/// models are; more or fewer by a third change no layout.
+fn arithmetic(header: &Header) -> Arithmetic {
+    let Shape { layers, width, heads, kv_heads, keys, values } = Shape::of(header);
+    let of = |key: &str| header.number(key).filter(|&number| number > 0);
+    let dense = of("feed_forward_length").unwrap_or(0);
+    let network = match of("expert_used_count") {
+        Some(used) => of("expert_feed_forward_length").unwrap_or(dense).saturating_mul(used),
+        None => dense,
+    };
+    let product = |factors: &[u64]| factors.iter().fold(1_u64, |all, &f| all.saturating_mul(f));
+    let attention = product(&[layers, heads, keys.saturating_add(values)]);
+    let projections =
+        product(&[layers, width, heads.saturating_add(kv_heads), keys.saturating_add(values)]);
+    let network = product(&[3, layers, width, network]);
+    let output = product(&[width, header.n_vocab]);
+    Arithmetic { matrices: projections.saturating_add(network).saturating_add(output), attention }
+}
+
+/// The numbers of a file's header that most estimates need; 0 if it does not give them.
+struct Shape {
+    layers: u64,
+    width: u64,
+    heads: u64,
+    /// Where it differs between layers, as many as there can be.
+    kv_heads: u64,
+    /// Numbers of a head's key, and of its value.
+    keys: u64,
+    values: u64,
+}
+
+impl Shape {
+    fn of(header: &Header) -> Self {
+        let number = |key: &str| header.number(key).unwrap_or(0);
+        let (width, heads) = (number("embedding_length"), number("attention.head_count").max(1));
+        let keys = header.number("attention.key_length").unwrap_or(width / heads);
+        Self {
+            layers: number("block_count"),
+            width,
+            heads,
+            kv_heads: header.number("attention.head_count_kv").unwrap_or(heads),
+            keys,
+            values: header.number("attention.value_length").unwrap_or(keys),
+        }
+    }
+}
+
 /// What running needs, estimated: `forebay fit` and the log of a load tell both.
 fn running(header: &Header, config: &ModelConfig, on_cpu: bool) -> Running {
-    let of = |key: &str| header.numbers.get(&format!("{}.{key}", header.architecture)).copied();
-    let number = |key: &str| of(key).unwrap_or(0);
-    let (width, heads) = (number("embedding_length"), number("attention.head_count").max(1));
-    // Where it differs between layers, as many as there can be.
-    let kv_heads = of("attention.head_count_kv").unwrap_or(heads);
-    let keys = of("attention.key_length").unwrap_or(width / heads);
-    let values = of("attention.value_length").unwrap_or(keys);
+    let Shape { width, kv_heads, keys, values, .. } = Shape::of(header);
+    let number = |key: &str| header.number(key).unwrap_or(0);
     let n_ctx_train = u32::try_from(number("context_length")).unwrap_or(u32::MAX);
-    let facts = Facts { n_ctx_train, on_cpu, rewinds: true, saves: true, kv_bytes: 1 };
+    let arithmetic = arithmetic(header);
+    let facts = Facts { n_ctx_train, on_cpu, rewinds: true, saves: true, kv_bytes: 1, arithmetic };
     let cells = u64::from(layout::of(config, &facts).cells);
     let batch = config.batch_size.unwrap_or(DEFAULT_BATCH);
     let rows = u64::from(config.ubatch_size.unwrap_or(DEFAULT_UBATCH).min(batch));
