@@ -19,6 +19,7 @@ mod object;
 mod spelling;
 
 use named::NamedCall;
+pub(crate) use named::is_text;
 use object::ObjectCall;
 use spelling::Spelling;
 
@@ -390,6 +391,6 @@ impl Call {
 #[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,8 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
+use crate::argument::{Argument, Kind, Texts};
+use crate::calls::is_text;
 use crate::dialect::{Arguments, Dialect, ID, Values};
 
 /// A tool as a grammar sees it.
@@ -33,6 +35,9 @@ const MOST: u32 = 32;
 /// The most bytes of definitions that are repeated for a tool's arguments; no longer grammar is
 /// compiled.
 const MOST_REPEATED: usize = 256 << 10;
+/// Texts that readers take for nothing else: they begin as no JSON and no literal of Python's does, and
+/// are none of their words.
+const NO_JSON: &str = r#"/[^\s"\[{\-0-9](.|\n)*/ & ~/(true|false|null|True|False|None)\s*/"#;
 
 /// The grammar of an answer that calls these tools. `control` tells the number of the control token
 /// that a piece of text begins with, and its name; `json` spells a schema for llguidance; `answer` is
@@ -45,7 +50,8 @@ pub fn grammar(
     json: &dyn Fn(&Value) -> Value,
     answer: Option<&Value>,
 ) -> String {
-    let mut writer = Writer { dialect, control, json, rules: String::new(), count: 0 };
+    let mut writer =
+        Writer { dialect, control, json, rules: String::new(), count: 0, has_text: false };
     let ends = dialect.ends();
     let (open, call_end, next, all) = (&dialect.open, ends.call, ends.next, ends.all);
     let names: Vec<String> = tools.iter().map(|tool| writer.call(tool)).collect();
@@ -76,6 +82,8 @@ struct Writer<'w> {
     json: &'w dyn Fn(&Value) -> Value,
     rules: String,
     count: u32,
+    /// Whether there is a rule for texts that are no JSON.
+    has_text: bool,
 }
 
 impl Writer<'_> {
@@ -171,42 +179,83 @@ impl Writer<'_> {
         fresh
     }
 
+    /// An argument by its key, and its value as its schema allows it.
     fn pair(&mut self, key: &str, schema: &Value) -> String {
         let Arguments::Each { key_value, values, .. } = &self.dialect.arguments else {
             return String::new();
         };
-        let texts = schema["enum"].as_array().filter(|all| all.iter().all(Value::is_string));
-        let is_text = texts.is_some() || schema["type"] == "string" || schema.get("type").is_none();
-        let key_value = match values {
-            Values::Told { front, back, others, .. } if !is_text => {
-                let word = others.iter().find(|(kind, _)| schema["type"] == *kind);
-                let word = word.or(others.first()).map_or("", |(_, word)| word);
-                format!("{front}{word}{back}")
-            }
-            _ => key_value.clone(),
+        let argument = Argument { schema, root: schema };
+        let (told, quote) = match values {
+            Values::Told { front, back, others, .. } => (Some((front, back, others)), ""),
+            Values::Quoted(quote) => (None, quote.as_str()),
+            Values::Bare => (None, ""),
         };
-        let key = self.text(&format!("{key}{key_value}"));
-        let quote = match values {
-            Values::Quoted(quote) => quote.as_str(),
-            Values::Bare | Values::Told { .. } => "",
+        let mut forms = Vec::new();
+        let texts = match argument.kind() {
+            Kind::Json => String::new(),
+            // Nothing but the value says that it is a text.
+            Kind::Either if *values == Values::Bare => self.texts_alone(argument),
+            _ => self.texts(argument, if quote.is_empty() { "</" } else { quote }),
         };
-        let value = match texts {
-            Some(all) => {
-                let all = all.iter().filter_map(Value::as_str).map(|text| self.text(text));
-                format!("({})", all.collect::<Vec<_>>().join(" | "))
-            }
-            None if is_text => {
-                let name = self.fresh();
-                let stop = if quote.is_empty() { "</" } else { quote };
-                self.rule(&name, &format!("/{}/", text_regex(schema, stop)));
-                name
-            }
-            None => self.json_rule(schema),
-        };
-        match self.text(quote) {
-            quote if is_text && !quote.is_empty() => format!("{key} {quote} {value} {quote}"),
-            _ => format!("{key} {value}"),
+        if !texts.is_empty() {
+            let (key, quote) = (self.text(&format!("{key}{key_value}")), self.text(quote));
+            forms.push(format!("{key} {quote} {texts} {quote}"));
         }
+        if argument.kind() != Kind::Text || forms.is_empty() {
+            let key_value = match told {
+                Some((front, back, others)) => {
+                    let kind = schema["type"].as_str().or_else(|| argument.other_type());
+                    let word = others.iter().find(|(name, _)| Some(*name) == kind);
+                    let word = word.or(others.first()).map_or("", |(_, word)| word);
+                    format!("{front}{word}{back}")
+                }
+                None => key_value.clone(),
+            };
+            let key = self.text(&format!("{key}{key_value}"));
+            forms.push(format!("{key} {}", self.json_rule(schema)));
+        }
+        match forms.as_slice() {
+            [one] => one.clone(),
+            _ => format!("({})", forms.join(" | ")),
+        }
+    }
+
+    /// The texts that an argument may be, up to what `stop` begins with.
+    fn texts(&mut self, argument: Argument<'_>, stop: &str) -> String {
+        let mut each = Vec::new();
+        for text in argument.texts() {
+            let form = match text {
+                Texts::Listed(text) => self.text(text),
+                Texts::By(schema) => {
+                    let name = self.fresh();
+                    self.rule(&name, &format!("/{}/", text_regex(schema, stop)));
+                    name
+                }
+            };
+            each.push(if form.is_empty() { "\"\"".to_owned() } else { form });
+        }
+        one_of(&each)
+    }
+
+    /// The same of texts that are read as texts, though they could be JSON as well.
+    fn texts_alone(&mut self, argument: Argument<'_>) -> String {
+        let mut each = Vec::new();
+        for text in argument.texts() {
+            match text {
+                Texts::Listed(text) if !text.is_empty() && is_text(text) => {
+                    each.push(self.text(text));
+                }
+                Texts::By(Value::Null) => {
+                    if !std::mem::replace(&mut self.has_text, true) {
+                        let any = text_regex(&Value::Null, "</");
+                        self.rules.push_str(&format!("TEXT: /{any}/ & {NO_JSON}\n"));
+                    }
+                    each.push("TEXT".to_owned());
+                }
+                _ => {}
+            }
+        }
+        one_of(&each)
     }
 
     /// Any text, or calls behind any text.
@@ -237,6 +286,15 @@ impl Writer<'_> {
             let escaped = escape_regex(marker);
             self.rules.push_str(&format!("FREE: /(.|\\n)*/ & ~/(.|\\n)*{escaped}(.|\\n)*/\n"));
         }
+    }
+}
+
+/// Rules of which one follows; empty if there is none.
+fn one_of(rules: &[String]) -> String {
+    match rules {
+        [] => String::new(),
+        [one] => one.clone(),
+        all => format!("({})", all.join(" | ")),
     }
 }
 
@@ -329,6 +387,7 @@ pub fn escape_regex(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::calls::samples;
 
     #[test]
     fn arguments_one_by_one_are_spelled_as_the_whole_is() {
@@ -363,6 +422,51 @@ mod tests {
                 "$defs": definitions});
             assert!(grammar.contains(&format!("%json {document}")), "{grammar}");
         }
+    }
+
+    /// The rules of a call with one argument of this schema.
+    fn rules(dialect: &Dialect, schema: &Value) -> String {
+        let schema = json!({"type": "object", "properties": {"a": schema}, "required": ["a"],
+            "$defs": {"code": {"enum": ["007", "x"]}, "number": {"type": "integer"}}});
+        let tool = ToolShape { name: "f".to_owned(), schema };
+        grammar(dialect, &[tool], Calls::One, &|_| None, &|_| json!("schema"), None)
+    }
+
+    #[test]
+    fn an_argument_without_a_type_is_what_its_schema_allows() {
+        let nullable = json!({"anyOf": [{"type": "string"}, {"type": "null"}]});
+        let has = |schema: &Value, wanted: &[&str]| {
+            let grammar = rules(&samples::qwen(), schema);
+            let all = ["%json", "TEXT:", "\"007\"", "x1: /"];
+            for rule in all {
+                assert_eq!(grammar.contains(rule), wanted.contains(&rule), "{rule} of {grammar}");
+            }
+        };
+        has(&json!({"$ref": "#/$defs/code"}), &["\"007\""]);
+        has(&json!({"$ref": "#/$defs/number"}), &["%json"]);
+        has(&json!({"properties": {"b": {}}}), &["%json"]);
+        has(&json!({"enum": ["007"]}), &["\"007\""]);
+        has(
+            &json!({"anyOf": [{"$ref": "#/$defs/code"}, {"type": "string"}]}),
+            &["\"007\"", "x1: /"],
+        );
+        has(&json!({"type": "string"}), &["x1: /"]);
+        // What looks like JSON is read as JSON: a text that does is spelled as JSON.
+        has(&nullable, &["%json", "TEXT:"]);
+        has(&json!({}), &["%json", "TEXT:"]);
+        has(&json!({"enum": ["1", 2]}), &["%json"]);
+        has(
+            &json!({"anyOf": [{"type": "string", "pattern": "^[0-9]$"}, {"type": "null"}]}),
+            &["%json"],
+        );
+        // Where the value says what it is, both are possible.
+        let told = rules(&samples::dsml(), &nullable);
+        assert!(
+            told.contains("string=\\\"true\\\"") && told.contains("string=\\\"false\\\""),
+            "{told}"
+        );
+        let quoted = rules(&samples::python(), &nullable);
+        assert!(quoted.contains("\"'\" x1 \"'\"") && quoted.contains("%json"), "{quoted}");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! **Invariant:** no async, no tokens, no clock (`strftime_now` gets the time as an argument), and
 //! no names of models.
 
+mod argument;
 mod calls;
 mod channels;
 mod dialect;

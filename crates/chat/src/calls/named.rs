@@ -1,9 +1,8 @@
 //! A call whose name stands outside JSON.
 
-use serde_json::Value;
-
 use super::spelling::{Each, Spelling};
 use super::{Known, Step};
+use crate::argument::{Argument, Kind};
 use crate::json_scanner::{JsonScanner, compact};
 use crate::literal::{LiteralReader, LiteralStep, json_string, whole};
 use crate::pattern::{Alternatives, Choice};
@@ -218,7 +217,13 @@ impl NamedCall {
                 let value = match is_text {
                     Some(true) => json_string(raw),
                     Some(false) => typed(raw, None),
-                    None => typed(raw, schema.and_then(|s| s["properties"].get(&*key))),
+                    None => {
+                        let argument = schema.and_then(|root| {
+                            let schema = root["properties"].get(&*key)?;
+                            Some(Argument { schema, root })
+                        });
+                        typed(raw, argument)
+                    }
                 };
                 let key = std::mem::take(key);
                 self.append(known, each, &key, &value);
@@ -250,18 +255,27 @@ impl NamedCall {
     }
 }
 
-/// A value as JSON, by its schema: a string where that is wanted, else JSON or a literal of Python's
-/// where it is one.
-fn typed(raw: &str, schema: Option<&Value>) -> String {
-    if schema.is_some_and(|s| s["type"] == "string") {
+/// A value as JSON, by its schema and the document that this is in: a string where that alone is allowed,
+/// else JSON or a literal of Python's where it is one.
+fn typed(raw: &str, argument: Option<Argument<'_>>) -> String {
+    if argument.is_some_and(|argument| argument.kind() == Kind::Text) {
         return json_string(raw);
     }
+    literal(raw).unwrap_or_else(|| json_string(raw))
+}
+
+/// Whether a value is a text by what it looks like.
+pub(crate) fn is_text(raw: &str) -> bool {
+    literal(raw).is_none()
+}
+
+/// A value that is JSON or a literal of Python's, as JSON.
+fn literal(raw: &str) -> Option<String> {
     let trimmed = raw.trim();
     if serde_json::from_str::<serde::de::IgnoredAny>(trimmed).is_ok() {
-        return compact(trimmed);
+        return Some(compact(trimmed));
     }
     let is_literal =
         matches!(trimmed, "True" | "False" | "None") || trimmed.starts_with(['[', '{']);
-    let literal = if is_literal { whole(trimmed) } else { None };
-    literal.unwrap_or_else(|| json_string(raw))
+    if is_literal { whole(trimmed) } else { None }
 }

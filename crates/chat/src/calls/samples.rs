@@ -91,7 +91,7 @@ pub(super) fn keyed() -> Dialect {
     json_dialect("<|tools_prefix|>[{\"", "\": ", Some("}, {\""), "}]<|tools_suffix|>")
 }
 
-pub(super) fn qwen() -> Dialect {
+pub(crate) fn qwen() -> Dialect {
     Dialect {
         arguments: each(
             ">\n",
@@ -142,7 +142,7 @@ pub(super) fn minimax() -> Dialect {
     }
 }
 
-pub(super) fn dsml() -> Dialect {
+pub(crate) fn dsml() -> Dialect {
     let values = Values::Told {
         front: "\" string=\"".to_owned(),
         back: "\">".to_owned(),
@@ -165,7 +165,7 @@ pub(super) fn dsml() -> Dialect {
     }
 }
 
-pub(super) fn python() -> Dialect {
+pub(crate) fn python() -> Dialect {
     Dialect {
         arguments: each("=", ", ", "()]", Values::Quoted("'".to_owned())),
         ..json_dialect("<|tool_call_start|>[", "(", Some("), "), ")]")

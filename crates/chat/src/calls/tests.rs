@@ -2,6 +2,8 @@ use super::samples::{
     declared, deepseek, dsml, glm, keyed, kimi, llama, llama_function, minimax, mistral,
     mistral_args, python, qwen, tools, two_markers,
 };
+use serde_json::json;
+
 use super::*;
 
 /// Text, and each call's name and arguments.
@@ -175,4 +177,35 @@ fn values_in_quotes() {
     let text =
         "<|tools_prefix|>[{\"weather\": {\"city\": \"Oslo\"}}, {\"now\": {}}]<|tools_suffix|>";
     check(&keyed, text, "", &[("weather", r#"{"city": "Oslo"}"#), ("now", "{}")]);
+}
+
+/// What an argument's schema allows decides how it is read, wherever it says so.
+#[test]
+fn texts_without_a_type() {
+    let schema = json!({"$defs": {"code": {"enum": ["007", "008"]}}, "properties": {
+        "code": {"$ref": "#/$defs/code"}, "same": {"anyOf": [{"const": "1"}, {"pattern": "^1$", "type": "string"}]},
+        "name": {"anyOf": [{"type": "string"}, {"type": "null"}]}, "any": {}, "list": {"items": {}}}});
+    let tools = Arc::new(BTreeMap::from([("f".to_owned(), schema)]));
+    for (key, raw, json) in [
+        ("code", "7", "\"7\""),
+        ("code", "007", "\"007\""),
+        ("same", "1", "\"1\""),
+        ("name", "Paris", "\"Paris\""),
+        ("name", "null", "null"),
+        ("name", "None", "null"),
+        ("name", "\"null\"", "\"null\""),
+        ("any", "12", "12"),
+        ("any", "twelve", "\"twelve\""),
+        ("list", "[1]", "[1]"),
+    ] {
+        let text = format!(
+            "<tool_call>\n<function=f>\n<parameter={key}>\n{raw}\n</parameter>\n</function>\n</tool_call>"
+        );
+        let mut reader = CallReader::new(qwen(), Arc::clone(&tools), false);
+        let mut parts = Vec::new();
+        reader.push(&text, &mut parts);
+        reader.finish(&mut parts);
+        let arguments = format!("{{\"{key}\": {json}}}");
+        assert_eq!(join(parts), (String::new(), vec![("f".to_owned(), arguments)]), "{text}");
+    }
 }

@@ -1,0 +1,274 @@
+//! What an argument's schema allows, where arguments come one by one: a text, which is spelled as it
+//! is, or JSON. Those who force calls and those who read them ask here, so that both agree.
+
+use serde_json::Value;
+
+/// Schemas and listed values that are looked at for one argument; one with more may be anything.
+const MAX_STEPS: usize = 4_096;
+/// How deep schemas for the same value are followed.
+const MAX_DEPTH: usize = 16;
+
+const NULL: u8 = 1;
+const BOOLEAN: u8 = 1 << 1;
+const NUMBER: u8 = 1 << 2;
+const STRING: u8 = 1 << 3;
+const ARRAY: u8 = 1 << 4;
+const OBJECT: u8 = 1 << 5;
+const ANY: u8 = (1 << 6) - 1;
+
+/// How an argument is spelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Its schema allows texts alone.
+    Text,
+    /// It allows none.
+    Json,
+    /// It allows texts and others.
+    Either,
+}
+
+/// The texts that a schema allows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Texts<'s> {
+    /// This one.
+    Listed(&'s str),
+    /// Those by this schema's own `pattern`, `minLength` and `maxLength`.
+    By(&'s Value),
+}
+
+/// An argument's schema, and the document that its references are in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Argument<'s> {
+    pub(crate) schema: &'s Value,
+    pub(crate) root: &'s Value,
+}
+
+impl<'s> Argument<'s> {
+    /// How it is spelled.
+    pub(crate) fn kind(self) -> Kind {
+        match self.types(self.schema, 0, &mut 0) {
+            STRING => Kind::Text,
+            types if types & STRING == 0 => Kind::Json,
+            _ => Kind::Either,
+        }
+    }
+
+    /// The name of a type besides texts that it allows, as JSON Schema has it.
+    pub(crate) fn other_type(self) -> Option<&'static str> {
+        const NAMES: [(u8, &str); 5] = [
+            (OBJECT, "object"),
+            (ARRAY, "array"),
+            (NUMBER, "number"),
+            (BOOLEAN, "boolean"),
+            (NULL, "null"),
+        ];
+        let types = self.types(self.schema, 0, &mut 0);
+        NAMES.iter().find(|(one, _)| types & one != 0).map(|(_, name)| *name)
+    }
+
+    /// The texts that it allows. Of constraints that have to match together one is heeded.
+    pub(crate) fn texts(self) -> Vec<Texts<'s>> {
+        let mut texts = Vec::new();
+        self.collect(self.schema, 0, &mut 0, &mut texts);
+        texts
+    }
+
+    /// The schema that a reference names: by a pointer into the document.
+    fn target(self, schema: &'s Value) -> Option<&'s Value> {
+        self.root.pointer(schema.get("$ref")?.as_str()?.strip_prefix('#')?)
+    }
+
+    /// The types that a schema allows, as bits; all of them where that is not known.
+    fn types(self, schema: &'s Value, depth: usize, steps: &mut usize) -> u8 {
+        *steps += 1;
+        let map = match schema {
+            Value::Object(map) if *steps <= MAX_STEPS && depth <= MAX_DEPTH => map,
+            Value::Bool(false) => return 0,
+            _ => return ANY,
+        };
+        let mut types = map.get("type").map_or(ANY, named);
+        if let Some(value) = map.get("const") {
+            types &= of(value);
+        }
+        if let Some(Value::Array(all)) = map.get("enum")
+            && types.count_ones() > 1
+        {
+            *steps += all.len();
+            let listed = all.iter().take(MAX_STEPS).fold(0, |types, value| types | of(value));
+            types &= if *steps > MAX_STEPS { ANY } else { listed };
+        }
+        if map.contains_key("$ref") {
+            types &= self.target(schema).map_or(ANY, |to| self.types(to, depth + 1, steps));
+        }
+        for key in ["anyOf", "oneOf"] {
+            if let Some(Value::Array(all)) = map.get(key) {
+                let each = all.iter().map(|one| self.types(one, depth + 1, steps));
+                types &= each.fold(0, |all, one| all | one);
+            }
+        }
+        for one in map.get("allOf").and_then(Value::as_array).into_iter().flatten() {
+            types &= self.types(one, depth + 1, steps);
+        }
+        let has = |keys: &[&str]| keys.iter().any(|key| map.contains_key(*key));
+        // What describes parts of one kind of value alone is meant to describe that kind.
+        if types == ANY && has(&["properties", "patternProperties"]) {
+            types = OBJECT;
+        } else if types == ANY && has(&["items", "prefixItems"]) {
+            types = ARRAY;
+        }
+        types
+    }
+
+    fn collect(
+        self,
+        schema: &'s Value,
+        depth: usize,
+        steps: &mut usize,
+        texts: &mut Vec<Texts<'s>>,
+    ) {
+        *steps += 1;
+        let within = *steps <= MAX_STEPS && depth <= MAX_DEPTH && texts.len() <= MAX_STEPS;
+        let Some(map) = schema.as_object().filter(|_| within) else {
+            texts.extend((*schema != Value::Bool(false)).then_some(Texts::By(&Value::Null)));
+            return;
+        };
+        let is = |key: &str| map.get(key).and_then(Value::as_array);
+        let own = ["pattern", "minLength", "maxLength"].iter().any(|key| map.contains_key(*key));
+        if let Some(value) = map.get("const") {
+            texts.extend(value.as_str().map(Texts::Listed));
+        } else if let Some(all) = is("enum") {
+            texts.extend(all.iter().filter_map(Value::as_str).map(Texts::Listed));
+        } else if map.get("type").is_some_and(|names| named(names) & STRING == 0) {
+        } else if own {
+            texts.push(Texts::By(schema));
+        } else if let Some(target) = self.target(schema) {
+            self.collect(target, depth + 1, steps, texts);
+        } else if let Some(all) = is("anyOf").or_else(|| is("oneOf")) {
+            for one in all {
+                if self.types(one, depth + 1, steps) & STRING != 0 {
+                    self.collect(one, depth + 1, steps, texts);
+                }
+            }
+        } else {
+            let free = Texts::By(&Value::Null);
+            let each = is("allOf").into_iter().flatten().map(|one| {
+                let mut texts = Vec::new();
+                self.collect(one, depth + 1, steps, &mut texts);
+                texts
+            });
+            let mut narrow = each.filter(|texts| *texts != [free]);
+            texts.extend(narrow.next().unwrap_or_else(|| vec![free]));
+        }
+    }
+}
+
+/// The types that a `type` names.
+fn named(names: &Value) -> u8 {
+    match names {
+        Value::Array(all) => all.iter().take(16).fold(0, |types, name| types | named(name)),
+        name => match name.as_str() {
+            Some("null") => NULL,
+            Some("boolean") => BOOLEAN,
+            Some("number" | "integer") => NUMBER,
+            Some("string") => STRING,
+            Some("array") => ARRAY,
+            Some("object") => OBJECT,
+            _ => 0,
+        },
+    }
+}
+
+/// A value's type.
+fn of(value: &Value) -> u8 {
+    match value {
+        Value::Null => NULL,
+        Value::Bool(_) => BOOLEAN,
+        Value::Number(_) => NUMBER,
+        Value::String(_) => STRING,
+        Value::Array(_) => ARRAY,
+        Value::Object(_) => OBJECT,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn kind(schema: &Value) -> Kind {
+        let root = json!({"$defs": {"text": {"type": "string", "pattern": "^a"}, "number": {"type": "integer"},
+            "circle": {"$ref": "#/$defs/circle"}, "wide": {"anyOf": [{"$ref": "#/$defs/wide"},
+            {"$ref": "#/$defs/wide"}, {"type": "string"}]}}});
+        Argument { schema, root: &root }.kind()
+    }
+
+    #[test]
+    fn a_schema_without_a_type_is_what_it_allows() {
+        for (schema, is) in [
+            (json!({"type": "string"}), Kind::Text),
+            (json!({"type": "integer"}), Kind::Json),
+            (json!({"type": ["string", "null"]}), Kind::Either),
+            (json!({"enum": ["1", "2"]}), Kind::Text),
+            (json!({"enum": [1, 2]}), Kind::Json),
+            (json!({"enum": ["1", 2]}), Kind::Either),
+            (json!({"type": "string", "enum": ["1", 2]}), Kind::Text),
+            (json!({"const": "1"}), Kind::Text),
+            (json!({"const": null}), Kind::Json),
+            (json!({"anyOf": [{"const": "a"}, {"type": "string"}]}), Kind::Text),
+            (json!({"anyOf": [{"type": "string"}, {"type": "null"}]}), Kind::Either),
+            (json!({"oneOf": [{"type": "array"}, {"type": "null"}]}), Kind::Json),
+            (
+                json!({"allOf": [{"type": ["string", "null"]}, {"type": ["string", "array"]}]}),
+                Kind::Text,
+            ),
+            (json!({"$ref": "#/$defs/text"}), Kind::Text),
+            (json!({"$ref": "#/$defs/number"}), Kind::Json),
+            (json!({"$ref": "#/$defs/none"}), Kind::Either),
+            (json!({"$ref": "other.json"}), Kind::Either),
+            (json!({"properties": {"a": {}}}), Kind::Json),
+            (json!({"items": {}}), Kind::Json),
+            (json!({"description": "any"}), Kind::Either),
+            (json!(true), Kind::Either),
+            (json!({"type": "made up"}), Kind::Json),
+        ] {
+            assert_eq!(kind(&schema), is, "{schema}");
+        }
+    }
+
+    #[test]
+    fn circles_and_large_schemas_may_be_anything() {
+        assert_eq!(kind(&json!({"$ref": "#/$defs/circle"})), Kind::Either);
+        assert_eq!(kind(&json!({"$ref": "#/$defs/wide"})), Kind::Either);
+        let many: Vec<Value> = (0..2 * MAX_STEPS).map(|number| json!(number.to_string())).collect();
+        assert_eq!(kind(&json!({"enum": many})), Kind::Either);
+        assert_eq!(kind(&json!({"type": "string", "enum": many})), Kind::Text);
+        let schema = json!({"enum": many});
+        assert_eq!(Argument { schema: &schema, root: &schema }.texts().len(), many.len());
+    }
+
+    #[test]
+    fn texts_are_found_where_they_are_described() {
+        let root =
+            json!({"$defs": {"a": {"enum": ["x", 1]}, "b": {"type": "string", "maxLength": 3}}});
+        let texts = |schema: &Value| {
+            let shown = |text: &Texts<'_>| match text {
+                Texts::Listed(text) => (*text).to_owned(),
+                Texts::By(schema) => schema.to_string(),
+            };
+            let schema = Argument { schema, root: &root };
+            schema.texts().iter().map(shown).collect::<Vec<_>>()
+        };
+        let b = root["$defs"]["b"].to_string();
+        for (schema, found) in [
+            (json!({"$ref": "#/$defs/a"}), vec!["x"]),
+            (json!({"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}]}), vec!["x", &b]),
+            (json!({"anyOf": [{"type": "string"}, {"type": "null"}]}), vec!["null"]),
+            (json!({"allOf": [{"type": "string"}, {"$ref": "#/$defs/b"}]}), vec![&b]),
+            (json!({"type": "integer"}), vec![]),
+            (json!({}), vec!["null"]),
+        ] {
+            assert_eq!(texts(&schema), found, "{schema}");
+        }
+    }
+}
