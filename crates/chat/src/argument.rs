@@ -102,12 +102,22 @@ impl<'s> Argument<'s> {
         }
         for key in ["anyOf", "oneOf"] {
             if let Some(Value::Array(all)) = map.get(key) {
-                let each = all.iter().map(|one| self.types(one, depth + 1, steps));
-                types &= each.fold(0, |all, one| all | one);
+                let mut each = 0;
+                for one in all {
+                    each |= self.types(one, depth + 1, steps);
+                    // Nothing more can be added.
+                    if each & types == types {
+                        break;
+                    }
+                }
+                types &= each;
             }
         }
         for one in map.get("allOf").and_then(Value::as_array).into_iter().flatten() {
             types &= self.types(one, depth + 1, steps);
+            if *steps > MAX_STEPS {
+                break;
+            }
         }
         let has = |keys: &[&str]| keys.iter().any(|key| map.contains_key(*key));
         // What describes parts of one kind of value alone is meant to describe that kind.
@@ -147,6 +157,10 @@ impl<'s> Argument<'s> {
             for one in all {
                 if self.types(one, depth + 1, steps) & STRING != 0 {
                     self.collect(one, depth + 1, steps, texts);
+                }
+                if *steps > MAX_STEPS {
+                    texts.push(Texts::By(&Value::Null));
+                    break;
                 }
             }
         } else {
@@ -245,6 +259,21 @@ mod tests {
         assert_eq!(kind(&json!({"type": "string", "enum": many})), Kind::Text);
         let schema = json!({"enum": many});
         assert_eq!(Argument { schema: &schema, root: &schema }.texts().len(), many.len());
+    }
+
+    #[test]
+    fn wide_lists_that_refer_to_themselves_are_left_in_time() {
+        let again = json!({"$ref": "#/$defs/wide"});
+        for key in ["anyOf", "oneOf", "allOf"] {
+            let root = json!({"$defs": {"wide": {key: vec![again.clone(); 50_000]}}});
+            let begin = std::time::Instant::now();
+            for _ in 0..100 {
+                let argument = Argument { schema: &again, root: &root };
+                assert_eq!(argument.kind(), Kind::Either);
+                assert!(!argument.texts().is_empty());
+            }
+            assert!(begin.elapsed().as_secs() < 5, "{key}: {:?}", begin.elapsed());
+        }
     }
 
     #[test]
