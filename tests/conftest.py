@@ -23,14 +23,14 @@ def required(name):
 
 
 class Server:
-    """A running server. `url` has no /v1."""
+    """A running server. `url` has no /v1. It keeps nothing for the next one, unless there is a cache directory."""
 
-    def __init__(self, *flags, log=None):
+    def __init__(self, *flags, log=None, cache_dir=""):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        command = [BINARY, "serve", "--port", str(self.port), *flags]
+        command = [BINARY, "serve", "--port", str(self.port), "--cache-dir", str(cache_dir), *flags]
         self.process = subprocess.Popen(command, stderr=log or subprocess.DEVNULL)
         self.wait_until_ready()
 

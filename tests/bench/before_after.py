@@ -50,7 +50,9 @@ def start(args, model, *flags):
     """A server for each side."""
     sides = [(args.before, args.before_env), (args.after, args.after_env)]
     command = lambda binary: [binary, "serve", "-m", f"m={model}", *flags]
-    environment = lambda pairs: os.environ | dict(pair.split("=", 1) for pair in pairs)
+    # No folder for what is kept between starts: builds that keep nothing have no setting for it.
+    none = {"XDG_CACHE_HOME": os.devnull}
+    environment = lambda pairs: os.environ | none | dict(pair.split("=", 1) for pair in pairs)
     return [Server(command(binary), environment(pairs)) for binary, pairs in sides]
 
 

@@ -79,7 +79,8 @@ class Setup:
     def commands(self, args):
         """Both servers' command lines. The peer gets its best settings: continuous batching, prompt caches
         and batches of 2048 are its defaults; for embeddings a batch that holds the longest input."""
-        ours = [args.forebay, "serve", "-m", f"m={self.model}"]
+        # Nothing is kept: each server learns what steps cost anew.
+        ours = [args.forebay, "serve", "-m", f"m={self.model}", "--cache-dir", ""]
         peer = [args.peer, "-m", self.model, "--alias", "m", "--no-webui", "-b", "2048", "-ub", "512"]
         if self.slots:
             size = ["--parallel", str(self.slots), "-c", str(self.slots * SLOT_TOKENS)]

@@ -48,7 +48,7 @@ def test_what_is_wrong_is_said(models, tmp_path):
     wrong = forebay("check-config", "--model", models["chat"], "--gpu-layers", "some", code=64)
     assert "neither a number" in wrong
     # Far more memory than there is, and no crash.
-    said = forebay("serve", "--port", 0, "--model", models["chat"], "--ctx-size", 16_000_000, code=1)
+    said = forebay("serve", "--port", 0, "--cache-dir", "", "--model", models["chat"], "--ctx-size", 16_000_000, code=1)
     assert re.search(r"it needs about \d+\.\d+ GiB and CPU has \d+\.\d+ GiB free", said), said
 
 

@@ -243,7 +243,7 @@ def test_no_loading_child_outlives_its_parent(models, tmp_path, number, stopped)
     (tmp_path / "forebay.toml").write_text(
         f'[server]\nengine_processes = true\ndrain_delay_s = 0\ndrain_timeout_s = 2\n[[model]]\nname = "m"\n'
         f'path = "{models["chat"]}"\n')
-    command = [BINARY, "serve", "--port", "0", "--config", str(tmp_path / "forebay.toml")]
+    command = [BINARY, "serve", "--port", "0", "--cache-dir", "", "--config", str(tmp_path / "forebay.toml")]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         parent = psutil.Process(process.pid)

@@ -109,7 +109,9 @@ class Server:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.process = subprocess.Popen([*command, "--port", str(self.port)], stdout=log, stderr=log)
+        # No folder for what is kept between starts: each server learns what steps cost anew.
+        environment = os.environ | {"XDG_CACHE_HOME": os.devnull}
+        self.process = subprocess.Popen([*command, "--port", str(self.port)], stdout=log, stderr=log, env=environment)
         for _ in range(3000):
             assert self.process.poll() is None, f"{command[0]} ended with {self.process.returncode}"
             try:

@@ -73,7 +73,8 @@ threads = {os.environ.get("HOSTILE_THREADS", 0)}
         (folder / "forebay.toml").write_text(text)
         self.port, self.killed, self.peak, self.ended = free_port(), False, 0, None
         self.log = folder / "log"
-        command = [binary(), "serve", "--port", str(self.port), "--config", str(folder / "forebay.toml")]
+        command = [binary(), "serve", "--port", str(self.port), "--cache-dir", ""]
+        command += ["--config", str(folder / "forebay.toml")]
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         self.wait_until_ready()

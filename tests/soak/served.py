@@ -60,7 +60,7 @@ threads = {threads}
         self.log = folder / "log"
         binary = os.environ.get("TEST_BINARY", str(REPO / "target/release/forebay"))
         with open(self.log, "w") as log:
-            command = [binary, "serve", "--config", str(folder / "forebay.toml")]
+            command = [binary, "serve", "--config", str(folder / "forebay.toml"), "--cache-dir", ""]
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         if not self.wait_until("ok", 60):
             self.close()

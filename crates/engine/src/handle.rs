@@ -19,7 +19,7 @@ use crate::message::{Command, Embed, Generate, Moment};
 use crate::model::{ModelConfig, ModelInfo};
 use crate::process::{Launcher, Parent};
 use crate::request::{Event, Failure, GenerateRequest, Stamped};
-use crate::status::{Board, Progress, Stats, Status};
+use crate::status::{Board, CostWatch, Progress, Stats, Status};
 use crate::step_limits::StepLimits;
 use crate::vocab::Vocab;
 
@@ -237,6 +237,11 @@ impl Loading {
     /// How far it has come.
     pub fn progress(&self) -> Progress {
         self.board.progress()
+    }
+
+    /// What the engine will learn of costs.
+    pub fn costs(&self) -> CostWatch {
+        CostWatch(Arc::clone(&self.board))
     }
 
     /// A function that tells how far it has come, for another task.

@@ -58,7 +58,9 @@ mod llama;
 pub mod scripted;
 
 pub use costs::{CostPlan, CostSample, CostTable};
-pub use forebay_scheduler::{Class, Counts, ItlTarget, Principal, Reuse, Salt};
+pub use forebay_scheduler::{
+    CallSample, Class, Counts, ItlTarget, LearnedCosts, Principal, Reuse, Salt,
+};
 pub use grammar::{
     CompiledGrammar, Grammar, GrammarError, Grammars, reads_expression, unicode_classes,
 };
@@ -75,7 +77,7 @@ pub use request::{
     Event, Failure, FinishReason, GenerateRequest, Origin, SamplingParams, StopRules, TokenLogprob,
     TopLogprob,
 };
-pub use status::{Progress, Stats, Status, StepShares};
+pub use status::{CostWatch, Progress, Stats, Status, StepShares};
 pub use thinking::ThinkLimit;
 pub use vocab::{NoTokens, ParseSpecial, Tokenize, Vocab};
 

@@ -1,9 +1,9 @@
 //! What a model is to the engine: what to load, what was loaded, and how to run it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use forebay_scheduler::{ItlTarget, KvLimits, KvOp, SavedId, SlotId};
+use forebay_scheduler::{ItlTarget, KvLimits, KvOp, LearnedCosts, SavedId, SlotId};
 use serde::{Deserialize, Serialize};
 
 use crate::Token;
@@ -63,6 +63,8 @@ pub struct ModelConfig {
     pub memory_limit: Option<u64>,
     /// How long a step may take in any case until it counts as hung, unless it was predicted to take long.
     pub step_limit: Duration,
+    /// What its calls were learned to cost before, where they are the same calls on the same machine.
+    pub costs: LearnedCosts,
 }
 
 impl ModelConfig {
@@ -100,6 +102,7 @@ impl ModelConfig {
             unread_bytes: 64 << 20,
             memory_limit: None,
             step_limit: Self::STEP_LIMIT,
+            costs: LearnedCosts::default(),
         }
     }
 }
@@ -191,6 +194,17 @@ pub enum Source {
     /// A script, for fault and timing tests.
     #[cfg(feature = "scripted")]
     Scripted(crate::scripted::Script),
+}
+
+impl Source {
+    /// Its file; `None` if it is a script.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Gguf(path) => Some(path),
+            #[cfg(feature = "scripted")]
+            Self::Scripted(_) => None,
+        }
+    }
 }
 
 /// What a model is used for.

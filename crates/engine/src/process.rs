@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use forebay_scheduler::LearnedCosts;
 use serde::{Deserialize, Serialize};
 
 use crate::grammar::{Grammar, GrammarError};
@@ -54,7 +55,8 @@ impl Launcher {
 /// A message from the parent. The first one is `Load`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 enum ToChild {
-    /// What to load, and the kinds of steps that a child before this one has computed.
+    /// What to load, with what calls cost, and the kinds of steps that a child before this one has
+    /// computed.
     Load {
         config: Box<ModelConfig>,
         seen: Vec<StepKind>,
@@ -97,6 +99,11 @@ enum FromChild {
     },
     /// Sent ten times a second: a child that is silent hangs.
     State(Box<State>),
+    /// What calls were learned to cost, and from how many: sent now and then, when it has changed.
+    Costs {
+        calls: u64,
+        costs: Box<LearnedCosts>,
+    },
 }
 
 #[cfg(feature = "fuzzing")]

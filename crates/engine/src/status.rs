@@ -2,11 +2,11 @@
 //! that looks after its process.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use forebay_scheduler::Counts;
+use forebay_scheduler::{Counts, LearnedCosts};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -111,6 +111,19 @@ struct RunningStep {
     limit: Duration,
 }
 
+/// Reads what an engine has learned of costs, also after it has ended. Cheap to clone; keeps no engine
+/// running.
+#[derive(Debug, Clone)]
+pub struct CostWatch(pub(crate) Arc<Board>);
+
+impl CostWatch {
+    /// What its calls were learned to cost, a few seconds ago at most, and a number that changes when
+    /// that does. Empty for embedding models.
+    pub fn learned(&self) -> (u64, Arc<LearnedCosts>) {
+        self.0.costs()
+    }
+}
+
 impl Stats {
     /// The same, where an engine before this one had counted so much.
     pub(crate) fn after(mut self, before: &Self) -> Self {
@@ -170,6 +183,8 @@ pub(crate) struct Board {
     /// How often a draft's token must be right for drafts to pay, in hundredths.
     pub(crate) break_even: AtomicU32,
     told: Mutex<(StepShares, Counts)>,
+    /// What calls were learned to cost, and from how many calls.
+    costs: Mutex<(u64, Arc<LearnedCosts>)>,
     deaths: Mutex<BTreeMap<Death, u64>>,
     /// Requests that wait for the engine to be started again before they are prepared.
     outside: AtomicU64,
@@ -217,6 +232,7 @@ impl Board {
             backlog_ms: AtomicU64::new(0),
             break_even: AtomicU32::new(100),
             told: Mutex::default(),
+            costs: Mutex::default(),
             deaths: Mutex::default(),
             outside: AtomicU64::new(0),
         }
@@ -424,6 +440,16 @@ impl Board {
     /// Tells where the time went and what the scheduler has done.
     pub(crate) fn tell(&self, time: StepShares, counts: Counts) {
         *lock(&self.told) = (time, counts);
+    }
+
+    /// What calls were learned to cost, and a number that changes when that does.
+    pub(crate) fn costs(&self) -> (u64, Arc<LearnedCosts>) {
+        lock(&self.costs).clone()
+    }
+
+    /// Publishes what was learned from so many calls.
+    pub(crate) fn set_costs(&self, calls: u64, costs: LearnedCosts) {
+        *lock(&self.costs) = (calls, Arc::new(costs));
     }
 
     /// How long it is likely to take until what waits now has been served.

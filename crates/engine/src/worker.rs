@@ -34,6 +34,9 @@ const LANE: usize = 0;
 /// What the loop waits where requests are there and nothing is to be computed for them.
 const IDLE: Duration = Duration::from_millis(1);
 
+/// How often what was learned of costs is published at most while there is work.
+const COSTS_EVERY: Duration = Duration::from_secs(1);
+
 /// Rows of a step that may need logits for one sequence: the backend keeps a row of vocabulary
 /// size for each, so 64 of them take 64 MB with a vocabulary of 256k.
 const ALL_LOGITS_TOKENS: u32 = 64;
@@ -64,6 +67,8 @@ pub(crate) struct Worker<M> {
     log: StepLog,
     /// Whether the scheduler makes checkpoints.
     checkpoints: bool,
+    /// When what was learned of costs was last published.
+    costs_at: Option<Instant>,
 }
 
 /// What a worker speaks through.
@@ -107,10 +112,14 @@ impl<M: Model> Worker<M> {
             queue: usize::MAX,
         };
         board.kv_total.store(u64::from(kv.cells), Relaxed);
+        let scheduler = Scheduler::with_costs(limits, &config.costs);
+        if let samples @ 1.. = scheduler.learned_calls() {
+            tracing::info!(model = config.name, samples, "starts from kept costs");
+        }
         Self {
             model,
             vocab,
-            scheduler: Scheduler::new(limits),
+            scheduler,
             requests: HashMap::new(),
             deadlines: Deadlines::default(),
             sequences: BTreeMap::new(),
@@ -128,6 +137,7 @@ impl<M: Model> Worker<M> {
             calls: Vec::new(),
             log: StepLog::new(config.itl_target),
             checkpoints: kv.checkpoints(),
+            costs_at: None,
         }
     }
 
@@ -537,7 +547,13 @@ impl<M: Model> Worker<M> {
         }
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
+        let due = self.costs_at.is_none_or(|at| at.elapsed() > COSTS_EVERY);
+        let calls = self.scheduler.learned_calls();
+        if (due || self.requests.is_empty()) && self.board.costs().0 != calls {
+            self.board.set_costs(calls, self.scheduler.learned_costs());
+            self.costs_at = Some(Instant::now());
+        }
         let (board, scheduler) = (&self.board, &self.scheduler);
         board.running.store(scheduler.running() as u64, Relaxed);
         board.waiting.store(scheduler.waiting() as u64, Relaxed);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::cost::{Curve, Load};
+use crate::learned_costs::LearnedCosts;
 use crate::step::{CallKind, Cutting, DecodeCall, Output, Work};
 
 /// A cost curve for each kind of call.
@@ -22,6 +23,30 @@ impl CallCosts {
     pub(crate) fn new(cutting: Cutting) -> Self {
         let new = Curve::new;
         Self { cutting, rows: new(), short: new(), chunk: new(), mixed: new() }
+    }
+
+    /// Begins with what another engine has learned.
+    pub(crate) fn restore(&mut self, kept: &LearnedCosts) {
+        self.rows.restore(&kept.rows);
+        self.short.restore(&kept.short);
+        self.chunk.restore(&kept.chunk);
+        self.mixed.restore(&kept.mixed);
+    }
+
+    /// What was learned so far.
+    pub(crate) fn learned(&self) -> LearnedCosts {
+        LearnedCosts {
+            rows: self.rows.learned(),
+            short: self.short.learned(),
+            chunk: self.chunk.learned(),
+            mixed: self.mixed.learned(),
+        }
+    }
+
+    /// How many calls it has learned from.
+    pub(crate) fn samples(&self) -> u64 {
+        let all = [&self.rows, &self.short, &self.chunk, &self.mixed];
+        all.into_iter().map(|curve| u64::from(curve.count())).sum()
     }
 
     /// Learns from how long each call of a step took.

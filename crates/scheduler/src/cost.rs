@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::learned_costs::CallSample;
+
 /// What the time of one decode call depends on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Load {
@@ -15,10 +17,14 @@ pub struct Load {
 /// What a call's time is fitted to, see [`Load::features`].
 const FEATURES: usize = 4;
 /// Samples kept of each size class, and the number of classes: one for each power of two.
-const SAMPLES: usize = 8;
-const CLASSES: usize = 16;
+pub(crate) const SAMPLES: usize = 8;
+pub(crate) const CLASSES: usize = 16;
 /// Samples after which an old one counts half.
 const HALF_LIFE: f64 = 200.0;
+/// Weight of a sample that another engine measured: this machine may be faster or slower by now.
+const KEPT_WEIGHT: f64 = 0.05;
+/// No estimate is longer than a day, so that sums of them are durations.
+const LONGEST_ESTIMATE: f64 = 86_400.0;
 /// How firmly the estimate is held to "so much a token" where the samples do not say otherwise.
 const FIRMNESS: f64 = 1e-3;
 /// Weight of the newest step in the correction for what a machine does beside us.
@@ -37,9 +43,12 @@ pub(crate) struct Curve {
 
 #[derive(Debug, Clone, Copy)]
 struct Sample {
+    load: Load,
     features: [f64; FEATURES],
     seconds: f64,
     number: u32,
+    /// 1, or less if another engine measured it.
+    weight: f64,
 }
 
 // === impl Load ===
@@ -97,13 +106,46 @@ impl Curve {
             let ratio = (seconds / self.fitted(load).max(1e-9)).clamp(0.25, 4.0);
             self.drift += DRIFT_WEIGHT * (ratio - self.drift);
         }
+        self.insert(load, seconds, 1.0);
+        self.fit();
+    }
+
+    /// Begins with samples of another engine, the oldest first. What cannot have been measured is
+    /// left out.
+    pub(crate) fn restore(&mut self, kept: &[CallSample]) {
+        for sample in kept.iter().filter(|sample| sample.is_plausible()) {
+            self.insert(sample.load(), sample.seconds, KEPT_WEIGHT);
+        }
+        if self.samples > 0 {
+            self.fit();
+        }
+    }
+
+    /// The samples that the estimate rests on, the oldest first.
+    pub(crate) fn learned(&self) -> Vec<CallSample> {
+        let mut samples: Vec<&Sample> = self.classes.iter().flatten().collect();
+        samples.sort_by_key(|sample| sample.number);
+        let kept = |&Sample { load: Load { tokens, depth }, seconds, .. }: &Sample| CallSample {
+            tokens,
+            depth,
+            seconds,
+        };
+        samples.into_iter().map(kept).collect()
+    }
+
+    /// How many samples were taken in so far.
+    pub(crate) fn count(&self) -> u32 {
+        self.samples
+    }
+
+    fn insert(&mut self, load: Load, seconds: f64, weight: f64) {
         self.samples = self.samples.saturating_add(1);
         let class = &mut self.classes[(load.tokens.ilog2() as usize).min(CLASSES - 1)];
         if class.len() == SAMPLES {
             class.pop_front();
         }
-        class.push_back(Sample { features: load.features(), seconds, number: self.samples });
-        self.fit();
+        let (features, number) = (load.features(), self.samples);
+        class.push_back(Sample { load, features, seconds, number, weight });
     }
 
     /// How long a call will take.
@@ -111,7 +153,8 @@ impl Curve {
         if load.tokens == 0 {
             return Duration::ZERO;
         }
-        Duration::try_from_secs_f64(self.fitted(load) * self.drift).unwrap_or(Duration::ZERO)
+        let seconds = (self.fitted(load) * self.drift).min(LONGEST_ESTIMATE);
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO)
     }
 
     fn fitted(&self, load: Load) -> f64 {
@@ -124,7 +167,7 @@ impl Curve {
         let (mut time, mut tokens) = (0.0, 0.0);
         for sample in self.classes.iter().flatten() {
             let age = f64::from(self.samples - sample.number);
-            let weight = 0.5_f64.powf(age / HALF_LIFE);
+            let weight = sample.weight * 0.5_f64.powf(age / HALF_LIFE);
             let row = sample.features.map(|x| x / sample.seconds);
             for i in 0..FEATURES {
                 target[i] += weight * row[i];
@@ -186,7 +229,10 @@ fn solve(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::learned_costs::any_sample;
 
     /// The table: a base, so much a token, so much for depth.
     fn truth(load: Load) -> Duration {
@@ -236,6 +282,82 @@ mod tests {
         let seen = curve.predict(load);
         assert!(seen > truth(load).mul_f64(1.7), "{seen:?}");
         assert!(seen < truth(load).mul_f64(2.6), "{seen:?}");
+    }
+
+    /// One that begins with what another engine has learned.
+    fn restored() -> Curve {
+        let mut curve = Curve::new();
+        curve.restore(&trained().learned());
+        curve
+    }
+
+    #[test]
+    fn what_was_kept_predicts_as_before() {
+        let curve = restored();
+        assert!(!curve.is_blank());
+        for load in [Load::of(3, 10), Load::of(100, 0), Load::of(300, 1000), Load::of(1, 1200)] {
+            let (seen, real) = (curve.predict(load), truth(load));
+            assert!(close(seen, real), "{load:?}: {seen:?} instead of {real:?}");
+        }
+        assert_eq!(curve.learned(), trained().learned());
+    }
+
+    #[test]
+    fn what_was_kept_gives_way_on_a_slower_or_faster_machine() {
+        for times in [2.0, 0.5] {
+            let real = |load| truth(load).mul_f64(times);
+            let check = |curve: &Curve, load| {
+                let seen = curve.predict(load).as_secs_f64() / truth(load).as_secs_f64() / times;
+                assert!((0.85..1.3).contains(&seen), "{load:?}, {times} times: {seen}");
+            };
+            let (mut same, mut all) = (restored(), restored());
+            for round in 0..30 {
+                same.learn(Load::of(64, 100), real(Load::of(64, 100)));
+                let load = Load::of(1 << (round % 5), 37 * round);
+                all.learn(load, real(load));
+            }
+            check(&same, Load::of(64, 100));
+            for tokens in [1, 3, 16, 64, 200] {
+                check(&all, Load::of(tokens, 500));
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_have_been_measured_is_not_taken_in() {
+        let good = CallSample { tokens: 64, depth: 2048, seconds: 0.1 };
+        let seconds = [f64::NAN, f64::INFINITY, 0.0, -0.0, -1.0, 3601.0, f64::MIN_POSITIVE];
+        let bad = seconds.map(|seconds| CallSample { seconds, ..good });
+        let more = [CallSample { tokens: 0, ..good }, CallSample { depth: u64::MAX, ..good }];
+        let mut curve = Curve::new();
+        curve.restore(&bad);
+        curve.restore(&more);
+        assert!(curve.is_blank());
+        assert_eq!(curve.predict(good.load()), Duration::ZERO);
+        curve.restore(&[good]);
+        assert!(close(curve.predict(good.load()), Duration::from_millis(100)));
+    }
+
+    proptest! {
+        /// Whatever was kept, estimates are durations, and new samples are taken in.
+        #[test]
+        fn anything_may_have_been_kept(
+            kept in proptest::collection::vec(any_sample(), 0..200),
+            asked in (any::<u32>(), any::<u64>()),
+            new in proptest::collection::vec((1_u32..5000, 0_u32..100_000, 1_u64..10_000_000), 0..20),
+        ) {
+            let mut curve = Curve::new();
+            curve.restore(&kept);
+            let load = Load { tokens: asked.0, depth: asked.1 };
+            for (tokens, before, micros) in new {
+                prop_assert!(curve.coefficients.iter().all(|&c| c.is_finite() && c >= 0.0));
+                prop_assert!(curve.predict(load).as_secs_f64() <= LONGEST_ESTIMATE);
+                curve.learn(Load::of(tokens, before), Duration::from_micros(micros));
+            }
+            prop_assert!(curve.coefficients.iter().all(|&c| c.is_finite() && c >= 0.0));
+            prop_assert!(curve.drift.is_finite() && curve.drift > 0.0);
+            prop_assert!(curve.learned().len() <= SAMPLES * CLASSES);
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::call_costs::CallCosts;
 use crate::kv::{Kv, KvLimits, Reuse, Salt, SavedId};
+use crate::learned_costs::LearnedCosts;
 use crate::queue::{Class, Principal, Queue, Waiting};
 use crate::step::{Cutting, Step};
 use crate::step_budget::{ItlTarget, StepBudget};
@@ -178,6 +179,17 @@ impl Scheduler {
             answer_tokens: 64.0,
             counts: Counts::default(),
         }
+    }
+
+    /// An idle scheduler that begins with what another one has learned of the same calls on the same
+    /// machine. Samples that cannot have been measured are left out; new ones soon outweigh the others.
+    ///
+    /// # Panics
+    /// As [`Scheduler::new`].
+    pub fn with_costs(limits: Limits, kept: &LearnedCosts) -> Self {
+        let mut scheduler = Self::new(limits);
+        scheduler.costs.restore(kept);
+        scheduler
     }
 
     /// Puts a request into the queue.
@@ -352,6 +364,16 @@ impl Scheduler {
     /// How often the token of a draft must be right for drafts to pay, by what steps cost now.
     pub fn draft_break_even(&self) -> f64 {
         self.costs.break_even(ANSWER_DEPTH)
+    }
+
+    /// What calls were learned to cost so far.
+    pub fn learned_costs(&self) -> LearnedCosts {
+        self.costs.learned()
+    }
+
+    /// The number of calls that it has learned from: what it has learned is the same as long as this is.
+    pub fn learned_calls(&self) -> u64 {
+        self.costs.samples()
     }
 
     fn waiting_for(&self, seq: SeqId, sequence: &Sequence) -> Waiting {

@@ -14,7 +14,7 @@
 //! from the times the engine reports, and a target for the time between two tokens.
 //!
 //! **Invariant:** no tokio, no clock, no randomness, no llama types. serde is for what crosses to an
-//! engine's process alone. Given the same
+//! engine's process, or is kept for the next one. Given the same
 //! calls it makes the same decisions.
 
 mod call_costs;
@@ -22,6 +22,7 @@ mod cost;
 mod drafts;
 mod embedding;
 mod kv;
+mod learned_costs;
 mod queue;
 mod step;
 mod step_budget;
@@ -32,6 +33,7 @@ pub use cost::Load;
 pub use embedding::{EmbeddingQueue, Item, JobId, Pass};
 pub use generation::{Counts, Limits, Rejected, Request, RequestId, Scheduler, SeqId};
 pub use kv::{KvLimits, KvOp, Reuse, Salt, SavedId, SlotId};
+pub use learned_costs::{CallSample, LearnedCosts};
 pub use queue::{Class, Principal};
 pub use step::{CallKind, DecodeCall, Output, Step, Work};
 pub use step_budget::{ItlTarget, Why};

@@ -149,6 +149,9 @@ pub(crate) struct ConfigArgs {
     /// Keep no responses and conversations.
     #[arg(long, conflicts_with = "store")]
     no_store: bool,
+    /// Directory for what can be measured again; "" for none [default: a folder of the user's cache].
+    #[arg(long, value_name = "DIRECTORY")]
+    cache_dir: Option<String>,
     /// Refuse unknown request fields.
     #[arg(long)]
     strict: bool,
@@ -296,7 +299,7 @@ impl ConfigArgs {
         layers
     }
 
-    fn values(&self) -> [(&'static str, &'static str, Option<Value>); 27] {
+    fn values(&self) -> [(&'static str, &'static str, Option<Value>); 28] {
         let text = |text: &String| Value::String(text.clone());
         let path = |path: &PathBuf| Value::String(path.to_string_lossy().into_owned());
         let number = |n: u32| Value::Integer(n.into());
@@ -308,6 +311,7 @@ impl ConfigArgs {
             ("--port", "server.port", self.port.map(|p| number(p.into()))),
             ("--admin-port", "admin.port", self.admin_port.map(|p| number(p.into()))),
             ("--strict", "server.strict", self.strict.then_some(Value::Boolean(true))),
+            ("--cache-dir", "server.cache_dir", self.cache_dir.as_ref().map(text)),
             ("--store", "store.path", self.store.as_ref().map(path)),
             ("--no-store", "store.enabled", self.no_store.then_some(Value::Boolean(false))),
             ("--log-level", "log.level", self.log_level.as_ref().map(text)),
@@ -434,8 +438,10 @@ fn start_log(level: &str, format: LogFormat, threads: bool) {
 
 /// The settings as they count, one line each.
 fn describe(settings: &Settings) -> String {
-    let Settings { server, limits, admin, log, store, .. } = settings;
+    let Settings { server, limits, admin, log, store, cache, .. } = settings;
     let mut out = format!("{server:#?}\n{limits:#?}\n{admin:#?}\n{log:#?}\n{store:#?}\n");
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "cache directory: {cache:?}");
     for model in &settings.models {
         // Writing to a String cannot fail.
         let _ = writeln!(out, "{model:#?}");

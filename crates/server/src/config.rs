@@ -28,6 +28,8 @@ pub struct Settings {
     pub store: StoreSettings,
     /// `[[model]]`, one entry each.
     pub models: Vec<ModelSettings>,
+    /// The directory that `server.cache_dir` means; `None` if nothing is to be kept there.
+    pub cache: Option<PathBuf>,
 }
 
 /// `[server]`
@@ -51,6 +53,7 @@ pub struct ServerSettings {
     pub drain_timeout_s: u64,
     pub max_choices: u32,
     pub engine_processes: bool,
+    pub cache_dir: PathBuf,
     pub cors_origins: Vec<String>,
 }
 
@@ -210,6 +213,7 @@ impl Default for ServerSettings {
             drain_timeout_s: 120,
             max_choices: 8,
             engine_processes: true,
+            cache_dir: "auto".into(),
             cors_origins: Vec::new(),
         }
     }
@@ -291,6 +295,7 @@ impl Settings {
     pub fn resolve(mut layers: Layers) -> Result<Self, ConfigErrors> {
         let mut settings = Self::default();
         settings.server.read(&mut layers);
+        settings.cache = settings.server.cache(&layers);
         settings.limits.read(&mut layers);
         layers.take("admin.host", &mut settings.admin.host);
         layers.take("admin.port", &mut settings.admin.port);
@@ -353,12 +358,21 @@ impl ServerSettings {
         layers.take_in("server.drain_timeout_s", &mut self.drain_timeout_s, 0, 86_400);
         layers.take_in("server.max_choices", &mut self.max_choices, 1, 128);
         layers.take("server.engine_processes", &mut self.engine_processes);
+        layers.take("server.cache_dir", &mut self.cache_dir);
         layers.take("server.cors_origins", &mut self.cors_origins);
         for origin in &self.cors_origins {
             if origin.parse::<axum::http::HeaderValue>().is_err() {
                 layers.error(format!("server.cors_origins: {origin:?} is not an origin"));
             }
         }
+    }
+
+    /// The directory for what can be measured again.
+    fn cache(&self, layers: &Layers) -> Option<PathBuf> {
+        if self.cache_dir.as_os_str() == "auto" {
+            return layers.user_cache();
+        }
+        Some(self.cache_dir.clone()).filter(|path| !path.as_os_str().is_empty())
     }
 }
 

@@ -21,6 +21,7 @@ mod error;
 mod extract;
 mod hardware;
 mod healthcheck;
+mod kept_costs;
 mod lifecycle;
 mod listen;
 mod loading;
@@ -103,7 +104,7 @@ where
     F: Future<Output = Shutdown> + Send + 'static,
 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-
+    let kept_costs = kept_costs::KeptCosts::start(settings.cache.as_deref());
     let state = AppState {
         launcher: loading::launcher(&settings),
         shared: work::Shared {
@@ -149,7 +150,7 @@ where
         listen::serve(listener, router, settings, lifecycle, state.jobs.idle(), drain_delay).await;
     };
     let models = async {
-        loading::load_all(&state, source).await?;
+        loading::load_all(&state, source, kept_costs.as_ref()).await?;
         state.lifecycle.enter(Phase::Ready);
         watch_engines(&state).await
     };
@@ -159,6 +160,9 @@ where
         never = upkeep(&state) => match never {},
         never = signals => never,
     };
+    if let Some(kept_costs) = kept_costs {
+        kept_costs.finish().await;
+    }
     if let Some(admin) = admin {
         admin.stop().await;
     }

@@ -9,6 +9,7 @@ use forebay_engine::{Loaded, Progress, Source, load, load_in_process};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::config::{LogSettings, ModelSettings, Settings};
+use crate::kept_costs::KeptCosts;
 use crate::pool::Pool;
 use crate::registry::{CannotServe, model_config};
 use crate::state::AppState;
@@ -17,19 +18,28 @@ const TICK: Duration = Duration::from_millis(100);
 /// Without a terminal, progress is logged this often.
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
-/// Loads every model and puts it into service.
+/// Loads every model and puts it into service, each with what its calls were learned to cost before.
 ///
 /// # Errors
 /// [`CannotServe`] for the first that cannot be.
 pub(crate) async fn load_all(
     state: &AppState,
     source: impl Fn(&ModelSettings) -> Source,
+    kept_costs: Option<&KeptCosts>,
 ) -> Result<(), CannotServe> {
     let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut loadings = Vec::new();
     for settings in state.registry.settings() {
-        let config = model_config(settings, source(settings));
+        let mut config = model_config(settings, source(settings));
+        let kept = match kept_costs {
+            Some(kept_costs) => kept_costs.read(&config).await,
+            None => None,
+        };
+        let kept = kept.map(|kept| {
+            config.costs = kept.costs;
+            kept.file
+        });
         // A script is for tests, which mind where it runs.
         let launcher = state.launcher.as_ref().filter(|_| matches!(config.source, Source::Gguf(_)));
         let cannot = |why: String| CannotServe::new(&settings.name, why);
@@ -38,6 +48,9 @@ pub(crate) async fn load_all(
             None => load(config),
         };
         let loading = loading.map_err(|e| cannot(e.to_string()))?;
+        if let (Some(kept_costs), Some(file)) = (kept_costs, kept) {
+            kept_costs.watch(file, loading.costs());
+        }
         // All that waited for a process to be started again come at once.
         let pool = launcher.map(|_| Pool::new(cores, state.limits.max_requests)).transpose();
         let pool = pool.map_err(|e| cannot(e.to_string()))?;

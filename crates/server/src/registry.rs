@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use forebay_chat::{ChatTemplate, Dialect};
 use forebay_engine::{
-    Embedder, Engine, Failure, Gpu, ItlTarget, Kind, KvLayout, Loaded, ModelConfig, ModelInfo,
-    Pooling, Source, Split, Stats, Status, Vocab,
+    Embedder, Engine, Failure, Gpu, ItlTarget, Kind, KvLayout, LearnedCosts, Loaded, ModelConfig,
+    ModelInfo, Pooling, Source, Split, Stats, Status, Vocab,
 };
 
 use crate::config::{
@@ -380,5 +380,6 @@ pub(crate) fn model_config(settings: &ModelSettings, source: Source) -> ModelCon
         unread_bytes: settings.unread_mib << 20,
         memory_limit: Some(u64::from(settings.memory_limit_mib) << 20).filter(|&limit| limit > 0),
         step_limit: ModelConfig::STEP_LIMIT,
+        costs: LearnedCosts::default(),
     }
 }

@@ -27,6 +27,8 @@ use crate::vocab::Vocab;
 
 /// How often the parent hears of the engine's state.
 const EVERY: Duration = Duration::from_millis(100);
+/// How often it hears at most of what calls were learned to cost.
+const COSTS_EVERY: Duration = Duration::from_secs(2);
 /// Threads that answer questions at once, besides one that answers them when nobody else wants the
 /// core, and their stack: a grammar that is compiled takes up to 14 MB.
 const THREADS: usize = 2;
@@ -175,6 +177,7 @@ fn announce(
 /// Tells the engine's state for ever.
 fn tell(out: &Out, board: &Board) {
     let mut told = Instant::now();
+    let (mut known, mut sent) = (0, None::<Instant>);
     loop {
         // While all of this process was stopped no step could get on.
         board.forgive(told.elapsed().saturating_sub(EVERY * 10));
@@ -183,6 +186,14 @@ fn tell(out: &Out, board: &Board) {
             out.send(&FromChild::Progress(board.progress()));
         }
         out.send(&FromChild::State(Box::new(board.state())));
+        if sent.is_none_or(|sent| sent.elapsed() > COSTS_EVERY) {
+            let (calls, costs) = board.costs();
+            if calls != known {
+                let costs = Box::new(costs.as_ref().clone());
+                out.send(&FromChild::Costs { calls, costs });
+                (known, sent) = (calls, Some(Instant::now()));
+            }
+        }
         thread::sleep(EVERY);
     }
 }

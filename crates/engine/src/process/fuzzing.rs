@@ -113,6 +113,11 @@ fn hear(ledger: &mut Ledger, board: &Board, said: FromChild) -> Option<Outcome> 
         FromChild::LoadFailed(_) => {}
         FromChild::Report(report) => return ledger.hear(report).ok(),
         FromChild::Answer { id, answer, .. } => return ledger.answered(id, &answer).ok(),
+        FromChild::Costs { calls, costs } => {
+            let costs = costs.plausible();
+            assert!(costs.len() <= 4 * 128, "{} samples", costs.len());
+            board.set_costs(calls, costs);
+        }
         FromChild::State(state) => {
             let State { stats, .. } = &*state;
             let before = stats.clone().after(&Stats::default()).after(stats);

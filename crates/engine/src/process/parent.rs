@@ -23,7 +23,7 @@ use super::{Death, Description, FromChild, Launcher, ToChild, frames, memory};
 use crate::host::{Announce, Announcement, Compiles, EndOnDrop, LoadError};
 use crate::hub::{Hub, Outbox};
 use crate::message::{Command, Report};
-use crate::model::{ModelConfig, ModelInfo, Source};
+use crate::model::{ModelConfig, ModelInfo};
 use crate::request::Failure;
 use crate::status::{Board, State, Stats, Status};
 use crate::step_limits::StepKind;
@@ -91,14 +91,8 @@ struct Keeper {
 type FileStamp = (u64, SystemTime);
 
 fn file_of(config: &ModelConfig) -> Option<FileStamp> {
-    match &config.source {
-        Source::Gguf(path) => {
-            let file = std::fs::metadata(path).ok()?;
-            Some((file.len(), file.modified().ok()?))
-        }
-        #[cfg(feature = "scripted")]
-        Source::Scripted(_) => None,
-    }
+    let file = std::fs::metadata(config.source.path()?).ok()?;
+    Some((file.len(), file.modified().ok()?))
 }
 
 /// Waiting before children are started again.
@@ -317,6 +311,12 @@ impl Keeper {
                 // Whoever asked waits.
                 self.replies.remove(&id).map(|reply| reply.send(Ok((answer, took))));
                 self.follow(Some(child), outcome)?;
+            }
+            FromChild::Costs { calls, costs } => {
+                let costs = costs.plausible();
+                // The next child begins with it.
+                self.parent.config.costs.clone_from(&costs);
+                self.parent.board.set_costs(calls, costs);
             }
             FromChild::State(mut state) => {
                 // It is asked to forget others as well.

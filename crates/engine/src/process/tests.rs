@@ -1,6 +1,7 @@
 //! Every message that crosses, sent and read again.
 
 use bytes::BytesMut;
+use forebay_scheduler::CallSample;
 use tokio_util::codec::{Decoder as _, Encoder as _};
 
 use super::*;
@@ -34,10 +35,16 @@ fn generate() -> Generate {
     }
 }
 
+fn costs() -> LearnedCosts {
+    let sample = CallSample { tokens: u32::MAX, depth: u64::MAX, seconds: -0.5 };
+    LearnedCosts { rows: vec![sample; 2], mixed: vec![sample], ..LearnedCosts::default() }
+}
+
 fn to_child() -> Vec<ToChild> {
     let mut config = ModelConfig::new("é", Source::Gguf("a/b.gguf".into()));
     config.gpu.layers = GpuLayers::Number(3);
     config.memory_limit = Some(u64::MAX);
+    config.costs = costs();
     let embed = Embed {
         id: 1,
         inputs: vec![vec![], vec![1, 2]],
@@ -117,6 +124,7 @@ fn from_child() -> Vec<FromChild> {
         FromChild::Answer { id: 1, answer: Answer::Tokens(vec![vec![], vec![3]]), took },
         FromChild::Answer { id: 2, answer: Answer::Compiled(Err(refused)), took },
         FromChild::State(Box::new(state)),
+        FromChild::Costs { calls: u64::MAX, costs: Box::new(costs()) },
     ]
 }
 

@@ -10,6 +10,7 @@ use simulation::{Engine, took};
 
 mod checkpoints;
 mod chunks;
+mod kept_costs;
 mod load;
 mod simulation;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use toml::Value;
@@ -30,6 +30,9 @@ pub struct Layers {
     errors: Vec<String>,
     known: Vec<String>,
     models: usize,
+    /// `XDG_CACHE_HOME` and `HOME`, as far as they are absolute paths.
+    cache_home: Option<PathBuf>,
+    home: Option<PathBuf>,
 }
 
 /// The environment's prefix, and the variable that lists models.
@@ -85,8 +88,15 @@ impl Layers {
     /// comma-separated list as for `--model`, `FOREBAY_MODEL__CTX_SIZE` counts for every model.
     pub fn environment(&mut self, variables: impl Iterator<Item = (String, String)>) {
         let mut rest = Vec::new();
-        for (name, text) in variables.filter(|(name, _)| name.starts_with(PREFIX)) {
-            if name == MODEL_LIST {
+        for (name, text) in variables {
+            let folder = |text| Some(PathBuf::from(text)).filter(|path| path.is_absolute());
+            if name == "XDG_CACHE_HOME" {
+                self.cache_home = folder(text);
+            } else if name == "HOME" {
+                self.home = folder(text);
+            } else if !name.starts_with(PREFIX) {
+                continue;
+            } else if name == MODEL_LIST {
                 let models: Vec<String> = text.split(',').map(str::to_owned).collect();
                 self.model_list(&models, &Origin::Environment(name));
             } else if !from_kubernetes(&name) {
@@ -142,6 +152,13 @@ impl Layers {
                 self.values.insert(key.to_owned(), (value, origin));
             }
         }
+    }
+
+    /// The folder for this program in the user's cache, as the XDG Base Directory Specification has it;
+    /// `None` if the environment names no such folder.
+    pub fn user_cache(&self) -> Option<PathBuf> {
+        let home = self.home.as_ref().map(|home| home.join(".cache"));
+        self.cache_home.clone().or(home).map(|cache| cache.join("forebay"))
     }
 
     /// Number of models.

@@ -53,6 +53,22 @@ fn later_layers_win() {
 }
 
 #[test]
+fn the_cache_is_the_users_unless_it_is_set() {
+    let cache = |setting: &str, env: &[(&str, &str)]| {
+        let cache = resolve(&format!("[server]\n{setting}"), env).unwrap().cache;
+        cache.map(|path| path.display().to_string()).unwrap_or_default()
+    };
+    let (xdg, home) = (("XDG_CACHE_HOME", "/x"), ("HOME", "/h"));
+    assert_eq!(cache("", &[xdg, home]), "/x/forebay");
+    assert_eq!(cache("", &[home]), "/h/.cache/forebay");
+    assert_eq!(cache("", &[("XDG_CACHE_HOME", "relative"), home]), "/h/.cache/forebay");
+    assert_eq!(cache("", &[("XDG_CACHE_HOME", ""), ("HOME", "")]), "");
+    assert_eq!(cache("cache_dir = \"\"", &[xdg]), "");
+    assert_eq!(cache("cache_dir = \"a/b\"", &[xdg]), "a/b");
+    assert_eq!(cache("", &[xdg, ("FOREBAY_SERVER__CACHE_DIR", "")]), "");
+}
+
+#[test]
 fn all_errors_are_told_at_once_with_their_origin() {
     let text = "[server]\nport = \"x\"\nprot = 1\n[log]\nlevel = \"a=b=c\"\n[[model]]\nparallel = 0\n[cache]\nsize = 1";
     let errors = resolve(text, &[("FOREBAY_LOG__FORMAT", "xml")]).unwrap_err();

@@ -189,6 +189,39 @@ async fn nobody_sees_more_of_a_death_than_a_pause() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_next_engine_knows_what_calls_cost() {
+    let loading = load_in_process(config(script()), launcher()).unwrap();
+    let costs = loading.costs();
+    assert!(costs.learned().1.is_empty());
+    let engine = chat(Ok(loading)).await;
+    assert_eq!(engine.stats().draft_break_even.to_bits(), 1.0_f64.to_bits(), "costs are unknown");
+    read_all(&engine).await;
+    let begin = Instant::now();
+    while costs.learned().1.rows.is_empty() {
+        assert!(begin.elapsed() < Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let first = pid(&engine);
+    kill_process(first, Signal::KILL).unwrap();
+    while engine.status() != Status::Ready || pid(&engine) == first {
+        assert!(begin.elapsed() < Duration::from_secs(30));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Ten states a second come, and it has computed nothing.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(engine.stats().draft_break_even < 1.0, "the costs of the first one are known");
+    let kept = costs.learned().1;
+    drop(engine);
+
+    let again = ModelConfig { costs: kept.as_ref().clone(), ..config(script()) };
+    for engine in [load(again.clone()), load_in_process(again, launcher())] {
+        let engine = chat(engine).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(engine.stats().draft_break_even < 1.0, "what was kept is known from the start");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_kills_fails_alone_after_three_deaths() {
     const POISON: u32 = 7;
     let undisturbed = read_all(&chat(load(config(script()))).await).await;

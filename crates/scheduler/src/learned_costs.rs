@@ -1,0 +1,118 @@
+//! What calls were learned to cost, as plain data: for the next engine, which then does not begin with
+//! guesses.
+
+use serde::{Deserialize, Serialize};
+
+use crate::cost::{CLASSES, Load, SAMPLES};
+
+/// The shortest and the longest time of a call that is believed, in seconds.
+const SHORTEST: f64 = 1e-9;
+const LONGEST: f64 = 3600.0;
+/// The most samples of one kind of call.
+const MOST: usize = SAMPLES * CLASSES;
+
+/// Times of recent calls, by kind of call: what estimates rest on. At most 128 samples of each kind.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LearnedCosts {
+    /// Of calls with decode rows alone.
+    pub rows: Vec<CallSample>,
+    /// Of calls with less than a block of a sequence.
+    pub short: Vec<CallSample>,
+    /// Of calls with at least a block of a prompt.
+    pub chunk: Vec<CallSample>,
+    /// Of calls with decode rows and prompts.
+    pub mixed: Vec<CallSample>,
+}
+
+/// What one call held, and how long it took.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct CallSample {
+    /// Tokens in it.
+    pub tokens: u32,
+    /// Sum over its tokens of the tokens before each in its sequence.
+    pub depth: u64,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+}
+
+impl LearnedCosts {
+    /// The number of samples.
+    pub fn len(&self) -> usize {
+        self.kinds().into_iter().map(Vec::len).sum()
+    }
+
+    /// Whether there is no sample.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Without what no engine can have measured: calls without tokens, or that are said to have taken
+    /// no time or more than an hour, and samples beyond the bounds.
+    #[must_use]
+    pub fn plausible(self) -> Self {
+        let plausible = |mut samples: Vec<CallSample>| {
+            samples.retain(CallSample::is_plausible);
+            // The last ones are the newest.
+            samples.drain(..samples.len().saturating_sub(MOST));
+            samples
+        };
+        let Self { rows, short, chunk, mixed } = self;
+        Self {
+            rows: plausible(rows),
+            short: plausible(short),
+            chunk: plausible(chunk),
+            mixed: plausible(mixed),
+        }
+    }
+
+    fn kinds(&self) -> [&Vec<CallSample>; 4] {
+        [&self.rows, &self.short, &self.chunk, &self.mixed]
+    }
+}
+
+impl CallSample {
+    /// What its time depends on.
+    pub(crate) fn load(self) -> Load {
+        Load { tokens: self.tokens, depth: self.depth }
+    }
+
+    /// Whether a call can have been like that. A token has fewer than 2^32 before it.
+    pub(crate) fn is_plausible(&self) -> bool {
+        self.tokens > 0
+            && self.depth / u64::from(self.tokens) <= u64::from(u32::MAX)
+            && (SHORTEST..=LONGEST).contains(&self.seconds)
+    }
+}
+
+/// Any sample at all, and often one that makes sense.
+#[cfg(test)]
+pub(crate) fn any_sample() -> impl proptest::strategy::Strategy<Value = CallSample> {
+    use proptest::prelude::*;
+    let seconds = prop_oneof![any::<f64>(), 1e-9..3600.0, Just(SHORTEST), Just(LONGEST)];
+    let tokens = prop_oneof![any::<u32>(), 0_u32..1000];
+    let depth = prop_oneof![any::<u64>(), 0_u64..1_000_000];
+    (tokens, depth, seconds).prop_map(|(tokens, depth, seconds)| CallSample {
+        tokens,
+        depth,
+        seconds,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_of_too_many_are_left() {
+        let sample = |tokens| CallSample { tokens, depth: 0, seconds: 0.1 };
+        let rows = (0..1000).map(sample).collect();
+        let costs = LearnedCosts { rows, ..LearnedCosts::default() }.plausible();
+        assert_eq!(costs.len(), MOST);
+        assert_eq!(costs.rows.first().copied(), Some(sample(1000 - 128)));
+        assert!(
+            LearnedCosts { chunk: vec![sample(0)], ..LearnedCosts::default() }
+                .plausible()
+                .is_empty()
+        );
+    }
+}

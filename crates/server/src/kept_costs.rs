@@ -1,0 +1,171 @@
+//! What models' calls were learned to cost, kept in files between starts: the next start does not
+//! begin with guesses.
+//!
+//! A file is for one model file, one machine and the settings that change what calls cost. A thread
+//! reads and writes; nothing here is needed to serve, so whatever fails is logged and serving goes on.
+
+mod file;
+mod identity;
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use forebay_engine::{CostWatch, LearnedCosts, ModelConfig};
+use tokio::sync::oneshot;
+
+/// How often files are written at most.
+const EVERY: Duration = Duration::from_secs(60);
+/// How long the end of the process waits for the files to be written: a disk may hang.
+const LAST_WRITE: Duration = Duration::from_secs(1);
+
+/// The thread that reads and writes files.
+#[derive(Debug)]
+pub(crate) struct KeptCosts {
+    orders: Sender<Order>,
+    ended: oneshot::Receiver<()>,
+}
+
+/// What was kept for a model.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// Where it is kept.
+    pub(crate) file: PathBuf,
+    /// Empty if nothing was.
+    pub(crate) costs: LearnedCosts,
+}
+
+enum Order {
+    Read { config: Box<ModelConfig>, reply: oneshot::Sender<Option<Kept>> },
+    Watch { file: PathBuf, costs: CostWatch },
+}
+
+/// The thread's state.
+struct Keeper {
+    folder: PathBuf,
+    watched: Vec<Watched>,
+    /// Whether it was logged that files cannot be written.
+    complained: bool,
+}
+
+struct Watched {
+    file: PathBuf,
+    costs: CostWatch,
+    /// Which state of the costs is in the file.
+    written: u64,
+}
+
+impl KeptCosts {
+    /// Starts the thread for this cache directory; `None` if there is none.
+    pub(crate) fn start(cache: Option<&Path>) -> Option<Self> {
+        let folder = cache?.join("costs");
+        let ((orders, inbox), (end, ended)) = (channel(), oneshot::channel());
+        let keeper = Keeper { folder, watched: Vec::new(), complained: false };
+        let run = move || {
+            keeper.run(&inbox);
+            // Nobody may wait for it.
+            let _ = end.send(());
+        };
+        match thread::Builder::new().name("kept-costs".to_owned()).spawn(run) {
+            Ok(_) => Some(Self { orders, ended }),
+            Err(error) => {
+                tracing::info!(%error, "what calls cost is not kept: no thread can be started");
+                None
+            }
+        }
+    }
+
+    /// What was kept for this model; `None` if it is not from a file that can be read.
+    pub(crate) async fn read(&self, config: &ModelConfig) -> Option<Kept> {
+        let (reply, kept) = oneshot::channel();
+        self.orders.send(Order::Read { config: Box::new(config.clone()), reply }).ok()?;
+        kept.await.ok()?
+    }
+
+    /// Keeps in `file` what a model learns from now on.
+    pub(crate) fn watch(&self, file: PathBuf, costs: CostWatch) {
+        // The thread ends with this handle.
+        drop(self.orders.send(Order::Watch { file, costs }));
+    }
+
+    /// Writes what is new for the last time, and waits for that, but not for long.
+    pub(crate) async fn finish(self) {
+        let Self { orders, ended } = self;
+        drop(orders);
+        if tokio::time::timeout(LAST_WRITE, ended).await.is_err() {
+            tracing::info!("what calls cost is not written in time");
+        }
+    }
+}
+
+impl Keeper {
+    fn run(mut self, inbox: &Receiver<Order>) {
+        loop {
+            match inbox.recv_timeout(EVERY) {
+                Ok(Order::Read { config, reply }) => {
+                    // The model may not be wanted any more.
+                    let _ = reply.send(self.read(&config));
+                }
+                Ok(Order::Watch { file, costs }) => {
+                    self.watched.push(Watched { file, costs, written: 0 });
+                }
+                Err(RecvTimeoutError::Timeout) => self.write_all(),
+                Err(RecvTimeoutError::Disconnected) => return self.write_all(),
+            }
+        }
+    }
+
+    fn read(&self, config: &ModelConfig) -> Option<Kept> {
+        let identity = identity::of(config)?;
+        let file = self.folder.join(identity).with_extension("json");
+        let costs = file::read(&file).unwrap_or_else(|why| {
+            tracing::debug!(file = %file.display(), why, "kept costs are ignored");
+            LearnedCosts::default()
+        });
+        Some(Kept { file, costs })
+    }
+
+    fn write_all(&mut self) {
+        for watched in &mut self.watched {
+            let (calls, costs) = watched.costs.learned();
+            if calls == watched.written || costs.is_empty() {
+                continue;
+            }
+            // Once more only when it has changed, whether it could be written or not.
+            watched.written = calls;
+            if let Err(error) = file::write(&watched.file, &costs)
+                && !std::mem::replace(&mut self.complained, true)
+            {
+                let file = watched.file.display();
+                tracing::info!(%error, %file, "what calls cost is not kept");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    /// An empty folder that goes with this value.
+    pub(super) struct Folder(PathBuf);
+
+    impl Folder {
+        pub(super) fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("forebay-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        pub(super) fn path(&self) -> &Path {
+            &self.0
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            drop(std::fs::remove_dir_all(&self.0));
+        }
+    }
+}
