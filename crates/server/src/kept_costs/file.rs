@@ -99,7 +99,7 @@ mod tests {
     use crate::kept_costs::tests::Folder;
 
     fn costs() -> LearnedCosts {
-        let sample = |tokens| CallSample { tokens, depth: 7, seconds: 0.1 / f64::from(tokens) };
+        let sample = |tokens| CallSample { tokens, depth: 7, seconds: f64::from(tokens) / 8.0 };
         LearnedCosts { rows: (1..9).map(sample).collect(), ..LearnedCosts::default() }
     }
 
@@ -126,7 +126,7 @@ mod tests {
         let other = [
             good.replace("\"format\":1", "\"format\":2"),
             good.replace("\"version\":\"", "\"version\":\"9"),
-            good.replace("0.1", "1e999"),
+            good.replace("0.125", "1e999"),
             good[..good.len() / 2].to_owned(),
             String::new(),
             "\0\u{fffd}".to_owned(),
@@ -137,7 +137,7 @@ mod tests {
             fs::write(&path, &text).unwrap();
             assert!(read(&path).is_err(), "{text:.50}");
         }
-        fs::write(&path, good.replace("\"seconds\":0.1", "\"seconds\":-0.1")).unwrap();
+        fs::write(&path, good.replace("\"seconds\":0.125", "\"seconds\":-0.125")).unwrap();
         assert_eq!(read(&path).unwrap().len(), 7);
         assert!(read(folder.path()).is_err());
         // A folder is in its place.

@@ -194,7 +194,10 @@ async fn the_next_engine_knows_what_calls_cost() {
     let costs = loading.costs();
     assert!(costs.learned().1.is_empty());
     let engine = chat(Ok(loading)).await;
-    assert_eq!(engine.stats().draft_break_even.to_bits(), 1.0_f64.to_bits(), "costs are unknown");
+    // Drafts are tried at better than even chances while costs are unknown; a step of this script costs
+    // the same whatever is in it.
+    let knows = |engine: &Engine| engine.stats().draft_break_even < 0.5;
+    assert!(!knows(&engine), "costs are unknown");
     read_all(&engine).await;
     let begin = Instant::now();
     while costs.learned().1.rows.is_empty() {
@@ -209,7 +212,7 @@ async fn the_next_engine_knows_what_calls_cost() {
     }
     // Ten states a second come, and it has computed nothing.
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(engine.stats().draft_break_even < 1.0, "the costs of the first one are known");
+    assert!(knows(&engine), "the costs of the first one are known");
     let kept = costs.learned().1;
     drop(engine);
 
@@ -217,7 +220,7 @@ async fn the_next_engine_knows_what_calls_cost() {
     for engine in [load(again.clone()), load_in_process(again, launcher())] {
         let engine = chat(engine).await;
         tokio::time::sleep(Duration::from_millis(500)).await;
-        assert!(engine.stats().draft_break_even < 1.0, "what was kept is known from the start");
+        assert!(knows(&engine), "what was kept is known from the start");
     }
 }
 
