@@ -39,7 +39,7 @@ def run(models, folder, cache_dir, number, *flags, then=lambda server: None):
 def used(log):
     """With how many samples engines started, one after the other."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", log)
-    return [int(line[1]) for line in re.finditer(r"starts from kept costs.*samples=(\d+)", plain)]
+    return [int(line[1]) for line in re.finditer(r"restored learned costs.*samples=(\d+)", plain)]
 
 
 def files(cache_dir):
@@ -108,7 +108,7 @@ def readonly(tmp_path):
 
 def test_without_a_directory_to_write_in_it_serves_all_the_same(models, tmp_path):
     log = run(models, tmp_path, unwritable(tmp_path), 1)
-    assert used(log) == [] and log.count("what calls cost is not kept") == 1
+    assert used(log) == [] and log.count("cannot write learned costs") == 1
 
 
 def test_nothing_is_kept_if_that_is_asked_for(models, tmp_path):

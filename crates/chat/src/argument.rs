@@ -1,9 +1,11 @@
 //! What an argument's schema allows, where arguments come one by one: a text, which is spelled as it
-//! is, or JSON. Those who force calls and those who read them ask here, so that both agree.
+//! is, or JSON. The grammar of forced calls and the reader of calls both use it; the reader sees the schema as
+//! it was sent, and resolves references that are JSON pointers.
 
 use serde_json::Value;
 
-/// Schemas and listed values that are looked at for one argument; one with more may be anything.
+/// Schemas, listed values and parts of references that one walk visits; beyond it a schema counts as allowing
+/// anything.
 const MAX_STEPS: usize = 4_096;
 /// How deep schemas for the same value are followed.
 const MAX_DEPTH: usize = 16;
@@ -97,7 +99,8 @@ impl<'s> Argument<'s> {
             let listed = all.iter().take(MAX_STEPS).fold(0, |types, value| types | of(value));
             types &= if *steps > MAX_STEPS { ANY } else { listed };
         }
-        if map.contains_key("$ref") {
+        if let Some(reference) = map.get("$ref") {
+            *steps += reference.as_str().map_or(0, str::len) / 16;
             types &= self.target(schema).map_or(ANY, |to| self.types(to, depth + 1, steps));
         }
         for key in ["anyOf", "oneOf"] {
@@ -165,7 +168,8 @@ impl<'s> Argument<'s> {
             }
         } else {
             let free = Texts::By(&Value::Null);
-            let each = is("allOf").into_iter().flatten().map(|one| {
+            *steps += is("allOf").map_or(0, Vec::len);
+            let each = is("allOf").into_iter().flatten().take(MAX_STEPS).map(|one| {
                 let mut texts = Vec::new();
                 self.collect(one, depth + 1, steps, &mut texts);
                 texts

@@ -141,7 +141,7 @@ impl<M: Model> Bench<'_, M> {
     }
 
     /// Whether calls are measured that hold rows and a chunk. With a stream for each slot llama.cpp would cut
-    /// them itself; where attention computes blocks, deep ones take minutes and nobody makes them.
+    /// them itself; where attention computes blocks, deep mixed calls take minutes and the scheduler makes none.
     fn mixes(&self) -> bool {
         let Capacity { kv, block, .. } = self.capacity;
         kv.shares && (*block == 1 || self.depth <= MIXED_DEPTH)

@@ -21,10 +21,10 @@ const CHECKPOINT_EVERY_ON_GPU: u32 = 2048;
 /// llama.cpp's own limit of sequences in a context.
 const MAX_SEQUENCES: u32 = 256;
 
-/// How much more a multiplication costs on a CPU in the attention of a decode row than in a matrix product
-/// of several rows, and how much one costs that is skipped because its cell belongs to another sequence:
-/// AMD EPYC, 8 and 16 rows, 60, 16 and 300 to 440 billion a second.
+/// Cost of a multiplication in a decode row's attention on a CPU, relative to one in a matrix product of several
+/// rows: 60 / 16 billion a second (AMD EPYC, 8 and 16 rows).
 const ATTENDED: f64 = 4.0;
+/// Cost of a multiplication that is skipped because its cell belongs to another sequence, likewise: 60 / 300 to 440.
 const SKIPPED: f64 = 0.2;
 /// How much longer decode rows may take in a pool than in parts of their own, if either is half full.
 const TOLERANCE: f64 = 0.05;
@@ -39,14 +39,13 @@ pub(crate) struct Arithmetic {
 }
 
 impl Arithmetic {
-    /// How much longer a decode row takes on a CPU if `parallel` sequences of `tokens` each share a pool: a part
-    /// of its time.
+    /// How much longer a decode row that attends to `tokens` cells takes on a CPU if it skips `others` cells
+    /// of other sequences, as a fraction (0.05 is 5 %). Infinite if nothing is known of the model.
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-    fn slowed_by_sharing(self, parallel: u32, tokens: u32) -> f64 {
+    fn slowed_by(self, others: u32, tokens: u32) -> f64 {
         let cell = self.attention as f64;
         let own = self.matrices as f64 + f64::from(tokens) * cell * ATTENDED;
-        let others = f64::from(parallel.saturating_sub(1)) * f64::from(tokens) * cell * SKIPPED;
-        if own > 0.0 { others / own } else { f64::INFINITY }
+        if own > 0.0 { f64::from(others) * cell * SKIPPED / own } else { f64::INFINITY }
     }
 }
 
@@ -68,13 +67,16 @@ pub(crate) struct Facts {
 /// The layout of a model's KV cache.
 pub(crate) fn of(config: &ModelConfig, facts: &Facts) -> KvLimits {
     let Facts { n_ctx_train, on_cpu, rewinds, saves, kv_bytes, arithmetic } = *facts;
+    // Rounding up must not overflow.
+    let n_ctx_train = n_ctx_train.min(1 << 30);
     let parallel = config.parallel;
     let each = n_ctx_train.min(DEFAULT_SLOT_TOKENS);
     let total = config.ctx_size.unwrap_or_else(|| each.saturating_mul(parallel));
-    let slowed = arithmetic.slowed_by_sharing(parallel, total / parallel / 2);
-    let is_slow = on_cpu && slowed > TOLERANCE;
+    let half = total / parallel / 2;
+    let is_slow = |others| on_cpu && arithmetic.slowed_by(others, half) > TOLERANCE;
     // Only in a part of its own has a sequence the same numbers whatever others have.
-    let splits = parallel > 1 && (is_slow || on_cpu && config.reproducible);
+    let is_reproducible = on_cpu && config.reproducible;
+    let splits = parallel > 1 && (is_reproducible || is_slow(half.saturating_mul(parallel - 1)));
     let suits = if splits { KvLayout::Split } else { KvLayout::Shared };
     let shares = config.kv_layout.unwrap_or(suits) == KvLayout::Shared;
     let cells = if shares {
@@ -102,8 +104,8 @@ pub(crate) fn of(config: &ModelConfig, facts: &Facts) -> KvLimits {
         long_tokens: if shares { 0 } else { long_tokens.min(n_ctx_train) },
         shares,
         rewinds,
-        // If cells of others cost much of attention's time: host memory costs none.
-        parked_tokens: if shares && is_slow { cells / 8 } else { cells },
+        // Parked cells are skipped as well; what is in host memory costs nothing.
+        parked_tokens: if shares && is_slow(cells - half.min(cells)) { cells / 8 } else { cells },
         saved_tokens: u32::try_from(saved).unwrap_or(u32::MAX),
         saved_bytes: if rewinds { 0 } else { saved_bytes },
         checkpoint_every: if on_cpu { CHECKPOINT_EVERY } else { CHECKPOINT_EVERY_ON_GPU },
@@ -117,6 +119,10 @@ mod tests {
 
     /// Whether a model on a CPU has a shared pool.
     fn shares(config: &ModelConfig, arithmetic: Arithmetic) -> bool {
+        limits(config, arithmetic).shares
+    }
+
+    fn limits(config: &ModelConfig, arithmetic: Arithmetic) -> KvLimits {
         let facts = Facts {
             n_ctx_train: 32_768,
             on_cpu: true,
@@ -125,7 +131,7 @@ mod tests {
             kv_bytes: 1,
             arithmetic,
         };
-        of(config, &facts).shares
+        of(config, &facts)
     }
 
     fn config(parallel: u32, each: u32) -> ModelConfig {
@@ -151,11 +157,21 @@ mod tests {
     }
 
     #[test]
+    fn parked_cells_are_few_if_skipping_them_takes_long() {
+        let parked = |config, arithmetic| limits(&config, arithmetic).parked_tokens;
+        assert_eq!(parked(config(1, 32_768), SMOLLM2_135M), 4096);
+        assert_eq!(parked(config(1, 4096), LLAMA_8B), 4096);
+        assert_eq!(parked(config(4, 2048), LLAMA_1B), 8192);
+        assert_eq!(parked(config(16, 2048), SMOLLM2_135M), 16 * 2048, "split");
+    }
+
+    #[test]
     fn what_is_set_is_kept() {
         let set = |layout| ModelConfig { kv_layout: layout, ..config(8, 2048) };
         assert!(shares(&set(Some(KvLayout::Shared)), SMOLLM2_135M));
-        assert!(!shares(&set(Some(KvLayout::Split)), QWEN2_500M));
-        assert!(!shares(&ModelConfig { reproducible: true, ..set(None) }, QWEN2_500M));
+        assert!(shares(&set(None), LLAMA_8B));
+        assert!(!shares(&set(Some(KvLayout::Split)), LLAMA_8B));
+        assert!(!shares(&ModelConfig { reproducible: true, ..set(None) }, LLAMA_8B));
         // A file that says nothing of its shape.
         assert!(!shares(&set(None), Arithmetic::default()));
         assert!(shares(&config(1, 2048), Arithmetic::default()));

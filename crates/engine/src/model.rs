@@ -19,7 +19,7 @@ pub struct ModelConfig {
     pub kind: Option<Kind>,
     /// KV cells over all sequences, in tokens; `None` for a default that fits the model.
     pub ctx_size: Option<u32>,
-    /// Whether sequences share cells; `None` for what suits the device.
+    /// Whether sequences share cells; `None` for what suits the device and the model.
     pub kv_layout: Option<KvLayout>,
     /// Whether a request that outgrows its part of a split KV cache goes on in one of its own.
     pub long_slot: bool,
@@ -63,7 +63,7 @@ pub struct ModelConfig {
     pub memory_limit: Option<u64>,
     /// How long a step may take in any case until it counts as hung, unless it was predicted to take long.
     pub step_limit: Duration,
-    /// What its calls were learned to cost before, where they are the same calls on the same machine.
+    /// Costs learned earlier for this model, machine and settings; empty if unknown.
     pub costs: LearnedCosts,
 }
 

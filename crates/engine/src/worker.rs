@@ -34,7 +34,7 @@ const LANE: usize = 0;
 /// What the loop waits where requests are there and nothing is to be computed for them.
 const IDLE: Duration = Duration::from_millis(1);
 
-/// How often what was learned of costs is published at most while there is work.
+/// Minimum interval between publications of learned costs while requests are active.
 const COSTS_EVERY: Duration = Duration::from_secs(1);
 
 /// Rows of a step that may need logits for one sequence: the backend keeps a row of vocabulary
@@ -113,8 +113,8 @@ impl<M: Model> Worker<M> {
         };
         board.kv_total.store(u64::from(kv.cells), Relaxed);
         let scheduler = Scheduler::with_costs(limits, &config.costs);
-        if let samples @ 1.. = scheduler.learned_calls() {
-            tracing::info!(model = config.name, samples, "starts from kept costs");
+        if let samples @ 1.. = scheduler.sample_count() {
+            tracing::info!(model = config.name, samples, "restored learned costs");
         }
         Self {
             model,
@@ -549,7 +549,7 @@ impl<M: Model> Worker<M> {
 
     fn publish(&mut self) {
         let due = self.costs_at.is_none_or(|at| at.elapsed() > COSTS_EVERY);
-        let calls = self.scheduler.learned_calls();
+        let calls = self.scheduler.sample_count();
         if (due || self.requests.is_empty()) && self.board.costs().0 != calls {
             self.board.set_costs(calls, self.scheduler.learned_costs());
             self.costs_at = Some(Instant::now());

@@ -23,6 +23,10 @@ pub(crate) const CLASSES: usize = 16;
 const HALF_LIFE: f64 = 200.0;
 /// Weight of a sample that another engine measured: this machine may be faster or slower by now.
 const KEPT_WEIGHT: f64 = 0.05;
+/// First samples of this engine to which those of another are scaled, and the most they are scaled: what
+/// differs more is not of this machine.
+const SCALED_TO: usize = 8;
+const LARGEST_SCALE: f64 = 64.0;
 /// No estimate is longer than a day, so that sums of them are durations.
 const LONGEST_ESTIMATE: f64 = 86_400.0;
 /// How firmly the estimate is held to "so much a token" where the samples do not say otherwise.
@@ -39,6 +43,19 @@ pub(crate) struct Curve {
     coefficients: [f64; FEATURES],
     drift: f64,
     samples: u32,
+    /// Until samples of another engine are scaled.
+    kept: Option<Kept>,
+}
+
+/// How samples of another engine compare with the first ones of this.
+#[derive(Debug)]
+struct Kept {
+    /// What they were fitted to.
+    coefficients: [f64; FEATURES],
+    /// Seconds that calls took, by what these coefficients say.
+    ratios: Vec<f64>,
+    /// What the samples were multiplied with so far.
+    scale: f64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -82,7 +99,7 @@ impl Load {
 impl Curve {
     pub(crate) fn new() -> Self {
         let classes = std::array::from_fn(|_| VecDeque::with_capacity(SAMPLES));
-        Self { classes, coefficients: [0.0; FEATURES], drift: 1.0, samples: 0 }
+        Self { classes, coefficients: [0.0; FEATURES], drift: 1.0, samples: 0, kept: None }
     }
 
     /// Whether nothing was learned yet.
@@ -102,7 +119,8 @@ impl Curve {
         if load.tokens == 0 || seconds <= 0.0 {
             return;
         }
-        if self.samples > 0 {
+        self.scale_kept(load, seconds);
+        if self.classes.iter().any(|class| !class.is_empty()) {
             let ratio = (seconds / self.fitted(load).max(1e-9)).clamp(0.25, 4.0);
             self.drift += DRIFT_WEIGHT * (ratio - self.drift);
         }
@@ -118,7 +136,29 @@ impl Curve {
         }
         if self.samples > 0 {
             self.fit();
+            let (coefficients, ratios) = (self.coefficients, Vec::with_capacity(SCALED_TO));
+            self.kept = Some(Kept { coefficients, ratios, scale: 1.0 });
         }
+    }
+
+    /// Makes samples of another engine as fast or as slow as the first calls of this one: the machine may have
+    /// changed, and sizes that are not seen for long rest on them. Removes them if they make no sense.
+    fn scale_kept(&mut self, load: Load, seconds: f64) {
+        let Some(mut kept) = self.kept.take() else { return };
+        let expected: f64 = kept.coefficients.iter().zip(load.features()).map(|(c, x)| c * x).sum();
+        kept.ratios.push(seconds / expected.max(1e-12));
+        kept.ratios.sort_by(f64::total_cmp);
+        let scale = kept.ratios[kept.ratios.len() / 2];
+        let others = self.classes.iter_mut();
+        if !(1.0 / LARGEST_SCALE..=LARGEST_SCALE).contains(&scale) {
+            others.for_each(|class| class.retain(|sample| sample.weight >= 1.0));
+            return;
+        }
+        let samples = others.flatten().filter(|sample| sample.weight < 1.0);
+        samples.for_each(|sample| sample.seconds *= scale / kept.scale);
+        self.fit();
+        kept.scale = scale;
+        self.kept = Some(kept).filter(|kept| kept.ratios.len() < SCALED_TO);
     }
 
     /// The samples that the estimate rests on, the oldest first.
@@ -252,6 +292,40 @@ mod tests {
 
     fn close(one: Duration, other: Duration) -> bool {
         (one.as_secs_f64() / other.as_secs_f64() - 1.0).abs() < 0.05
+    }
+
+    #[test]
+    fn samples_of_another_engine_are_scaled_to_this_machine() {
+        for times in [0.1, 4.0, 10.0] {
+            let mut curve = Curve::new();
+            curve.restore(&trained().learned());
+            for round in 0..30_u32 {
+                let load = Load::of(1 << (round % 3), 37 * round);
+                curve.learn(load, truth(load).mul_f64(times));
+            }
+            for tokens in [1, 64, 256] {
+                let load = Load::of(tokens, 100);
+                let ratio = curve.predict(load).as_secs_f64() / truth(load).as_secs_f64() / times;
+                assert!((0.7..1.4).contains(&ratio), "{times}, {tokens} tokens: {ratio}");
+            }
+        }
+    }
+
+    #[test]
+    fn samples_of_no_machine_are_removed() {
+        for seconds in [1e-6, 3600.0] {
+            let kept: Vec<CallSample> =
+                (0..9).map(|n| CallSample { tokens: 1 << n, depth: 0, seconds }).collect();
+            let mut curve = Curve::new();
+            curve.restore(&kept);
+            let load = Load::of(64, 100);
+            for _ in 0..3 {
+                curve.learn(load, truth(load));
+            }
+            let ratio = curve.predict(load).as_secs_f64() / truth(load).as_secs_f64();
+            assert!((0.9..1.1).contains(&ratio), "{seconds}: {ratio}");
+            assert_eq!(curve.learned().len(), 3);
+        }
     }
 
     #[test]

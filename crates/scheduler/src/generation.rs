@@ -372,7 +372,7 @@ impl Scheduler {
     }
 
     /// The number of calls that it has learned from: what it has learned is the same as long as this is.
-    pub fn learned_calls(&self) -> u64 {
+    pub fn sample_count(&self) -> u64 {
         self.costs.samples()
     }
 

@@ -6,12 +6,13 @@ use serde::{Deserialize, Serialize};
 use crate::cost::{CLASSES, Load, SAMPLES};
 
 /// The shortest and the longest time of a call that is believed, in seconds.
-const SHORTEST: f64 = 1e-9;
+const SHORTEST: f64 = 1e-6;
 const LONGEST: f64 = 3600.0;
 /// The most samples of one kind of call.
 const MOST: usize = SAMPLES * CLASSES;
 
-/// Times of recent calls, by kind of call: what estimates rest on. At most 128 samples of each kind.
+/// Times of recent calls, by kind of call: what estimates rest on. Untrusted until
+/// [`LearnedCosts::plausible`], which leaves at most 128 samples of each kind.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LearnedCosts {
     /// Of calls with decode rows alone.
@@ -54,6 +55,7 @@ impl LearnedCosts {
             samples.retain(CallSample::is_plausible);
             // The last ones are the newest.
             samples.drain(..samples.len().saturating_sub(MOST));
+            samples.shrink_to_fit();
             samples
         };
         let Self { rows, short, chunk, mixed } = self;
@@ -88,7 +90,7 @@ impl CallSample {
 #[cfg(test)]
 pub(crate) fn any_sample() -> impl proptest::strategy::Strategy<Value = CallSample> {
     use proptest::prelude::*;
-    let seconds = prop_oneof![any::<f64>(), 1e-9..3600.0, Just(SHORTEST), Just(LONGEST)];
+    let seconds = prop_oneof![any::<f64>(), SHORTEST..LONGEST, Just(SHORTEST), Just(LONGEST)];
     let tokens = prop_oneof![any::<u32>(), 0_u32..1000];
     let depth = prop_oneof![any::<u64>(), 0_u64..1_000_000];
     (tokens, depth, seconds).prop_map(|(tokens, depth, seconds)| CallSample {

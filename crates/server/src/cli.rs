@@ -149,7 +149,7 @@ pub(crate) struct ConfigArgs {
     /// Keep no responses and conversations.
     #[arg(long, conflicts_with = "store")]
     no_store: bool,
-    /// Directory for what can be measured again; "" for none [default: a folder of the user's cache].
+    /// Cache directory, of learned costs; "" for none [default: $XDG_CACHE_HOME/forebay or ~/.cache/forebay].
     #[arg(long, value_name = "DIRECTORY")]
     cache_dir: Option<String>,
     /// Refuse unknown request fields.

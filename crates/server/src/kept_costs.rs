@@ -16,37 +16,37 @@ use forebay_engine::{CostWatch, LearnedCosts, ModelConfig};
 use tokio::sync::oneshot;
 
 /// How often files are written at most.
-const EVERY: Duration = Duration::from_secs(60);
-/// How long the end of the process waits for the files to be written: a disk may hang.
-const LAST_WRITE: Duration = Duration::from_secs(1);
+const WRITE_INTERVAL: Duration = Duration::from_secs(60);
+/// How long a start waits for what is kept, and the end of the process for the files to be written: a disk may
+/// hang.
+const DISK_LIMIT: Duration = Duration::from_secs(5);
 
 /// The thread that reads and writes files.
 #[derive(Debug)]
 pub(crate) struct KeptCosts {
-    orders: Sender<Order>,
+    commands: Sender<Command>,
     ended: oneshot::Receiver<()>,
 }
 
 /// What was kept for a model.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct StoredCosts {
     /// Where it is kept.
     pub(crate) file: PathBuf,
     /// Empty if nothing was.
     pub(crate) costs: LearnedCosts,
 }
 
-enum Order {
-    Read { config: Box<ModelConfig>, reply: oneshot::Sender<Option<Kept>> },
+enum Command {
+    Read { config: Box<ModelConfig>, reply: oneshot::Sender<Option<StoredCosts>> },
     Watch { file: PathBuf, costs: CostWatch },
 }
 
 /// The thread's state.
-struct Keeper {
+struct CostFiles {
     folder: PathBuf,
     watched: Vec<Watched>,
-    /// Whether it was logged that files cannot be written.
-    complained: bool,
+    write_error_logged: bool,
 }
 
 struct Watched {
@@ -60,54 +60,61 @@ impl KeptCosts {
     /// Starts the thread for this cache directory; `None` if there is none.
     pub(crate) fn start(cache: Option<&Path>) -> Option<Self> {
         let folder = cache?.join("costs");
-        let ((orders, inbox), (end, ended)) = (channel(), oneshot::channel());
-        let keeper = Keeper { folder, watched: Vec::new(), complained: false };
+        let ((commands, inbox), (end, ended)) = (channel(), oneshot::channel());
+        let files = CostFiles { folder, watched: Vec::new(), write_error_logged: false };
         let run = move || {
-            keeper.run(&inbox);
-            // Nobody may wait for it.
+            files.run(&inbox);
+            // The receiver may be gone.
             let _ = end.send(());
         };
         match thread::Builder::new().name("kept-costs".to_owned()).spawn(run) {
-            Ok(_) => Some(Self { orders, ended }),
+            Ok(_) => Some(Self { commands, ended }),
             Err(error) => {
-                tracing::info!(%error, "what calls cost is not kept: no thread can be started");
+                tracing::info!(%error, "learned costs are not kept: no thread can be started");
                 None
             }
         }
     }
 
     /// What was kept for this model; `None` if it is not from a file that can be read.
-    pub(crate) async fn read(&self, config: &ModelConfig) -> Option<Kept> {
-        let (reply, kept) = oneshot::channel();
-        self.orders.send(Order::Read { config: Box::new(config.clone()), reply }).ok()?;
-        kept.await.ok()?
+    pub(crate) async fn read(&self, config: &ModelConfig) -> Option<StoredCosts> {
+        let (reply, stored) = oneshot::channel();
+        self.commands.send(Command::Read { config: Box::new(config.clone()), reply }).ok()?;
+        let Ok(stored) = tokio::time::timeout(DISK_LIMIT, stored).await else {
+            tracing::info!(model = config.name, "learned costs cannot be read in time");
+            return None;
+        };
+        stored.ok()?
     }
 
     /// Keeps in `file` what a model learns from now on.
     pub(crate) fn watch(&self, file: PathBuf, costs: CostWatch) {
         // The thread ends with this handle.
-        drop(self.orders.send(Order::Watch { file, costs }));
+        drop(self.commands.send(Command::Watch { file, costs }));
     }
 
     /// Writes what is new for the last time, and waits for that, but not for long.
     pub(crate) async fn finish(self) {
-        let Self { orders, ended } = self;
-        drop(orders);
-        if tokio::time::timeout(LAST_WRITE, ended).await.is_err() {
-            tracing::info!("what calls cost is not written in time");
+        let Self { commands, ended } = self;
+        drop(commands);
+        if tokio::time::timeout(DISK_LIMIT, ended).await.is_err() {
+            tracing::info!("learned costs were not written in time");
         }
     }
 }
 
-impl Keeper {
-    fn run(mut self, inbox: &Receiver<Order>) {
+impl CostFiles {
+    fn run(mut self, inbox: &Receiver<Command>) {
         loop {
-            match inbox.recv_timeout(EVERY) {
-                Ok(Order::Read { config, reply }) => {
+            match inbox.recv_timeout(WRITE_INTERVAL) {
+                Ok(Command::Read { config, reply }) => {
                     // The model may not be wanted any more.
                     let _ = reply.send(self.read(&config));
                 }
-                Ok(Order::Watch { file, costs }) => {
+                // Of two models that are the same one is enough.
+                Ok(Command::Watch { file, .. })
+                    if self.watched.iter().any(|watched| watched.file == file) => {}
+                Ok(Command::Watch { file, costs }) => {
                     self.watched.push(Watched { file, costs, written: 0 });
                 }
                 Err(RecvTimeoutError::Timeout) => self.write_all(),
@@ -116,14 +123,14 @@ impl Keeper {
         }
     }
 
-    fn read(&self, config: &ModelConfig) -> Option<Kept> {
+    fn read(&self, config: &ModelConfig) -> Option<StoredCosts> {
         let identity = identity::of(config)?;
         let file = self.folder.join(identity).with_extension("json");
         let costs = file::read(&file).unwrap_or_else(|why| {
             tracing::debug!(file = %file.display(), why, "kept costs are ignored");
             LearnedCosts::default()
         });
-        Some(Kept { file, costs })
+        Some(StoredCosts { file, costs })
     }
 
     fn write_all(&mut self) {
@@ -135,10 +142,10 @@ impl Keeper {
             // Once more only when it has changed, whether it could be written or not.
             watched.written = calls;
             if let Err(error) = file::write(&watched.file, &costs)
-                && !std::mem::replace(&mut self.complained, true)
+                && !std::mem::replace(&mut self.write_error_logged, true)
             {
                 let file = watched.file.display();
-                tracing::info!(%error, %file, "what calls cost is not kept");
+                tracing::info!(%error, %file, "cannot write learned costs");
             }
         }
     }

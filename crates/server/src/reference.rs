@@ -50,8 +50,9 @@ an answer may violate the rest, and the response's header `x-forebay-not-enforce
 commas: `oneOf` (where two of its schemas may match the same value), `not`, `if`, `format` (an unknown one),
 `uniqueItems` (of more than five values), `pattern` (look-around), `contains`, `propertyNames`, `minProperties`,
 `$ref` (outside of the schema) and others of JSON Schema.
-Where a model spells a call's arguments one by one, one whose schema allows texts alone is read as a text, whatever it
-looks like; where it allows other values too, what looks like JSON is JSON, unless the model says which it is.
+If a model's template writes a call's arguments one by one, a value whose schema allows only strings is read as a
+string. Any other value is read as JSON (or a literal of Python) if it is one, else as a string, unless the template
+marks its type.
 ";
 
 /// The fields that no type carries, by path.

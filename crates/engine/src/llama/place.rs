@@ -198,11 +198,15 @@ impl Placed {
     }
 }
 
+/// The most layers that are believed of a file.
+const MOST_LAYERS: usize = 4096;
+
 /// The sizes of a file's parts.
 fn weights(header: &Header) -> Weights {
     let mut weights = Weights::default();
     for (name, bytes) in &header.tensors {
         let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse().ok());
+        let layer = layer.filter(|&layer: &usize| layer < MOST_LAYERS);
         match layer {
             Some(layer) => {
                 let layer: usize = layer;
@@ -226,8 +230,8 @@ fn weights(header: &Header) -> Weights {
     weights
 }
 
-/// The multiplications that a model makes: of transformers with a gated feed-forward network, which most
-/// models are; more or fewer by a third change no layout.
+/// Multiplications per token, estimated for a transformer with a gated feed-forward network. An error moves
+/// only models near the layout's threshold.
 fn arithmetic(header: &Header) -> Arithmetic {
     let Shape { layers, width, heads, kv_heads, keys, values } = Shape::of(header);
     let of = |key: &str| header.number(key).filter(|&number| number > 0);

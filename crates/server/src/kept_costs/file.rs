@@ -8,13 +8,16 @@ use std::time::SystemTime;
 
 use forebay_engine::LearnedCosts;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// The version of what files hold.
 pub(super) const FORMAT: u32 = 1;
-/// The largest file that is read, in bytes. One that we write has some 40 kB.
+/// The largest file that is read, in bytes. One that we write has up to 50 kB.
 const LARGEST: u64 = 1 << 20;
-/// Files that are left of models, settings and versions that were used; the oldest go first.
+/// The most files in the directory; those that were written longest ago are removed first.
 const MOST_FILES: usize = 64;
+/// Length of the names that `identity` gives, in hexadecimal digits.
+const NAME: usize = 32;
 
 #[derive(Serialize, Deserialize)]
 struct Content {
@@ -56,7 +59,8 @@ pub(super) fn write(path: &Path, costs: &LearnedCosts) -> io::Result<()> {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let text = serde_json::to_vec(&Content { format: FORMAT, version, costs: costs.clone() })?;
     let new = !path.exists();
-    let part = path.with_extension(format!("{}.part", std::process::id()));
+    // Other servers may use the directory, from containers in which all have the same number.
+    let part = path.with_extension(format!("{}.part", Uuid::new_v4().simple()));
     let written = write_new(&part, &text).and_then(|()| fs::rename(&part, path));
     if written.is_err() {
         // It may not be there.
@@ -70,16 +74,17 @@ pub(super) fn write(path: &Path, costs: &LearnedCosts) -> io::Result<()> {
 /// Writes a file that only its owner can read.
 fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(text)
+    let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text)?;
+    file.sync_all()
 }
 
 /// Removes the oldest files if there are too many.
 fn remove_oldest(folder: &Path) {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut files: Vec<(SystemTime, PathBuf)> = entries
+        .filter(|entry| is_ours(&entry.file_name().to_string_lossy()))
         .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-        .filter(|(_, path)| path.extension().is_some_and(|end| end == "json" || end == "part"))
         .collect();
     files.sort();
     let surplus = files.len().saturating_sub(MOST_FILES);
@@ -87,6 +92,13 @@ fn remove_oldest(folder: &Path) {
         // Another server may have removed it.
         drop(fs::remove_file(path));
     }
+}
+
+/// Whether a file's name is one that we give.
+fn is_ours(name: &str) -> bool {
+    let (stem, end) = name.split_once('.').unwrap_or((name, ""));
+    let is_hex = stem.len() == NAME && stem.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hex && (end == "json" || end.ends_with(".part"))
 }
 
 #[cfg(test)]
@@ -150,9 +162,18 @@ mod tests {
     #[test]
     fn files_do_not_pile_up() {
         let folder = Folder::new("costs-pile");
-        for number in 0..MOST_FILES + 9 {
-            write(&folder.path().join(format!("{number}.json")), &costs()).unwrap();
+        let path = |number: usize| folder.path().join(format!("{number:032x}.json"));
+        let others = folder.path().join("notes.json");
+        fs::write(&others, "{}").unwrap();
+        for number in 0..MOST_FILES {
+            write(&path(number), &costs()).unwrap();
+            let age = std::time::Duration::from_secs(60 * (1 + number as u64));
+            File::open(path(number)).unwrap().set_modified(SystemTime::now() - age).unwrap();
         }
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), MOST_FILES);
+        write(&path(MOST_FILES), &costs()).unwrap();
+        let is_there: Vec<bool> = (0..=MOST_FILES).map(|number| path(number).exists()).collect();
+        let expected: Vec<bool> = (0..=MOST_FILES).map(|number| number != MOST_FILES - 1).collect();
+        assert_eq!(is_there, expected, "the oldest goes");
+        assert!(others.exists());
     }
 }

@@ -12,6 +12,7 @@ use uuid::Uuid;
 const HEAD: u64 = 64 << 10;
 /// What is read at most of what the system tells of its processors: the first one comes first.
 const PROCESSORS: u64 = 16 << 10;
+
 /// A name for all that a model's costs depend on; `None` if it is not from a file that can be read.
 pub(super) fn of(config: &ModelConfig) -> Option<String> {
     let model = model_file(config.source.path()?).ok()?;
@@ -61,11 +62,24 @@ fn settings(config: &ModelConfig) -> String {
         kv_type,
         flash_attention,
         mmap,
-        ..
+        reproducible,
+        name: _,
+        source: _,
+        kv_host_bytes: _,
+        itl_target: _,
+        pooling: _,
+        speculate: _,
+        queue: _,
+        queue_tokens: _,
+        queue_timeout: _,
+        unread_bytes: _,
+        memory_limit: _,
+        step_limit: _,
+        costs: _,
     } = config;
     let sizes = (ctx_size, parallel, batch_size, ubatch_size, threads);
     format!(
-        "{kind:?} {kv_layout:?} {long_slot} {sizes:?} {gpu:?} {kv_type:?} {flash_attention:?} {mmap}"
+        "{kind:?} {kv_layout:?} {long_slot} {sizes:?} {gpu:?} {kv_type:?} {flash_attention:?} {mmap} {reproducible}"
     )
 }
 
@@ -141,6 +155,7 @@ mod tests {
             config(&b),
             ModelConfig { parallel: 5, ..config(&a) },
             ModelConfig { threads: Some(3), ..config(&a) },
+            ModelConfig { reproducible: true, ..config(&a) },
             ModelConfig { kv_type: forebay_engine::KvType::Q8_0, ..config(&a) },
         ];
         for other in others {

@@ -21,7 +21,7 @@ fn the_first_step_is_predicted() {
     let kept = learned();
     assert!(!kept.is_empty());
     let mut s = Scheduler::with_costs(LIMITS, &kept);
-    assert_eq!((s.learned_costs(), s.learned_calls()), (kept.clone(), kept.len() as u64));
+    assert_eq!((s.learned_costs(), s.sample_count()), (kept.clone(), kept.len() as u64));
     s.submit(&request(9, 150, 5, 1)).unwrap();
     assert!(s.backlog() > Duration::ZERO);
     let step = s.plan();
@@ -52,7 +52,8 @@ proptest! {
         let requests: Vec<Request> =
             shapes.iter().zip(0..).map(|(&(prompt, new), id)| request(id, prompt, new, 1)).collect();
         engine.submit(&requests);
-        prop_assert!(engine.scheduler.backlog() <= Duration::MAX);
+        // An estimate of any size, but no panic.
+        let _ = engine.scheduler.backlog();
         prop_assert!((0.0..=1.0).contains(&engine.scheduler.draft_break_even()));
         let generated = engine.run(5000);
         for (id, &(_, new)) in (0..).zip(&shapes) {
