@@ -29,6 +29,8 @@ def run(models, folder, cache_dir, number, *flags, then=lambda server: None):
         for word in ("red", "green", "blue"):
             answer = client.completions.create(model="m", prompt=f"The colour {word} is " * 20, max_tokens=20)
             assert answer.usage.completion_tokens
+        # Engines send their costs every two seconds.
+        time.sleep(2.5)
         then(server)
     finally:
         server.process.send_signal(signal.SIGINT)
@@ -67,8 +69,6 @@ def test_a_start_goes_on_from_what_was_kept(models, tmp_path):
 
 def test_the_next_engine_goes_on_from_what_was_learned(models, tmp_path):
     def kill(server):
-        # Costs are sent every two seconds.
-        time.sleep(2.5)
         (child,) = children(server)
         child.kill()
         client = openai.OpenAI(base_url=server.url + "/v1", api_key="x", max_retries=0, timeout=60)
