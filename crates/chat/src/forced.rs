@@ -190,8 +190,8 @@ impl Writer<'_> {
             Values::Quoted(quote) => (None, quote.as_str()),
             Values::Bare => (None, ""),
         };
-        let mut forms = Vec::new();
-        let texts = match argument.kind() {
+        let (kind, mut forms) = (argument.kind(), Vec::new());
+        let texts = match kind {
             Kind::Json => String::new(),
             // Nothing but the value says that it is a text.
             Kind::Either if *values == Values::Bare => self.texts_alone(argument),
@@ -201,11 +201,11 @@ impl Writer<'_> {
             let (key, quote) = (self.text(&format!("{key}{key_value}")), self.text(quote));
             forms.push(format!("{key} {quote} {texts} {quote}"));
         }
-        if argument.kind() != Kind::Text || forms.is_empty() {
+        if kind != Kind::Text || forms.is_empty() {
             let key_value = match told {
                 Some((front, back, others)) => {
-                    let kind = schema["type"].as_str().or_else(|| argument.other_type());
-                    let word = others.iter().find(|(name, _)| Some(*name) == kind);
+                    let wanted = schema["type"].as_str().or_else(|| argument.other_type());
+                    let word = others.iter().find(|(name, _)| Some(*name) == wanted);
                     let word = word.or(others.first()).map_or("", |(_, word)| word);
                     format!("{front}{word}{back}")
                 }

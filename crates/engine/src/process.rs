@@ -99,11 +99,8 @@ enum FromChild {
     },
     /// Sent ten times a second: a child that is silent hangs.
     State(Box<State>),
-    /// What calls were learned to cost, and from how many: sent now and then, when it has changed.
-    Costs {
-        calls: u64,
-        costs: Box<LearnedCosts>,
-    },
+    /// What calls were learned to cost: sent now and then, when it has changed.
+    Costs(Box<LearnedCosts>),
 }
 
 #[cfg(feature = "fuzzing")]

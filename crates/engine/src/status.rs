@@ -447,9 +447,10 @@ impl Board {
         lock(&self.costs).clone()
     }
 
-    /// Publishes what was learned from so many calls.
-    pub(crate) fn set_costs(&self, calls: u64, costs: LearnedCosts) {
-        *lock(&self.costs) = (calls, Arc::new(costs));
+    /// Publishes what calls were learned to cost.
+    pub(crate) fn set_costs(&self, costs: LearnedCosts) {
+        let mut published = lock(&self.costs);
+        *published = (published.0.saturating_add(1), Arc::new(costs));
     }
 
     /// How long it is likely to take until what waits now has been served.

@@ -67,8 +67,8 @@ pub(crate) struct Worker<M> {
     log: StepLog,
     /// Whether the scheduler makes checkpoints.
     checkpoints: bool,
-    /// When what was learned of costs was last published.
-    costs_at: Option<Instant>,
+    /// When what was learned of costs was last published, and of how many samples.
+    costs_published: Option<(Instant, u64)>,
 }
 
 /// What a worker speaks through.
@@ -137,7 +137,7 @@ impl<M: Model> Worker<M> {
             calls: Vec::new(),
             log: StepLog::new(config.itl_target),
             checkpoints: kv.checkpoints(),
-            costs_at: None,
+            costs_published: None,
         }
     }
 
@@ -548,11 +548,14 @@ impl<M: Model> Worker<M> {
     }
 
     fn publish(&mut self) {
-        let due = self.costs_at.is_none_or(|at| at.elapsed() > COSTS_EVERY);
-        let calls = self.scheduler.sample_count();
-        if (due || self.requests.is_empty()) && self.board.costs().0 != calls {
-            self.board.set_costs(calls, self.scheduler.learned_costs());
-            self.costs_at = Some(Instant::now());
+        let samples = self.scheduler.sample_count();
+        let (is_due, published) = match self.costs_published {
+            Some((at, published)) => (at.elapsed() > COSTS_EVERY, published),
+            None => (true, 0),
+        };
+        if (is_due || self.requests.is_empty()) && published != samples {
+            self.board.set_costs(self.scheduler.learned_costs());
+            self.costs_published = Some((Instant::now(), samples));
         }
         let (board, scheduler) = (&self.board, &self.scheduler);
         board.running.store(scheduler.running() as u64, Relaxed);

@@ -92,6 +92,11 @@ impl Load {
         let (tokens, depth) = (f64::from(self.tokens), self.depth as f64);
         [1.0, tokens / 64.0, depth / 65536.0, depth / tokens.max(1.0) / 1024.0]
     }
+
+    /// What coefficients of a fit say of its time, in seconds.
+    fn seconds(self, coefficients: &[f64; FEATURES]) -> f64 {
+        coefficients.iter().zip(self.features()).map(|(c, x)| c * x).sum()
+    }
 }
 
 // === impl Curve ===
@@ -145,8 +150,7 @@ impl Curve {
     /// changed, and sizes that are not seen for long rest on them. Removes them if they make no sense.
     fn scale_kept(&mut self, load: Load, seconds: f64) {
         let Some(mut kept) = self.kept.take() else { return };
-        let expected: f64 = kept.coefficients.iter().zip(load.features()).map(|(c, x)| c * x).sum();
-        kept.ratios.push(seconds / expected.max(1e-12));
+        kept.ratios.push(seconds / load.seconds(&kept.coefficients).max(1e-12));
         kept.ratios.sort_by(f64::total_cmp);
         let scale = kept.ratios[kept.ratios.len() / 2];
         let others = self.classes.iter_mut();
@@ -198,7 +202,7 @@ impl Curve {
     }
 
     fn fitted(&self, load: Load) -> f64 {
-        self.coefficients.iter().zip(load.features()).map(|(c, x)| c * x).sum()
+        load.seconds(&self.coefficients)
     }
 
     /// Least squares over relative errors; no coefficient may be negative.

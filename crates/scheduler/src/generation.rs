@@ -371,7 +371,7 @@ impl Scheduler {
         self.costs.learned()
     }
 
-    /// The number of calls that it has learned from: what it has learned is the same as long as this is.
+    /// Samples taken in so far, restored ones included: what was learned is the same as long as this is.
     pub fn sample_count(&self) -> u64 {
         self.costs.samples()
     }

@@ -209,7 +209,6 @@ fn weights(header: &Header) -> Weights {
         let layer = layer.filter(|&layer: &usize| layer < MOST_LAYERS);
         match layer {
             Some(layer) => {
-                let layer: usize = layer;
                 if weights.layers.len() <= layer {
                     weights.layers.resize(layer + 1, Layer::default());
                 }

@@ -187,11 +187,10 @@ fn tell(out: &Out, board: &Board) {
         }
         out.send(&FromChild::State(Box::new(board.state())));
         if sent.is_none_or(|sent| sent.elapsed() > COSTS_EVERY) {
-            let (calls, costs) = board.costs();
-            if calls != known {
-                let costs = Box::new(costs.as_ref().clone());
-                out.send(&FromChild::Costs { calls, costs });
-                (known, sent) = (calls, Some(Instant::now()));
+            let (number, costs) = board.costs();
+            if number != known {
+                out.send(&FromChild::Costs(Box::new(costs.as_ref().clone())));
+                (known, sent) = (number, Some(Instant::now()));
             }
         }
         thread::sleep(EVERY);

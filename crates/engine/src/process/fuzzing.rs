@@ -113,10 +113,10 @@ fn hear(ledger: &mut Ledger, board: &Board, said: FromChild) -> Option<Outcome> 
         FromChild::LoadFailed(_) => {}
         FromChild::Report(report) => return ledger.hear(report).ok(),
         FromChild::Answer { id, answer, .. } => return ledger.answered(id, &answer).ok(),
-        FromChild::Costs { calls, costs } => {
+        FromChild::Costs(costs) => {
             let costs = costs.plausible();
             assert!(costs.len() <= 4 * 128, "{} samples", costs.len());
-            board.set_costs(calls, costs);
+            board.set_costs(costs);
         }
         FromChild::State(state) => {
             let State { stats, .. } = &*state;

@@ -312,13 +312,11 @@ impl Keeper {
                 self.replies.remove(&id).map(|reply| reply.send(Ok((answer, took))));
                 self.follow(Some(child), outcome)?;
             }
-            FromChild::Costs { costs, .. } => {
+            FromChild::Costs(costs) => {
                 let costs = costs.plausible();
                 // The next child begins with it.
                 self.parent.config.costs.clone_from(&costs);
-                // Each child counts from what it began with: two may come to the same number.
-                let (number, _) = self.parent.board.costs();
-                self.parent.board.set_costs(number.saturating_add(1), costs);
+                self.parent.board.set_costs(costs);
             }
             FromChild::State(mut state) => {
                 // It is asked to forget others as well.

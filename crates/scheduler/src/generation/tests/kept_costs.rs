@@ -30,7 +30,7 @@ fn the_first_step_is_predicted() {
 }
 
 proptest! {
-    /// Whatever was kept, everybody gets all tokens.
+    /// Whatever was kept, each request gets all its tokens.
     #[test]
     fn anything_may_have_been_kept(
         samples in proptest::collection::vec(any_sample(), 0..60),
