@@ -27,6 +27,8 @@ class Reply:
     seconds: float = 0.0
     error: str = ""
     name: str = ""
+    # Whether it was sent so slowly that the server need not have waited.
+    late: bool = False
 
     def json(self):
         return json.loads(self.body)

@@ -50,7 +50,7 @@ class Options:
 
 def statuses(replies):
     """How many replies had each status, as text."""
-    count = Counter(str(reply.status) if reply.status else "none" for reply in replies)
+    count = Counter(str(reply.status) if reply.status else "late" if reply.late else "none" for reply in replies)
     return ", ".join(f"{n}× {status}" for status, n in sorted(count.items()))
 
 
@@ -218,6 +218,8 @@ def judge(row, context, options):
     if row["memory"] > MEMORY_MIB:
         row["wrong"].append("memory")
     row["part"] = attacked["tokens/s"] / harmless_["tokens/s"] if harmless_ and harmless_["tokens/s"] else None
+    if sum(reply.late for reply in context.replies) > len(context.replies) / 4:
+        row["wrong"].append("more than a quarter was sent late: the machine is too busy")
     if row["part"] is not None and row["part"] < SPEED:
         row["wrong"].append("speed")
     if row["lives"] and attacked["errors"]:
