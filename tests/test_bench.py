@@ -9,6 +9,7 @@ from conftest import REPO, Server, required
 sys.path.insert(0, str(REPO / "tests/bench"))
 import compare  # noqa: E402
 import load  # noqa: E402
+import report  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_rounds_that_were_kept_become_a_table(tmp_path, capsys):
         for scenario, rates in ours.items() for turn, rate in enumerate(rates) for side in compare.SIDES
     ]
     kept.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    compare.tell_earlier(kept)
+    assert compare.tell_earlier(kept) == "3"
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["qwen-0.5b", "short", "tokens/s", "20.00", "10.00", "2.00"] in printed
     assert ["qwen-0.5b", "short", "errors", "0.00", "0.00"] in printed
@@ -52,3 +53,18 @@ def test_rounds_that_were_kept_become_a_table(tmp_path, capsys):
     # Of 2 and 9.
     assert "qwen-0.5b: geometric mean of 2, tokens/s 4.24".split() in printed
     assert "qwen-0.5b: geometric mean of 2, ttft_p50_ms 1.00".split() in printed
+
+
+def test_what_was_wanted_stands_beside_it_whatever_the_model(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- bench: written by `make bench` -->\n<!-- bench: end -->\nafter\n")
+    told = report.Report()
+    told.compare("qwen-0.5b short tokens/s", 8.0, 10.0)
+    told.compare("shared tokens/s", 30.0, 10.0)
+    told.compare("embed1 texts/s", 13.0, 10.0)
+    told.write(page, "3 rounds")
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "; 3 rounds." in text
+    assert "| qwen-0.5b short tokens/s | 8.00 | 10.00 | 0.80 | 1.0 |" in text
+    assert "| shared tokens/s | 30.00 | 10.00 | 3.00 | 3 |" in text
+    assert "| embed1 texts/s | 13.00 | 10.00 | 1.30 | 1.2 |" in text

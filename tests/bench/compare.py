@@ -144,7 +144,7 @@ def more_is_better(figure):
 
 
 def tell_earlier(path):
-    """The table of rounds that `--raw` has kept."""
+    """The table of rounds that `--raw` has kept. Returns how many rounds those are."""
     groups = defaultdict(lambda: defaultdict(list))
     for line in Path(path).read_text().splitlines():
         entry = json.loads(line)
@@ -152,6 +152,8 @@ def tell_earlier(path):
     for setup, scenarios in groups.items():
         report.servers(setup)
         tell_means(setup, [tell_rounds(rounds) for rounds in scenarios.values()])
+    counts = {len(rounds) // 2 for scenarios in groups.values() for rounds in scenarios.values()}
+    return f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{max(counts)}"
 
 
 def engine_limit(args):
@@ -245,7 +247,7 @@ def arguments():
     parser.add_argument("--model-shape", nargs="*", choices=["chat", *SHAPES], default=["chat", "qwen-0.5b"],
                         help="which chat models: the small one, or random weights in these shapes")
     parser.add_argument("--raw", help="append what each round gave to this file, a line of JSON each")
-    parser.add_argument("--earlier", help="run nothing, print the table of a file of --raw")
+    parser.add_argument("--earlier", help="run nothing, print (and --write) the table of a file of --raw")
     parser.add_argument("--plot", help="write inter-token latencies of `mixed` to this SVG")
     parser.add_argument("--write", help="put the table into this Markdown file, between its marks")
     parser.add_argument("--ours", default="", help="more flags for forebay")
@@ -275,7 +277,8 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     args = arguments()
     if args.earlier:
-        return tell_earlier(args.earlier)
+        rounds = tell_earlier(args.earlier)
+        return args.write and report.write(args.write, f"{SLOTS} slots of {SLOT_TOKENS} tokens, {rounds} rounds")
     settings = f"{SLOTS} slots of {SLOT_TOKENS} tokens, {args.rounds} rounds, {psutil.cpu_count()} cores"
     print(settings)
     for setup, scenarios in side_by_side(args):

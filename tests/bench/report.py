@@ -9,16 +9,25 @@ BEGIN, END = "<!-- bench: written by `make bench` -->", "<!-- bench: end -->"
 
 # What the figures were to be, as ratios to the peer or, where it says so, as they are.
 WANTED = {
-    "single tokens/s": "1.0", "batch tokens/s": "1.0", "shared8 tokens/s": "3.3",
-    "shared8 ttft_p99_ms": "4", "shared16 tokens/s": "5", "mixed itl_p99_ms": "20",
-    "mixed itl_max_ms": "under 450 ms", "mixed long_ttft_p50_ms": "0.8", "turns next_ttft_p50_ms": "2",
-    "copyedit tokens/s": "1.3", "fair few_beside/alone": "at most 1.5",
+    "single tokens/s": "0.97", "mixed itl_max_ms": "5", "shared tokens/s": "3",
+    "shared8 tokens/s": "3.3", "shared8 ttft_p99_ms": "4", "shared16 tokens/s": "5",
+    "turns next_ttft_p50_ms": "2", "fair few_beside/alone": "at most 1.5",
     "shared8 part of the ideal": "0.85", "shared16 part of the ideal": "0.85",
-    "schema tokens/s": "1.3", "schema valid, of 1": "1", "schema part of free": "0.9",
-    "schema ttft_more_ms": "under 1 ms",
+    "schema valid, of 1": "1", "schema part of free": "0.9", "schema ttft_more_ms": "under 1 ms",
     "flood errors": "0", "flood health_p99_ms": "under 50", "flood KB of memory for each": "under 50",
     "own work, % of a step": "under 5", "embed texts/s": "1.2", "embed1 texts/s": "1.2",
+    "16 streams tokens/s, HTTP and not": "0.97",
 }
+# Scenarios that shall be as good as the peer's, whatever the model.
+AS_GOOD = ("batch", "short", "warm", "chats", "mixed", "copyedit", "schema", "flood250", "shared8", "shared16")
+WANTED |= {f"{name} tokens/s": "1.0" for name in AS_GOOD if f"{name} tokens/s" not in WANTED}
+WANTED |= {f"{name} ttft_p50_ms": "1.0" for name in ("single", "shared", *AS_GOOD)}
+
+
+def wanted(name):
+    """What a figure was to be, with any model."""
+    of_shape = name.split(" ", 1)[-1] if "-" in name.split(" ", 1)[0] else name
+    return WANTED.get(of_shape, "")
 
 
 def show(value):
@@ -59,7 +68,7 @@ class Report:
     def write(self, path, settings):
         """Puts the table between the marks of a Markdown file."""
         table = "\n".join(
-            f"| {name} | {show(ours)} | {show(peer)} | {show(ratio)} | {WANTED.get(name, '')} |"
+            f"| {name} | {show(ours)} | {show(peer)} | {show(ratio)} | {wanted(name)} |"
             for name, ours, peer, ratio in self.rows
         )
         text = (

@@ -73,3 +73,17 @@ fn a_call_with_rows_and_a_chunk_takes_longer_than_either() {
         }
     }
 }
+
+#[test]
+fn a_block_goes_over_the_cells_of_all_sequences_in_it() {
+    for table in costs::all().into_iter().filter(|table| table.shared && table.block > 1) {
+        let name = table.name;
+        // Two halves of a block: each goes over the cells of both.
+        let both = table.time(&[chunk(32, 400), chunk(32, 400)]);
+        assert_eq!(both, table.time(&[chunk(64, 800)]), "{name}");
+        // Whole blocks: the second does not go over the first one's tokens.
+        let apart = table.time(&[chunk(64, 400), chunk(64, 400)]);
+        let one = |depth| table.time(&[chunk(128, depth)]);
+        assert!(apart < one(400) && apart >= one(360), "{name}: {apart:?}");
+    }
+}

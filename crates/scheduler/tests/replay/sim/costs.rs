@@ -166,14 +166,37 @@ impl CostTable {
     }
 
     fn ubatch_ms(&self, parts: &[Part]) -> f64 {
-        let sum = |of: &[Part]| {
-            let tokens: u32 = of.iter().map(|part| part.tokens).sum();
-            let depth: f64 = of.iter().map(|p| f64::from(p.tokens) * f64::from(p.depth)).sum();
-            (tokens, depth / f64::from(tokens.max(1)))
-        };
         let (rows, chunks): (Vec<Part>, Vec<Part>) = parts.iter().partition(|p| p.tokens == 1);
-        let ((rows, row_depth), (chunk, chunk_depth)) = (sum(&rows), sum(&chunks));
-        self.ms(rows, row_depth, chunk, chunk_depth)
+        let count = |of: &[Part]| of.iter().map(|part| part.tokens).sum::<u32>();
+        let row_depths = rows.iter().map(|row| f64::from(row.depth));
+        let row_depth = row_depths.sum::<f64>() / f64::from(count(&rows).max(1));
+        self.ms(count(&rows), row_depth, count(&chunks), self.chunk_depth(&chunks))
+    }
+
+    /// How deep one chunk of as many tokens would be that takes as long as these. In a shared cache, a block
+    /// of attention that holds tokens of several sequences goes over the cells of all of them.
+    fn chunk_depth(&self, chunks: &[Part]) -> f64 {
+        let tokens = chunks.iter().map(|part| part.tokens).sum::<u32>();
+        if !self.shared || self.block == 1 || chunks.len() < 2 {
+            let depths = chunks.iter().map(|part| f64::from(part.tokens) * f64::from(part.depth));
+            return depths.sum::<f64>() / f64::from(tokens.max(1));
+        }
+        let mut end = 0;
+        let spans = chunks.iter().map(|part| {
+            end += part.tokens;
+            (end - part.tokens, part)
+        });
+        let spans: Vec<(u32, &Part)> = spans.collect();
+        let mut beyond = 0.0;
+        for begin in (0..tokens).step_by(self.block as usize) {
+            let end = tokens.min(begin + self.block);
+            let inside = spans.iter().filter(|(at, part)| *at < end && at + part.tokens > begin);
+            let cells = inside.map(|(at, part)| part.depth + part.tokens.min(end - at));
+            // A chunk's block goes over the tokens of the call up to its own last one.
+            let more = f64::from(cells.sum::<u32>()) - f64::from(end);
+            beyond += more * f64::from(end - begin);
+        }
+        (beyond / f64::from(tokens)).max(0.0)
     }
 
     /// How long so many rows and a chunk take in one call; one after the other where they cannot
