@@ -18,6 +18,7 @@ mod json_scanner;
 mod literal;
 mod names;
 mod pattern;
+mod references;
 mod rewriting;
 mod template;
 mod text_buffer;
@@ -30,6 +31,7 @@ pub use dialect::Dialect;
 pub use forced::{
     Calls, ToolShape, between_slashes, escape_regex, grammar as call_grammar, literal,
 };
+pub use references::{Draft, References};
 pub use template::{ChatTemplate, RenderError, RenderOptions, TemplateError};
 pub use thoughts::{Said, Thinking, ThoughtReader};
 pub use turn::{BadMessage, Call, Turn, normalise};
