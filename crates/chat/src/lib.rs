@@ -17,6 +17,7 @@ mod json;
 mod json_scanner;
 mod literal;
 mod names;
+mod parameters;
 mod pattern;
 mod references;
 mod rewriting;
@@ -29,7 +30,8 @@ pub use calls::{CallReader, Part};
 pub use channels::ChannelReader;
 pub use dialect::Dialect;
 pub use forced::{
-    Calls, ToolShape, between_slashes, escape_regex, grammar as call_grammar, literal,
+    CallGrammar, Calls, ToolShape, Unenforceable, between_slashes, escape_regex,
+    grammar as call_grammar, literal,
 };
 pub use references::{Draft, References};
 pub use template::{ChatTemplate, RenderError, RenderOptions, TemplateError};
