@@ -9,18 +9,65 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Arguments one by one, texts as they are.
-const TEMPLATE: &str = r"{%- for m in messages %}{{- '<|im_start|>' + m.role + '\n' }}{{- m.content }}
-{%- for c in m.tool_calls or [] %}{%- set c = c.function %}{{- '\n<tool_call>\n<function=' + c.name + '>\n' }}
-{%- for name, value in c.arguments|items %}{{- '<parameter=' + name + '>\n' }}
-{%- set value = value if value is string else value|tojson %}{{- value }}{{- '\n</parameter>\n' }}{%- endfor %}
-{{- '</function>\n</tool_call>' }}{%- endfor %}{{- '<|im_end|>\n' }}{%- endfor %}
-{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}";
+/// Templates that spell arguments one by one: what stands before a name, before and behind an argument's name,
+/// what it is told of texts and of others, what stands behind a value, between two, and behind all.
+const SPELLED: [[&str; 9]; 4] = [
+    [
+        "<tool_call>\\n<function=",
+        ">\\n",
+        "<parameter=",
+        ">\\n",
+        "",
+        "",
+        "\\n</parameter>\\n",
+        "",
+        "</function>\\n</tool_call>",
+    ],
+    [
+        "<tool_call>",
+        "\\n",
+        "<arg_key>",
+        "</arg_key>\\n<arg_value>",
+        "",
+        "",
+        "</arg_value>\\n",
+        "",
+        "</tool_call>",
+    ],
+    [
+        "<calls>\\n<invoke name=\"",
+        "\">\\n",
+        "<parameter name=\"",
+        "\" string=\"",
+        "true\">",
+        "false\">",
+        "</parameter>\\n",
+        "",
+        "</invoke>\\n</calls>",
+    ],
+    ["<call>[", "(", "", "=", "\\'", "", "", ", ", ")]</call>"],
+];
 
+/// Arguments one by one, texts as they are.
 fn dialect() -> Dialect {
-    let template = ChatTemplate::new(TEMPLATE, "", "", Vec::new()).unwrap();
+    dialect_of(0)
+}
+
+fn dialect_of(which: usize) -> Dialect {
+    let [open, middle, key, value, text, other, end, between, close] = SPELLED[which];
+    let quote = if text.starts_with('\\') { text } else { "" };
+    let template = format!(
+        "{{%- for m in messages %}}{{{{- '<|im_start|>' + m.role + '\\n' }}}}{{{{- m.content }}}}
+{{%- for c in m.tool_calls or [] %}}{{%- set c = c.function %}}{{{{- '{open}' + c.name + '{middle}' }}}}
+{{%- for name, value in c.arguments|items %}}{{{{- '{key}' + name + '{value}' }}}}
+{{%- if value is string %}}{{{{- '{text}' + value + '{quote}' }}}}{{%- else %}}{{{{- '{other}' + value|tojson }}}}{{%- endif %}}
+{{{{- '{end}' }}}}{{%- if not loop.last %}}{{{{- '{between}' }}}}{{%- endif %}}{{%- endfor %}}
+{{{{- '{close}' }}}}{{%- endfor %}}{{{{- '<|im_end|>\\n' }}}}{{%- endfor %}}
+{{%- if add_generation_prompt %}}{{{{- '<|im_start|>assistant\\n' }}}}{{%- endif %}}"
+    );
+    let template = ChatTemplate::new(&template, "", "", Vec::new()).unwrap();
     let dialect = Dialect::learn(&template, &["<|im_end|>"]);
-    assert!(dialect.takes_each(), "{dialect:?}");
+    assert!(dialect.takes_each(), "{which}: {dialect:?}");
     dialect
 }
 
@@ -38,7 +85,11 @@ fn toolset(parameters: &Value, strict: bool, choice: &str) -> Result<Toolset, Ap
 }
 
 fn wanted(parameters: &Value, strict: bool) -> Result<Wanted, ApiError> {
-    let wanted = toolset(parameters, strict, "required")?.grammar(&dialect(), &vocab(), None)?;
+    wanted_by(&dialect(), parameters, strict)
+}
+
+fn wanted_by(dialect: &Dialect, parameters: &Value, strict: bool) -> Result<Wanted, ApiError> {
+    let wanted = toolset(parameters, strict, "required")?.grammar(dialect, &vocab(), None)?;
     Ok(wanted.unwrap())
 }
 
@@ -49,8 +100,12 @@ fn why(error: &ApiError) -> String {
 
 /// The arguments of the one call that a text is.
 fn read(parameters: &Value, text: &str) -> Value {
+    read_by(dialect(), parameters, text)
+}
+
+fn read_by(dialect: Dialect, parameters: &Value, text: &str) -> Value {
     let tools = toolset(parameters, false, "required").unwrap().schemas();
-    let mut reader = CallReader::new(dialect(), Arc::new(tools), true);
+    let mut reader = CallReader::new(dialect, Arc::new(tools), true);
     let (mut parts, mut arguments) = (Vec::new(), String::new());
     reader.push(text, &mut parts);
     reader.finish(&mut parts);
@@ -433,8 +488,10 @@ proptest! {
     fn what_a_call_is_made_of_is_read_as_the_schema_allows(
         schema in any_parameters(),
         choices in prop::collection::vec(any::<u8>(), 0..120),
+        which in 0..SPELLED.len(),
     ) {
-        let Ok(wanted) = wanted(&schema, false) else { return Ok(()) };
+        let dialect = dialect_of(which);
+        let Ok(wanted) = wanted_by(&dialect, &schema, false) else { return Ok(()) };
         prop_assert_eq!(wanted.not_enforced().names(), None, "{}", schema);
         let text = match answer(wanted.grammar(), &choices) {
             Ok(Some(text)) => text,
@@ -447,7 +504,7 @@ proptest! {
         // A number that is out of every range.
         let exponents = text.match_indices(['E', 'e']).map(|(at, _)| text[at + 1..].trim_start_matches(['+', '-']));
         prop_assume!(!exponents.into_iter().any(|rest| rest.starts_with(|c: char| c.is_ascii_digit())));
-        let arguments = read(&schema, &text);
+        let arguments = read_by(dialect, &schema, &text);
         let wrong = violates(&arguments, &schema, &schema);
         prop_assert_eq!(wrong, None, "{} of {} by {}", arguments, text, schema);
     }
