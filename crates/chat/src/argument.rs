@@ -1,8 +1,12 @@
 //! What an argument's schema allows, where arguments come one by one: a text, which is spelled as it
 //! is, or JSON. The grammar of forced calls and the reader of calls both use it; the reader sees the schema as
-//! it was sent, and resolves references that are JSON pointers.
+//! it was sent.
+
+use std::collections::HashSet;
 
 use serde_json::Value;
+
+use crate::references::{REFERENCES, References};
 
 /// Schemas, listed values and parts of references that one walk visits; beyond it a schema counts as allowing
 /// anything.
@@ -38,25 +42,39 @@ pub(crate) enum Texts<'s> {
     By(&'s Value),
 }
 
-/// An argument's schema, and the document that its references are in.
+/// An argument's schemas, which have to match together, and what their references name.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Argument<'s> {
-    pub(crate) schema: &'s Value,
-    pub(crate) root: &'s Value,
+pub(crate) struct Argument<'r, 's> {
+    pub(crate) schemas: &'r [&'s Value],
+    pub(crate) references: &'r References<'s>,
 }
 
-impl<'s> Argument<'s> {
-    /// How it is spelled.
+/// Types of JSON values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Types(u8);
+
+impl Types {
+    /// None of them.
+    pub(crate) const NONE: Self = Self(0);
+    /// All of them.
+    pub(crate) const ANY: Self = Self(ANY);
+
+    /// Those of either.
+    pub(crate) fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// How a value of one of these types is spelled.
     pub(crate) fn kind(self) -> Kind {
-        match self.types(self.schema, 0, &mut 0) {
+        match self.0 {
             STRING => Kind::Text,
             types if types & STRING == 0 => Kind::Json,
             _ => Kind::Either,
         }
     }
 
-    /// The name of a type besides texts that it allows, as JSON Schema has it.
-    pub(crate) fn other_type(self) -> Option<&'static str> {
+    /// Their names besides that of texts, as JSON Schema has them.
+    pub(crate) fn others(self) -> impl Iterator<Item = &'static str> {
         const NAMES: [(u8, &str); 5] = [
             (OBJECT, "object"),
             (ARRAY, "array"),
@@ -64,20 +82,29 @@ impl<'s> Argument<'s> {
             (BOOLEAN, "boolean"),
             (NULL, "null"),
         ];
-        let types = self.types(self.schema, 0, &mut 0);
-        NAMES.iter().find(|(one, _)| types & one != 0).map(|(_, name)| *name)
+        NAMES.iter().filter(move |(one, _)| self.0 & one != 0).map(|(_, name)| *name)
+    }
+}
+
+impl<'s> Argument<'_, 's> {
+    /// The types that it allows; all of them where that is not known. `spent` counts work.
+    pub(crate) fn all_types(self, spent: &mut usize) -> Types {
+        let mut steps = 0;
+        let each = self.schemas.iter().map(|schema| self.types(schema, 0, &mut steps));
+        let types = each.fold(ANY, |types, one| types & one);
+        *spent += steps;
+        Types(types)
     }
 
     /// The texts that it allows. Of constraints that have to match together one is heeded.
     pub(crate) fn texts(self) -> Vec<Texts<'s>> {
-        let mut texts = Vec::new();
-        self.collect(self.schema, 0, &mut 0, &mut texts);
-        texts
-    }
-
-    /// The schema that a reference names: by a pointer into the document.
-    fn target(self, schema: &'s Value) -> Option<&'s Value> {
-        self.root.pointer(schema.get("$ref")?.as_str()?.strip_prefix('#')?)
+        let mut steps = 0;
+        let each = self.schemas.iter().take(MAX_STEPS).map(|schema| {
+            let mut texts = Vec::new();
+            self.collect(schema, 0, &mut steps, &mut texts);
+            texts
+        });
+        narrowest(each)
     }
 
     /// The types that a schema allows, as bits; all of them where that is not known.
@@ -88,6 +115,9 @@ impl<'s> Argument<'s> {
             Value::Bool(false) => return 0,
             _ => return ANY,
         };
+        if let Some(name) = self.references.alone(map) {
+            return self.named_types(name, depth, steps);
+        }
         let mut types = map.get("type").map_or(ANY, named);
         if let Some(value) = map.get("const") {
             types &= of(value);
@@ -99,9 +129,8 @@ impl<'s> Argument<'s> {
             let listed = all.iter().take(MAX_STEPS).fold(0, |types, value| types | of(value));
             types &= if *steps > MAX_STEPS { ANY } else { listed };
         }
-        if let Some(reference) = map.get("$ref") {
-            *steps += reference.as_str().map_or(0, str::len) / 16;
-            types &= self.target(schema).map_or(ANY, |to| self.types(to, depth + 1, steps));
+        for name in REFERENCES.iter().filter_map(|key| map.get(*key)?.as_str()) {
+            types &= self.named_types(name, depth, steps);
         }
         for key in ["anyOf", "oneOf"] {
             if let Some(Value::Array(all)) = map.get(key) {
@@ -132,6 +161,12 @@ impl<'s> Argument<'s> {
         types
     }
 
+    /// The types that a reference's schema allows.
+    fn named_types(self, name: &str, depth: usize, steps: &mut usize) -> u8 {
+        *steps += name.len() / 16;
+        self.references.find(name).map_or(ANY, |to| self.types(to, depth + 1, steps))
+    }
+
     fn collect(
         self,
         schema: &'s Value,
@@ -146,15 +181,23 @@ impl<'s> Argument<'s> {
             return;
         };
         let is = |key: &str| map.get(key).and_then(Value::as_array);
+        let alone = self.references.alone(map);
+        let mut names = REFERENCES.iter().filter_map(|key| map.get(*key)?.as_str());
+        let target = alone.or_else(|| names.next()).and_then(|name| {
+            *steps += name.len() / 16;
+            self.references.find(name)
+        });
         let own = ["pattern", "minLength", "maxLength"].iter().any(|key| map.contains_key(*key));
-        if let Some(value) = map.get("const") {
+        if let (Some(_), Some(target)) = (alone, target) {
+            self.collect(target, depth + 1, steps, texts);
+        } else if let Some(value) = map.get("const") {
             texts.extend(value.as_str().map(Texts::Listed));
         } else if let Some(all) = is("enum") {
             texts.extend(all.iter().filter_map(Value::as_str).map(Texts::Listed));
         } else if map.get("type").is_some_and(|names| named(names) & STRING == 0) {
         } else if own {
             texts.push(Texts::By(schema));
-        } else if let Some(target) = self.target(schema) {
+        } else if let Some(target) = target {
             self.collect(target, depth + 1, steps, texts);
         } else if let Some(all) = is("anyOf").or_else(|| is("oneOf")) {
             for one in all {
@@ -167,17 +210,38 @@ impl<'s> Argument<'s> {
                 }
             }
         } else {
-            let free = Texts::By(&Value::Null);
             *steps += is("allOf").map_or(0, Vec::len);
             let each = is("allOf").into_iter().flatten().take(MAX_STEPS).map(|one| {
                 let mut texts = Vec::new();
                 self.collect(one, depth + 1, steps, &mut texts);
                 texts
             });
-            let mut narrow = each.filter(|texts| *texts != [free]);
-            texts.extend(narrow.next().unwrap_or_else(|| vec![free]));
+            texts.extend(narrowest(each));
         }
     }
+}
+
+/// Of texts that have to match together: those that all lists of texts hold, else the first that are constrained;
+/// any text if none are.
+fn narrowest<'s>(each: impl Iterator<Item = Vec<Texts<'s>>>) -> Vec<Texts<'s>> {
+    let free = Texts::By(&Value::Null);
+    let (mut listed, mut first) = (None::<Vec<Texts<'s>>>, None);
+    for texts in each.filter(|texts| *texts != [free]) {
+        let names = texts.iter().map(|text| match text {
+            Texts::Listed(text) => Some(*text),
+            Texts::By(_) => None,
+        });
+        match names.collect::<Option<HashSet<&str>>>() {
+            Some(names) => match &mut listed {
+                Some(all) => {
+                    all.retain(|text| matches!(text, Texts::Listed(text) if names.contains(text)));
+                }
+                None => listed = Some(texts),
+            },
+            None => first = first.or(Some(texts)),
+        }
+    }
+    listed.or(first).unwrap_or_else(|| vec![free])
 }
 
 /// The types that a `type` names.
@@ -218,7 +282,12 @@ mod tests {
         let root = json!({"$defs": {"text": {"type": "string", "pattern": "^a"}, "number": {"type": "integer"},
             "circle": {"$ref": "#/$defs/circle"}, "wide": {"anyOf": [{"$ref": "#/$defs/wide"},
             {"$ref": "#/$defs/wide"}, {"type": "string"}]}}});
-        Argument { schema, root: &root }.kind()
+        kind_in(schema, &root)
+    }
+
+    fn kind_in(schema: &Value, root: &Value) -> Kind {
+        let references = References::new(root);
+        Argument { schemas: &[schema], references: &references }.all_types(&mut 0).kind()
     }
 
     #[test]
@@ -255,6 +324,29 @@ mod tests {
     }
 
     #[test]
+    fn references_mean_what_the_grammar_takes_them_for() {
+        let root = json!({"$id": "https://a.example/s", "$defs": {
+            "t": {"$anchor": "text", "type": "string"}, "a b": {"type": "string"},
+            "o": {"$id": "other.json", "type": "string"}, "n": {"$dynamicAnchor": "n", "type": "null"}}});
+        for (name, is) in [
+            ("#text", Kind::Text),
+            ("other.json", Kind::Text),
+            ("#/$defs/a%20b", Kind::Text),
+            ("https://a.example/s#/$defs/t", Kind::Text),
+            ("#none", Kind::Either),
+            ("https://b.example/s#/$defs/t", Kind::Either),
+        ] {
+            assert_eq!(kind_in(&json!({"$ref": name}), &root), is, "{name}");
+        }
+        assert_eq!(kind_in(&json!({"$dynamicRef": "#n"}), &root), Kind::Json);
+        // Up to draft 7 nothing counts beside a reference.
+        let old = json!({"$schema": "http://json-schema.org/draft-07/schema#",
+            "definitions": {"n": {"type": "integer"}}});
+        let both = json!({"$ref": "#/definitions/n", "type": "string"});
+        assert_eq!(kind_in(&both, &old), Kind::Json);
+    }
+
+    #[test]
     fn circles_and_large_schemas_may_be_anything() {
         assert_eq!(kind(&json!({"$ref": "#/$defs/circle"})), Kind::Either);
         assert_eq!(kind(&json!({"$ref": "#/$defs/wide"})), Kind::Either);
@@ -262,7 +354,9 @@ mod tests {
         assert_eq!(kind(&json!({"enum": many})), Kind::Either);
         assert_eq!(kind(&json!({"type": "string", "enum": many})), Kind::Text);
         let schema = json!({"enum": many});
-        assert_eq!(Argument { schema: &schema, root: &schema }.texts().len(), many.len());
+        let references = References::new(&schema);
+        let argument = Argument { schemas: &[&schema], references: &references };
+        assert_eq!(argument.texts().len(), many.len());
     }
 
     #[test]
@@ -272,8 +366,9 @@ mod tests {
             let root = json!({"$defs": {"wide": {key: vec![again.clone(); 50_000]}}});
             let begin = std::time::Instant::now();
             for _ in 0..100 {
-                let argument = Argument { schema: &again, root: &root };
-                assert_eq!(argument.kind(), Kind::Either);
+                let references = References::new(&root);
+                let argument = Argument { schemas: &[&again], references: &references };
+                assert_eq!(argument.all_types(&mut 0), Types::ANY);
                 assert!(!argument.texts().is_empty());
             }
             assert!(begin.elapsed().as_secs() < 5, "{key}: {:?}", begin.elapsed());
@@ -289,8 +384,9 @@ mod tests {
                 Texts::Listed(text) => (*text).to_owned(),
                 Texts::By(schema) => schema.to_string(),
             };
-            let schema = Argument { schema, root: &root };
-            schema.texts().iter().map(shown).collect::<Vec<_>>()
+            let references = References::new(&root);
+            let argument = Argument { schemas: &[schema], references: &references };
+            argument.texts().iter().map(shown).collect::<Vec<_>>()
         };
         let b = root["$defs"]["b"].to_string();
         for (schema, found) in [
@@ -298,6 +394,10 @@ mod tests {
             (json!({"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}]}), vec!["x", &b]),
             (json!({"anyOf": [{"type": "string"}, {"type": "null"}]}), vec!["null"]),
             (json!({"allOf": [{"type": "string"}, {"$ref": "#/$defs/b"}]}), vec![&b]),
+            (
+                json!({"allOf": [{"$ref": "#/$defs/b"}, {"enum": ["x", "y"]}, {"enum": ["y", "z"]}]}),
+                vec!["y"],
+            ),
             (json!({"type": "integer"}), vec![]),
             (json!({}), vec!["null"]),
         ] {

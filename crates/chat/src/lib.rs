@@ -17,7 +17,9 @@ mod json;
 mod json_scanner;
 mod literal;
 mod names;
+mod parameters;
 mod pattern;
+mod references;
 mod rewriting;
 mod template;
 mod text_buffer;
@@ -28,8 +30,10 @@ pub use calls::{CallReader, Part};
 pub use channels::ChannelReader;
 pub use dialect::Dialect;
 pub use forced::{
-    Calls, ToolShape, between_slashes, escape_regex, grammar as call_grammar, literal,
+    CallGrammar, Calls, ToolShape, Unenforceable, between_slashes, escape_regex,
+    grammar as call_grammar, literal,
 };
+pub use references::{Draft, References};
 pub use template::{ChatTemplate, RenderError, RenderOptions, TemplateError};
 pub use thoughts::{Said, Thinking, ThoughtReader};
 pub use turn::{BadMessage, Call, Turn, normalise};

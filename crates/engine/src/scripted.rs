@@ -155,8 +155,43 @@ pub fn can_answer(grammar: &Grammar, text: &str) -> Result<bool, GrammarError> {
     Ok(each.all(|may| may))
 }
 
+/// An answer that follows a grammar: `choices` choose among the tokens that may come next, and it ends soon
+/// after them. `None` if it does not.
+///
+/// # Errors
+/// Why the grammar cannot be enforced.
+pub fn answer(grammar: &Grammar, choices: &[u8]) -> Result<Option<String>, GrammarError> {
+    // What ends texts, JSON and tags.
+    const ENDS: &[u8] = b"\"}]</>\n";
+    let compiled = Grammars::new(vocab()).compile(grammar)?;
+    let (mut constraint, mut bytes) = (compiled.start(), Vec::new());
+    for step in 0..choices.len() + 600 {
+        if constraint.is_complete() {
+            return Ok(String::from_utf8(bytes).ok());
+        }
+        let Ok(mask) = constraint.mask() else { return Ok(None) };
+        let allowed: Vec<u8> = (0..=u8::MAX).filter(|&b| mask.allows(Token::from(b))).collect();
+        let next = match choices.get(step) {
+            Some(&choice) if !allowed.is_empty() => {
+                Some(allowed[usize::from(choice) % allowed.len()])
+            }
+            _ if mask.allows(EOS) => None,
+            _ => {
+                let mut ends = (0..ENDS.len()).map(|at| ENDS[(step + at) % ENDS.len()]);
+                ends.find(|end| allowed.contains(end)).or_else(|| allowed.first().copied())
+            }
+        };
+        let Some(byte) = next else { return Ok(String::from_utf8(bytes).ok()) };
+        if constraint.take(Token::from(byte)).is_err() {
+            return Ok(None);
+        }
+        bytes.push(byte);
+    }
+    Ok(None)
+}
+
 /// The vocabulary of all scripted models.
-pub(crate) fn vocab() -> Vocab {
+pub fn vocab() -> Vocab {
     vocab_with(ByteTokenizer::default())
 }
 

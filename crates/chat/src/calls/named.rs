@@ -2,7 +2,7 @@
 
 use super::spelling::{Each, Spelling};
 use super::{Known, Step};
-use crate::argument::{Argument, Kind};
+use crate::argument::Kind;
 use crate::json_scanner::{JsonScanner, compact};
 use crate::literal::{LiteralReader, LiteralStep, json_string, whole};
 use crate::pattern::{Alternatives, Choice};
@@ -92,7 +92,7 @@ impl NamedCall {
             }
             Phase::Key(_) | Phase::Kind { .. } | Phase::Value { .. } | Phase::Literal { .. } => {
                 let Some(each) = &spelling.each else { return Step::Broken };
-                self.argument(known, spelling, each, c)
+                self.argument(known, each, c)
             }
         }
     }
@@ -183,7 +183,7 @@ impl NamedCall {
     }
 
     /// A character of arguments one by one.
-    fn argument(&mut self, known: &mut Known, spelling: &Spelling, each: &Each, c: char) -> Step {
+    fn argument(&mut self, known: &mut Known, each: &Each, c: char) -> Step {
         match &mut self.phase {
             Phase::Key(key) => {
                 key.push(c);
@@ -213,17 +213,11 @@ impl NamedCall {
                 let Some(raw) = text.strip_suffix(each.value_end.as_str()) else { return MORE };
                 let raw = raw.strip_prefix('\n').unwrap_or(raw);
                 let raw = raw.strip_suffix('\n').unwrap_or(raw);
-                let schema = spelling.tools.get(&self.name);
                 let value = match is_text {
                     Some(true) => json_string(raw),
-                    Some(false) => typed(raw, None),
-                    None => {
-                        let argument = schema.and_then(|root| {
-                            let schema = root["properties"].get(&*key)?;
-                            Some(Argument { schema, root })
-                        });
-                        typed(raw, argument)
-                    }
+                    Some(false) => typed(raw),
+                    None if each.kind_of(&self.name, key) == Kind::Text => json_string(raw),
+                    None => typed(raw),
                 };
                 let key = std::mem::take(key);
                 self.append(known, each, &key, &value);
@@ -255,12 +249,8 @@ impl NamedCall {
     }
 }
 
-/// A value as JSON, by its schema and the document that this is in: a string where that alone is allowed,
-/// else JSON or a literal of Python's where it is one.
-fn typed(raw: &str, argument: Option<Argument<'_>>) -> String {
-    if argument.is_some_and(|argument| argument.kind() == Kind::Text) {
-        return json_string(raw);
-    }
+/// A value that may be a text or another as JSON: JSON or a literal of Python's where it is one, else a string.
+fn typed(raw: &str) -> String {
     literal(raw).unwrap_or_else(|| json_string(raw))
 }
 

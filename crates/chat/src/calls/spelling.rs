@@ -1,12 +1,15 @@
 //! What a dialect's pieces mean for the readers of calls: patterns, made once for each request.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::argument::{Kind, Types};
 use crate::dialect::{Arguments, Dialect, Values};
+use crate::parameters::Parameters;
 use crate::pattern::Pattern;
+use crate::references::References;
 
 /// What the readers of all answers to a request share.
 #[derive(Debug)]
@@ -42,12 +45,42 @@ pub(super) struct Each {
     pub(super) key_end: String,
     /// What ends the word for the kind of a value, and the word for texts.
     pub(super) kind: Option<(String, String)>,
+    /// By tool: how arguments are spelled, where their schemas alone say that.
+    kinds: HashMap<String, Kinds>,
     /// The quote that texts stand in.
     pub(super) quote: Option<String>,
     /// What ends a value that has no quotes.
     pub(super) value_end: String,
     /// What follows a value: first what leads to the next key, then what ends the call.
     pub(super) ends: [Pattern; 2],
+}
+
+/// How a tool's arguments are spelled.
+#[derive(Debug)]
+pub(crate) struct Kinds {
+    named: HashMap<String, Kind>,
+    /// Those with other names.
+    others: Kind,
+}
+
+impl Kinds {
+    /// Those by the schema of a tool's parameters, as it was sent.
+    pub(crate) fn of(schema: &Value) -> Self {
+        let references = References::new(schema);
+        let (named, others) = Parameters::of(schema, &references).types(&references);
+        let named = named.into_iter().map(|(name, types)| (name.to_owned(), types.kind()));
+        Self { named: named.collect(), others: others.map_or(Kind::Either, Types::kind) }
+    }
+
+    /// That of an argument.
+    pub(crate) fn get(&self, name: &str) -> Kind {
+        self.named.get(name).copied().unwrap_or(self.others)
+    }
+
+    /// That of arguments whose names the schema does not have.
+    pub(crate) fn others(&self) -> Kind {
+        self.others
+    }
 }
 
 impl Spelling {
@@ -73,7 +106,7 @@ impl Spelling {
         after.extend(begins.filter(|begin| !begin.is_empty()));
         let begins = [dialect.open.as_str(), ends.next].map(Pattern::new).into_iter();
         let begins = begins.filter(|begin| !begin.is_empty()).collect();
-        let each = Each::new(dialect);
+        let each = Each::new(dialect, &tools);
         let none = match &dialect.arguments {
             Arguments::Json => "",
             Arguments::Each { none, .. } => {
@@ -99,7 +132,7 @@ fn is_skipped(object: bool, c: char) -> bool {
 }
 
 impl Each {
-    fn new(dialect: &Dialect) -> Option<Self> {
+    fn new(dialect: &Dialect, tools: &BTreeMap<String, Value>) -> Option<Self> {
         let Arguments::Each { key_value, value_key, values, .. } = &dialect.arguments else {
             return None;
         };
@@ -110,12 +143,22 @@ impl Each {
                 (front.as_str(), Some((back.clone(), texts.clone())), None)
             }
         };
+        let kinds = match values {
+            Values::Bare => tools.iter().map(|(name, of)| (name.clone(), Kinds::of(of))).collect(),
+            Values::Quoted(_) | Values::Told { .. } => HashMap::new(),
+        };
         Some(Self {
+            kinds,
             key_end: key_end.to_owned(),
             kind,
             quote,
             value_end: dialect.value_end().to_owned(),
             ends: [value_key.as_str(), dialect.ends().call].map(Pattern::new),
         })
+    }
+
+    /// How an argument of a tool is spelled, where its schema alone says that.
+    pub(super) fn kind_of(&self, tool: &str, key: &str) -> Kind {
+        self.kinds.get(tool).map_or(Kind::Either, |kinds| kinds.get(key))
     }
 }

@@ -63,8 +63,8 @@ impl Wanted {
         self.not_enforced
     }
 
-    /// What fuzz targets compile.
-    #[cfg(feature = "fuzzing")]
+    /// What tests and fuzz targets compile.
+    #[cfg(any(test, feature = "fuzzing"))]
     #[doc(hidden)]
     pub fn grammar(&self) -> &Grammar {
         &self.grammar

@@ -5,7 +5,6 @@ mod disjoint;
 mod formats;
 mod not_enforced;
 mod pattern;
-mod references;
 mod relax;
 mod rewrite;
 #[cfg(test)]

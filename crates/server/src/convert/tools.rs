@@ -1,9 +1,12 @@
 //! Tools: which may be called, which have to be, and how that shapes the answer.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use forebay_chat::{Calls, Dialect, ToolShape, call_grammar};
+use forebay_chat::{Calls, Dialect, ToolShape, Unenforceable, call_grammar};
 use forebay_engine::{Grammar, Vocab};
 use forebay_protocol::chat::ChatCompletionRequest;
 use forebay_protocol::tools::{NamedChoice, Tool, ToolChoice};
@@ -210,12 +213,20 @@ impl Toolset {
             }
             let control = |text: &str| vocab.control_at(text);
             let json = |schema: &Value| schema::spelled(schema.clone());
-            let lark = call_grammar(dialect, &shapes, calls, &control, &json, schema.as_ref());
-            Ok(Wanted::of_tools(Grammar::Lark(lark.into()), not_enforced))
+            let grammar = call_grammar(dialect, &shapes, calls, &control, &json, schema.as_ref());
+            let grammar = grammar.map_err(|Unenforceable { tool, why }| {
+                let index = self.callable().nth(tool).map_or(0, |(index, _)| index);
+                cannot_enforce(index, &why)
+            })?;
+            grammar.left_out.iter().for_each(|keyword| not_enforced.add_named(keyword));
+            Ok(Wanted::of_tools(Grammar::Lark(grammar.lark.into()), not_enforced))
         };
         let weaker = answer.and_then(|answer| answer.weaker().or(Some(answer)));
         let weaker = wanted(Enforcement::Loosest, weaker)?;
-        Ok(Some(wanted(Enforcement::Nearest, answer)?.or_weaker(Some(weaker))))
+        Ok(Some(match wanted(Enforcement::Nearest, answer) {
+            Ok(wanted) => wanted.or_weaker(Some(weaker)),
+            Err(_) => weaker,
+        }))
     }
 
     /// What each tool may be called with, and what of that is not enforced for those that are not
@@ -225,7 +236,7 @@ impl Toolset {
         dialect: &Dialect,
         calls: Calls,
         enforcement: Enforcement,
-    ) -> Result<(Vec<ToolShape>, NotEnforced), ApiError> {
+    ) -> Result<(Vec<ToolShape<'_>>, NotEnforced), ApiError> {
         let (mut shapes, mut not_enforced) = (Vec::new(), NotEnforced::default());
         let any = json!({"type": "object"});
         for (index, tool) in self.callable() {
@@ -236,16 +247,20 @@ impl Toolset {
             } else {
                 schema::enforceable(schema, enforcement)
             };
-            let enforceable = enforceable.map_err(|why| {
-                let param = format!("tools[{index}].function.parameters");
-                let message = format!("'{param}' cannot be enforced: {why}.");
-                ApiError::invalid(param, "invalid_value", message)
-            })?;
+            let enforceable = enforceable.map_err(|why| cannot_enforce(index, &why))?;
             not_enforced = not_enforced.and(enforceable.not_enforced);
-            shapes.push(ToolShape { name: tool.name.clone(), schema: enforceable.schema });
+            let (schema, sent, strict) = (enforceable.schema, &tool.schema, tool.strict);
+            shapes.push(ToolShape { name: &tool.name, schema, sent, strict });
         }
         Ok((shapes, not_enforced))
     }
+}
+
+/// A tool's parameters cannot be enforced.
+fn cannot_enforce(index: usize, why: &str) -> ApiError {
+    let param = format!("tools[{index}].function.parameters");
+    let message = format!("'{param}' cannot be enforced: {why}.");
+    ApiError::invalid(param, "invalid_value", message)
 }
 
 fn need(mode: &str, param: &str) -> Result<Need, ApiError> {

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use forebay_chat::Draft;
 use serde_json::{Map, Value, json};
 
 use super::Enforcement;
@@ -10,7 +11,7 @@ use super::disjoint::TooMany;
 use super::formats::{Format, format};
 use super::not_enforced::Keyword;
 use super::pattern::without_assertions;
-use super::rewrite::{Draft, Part, Rewriter, also, alternatives, is_any};
+use super::rewrite::{Part, Rewriter, also, alternatives, is_any};
 
 /// Properties on which others depend that are written as alternatives: each doubles them.
 const MAX_DEPENDENCIES: usize = 4;

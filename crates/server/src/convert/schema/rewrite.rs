@@ -8,13 +8,13 @@
 
 use std::collections::{HashMap, HashSet};
 
+use forebay_chat::{Draft, References};
 use serde_json::{Map, Value, json};
 
 use super::Enforcement;
 use super::closing::close;
 use super::disjoint::Comparer;
 use super::not_enforced::{Keyword, NotEnforced};
-use super::references::References;
 
 /// How deep schemas may be nested.
 const MAX_DEPTH: usize = 64;
@@ -45,16 +45,6 @@ pub(super) enum Part {
     Whole,
     /// It is one of several that have to match together, which name properties as well.
     Member,
-}
-
-/// A version of JSON Schema, as far as keywords differ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Draft {
-    Draft4,
-    Draft6,
-    Draft7,
-    Draft201909,
-    Draft202012,
 }
 
 /// Rewrites a document.
@@ -93,24 +83,6 @@ pub(super) struct Rewritten {
     pub(super) schema: Value,
     pub(super) not_enforced: NotEnforced,
     pub(super) is_open: bool,
-}
-
-impl Draft {
-    fn of(root: &Value) -> Self {
-        let name = root.get("$schema").and_then(Value::as_str).unwrap_or_default();
-        match name.trim_end_matches('#') {
-            "http://json-schema.org/draft-04/schema" => Self::Draft4,
-            "http://json-schema.org/draft-06/schema" => Self::Draft6,
-            "http://json-schema.org/draft-07/schema" => Self::Draft7,
-            "https://json-schema.org/draft/2019-09/schema" => Self::Draft201909,
-            _ => Self::Draft202012,
-        }
-    }
-
-    /// Whether nothing counts that stands beside a reference.
-    fn references_stand_alone(self) -> bool {
-        self <= Self::Draft7
-    }
 }
 
 impl<'a> Rewriter<'a> {

@@ -1,24 +1,72 @@
-//! What a schema's references name, within its document.
+//! What a schema's references name, within its document. The rewriter of schemas and the readers of
+//! arguments both ask here, so that a reference means the same to both.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-/// The places of a document that references can name.
+/// Keywords that name another schema for the same value.
+pub(crate) const REFERENCES: [&str; 3] = ["$ref", "$dynamicRef", "$recursiveRef"];
+
+/// A version of JSON Schema, as far as keywords differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Draft {
+    /// draft-04
+    Draft4,
+    /// draft-06
+    Draft6,
+    /// draft-07
+    Draft7,
+    /// 2019-09
+    Draft201909,
+    /// 2020-12, and what says no version.
+    Draft202012,
+}
+
+impl Draft {
+    /// The version that a document names by its `$schema`.
+    pub fn of(root: &Value) -> Self {
+        let name = root.get("$schema").and_then(Value::as_str).unwrap_or_default();
+        match name.trim_end_matches('#') {
+            "http://json-schema.org/draft-04/schema" => Self::Draft4,
+            "http://json-schema.org/draft-06/schema" => Self::Draft6,
+            "http://json-schema.org/draft-07/schema" => Self::Draft7,
+            "https://json-schema.org/draft/2019-09/schema" => Self::Draft201909,
+            _ => Self::Draft202012,
+        }
+    }
+
+    /// Whether nothing counts that stands beside a reference.
+    pub fn references_stand_alone(self) -> bool {
+        self <= Self::Draft7
+    }
+}
+
+/// The schemas of a document that references can name. A reference costs time by its own length; the first
+/// that asks for an anchor, by the document's.
 #[derive(Debug)]
-pub(super) struct References<'a> {
+pub struct References<'a> {
     root: &'a Value,
+    draft: Draft,
     /// By `$anchor` and `$id`, once a reference asks for one.
-    named: Option<HashMap<&'a str, &'a Value>>,
+    named: OnceCell<HashMap<&'a str, &'a Value>>,
 }
 
 impl<'a> References<'a> {
-    pub(super) fn new(root: &'a Value) -> Self {
-        Self { root, named: None }
+    /// Those of this document.
+    pub fn new(root: &'a Value) -> Self {
+        Self { root, draft: Draft::of(root), named: OnceCell::new() }
+    }
+
+    /// The reference beside which nothing else of a schema counts.
+    pub(crate) fn alone(&self, schema: &'a Map<String, Value>) -> Option<&'a str> {
+        let alone = self.draft.references_stand_alone();
+        schema.get("$ref").filter(|_| alone).and_then(Value::as_str)
     }
 
     /// The schema that a reference names; `None` for what lies outside of the document.
-    pub(super) fn find(&mut self, reference: &str) -> Option<&'a Value> {
+    pub fn find(&self, reference: &str) -> Option<&'a Value> {
         let own = ["$id", "id"].into_iter().find_map(|key| self.root.get(key)?.as_str());
         let fragment = match reference.split_once('#') {
             None if Some(reference) == own => Some(""),
@@ -38,7 +86,7 @@ impl<'a> References<'a> {
             None => reference.trim_end_matches('#'),
         };
         let root = self.root;
-        self.named.get_or_insert_with(|| named(root)).get(name).copied()
+        self.named.get_or_init(|| named(root)).get(name).copied()
     }
 
     /// What a JSON pointer names: as it stands, or with its percent-encoding undone.
@@ -105,7 +153,7 @@ mod tests {
                 "f": {"$id": "other.json", "const": 4}},
             "definitions": {"g": {"id": "#old", "const": 5}},
         });
-        let mut references = References::new(&root);
+        let references = References::new(&root);
         for (reference, value) in [
             ("#/$defs/a~1b", 1),
             ("#/$defs/c%20d", 2),

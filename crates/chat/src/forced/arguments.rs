@@ -1,0 +1,472 @@
+//! The rules of arguments that come one by one.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::{Map, Value, json};
+
+use super::{ToolShape, Writer, between_slashes, escape_regex};
+use crate::argument::{Argument, Kind, Texts, Types};
+use crate::calls::{Kinds, is_text};
+use crate::dialect::{Arguments, Dialect, Values};
+use crate::parameters::{Alternative, Parameters};
+use crate::references::References;
+
+/// The most bytes of definitions that are repeated for the arguments of all tools: three quarters of the
+/// longest grammar that is compiled.
+const MOST_REPEATED: usize = 192 << 10;
+/// The most bytes of definitions that are looked at to find those an argument needs.
+const MOST_SEARCHED: usize = 8 * MOST_REPEATED;
+/// Expressions for names of arguments that one tool may have.
+const MAX_PATTERNS: usize = 16;
+/// Texts that readers take for nothing else, and that begin as no JSON does and no literal of Python's: the
+/// lexer decides by the first character.
+const NO_JSON: &str = r#"[^\s"\[{\-0-9tfnTFN](.|\n)*"#;
+/// Names that arguments may have which the schema does not name.
+const FREE_NAME: &str = "[a-zA-Z0-9_.\\-]{1,64}";
+
+/// What the rules of a tool's arguments are made of.
+struct Tool<'t> {
+    references: References<'t>,
+    definitions: Definitions<'t>,
+    /// How the reader takes each argument.
+    kinds: Kinds,
+    /// JSON rules by their schemas without definitions.
+    made: HashMap<String, String>,
+    strict: bool,
+}
+
+/// What ends the values of arguments.
+#[derive(Clone, Copy)]
+struct ValueEnd<'d> {
+    /// All of it, as the template spells it; empty where nothing is the same behind all values.
+    all: &'d str,
+    /// The part that readers look for.
+    stop: &'d str,
+    /// What leads to the next argument behind it.
+    next: &'d str,
+    /// What ends the call behind it.
+    call: &'d str,
+}
+
+impl<'d> ValueEnd<'d> {
+    fn of(dialect: &'d Dialect) -> Self {
+        let call = dialect.ends().call;
+        let Arguments::Each { value_key: next, values, .. } = &dialect.arguments else {
+            return Self { all: "", stop: "", next: "", call };
+        };
+        let stop = dialect.value_end();
+        let all = next.find(stop).map_or("", |at| &next[..at + stop.len()]);
+        match call.strip_prefix(all) {
+            Some(call) if !matches!(values, Values::Quoted(_)) => {
+                Self { all, stop, next: &next[all.len()..], call }
+            }
+            _ => Self { all: "", stop: "", next, call },
+        }
+    }
+}
+
+/// The name of an argument.
+enum Name<'n> {
+    Is(&'n str),
+    /// Any by this rule.
+    By(String),
+}
+
+impl Writer<'_> {
+    /// Arguments one by one, in the schema's order; those not required may be left out.
+    ///
+    /// # Errors
+    /// Why they cannot be enforced.
+    pub(super) fn each(&mut self, shape: &ToolShape<'_>, middle: &str) -> Result<String, String> {
+        let references = References::new(&shape.schema);
+        let parameters = Parameters::of(&shape.schema, &references);
+        if parameters.alternatives.is_empty() {
+            return Err("no arguments are valid by it".to_owned());
+        }
+        if let Some(keyword) = parameters.left_out.first().filter(|_| shape.strict) {
+            return Err(format!(
+                "its '{keyword}' is not supported for all arguments together, as this model spells calls"
+            ));
+        }
+        self.left_out.extend(parameters.left_out);
+        let mut tool = Tool {
+            references,
+            definitions: Definitions::of(&shape.schema),
+            kinds: Kinds::of(shape.sent),
+            made: HashMap::new(),
+            strict: shape.strict,
+        };
+        let each = parameters.alternatives.iter();
+        let each = each.map(|one| self.alternative(&mut tool, one, middle));
+        Ok(one_of(&each.collect::<Result<Vec<_>, _>>()?))
+    }
+
+    fn alternative<'t>(
+        &mut self,
+        tool: &mut Tool<'t>,
+        arguments: &Alternative<'t>,
+        middle: &str,
+    ) -> Result<String, String> {
+        let Arguments::Each { none, .. } = &self.dialect.arguments else {
+            return Ok(String::new());
+        };
+        let ends = self.dialect.ends();
+        let value_end = ValueEnd::of(self.dialect);
+        // What ends such a call ends others, behind a value or with what ends that.
+        let ended = [ends.call, value_end.call].into_iter().find_map(|call| {
+            let behind = format!("{call}{}", ends.all);
+            Some((none.trim_end().strip_suffix(behind.trim_end())?, call))
+        });
+        let (none, call) = ended.unwrap_or((none, ends.call));
+        // One lexeme: the lexer takes no shorter one where a longer one goes on.
+        let none = self.text(&format!("{none}{call}"));
+        let value_key = self.text(value_end.next);
+        let empty = |rest: &str| {
+            if rest.trim().is_empty() { "\"\"".to_owned() } else { rest.to_owned() }
+        };
+        // From the last one on: what follows where nothing was said yet, and where something was.
+        let (mut fresh, mut started) = (none, self.text(value_end.call));
+        let free = one_of(&self.free(tool, arguments)?);
+        if !free.is_empty() {
+            let free = self.shared(&free);
+            started = self.shared(&format!("({value_key} {free})* {started}"));
+            fresh = self.shared(&format!("{middle} {free} {started} | {}", empty(&fresh)));
+        }
+        for (name, schemas) in arguments.named.iter().rev() {
+            self.check_length()?;
+            let argument = Argument { schemas, references: &tool.references };
+            let is_required = arguments.required.contains(name);
+            if !is_required && argument.all_types(&mut 0) == Types::NONE {
+                // No value of it is valid, so it is not there.
+                continue;
+            }
+            let kind = tool.kinds.get(name);
+            let pair = self.pair(tool, &Name::Is(name), schemas, kind)?;
+            let pair = self.shared(&pair);
+            let says = |before: &str, rest: &str| format!("{before} {pair} {rest}");
+            let (mut first, mut next) = (says(middle, &started), says(&value_key, &started));
+            if !is_required {
+                first = format!("{first} | {}", empty(&fresh));
+                next = format!("{next} | {}", empty(&started));
+            }
+            (fresh, started) = (self.shared(&first), self.shared(&next));
+        }
+        Ok(fresh)
+    }
+
+    /// Arguments whose names the schema does not have.
+    fn free<'t>(
+        &mut self,
+        tool: &mut Tool<'t>,
+        arguments: &Alternative<'t>,
+    ) -> Result<Vec<String>, String> {
+        let mut forms = Vec::new();
+        let (patterns, others) = (&arguments.patterns, &arguments.others);
+        if patterns.len() > MAX_PATTERNS {
+            if tool.strict {
+                return Err(format!("its 'patternProperties' are more than {MAX_PATTERNS}"));
+            }
+            self.left_out.insert("patternProperties");
+        }
+        let patterns = if patterns.len() > MAX_PATTERNS { &[][..] } else { patterns };
+        let plain = |name: &str| {
+            let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+            (1..=64).contains(&name.len()) && name.chars().all(fits)
+        };
+        let names = arguments.named.iter().map(|(name, _)| *name).filter(|name| plain(name));
+        let named: Vec<String> = names.map(escape_regex).collect();
+        let kind = tool.kinds.others();
+        let found = |pattern: &str| format!(".*({}).*", inner(pattern));
+        for (at, (pattern, schemas)) in patterns.iter().enumerate() {
+            let beside = patterns.iter().enumerate().filter(|(other, _)| *other != at);
+            let not = named.iter().cloned().chain(beside.map(|(_, (other, _))| found(other)));
+            let name = self.free_name(Some(&whole(pattern, ".*")), not);
+            forms.push(self.pair(tool, &Name::By(name), schemas, kind)?);
+        }
+        if let Some(schemas) = others {
+            let not = named.iter().cloned().chain(patterns.iter().map(|(other, _)| found(other)));
+            let name = self.free_name(None, not);
+            forms.push(self.pair(tool, &Name::By(name), schemas, kind)?);
+        }
+        Ok(forms)
+    }
+
+    /// A rule for names that match an expression and none of others.
+    fn free_name(&mut self, is: Option<&str>, not: impl Iterator<Item = String>) -> String {
+        let mut body = format!("/{FREE_NAME}/");
+        body.extend(is.map(|is| format!(" & /{is}/")));
+        let not: Vec<String> = not.collect();
+        if !not.is_empty() {
+            body.push_str(&format!(" & ~/({})/", not.join("|")));
+        }
+        let name = format!("NAME{}", self.fresh().trim_start_matches('x'));
+        self.rule(&name, &body);
+        name
+    }
+
+    /// An argument by its name, and its value as its schemas allow it; `read` is how the reader takes it where
+    /// nothing but the schema says that.
+    fn pair<'t>(
+        &mut self,
+        tool: &mut Tool<'t>,
+        name: &Name<'_>,
+        schemas: &[&'t Value],
+        read: Kind,
+    ) -> Result<String, String> {
+        let Arguments::Each { key_value, values, .. } = &self.dialect.arguments else {
+            return Ok(String::new());
+        };
+        let argument = Argument { schemas, references: &tool.references };
+        let (told, quote) = match values {
+            Values::Told { front, back, others, .. } => (Some((front, back, others)), ""),
+            Values::Quoted(quote) => (None, quote.as_str()),
+            Values::Bare => (None, ""),
+        };
+        let types = argument.all_types(&mut 0);
+        let kind = match (types.kind(), read) {
+            // The reader knows less, or more.
+            (Kind::Text, Kind::Either | Kind::Json) if *values == Values::Bare => Kind::Either,
+            (Kind::Either, Kind::Text) if *values == Values::Bare => Kind::Text,
+            (kind, _) => kind,
+        };
+        let texts = match kind {
+            Kind::Json => String::new(),
+            // Nothing but the value says that it is a text.
+            Kind::Either if *values == Values::Bare => self.texts_alone(argument),
+            _ => self.texts(argument, quote),
+        };
+        let mut forms = Vec::new();
+        if !texts.is_empty() {
+            let (name, quote) = (self.name(name, key_value), self.text(quote));
+            forms.push(format!("{name} {quote} {texts}"));
+        }
+        if kind != Kind::Text || forms.is_empty() {
+            let key_value = match told {
+                Some((front, back, others)) => {
+                    let own = if let [one] = schemas { one["type"].as_str() } else { None };
+                    let wanted = own.or_else(|| types.others().next());
+                    let word = others.iter().find(|(name, _)| Some(*name) == wanted);
+                    let word = word.or(others.first()).map_or("", |(_, word)| word);
+                    format!("{front}{word}{back}")
+                }
+                None => key_value.clone(),
+            };
+            let mut names: Vec<&str> = types.others().collect();
+            names.extend((types.kind() != Kind::Json).then_some("string"));
+            let rule = self.value(tool, schemas, &names)?;
+            let (name, end) = (self.name(name, &key_value), ValueEnd::of(self.dialect).all);
+            forms.push(format!("{name} {rule} {}", self.text(end)));
+        }
+        Ok(one_of(&forms))
+    }
+
+    fn name(&self, name: &Name<'_>, key_value: &str) -> String {
+        match name {
+            Name::Is(name) => self.text(&format!("{name}{key_value}")),
+            Name::By(rule) => format!("{rule} {}", self.text(key_value)),
+        }
+    }
+
+    /// A rule for JSON that matches these schemas: a document of its own, with the definitions that it may
+    /// refer to, read and spelled as the whole is. Of these `types` alone if those would be too large.
+    fn value(
+        &mut self,
+        tool: &mut Tool<'_>,
+        schemas: &[&Value],
+        types: &[&str],
+    ) -> Result<String, String> {
+        let mut schema = match schemas {
+            [] => json!({}),
+            [one @ Value::Object(_)] => (*one).clone(),
+            all => json!({"allOf": all}),
+        };
+        let key = schema.to_string();
+        if let Some(rule) = tool.made.get(&key) {
+            return Ok(rule.clone());
+        }
+        let needed = tool.definitions.needed(&schema, self.repeated);
+        let definitions = match needed {
+            Ok((definitions, bytes)) => {
+                self.repeated += bytes;
+                definitions
+            }
+            Err(_) if tool.strict => {
+                return Err(format!(
+                    "the definitions that its arguments refer to, repeated for each of them, are more than {MOST_REPEATED} bytes"
+                ));
+            }
+            Err(searched) => {
+                tool.definitions.searched += searched;
+                self.left_out.insert("$ref");
+                schema = json!({"type": types});
+                Map::new()
+            }
+        };
+        if let Some(map) = schema.as_object_mut() {
+            for name in ["$schema", "x-guidance"] {
+                let own = tool.definitions.root.get(name);
+                map.extend(own.map(|own| (name.to_owned(), own.clone())));
+            }
+            if !definitions.is_empty() {
+                map.insert("$defs".to_owned(), Value::Object(definitions));
+            }
+        }
+        let body = format!("%json {}", (self.json)(&schema));
+        let rule = self.shared(&body);
+        tool.made.insert(key, rule.clone());
+        Ok(rule)
+    }
+
+    /// The texts that an argument may be, each with what ends it: its `quote`, or what follows a value.
+    fn texts(&mut self, argument: Argument<'_, '_>, quote: &str) -> String {
+        let end = ValueEnd::of(self.dialect);
+        let mut each = Vec::new();
+        for text in argument.texts() {
+            let form = match text {
+                Texts::Listed(text) => self.text(&format!("{text}{quote}{}", end.all)),
+                Texts::By(schema) if !quote.is_empty() => {
+                    let text = self.ended(&text_regex(schema, quote), quote);
+                    format!("{text} {}", self.text(end.all))
+                }
+                Texts::By(Value::Null) if !end.all.is_empty() => self.ended("(.|\\n)*", end.stop),
+                Texts::By(schema) => self.ended(&spaced(&text_regex(schema, "</"), end), end.stop),
+            };
+            each.push(if form.is_empty() { "\"\"".to_owned() } else { form });
+        }
+        one_of(&each)
+    }
+
+    /// The same of texts that are read as texts, though they could be JSON as well.
+    fn texts_alone(&mut self, argument: Argument<'_, '_>) -> String {
+        let end = ValueEnd::of(self.dialect);
+        let mut each = Vec::new();
+        for text in argument.texts() {
+            match text {
+                Texts::Listed(text) if !text.is_empty() && is_text(text) => {
+                    each.push(self.text(&format!("{text}{}", end.all)));
+                }
+                Texts::By(Value::Null) => each.push(self.ended(NO_JSON, end.stop)),
+                _ => {}
+            }
+        }
+        one_of(&each)
+    }
+
+    /// A text by an expression, and what ends it. The lexer never goes back: where the expression could match
+    /// what a text's end begins with, both are one lexeme, which ends as soon as it can.
+    fn ended(&mut self, regex: &str, stop: &str) -> String {
+        let mut chars = stop.chars();
+        if (self.control)(stop).is_some() || chars.next().is_none() || chars.next().is_none() {
+            let text = self.shared(&format!("/{regex}/"));
+            return format!("{text} {}", self.text(stop));
+        }
+        self.shared_with(&format!("[suffix={}]", json!(stop)), &format!("/{regex}/"))
+    }
+}
+
+/// An expression for a text, and for the line break that stands between it and its end.
+fn spaced(regex: &str, end: ValueEnd<'_>) -> String {
+    if end.all.starts_with('\n') { format!("({regex})\\n?") } else { regex.to_owned() }
+}
+
+/// The definitions of a tool's schema.
+struct Definitions<'t> {
+    root: &'t Value,
+    /// Each with its length, and with the definitions that it refers to; `None` if that is something else.
+    all: HashMap<&'t str, (usize, Option<Vec<&'t str>>)>,
+    /// Bytes that were looked at in vain.
+    searched: usize,
+}
+
+impl<'t> Definitions<'t> {
+    fn of(root: &'t Value) -> Self {
+        let all = root.get("$defs").and_then(Value::as_object).into_iter().flatten();
+        let all = all.map(|(name, schema)| {
+            (name.as_str(), (name.len() + schema.to_string().len(), referred(schema)))
+        });
+        Self { root, all: all.collect(), searched: 0 }
+    }
+
+    /// Those that a schema needs, and their length; where they do not fit with `before`, how many bytes were
+    /// looked at to find that out.
+    fn needed(&self, schema: &Value, before: usize) -> Result<(Map<String, Value>, usize), usize> {
+        let Some(mut todo) = referred(schema) else { return Err(0) };
+        let (mut seen, mut bytes) = (HashSet::new(), 0);
+        let mut needed = Map::new();
+        let definitions = self.root.get("$defs");
+        while let Some(name) = todo.pop() {
+            if !seen.insert(name) {
+                continue;
+            }
+            let Some((len, names)) = self.all.get(name) else { return Err(bytes) };
+            bytes += len;
+            let fits = before + bytes <= MOST_REPEATED && self.searched <= MOST_SEARCHED;
+            let Some(names) = names.as_ref().filter(|_| fits) else { return Err(bytes) };
+            todo.extend(names);
+            if let Some(schema) = definitions.and_then(|all| all.get(name)) {
+                needed.insert(name.to_owned(), schema.clone());
+            }
+        }
+        Ok((needed, bytes))
+    }
+}
+
+/// The definitions that a schema refers to; `None` if it refers to something else.
+fn referred(schema: &Value) -> Option<Vec<&str>> {
+    let (mut names, mut todo) = (Vec::new(), vec![schema]);
+    while let Some(value) = todo.pop() {
+        match value {
+            Value::Array(all) => todo.extend(all),
+            Value::Object(map) => {
+                if let Some(Value::String(name)) = map.get("$ref") {
+                    names.push(name.strip_prefix("#/$defs/")?);
+                }
+                todo.extend(map.values());
+            }
+            _ => {}
+        }
+    }
+    Some(names)
+}
+
+/// Rules of which one follows; empty if there is none.
+fn one_of(rules: &[String]) -> String {
+    match rules {
+        [] => String::new(),
+        [one] => one.clone(),
+        all => format!("({})", all.join(" | ")),
+    }
+}
+
+/// What a text may be that `stop` ends: by its pattern, or its lengths, or anything that does not
+/// hold how that begins. A backslash would make an ending quote a part of the text.
+fn text_regex(schema: &Value, stop: &str) -> String {
+    let mut begins = stop.chars().map(|c| escape_regex(c.encode_utf8(&mut [0; 4])));
+    let (first, second) = (begins.next().unwrap_or_default(), begins.next());
+    let other = match &second {
+        Some(_) => format!("[^{first}]"),
+        None => format!("[^{first}\\\\\\n]"),
+    };
+    if let Some(pattern) = schema["pattern"].as_str() {
+        return whole(pattern, &format!("{other}*"));
+    }
+    let length = |name: &str| schema[name].as_u64();
+    match (length("minLength"), length("maxLength"), second) {
+        (None, None, Some(second)) => format!("{other}*({first}[^{second}{first}]{other}*)*"),
+        (None, None, None) => format!("{other}*"),
+        (least, Some(most), _) => format!("{other}{{{},{most}}}", least.unwrap_or(0)),
+        (Some(least), None, _) => format!("{other}{{{least},}}"),
+    }
+}
+
+/// The expression of all of a text in which a pattern is found, with `other` around it.
+fn whole(pattern: &str, other: &str) -> String {
+    let open = |begins: bool| if begins { "" } else { other };
+    let (front, back) = (open(pattern.starts_with('^')), open(pattern.ends_with('$')));
+    format!("{front}({}){back}", inner(pattern))
+}
+
+/// A pattern without its ends.
+fn inner(pattern: &str) -> String {
+    between_slashes(pattern.trim_start_matches('^').trim_end_matches('$'))
+}

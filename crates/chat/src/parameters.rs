@@ -1,0 +1,380 @@
+//! A tool's arguments by the schema of its parameters: which there are, what each has to match, and which
+//! have to be there. References and `allOf` are followed; `anyOf` and `oneOf` lead to alternatives. The
+//! grammar of forced calls and the reader of calls both use it.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use serde_json::{Map, Value};
+
+use crate::argument::{Argument, Types};
+use crate::references::{REFERENCES, References};
+
+/// Schemas and names that are visited; what lies beyond is not known.
+const MAX_STEPS: usize = 1 << 18;
+/// How deep schemas for all arguments together are followed.
+const MAX_DEPTH: usize = 16;
+/// Combinations of alternatives.
+const MAX_ALTERNATIVES: usize = 32;
+/// Keywords that constrain arguments together, which a grammar of arguments one by one does not enforce.
+const TOGETHER: [&str; 6] =
+    ["enum", "const", "not", "propertyNames", "minProperties", "maxProperties"];
+
+/// What a tool can be called with.
+#[derive(Debug)]
+pub(crate) struct Parameters<'s> {
+    /// A call's arguments are one of these.
+    pub(crate) alternatives: Vec<Alternative<'s>>,
+    /// Keywords that these leave out.
+    pub(crate) left_out: BTreeSet<&'static str>,
+}
+
+/// Arguments that can be there together.
+#[derive(Debug, Default)]
+pub(crate) struct Alternative<'s> {
+    /// By name: schemas that all have to match.
+    pub(crate) named: Vec<(&'s str, Vec<&'s Value>)>,
+    pub(crate) required: HashSet<&'s str>,
+    /// By an expression that their names match.
+    pub(crate) patterns: Vec<(&'s str, Vec<&'s Value>)>,
+    /// What arguments with other names have to match, if there may be any.
+    pub(crate) others: Option<Vec<&'s Value>>,
+}
+
+/// Schemas that arguments have to match together, while they are collected.
+#[derive(Debug, Clone, Default)]
+struct Group<'s> {
+    parts: Vec<&'s Map<String, Value>>,
+    /// Alternatives of which one more has to match.
+    pending: Vec<&'s Vec<Value>>,
+    /// The addresses of schemas that references led to.
+    followed: HashSet<usize>,
+    /// Whether no object matches.
+    is_none: bool,
+}
+
+struct Collector<'r, 's> {
+    references: &'r References<'s>,
+    steps: usize,
+    left_out: BTreeSet<&'static str>,
+}
+
+impl<'s> Parameters<'s> {
+    /// Those of this schema, within the document of `references`.
+    pub(crate) fn of(root: &'s Value, references: &References<'s>) -> Self {
+        let mut collector = Collector { references, steps: 0, left_out: BTreeSet::new() };
+        let mut first = Group::default();
+        collector.add(root, 0, &mut first);
+        let (mut todo, mut alternatives) = (vec![first], Vec::new());
+        while let Some(mut group) = todo.pop() {
+            if group.is_none {
+                continue;
+            }
+            let Some(options) = group.pending.pop() else {
+                alternatives.extend(collector.alternative(&group));
+                continue;
+            };
+            let count = alternatives.len() + todo.len() + options.len();
+            if count > MAX_ALTERNATIVES || collector.steps > MAX_STEPS {
+                collector.left_out.insert("anyOf");
+                todo.push(group);
+                continue;
+            }
+            // The first is the next.
+            for option in options.iter().rev() {
+                collector.steps += group.parts.len() + group.followed.len() + group.pending.len();
+                let mut with = group.clone();
+                collector.add(option, 1, &mut with);
+                todo.push(with);
+            }
+        }
+        Self { alternatives, left_out: collector.left_out }
+    }
+
+    /// The types of each argument that has a name, and of all others: what any alternative allows. `None`
+    /// for those of others if there are none.
+    pub(crate) fn types(
+        &self,
+        references: &References<'s>,
+    ) -> (HashMap<&'s str, Types>, Option<Types>) {
+        let mut spent = 0;
+        let mut types = |schemas: &[&'s Value]| {
+            if spent > MAX_STEPS {
+                return Types::ANY;
+            }
+            Argument { schemas, references }.all_types(&mut spent)
+        };
+        let (mut named, mut others) = (HashMap::new(), None::<Types>);
+        for one in &self.alternatives {
+            for (name, schemas) in &one.named {
+                let all = named.entry(*name).or_insert(Types::NONE);
+                *all = all.or(types(schemas));
+            }
+            // Where names are described by expressions, others are not meant unless they are described.
+            let others_of =
+                one.others.as_ref().filter(|all| one.patterns.is_empty() || !all.is_empty());
+            let free = one.patterns.iter().map(|(_, schemas)| schemas).chain(others_of);
+            for schemas in free {
+                others = Some(others.unwrap_or(Types::NONE).or(types(schemas)));
+            }
+        }
+        (named, others)
+    }
+}
+
+impl<'s> Collector<'_, 's> {
+    /// Adds a schema that has to match.
+    fn add(&mut self, schema: &'s Value, depth: usize, to: &mut Group<'s>) {
+        self.steps += 1;
+        if depth > MAX_DEPTH || self.steps > MAX_STEPS {
+            self.left_out.insert("$ref");
+            return;
+        }
+        let map = match schema {
+            Value::Object(map) => map,
+            other => {
+                to.is_none |= *other == Value::Bool(false);
+                return;
+            }
+        };
+        let alone = self.references.alone(map);
+        for name in REFERENCES.iter().filter_map(|key| map.get(*key)?.as_str()) {
+            if alone.is_some_and(|alone| alone != name) {
+                continue;
+            }
+            self.steps += name.len() / 16;
+            match self.references.find(name) {
+                Some(target) if to.followed.insert(std::ptr::from_ref(target).addr()) => {
+                    self.add(target, depth + 1, to);
+                }
+                Some(_) => {}
+                None => {
+                    self.left_out.insert("$ref");
+                }
+            }
+        }
+        if alone.is_some() {
+            return;
+        }
+        to.is_none |= map.get("type").is_some_and(|types| !allows_objects(types));
+        to.parts.push(map);
+        for key in ["anyOf", "oneOf"] {
+            to.pending.extend(map.get(key).and_then(Value::as_array));
+        }
+        for one in map.get("allOf").and_then(Value::as_array).into_iter().flatten() {
+            self.add(one, depth + 1, to);
+            if self.steps > MAX_STEPS {
+                break;
+            }
+        }
+    }
+
+    /// The arguments of schemas that have to match together; `None` if there can be none.
+    fn alternative(&mut self, group: &Group<'s>) -> Option<Alternative<'s>> {
+        let parts = &group.parts;
+        let required = strings(parts, "required");
+        let mut named = Schemas::of(parts, "properties");
+        let mut patterns = Schemas::of(parts, "patternProperties");
+        self.steps += required.len() + named.names.len() + patterns.names.len();
+        let mut names: HashSet<&str> = HashSet::new();
+        for name in &required {
+            if names.insert(name) {
+                named.entry(name);
+            }
+        }
+        if !patterns.names.is_empty() && !named.names.is_empty() {
+            // Whether a name matches an expression is not looked at.
+            self.left_out.insert("patternProperties");
+        }
+        let mut others = Some(Vec::new());
+        for (at, part) in parts.iter().enumerate() {
+            self.note_together(part, required.len());
+            let Some(other) = part.get("additionalProperties").filter(|other| !is_any(other))
+            else {
+                continue;
+            };
+            if *other == Value::Bool(false) {
+                others = None;
+            } else if let Some(all) = &mut others {
+                all.push(other);
+            }
+            let own = (part.get("patternProperties"), part.get("properties"));
+            self.steps += named.names.len() + patterns.names.len();
+            if self.steps > MAX_STEPS && at > 0 {
+                self.left_out.insert("additionalProperties");
+                continue;
+            }
+            // A name that matches one of the part's own expressions is not another one.
+            let has_patterns = own.0.and_then(Value::as_object).is_some_and(|all| !all.is_empty());
+            if !has_patterns {
+                named.also(other, own.1);
+            }
+            patterns.also(other, own.0);
+        }
+        let required: HashSet<&str> = required.into_iter().collect();
+        let (named, never): (Vec<_>, Vec<_>) =
+            named.finish().partition(|(_, schemas)| schemas.iter().all(|one| !is_none(one)));
+        if never.iter().any(|(name, _)| required.contains(name)) {
+            return None;
+        }
+        let patterns = patterns.finish().filter(|(_, all)| all.iter().all(|one| !is_none(one)));
+        Some(Alternative { named, required, patterns: patterns.collect(), others })
+    }
+
+    /// Notes keywords about arguments together.
+    fn note_together(&mut self, part: &'s Map<String, Value>, required: usize) {
+        let enforced = |key: &str| {
+            key == "minProperties"
+                && part[key].as_u64().is_some_and(|least| least <= required as u64)
+        };
+        let noted = TOGETHER.iter().filter(|key| part.contains_key(**key) && !enforced(key));
+        self.left_out.extend(noted);
+    }
+}
+
+/// Schemas by name, in the order of their names.
+#[derive(Debug, Default)]
+struct Schemas<'s> {
+    at: HashMap<&'s str, usize>,
+    names: Vec<(&'s str, Vec<&'s Value>)>,
+}
+
+impl<'s> Schemas<'s> {
+    /// Those that several schemas have under a keyword.
+    fn of(parts: &[&'s Map<String, Value>], key: &str) -> Self {
+        let mut all = Self::default();
+        for (name, schema) in parts.iter().filter_map(|part| part.get(key)?.as_object()).flatten() {
+            let schemas = all.entry(name);
+            if !is_any(schema) {
+                schemas.push(schema);
+            }
+        }
+        all
+    }
+
+    fn entry(&mut self, name: &'s str) -> &mut Vec<&'s Value> {
+        let next = self.names.len();
+        let at = *self.at.entry(name).or_insert(next);
+        if at == next {
+            self.names.push((name, Vec::new()));
+        }
+        &mut self.names[at].1
+    }
+
+    /// Adds a schema to all that a part does not name.
+    fn also(&mut self, schema: &'s Value, own: Option<&Value>) {
+        for (name, schemas) in &mut self.names {
+            if own.is_none_or(|own| own.get(*name).is_none()) {
+                schemas.push(schema);
+            }
+        }
+    }
+
+    fn finish(self) -> impl Iterator<Item = (&'s str, Vec<&'s Value>)> {
+        self.names.into_iter()
+    }
+}
+
+fn strings<'s>(parts: &[&'s Map<String, Value>], key: &str) -> Vec<&'s str> {
+    let lists = parts.iter().filter_map(|part| part.get(key)?.as_array());
+    lists.flatten().filter_map(Value::as_str).collect()
+}
+
+fn allows_objects(types: &Value) -> bool {
+    match types {
+        Value::Array(all) => all.iter().any(|one| one == "object"),
+        one => one == "object",
+    }
+}
+
+fn is_any(schema: &Value) -> bool {
+    *schema == Value::Bool(true) || schema.as_object().is_some_and(Map::is_empty)
+}
+
+fn is_none(schema: &Value) -> bool {
+    *schema == Value::Bool(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::argument::Kind;
+    use crate::calls::{Kinds, samples};
+    use crate::forced::{Calls, ToolShape, grammar};
+
+    fn names(schema: &Value) -> Vec<Vec<String>> {
+        let references = References::new(schema);
+        let all = Parameters::of(schema, &references).alternatives;
+        let names = |one: &Alternative<'_>| {
+            let mark = |name: &str| if one.required.contains(name) { "!" } else { "" };
+            one.named.iter().map(|(name, _)| format!("{name}{}", mark(name))).collect()
+        };
+        all.iter().map(names).collect()
+    }
+
+    #[test]
+    fn parts_are_merged_and_alternatives_kept_apart() {
+        let a = json!({"properties": {"a": {}}, "required": ["a"]});
+        let b = json!({"properties": {"b": {}}, "required": ["c"]});
+        for (schema, found) in [
+            (json!({"$ref": "#/$defs/a", "$defs": {"a": a}}), vec![vec!["a!"]]),
+            (json!({"allOf": [a, b]}), vec![vec!["a!", "b", "c!"]]),
+            (json!({"anyOf": [a, b]}), vec![vec!["a!"], vec!["b", "c!"]]),
+            (json!({"oneOf": [a, {"type": "null"}, false]}), vec![vec!["a!"]]),
+            (json!({"allOf": [a, {"properties": {"a": false}}]}), vec![]),
+            (json!({"allOf": [b, {"properties": {"b": false}}]}), vec![vec!["c!"]]),
+            (json!({"allOf": [a, {"additionalProperties": false}]}), vec![]),
+            (json!({"$ref": "#"}), vec![vec![]]),
+            (json!(true), vec![vec![]]),
+        ] {
+            assert_eq!(names(&schema), found, "{schema}");
+        }
+    }
+
+    #[test]
+    fn what_one_alternative_names_is_read_by_it() {
+        let schema = json!({"anyOf": [{"properties": {"a": {"type": "string"}, "b": {"type": "null"}}},
+            {"properties": {"b": {"type": "string"}}}]});
+        let kinds = Kinds::of(&schema);
+        let each = ["a", "b", "z"].map(|name| kinds.get(name));
+        assert_eq!(each, [Kind::Text, Kind::Either, Kind::Either]);
+    }
+
+    #[test]
+    fn hostile_parameters_are_read_and_spelled_in_time() {
+        let some = |count: usize, each: &dyn Fn(usize) -> Value| -> Map<String, Value> {
+            (0..count).map(|at| (format!("p{at}"), each(at))).collect()
+        };
+        let one = json!({"anyOf": [{"$ref": "#"}]});
+        let listed: Vec<String> = (0..4_000).map(|at| at.to_string()).collect();
+        let chain = some(5_000, &|at| json!({"items": {"$ref": format!("#/$defs/p{}", at + 1)}}));
+        let many =
+            some(5_000, &|at| json!({"minItems": at, "$ref": format!("#/$defs/p{}", at % 50)}));
+        let anchors = some(5_000, &|_| json!({"$ref": "#name"}));
+        let each = [
+            json!({"allOf": vec![one; 50_000]}),
+            json!({"anyOf": vec![json!({"anyOf": vec![json!({"$ref": "#"}); 300]}); 300]}),
+            json!({"allOf": (0..300).map(|at| json!({"properties": some(300, &|_| json!({"const": at}))})).collect::<Vec<_>>(),
+                "additionalProperties": {"type": "null"}}),
+            json!({"allOf": vec![json!({"additionalProperties": {}, "patternProperties": {"a": {}}}); 20_000],
+                "properties": some(5_000, &|_| json!({}))}),
+            json!({"properties": some(5_000, &|_| json!({"$ref": "#/$defs/e"})), "$defs": {"e": {"enum": listed}}}),
+            json!({"properties": many, "$defs": chain}),
+            json!({"properties": anchors, "$defs": {"a": {"$anchor": "name", "enum": listed}}}),
+        ];
+        for schema in &each {
+            let begin = Instant::now();
+            Kinds::of(schema);
+            assert!(begin.elapsed() < Duration::from_secs(2), "{:?} to read", begin.elapsed());
+            let tool = ToolShape { name: "f", schema: schema.clone(), sent: schema, strict: false };
+            let dialect = samples::qwen();
+            let written = grammar(&dialect, &[tool], Calls::One, &|_| None, &Value::clone, None);
+            let bytes = written.map_or(0, |grammar| grammar.lark.len());
+            let took = begin.elapsed();
+            assert!(took < Duration::from_secs(4) && bytes < 1 << 20, "{took:?} for {bytes} bytes");
+        }
+    }
+}

@@ -1,0 +1,511 @@
+//! What calls that have to be made can be, where arguments come one by one: what a grammar spells is read
+//! back as arguments that the schema allows.
+
+use std::time::{Duration, Instant};
+
+use forebay_chat::{CallReader, ChatTemplate, Part};
+use forebay_engine::scripted::{answer, can_answer, vocab};
+use proptest::prelude::*;
+
+use super::*;
+
+/// Templates that spell arguments one by one: what stands before a name, before and behind an argument's name,
+/// what it is told of texts and of others, what stands behind a value, between two, and behind all.
+const SPELLED: [[&str; 9]; 4] = [
+    [
+        "<tool_call>\\n<function=",
+        ">\\n",
+        "<parameter=",
+        ">\\n",
+        "",
+        "",
+        "\\n</parameter>\\n",
+        "",
+        "</function>\\n</tool_call>",
+    ],
+    [
+        "<tool_call>",
+        "\\n",
+        "<arg_key>",
+        "</arg_key>\\n<arg_value>",
+        "",
+        "",
+        "</arg_value>\\n",
+        "",
+        "</tool_call>",
+    ],
+    [
+        "<calls>\\n<invoke name=\"",
+        "\">\\n",
+        "<parameter name=\"",
+        "\" string=\"",
+        "true\">",
+        "false\">",
+        "</parameter>\\n",
+        "",
+        "</invoke>\\n</calls>",
+    ],
+    ["<call>[", "(", "", "=", "\\'", "", "", ", ", ")]</call>"],
+];
+
+/// Arguments one by one, texts as they are.
+fn dialect() -> Dialect {
+    dialect_of(0)
+}
+
+fn dialect_of(which: usize) -> Dialect {
+    let [open, middle, key, value, text, other, end, between, close] = SPELLED[which];
+    let quote = if text.starts_with('\\') { text } else { "" };
+    let template = format!(
+        "{{%- for m in messages %}}{{{{- '<|im_start|>' + m.role + '\\n' }}}}{{{{- m.content }}}}
+{{%- for c in m.tool_calls or [] %}}{{%- set c = c.function %}}{{{{- '{open}' + c.name + '{middle}' }}}}
+{{%- for name, value in c.arguments|items %}}{{{{- '{key}' + name + '{value}' }}}}
+{{%- if value is string %}}{{{{- '{text}' + value + '{quote}' }}}}{{%- else %}}{{{{- '{other}' + value|tojson }}}}{{%- endif %}}
+{{{{- '{end}' }}}}{{%- if not loop.last %}}{{{{- '{between}' }}}}{{%- endif %}}{{%- endfor %}}
+{{{{- '{close}' }}}}{{%- endfor %}}{{{{- '<|im_end|>\\n' }}}}{{%- endfor %}}
+{{%- if add_generation_prompt %}}{{{{- '<|im_start|>assistant\\n' }}}}{{%- endif %}}"
+    );
+    let template = ChatTemplate::new(&template, "", "", Vec::new()).unwrap();
+    let dialect = Dialect::learn(&template, &["<|im_end|>"]);
+    assert!(dialect.takes_each(), "{which}: {dialect:?}");
+    dialect
+}
+
+fn toolset(parameters: &Value, strict: bool, choice: &str) -> Result<Toolset, ApiError> {
+    let function = json!({"name": "f", "parameters": parameters, "strict": strict});
+    let other = json!({"name": "g", "strict": true, "parameters": {"type": "object",
+        "properties": {}, "additionalProperties": false}});
+    let mut tools = vec![json!({"type": "function", "function": function})];
+    if choice == "auto" {
+        tools.push(json!({"type": "function", "function": other}));
+    }
+    let request = json!({"model": "m", "messages": [], "tools": tools, "tool_choice": choice,
+               "parallel_tool_calls": false});
+    Toolset::of(&serde_json::from_value(request).unwrap())
+}
+
+fn wanted(parameters: &Value, strict: bool) -> Result<Wanted, ApiError> {
+    wanted_by(&dialect(), parameters, strict)
+}
+
+fn wanted_by(dialect: &Dialect, parameters: &Value, strict: bool) -> Result<Wanted, ApiError> {
+    let wanted = toolset(parameters, strict, "required")?.grammar(dialect, &vocab(), None)?;
+    Ok(wanted.unwrap())
+}
+
+fn why(error: &ApiError) -> String {
+    assert_eq!(error.param(), Some("tools[0].function.parameters"), "{error:?}");
+    json!(error.envelope()).to_string()
+}
+
+/// The arguments of the one call that a text is.
+fn read(parameters: &Value, text: &str) -> Value {
+    read_by(dialect(), parameters, text)
+}
+
+fn read_by(dialect: Dialect, parameters: &Value, text: &str) -> Value {
+    let tools = toolset(parameters, false, "required").unwrap().schemas();
+    let mut reader = CallReader::new(dialect, Arc::new(tools), true);
+    let (mut parts, mut arguments) = (Vec::new(), String::new());
+    reader.push(text, &mut parts);
+    reader.finish(&mut parts);
+    for part in parts {
+        match part {
+            Part::Call { name, .. } => assert_eq!(name, "f", "{text}"),
+            Part::Arguments { text, .. } => arguments.push_str(&text),
+            other => panic!("{other:?} of {text}"),
+        }
+    }
+    serde_json::from_str(&arguments)
+        .unwrap_or_else(|error| panic!("{error}: {arguments} of {text}"))
+}
+
+/// A call with these arguments, as the dialect spells it.
+fn call(arguments: &[(&str, &str)]) -> String {
+    let [begin, end] = ["<tool_call>\n<function=f>\n", "</function>\n</tool_call>"];
+    let each = arguments
+        .iter()
+        .map(|(name, value)| format!("<parameter={name}>\n{value}\n</parameter>\n"));
+    format!("{begin}{}{end}", each.collect::<String>())
+}
+
+#[track_caller]
+fn check(parameters: &Value, may: &[&[(&str, &str)]], may_not: &[&[(&str, &str)]]) {
+    let wanted = wanted(parameters, false).unwrap();
+    for (calls, is) in [(may, true), (may_not, false)] {
+        for arguments in calls {
+            let can = can_answer(wanted.grammar(), &call(arguments));
+            assert_eq!(can, Ok(is), "{arguments:?} by {parameters}: {:?}", wanted.grammar());
+        }
+    }
+}
+
+#[test]
+fn arguments_are_found_behind_references_and_in_members() {
+    let a = json!({"type": "object", "properties": {"n": {"type": "integer"}, "s": {"type": "string"}},
+        "required": ["n"]});
+    let named = json!({"$ref": "#/$defs/A", "$defs": {"A": a}});
+    let old = json!({"$ref": "#/definitions/A", "definitions": {"A": a},
+        "$schema": "http://json-schema.org/draft-07/schema#"});
+    let anchor = json!({"$ref": "#here", "$defs": {"A": {"$anchor": "here", "allOf": [a]}}});
+    let b = json!({"properties": {"s": {"type": "string"}}});
+    let both = json!({"allOf": [{"properties": {"n": {"type": "integer"}}, "required": ["n"]}, b]});
+    for schema in [&named, &old, &anchor, &both] {
+        check(
+            schema,
+            &[&[("n", "1")], &[("n", "1"), ("s", "007")]],
+            &[&[], &[("s", "x")], &[("n", "x")], &[("n", "1"), ("z", "1")]],
+        );
+        assert_eq!(read(schema, &call(&[("n", "1"), ("s", "007")])), json!({"n": 1, "s": "007"}));
+    }
+}
+
+#[test]
+fn alternatives_of_all_arguments_are_kept_apart() {
+    let either = json!({"type": "object", "properties": {"c": {"type": "boolean"}}, "anyOf": [
+        {"properties": {"a": {"type": "integer"}}, "required": ["a"]},
+        {"properties": {"b": {"type": "string"}}, "required": ["b"]}]});
+    check(
+        &either,
+        &[&[("c", "true"), ("a", "1")], &[("c", "true"), ("b", "1")], &[("a", "1")]],
+        &[&[], &[("c", "true")], &[("b", "x"), ("a", "1")]],
+    );
+    assert_eq!(read(&either, &call(&[("b", "1")])), json!({"b": "1"}));
+    // One of two has to be there: as many tools say it.
+    let names = json!({"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+        "anyOf": [{"required": ["a"]}, {"required": ["b"]}]});
+    check(&names, &[&[("a", "1")], &[("b", "1")], &[("a", "1"), ("b", "2")]], &[&[]]);
+}
+
+#[test]
+fn arguments_that_are_not_named_may_be_any() {
+    let maps = [
+        (json!({"type": "object"}), true),
+        (json!({"type": "object", "additionalProperties": {"type": "string"}}), false),
+        (json!({"type": "object", "patternProperties": {"^k": {"type": "string"}}}), false),
+    ];
+    for (schema, any) in maps {
+        check(&schema, &[&[], &[("k", "x")], &[("k", "x"), ("k2", "y")]], &[]);
+        let read = read(&schema, &call(&[("k", "1")]));
+        assert_eq!(read, if any { json!({"k": 1}) } else { json!({"k": "1"}) }, "{schema}");
+    }
+    let some = json!({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"],
+        "additionalProperties": {"type": "boolean"}});
+    check(
+        &some,
+        &[&[("a", "1")], &[("a", "1"), ("b", "true")]],
+        &[
+            &[("b", "true")],
+            &[("a", "true")],
+            &[("a", "1"), ("b", "2")],
+            &[("a", "1"), ("a", "true")],
+        ],
+    );
+    // A tool that is not strict beside one that is.
+    let tools = toolset(
+        &json!({"type": "object", "properties": {"a": {"type": "integer"}}}),
+        false,
+        "auto",
+    );
+    let grammar = tools.unwrap().grammar(&dialect(), &vocab(), None).unwrap().unwrap();
+    assert_eq!(can_answer(grammar.grammar(), &call(&[("a", "1")])), Ok(true));
+}
+
+#[test]
+fn schemas_that_are_true_or_false_are_read() {
+    let schema = json!({"type": "object", "properties": {"a": true, "b": false, "c": {}}});
+    check(&schema, &[&[], &[("a", "1")], &[("a", "x"), ("c", "[1]")]], &[&[("b", "1")]]);
+    let never = json!({"type": "object", "properties": {"b": false}, "required": ["b"]});
+    let error = wanted(&never, false).unwrap_err();
+    assert!(why(&error).contains("no arguments are valid"), "{error:?}");
+}
+
+#[test]
+fn definitions_are_repeated_only_where_they_are_needed() {
+    let definition = |at: usize| {
+        let all: Vec<String> = (0..1_000).map(|value| format!("value-{at}-{value}")).collect();
+        (format!("d{at}"), json!({"type": "array", "items": {"enum": all}}))
+    };
+    let property = |at: usize| (format!("p{at}"), json!({"$ref": format!("#/$defs/d{}", at % 10)}));
+    let tool = |used: usize| {
+        json!({"type": "object", "properties": (0..used).map(property).collect::<serde_json::Map<_, _>>(),
+            "$defs": (0..10).map(definition).collect::<serde_json::Map<_, _>>()})
+    };
+    // All of them together fit, each of them 20 times would not.
+    let (enforced, text) = (tool(200), r#"["value-3-7"]"#);
+    check(&enforced, &[&[("p3", text)], &[("p13", text)]], &[&[("p4", text)]]);
+    assert_eq!(wanted(&enforced, true).unwrap().not_enforced().names(), None);
+    // Where they do not fit, the kind of the value alone is enforced.
+    let large: serde_json::Map<String, Value> = (0..4)
+        .map(|at| {
+            let holds = json!({"type": "array", "items": {"$ref": "#/$defs/all"}, "minItems": at});
+            (format!("p{at}"), holds)
+        })
+        .collect();
+    let all: Vec<Value> = (0..10).map(|at| json!({"$ref": format!("#/$defs/d{at}")})).collect();
+    let mut schema = tool(0);
+    schema["$defs"]["all"] = json!({"anyOf": all});
+    schema["properties"] = large.into();
+    let wanted = wanted(&schema, false).unwrap();
+    assert_eq!(wanted.not_enforced().names().as_deref(), Some("$ref"));
+    check(&schema, &[&[("p0", "[1]")]], &[&[("p0", "7")], &[("p3", "[1]")]]);
+    let error = super::tests::wanted(&schema, true).unwrap_err();
+    assert!(why(&error).contains("definitions that its arguments refer to"), "{error:?}");
+}
+
+#[test]
+fn what_is_too_long_is_refused_by_its_tool() {
+    let listed: Vec<String> = (0..40_000).map(|at| format!("value {at}")).collect();
+    let schema =
+        json!({"type": "object", "properties": {"a": {"enum": listed}}, "required": ["a"]});
+    let request = |choice: &str| toolset(&schema, false, choice).unwrap();
+    for dialect in [dialect(), Dialect::fallback()] {
+        let error = request("required").grammar(&dialect, &vocab(), None).unwrap_err();
+        assert!(why(&error).contains("without its descriptions"), "{error:?}");
+        // Where nothing of it has to be enforced, nothing is.
+        assert!(request("auto").grammar(&dialect, &vocab(), None).is_ok());
+    }
+}
+
+#[test]
+fn parameters_that_refer_to_themselves_are_read_in_time() {
+    let node = json!({"type": "object", "properties": {"id": {"type": "integer"},
+        "below": {"type": "array", "items": {"$ref": "#/$defs/node"}}}, "required": ["id"]});
+    let each = [
+        (json!({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}), None),
+        (
+            json!({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}),
+            None,
+        ),
+        (json!({"$ref": "#"}), None),
+        (json!({"allOf": [{"$ref": "#"}, {"properties": {"n": {"type": "integer"}}}]}), None),
+        (
+            json!({"anyOf": [{"$ref": "#"}, {"$ref": "#"}], "properties": {"n": {"type": "integer"}}}),
+            None,
+        ),
+        (
+            json!({"properties": {"a": {"$ref": "#/properties/b"}, "b": {"$ref": "#/properties/a"}}}),
+            None,
+        ),
+        (json!({"properties": {"a": {"$ref": "#/properties/a"}}}), None),
+        (json!({"$ref": "#/$defs/node", "$defs": {"node": node}}), Some("node")),
+        (
+            json!({"properties": {"id": {"type": "integer"},
+            "below": {"type": "array", "items": {"$ref": "#"}}}, "required": ["id"]}),
+            Some("root"),
+        ),
+        (
+            json!({"$defs": {"w": {"anyOf": vec![json!({"$ref": "#/$defs/w"}); 5_000]}}, "$ref": "#/$defs/w"}),
+            None,
+        ),
+        (
+            json!({"$defs": {"w": {"allOf": vec![json!({"$ref": "#/$defs/w"}); 5_000]}}, "$ref": "#/$defs/w"}),
+            None,
+        ),
+    ];
+    for (schema, tree) in each {
+        let begin = Instant::now();
+        for strict in [false, true] {
+            for choice in ["auto", "required"] {
+                let tools = toolset(&schema, strict, choice).unwrap();
+                let grammar = tools.grammar(&dialect(), &vocab(), None);
+                let Ok(Some(wanted)) = grammar else {
+                    let message = why(&grammar.unwrap_err());
+                    assert!(tree.is_none() && message.contains("cannot be enforced"), "{message}");
+                    continue;
+                };
+                // What the compiler makes of it is a grammar, or a message for the client.
+                let answered = answer(wanted.grammar(), &[1, 2, 3, 4]);
+                assert!(tree.is_none() || answered.is_ok(), "{answered:?} for {schema}");
+            }
+        }
+        assert!(begin.elapsed() < Duration::from_secs(8), "{:?} for {schema}", begin.elapsed());
+        let text = call(&[("id", "1"), ("below", "[{\"id\": 2, \"below\": []}]")]);
+        let begin = Instant::now();
+        let read = read(&schema, &text);
+        assert!(begin.elapsed() < Duration::from_secs(1), "{:?} to read {schema}", begin.elapsed());
+        if tree.is_some() {
+            assert_eq!(read, json!({"id": 1, "below": [{"id": 2, "below": []}]}));
+            check(
+                &schema,
+                &[&[("id", "1"), ("below", "[{\"id\": 2}]")]],
+                &[&[], &[("id", "1"), ("below", "[{}]")]],
+            );
+        }
+    }
+}
+
+/// Whether a value is valid by a schema with the keywords of `any_argument`, and why not.
+fn violates(value: &Value, schema: &Value, root: &Value) -> Option<String> {
+    let map = match schema {
+        Value::Bool(any) => return (!any).then(|| "false".to_owned()),
+        Value::Object(map) => map,
+        _ => return None,
+    };
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let is = |name: &Value| {
+        name == kind || name == "integer" && value.as_f64().is_some_and(|n| n.fract() == 0.0)
+    };
+    let each = |key: &str| map.get(key).and_then(Value::as_array).into_iter().flatten();
+    let below = |schema: &Value| violates(value, schema, root);
+    for (key, of) in map {
+        let wrong = match (key.as_str(), of) {
+            ("type", Value::Array(all)) => !all.iter().any(is),
+            ("type", one) => !is(one),
+            ("const", one) => one != value,
+            ("enum", _) => !each("enum").any(|one| one == value),
+            ("$ref", name) => {
+                let pointer = name.as_str().unwrap().trim_start_matches('#');
+                below(root.pointer(pointer).unwrap()).is_some()
+            }
+            ("allOf", _) => each("allOf").any(|one| below(one).is_some()),
+            ("anyOf", _) => each("anyOf").all(|one| below(one).is_some()),
+            ("maxLength", most) => value
+                .as_str()
+                .is_some_and(|text| text.chars().count() as u64 > most.as_u64().unwrap()),
+            ("items", items) => {
+                let all = value.as_array().into_iter().flatten();
+                all.filter_map(|one| violates(one, items, root)).next().is_some()
+            }
+            ("required", names) => value.as_object().is_some_and(|own| {
+                names
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .any(|name| !own.contains_key(name.as_str().unwrap()))
+            }),
+            ("properties", all) => value.as_object().into_iter().flatten().any(|(name, value)| {
+                all.get(name).is_some_and(|one| violates(value, one, root).is_some())
+            }),
+            ("patternProperties", all) => {
+                value.as_object().into_iter().flatten().any(|(name, value)| {
+                    all.as_object().unwrap().iter().any(|(pattern, one)| {
+                        name.starts_with(&pattern[1..]) && violates(value, one, root).is_some()
+                    })
+                })
+            }
+            ("additionalProperties", one) => {
+                value.as_object().into_iter().flatten().any(|(name, value)| {
+                    let is_named = map.get("properties").is_some_and(|all| all.get(name).is_some());
+                    let patterns = map.get("patternProperties").and_then(Value::as_object);
+                    let matches =
+                        patterns.is_some_and(|all| all.keys().any(|p| name.starts_with(&p[1..])));
+                    !is_named && !matches && violates(value, one, root).is_some()
+                })
+            }
+            _ => false,
+        };
+        if wrong {
+            return Some(format!("{key} of {schema}"));
+        }
+    }
+    None
+}
+
+fn any_argument() -> impl Strategy<Value = Value> {
+    let leaf = prop::sample::select(vec![
+        json!(true),
+        json!({}),
+        json!({"type": "string"}),
+        json!({"type": "integer"}),
+        json!({"type": "boolean"}),
+        json!({"type": ["string", "null"]}),
+        json!({"type": ["integer", "string"]}),
+        json!({"enum": ["1", 2, null, "x y", true]}),
+        json!({"enum": ["007", "null"]}),
+        json!({"enum": [1, 2]}),
+        json!({"const": "12"}),
+        json!({"const": 12}),
+        json!({"const": {"a": "1"}}),
+        json!({"const": null}),
+        json!({"type": "string", "maxLength": 3}),
+        json!({"type": "string", "enum": ["true", "a"]}),
+        json!({"$ref": "#/$defs/text"}),
+        json!({"$ref": "#/$defs/number"}),
+        json!({"$ref": "#/$defs/tree"}),
+        json!({"type": "object", "additionalProperties": {"type": "string"}}),
+        json!({"type": "array", "items": {"type": ["string", "null"]}}),
+    ]);
+    leaf.prop_recursive(2, 6, 3, |below| {
+        let list = || prop::collection::vec(below.clone(), 1..3);
+        prop_oneof![
+            list().prop_map(|all| json!({"anyOf": all})),
+            below.clone().prop_map(|one| json!({"allOf": [one, {}]})),
+            below.clone().prop_map(
+                |one| json!({"type": "object", "properties": {"a": one}, "required": ["a"]})
+            ),
+        ]
+    })
+}
+
+fn any_parameters() -> impl Strategy<Value = Value> {
+    let some = || prop::collection::vec(any_argument(), 1..4);
+    let object = || {
+        (some(), any::<bool>()).prop_map(|(all, required)| {
+            let names = ["a", "b", "c"];
+            let named: serde_json::Map<String, Value> =
+                names.iter().map(|name| (*name).to_owned()).zip(all.clone()).collect();
+            let required = if required { &names[..all.len()] } else { &[] };
+            json!({"type": "object", "properties": named, "required": required})
+        })
+    };
+    let parts = (object(), object(), any_argument(), any::<bool>(), 0..6);
+    parts.prop_map(|(mut first, second, other, closed, form)| {
+        if closed {
+            first["additionalProperties"] = false.into();
+        }
+        let mut schema = match form {
+            0 => first,
+            1 => json!({"$ref": "#/$defs/root", "$defs": {"root": first}}),
+            2 => json!({"allOf": [{"properties": first["properties"]}, second]}),
+            3 => json!({"anyOf": [first, second]}),
+            4 => json!({"properties": first["properties"], "additionalProperties": other}),
+            _ => json!({"patternProperties": {"^a": other}, "additionalProperties": first["additionalProperties"].as_bool().unwrap_or(true)}),
+        };
+        for (name, definition) in [
+            ("text", json!({"type": "string"})),
+            ("number", json!({"type": "integer"})),
+            ("tree", json!({"type": "object", "properties": {"n": {"type": "string"},
+                "below": {"type": "array", "items": {"$ref": "#/$defs/tree"}}}})),
+        ] {
+            schema["$defs"][name] = definition;
+        }
+        schema
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_a_call_is_made_of_is_read_as_the_schema_allows(
+        schema in any_parameters(),
+        choices in prop::collection::vec(any::<u8>(), 0..120),
+        which in 0..SPELLED.len(),
+    ) {
+        let dialect = dialect_of(which);
+        let Ok(wanted) = wanted_by(&dialect, &schema, false) else { return Ok(()) };
+        prop_assert_eq!(wanted.not_enforced().names(), None, "{}", schema);
+        let text = match answer(wanted.grammar(), &choices) {
+            Ok(Some(text)) => text,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                prop_assert!(error.to_string().contains("Unsatisfiable schema"), "{} for {}", error, schema);
+                return Ok(());
+            }
+        };
+        // A number that is out of every range.
+        let exponents = text.match_indices(['E', 'e']).map(|(at, _)| text[at + 1..].trim_start_matches(['+', '-']));
+        prop_assume!(!exponents.into_iter().any(|rest| rest.starts_with(|c: char| c.is_ascii_digit())));
+        let arguments = read_by(dialect, &schema, &text);
+        let wrong = violates(&arguments, &schema, &schema);
+        prop_assert_eq!(wrong, None, "{} of {} by {}", arguments, text, schema);
+    }
+}
