@@ -6,7 +6,8 @@ import subprocess
 import openai
 import pytest
 from conftest import BINARY
-
+from gguf import GGUFWriter
+from numpy import ones
 
 
 def forebay(*arguments, code=0):
@@ -38,6 +39,50 @@ def test_what_would_fit_is_said_before_anything_is_loaded(models):
     assert "0 of 30 layers" in fit(chat, "--gpu", "24", "--gpu-layers", "0")
     shares = re.findall(r"GPU\d.*KV cache (\d+) MiB", fit(chat, "--gpu", "24", "--gpu", "12"))
     assert len(shares) == 2 and int(shares[0]) > 1.5 * int(shares[1]) > 0
+
+
+def write_header(path, add, **numbers):
+    """A GGUF file that says such numbers of itself and has two layers of 4 KiB, one of them with attention."""
+    writer = GGUFWriter(path, "llama")
+    for key, number in numbers.items():
+        getattr(writer, add)("llama." + key.replace("attention_", "attention."), number)
+    writer.add_tensor("blk.0.attn_q.weight", ones((32, 32), dtype="f4"))
+    writer.add_tensor("blk.1.ffn_up.weight", ones((32, 32), dtype="f4"))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+SENSIBLE = {
+    "block_count": 2, "embedding_length": 32, "context_length": 2048, "attention_head_count": 4,
+    "attention_head_count_kv": 2, "feed_forward_length": 64,
+}
+
+
+@pytest.mark.parametrize("add", ["add_uint16", "add_int32", "add_uint32", "add_uint64", "add_int64"])
+def test_numbers_of_all_types_are_read(tmp_path, add):
+    said = fit(write_header(tmp_path / "m.gguf", add, **SENSIBLE), "--gpu", "1", "--ctx-size", "65536")
+    # 2 layers, 2 heads of 8 numbers, keys and values, two bytes each.
+    assert f"KV cache {2 * 2 * 8 * 2 * 2 * 65536 // 2**20} MiB" in said
+
+
+@pytest.mark.parametrize("wrong", [
+    dict.fromkeys(SENSIBLE, 0), {"block_count": 0}, {"embedding_length": 0}, {"context_length": 0},
+    {"attention_head_count": 0}, {"attention_head_count_kv": 0}, dict.fromkeys(SENSIBLE, 2**64 - 1),
+    {"block_count": 2**32}, {"attention_head_count": 2**63},
+], ids=str)
+def test_a_header_that_no_model_can_have_is_refused(tmp_path, wrong):
+    model = write_header(tmp_path / "m.gguf", "add_uint64", **(SENSIBLE | wrong))
+    assert re.search(r"m\.gguf is not a model: its header", forebay("fit", "--model", model, code=1))
+
+
+def test_the_largest_numbers_do_not_fit(tmp_path):
+    numbers = SENSIBLE | {"feed_forward_length": 2**64 - 1, "embedding_length": 2**32 - 1}
+    model = write_header(tmp_path / "m.gguf", "add_uint64", **numbers)
+    said = fit(model, "--gpu", "24", "--gpu-layers", "all")
+    assert "DOES NOT FIT" in said and "compute 17179869184.00 GiB" in said
 
 
 def test_what_is_wrong_is_said(models, tmp_path):

@@ -67,6 +67,19 @@ def test_a_start_goes_on_from_what_was_kept(models, tmp_path):
     assert len(used(run(models, tmp_path, cache, 4, "--config", str(plain)))) == 1
 
 
+def test_what_was_learned_last_is_kept(models, tmp_path):
+    def ask(server):
+        # After all that was sent before: a decode step this deep is new, and the server is stopped at once.
+        client = openai.OpenAI(base_url=server.url + "/v1", api_key="x", max_retries=0, timeout=60)
+        answer = client.completions.create(model="m", prompt="red green " * 300, max_tokens=4)
+        assert answer.usage.prompt_tokens > 500
+
+    run(models, tmp_path, tmp_path / "cache", 1, then=ask)
+    (file,) = files(tmp_path / "cache")
+    rows = json.loads(file.read_text())["costs"]["rows"]
+    assert max(row["depth"] / row["tokens"] for row in rows) > 500
+
+
 def test_the_next_engine_goes_on_from_what_was_learned(models, tmp_path):
     def kill(server):
         (child,) = children(server)

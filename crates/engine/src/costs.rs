@@ -36,7 +36,7 @@ pub struct CostSample {
 }
 
 /// What calls cost on one machine, for one model and one layout.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct CostTable {
     /// Whether sequences share one KV stream; else each has its own, and a call holds rows or a chunk.
     pub shared: bool,

@@ -32,9 +32,14 @@ pub struct Layer {
 impl Weights {
     /// All of the model.
     pub fn total(&self) -> u64 {
-        self.layers.iter().map(|layer| layer.all).sum::<u64>() + self.input + self.output
-            - self.tied
+        let layers = self.layers.iter().map(|layer| layer.all);
+        sum(layers.chain([self.input, self.output.saturating_sub(self.tied)]))
     }
+}
+
+/// The sum, or the largest number: a file may say that its parts have any size.
+fn sum(sizes: impl IntoIterator<Item = u64>) -> u64 {
+    sizes.into_iter().fold(0, u64::saturating_add)
 }
 
 /// What running needs beside the weights, in bytes.
@@ -113,7 +118,12 @@ pub struct Share {
 impl Share {
     /// All that the device holds.
     pub fn total(&self) -> u64 {
-        self.weights + self.kv + self.compute
+        sum([self.weights, self.kv, self.compute])
+    }
+
+    /// Whether the device has room for it and as much again as `margin`.
+    fn fits(&self, margin: u64) -> bool {
+        self.total().checked_add(margin).is_some_and(|needed| needed <= self.room.free)
     }
 }
 
@@ -161,7 +171,7 @@ impl Placement<'_> {
         let count = weights.layers.len();
         // The first one that goes on a GPU; the output matrix stands behind the last.
         let first = (count + 1).saturating_sub(gpu_layers as usize);
-        let free: u64 = rooms.iter().map(|room| room.free).sum();
+        let free: u128 = rooms.iter().map(|room| u128::from(room.free)).sum();
         let mut host = weights.input;
         for index in 0..=count {
             let layer = weights.layers.get(index);
@@ -170,29 +180,27 @@ impl Placement<'_> {
                 None => (weights.output, 0),
             };
             if index < first || free == 0 {
-                host += bytes + kv - if layer.is_none() { weights.tied } else { 0 };
+                let tied = if layer.is_none() { weights.tied } else { 0 };
+                host = sum([host, bytes.saturating_sub(tied), kv]);
                 continue;
             }
             if let Some(layer) = layer.filter(|_| index < cpu_experts as usize) {
-                host += layer.experts;
-                bytes -= layer.experts;
+                host = host.saturating_add(layer.experts);
+                bytes = bytes.saturating_sub(layer.experts);
             }
             // As llama.cpp does: the device whose part of all free memory reaches so far.
-            let at = (index - first) as u64 * free;
+            let at = (index - first) as u128 * free;
             let mut end = 0;
             let device = rooms.iter().position(|room| {
-                end += room.free;
-                at < end * u64::from(gpu_layers)
+                end += u128::from(room.free);
+                at < end * u128::from(gpu_layers)
             });
             let share = &mut shares[device.unwrap_or(rooms.len() - 1)];
-            share.weights += bytes;
-            share.kv += kv;
+            share.weights = share.weights.saturating_add(bytes);
+            share.kv = share.kv.saturating_add(kv);
             share.layers += u32::from(layer.is_some());
         }
-        let margin = wish.margin;
-        let fits = shares
-            .iter()
-            .all(|share| share.total() == 0 || share.total() + margin <= share.room.free);
+        let fits = shares.iter().all(|share| share.total() == 0 || share.fits(wish.margin));
         Plan { gpu_layers, cpu_experts, shares, host, fits }
     }
 }
@@ -214,7 +222,7 @@ impl Plan {
             let _ = writeln!(out, "experts of the first {} layers on the CPU", self.cpu_experts);
         }
         for share in &self.shares {
-            let verdict = match share.total() + wish.margin <= share.room.free {
+            let verdict = match share.fits(wish.margin) {
                 _ if share.total() == 0 => "unused",
                 true => "fits",
                 false => "DOES NOT FIT",
@@ -239,8 +247,19 @@ impl Plan {
 
 /// A file that cannot be planned for.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} is not a GGUF file that can be read")]
-pub struct FitError(pub(crate) String);
+pub enum FitError {
+    /// It cannot be read.
+    #[error("{0} is not a GGUF file that can be read")]
+    Unreadable(String),
+    /// It is a GGUF file that no model can have.
+    #[error("{file} is not a model: {why}")]
+    NoModel {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
 
 /// Bytes for people.
 pub fn size(bytes: u64) -> String {
@@ -250,6 +269,9 @@ pub fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     const GIB: u64 = 1 << 30;
@@ -331,5 +353,53 @@ mod tests {
         // Not even without experts.
         let small = auto(&mixture(), &[4 * GIB]);
         assert!(small.fits && small.gpu_layers < 33 && small.cpu_experts == 32, "{small:?}");
+    }
+
+    /// Numbers of all sizes.
+    fn any_number() -> impl Strategy<Value = u64> {
+        (any::<u64>(), 0_u32..64).prop_map(|(number, shift)| number >> shift)
+    }
+
+    proptest! {
+        /// Builds for tests do not check for overflow: what wraps is smaller than it should be.
+        #[test]
+        fn whatever_the_sizes_are_none_is_lost(
+            layers in vec((any_number(), any_number()), 0..6),
+            (input, output) in (any_number(), any_number()),
+            ties: bool,
+            (kv_layer, compute, margin) in (any_number(), any_number(), any_number()),
+            free in vec(any_number(), 0..3),
+            number in proptest::option::of(0_u32..8),
+        ) {
+            let layer = |&(all, part): &(u64, u64)| Layer { all, experts: part.min(all) };
+            let layers: Vec<Layer> = layers.iter().map(layer).collect();
+            let tied = if ties { input.min(output) } else { 0 };
+            let weights = Weights { layers, input, output, tied };
+            let wish = Wish {
+                layers: number.map_or(GpuLayers::Auto, GpuLayers::Number),
+                margin,
+                ..Wish::default()
+            };
+            let running = Running { kv_layer, compute };
+            let plan = super::plan(&weights, running, &rooms(&free), wish);
+            let sum = |sizes: &[u64]| sizes.iter().map(|&size| u128::from(size)).sum::<u128>();
+            let all: Vec<u64> = weights.layers.iter().map(|layer| layer.all).collect();
+            let needed = sum(&all) + sum(&[input, output - tied])
+                + u128::from(kv_layer) * weights.layers.len() as u128;
+            let held: Vec<u64> =
+                plan.shares.iter().flat_map(|share| [share.weights, share.kv]).collect();
+            let most = held.iter().chain([&plan.host]).any(|&size| size == u64::MAX);
+            let held = sum(&held) + u128::from(plan.host);
+            prop_assert!(most || held == needed || held == needed + u128::from(tied), "{plan:?}");
+            for share in &plan.shares {
+                let total = sum(&[share.weights, share.kv, share.compute]);
+                prop_assert_eq!(u128::from(share.total()), total.min(u64::MAX.into()));
+                let fits = total == 0 || total + u128::from(margin) <= share.room.free.into();
+                prop_assert!(fits || !plan.fits, "{:?}", plan);
+            }
+            let total = sum(&all) + sum(&[input, output - tied]);
+            prop_assert_eq!(u128::from(weights.total()), total.min(u64::MAX.into()));
+            plan.explain(&weights, wish);
+        }
     }
 }

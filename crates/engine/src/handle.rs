@@ -105,7 +105,7 @@ pub fn measure_costs(config: ModelConfig, plan: CostPlan) -> Result<CostTable, L
     }
 }
 
-/// How long dropping the last handle waits for the thread to end.
+/// How long dropping the last handle, or closing, waits for the thread to end.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A model that is being loaded.
@@ -326,6 +326,12 @@ impl Engine {
         self.inner.board.stalled_for()
     }
 
+    /// Lets the engine end when it has served what it was asked, and waits for that, but not for long.
+    /// [`CostWatch`] has all that it has learned then.
+    pub async fn close(&self) {
+        self.inner.close().await;
+    }
+
     /// Requests that may wait or run at a time.
     pub fn capacity(&self) -> usize {
         self.inner.capacity
@@ -411,6 +417,11 @@ impl Embedder {
     /// How long the current step has been running; `None` between steps.
     pub fn stalled_for(&self) -> Option<Duration> {
         self.inner.board.stalled_for()
+    }
+
+    /// See [`Engine::close`].
+    pub async fn close(&self) {
+        self.inner.close().await;
     }
 
     /// The most tokens that the inputs of one request may have together.
@@ -508,6 +519,13 @@ impl Inner {
             closer: Some(closer),
             thread: Some(thread),
         }
+    }
+
+    async fn close(&self) {
+        // One that has ended need not be told.
+        drop(self.commands.send(Command::Close));
+        // A step that hangs must not keep the process from ending.
+        drop(tokio::time::timeout(JOIN_TIMEOUT, self.board.ends()).await);
     }
 
     fn next_id(&self) -> u64 {

@@ -19,6 +19,9 @@ pub(crate) trait Outbox: Send + Sync {
     /// Requests and questions that the engine is about to compute, in place of those before.
     fn computing(&self, _by: Activity, _ids: &mut dyn Iterator<Item = u64>) {}
 
+    /// The engine is about to end, and its model to be freed: what its board tells now is the last.
+    fn ending(&self) {}
+
     /// The engine has ended: nothing more will come.
     fn ended(&self);
 }

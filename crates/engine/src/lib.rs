@@ -103,7 +103,7 @@ pub fn fit_file(
     _config: &ModelConfig,
     _memory: &[u64],
 ) -> Result<String, fit::FitError> {
-    Err(fit::FitError(path.display().to_string()))
+    Err(fit::FitError::Unreadable(path.display().to_string()))
 }
 
 /// What the backend was compiled for.

@@ -30,15 +30,15 @@ use crate::embed::Contexts;
 use crate::host::Host;
 use crate::layout::{self, Facts};
 use crate::long::WithLong;
-use crate::model::{
-    Capacity, Device, EmbeddingModel, Kind, KvType, Model, Pooling, Row, StepError,
-};
+use crate::model::{Capacity, Device, EmbeddingModel, Kind, Model, Pooling, Row, StepError};
 use crate::state::{Shape, of_one_stream, of_streams};
 use crate::vocab::Vocab;
 
+mod header;
 mod metadata;
 mod place;
 
+use header::{Header, integer_width, largest_integer};
 use metadata::{Metadata, vocab};
 pub use place::fit;
 use place::{Placed, context_params, threads};
@@ -150,24 +150,7 @@ fn load_backends() {
     }
 }
 
-/// What a file's header says of its tensors.
-#[derive(Debug, Default)]
-struct Header {
-    /// Names, and sizes in bytes.
-    tensors: Vec<(String, u64)>,
-    /// Numbers by key.
-    numbers: HashMap<String, u64>,
-    architecture: String,
-    /// Tokens of the vocabulary.
-    n_vocab: u64,
-}
-
 impl Header {
-    /// A number of the model's architecture, such as `block_count`.
-    fn number(&self, key: &str) -> Option<u64> {
-        self.numbers.get(&format!("{}.{key}", self.architecture)).copied()
-    }
-
     /// Reads it; `None` where the file has none.
     fn read(path: &Path) -> Option<Self> {
         use llama_cpp_sys_2 as sys;
@@ -183,8 +166,8 @@ impl Header {
         let mut header = Self::default();
         #[expect(unsafe_code, reason = "llama-cpp-2 does not wrap these functions")]
         // SAFETY: the header is checked for null, used by this thread alone and freed once; all
-        // numbers of tensors and keys are below the counts that it gives, and a value is read as
-        // the type that it is said to be.
+        // numbers of tensors and keys are below the counts that it gives, a value is read as the
+        // type that it is said to be, and an array has as many elements as it is said to have.
         unsafe {
             let gguf = sys::gguf_init_from_file(name.as_ptr(), params);
             if gguf.is_null() {
@@ -196,18 +179,25 @@ impl Header {
             }
             for key in 0..sys::gguf_get_n_kv(gguf) {
                 let name = text(sys::gguf_get_key(gguf, key));
-                match sys::gguf_get_kv_type(gguf, key) {
-                    sys::GGUF_TYPE_UINT32 => {
-                        let number = sys::gguf_get_val_u32(gguf, key).into();
-                        header.numbers.insert(name, number);
-                    }
-                    sys::GGUF_TYPE_STRING if name == "general.architecture" => {
-                        header.architecture = text(sys::gguf_get_val_str(gguf, key));
-                    }
-                    sys::GGUF_TYPE_ARRAY if name == "tokenizer.ggml.tokens" => {
-                        header.n_vocab = sys::gguf_get_arr_n(gguf, key) as u64;
-                    }
-                    _ => {}
+                let (is_array, kind) = match sys::gguf_get_kv_type(gguf, key) {
+                    sys::GGUF_TYPE_ARRAY => (true, sys::gguf_get_arr_type(gguf, key)),
+                    kind => (false, kind),
+                };
+                let count = if is_array { sys::gguf_get_arr_n(gguf, key) } else { 1 };
+                if is_array && name == "tokenizer.ggml.tokens" {
+                    header.n_vocab = count as u64;
+                }
+                let is_text = kind == sys::GGUF_TYPE_STRING && !is_array;
+                if is_text && name == "general.architecture" {
+                    header.architecture = text(sys::gguf_get_val_str(gguf, key));
+                }
+                if let Some(width) = integer_width(kind).filter(|_| count > 0) {
+                    let data = match is_array {
+                        true => sys::gguf_get_arr_data(gguf, key),
+                        false => sys::gguf_get_val_data(gguf, key),
+                    };
+                    let bytes = std::slice::from_raw_parts(data.cast::<u8>(), count * width);
+                    header.numbers.extend(largest_integer(kind, bytes).map(|n| (name, n)));
                 }
             }
             sys::gguf_free(gguf);
@@ -241,7 +231,7 @@ fn serve_generation(
             rewinds: !(recurs || metadata.sliding_window),
             // llama.cpp does not tell where in a state of all three one of them begins.
             saves: !(model.is_hybrid() && metadata.sliding_window),
-            kv_bytes: kv_bytes(model, config.kv_type),
+            kv_bytes: placed.kv_bytes,
             arithmetic: placed.arithmetic,
         },
     );
@@ -285,13 +275,6 @@ fn serve_generation(
         }
     }
     Ok(())
-}
-
-/// Bytes of a token's keys and values.
-fn kv_bytes(model: &LlamaModel, kind: KvType) -> u64 {
-    let head = u64::try_from(model.n_embd()).unwrap_or(0) / u64::from(model.n_head().max(1));
-    let numbers = 2 * head * u64::from(model.n_head_kv()) * u64::from(model.n_layer());
-    kind.bytes(numbers).max(1)
 }
 
 fn new_batch(tokens: u32, sequences: i32) -> LlamaBatch<'static> {

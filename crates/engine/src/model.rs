@@ -150,7 +150,7 @@ pub enum KvType {
 }
 
 impl KvType {
-    /// Bytes of so many numbers; a block of quantised ones holds 32 and their scale.
+    /// Bytes of so many numbers, or the largest number; a block of quantised ones holds 32 and their scale.
     pub(crate) fn bytes(self, numbers: u64) -> u64 {
         let block = match self {
             Self::F32 => 128,
@@ -161,7 +161,7 @@ impl KvType {
             Self::Q4_1 => 20,
             Self::Q4_0 => 18,
         };
-        numbers * block / 32
+        u64::try_from(u128::from(numbers) * block / 32).unwrap_or(u64::MAX)
     }
 }
 

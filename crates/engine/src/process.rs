@@ -99,7 +99,7 @@ enum FromChild {
     },
     /// Sent ten times a second: a child that is silent hangs.
     State(Box<State>),
-    /// What calls were learned to cost: sent now and then, when it has changed.
+    /// What calls were learned to cost: sent now and then when it has changed, and at an orderly end.
     Costs(Box<LearnedCosts>),
 }
 

@@ -278,11 +278,20 @@ impl Board {
     }
 
     async fn no_longer_restarts(&self) {
+        self.becomes(|status| status != Status::Restarting).await;
+    }
+
+    /// Waits until the engine has ended.
+    pub(crate) async fn ends(&self) {
+        self.becomes(|status| status == Status::Failed).await;
+    }
+
+    async fn becomes(&self, wanted: impl Fn(Status) -> bool) {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             // What changes from here on wakes it.
             changed.as_mut().enable();
-            if self.status() != Status::Restarting {
+            if wanted(self.status()) {
                 return;
             }
             changed.await;

@@ -25,6 +25,10 @@ use crate::step_limits::StepKind;
 use crate::step_log::StepLog;
 use crate::vocab::Vocab;
 
+mod cost_reports;
+
+use cost_reports::CostReports;
+
 /// Steps that may fail one after the other before the engine gives up.
 const MAX_FAILED_STEPS: u32 = 3;
 
@@ -33,9 +37,6 @@ const LANE: usize = 0;
 
 /// What the loop waits where requests are there and nothing is to be computed for them.
 const IDLE: Duration = Duration::from_millis(1);
-
-/// Minimum interval between publications of learned costs while requests are active.
-const COSTS_EVERY: Duration = Duration::from_secs(1);
 
 /// Rows of a step that may need logits for one sequence: the backend keeps a row of vocabulary
 /// size for each, so 64 of them take 64 MB with a vocabulary of 256k.
@@ -67,8 +68,7 @@ pub(crate) struct Worker<M> {
     log: StepLog,
     /// Whether the scheduler makes checkpoints.
     checkpoints: bool,
-    /// When what was learned of costs was last published, and of how many samples.
-    costs_published: Option<(Instant, u64)>,
+    cost_reports: CostReports,
 }
 
 /// What a worker speaks through.
@@ -137,7 +137,7 @@ impl<M: Model> Worker<M> {
             calls: Vec::new(),
             log: StepLog::new(config.itl_target),
             checkpoints: kv.checkpoints(),
-            costs_published: None,
+            cost_reports: CostReports::default(),
         }
     }
 
@@ -174,6 +174,9 @@ impl<M: Model> Worker<M> {
             self.time.compute += computed - planned;
             self.time.emit += computed.elapsed();
         }
+        // What was learned since the last time is for the next start.
+        self.cost_reports.publish(&self.scheduler, &self.board, true);
+        self.out.ending();
         self.board.set_status(Status::Failed);
         // Whoever is left hears that the engine has ended, or goes on with the next one.
         self.report();
@@ -548,16 +551,8 @@ impl<M: Model> Worker<M> {
     }
 
     fn publish(&mut self) {
-        let samples = self.scheduler.sample_count();
-        let (is_due, published) = match self.costs_published {
-            Some((at, published)) => (at.elapsed() > COSTS_EVERY, published),
-            None => (true, 0),
-        };
-        if (is_due || self.requests.is_empty()) && published != samples {
-            self.board.set_costs(self.scheduler.learned_costs());
-            self.costs_published = Some((Instant::now(), samples));
-        }
         let (board, scheduler) = (&self.board, &self.scheduler);
+        self.cost_reports.publish(scheduler, board, self.requests.is_empty());
         board.running.store(scheduler.running() as u64, Relaxed);
         board.waiting.store(scheduler.waiting() as u64, Relaxed);
         board.kv_used.store(scheduler.kv_tokens(), Relaxed);

@@ -1,14 +1,17 @@
 //! `forebay bench`: the engine's own limit, without HTTP.
 
 use std::fmt::Write as _;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use forebay_engine::{
-    CostPlan, CostSample, Embedder, Engine, Event, GenerateRequest, Loaded, ParseSpecial,
+    CostPlan, CostTable, Embedder, Engine, Event, GenerateRequest, Loaded, ParseSpecial,
     SamplingParams, Source, StepShares, StopRules, Token, Vocab, load, measure_costs,
 };
+use serde::Serialize as _;
+use serde_json::ser::Formatter;
 
 use crate::config::{GpuLayersSetting, KvLayoutSetting, ModelSettings};
 use crate::registry::model_config;
@@ -95,16 +98,30 @@ fn measure_to(file: &Path, args: &BenchArgs) -> Result<String, String> {
     drop(writable.map_err(|e| format!("{}: {e}", file.display()))?);
     let config = model_config(&settings, Source::Gguf(args.model.clone()));
     let table = measure_costs(config, plan).map_err(|e| e.to_string())?;
-    let json = |sample: &CostSample| serde_json::to_string(sample).map_err(|e| e.to_string());
-    let samples: Vec<String> = table.samples.iter().map(json).collect::<Result<_, _>>()?;
-    let text = format!(
-        "{{\"shared\": {}, \"block\": {}, \"samples\": [\n{}\n]}}\n",
-        table.shared,
-        table.block,
-        samples.join(",\n")
-    );
+    let text = spell(&table).map_err(|e| e.to_string())?;
     std::fs::write(file, text).map_err(|e| format!("{}: {e}", file.display()))?;
-    Ok(format!("{} samples in {}\n", samples.len(), file.display()))
+    Ok(format!("{} samples in {}\n", table.samples.len(), file.display()))
+}
+
+/// A table as JSON, each sample on a line of its own.
+fn spell(table: &CostTable) -> serde_json::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    table.serialize(&mut serde_json::Serializer::with_formatter(&mut text, LineForEach))?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// Writes each element of an array on a line of its own, and nothing else.
+struct LineForEach;
+
+impl Formatter for LineForEach {
+    fn begin_array_value<W: Write + ?Sized>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        out.write_all(if first { b"\n" } else { b",\n" })
+    }
+
+    fn end_array<W: Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
+        out.write_all(b"\n]")
+    }
 }
 
 fn settings(args: &BenchArgs) -> ModelSettings {
@@ -250,4 +267,26 @@ async fn embed(embedder: &Embedder, args: &BenchArgs) -> Result<Round, String> {
         ttft: Vec::new(),
         gaps: Vec::new(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was measured before and is replayed by the scheduler's tests.
+    const RECORDED: &str = include_str!("../../scheduler/costs/smol-shared.json");
+
+    #[test]
+    fn a_table_is_json_with_a_line_for_each_sample() {
+        let table: CostTable = serde_json::from_str(RECORDED).unwrap();
+        let text = String::from_utf8(spell(&table).unwrap()).unwrap();
+        let again: CostTable = serde_json::from_str(&text).unwrap();
+        assert_eq!(again, table);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), table.samples.len() + 2, "{text}");
+        assert_eq!(lines[1], RECORDED.lines().nth(1).unwrap());
+        let empty = CostTable { samples: Vec::new(), ..table };
+        let text = spell(&empty).unwrap();
+        assert_eq!(serde_json::from_slice::<CostTable>(&text).unwrap(), empty);
+    }
 }

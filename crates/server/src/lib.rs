@@ -160,11 +160,14 @@ where
         never = upkeep(&state) => match never {},
         never = signals => never,
     };
-    if let Some(kept_costs) = kept_costs {
-        kept_costs.finish().await;
-    }
+    // It would call engines failed that were asked to end.
     if let Some(admin) = admin {
         admin.stop().await;
+    }
+    // They send what they have learned of costs at their end.
+    state.registry.close().await;
+    if let Some(kept_costs) = kept_costs {
+        kept_costs.finish().await;
     }
     ended
 }

@@ -9,6 +9,8 @@ use forebay_engine::{
     ModelInfo, Pooling, Source, Split, Stats, Status, Vocab,
 };
 
+use futures_util::future::join_all;
+
 use crate::config::{
     KindSetting, KvLayoutSetting, ModelSettings, PoolingSetting, SplitSetting, Switch,
 };
@@ -84,6 +86,11 @@ impl Registry {
     /// Models that are loaded.
     pub fn loaded(&self) -> impl Iterator<Item = &Arc<Served>> {
         self.entries.iter().filter_map(|e| e.served.get())
+    }
+
+    /// Lets all engines end, and waits for that, but not for long.
+    pub(crate) async fn close(&self) {
+        join_all(self.loaded().map(|served| served.close())).await;
     }
 
     /// All models by their own name, loaded or not.
@@ -292,6 +299,13 @@ impl Served {
         match &self.handle {
             Handle::Chat { engine, .. } => engine.process(),
             Handle::Embedding(embedder) => embedder.process(),
+        }
+    }
+
+    async fn close(&self) {
+        match &self.handle {
+            Handle::Chat { engine, .. } => engine.close().await,
+            Handle::Embedding(embedder) => embedder.close().await,
         }
     }
 

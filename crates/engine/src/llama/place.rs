@@ -11,10 +11,10 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::{LlamaModelParams, LlamaSplitMode};
 use llama_cpp_2::{LlamaBackendDevice, list_llama_ggml_backend_devices};
 
-use super::{DEFAULT_BATCH, DEFAULT_UBATCH, Header, llama_id};
-use crate::fit::{self, FitError, Layer, Plan, Room, Running, Weights, Wish};
+use super::{Header, llama_id};
+use crate::fit::{self, FitError, Plan, Room, Wish};
 use crate::host::Host;
-use crate::layout::{self, Arithmetic, Facts};
+use crate::layout::Arithmetic;
 use crate::model::{KvType, ModelConfig, Split};
 use crate::status::Progress;
 
@@ -59,10 +59,12 @@ fn is_gpu(device: &LlamaBackendDevice) -> bool {
 /// What would go where; `memory` stands for the GPUs that there are, in bytes each.
 ///
 /// # Errors
-/// If the file is none.
+/// If the file is none, or cannot be a model.
 pub fn fit(path: &Path, config: &ModelConfig, memory: &[u64]) -> Result<String, FitError> {
+    let file = || path.display().to_string();
     let header = super::backend().and_then(|_| Header::read(path));
-    let header = header.ok_or_else(|| FitError(path.display().to_string()))?;
+    let header = header.ok_or_else(|| FitError::Unreadable(file()))?;
+    header.check().map_err(|why| FitError::NoModel { file: file(), why })?;
     let rooms = match memory {
         [] => rooms(config),
         sizes => {
@@ -97,6 +99,8 @@ pub(super) struct Placed {
     explanation: String,
     /// What the model computes for each token.
     pub(super) arithmetic: Arithmetic,
+    /// Bytes of a token's keys and values.
+    pub(super) kv_bytes: u64,
 }
 
 impl Placed {
@@ -113,9 +117,9 @@ impl Placed {
     }
 
     fn on(header: &Header, config: &ModelConfig, rooms: &[Room]) -> Self {
-        let weights = weights(header);
+        let weights = header.weights();
         let on_cpu = rooms.is_empty() || config.gpu.layers == fit::GpuLayers::Number(0);
-        let running = running(header, config, on_cpu);
+        let running = header.running(config, on_cpu);
         let wish = Wish {
             layers: config.gpu.layers,
             cpu_experts: config.gpu.cpu_experts,
@@ -124,14 +128,15 @@ impl Placed {
         let plan = fit::plan(&weights, running, rooms, wish);
         let mut explanation = plan.explain(&weights, wish);
         let layers = weights.layers.len() as u64;
-        let kv = running.kv_layer * layers;
+        let kv = running.kv_layer.saturating_mul(layers);
         explanation.push_str(&format!(
             "KV cache {}, compute {} on each device (estimated)\n",
             fit::size(kv),
             fit::size(running.compute)
         ));
-        let needed = weights.total() + kv + running.compute;
-        Self { plan, needed, explanation, arithmetic: arithmetic(header) }
+        let needed = weights.total().saturating_add(kv).saturating_add(running.compute);
+        let (arithmetic, kv_bytes) = (header.arithmetic(), header.kv_bytes(config.kv_type));
+        Self { plan, needed, explanation, arithmetic, kv_bytes }
     }
 
     /// Whether nothing is computed elsewhere than on the CPU.
@@ -196,98 +201,4 @@ impl Placed {
             format!("blk\\.({})\\.ffn_(up|down|gate|gate_up)_(ch|)exps", layers.join("|"));
         some.then(|| CString::new(pattern).ok()).flatten()
     }
-}
-
-/// The most layers that are believed of a file.
-const MOST_LAYERS: usize = 4096;
-
-/// The sizes of a file's parts.
-fn weights(header: &Header) -> Weights {
-    let mut weights = Weights::default();
-    for (name, bytes) in &header.tensors {
-        let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse().ok());
-        let layer = layer.filter(|&layer: &usize| layer < MOST_LAYERS);
-        match layer {
-            Some(layer) => {
-                if weights.layers.len() <= layer {
-                    weights.layers.resize(layer + 1, Layer::default());
-                }
-                weights.layers[layer].all += bytes;
-                if name.contains("exps.") {
-                    weights.layers[layer].experts += bytes;
-                }
-            }
-            None if name.starts_with("token_embd") => weights.input += bytes,
-            None => weights.output += bytes,
-        }
-    }
-    // Embeddings that are the output matrix too are there twice.
-    if !header.tensors.iter().any(|(name, _)| name == "output.weight") {
-        weights.tied = weights.input;
-        weights.output += weights.input;
-    }
-    weights
-}
-
-/// Multiplications per token, estimated for a transformer with a gated feed-forward network. An error moves
-/// only models near the layout's threshold.
-fn arithmetic(header: &Header) -> Arithmetic {
-    let Shape { layers, width, heads, kv_heads, keys, values } = Shape::of(header);
-    let of = |key: &str| header.number(key).filter(|&number| number > 0);
-    let dense = of("feed_forward_length").unwrap_or(0);
-    let network = match of("expert_used_count") {
-        Some(used) => of("expert_feed_forward_length").unwrap_or(dense).saturating_mul(used),
-        None => dense,
-    };
-    let product = |factors: &[u64]| factors.iter().fold(1_u64, |all, &f| all.saturating_mul(f));
-    let attention = product(&[layers, heads, keys.saturating_add(values)]);
-    let projections =
-        product(&[layers, width, heads.saturating_add(kv_heads), keys.saturating_add(values)]);
-    let network = product(&[3, layers, width, network]);
-    let output = product(&[width, header.n_vocab]);
-    Arithmetic { matrices: projections.saturating_add(network).saturating_add(output), attention }
-}
-
-/// The numbers of a file's header that most estimates need; 0 if it does not give them.
-struct Shape {
-    layers: u64,
-    width: u64,
-    heads: u64,
-    /// Where it differs between layers, as many as there can be.
-    kv_heads: u64,
-    /// Numbers of a head's key, and of its value.
-    keys: u64,
-    values: u64,
-}
-
-impl Shape {
-    fn of(header: &Header) -> Self {
-        let number = |key: &str| header.number(key).unwrap_or(0);
-        let (width, heads) = (number("embedding_length"), number("attention.head_count").max(1));
-        let keys = header.number("attention.key_length").unwrap_or(width / heads);
-        Self {
-            layers: number("block_count"),
-            width,
-            heads,
-            kv_heads: header.number("attention.head_count_kv").unwrap_or(heads),
-            keys,
-            values: header.number("attention.value_length").unwrap_or(keys),
-        }
-    }
-}
-
-/// What running needs, estimated: `forebay fit` and the log of a load tell both.
-fn running(header: &Header, config: &ModelConfig, on_cpu: bool) -> Running {
-    let Shape { width, kv_heads, keys, values, .. } = Shape::of(header);
-    let number = |key: &str| header.number(key).unwrap_or(0);
-    let n_ctx_train = u32::try_from(number("context_length")).unwrap_or(u32::MAX);
-    let arithmetic = arithmetic(header);
-    let facts = Facts { n_ctx_train, on_cpu, rewinds: true, saves: true, kv_bytes: 1, arithmetic };
-    let cells = u64::from(layout::of(config, &facts).cells);
-    let batch = config.batch_size.unwrap_or(DEFAULT_BATCH);
-    let rows = u64::from(config.ubatch_size.unwrap_or(DEFAULT_UBATCH).min(batch));
-    // The widest results: logits of a step, or the feed-forward network's beside a few others.
-    let widest = header.n_vocab.max(number("feed_forward_length") * 2 + width * 4);
-    let compute = rows * widest * 4 + rows * cells * 4 + (16 << 20);
-    Running { kv_layer: config.kv_type.bytes(cells * kv_heads * (keys + values)), compute }
 }

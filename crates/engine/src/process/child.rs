@@ -43,11 +43,7 @@ const STACK: usize = 64 << 20;
 pub fn serve() -> io::Result<()> {
     end_with_parent()?;
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let out = Arc::new(Out {
-        socket: Mutex::new(socket.try_clone()?),
-        black_box: BlackBox::of(io::stdout().as_fd().try_clone_to_owned()?.into()),
-        computing: Mutex::default(),
-    });
+    let black_box = BlackBox::of(io::stdout().as_fd().try_clone_to_owned()?.into());
     // What a library prints is for the log.
     dup2_stdout(io::stderr())?;
     let Some(ToChild::Load { config, seen }) = frames::read(&mut socket)? else { return Ok(()) };
@@ -55,6 +51,13 @@ pub fn serve() -> io::Result<()> {
     #[expect(clippy::disallowed_methods, reason = "the parent's permits bound it")]
     let (commands, inbox) = mpsc::unbounded_channel();
     let board = Arc::new(Board::new(StepLimits::new(config.step_limit, seen)));
+    let out = Arc::new(Out {
+        socket: Mutex::new(socket.try_clone()?),
+        black_box,
+        computing: Mutex::default(),
+        board: Arc::clone(&board),
+        costs_sent: Mutex::default(),
+    });
     let model = Arc::<OnceLock<Model>>::default();
     let announce = {
         let (out, model) = (Arc::clone(&out), Arc::clone(&model));
@@ -73,7 +76,7 @@ pub fn serve() -> io::Result<()> {
     drop(host.start().map_err(|error| io::Error::other(error.0))?);
     let helpers = Helpers::start(&name, &out, &board, &model)?;
     let teller = Arc::clone(&out);
-    thread::Builder::new().name(format!("{name}/state")).spawn(move || tell(&teller, &board))?;
+    thread::Builder::new().name(format!("{name}/state")).spawn(move || tell(&teller))?;
     while let Some(message) = frames::read(&mut socket)? {
         match message {
             ToChild::Command(command) => drop(commands.send(command)),
@@ -112,6 +115,9 @@ struct Out {
     socket: Mutex<UnixStream>,
     black_box: BlackBox,
     computing: Mutex<Computing>,
+    board: Arc<Board>,
+    /// The number of the learned costs that were sent last.
+    costs_sent: Mutex<u64>,
 }
 
 /// What is computed by each thread, and room to write that.
@@ -129,6 +135,19 @@ impl Out {
             drop(socket.shutdown(std::net::Shutdown::Both));
         }
     }
+
+    /// Sends what was learned of costs, if that is new; returns whether it was.
+    fn send_costs(&self) -> bool {
+        // Held while they are sent: what was learned earlier never comes later.
+        let mut sent = lock(&self.costs_sent);
+        let (number, costs) = self.board.costs();
+        let is_new = number != *sent;
+        if is_new {
+            self.send(&FromChild::Costs(Box::new(costs.as_ref().clone())));
+            *sent = number;
+        }
+        is_new
+    }
 }
 
 impl Outbox for Out {
@@ -143,6 +162,10 @@ impl Outbox for Out {
         own.clear();
         own.extend(ids);
         self.black_box.write(&mut numbers.values().flatten().copied(), buffer);
+    }
+
+    fn ending(&self) {
+        self.send_costs();
     }
 
     /// The main thread sees the end of the stream, and so does the parent.
@@ -175,9 +198,9 @@ fn announce(
 }
 
 /// Tells the engine's state for ever.
-fn tell(out: &Out, board: &Board) {
-    let mut told = Instant::now();
-    let (mut known, mut sent) = (0, None::<Instant>);
+fn tell(out: &Out) {
+    let board = &out.board;
+    let (mut told, mut sent) = (Instant::now(), None::<Instant>);
     loop {
         // While all of this process was stopped no step could get on.
         board.forgive(told.elapsed().saturating_sub(EVERY * 10));
@@ -186,12 +209,8 @@ fn tell(out: &Out, board: &Board) {
             out.send(&FromChild::Progress(board.progress()));
         }
         out.send(&FromChild::State(Box::new(board.state())));
-        if sent.is_none_or(|sent| sent.elapsed() > COSTS_EVERY) {
-            let (number, costs) = board.costs();
-            if number != known {
-                out.send(&FromChild::Costs(Box::new(costs.as_ref().clone())));
-                (known, sent) = (number, Some(Instant::now()));
-            }
+        if sent.is_none_or(|sent| sent.elapsed() > COSTS_EVERY) && out.send_costs() {
+            sent = Some(Instant::now());
         }
         thread::sleep(EVERY);
     }

@@ -225,6 +225,43 @@ async fn the_next_engine_knows_what_calls_cost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_learned_last_is_known_when_the_engine_has_ended() {
+    for apart in [true, false] {
+        // A row with drafts counts as several, so its depth is theirs together.
+        let config = ModelConfig { speculate: false, ..config(script()) };
+        let loading = match apart {
+            true => load_in_process(config, launcher()),
+            false => load(config),
+        };
+        let loading = loading.unwrap();
+        let costs = loading.costs();
+        let engine = chat(Ok(loading)).await;
+        read(&engine, request(1)).await;
+        // They are sent every two seconds, and just were.
+        let (begin, before) = (Instant::now(), costs.learned().0);
+        while apart && costs.learned().0 == before {
+            assert!(begin.elapsed() < Duration::from_secs(10));
+            read(&engine, GenerateRequest { max_tokens: 1, ..request(2) }).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // The steps after it are other ones: deeper than all before.
+        let prompt: Vec<u32> = (0..1000).map(|n| 65 + n % 26).collect();
+        let last = GenerateRequest { prompt: prompt.into(), max_tokens: 8, ..request(3) };
+        let mut generation = engine.generate(last).unwrap();
+        // What was asked before is served.
+        engine.close().await;
+        let mut ends = 0;
+        while let Some(event) = generation.next().await {
+            ends += u32::from(matches!(event, Event::Finished { tokens: 8, .. }));
+        }
+        assert_eq!(ends, 1);
+        assert_eq!(engine.status(), Status::Failed);
+        let deepest = costs.learned().1.rows.iter().map(|sample| sample.depth).max();
+        assert!(deepest >= Some(1000), "{deepest:?}, in a process of its own: {apart}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_kills_fails_alone_after_three_deaths() {
     const POISON: u32 = 7;
     let undisturbed = read_all(&chat(load(config(script()))).await).await;
