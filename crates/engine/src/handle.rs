@@ -1,8 +1,8 @@
 //! Loading a model onto a thread, and the handles that speak to it.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -105,7 +105,7 @@ pub fn measure_costs(config: ModelConfig, plan: CostPlan) -> Result<CostTable, L
     }
 }
 
-/// How long dropping the last handle, or closing, waits for the thread to end.
+/// How long closing and dropping the last handle wait together for the thread to end.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A model that is being loaded.
@@ -215,6 +215,8 @@ struct Inner {
     token_capacity: usize,
     commands: mpsc::UnboundedSender<Command>,
     last_id: AtomicU64,
+    /// When the thread was first told to end.
+    closed: OnceLock<Instant>,
     /// `None` only while dropping.
     closer: Option<CloseOnDrop>,
     thread: Option<JoinHandle<()>>,
@@ -516,16 +518,16 @@ impl Inner {
             token_capacity,
             commands: closer.0.clone(),
             last_id: AtomicU64::new(0),
+            closed: OnceLock::new(),
             closer: Some(closer),
             thread: Some(thread),
         }
     }
 
     async fn close(&self) {
-        // One that has ended need not be told.
+        let end = *self.closed.get_or_init(Instant::now) + JOIN_TIMEOUT;
         drop(self.commands.send(Command::Close));
-        // A step that hangs must not keep the process from ending.
-        drop(tokio::time::timeout(JOIN_TIMEOUT, self.board.ends()).await);
+        drop(tokio::time::timeout_at(end.into(), self.board.ends()).await);
     }
 
     fn next_id(&self) -> u64 {
@@ -579,7 +581,7 @@ impl Drop for Inner {
         let Some(thread) = thread else { return };
         // The model must be freed before the process tears down the backend's statics; but a step
         // that hangs must not keep the process from ending.
-        let end = Instant::now() + JOIN_TIMEOUT;
+        let end = *self.closed.get_or_init(Instant::now) + JOIN_TIMEOUT;
         while !thread.is_finished() && Instant::now() < end {
             thread::sleep(Duration::from_millis(2));
         }

@@ -30,8 +30,10 @@ pub(crate) fn to_child(mut bytes: &[u8]) {
     }
 }
 
-/// A parent with requests of all kinds reads these bytes. A zero in front of a frame is a child's
-/// death.
+/// In front of a frame, a child's death: no frame is so long that its length begins with it.
+pub(super) const DEATH: u8 = 0xff;
+
+/// A parent with requests of all kinds reads these bytes, and [`DEATH`] in front of a frame.
 ///
 /// # Panics
 /// When a reader hears more than one end of its request.
@@ -65,7 +67,7 @@ pub(crate) fn from_child(mut bytes: &[u8]) {
     ledger.question(5, Question::Tokenise(vec!["a".to_owned()], ParseSpecial::No), false);
     ledger.loaded();
     loop {
-        if let Some(rest) = bytes.strip_prefix(&[0]) {
+        if let Some(rest) = bytes.strip_prefix(&[DEATH]) {
             bytes = rest;
             let outcome = ledger.died(&[1, 4]);
             outcome.tell.into_iter().for_each(|report| link.hub.report(report));

@@ -1,5 +1,7 @@
 //! Every message that crosses, sent and read again.
 
+use std::path::{Path, PathBuf};
+
 use bytes::BytesMut;
 use forebay_scheduler::CallSample;
 use tokio_util::codec::{Decoder as _, Encoder as _};
@@ -37,7 +39,8 @@ fn generate() -> Generate {
 
 fn costs() -> LearnedCosts {
     let sample = CallSample { tokens: u32::MAX, depth: u64::MAX, seconds: -0.5 };
-    LearnedCosts { rows: vec![sample; 2], mixed: vec![sample], ..LearnedCosts::default() }
+    let plausible = CallSample { tokens: 8, depth: 7, seconds: 0.125 };
+    LearnedCosts { rows: vec![sample, plausible], mixed: vec![sample], ..LearnedCosts::default() }
 }
 
 fn to_child() -> Vec<ToChild> {
@@ -163,4 +166,50 @@ fn a_frame_is_never_longer_than_it_may_be() {
     // What has not come takes no memory.
     let mut short: &[u8] = &[0x0f, 0xff, 0xff, 0xff, 1, 2];
     assert_eq!(frames::read::<FromChild>(&mut short).unwrap(), None);
+}
+
+/// The corpus of the fuzz target `frames`: its inputs are a byte that says who reads, even for the child, and frames.
+fn corpus() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/corpus/frames")
+}
+
+/// The messages to one side in all of the corpus.
+fn in_corpus<T: serde::de::DeserializeOwned>(to_parent: u8) -> Vec<T> {
+    let mut all = Vec::new();
+    for file in std::fs::read_dir(corpus()).unwrap() {
+        let input = std::fs::read(file.unwrap().path()).unwrap();
+        let Some((_, mut bytes)) = input.split_first().filter(|(side, _)| *side % 2 == to_parent)
+        else {
+            continue;
+        };
+        loop {
+            // In front of what a child says, its death.
+            bytes = bytes.strip_prefix(&[0xff]).filter(|_| to_parent == 1).unwrap_or(bytes);
+            let Ok(Some(message)) = frames::read::<T>(&mut bytes) else { break };
+            all.push(message);
+        }
+    }
+    all
+}
+
+/// Whether the corpus holds a message of each of these kinds. `UPDATE_FUZZ_CORPUS=1 cargo test` adds those
+/// that are missing: a message whose format has changed decodes no more.
+fn check_corpus<T: Serialize + serde::de::DeserializeOwned>(to_parent: u8, all: &[T], name: &str) {
+    let kinds: Vec<_> = in_corpus::<T>(to_parent).iter().map(std::mem::discriminant).collect();
+    for (number, message) in all.iter().enumerate() {
+        if kinds.contains(&std::mem::discriminant(message)) {
+            continue;
+        }
+        let writes = std::env::vars().any(|(name, _)| name == "UPDATE_FUZZ_CORPUS");
+        assert!(writes, "no message {name} {number} in the corpus; UPDATE_FUZZ_CORPUS=1 adds one");
+        let mut input = vec![to_parent];
+        frames::write(&mut input, message).unwrap();
+        std::fs::write(corpus().join(format!("{name}-{number}")), input).unwrap();
+    }
+}
+
+#[test]
+fn the_fuzz_corpus_has_messages_of_each_kind() {
+    check_corpus(0, &to_child(), "to-child");
+    check_corpus(1, &from_child(), "from-child");
 }
