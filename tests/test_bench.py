@@ -38,13 +38,13 @@ def test_rounds_that_were_kept_become_a_table(tmp_path, capsys):
     kept = tmp_path / "kept.json"
     ours = {"short": [30, 10, 20], "warm": [90, 90, 90]}
     lines = [
-        {"setup": "qwen-0.5b", "scenario": scenario, "round": turn, "side": side,
+        {"measured": "then, there", "setup": "qwen-0.5b", "scenario": scenario, "round": turn, "side": side,
          "seconds": 1.0, "cores_elsewhere": 0.7 if scenario == "warm" and turn == 1 else 0.0,
          "figures": {"tokens/s": rate if side == "forebay" else 10, "ttft_p50_ms": rate, "errors": 0}}
         for scenario, rates in ours.items() for turn, rate in enumerate(rates) for side in compare.SIDES
     ]
     kept.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert compare.tell_earlier(kept) == "3"
+    assert compare.tell_earlier(kept) == "then, there; 3 rounds"
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["qwen-0.5b", "short", "tokens/s", "20.00", "10.00", "2.00"] in printed
     assert ["qwen-0.5b", "short", "errors", "0.00", "0.00"] in printed
@@ -62,9 +62,9 @@ def test_what_was_wanted_stands_beside_it_whatever_the_model(tmp_path):
     told.compare("qwen-0.5b short tokens/s", 8.0, 10.0)
     told.compare("shared tokens/s", 30.0, 10.0)
     told.compare("embed1 texts/s", 13.0, 10.0)
-    told.write(page, "3 rounds")
+    told.write(page, "then, there; 3 rounds")
     text = page.read_text()
-    assert text.startswith("before\n") and text.endswith("after\n") and "; 3 rounds." in text
+    assert text.startswith("before\n") and text.endswith("after\n") and "then, there; 3 rounds." in text
     assert "| qwen-0.5b short tokens/s | 8.00 | 10.00 | 0.80 | 1.0 |" in text
     assert "| shared tokens/s | 30.00 | 10.00 | 3.00 | 3 |" in text
     assert "| embed1 texts/s | 13.00 | 10.00 | 1.30 | 1.2 |" in text

@@ -24,7 +24,7 @@ import psutil
 
 import load
 import plot
-from report import Report
+from report import Report, today
 from servers import FEW_SLOTS, SHAPES, SLOT_TOKENS, SLOTS, Server, Setup, chat, shaped
 
 SIDES = ("forebay", "peer")
@@ -84,7 +84,7 @@ def alternate(args, scenario, setup, servers):
             result = load.run(name, servers[index].url, "m", seed=number * 1000 + len(name), slots=setup.slots)
             seconds, elsewhere = time.perf_counter() - begin, cpu_elsewhere(servers) - elsewhere
             if turn > 0:
-                yield {"setup": setup.name, "scenario": scenario, "round": number, "side": SIDES[index],
+                yield {"measured": today(), "setup": setup.name, "scenario": scenario, "round": number, "side": SIDES[index],
                        "seconds": round(seconds, 1), "cores_elsewhere": round(elsewhere / seconds, 2),
                        "figures": result}
 
@@ -144,16 +144,19 @@ def more_is_better(figure):
 
 
 def tell_earlier(path):
-    """The table of rounds that `--raw` has kept. Returns how many rounds those are."""
+    """The table of rounds that `--raw` has kept. Returns a line that says when and on what they were measured, and how
+    many there are."""
+    measured = set()
     groups = defaultdict(lambda: defaultdict(list))
     for line in Path(path).read_text().splitlines():
         entry = json.loads(line)
         groups[entry["setup"]][entry["scenario"]].append(entry)
+        measured.add(entry["measured"])
     for setup, scenarios in groups.items():
         report.servers(setup)
         tell_means(setup, [tell_rounds(rounds) for rounds in scenarios.values()])
-    counts = {len(rounds) // 2 for scenarios in groups.values() for rounds in scenarios.values()}
-    return f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{max(counts)}"
+    counts = sorted({len(rounds) // len(SIDES) for scenarios in groups.values() for rounds in scenarios.values()})
+    return f"{'; '.join(sorted(measured))}; {' or '.join(map(str, counts))} rounds"
 
 
 def engine_limit(args):
@@ -277,8 +280,8 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     args = arguments()
     if args.earlier:
-        rounds = tell_earlier(args.earlier)
-        return args.write and report.write(args.write, f"{SLOTS} slots of {SLOT_TOKENS} tokens, {rounds} rounds")
+        heading = tell_earlier(args.earlier)
+        return args.write and report.write(args.write, heading)
     settings = f"{SLOTS} slots of {SLOT_TOKENS} tokens, {args.rounds} rounds, {psutil.cpu_count()} cores"
     print(settings)
     for setup, scenarios in side_by_side(args):
@@ -291,7 +294,7 @@ def main():
     if args.plot:
         plotted(args)
     if args.write:
-        report.write(args.write, settings)
+        report.write(args.write, f"{today()}; {settings}")
 
 
 if __name__ == "__main__":

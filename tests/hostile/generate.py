@@ -18,8 +18,8 @@ from whole import ENDPOINTS
 SEEDS = Path(__file__).with_name("seeds.txt")
 # What a case may take before it counts as one that hangs.
 PATIENCE_S = 120.0
-# The server waits for a request's head for 10 s (`header_timeout_s`). Senders have the idle policy: one that
-# the machine kept from sending for as long has hung up by not sending, and is owed nothing.
+# A server may hang up on who takes longer than this to send: it waits for a head for 10 s (`header_timeout_s`), and
+# senders have the idle policy, so that a busy machine may keep them from sending. No answer is expected then.
 LATE_S = 9.0
 # The longest body.
 MOST_BODY = 8 << 20
@@ -67,7 +67,7 @@ def encode_deep(rng, body, case):
 
 def run(case, port):
     """Sends a case. `error` of the reply says what was not as it has to be."""
-    begin, reply, data, error, late = time.monotonic(), frames.Reply(), b"", "", False
+    begin, reply, data, error, sent_s = time.monotonic(), frames.Reply(), b"", "", None
     try:
         with frames.connect(port, PATIENCE_S) as stream:
             gone = False
@@ -83,12 +83,13 @@ def run(case, port):
                     frames.reset(stream)
                 if step == "rst" or gone:
                     break
-            late = time.monotonic() - begin > LATE_S
+            sent_s = time.monotonic() - begin
             if case.owed or stream.fileno() >= 0:
                 reply, error = finish(case, stream, data)
     except OSError as broken:
         error = f"{type(broken).__name__}: {broken}"
-    reply.error, reply.late = error if case.owed and not late else "", late
+    reply.late = (time.monotonic() - begin if sent_s is None else sent_s) > LATE_S
+    reply.error = error if case.owed and not reply.late else ""
     reply.seconds, reply.name = time.monotonic() - begin, str(case.number)
     return reply
 

@@ -27,6 +27,8 @@ import whole
 from probe import Probe, harmless, is_answered
 from server import CHAT, DRAIN_S, Server
 
+# The part of requests that may be sent too late to be owed an answer.
+LATE_PART = 0.25
 HEALTH_MS, MEMORY_MIB, SPEED, EXIT_S = 50, 300, 0.9, DRAIN_S + 5
 AT_ONCE = 10
 MOST_S = 60.0
@@ -218,8 +220,8 @@ def judge(row, context, options):
     if row["memory"] > MEMORY_MIB:
         row["wrong"].append("memory")
     row["part"] = attacked["tokens/s"] / harmless_["tokens/s"] if harmless_ and harmless_["tokens/s"] else None
-    if sum(reply.late for reply in context.replies) > len(context.replies) / 4:
-        row["wrong"].append("more than a quarter was sent late: the machine is too busy")
+    if sum(reply.late for reply in context.replies) > LATE_PART * len(context.replies):
+        row["wrong"].append("too many were sent late: the machine is too busy")
     if row["part"] is not None and row["part"] < SPEED:
         row["wrong"].append("speed")
     if row["lives"] and attacked["errors"]:

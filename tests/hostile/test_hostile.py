@@ -1,11 +1,16 @@
 """The quick form of `make hostile`, and that its requests are the same each time."""
 
 import os
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import generate  # noqa: E402
+from sending import Case  # noqa: E402
 
 
 def test_no_hostile_request_takes_the_service_away(models, tmp_path):
@@ -32,3 +37,24 @@ def test_a_number_is_always_the_same_request():
         ).stdout
     )
     assert run() == run()
+
+
+def test_who_sends_late_is_owed_nothing(monkeypatch):
+    """By a server that hangs up at once."""
+    monkeypatch.setattr(generate, "LATE_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up():
+            while True:
+                try:
+                    server.accept()[0].close()
+                except OSError:
+                    return
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        port = server.getsockname()[1]
+        request = ("send", b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        prompt = generate.run(Case(1, steps=[request]), port)
+        assert prompt.error and not prompt.late
+        late = generate.run(Case(1, steps=[("wait", 0.5), request]), port)
+        assert not late.error and late.late

@@ -2,10 +2,11 @@
 //! is, or JSON. The grammar of forced calls and the reader of calls both use it; the reader sees the schema as
 //! it was sent.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
+use crate::parameters::Parameters;
 use crate::references::{REFERENCES, References};
 
 /// Schemas, listed values and parts of references that one walk visits; beyond it a schema counts as allowing
@@ -36,10 +37,12 @@ pub(crate) enum Kind {
 /// The texts that a schema allows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Texts<'s> {
+    /// Any text.
+    Any,
     /// This one.
     Listed(&'s str),
-    /// Those by this schema's own `pattern`, `minLength` and `maxLength`.
-    By(&'s Value),
+    /// Those that match this schema's own `pattern`, `minLength` and `maxLength`.
+    Constrained(&'s Value),
 }
 
 /// An argument's schemas, which have to match together, and what their references name.
@@ -96,7 +99,7 @@ impl<'s> Argument<'_, 's> {
         Types(types)
     }
 
-    /// The texts that it allows. Of constraints that have to match together one is heeded.
+    /// The texts that it allows, or more: of several constraints that have to match together, one is heeded.
     pub(crate) fn texts(self) -> Vec<Texts<'s>> {
         let mut steps = 0;
         let each = self.schemas.iter().take(MAX_STEPS).map(|schema| {
@@ -118,7 +121,7 @@ impl<'s> Argument<'_, 's> {
         if let Some(name) = self.references.alone(map) {
             return self.named_types(name, depth, steps);
         }
-        let mut types = map.get("type").map_or(ANY, named);
+        let mut types = map.get("type").map_or(ANY, types_named);
         if let Some(value) = map.get("const") {
             types &= of(value);
         }
@@ -177,10 +180,10 @@ impl<'s> Argument<'_, 's> {
         *steps += 1;
         let within = *steps <= MAX_STEPS && depth <= MAX_DEPTH && texts.len() <= MAX_STEPS;
         let Some(map) = schema.as_object().filter(|_| within) else {
-            texts.extend((*schema != Value::Bool(false)).then_some(Texts::By(&Value::Null)));
+            texts.extend((*schema != Value::Bool(false)).then_some(Texts::Any));
             return;
         };
-        let is = |key: &str| map.get(key).and_then(Value::as_array);
+        let list = |key: &str| map.get(key).and_then(Value::as_array);
         let alone = self.references.alone(map);
         let mut names = REFERENCES.iter().filter_map(|key| map.get(*key)?.as_str());
         let target = alone.or_else(|| names.next()).and_then(|name| {
@@ -192,26 +195,26 @@ impl<'s> Argument<'_, 's> {
             self.collect(target, depth + 1, steps, texts);
         } else if let Some(value) = map.get("const") {
             texts.extend(value.as_str().map(Texts::Listed));
-        } else if let Some(all) = is("enum") {
+        } else if let Some(all) = list("enum") {
             texts.extend(all.iter().filter_map(Value::as_str).map(Texts::Listed));
-        } else if map.get("type").is_some_and(|names| named(names) & STRING == 0) {
+        } else if map.get("type").is_some_and(|names| types_named(names) & STRING == 0) {
         } else if own {
-            texts.push(Texts::By(schema));
+            texts.push(Texts::Constrained(schema));
         } else if let Some(target) = target {
             self.collect(target, depth + 1, steps, texts);
-        } else if let Some(all) = is("anyOf").or_else(|| is("oneOf")) {
+        } else if let Some(all) = list("anyOf").or_else(|| list("oneOf")) {
             for one in all {
                 if self.types(one, depth + 1, steps) & STRING != 0 {
                     self.collect(one, depth + 1, steps, texts);
                 }
                 if *steps > MAX_STEPS {
-                    texts.push(Texts::By(&Value::Null));
+                    texts.push(Texts::Any);
                     break;
                 }
             }
         } else {
-            *steps += is("allOf").map_or(0, Vec::len);
-            let each = is("allOf").into_iter().flatten().take(MAX_STEPS).map(|one| {
+            *steps += list("allOf").map_or(0, Vec::len);
+            let each = list("allOf").into_iter().flatten().take(MAX_STEPS).map(|one| {
                 let mut texts = Vec::new();
                 self.collect(one, depth + 1, steps, &mut texts);
                 texts
@@ -221,15 +224,42 @@ impl<'s> Argument<'_, 's> {
     }
 }
 
+/// How the reader takes each argument of a tool: as a text, as JSON, or as either.
+#[derive(Debug)]
+pub(crate) struct Kinds {
+    named: HashMap<String, Kind>,
+    /// Those with other names.
+    others: Kind,
+}
+
+impl Kinds {
+    /// Those by the schema of a tool's parameters, as it was sent.
+    pub(crate) fn of(schema: &Value) -> Self {
+        let references = References::new(schema);
+        let (named, others) = Parameters::of(schema, &references).types(&references);
+        let named = named.into_iter().map(|(name, types)| (name.to_owned(), types.kind()));
+        Self { named: named.collect(), others: others.map_or(Kind::Either, Types::kind) }
+    }
+
+    /// That of an argument.
+    pub(crate) fn get(&self, name: &str) -> Kind {
+        self.named.get(name).copied().unwrap_or(self.others)
+    }
+
+    /// That of arguments whose names the schema does not have.
+    pub(crate) fn others(&self) -> Kind {
+        self.others
+    }
+}
+
 /// Of texts that have to match together: those that all lists of texts hold, else the first that are constrained;
 /// any text if none are.
 fn narrowest<'s>(each: impl Iterator<Item = Vec<Texts<'s>>>) -> Vec<Texts<'s>> {
-    let free = Texts::By(&Value::Null);
     let (mut listed, mut first) = (None::<Vec<Texts<'s>>>, None);
-    for texts in each.filter(|texts| *texts != [free]) {
+    for texts in each.filter(|texts| *texts != [Texts::Any]) {
         let names = texts.iter().map(|text| match text {
             Texts::Listed(text) => Some(*text),
-            Texts::By(_) => None,
+            Texts::Any | Texts::Constrained(_) => None,
         });
         match names.collect::<Option<HashSet<&str>>>() {
             Some(names) => match &mut listed {
@@ -241,13 +271,13 @@ fn narrowest<'s>(each: impl Iterator<Item = Vec<Texts<'s>>>) -> Vec<Texts<'s>> {
             None => first = first.or(Some(texts)),
         }
     }
-    listed.or(first).unwrap_or_else(|| vec![free])
+    listed.or(first).unwrap_or_else(|| vec![Texts::Any])
 }
 
 /// The types that a `type` names.
-fn named(names: &Value) -> u8 {
+fn types_named(names: &Value) -> u8 {
     match names {
-        Value::Array(all) => all.iter().take(16).fold(0, |types, name| types | named(name)),
+        Value::Array(all) => all.iter().take(16).fold(0, |types, name| types | types_named(name)),
         name => match name.as_str() {
             Some("null") => NULL,
             Some("boolean") => BOOLEAN,
@@ -381,8 +411,9 @@ mod tests {
             json!({"$defs": {"a": {"enum": ["x", 1]}, "b": {"type": "string", "maxLength": 3}}});
         let texts = |schema: &Value| {
             let shown = |text: &Texts<'_>| match text {
+                Texts::Any => "any".to_owned(),
                 Texts::Listed(text) => (*text).to_owned(),
-                Texts::By(schema) => schema.to_string(),
+                Texts::Constrained(schema) => schema.to_string(),
             };
             let references = References::new(&root);
             let argument = Argument { schemas: &[schema], references: &references };
@@ -392,14 +423,14 @@ mod tests {
         for (schema, found) in [
             (json!({"$ref": "#/$defs/a"}), vec!["x"]),
             (json!({"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}]}), vec!["x", &b]),
-            (json!({"anyOf": [{"type": "string"}, {"type": "null"}]}), vec!["null"]),
+            (json!({"anyOf": [{"type": "string"}, {"type": "null"}]}), vec!["any"]),
             (json!({"allOf": [{"type": "string"}, {"$ref": "#/$defs/b"}]}), vec![&b]),
             (
                 json!({"allOf": [{"$ref": "#/$defs/b"}, {"enum": ["x", "y"]}, {"enum": ["y", "z"]}]}),
                 vec!["y"],
             ),
             (json!({"type": "integer"}), vec![]),
-            (json!({}), vec!["null"]),
+            (json!({}), vec!["any"]),
         ] {
             assert_eq!(texts(&schema), found, "{schema}");
         }

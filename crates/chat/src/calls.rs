@@ -21,7 +21,6 @@ mod spelling;
 use named::NamedCall;
 pub(crate) use named::is_text;
 use object::ObjectCall;
-pub(crate) use spelling::Kinds;
 use spelling::Spelling;
 
 /// The bytes that are read again are at most this many times the answer's length.

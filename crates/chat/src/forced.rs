@@ -38,7 +38,7 @@ pub struct CallGrammar {
 pub struct Unenforceable {
     /// Its place among the tools.
     pub tool: usize,
-    /// Why, as a sentence about the schema.
+    /// Why: what follows "cannot be enforced:".
     pub why: String,
 }
 
@@ -53,11 +53,12 @@ pub enum Calls {
     Any,
 }
 
-/// At most this many calls in one answer.
-const MOST: u32 = 32;
+/// The most calls in one answer.
+const MAX_CALLS: u32 = 32;
 
-/// The longest grammar, in bytes; no longer one is compiled.
-const MOST_BYTES: usize = 256 << 10;
+/// The longest grammar, in bytes: at most what the engine compiles (`MAX_SOURCE` in its `grammar/limits.rs`; a
+/// test of the server compares them).
+pub const MAX_GRAMMAR_BYTES: usize = 256 << 10;
 
 /// The grammar of an answer that calls these tools. `control` tells the number of the control token
 /// that a piece of text begins with, and its name; `json` spells a schema for llguidance; `answer` is
@@ -93,7 +94,7 @@ pub fn grammar(
     let more = match calls {
         Calls::One => 0,
         _ if next.is_empty() => 0,
-        Calls::Some | Calls::Any => MOST - 1,
+        Calls::Some | Calls::Any => MAX_CALLS - 1,
     };
     writer.rule("call", &names.join(" | "));
     let next = writer.text(next);
@@ -119,7 +120,7 @@ struct Writer<'w> {
     count: u32,
     /// Rules by what they are, those that calls share.
     shared: HashMap<String, String>,
-    /// Bytes of definitions that were repeated, or looked at for that.
+    /// Bytes of definitions that were copied into rules, of all tools.
     repeated: usize,
     /// Keywords that are not enforced.
     left_out: BTreeSet<&'static str>,
@@ -155,9 +156,9 @@ impl Writer<'_> {
 
     /// Refuses the tool with which the rules become too long.
     fn check_length(&self) -> Result<(), String> {
-        if self.rules.len() > MOST_BYTES {
+        if self.rules.len() > MAX_GRAMMAR_BYTES {
             return Err(format!(
-                "without its descriptions it has, together with the tools before it, more than {MOST_BYTES} bytes"
+                "without its descriptions it has, together with the tools before it, more than {MAX_GRAMMAR_BYTES} bytes"
             ));
         }
         Ok(())

@@ -30,7 +30,7 @@ pub use calls::{CallReader, Part};
 pub use channels::ChannelReader;
 pub use dialect::Dialect;
 pub use forced::{
-    CallGrammar, Calls, ToolShape, Unenforceable, between_slashes, escape_regex,
+    CallGrammar, Calls, MAX_GRAMMAR_BYTES, ToolShape, Unenforceable, between_slashes, escape_regex,
     grammar as call_grammar, literal,
 };
 pub use references::{Draft, References};

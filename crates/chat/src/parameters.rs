@@ -44,8 +44,8 @@ pub(crate) struct Alternative<'s> {
 #[derive(Debug, Clone, Default)]
 struct Group<'s> {
     parts: Vec<&'s Map<String, Value>>,
-    /// Alternatives of which one more has to match.
-    pending: Vec<&'s Vec<Value>>,
+    /// Alternatives of which one more has to match, and the keyword that lists them.
+    pending: Vec<(&'static str, &'s Vec<Value>)>,
     /// The addresses of schemas that references led to.
     followed: HashSet<usize>,
     /// Whether no object matches.
@@ -69,17 +69,18 @@ impl<'s> Parameters<'s> {
             if group.is_none {
                 continue;
             }
-            let Some(options) = group.pending.pop() else {
+            let Some((keyword, options)) = group.pending.pop() else {
                 alternatives.extend(collector.alternative(&group));
                 continue;
             };
             let count = alternatives.len() + todo.len() + options.len();
             if count > MAX_ALTERNATIVES || collector.steps > MAX_STEPS {
-                collector.left_out.insert("anyOf");
+                // Too many combinations: whether one of these matches is not enforced.
+                collector.left_out.insert(keyword);
                 todo.push(group);
                 continue;
             }
-            // The first is the next.
+            // In reverse, since the last is taken first.
             for option in options.iter().rev() {
                 collector.steps += group.parts.len() + group.followed.len() + group.pending.len();
                 let mut with = group.clone();
@@ -158,7 +159,7 @@ impl<'s> Collector<'_, 's> {
         to.is_none |= map.get("type").is_some_and(|types| !allows_objects(types));
         to.parts.push(map);
         for key in ["anyOf", "oneOf"] {
-            to.pending.extend(map.get(key).and_then(Value::as_array));
+            to.pending.extend(map.get(key).and_then(Value::as_array).map(|all| (key, all)));
         }
         for one in map.get("allOf").and_then(Value::as_array).into_iter().flatten() {
             self.add(one, depth + 1, to);
@@ -171,13 +172,13 @@ impl<'s> Collector<'_, 's> {
     /// The arguments of schemas that have to match together; `None` if there can be none.
     fn alternative(&mut self, group: &Group<'s>) -> Option<Alternative<'s>> {
         let parts = &group.parts;
-        let required = strings(parts, "required");
+        let mentions = strings(parts, "required");
         let mut named = Schemas::of(parts, "properties");
         let mut patterns = Schemas::of(parts, "patternProperties");
-        self.steps += required.len() + named.names.len() + patterns.names.len();
-        let mut names: HashSet<&str> = HashSet::new();
-        for name in &required {
-            if names.insert(name) {
+        self.steps += mentions.len() + named.names.len() + patterns.names.len();
+        let mut required: HashSet<&str> = HashSet::new();
+        for name in mentions {
+            if required.insert(name) {
                 named.entry(name);
             }
         }
@@ -197,20 +198,21 @@ impl<'s> Collector<'_, 's> {
             } else if let Some(all) = &mut others {
                 all.push(other);
             }
-            let own = (part.get("patternProperties"), part.get("properties"));
+            let (own_patterns, own_names) = (part.get("patternProperties"), part.get("properties"));
             self.steps += named.names.len() + patterns.names.len();
+            // That of the first schema is enforced whatever the work.
             if self.steps > MAX_STEPS && at > 0 {
                 self.left_out.insert("additionalProperties");
                 continue;
             }
             // A name that matches one of the part's own expressions is not another one.
-            let has_patterns = own.0.and_then(Value::as_object).is_some_and(|all| !all.is_empty());
+            let has_patterns =
+                own_patterns.and_then(Value::as_object).is_some_and(|all| !all.is_empty());
             if !has_patterns {
-                named.also(other, own.1);
+                named.add_to_others(other, own_names);
             }
-            patterns.also(other, own.0);
+            patterns.add_to_others(other, own_patterns);
         }
-        let required: HashSet<&str> = required.into_iter().collect();
         let (named, never): (Vec<_>, Vec<_>) =
             named.finish().partition(|(_, schemas)| schemas.iter().all(|one| !is_none(one)));
         if never.iter().any(|(name, _)| required.contains(name)) {
@@ -220,7 +222,7 @@ impl<'s> Collector<'_, 's> {
         Some(Alternative { named, required, patterns: patterns.collect(), others })
     }
 
-    /// Notes keywords about arguments together.
+    /// Notes keywords about arguments together; so many arguments are required.
     fn note_together(&mut self, part: &'s Map<String, Value>, required: usize) {
         let enforced = |key: &str| {
             key == "minProperties"
@@ -231,7 +233,7 @@ impl<'s> Collector<'_, 's> {
     }
 }
 
-/// Schemas by name, in the order of their names.
+/// Schemas by name, in the order in which the names were first seen.
 #[derive(Debug, Default)]
 struct Schemas<'s> {
     at: HashMap<&'s str, usize>,
@@ -260,8 +262,8 @@ impl<'s> Schemas<'s> {
         &mut self.names[at].1
     }
 
-    /// Adds a schema to all that a part does not name.
-    fn also(&mut self, schema: &'s Value, own: Option<&Value>) {
+    /// Adds a schema to those of all names that `own` does not have.
+    fn add_to_others(&mut self, schema: &'s Value, own: Option<&Value>) {
         for (name, schemas) in &mut self.names {
             if own.is_none_or(|own| own.get(*name).is_none()) {
                 schemas.push(schema);
@@ -301,8 +303,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::argument::Kind;
-    use crate::calls::{Kinds, samples};
+    use crate::argument::{Kind, Kinds};
+    use crate::calls::samples;
     use crate::forced::{Calls, ToolShape, grammar};
 
     fn names(schema: &Value) -> Vec<Vec<String>> {
@@ -331,6 +333,27 @@ mod tests {
             (json!(true), vec![vec![]]),
         ] {
             assert_eq!(names(&schema), found, "{schema}");
+        }
+    }
+
+    #[test]
+    fn what_is_about_arguments_together_is_noted() {
+        let requires = |least: u64| json!({"required": ["a"], "minProperties": least});
+        let either: Vec<Value> = (0..40).map(|at| json!({"required": [at.to_string()]})).collect();
+        let all = |schema: &Value| -> Vec<&str> {
+            Parameters::of(schema, &References::new(schema)).left_out.into_iter().collect()
+        };
+        for (schema, left_out) in [
+            (requires(1), vec![]),
+            (requires(2), vec!["minProperties"]),
+            // A name that is required twice is one argument.
+            (json!({"allOf": [requires(2), {"required": ["a"]}]}), vec!["minProperties"]),
+            (json!({"allOf": [requires(2), {"required": ["b"]}]}), vec![]),
+            (json!({"oneOf": either}), vec!["oneOf"]),
+            (json!({"anyOf": either}), vec!["anyOf"]),
+            (json!({"$ref": "other.json"}), vec!["$ref"]),
+        ] {
+            assert_eq!(all(&schema), left_out, "{schema}");
         }
     }
 

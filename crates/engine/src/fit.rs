@@ -121,7 +121,7 @@ impl Share {
         sum([self.weights, self.kv, self.compute])
     }
 
-    /// Whether the device has room for it and as much again as `margin`.
+    /// Whether the device has room for it and `margin` bytes more.
     fn fits(&self, margin: u64) -> bool {
         self.total().checked_add(margin).is_some_and(|needed| needed <= self.room.free)
     }

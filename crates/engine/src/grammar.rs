@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 pub use self::expression::{reads_expression, unicode_classes};
 use self::kept::Kept;
 use self::limits::Cost;
+pub use self::limits::MAX_SOURCE;
 use self::number_bound::{Digits, NumberBound};
 use crate::Token;
 use crate::lock::lock;

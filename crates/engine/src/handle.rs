@@ -328,8 +328,8 @@ impl Engine {
         self.inner.board.stalled_for()
     }
 
-    /// Lets the engine end when it has served what it was asked, and waits for that, but not for long.
-    /// [`CostWatch`] has all that it has learned then.
+    /// Takes no more requests, and waits two seconds at most until those it has are served and the engine has
+    /// ended. If it has, [`CostWatch`] has all that was learned.
     pub async fn close(&self) {
         self.inner.close().await;
     }
@@ -421,7 +421,7 @@ impl Embedder {
         self.inner.board.stalled_for()
     }
 
-    /// See [`Engine::close`].
+    /// As [`Engine::close`]; no costs are learned here.
     pub async fn close(&self) {
         self.inner.close().await;
     }

@@ -19,7 +19,8 @@ pub(crate) trait Outbox: Send + Sync {
     /// Requests and questions that the engine is about to compute, in place of those before.
     fn computing(&self, _by: Activity, _ids: &mut dyn Iterator<Item = u64>) {}
 
-    /// The engine is about to end, and its model to be freed: what its board tells now is the last.
+    /// The engine is about to end, and its model to be freed: the board has the last of its learned costs.
+    /// Reports may still follow.
     fn ending(&self) {}
 
     /// The engine has ended: nothing more will come.

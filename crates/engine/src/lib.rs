@@ -62,7 +62,7 @@ pub use forebay_scheduler::{
     CallSample, Class, Counts, ItlTarget, LearnedCosts, Principal, Reuse, Salt,
 };
 pub use grammar::{
-    CompiledGrammar, Grammar, GrammarError, Grammars, reads_expression, unicode_classes,
+    CompiledGrammar, Grammar, GrammarError, Grammars, MAX_SOURCE, reads_expression, unicode_classes,
 };
 pub use handle::{
     Embedder, Engine, Generation, Loaded, Loading, SubmitError, load, load_in_process,

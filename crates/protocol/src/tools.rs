@@ -32,8 +32,9 @@ pub struct Function {
     #[schema(value_type = Option<Object>)]
     pub parameters: Option<Value>,
     /// Whether its arguments have to be valid by the schema even where the model calls it on its
-    /// own; calls that `tool_choice` asks for always are. With `true` a schema that cannot be enforced
-    /// as a whole is refused; else the header `x-forebay-not-enforced` names the keywords that are not.
+    /// own; calls that `tool_choice` asks for are, as far as that can be enforced. With `true` a schema
+    /// that cannot be enforced as a whole is refused; else the header `x-forebay-not-enforced` names the
+    /// keywords that are not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strict: Option<bool>,
 }

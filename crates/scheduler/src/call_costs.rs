@@ -133,6 +133,12 @@ impl CallCosts {
         if tokens > block { tokens - tokens % block } else { tokens }
     }
 
+    /// So many tokens and the rest of the last block, if there is a whole one.
+    pub(crate) fn whole_blocks_up(&self, tokens: u32) -> u32 {
+        let block = self.cutting.block();
+        if tokens > block { tokens.next_multiple_of(block) } else { tokens }
+    }
+
     /// How long prompts of so many tokens take together, without anything before them.
     pub(crate) fn prefill_time(&self, tokens: u32) -> Duration {
         const CHUNK: u32 = 256;

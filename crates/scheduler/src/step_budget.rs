@@ -168,7 +168,9 @@ impl PromptTime {
         } else {
             let fits = largest_within(most, |tokens| time(tokens) <= self.left);
             let fits = costs.whole_blocks(fits);
-            if fits >= efficient {
+            if first && self.why == Why::NobodyDecodes {
+                costs.whole_blocks_up(even_part(most, fits.max(efficient))).min(most)
+            } else if fits >= efficient {
                 fits
             } else if first {
                 efficient
@@ -182,6 +184,14 @@ impl PromptTime {
         }
         tokens
     }
+}
+
+/// The first of the equal parts of `all` that come nearest to `size`, none larger than one and a half times
+/// that: a small rest would cost more for each token.
+fn even_part(all: u32, size: u32) -> u32 {
+    let (twice, size) = (all.saturating_mul(2), size.max(1));
+    let parts = twice.saturating_sub(size).div_ceil(size.saturating_mul(2)).max(1);
+    all.div_ceil(parts)
 }
 
 /// The largest number up to `most` for which `fits` is true, if it is true up to some number.
@@ -205,6 +215,20 @@ mod tests {
         assert_eq!(largest_within(100, |n| n <= 37), 37);
         assert_eq!(largest_within(100, |_| true), 100);
         assert_eq!(largest_within(100, |_| false), 0);
+    }
+
+    #[test]
+    fn parts_are_even() {
+        for (all, size, part) in [
+            (100, 128, 100),
+            (160, 128, 160),
+            (192, 128, 192),
+            (193, 128, 97),
+            (300, 128, 150),
+            (1000, 0, 1),
+        ] {
+            assert_eq!(even_part(all, size), part, "{all} by {size}");
+        }
     }
 
     proptest! {

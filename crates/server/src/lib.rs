@@ -160,7 +160,7 @@ where
         never = upkeep(&state) => match never {},
         never = signals => never,
     };
-    // It would call engines failed that were asked to end.
+    // First, since an engine that was closed has the status of one that failed, and health would say so.
     if let Some(admin) = admin {
         admin.stop().await;
     }

@@ -52,7 +52,10 @@ commas: `oneOf` (where two of its schemas may match the same value), `not`, `if`
 `$ref` (outside of the schema) and others of JSON Schema.
 If a model's template writes a call's arguments one by one, a value whose schema allows only strings is read as a
 string. Any other value is read as JSON (or a literal of Python) if it is one, else as a string, unless the template
-marks its type.
+marks its type. Which arguments there are is found behind `$ref` and in `allOf`; `anyOf` and `oneOf` are alternatives,
+32 at most. Of such a call these are not enforced about all arguments together: `enum`, `const`, `not`, `propertyNames`,
+`minProperties`, `maxProperties`, and `patternProperties` beside `properties`; with `strict` they are a 400, else named
+in the header.
 ";
 
 /// The fields that no type carries, by path.

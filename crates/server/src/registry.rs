@@ -88,7 +88,7 @@ impl Registry {
         self.entries.iter().filter_map(|e| e.served.get())
     }
 
-    /// Lets all engines end, and waits for that, but not for long.
+    /// Lets all engines end, and waits for them side by side, two seconds at most.
     pub(crate) async fn close(&self) {
         join_all(self.loaded().map(|served| served.close())).await;
     }

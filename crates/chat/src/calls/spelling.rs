@@ -5,11 +5,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::argument::{Kind, Types};
+use crate::argument::{Kind, Kinds};
 use crate::dialect::{Arguments, Dialect, Values};
-use crate::parameters::Parameters;
 use crate::pattern::Pattern;
-use crate::references::References;
 
 /// What the readers of all answers to a request share.
 #[derive(Debug)]
@@ -53,34 +51,6 @@ pub(super) struct Each {
     pub(super) value_end: String,
     /// What follows a value: first what leads to the next key, then what ends the call.
     pub(super) ends: [Pattern; 2],
-}
-
-/// How a tool's arguments are spelled.
-#[derive(Debug)]
-pub(crate) struct Kinds {
-    named: HashMap<String, Kind>,
-    /// Those with other names.
-    others: Kind,
-}
-
-impl Kinds {
-    /// Those by the schema of a tool's parameters, as it was sent.
-    pub(crate) fn of(schema: &Value) -> Self {
-        let references = References::new(schema);
-        let (named, others) = Parameters::of(schema, &references).types(&references);
-        let named = named.into_iter().map(|(name, types)| (name.to_owned(), types.kind()));
-        Self { named: named.collect(), others: others.map_or(Kind::Either, Types::kind) }
-    }
-
-    /// That of an argument.
-    pub(crate) fn get(&self, name: &str) -> Kind {
-        self.named.get(name).copied().unwrap_or(self.others)
-    }
-
-    /// That of arguments whose names the schema does not have.
-    pub(crate) fn others(&self) -> Kind {
-        self.others
-    }
 }
 
 impl Spelling {

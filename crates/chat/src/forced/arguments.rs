@@ -4,24 +4,23 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value, json};
 
-use super::{ToolShape, Writer, between_slashes, escape_regex};
-use crate::argument::{Argument, Kind, Texts, Types};
-use crate::calls::{Kinds, is_text};
+use super::{MAX_GRAMMAR_BYTES, ToolShape, Writer, between_slashes, escape_regex};
+use crate::argument::{Argument, Kind, Kinds, Texts, Types};
+use crate::calls::is_text;
 use crate::dialect::{Arguments, Dialect, Values};
 use crate::parameters::{Alternative, Parameters};
 use crate::references::References;
 
-/// The most bytes of definitions that are repeated for the arguments of all tools: three quarters of the
-/// longest grammar that is compiled.
-const MOST_REPEATED: usize = 192 << 10;
-/// The most bytes of definitions that are looked at to find those an argument needs.
+/// The most bytes of definitions that are copied into the rules of all tools.
+const MOST_REPEATED: usize = MAX_GRAMMAR_BYTES / 4 * 3;
+/// The most bytes of a tool's definitions that searches may visit which do not end with a copy.
 const MOST_SEARCHED: usize = 8 * MOST_REPEATED;
 /// Expressions for names of arguments that one tool may have.
 const MAX_PATTERNS: usize = 16;
 /// Texts that readers take for nothing else, and that begin as no JSON does and no literal of Python's: the
 /// lexer decides by the first character.
 const NO_JSON: &str = r#"[^\s"\[{\-0-9tfnTFN](.|\n)*"#;
-/// Names that arguments may have which the schema does not name.
+/// Names that arguments may have which the schema does not name: those of `is_free_name`.
 const FREE_NAME: &str = "[a-zA-Z0-9_.\\-]{1,64}";
 
 /// What the rules of a tool's arguments are made of.
@@ -143,8 +142,8 @@ impl Writer<'_> {
             let kind = tool.kinds.get(name);
             let pair = self.pair(tool, &Name::Is(name), schemas, kind)?;
             let pair = self.shared(&pair);
-            let says = |before: &str, rest: &str| format!("{before} {pair} {rest}");
-            let (mut first, mut next) = (says(middle, &started), says(&value_key, &started));
+            let mut first = format!("{middle} {pair} {started}");
+            let mut next = format!("{value_key} {pair} {started}");
             if !is_required {
                 first = format!("{first} | {}", empty(&fresh));
                 next = format!("{next} | {}", empty(&started));
@@ -169,18 +168,14 @@ impl Writer<'_> {
             self.left_out.insert("patternProperties");
         }
         let patterns = if patterns.len() > MAX_PATTERNS { &[][..] } else { patterns };
-        let plain = |name: &str| {
-            let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-            (1..=64).contains(&name.len()) && name.chars().all(fits)
-        };
-        let names = arguments.named.iter().map(|(name, _)| *name).filter(|name| plain(name));
+        let names = arguments.named.iter().map(|(name, _)| *name).filter(|name| is_free_name(name));
         let named: Vec<String> = names.map(escape_regex).collect();
         let kind = tool.kinds.others();
         let found = |pattern: &str| format!(".*({}).*", inner(pattern));
         for (at, (pattern, schemas)) in patterns.iter().enumerate() {
             let beside = patterns.iter().enumerate().filter(|(other, _)| *other != at);
             let not = named.iter().cloned().chain(beside.map(|(_, (other, _))| found(other)));
-            let name = self.free_name(Some(&whole(pattern, ".*")), not);
+            let name = self.free_name(Some(&anchored(pattern, ".*")), not);
             forms.push(self.pair(tool, &Name::By(name), schemas, kind)?);
         }
         if let Some(schemas) = others {
@@ -224,7 +219,9 @@ impl Writer<'_> {
         };
         let types = argument.all_types(&mut 0);
         let kind = match (types.kind(), read) {
-            // The reader knows less, or more.
+            // The reader goes by the schema as it was sent, the grammar by the rewritten one. Where nothing but
+            // that says what a value is, what is spelled is what the reader takes; a text that it takes for JSON
+            // is spelled as either, since those that it would take for something else are left out there.
             (Kind::Text, Kind::Either | Kind::Json) if *values == Values::Bare => Kind::Either,
             (Kind::Either, Kind::Text) if *values == Values::Bare => Kind::Text,
             (kind, _) => kind,
@@ -232,7 +229,7 @@ impl Writer<'_> {
         let texts = match kind {
             Kind::Json => String::new(),
             // Nothing but the value says that it is a text.
-            Kind::Either if *values == Values::Bare => self.texts_alone(argument),
+            Kind::Either if *values == Values::Bare => self.unambiguous_texts(argument),
             _ => self.texts(argument, quote),
         };
         let mut forms = Vec::new();
@@ -286,17 +283,16 @@ impl Writer<'_> {
         }
         let needed = tool.definitions.needed(&schema, self.repeated);
         let definitions = match needed {
-            Ok((definitions, bytes)) => {
+            Some((definitions, bytes)) => {
                 self.repeated += bytes;
                 definitions
             }
-            Err(_) if tool.strict => {
+            None if tool.strict => {
                 return Err(format!(
                     "the definitions that its arguments refer to, repeated for each of them, are more than {MOST_REPEATED} bytes"
                 ));
             }
-            Err(searched) => {
-                tool.definitions.searched += searched;
+            None => {
                 self.left_out.insert("$ref");
                 schema = json!({"type": types});
                 Map::new()
@@ -324,20 +320,29 @@ impl Writer<'_> {
         for text in argument.texts() {
             let form = match text {
                 Texts::Listed(text) => self.text(&format!("{text}{quote}{}", end.all)),
-                Texts::By(schema) if !quote.is_empty() => {
-                    let text = self.ended(&text_regex(schema, quote), quote);
-                    format!("{text} {}", self.text(end.all))
+                Texts::Any if quote.is_empty() && !end.all.is_empty() => {
+                    self.text_until("(.|\\n)*", end.stop)
                 }
-                Texts::By(Value::Null) if !end.all.is_empty() => self.ended("(.|\\n)*", end.stop),
-                Texts::By(schema) => self.ended(&spaced(&text_regex(schema, "</"), end), end.stop),
+                Texts::Any | Texts::Constrained(_) => {
+                    let schema =
+                        if let Texts::Constrained(schema) = text { schema } else { &Value::Null };
+                    if quote.is_empty() {
+                        // Without `<` in it, none runs into a closing tag.
+                        self.text_until(&spaced(&text_regex(schema, "</"), end), end.stop)
+                    } else {
+                        let text = self.text_until(&text_regex(schema, quote), quote);
+                        format!("{text} {}", self.text(end.all))
+                    }
+                }
             };
             each.push(if form.is_empty() { "\"\"".to_owned() } else { form });
         }
         one_of(&each)
     }
 
-    /// The same of texts that are read as texts, though they could be JSON as well.
-    fn texts_alone(&mut self, argument: Argument<'_, '_>) -> String {
+    /// The same of texts alone that are read as texts where JSON is allowed as well. Constrained ones are
+    /// spelled as JSON there.
+    fn unambiguous_texts(&mut self, argument: Argument<'_, '_>) -> String {
         let end = ValueEnd::of(self.dialect);
         let mut each = Vec::new();
         for text in argument.texts() {
@@ -345,8 +350,8 @@ impl Writer<'_> {
                 Texts::Listed(text) if !text.is_empty() && is_text(text) => {
                     each.push(self.text(&format!("{text}{}", end.all)));
                 }
-                Texts::By(Value::Null) => each.push(self.ended(NO_JSON, end.stop)),
-                _ => {}
+                Texts::Any => each.push(self.text_until(NO_JSON, end.stop)),
+                Texts::Listed(_) | Texts::Constrained(_) => {}
             }
         }
         one_of(&each)
@@ -354,7 +359,7 @@ impl Writer<'_> {
 
     /// A text by an expression, and what ends it. The lexer never goes back: where the expression could match
     /// what a text's end begins with, both are one lexeme, which ends as soon as it can.
-    fn ended(&mut self, regex: &str, stop: &str) -> String {
+    fn text_until(&mut self, regex: &str, stop: &str) -> String {
         let mut chars = stop.chars();
         if (self.control)(stop).is_some() || chars.next().is_none() || chars.next().is_none() {
             let text = self.shared(&format!("/{regex}/"));
@@ -374,7 +379,7 @@ struct Definitions<'t> {
     root: &'t Value,
     /// Each with its length, and with the definitions that it refers to; `None` if that is something else.
     all: HashMap<&'t str, (usize, Option<Vec<&'t str>>)>,
-    /// Bytes that were looked at in vain.
+    /// Bytes that searches visited which did not end with a copy.
     searched: usize,
 }
 
@@ -387,27 +392,38 @@ impl<'t> Definitions<'t> {
         Self { root, all: all.collect(), searched: 0 }
     }
 
-    /// Those that a schema needs, and their length; where they do not fit with `before`, how many bytes were
-    /// looked at to find that out.
-    fn needed(&self, schema: &Value, before: usize) -> Result<(Map<String, Value>, usize), usize> {
-        let Some(mut todo) = referred(schema) else { return Err(0) };
-        let (mut seen, mut bytes) = (HashSet::new(), 0);
+    /// Those that a schema needs, and their length in bytes; `None` where some are not there, or they do not fit
+    /// with the `before` bytes that were copied so far.
+    fn needed(&mut self, schema: &Value, before: usize) -> Option<(Map<String, Value>, usize)> {
+        let mut visited = 0;
+        let found = self.search(schema, before, &mut visited);
+        self.searched += if found.is_none() { visited } else { 0 };
+        found
+    }
+
+    fn search(
+        &self,
+        schema: &Value,
+        before: usize,
+        visited: &mut usize,
+    ) -> Option<(Map<String, Value>, usize)> {
+        let mut todo = referred(schema)?;
+        let mut seen = HashSet::new();
         let mut needed = Map::new();
         let definitions = self.root.get("$defs");
         while let Some(name) = todo.pop() {
             if !seen.insert(name) {
                 continue;
             }
-            let Some((len, names)) = self.all.get(name) else { return Err(bytes) };
-            bytes += len;
-            let fits = before + bytes <= MOST_REPEATED && self.searched <= MOST_SEARCHED;
-            let Some(names) = names.as_ref().filter(|_| fits) else { return Err(bytes) };
-            todo.extend(names);
+            let (len, names) = self.all.get(name)?;
+            *visited += len;
+            let fits = before + *visited <= MOST_REPEATED && self.searched <= MOST_SEARCHED;
+            todo.extend(names.as_ref().filter(|_| fits)?);
             if let Some(schema) = definitions.and_then(|all| all.get(name)) {
                 needed.insert(name.to_owned(), schema.clone());
             }
         }
-        Ok((needed, bytes))
+        Some((needed, *visited))
     }
 }
 
@@ -429,6 +445,12 @@ fn referred(schema: &Value) -> Option<Vec<&str>> {
     Some(names)
 }
 
+/// Whether [`FREE_NAME`] matches a name.
+fn is_free_name(name: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    (1..=64).contains(&name.len()) && name.chars().all(fits)
+}
+
 /// Rules of which one follows; empty if there is none.
 fn one_of(rules: &[String]) -> String {
     match rules {
@@ -448,7 +470,7 @@ fn text_regex(schema: &Value, stop: &str) -> String {
         None => format!("[^{first}\\\\\\n]"),
     };
     if let Some(pattern) = schema["pattern"].as_str() {
-        return whole(pattern, &format!("{other}*"));
+        return anchored(pattern, &format!("{other}*"));
     }
     let length = |name: &str| schema[name].as_u64();
     match (length("minLength"), length("maxLength"), second) {
@@ -460,7 +482,7 @@ fn text_regex(schema: &Value, stop: &str) -> String {
 }
 
 /// The expression of all of a text in which a pattern is found, with `other` around it.
-fn whole(pattern: &str, other: &str) -> String {
+fn anchored(pattern: &str, other: &str) -> String {
     let open = |begins: bool| if begins { "" } else { other };
     let (front, back) = (open(pattern.starts_with('^')), open(pattern.ends_with('$')));
     format!("{front}({}){back}", inner(pattern))

@@ -10,7 +10,7 @@ use super::{Grammar, GrammarError};
 use super::{lark_cost, schema_cost};
 
 /// The longest source of a grammar, in bytes.
-pub(super) const MAX_SOURCE: usize = 256 << 10;
+pub const MAX_SOURCE: usize = 256 << 10;
 /// How deep the compiler may descend: rules or schemas that refer to one another in a row, each
 /// with its own nesting. At this bound it uses 14 MB of stack.
 pub(super) const MAX_LEVELS: u64 = 4_000;

@@ -12,8 +12,10 @@ use crate::model::{KvType, ModelConfig};
 
 /// The most layers that are believed of a file.
 const MOST_LAYERS: usize = 4096;
+/// The most heads, and the widest ones, that are believed of a file whose model is not wider itself.
+const MOST_OF_HEADS: u64 = 1 << 20;
 
-/// What a file's header says of its tensors.
+/// What a file's header says of its model.
 #[derive(Debug, Default)]
 pub(super) struct Header {
     /// Names, and sizes in bytes.
@@ -25,7 +27,8 @@ pub(super) struct Header {
     pub(super) n_vocab: u64,
 }
 
-/// The numbers of a file's header that most estimates need; 0 if it does not give them.
+/// The numbers of a file's header that most estimates need. Layers and width are 0 if it does not give them; the
+/// others are then what llama.cpp takes for them, and `heads` at least 1.
 pub(super) struct Shape {
     layers: u64,
     width: u64,
@@ -76,7 +79,7 @@ impl Header {
         self.numbers.get(&format!("{}.{key}", self.architecture)).copied()
     }
 
-    /// Whether this can be the header of a model that runs.
+    /// Checks that this can be the header of a model that runs.
     ///
     /// # Errors
     /// Why it cannot.
@@ -106,7 +109,7 @@ impl Header {
         let attends = |(name, _): &(String, u64)| attention.iter().any(|part| name.contains(part));
         let Shape { width, heads, kv_heads, keys, values, .. } = Shape::of(self);
         let parts = [number("attention.head_count"), heads, kv_heads, keys, values];
-        let sensible = parts.iter().all(|part| (1..=width.max(1 << 20)).contains(part));
+        let sensible = parts.iter().all(|part| (1..=width.max(MOST_OF_HEADS)).contains(part));
         if self.tensors.iter().any(attends) && !sensible {
             return Err(format!(
                 "its header's numbers of attention heads make no sense: {} heads, {kv_heads} of keys and \
@@ -166,7 +169,8 @@ impl Header {
         Arithmetic { matrices, attention }
     }
 
-    /// What running needs, estimated: `forebay fit` and the log of a load tell both.
+    /// Memory that running takes beside the weights, estimated, in bytes: `forebay fit` and the log of a load
+    /// print both parts.
     pub(super) fn running(&self, config: &ModelConfig, on_cpu: bool) -> Running {
         let shape = Shape::of(self);
         let number = |key: &str| self.number(key).unwrap_or(0);

@@ -59,7 +59,7 @@ fn is_gpu(device: &LlamaBackendDevice) -> bool {
 /// What would go where; `memory` stands for the GPUs that there are, in bytes each.
 ///
 /// # Errors
-/// If the file is none, or cannot be a model.
+/// [`FitError::Unreadable`] if it is no GGUF file, [`FitError::NoModel`] if its header is that of no model.
 pub fn fit(path: &Path, config: &ModelConfig, memory: &[u64]) -> Result<String, FitError> {
     let file = || path.display().to_string();
     let header = super::backend().and_then(|_| Header::read(path));
@@ -99,7 +99,7 @@ pub(super) struct Placed {
     explanation: String,
     /// What the model computes for each token.
     pub(super) arithmetic: Arithmetic,
-    /// Bytes of a token's keys and values.
+    /// Bytes of a token's keys and values in all layers.
     pub(super) kv_bytes: u64,
 }
 

@@ -27,7 +27,7 @@ use crate::vocab::Vocab;
 
 /// How often the parent hears of the engine's state.
 const EVERY: Duration = Duration::from_millis(100);
-/// Minimum interval between frames of learned costs.
+/// Minimum interval between frames of learned costs; one more is sent at an orderly end.
 const COSTS_EVERY: Duration = Duration::from_secs(2);
 /// Threads that answer questions at once, besides one that answers them when nobody else wants the
 /// core, and their stack: a grammar that is compiled takes up to 14 MB.

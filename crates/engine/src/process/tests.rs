@@ -192,7 +192,7 @@ fn in_corpus<T: serde::de::DeserializeOwned>(to_parent: u8) -> Vec<T> {
     all
 }
 
-/// Whether the corpus holds a message of each of these kinds. `UPDATE_FUZZ_CORPUS=1 cargo test` adds those
+/// Asserts that the corpus holds a message of each of these kinds. `UPDATE_FUZZ_CORPUS=1 cargo test` adds those
 /// that are missing: a message whose format has changed decodes no more.
 fn check_corpus<T: Serialize + serde::de::DeserializeOwned>(to_parent: u8, all: &[T], name: &str) {
     let kinds: Vec<_> = in_corpus::<T>(to_parent).iter().map(std::mem::discriminant).collect();

@@ -215,17 +215,20 @@ impl Toolset {
             let json = |schema: &Value| schema::spelled(schema.clone());
             let grammar = call_grammar(dialect, &shapes, calls, &control, &json, schema.as_ref());
             let grammar = grammar.map_err(|Unenforceable { tool, why }| {
-                let index = self.callable().nth(tool).map_or(0, |(index, _)| index);
-                cannot_enforce(index, &why)
+                let (index, custom) =
+                    self.callable().nth(tool).map_or((0, false), |(at, tool)| (at, tool.custom));
+                cannot_enforce(index, custom, &why)
             })?;
             grammar.left_out.iter().for_each(|keyword| not_enforced.add_named(keyword));
             Ok(Wanted::of_tools(Grammar::Lark(grammar.lark.into()), not_enforced))
         };
-        let weaker = answer.and_then(|answer| answer.weaker().or(Some(answer)));
-        let weaker = wanted(Enforcement::Loosest, weaker)?;
+        let loose_answer = answer.and_then(|answer| answer.weaker().or(Some(answer)));
+        // What cannot be enforced even so is the client's error. Where only the nearest form fails, which is
+        // longer, the loosest is used.
+        let loosest = wanted(Enforcement::Loosest, loose_answer)?;
         Ok(Some(match wanted(Enforcement::Nearest, answer) {
-            Ok(wanted) => wanted.or_weaker(Some(weaker)),
-            Err(_) => weaker,
+            Ok(nearest) => nearest.or_weaker(Some(loosest)),
+            Err(_) => loosest,
         }))
     }
 
@@ -247,7 +250,8 @@ impl Toolset {
             } else {
                 schema::enforceable(schema, enforcement)
             };
-            let enforceable = enforceable.map_err(|why| cannot_enforce(index, &why))?;
+            let enforceable =
+                enforceable.map_err(|why| cannot_enforce(index, tool.custom, &why))?;
             not_enforced = not_enforced.and(enforceable.not_enforced);
             let (schema, sent, strict) = (enforceable.schema, &tool.schema, tool.strict);
             shapes.push(ToolShape { name: &tool.name, schema, sent, strict });
@@ -256,9 +260,10 @@ impl Toolset {
     }
 }
 
-/// A tool's parameters cannot be enforced.
-fn cannot_enforce(index: usize, why: &str) -> ApiError {
-    let param = format!("tools[{index}].function.parameters");
+/// The parameters of a function cannot be enforced, or the format of a custom tool.
+fn cannot_enforce(index: usize, custom: bool, why: &str) -> ApiError {
+    let field = if custom { "custom.format" } else { "function.parameters" };
+    let param = format!("tools[{index}].{field}");
     let message = format!("'{param}' cannot be enforced: {why}.");
     ApiError::invalid(param, "invalid_value", message)
 }

@@ -183,7 +183,7 @@ proptest! {
         prop_assert!(is_product(running.kv_layer, &[numbers, 2]), "{running:?}");
         prop_assert!(is_product(arithmetic.attention, &[layers, heads, head]), "{arithmetic:?}");
         let all = product(&[layers, kv_heads, head, 2]);
-        prop_assert!(header.kv_bytes(KvType::F16) >= all / 2, "{all}");
+        prop_assert_eq!(header.kv_bytes(KvType::F16), all.max(1));
         prop_assert!(arithmetic.matrices >= product(&[width, header.n_vocab]));
         for wide in [header.n_vocab, cells, header.number("feed_forward_length").unwrap_or(0)] {
             prop_assert!(running.compute >= product(&[512, wide, 4]).max(16 << 20), "{running:?}");
@@ -192,7 +192,7 @@ proptest! {
         let exact: u128 = header.tensors.iter().map(|tensor| u128::from(tensor.1)).sum();
         let exact = u64::try_from(exact).unwrap_or(u64::MAX);
         prop_assert!(weights.total() >= exact.min(u64::MAX - weights.tied), "{weights:?}");
-        // An error or none, but an end.
+        // It must not panic; what it returns is tested elsewhere.
         drop(header.check());
     }
 }

@@ -173,30 +173,31 @@ impl CostTable {
         self.ms(count(&rows), row_depth, count(&chunks), self.chunk_depth(&chunks))
     }
 
-    /// How deep one chunk of as many tokens would be that takes as long as these. In a shared cache, a block
-    /// of attention that holds tokens of several sequences goes over the cells of all of them.
+    /// The depth in tokens at which one chunk of as many tokens takes as long as these. In a shared cache each
+    /// block of attention goes over the cells of every sequence that it holds tokens of.
     fn chunk_depth(&self, chunks: &[Part]) -> f64 {
         let tokens = chunks.iter().map(|part| part.tokens).sum::<u32>();
         if !self.shared || self.block == 1 || chunks.len() < 2 {
             let depths = chunks.iter().map(|part| f64::from(part.tokens) * f64::from(part.depth));
             return depths.sum::<f64>() / f64::from(tokens.max(1));
         }
-        let mut end = 0;
+        let mut offset = 0;
         let spans = chunks.iter().map(|part| {
-            end += part.tokens;
-            (end - part.tokens, part)
+            offset += part.tokens;
+            (offset - part.tokens, part)
         });
         let spans: Vec<(u32, &Part)> = spans.collect();
-        let mut beyond = 0.0;
+        let mut weighted = 0.0;
         for begin in (0..tokens).step_by(self.block as usize) {
-            let end = tokens.min(begin + self.block);
-            let inside = spans.iter().filter(|(at, part)| *at < end && at + part.tokens > begin);
-            let cells = inside.map(|(at, part)| part.depth + part.tokens.min(end - at));
-            // A chunk's block goes over the tokens of the call up to its own last one.
-            let more = f64::from(cells.sum::<u32>()) - f64::from(end);
-            beyond += more * f64::from(end - begin);
+            let block_end = tokens.min(begin + self.block);
+            let inside =
+                spans.iter().filter(|(at, part)| *at < block_end && at + part.tokens > begin);
+            let cells = inside.map(|(at, part)| part.depth + part.tokens.min(block_end - at));
+            // One chunk at a depth goes over that and the call's tokens up to the end of this block.
+            let depth = f64::from(cells.sum::<u32>()) - f64::from(block_end);
+            weighted += depth * f64::from(block_end - begin);
         }
-        (beyond / f64::from(tokens)).max(0.0)
+        (weighted / f64::from(tokens)).max(0.0)
     }
 
     /// How long so many rows and a chunk take in one call; one after the other where they cannot

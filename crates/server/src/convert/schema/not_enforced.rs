@@ -8,6 +8,7 @@ pub(crate) const NOT_ENFORCED: HeaderName = HeaderName::from_static("x-forebay-n
 
 /// A keyword that is not, or not always, enforced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "the grammar of calls adds some by name")]
 pub(super) enum Keyword {
     AdditionalProperties,
     AnyOf,
@@ -80,19 +81,9 @@ impl NotEnforced {
 
     /// Adds a keyword that the grammar of calls leaves out.
     pub(crate) fn add_named(&mut self, name: &str) {
-        let keyword = match name {
-            "additionalProperties" => Keyword::AdditionalProperties,
-            "anyOf" => Keyword::AnyOf,
-            "const" => Keyword::Const,
-            "enum" => Keyword::Enum,
-            "maxProperties" => Keyword::MaxProperties,
-            "minProperties" => Keyword::MinProperties,
-            "not" => Keyword::Not,
-            "patternProperties" => Keyword::PatternProperties,
-            "propertyNames" => Keyword::PropertyNames,
-            _ => Keyword::Ref,
-        };
-        self.add(keyword);
+        let at = NAMES.iter().position(|known| *known == name);
+        debug_assert!(at.is_some(), "{name} has no name here");
+        self.0 |= at.map_or(0, |at| 1 << at);
     }
 
     /// Those of both.
