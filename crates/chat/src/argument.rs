@@ -100,14 +100,17 @@ impl<'s> Argument<'_, 's> {
     }
 
     /// The texts that it allows, or more: of several constraints that have to match together, one is heeded.
-    pub(crate) fn texts(self) -> Vec<Texts<'s>> {
+    /// `spent` counts work.
+    pub(crate) fn texts(self, spent: &mut usize) -> Vec<Texts<'s>> {
         let mut steps = 0;
         let each = self.schemas.iter().take(MAX_STEPS).map(|schema| {
             let mut texts = Vec::new();
             self.collect(schema, 0, &mut steps, &mut texts);
             texts
         });
-        narrowest(each)
+        let texts = narrowest(each);
+        *spent += steps + texts.len();
+        texts
     }
 
     /// The types that a schema allows, as bits; all of them where that is not known.
@@ -196,6 +199,7 @@ impl<'s> Argument<'_, 's> {
         } else if let Some(value) = map.get("const") {
             texts.extend(value.as_str().map(Texts::Listed));
         } else if let Some(all) = list("enum") {
+            *steps += all.len();
             texts.extend(all.iter().filter_map(Value::as_str).map(Texts::Listed));
         } else if map.get("type").is_some_and(|names| types_named(names) & STRING == 0) {
         } else if own {
@@ -277,16 +281,20 @@ fn narrowest<'s>(each: impl Iterator<Item = Vec<Texts<'s>>>) -> Vec<Texts<'s>> {
 /// The types that a `type` names.
 fn types_named(names: &Value) -> u8 {
     match names {
-        Value::Array(all) => all.iter().take(16).fold(0, |types, name| types | types_named(name)),
-        name => match name.as_str() {
-            Some("null") => NULL,
-            Some("boolean") => BOOLEAN,
-            Some("number" | "integer") => NUMBER,
-            Some("string") => STRING,
-            Some("array") => ARRAY,
-            Some("object") => OBJECT,
-            _ => 0,
-        },
+        Value::Array(all) => all.iter().take(16).fold(0, |types, name| types | type_named(name)),
+        name => type_named(name),
+    }
+}
+
+fn type_named(name: &Value) -> u8 {
+    match name.as_str() {
+        Some("null") => NULL,
+        Some("boolean") => BOOLEAN,
+        Some("number" | "integer") => NUMBER,
+        Some("string") => STRING,
+        Some("array") => ARRAY,
+        Some("object") => OBJECT,
+        _ => 0,
     }
 }
 
@@ -386,7 +394,7 @@ mod tests {
         let schema = json!({"enum": many});
         let references = References::new(&schema);
         let argument = Argument { schemas: &[&schema], references: &references };
-        assert_eq!(argument.texts().len(), many.len());
+        assert_eq!(argument.texts(&mut 0).len(), many.len());
     }
 
     #[test]
@@ -399,7 +407,7 @@ mod tests {
                 let references = References::new(&root);
                 let argument = Argument { schemas: &[&again], references: &references };
                 assert_eq!(argument.all_types(&mut 0), Types::ANY);
-                assert!(!argument.texts().is_empty());
+                assert!(!argument.texts(&mut 0).is_empty());
             }
             assert!(begin.elapsed().as_secs() < 5, "{key}: {:?}", begin.elapsed());
         }
@@ -417,7 +425,7 @@ mod tests {
             };
             let references = References::new(&root);
             let argument = Argument { schemas: &[schema], references: &references };
-            argument.texts().iter().map(shown).collect::<Vec<_>>()
+            argument.texts(&mut 0).iter().map(shown).collect::<Vec<_>>()
         };
         let b = root["$defs"]["b"].to_string();
         for (schema, found) in [

@@ -33,6 +33,8 @@ pub(crate) struct Parameters<'s> {
 pub(crate) struct Alternative<'s> {
     /// By name: schemas that all have to match.
     pub(crate) named: Vec<(&'s str, Vec<&'s Value>)>,
+    /// Names of arguments that no value is valid for.
+    pub(crate) never: Vec<&'s str>,
     pub(crate) required: HashSet<&'s str>,
     /// By an expression that their names match.
     pub(crate) patterns: Vec<(&'s str, Vec<&'s Value>)>,
@@ -68,6 +70,13 @@ impl<'s> Parameters<'s> {
         while let Some(mut group) = todo.pop() {
             if group.is_none {
                 continue;
+            }
+            if collector.steps > MAX_STEPS && !alternatives.is_empty() {
+                // What is not looked at may be anything.
+                collector.left_out.insert("anyOf");
+                alternatives
+                    .push(Alternative { others: Some(Vec::new()), ..Alternative::default() });
+                break;
             }
             let Some((keyword, options)) = group.pending.pop() else {
                 alternatives.extend(collector.alternative(&group));
@@ -219,7 +228,8 @@ impl<'s> Collector<'_, 's> {
             return None;
         }
         let patterns = patterns.finish().filter(|(_, all)| all.iter().all(|one| !is_none(one)));
-        Some(Alternative { named, required, patterns: patterns.collect(), others })
+        let never = never.into_iter().map(|(name, _)| name).collect();
+        Some(Alternative { named, never, required, patterns: patterns.collect(), others })
     }
 
     /// Notes keywords about arguments together; so many arguments are required.
@@ -388,7 +398,25 @@ mod tests {
             json!({"properties": many, "$defs": chain}),
             json!({"properties": anchors, "$defs": {"a": {"$anchor": "name", "enum": listed}}}),
         ];
-        for schema in &each {
+        let nested = (0..5).fold(json!("string"), |inner, _| json!(vec![inner; 16]));
+        let twice = json!({"anyOf": vec![json!({"$ref": "#/$defs/t"}); 2_000]});
+        let numbers: Vec<Value> =
+            (0..9_000).map(|at| json!(at.to_string())).chain([Value::Null]).collect();
+        let more = [
+            // Types within types, each walked for many references.
+            json!({"properties": some(4, &|_| json!({"$ref": "#/$defs/w"})), "$defs": {"t": {"type": nested}, "w": twice}}),
+            // The same arguments in many alternatives.
+            json!({"properties": some(100, &|_| json!({"$ref": "#/$defs/w"})), "anyOf": vec![json!({}); 32],
+                "$defs": {"w": {"enum": numbers}}}),
+            json!({"properties": some(50_000, &|_| json!({})), "anyOf": vec![json!({}); 32]}),
+            // A list for each member.
+            json!({"properties": {"a": {"$ref": "#/$defs/x"}},
+                "$defs": {"x": {"allOf": vec![json!({"$ref": "#/$defs/e"}); 1_000]}, "e": {"enum": numbers}}}),
+            // What all others have to match, for each argument.
+            json!({"allOf": [{"properties": some(700, &|at| json!({"minimum": at}))},
+                {"additionalProperties": {"enum": numbers, "$ref": "#/$defs/e"}}], "$defs": {"e": {"enum": numbers}}}),
+        ];
+        for schema in each.iter().chain(&more) {
             let begin = Instant::now();
             Kinds::of(schema);
             assert!(begin.elapsed() < Duration::from_secs(2), "{:?} to read", begin.elapsed());

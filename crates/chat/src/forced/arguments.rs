@@ -15,6 +15,10 @@ use crate::references::References;
 const MOST_REPEATED: usize = MAX_GRAMMAR_BYTES / 4 * 3;
 /// The most bytes of a tool's definitions that searches may visit which do not end with a copy.
 const MOST_SEARCHED: usize = 8 * MOST_REPEATED;
+/// The most bytes of schemas that are written as rules for one tool.
+const MOST_WRITTEN: usize = 8 * MAX_GRAMMAR_BYTES;
+/// The most schemas, listed values and texts of one tool that are looked at.
+const MOST_SPENT: usize = 1 << 20;
 /// Expressions for names of arguments that one tool may have.
 const MAX_PATTERNS: usize = 16;
 /// Texts that readers take for nothing else, and that begin as no JSON does and no literal of Python's: the
@@ -29,8 +33,13 @@ struct Tool<'t> {
     definitions: Definitions<'t>,
     /// How the reader takes each argument.
     kinds: Kinds,
-    /// JSON rules by their schemas without definitions.
-    made: HashMap<String, String>,
+    /// JSON rules by the addresses of their schemas, and by the schemas without definitions.
+    made: HashMap<Vec<usize>, String>,
+    equal: HashMap<String, String>,
+    /// About how many bytes of schemas were written as rules.
+    written: usize,
+    /// The work of looking at schemas so far, in steps of one.
+    spent: usize,
     strict: bool,
 }
 
@@ -93,6 +102,9 @@ impl Writer<'_> {
             definitions: Definitions::of(&shape.schema),
             kinds: Kinds::of(shape.sent),
             made: HashMap::new(),
+            equal: HashMap::new(),
+            written: 0,
+            spent: 0,
             strict: shape.strict,
         };
         let each = parameters.alternatives.iter();
@@ -133,9 +145,12 @@ impl Writer<'_> {
         }
         for (name, schemas) in arguments.named.iter().rev() {
             self.check_length()?;
+            if tool.spent > MOST_SPENT {
+                return Err("its schemas allow too many values to be looked at".to_owned());
+            }
             let argument = Argument { schemas, references: &tool.references };
             let is_required = arguments.required.contains(name);
-            if !is_required && argument.all_types(&mut 0) == Types::NONE {
+            if !is_required && argument.all_types(&mut tool.spent) == Types::NONE {
                 // No value of it is valid, so it is not there.
                 continue;
             }
@@ -168,7 +183,9 @@ impl Writer<'_> {
             self.left_out.insert("patternProperties");
         }
         let patterns = if patterns.len() > MAX_PATTERNS { &[][..] } else { patterns };
-        let names = arguments.named.iter().map(|(name, _)| *name).filter(|name| is_free_name(name));
+        let names =
+            arguments.named.iter().map(|(name, _)| *name).chain(arguments.never.iter().copied());
+        let names = names.filter(|name| is_free_name(name));
         let named: Vec<String> = names.map(escape_regex).collect();
         let kind = tool.kinds.others();
         let found = |pattern: &str| format!(".*({}).*", inner(pattern));
@@ -217,7 +234,7 @@ impl Writer<'_> {
             Values::Quoted(quote) => (None, quote.as_str()),
             Values::Bare => (None, ""),
         };
-        let types = argument.all_types(&mut 0);
+        let types = argument.all_types(&mut tool.spent);
         let kind = match (types.kind(), read) {
             // The reader goes by the schema as it was sent, the grammar by the rewritten one. Where nothing but
             // that says what a value is, what is spelled is what the reader takes; a text that it takes for JSON
@@ -229,8 +246,10 @@ impl Writer<'_> {
         let texts = match kind {
             Kind::Json => String::new(),
             // Nothing but the value says that it is a text.
-            Kind::Either if *values == Values::Bare => self.unambiguous_texts(argument),
-            _ => self.texts(argument, quote),
+            Kind::Either if *values == Values::Bare => {
+                self.unambiguous_texts(&argument.texts(&mut tool.spent))
+            }
+            _ => self.texts(&argument.texts(&mut tool.spent), quote),
         };
         let mut forms = Vec::new();
         if !texts.is_empty() {
@@ -272,16 +291,29 @@ impl Writer<'_> {
         schemas: &[&Value],
         types: &[&str],
     ) -> Result<String, String> {
-        let mut schema = match schemas {
-            [] => json!({}),
-            [one @ Value::Object(_)] => (*one).clone(),
-            all => json!({"allOf": all}),
-        };
-        let key = schema.to_string();
-        if let Some(rule) = tool.made.get(&key) {
+        let addresses = schemas.iter().map(|schema| std::ptr::from_ref(*schema).addr()).collect();
+        if let Some(rule) = tool.made.get(&addresses) {
             return Ok(rule.clone());
         }
-        let needed = tool.definitions.needed(&schema, self.repeated);
+        // All arguments with other names may have one schema, so what is written can be far more than was sent.
+        tool.written += schemas.iter().map(|schema| length(schema, MOST_WRITTEN)).sum::<usize>();
+        let fits = tool.written <= MOST_WRITTEN;
+        if !fits && tool.strict {
+            return Err(format!(
+                "the schemas of its arguments, repeated where they are for several, are more than {MOST_WRITTEN} bytes"
+            ));
+        }
+        let mut schema = match schemas {
+            [one @ Value::Object(_)] if fits => (*one).clone(),
+            all if fits && !all.is_empty() => json!({"allOf": all}),
+            _ => json!({}),
+        };
+        let key = schema.to_string();
+        if let Some(rule) = tool.equal.get(&key).filter(|_| fits) {
+            tool.made.insert(addresses, rule.clone());
+            return Ok(rule.clone());
+        }
+        let needed = if fits { tool.definitions.needed(&schema, self.repeated) } else { None };
         let definitions = match needed {
             Some((definitions, bytes)) => {
                 self.repeated += bytes;
@@ -309,15 +341,18 @@ impl Writer<'_> {
         }
         let body = format!("%json {}", (self.json)(&schema));
         let rule = self.shared(&body);
-        tool.made.insert(key, rule.clone());
+        if fits {
+            tool.equal.insert(key, rule.clone());
+        }
+        tool.made.insert(addresses, rule.clone());
         Ok(rule)
     }
 
     /// The texts that an argument may be, each with what ends it: its `quote`, or what follows a value.
-    fn texts(&mut self, argument: Argument<'_, '_>, quote: &str) -> String {
+    fn texts(&mut self, texts: &[Texts<'_>], quote: &str) -> String {
         let end = ValueEnd::of(self.dialect);
         let mut each = Vec::new();
-        for text in argument.texts() {
+        for &text in texts {
             let form = match text {
                 Texts::Listed(text) => self.text(&format!("{text}{quote}{}", end.all)),
                 Texts::Any if quote.is_empty() && !end.all.is_empty() => {
@@ -342,10 +377,10 @@ impl Writer<'_> {
 
     /// The same of texts alone that are read as texts where JSON is allowed as well. Constrained ones are
     /// spelled as JSON there.
-    fn unambiguous_texts(&mut self, argument: Argument<'_, '_>) -> String {
+    fn unambiguous_texts(&mut self, texts: &[Texts<'_>]) -> String {
         let end = ValueEnd::of(self.dialect);
         let mut each = Vec::new();
-        for text in argument.texts() {
+        for &text in texts {
             match text {
                 Texts::Listed(text) if !text.is_empty() && is_text(text) => {
                     each.push(self.text(&format!("{text}{}", end.all)));
@@ -445,6 +480,24 @@ fn referred(schema: &Value) -> Option<Vec<&str>> {
     Some(names)
 }
 
+/// About how many bytes a schema takes as JSON; it is not looked at beyond `most`.
+fn length(schema: &Value, most: usize) -> usize {
+    let (mut bytes, mut todo) = (0, vec![schema]);
+    while let Some(value) = todo.pop().filter(|_| bytes <= most) {
+        bytes += 4;
+        match value {
+            Value::String(text) => bytes += text.len(),
+            Value::Array(all) => todo.extend(all),
+            Value::Object(map) => {
+                bytes += map.keys().map(String::len).sum::<usize>();
+                todo.extend(map.values());
+            }
+            _ => {}
+        }
+    }
+    bytes
+}
+
 /// Whether [`FREE_NAME`] matches a name.
 fn is_free_name(name: &str) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
@@ -484,11 +537,19 @@ fn text_regex(schema: &Value, stop: &str) -> String {
 /// The expression of all of a text in which a pattern is found, with `other` around it.
 fn anchored(pattern: &str, other: &str) -> String {
     let open = |begins: bool| if begins { "" } else { other };
-    let (front, back) = (open(pattern.starts_with('^')), open(pattern.ends_with('$')));
+    let (front, back) = (open(pattern.starts_with('^')), open(is_anchored(pattern)));
     format!("{front}({}){back}", inner(pattern))
 }
 
-/// A pattern without its ends.
+/// A pattern without its anchors.
 fn inner(pattern: &str) -> String {
-    between_slashes(pattern.trim_start_matches('^').trim_end_matches('$'))
+    let pattern = pattern.strip_prefix('^').unwrap_or(pattern);
+    between_slashes(if is_anchored(pattern) { &pattern[..pattern.len() - 1] } else { pattern })
+}
+
+/// Whether a pattern ends with an anchor: a dollar sign that no backslash makes a character.
+fn is_anchored(pattern: &str) -> bool {
+    let Some(before) = pattern.strip_suffix('$') else { return false };
+    let backslashes = before.len() - before.trim_end_matches('\\').len();
+    backslashes.is_multiple_of(2)
 }

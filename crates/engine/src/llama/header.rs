@@ -87,7 +87,9 @@ impl Header {
         if self.architecture.is_empty() {
             return Err("its header names no architecture".to_owned());
         }
-        if self.tensors.iter().all(|&(_, bytes)| bytes == 0) {
+        // The first of several files may hold none.
+        let is_split = self.numbers.get("split.count").is_some_and(|&files| files > 1);
+        if !is_split && self.tensors.iter().all(|&(_, bytes)| bytes == 0) {
             return Err("it has no weights".to_owned());
         }
         let number = |key: &str| self.number(key).unwrap_or(0);

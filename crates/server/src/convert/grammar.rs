@@ -193,27 +193,39 @@ fn refused(param: &str, why: &str) -> ApiError {
     ApiError::invalid(param, "invalid_value", message)
 }
 
-/// A grammar with another name for a rule.
+/// A grammar in Lark's notation with another name for a rule. Texts, expressions and comments in it stay.
 fn rename(lark: &str, rule: &str, name: &str) -> String {
-    let in_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let in_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '@');
     let mut out = String::with_capacity(lark.len());
-    let (mut rest, mut before) = (lark, ' ');
+    let mut rest = lark;
     while let Some(first) = rest.chars().next() {
-        let whole = rest.strip_prefix(rule).filter(|behind| {
-            !in_word(before) && before != '"' && !behind.starts_with(|c| in_word(c) || c == '"')
-        });
-        match whole {
-            Some(behind) => {
-                out.push_str(name);
-                (rest, before) = (behind, 'x');
-            }
-            None => {
-                out.push(first);
-                (rest, before) = (&rest[first.len_utf8()..], first);
-            }
-        }
+        let len = match first {
+            '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
+            '"' | '/' => 1 + quoted(&rest[1..], first),
+            // A control token.
+            '<' => rest.find(['>', '\n']).map_or(1, |at| at + 1),
+            _ if in_word(first) => rest.find(|c| !in_word(c)).unwrap_or(rest.len()),
+            _ => first.len_utf8(),
+        };
+        let (piece, behind) = rest.split_at(len);
+        out.push_str(if piece == rule { name } else { piece });
+        rest = behind;
     }
     out
+}
+
+/// The length of a text or expression with what ends it; a backslash takes that its meaning.
+fn quoted(text: &str, end: char) -> usize {
+    let mut escaped = false;
+    for (at, c) in text.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            c if c == end => return at + 1,
+            _ => {}
+        }
+    }
+    text.len()
 }
 
 fn of_format(format: &ResponseFormat) -> Result<Option<Wanted>, ApiError> {
@@ -335,6 +347,16 @@ fn of_grammar(param: &str, text: &str) -> Result<Wanted, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rule_is_renamed_and_nothing_else() {
+        let lark = "start: \"please start \\\" start\" /(start|\\/start)/ <start> // start\nstart-x: %json {\"const\": \"start\"} start\n";
+        let renamed = "shaped: \"please start \\\" start\" /(start|\\/start)/ <start> // start\nstart-x: %json {\"const\": \"start\"} shaped\n";
+        assert_eq!(rename(lark, "start", "shaped"), renamed);
+        for odd in ["\"start", "/start", "\"\\", "//start", "é\"é", ""] {
+            assert_eq!(rename(odd, "start", "shaped"), odd);
+        }
+    }
 
     #[test]
     fn no_regular_expression_ends_its_slashes() {

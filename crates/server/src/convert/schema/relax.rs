@@ -227,6 +227,7 @@ impl<'a> Rewriter<'a> {
         for _ in 0..8 {
             let reference = schema.and_then(|schema| schema.get("$ref")).and_then(Value::as_str);
             let Some(reference) = reference else { break };
+            self.spend(reference.len() / 64)?;
             schema = self.references.find(reference).and_then(Value::as_object);
         }
         let Some(schema) = schema else { return Ok(None) };

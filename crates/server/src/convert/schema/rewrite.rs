@@ -274,6 +274,7 @@ impl<'a> Rewriter<'a> {
         depth: usize,
     ) -> Result<bool, String> {
         let target = sent.get("$ref").and_then(Value::as_str);
+        self.spend(target.map_or(0, |name| name.len() / 64))?;
         if let Some(target) = target.and_then(|name| self.references.find(name))
             && self.allows_only(target, types, depth + 1)?
         {
@@ -354,6 +355,7 @@ impl<'a> Rewriter<'a> {
             _ => {}
         }
         let Value::String(name) = sent else { return Err(format!("its '{key}' is no text")) };
+        self.spend(name.len() / 64)?;
         let whole = part == Part::Whole && !self.defines_root;
         let written = match self.references.find(name) {
             None if self.enforcement == Enforcement::Strict => {

@@ -267,6 +267,22 @@ fn a_custom_tools_format_is_named_by_its_own_field() {
 }
 
 #[test]
+fn names_that_no_value_is_valid_for_cannot_be_said() {
+    let never = json!({"type": "object", "properties": {"b": false}, "additionalProperties": {"type": "integer"}});
+    check(&never, &[&[("c", "1")], &[]], &[&[("b", "1")], &[("c", "1"), ("b", "1")]]);
+}
+
+#[test]
+fn a_dollar_sign_may_be_a_character() {
+    let of = |pattern: &str| {
+        json!({"type": "object", "required": ["a"],
+        "properties": {"a": {"type": "string", "pattern": pattern}}})
+    };
+    check(&of(r"^[0-9]+\$$"), &[&[("a", "5$")]], &[&[("a", "5")]]);
+    check(&of(r"^\$[0-9]\\$"), &[&[("a", "$5\\")]], &[&[("a", "$5")]]);
+}
+
+#[test]
 fn what_is_written_is_compiled() {
     assert!(forebay_chat::MAX_GRAMMAR_BYTES <= forebay_engine::MAX_SOURCE);
 }
