@@ -8,7 +8,7 @@ pub(crate) const NOT_ENFORCED: HeaderName = HeaderName::from_static("x-forebay-n
 
 /// A keyword that is not, or not always, enforced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(dead_code, reason = "the grammar of calls adds some by name")]
+#[expect(dead_code, reason = "the grammar of calls adds some by name")]
 pub(super) enum Keyword {
     AdditionalProperties,
     AnyOf,

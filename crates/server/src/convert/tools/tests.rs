@@ -284,7 +284,7 @@ fn a_dollar_sign_may_be_a_character() {
 
 #[test]
 fn what_is_written_is_compiled() {
-    assert!(forebay_chat::MAX_GRAMMAR_BYTES <= forebay_engine::MAX_SOURCE);
+    const { assert!(forebay_chat::MAX_GRAMMAR_BYTES <= forebay_engine::MAX_SOURCE) };
 }
 
 #[test]
