@@ -40,6 +40,7 @@ help:
 	@echo "make hostile   hostile requests beside ordinary ones, with figures (HOSTILE=\"--only NAME\")"
 	@echo "make soak   all endpoints for MINUTES while engines are killed (SOAK=\"--kills N --seed N\")"
 	@echo "make docker-test   the container image, built and run"
+	@echo "make gpu-test   a GPU's code on Vulkan's software driver"
 	@echo "make fuzz   the fuzz targets, each for FUZZ_SECONDS of processor time"
 	@echo "make bench  forebay and llama-server side by side (LLAMA_SERVER=path/to/llama-server)"
 
@@ -184,6 +185,21 @@ MINUTES ?= 20
 .PHONY: soak
 soak: build models $(VENV)/.ready
 	$(PYTHON) tests/soak/run.py --minutes $(MINUTES) $(SOAK)
+
+# A GPU's code without a GPU: Vulkan on Mesa's software driver. Not in `make test`: it compiles llama.cpp and
+# its kernels for that, half an hour on two cores.
+VULKAN := $(CACHE)/vulkan
+GPU_BUILD := $(CURDIR)/target/vulkan
+GPU_INSTALLED := $(GPU_BUILD)/installed/usr
+.PHONY: gpu-test
+gpu-test: deps models $(VENV)/.ready
+	tests/gpu/vulkan.sh $(VULKAN)
+	CMAKE_INCLUDE_PATH=$(VULKAN)/usr/include CARGO_TARGET_DIR=$(GPU_BUILD) \
+	    $(CARGO) build --release --locked --features vulkan,dynamic-backends
+	rm -rf $(GPU_BUILD)/installed
+	docker/collect.sh $(GPU_BUILD)/release $(GPU_BUILD)/installed
+	TEST_VULKAN=1 GGML_VK_VISIBLE_DEVICES=0 TEST_BINARY=$(GPU_INSTALLED)/bin/forebay \
+	    LD_LIBRARY_PATH=$(GPU_INSTALLED)/lib/forebay $(PYTHON) -m pytest tests/gpu -q -p no:asyncio
 
 # --- Figures --------------------------------------------------------------------------------
 

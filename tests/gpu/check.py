@@ -1,4 +1,4 @@
-"""Greedy answers with all layers on the GPU and with none, ten prompts: check.py FOREBAY MODEL.gguf
+"""Greedy answers with layers on the GPU and with none, ten prompts: check.py FOREBAY MODEL.gguf [LAYERS [TOKENS]]
 
 Where they part, the two next tokens have to be nearly as likely as each other: rounding decides then.
 """
@@ -18,25 +18,25 @@ PROMPTS = [
 ]
 
 
-def answer(port, prompt):
-    body = {"model": "m", "prompt": prompt, "max_tokens": 64, "temperature": 0, "logprobs": 2}
+def answer(port, prompt, tokens):
+    body = {"model": "m", "prompt": prompt, "max_tokens": tokens, "temperature": 0, "logprobs": 2}
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/v1/completions", json.dumps(body).encode(), {"content-type": "application/json"})
     logprobs = json.load(urllib.request.urlopen(request, timeout=300))["choices"][0]["logprobs"]
     return logprobs["tokens"], logprobs["top_logprobs"]
 
 
-def answers(forebay, model, layers):
+def answers(forebay, model, layers, tokens):
     command = [forebay, "serve", "--model", f"m={model}", "--gpu-layers", layers, "--parallel", "1"]
     server = Server(command, subprocess.DEVNULL)
     try:
-        return [answer(server.port, prompt) for prompt in PROMPTS]
+        return [answer(server.port, prompt, tokens) for prompt in PROMPTS]
     finally:
         server.stop()
 
 
-def main(forebay, model):
-    cpu, gpu = (answers(forebay, model, layers) for layers in ("0", "all"))
+def main(forebay, model, layers="all", tokens=64):
+    cpu, gpu = (answers(forebay, model, number, int(tokens)) for number in ("0", layers))
     same, bad = 0, []
     for prompt, (tokens, tops), (others, _) in zip(PROMPTS, cpu, gpu):
         parts = next((at for at, (a, b) in enumerate(zip(tokens, others)) if a != b), None)
