@@ -22,6 +22,14 @@ def required(name):
     return value
 
 
+def forebay(*arguments, code=0, **environment):
+    """What the program prints with these arguments, and more environment; it has to end with `code`."""
+    done = subprocess.run([BINARY, *map(str, arguments)], capture_output=True, text=True, timeout=120,
+                          env={**os.environ, **environment})
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
 class Server:
     """A running server. `url` has no /v1. It keeps nothing for the next one, unless there is a cache directory."""
 

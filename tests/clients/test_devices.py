@@ -1,19 +1,12 @@
 """Where a model is put, as far as a machine without a GPU shows it; how that is said and refused."""
 
 import re
-import subprocess
 
 import openai
 import pytest
-from conftest import BINARY
+from conftest import forebay
 from gguf import GGUFWriter
 from numpy import ones
-
-
-def forebay(*arguments, code=0):
-    done = subprocess.run([BINARY, *map(str, arguments)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 def fit(model, *arguments):

@@ -3,11 +3,10 @@
 
 import os
 import re
-import subprocess
 
 import openai
 import pytest
-from conftest import BINARY, Server
+from conftest import forebay
 from scheduling import ask
 
 if not os.environ.get("TEST_VULKAN"):
@@ -16,49 +15,18 @@ if not os.environ.get("TEST_VULKAN"):
 NOWHERE = {"VK_DRIVER_FILES": "/nowhere.json", "VK_ICD_FILENAMES": "/nowhere.json"}
 
 
-def forebay(*arguments, code=0, **environment):
-    done = subprocess.run([BINARY, *map(str, arguments)], capture_output=True, text=True, timeout=120,
-                          env={**os.environ, **environment})
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def user(text):
-    return [{"role": "user", "content": text}]
-
-
-@pytest.fixture
-def serve(tmp_path):
-    """Starts servers with one model, `m`; their logs are in `log`. They end with the test."""
-    servers = []
-
-    def serve(path, *flags):
-        log = open(tmp_path / f"{len(servers)}.log", "w+")
-        server = Server("--model", f"m={path}", *map(str, flags), log=log)
-        server.log = lambda: (log.seek(0), log.read())[1]
-        servers.append(server)
-        return server
-
-    yield serve
-    for server in servers:
-        server.stop()
-
-
-# --- Where a model goes ----------------------------------------------------------------------
-
-
 def test_it_is_listed_and_what_fits_is_said(models):
     assert re.search(r"Vulkan0 \(llvmpipe.*\): [\d.]+ GiB free", forebay("devices"))
     said = forebay("fit", "--model", models["chat"])
     assert "30 of 30 layers and the output matrix on GPUs" in said and "Vulkan0: weights" in said
 
 
-def test_a_driver_that_is_missing_leaves_the_cpu(serve, models, monkeypatch):
+def test_a_driver_that_is_missing_leaves_the_cpu(start, models, monkeypatch):
     assert "Vulkan" not in forebay("devices", **NOWHERE)
     for name, value in NOWHERE.items():
         monkeypatch.setenv(name, value)
-    server = serve(models["chat"])
-    assert ask(server, user("Hello."), 4).usage.completion_tokens == 4
+    answer = ask(start(models["chat"]), [{"role": "user", "content": "Hello."}], 4)
+    assert answer.usage.completion_tokens == 4
 
 
 def vectors(server, texts):
@@ -66,8 +34,8 @@ def vectors(server, texts):
     return [item.embedding for item in client.embeddings.create(model="m", input=texts).data]
 
 
-def test_vectors_are_the_cpus(serve, models):
+def test_vectors_are_the_cpus(start, models):
     texts = ["a cat", "a kitten on a mat " * 20, "Bread is baked in an oven."]
-    on_gpu, on_cpu = (vectors(serve(models["embedding"], "--gpu-layers", n), texts) for n in ("all", 0))
+    on_gpu, on_cpu = (vectors(start(models["embedding"], gpu_layers=layers), texts) for layers in ("all", 0))
     for one, other in zip(on_gpu, on_cpu):
         assert sum(a * b for a, b in zip(one, other)) > 0.999

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::Value;
 
 use crate::parameters::Parameters;
-use crate::references::{REFERENCES, References};
+use crate::references::References;
 
 /// Schemas, listed values and parts of references that one walk visits; beyond it a schema counts as allowing
 /// anything.
@@ -121,10 +121,17 @@ impl<'s> Argument<'_, 's> {
             Value::Bool(false) => return 0,
             _ => return ANY,
         };
-        if let Some(name) = self.references.alone(map) {
-            return self.named_types(name, depth, steps);
+        let (names, alone) = self.references.applying(map);
+        let mut types = ANY;
+        for name in names {
+            *steps += name.len() / 16;
+            let target = self.references.find(name);
+            types &= target.map_or(ANY, |to| self.types(to, depth + 1, steps));
         }
-        let mut types = map.get("type").map_or(ANY, types_named);
+        if alone {
+            return types;
+        }
+        types &= map.get("type").map_or(ANY, types_named);
         if let Some(value) = map.get("const") {
             types &= of(value);
         }
@@ -134,9 +141,6 @@ impl<'s> Argument<'_, 's> {
             *steps += all.len();
             let listed = all.iter().take(MAX_STEPS).fold(0, |types, value| types | of(value));
             types &= if *steps > MAX_STEPS { ANY } else { listed };
-        }
-        for name in REFERENCES.iter().filter_map(|key| map.get(*key)?.as_str()) {
-            types &= self.named_types(name, depth, steps);
         }
         for key in ["anyOf", "oneOf"] {
             if let Some(Value::Array(all)) = map.get(key) {
@@ -167,12 +171,6 @@ impl<'s> Argument<'_, 's> {
         types
     }
 
-    /// The types that a reference's schema allows.
-    fn named_types(self, name: &str, depth: usize, steps: &mut usize) -> u8 {
-        *steps += name.len() / 16;
-        self.references.find(name).map_or(ANY, |to| self.types(to, depth + 1, steps))
-    }
-
     fn collect(
         self,
         schema: &'s Value,
@@ -187,14 +185,13 @@ impl<'s> Argument<'_, 's> {
             return;
         };
         let list = |key: &str| map.get(key).and_then(Value::as_array);
-        let alone = self.references.alone(map);
-        let mut names = REFERENCES.iter().filter_map(|key| map.get(*key)?.as_str());
-        let target = alone.or_else(|| names.next()).and_then(|name| {
+        let (mut names, alone) = self.references.applying(map);
+        let target = names.next().and_then(|name| {
             *steps += name.len() / 16;
             self.references.find(name)
         });
         let own = ["pattern", "minLength", "maxLength"].iter().any(|key| map.contains_key(*key));
-        if let (Some(_), Some(target)) = (alone, target) {
+        if let Some(target) = target.filter(|_| alone) {
             self.collect(target, depth + 1, steps, texts);
         } else if let Some(value) = map.get("const") {
             texts.extend(value.as_str().map(Texts::Listed));

@@ -33,6 +33,7 @@ pub use forced::{
     CallGrammar, Calls, MAX_GRAMMAR_BYTES, ToolShape, Unenforceable, between_slashes, escape_regex,
     grammar as call_grammar, literal,
 };
+pub use parameters::is_any;
 pub use references::{Draft, References};
 pub use template::{ChatTemplate, RenderError, RenderOptions, TemplateError};
 pub use thoughts::{Said, Thinking, ThoughtReader};

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use serde_json::{Map, Value};
 
 use crate::argument::{Argument, Types};
-use crate::references::{REFERENCES, References};
+use crate::references::References;
 
 /// Schemas and names that are visited; what lies beyond is not known.
 const MAX_STEPS: usize = 1 << 18;
@@ -67,13 +67,15 @@ impl<'s> Parameters<'s> {
         let mut first = Group::default();
         collector.add(root, 0, &mut first);
         let (mut todo, mut alternatives) = (vec![first], Vec::new());
+        // The keyword of the alternatives that are under way.
+        let mut listed_by = "anyOf";
         while let Some(mut group) = todo.pop() {
             if group.is_none {
                 continue;
             }
             if collector.steps > MAX_STEPS && !alternatives.is_empty() {
                 // What is not looked at may be anything.
-                collector.left_out.insert("anyOf");
+                collector.left_out.insert(listed_by);
                 alternatives
                     .push(Alternative { others: Some(Vec::new()), ..Alternative::default() });
                 break;
@@ -89,6 +91,7 @@ impl<'s> Parameters<'s> {
                 todo.push(group);
                 continue;
             }
+            listed_by = keyword;
             // In reverse, since the last is taken first.
             for option in options.iter().rev() {
                 collector.steps += group.parts.len() + group.followed.len() + group.pending.len();
@@ -146,11 +149,8 @@ impl<'s> Collector<'_, 's> {
                 return;
             }
         };
-        let alone = self.references.alone(map);
-        for name in REFERENCES.iter().filter_map(|key| map.get(*key)?.as_str()) {
-            if alone.is_some_and(|alone| alone != name) {
-                continue;
-            }
+        let (names, alone) = self.references.applying(map);
+        for name in names {
             self.steps += name.len() / 16;
             match self.references.find(name) {
                 Some(target) if to.followed.insert(std::ptr::from_ref(target).addr()) => {
@@ -162,7 +162,7 @@ impl<'s> Collector<'_, 's> {
                 }
             }
         }
-        if alone.is_some() {
+        if alone {
             return;
         }
         to.is_none |= map.get("type").is_some_and(|types| !allows_objects(types));
@@ -298,7 +298,8 @@ fn allows_objects(types: &Value) -> bool {
     }
 }
 
-fn is_any(schema: &Value) -> bool {
+/// Whether a schema matches everything.
+pub fn is_any(schema: &Value) -> bool {
     *schema == Value::Bool(true) || schema.as_object().is_some_and(Map::is_empty)
 }
 

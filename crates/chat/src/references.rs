@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 /// Keywords that name another schema for the same value.
-pub(crate) const REFERENCES: [&str; 3] = ["$ref", "$dynamicRef", "$recursiveRef"];
+const REFERENCES: &[&str] = &["$ref", "$dynamicRef", "$recursiveRef"];
 
 /// A version of JSON Schema, as far as keywords differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,10 +59,20 @@ impl<'a> References<'a> {
         Self { root, draft: Draft::of(root), named: OnceCell::new() }
     }
 
-    /// The reference beside which nothing else of a schema counts.
-    pub(crate) fn alone(&self, schema: &'a Map<String, Value>) -> Option<&'a str> {
-        let alone = self.draft.references_stand_alone();
-        schema.get("$ref").filter(|_| alone).and_then(Value::as_str)
+    /// The document's version of JSON Schema.
+    pub fn draft(&self) -> Draft {
+        self.draft
+    }
+
+    /// The references of a schema that count, and whether nothing beside them does.
+    pub(crate) fn applying(
+        &self,
+        schema: &'a Map<String, Value>,
+    ) -> (impl Iterator<Item = &'a str> + use<'a>, bool) {
+        let text = |key: &str| schema.get(key).and_then(Value::as_str);
+        let alone = self.draft.references_stand_alone() && text("$ref").is_some();
+        let keys = if alone { &REFERENCES[..1] } else { REFERENCES };
+        (keys.iter().filter_map(|key| schema.get(*key)?.as_str()), alone)
     }
 
     /// The schema that a reference names; `None` for what lies outside of the document.

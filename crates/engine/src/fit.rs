@@ -268,7 +268,7 @@ pub fn size(bytes: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -356,7 +356,7 @@ mod tests {
     }
 
     /// Numbers of all sizes.
-    fn any_number() -> impl Strategy<Value = u64> {
+    pub(crate) fn any_number() -> impl Strategy<Value = u64> {
         (any::<u64>(), 0_u32..64).prop_map(|(number, shift)| number >> shift)
     }
 

@@ -46,13 +46,13 @@ struct Tool<'t> {
 /// What ends the values of arguments.
 #[derive(Clone, Copy)]
 struct ValueEnd<'d> {
-    /// All of it, as the template spells it; empty where nothing is the same behind all values.
+    /// The text as the template writes it; empty if it differs between values.
     all: &'d str,
     /// The part that readers look for.
     stop: &'d str,
-    /// What leads to the next argument behind it.
+    /// What stands between it and the next argument.
     next: &'d str,
-    /// What ends the call behind it.
+    /// What stands between it and the end of the call.
     call: &'d str,
 }
 
@@ -123,7 +123,7 @@ impl Writer<'_> {
         };
         let ends = self.dialect.ends();
         let value_end = ValueEnd::of(self.dialect);
-        // What ends such a call ends others, behind a value or with what ends that.
+        // A call without arguments ends as others do: as after a value, or together with what ends a value.
         let ended = [ends.call, value_end.call].into_iter().find_map(|call| {
             let behind = format!("{call}{}", ends.all);
             Some((none.trim_end().strip_suffix(behind.trim_end())?, call))
@@ -229,7 +229,7 @@ impl Writer<'_> {
             return Ok(String::new());
         };
         let argument = Argument { schemas, references: &tool.references };
-        let (told, quote) = match values {
+        let (marked, quote) = match values {
             Values::Told { front, back, others, .. } => (Some((front, back, others)), ""),
             Values::Quoted(quote) => (None, quote.as_str()),
             Values::Bare => (None, ""),
@@ -257,7 +257,7 @@ impl Writer<'_> {
             forms.push(format!("{name} {quote} {texts}"));
         }
         if kind != Kind::Text || forms.is_empty() {
-            let key_value = match told {
+            let key_value = match marked {
                 Some((front, back, others)) => {
                     let own = if let [one] = schemas { one["type"].as_str() } else { None };
                     let wanted = own.or_else(|| types.others().next());
@@ -358,21 +358,22 @@ impl Writer<'_> {
                 Texts::Any if quote.is_empty() && !end.all.is_empty() => {
                     self.text_until("(.|\\n)*", end.stop)
                 }
-                Texts::Any | Texts::Constrained(_) => {
-                    let schema =
-                        if let Texts::Constrained(schema) = text { schema } else { &Value::Null };
-                    if quote.is_empty() {
-                        // Without `<` in it, none runs into a closing tag.
-                        self.text_until(&spaced(&text_regex(schema, "</"), end), end.stop)
-                    } else {
-                        let text = self.text_until(&text_regex(schema, quote), quote);
-                        format!("{text} {}", self.text(end.all))
-                    }
-                }
+                Texts::Any => self.constrained(&Value::Null, quote, end),
+                Texts::Constrained(schema) => self.constrained(schema, quote, end),
             };
             each.push(if form.is_empty() { "\"\"".to_owned() } else { form });
         }
         one_of(&each)
+    }
+
+    /// A text as a schema's own `pattern` and lengths allow it, and what ends it.
+    fn constrained(&mut self, schema: &Value, quote: &str, end: ValueEnd<'_>) -> String {
+        if quote.is_empty() {
+            // Without `<` in it, none runs into a closing tag.
+            return self.text_until(&spaced(&text_regex(schema, "</"), end), end.stop);
+        }
+        let text = self.text_until(&text_regex(schema, quote), quote);
+        format!("{text} {}", self.text(end.all))
     }
 
     /// The same of texts alone that are read as texts where JSON is allowed as well. Constrained ones are

@@ -4,6 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::fit::tests::any_number;
 use crate::model::Source;
 
 const KEYS: [&str; 10] = [
@@ -111,11 +112,6 @@ fn integers_of_all_types_are_read() {
     assert_eq!(largest(sys::GGUF_TYPE_INT64, &(-1_i64).to_ne_bytes()), None);
     assert_eq!(largest(sys::GGUF_TYPE_FLOAT32, &1_f32.to_ne_bytes()), None);
     assert_eq!(largest(sys::GGUF_TYPE_UINT32, &[]), None);
-}
-
-/// Numbers of all sizes.
-fn any_number() -> impl Strategy<Value = u64> {
-    (any::<u64>(), 0_u32..64).prop_map(|(number, shift)| number >> shift)
 }
 
 fn any_header() -> impl Strategy<Value = Header> {

@@ -252,8 +252,7 @@ impl<'a> Rewriter<'a> {
                 }
                 ("additionalProperties" | "unevaluatedProperties", _) => to.open = true,
                 ("$ref" | "$dynamicRef" | "$recursiveRef", Value::String(name)) => {
-                    self.spend(name.len() / 64)?;
-                    match self.references.find(name) {
+                    match self.find(name)? {
                         Some(target) if to.followed.insert(std::ptr::from_ref(target).addr()) => {
                             self.names(target, depth + 1, to)?;
                         }

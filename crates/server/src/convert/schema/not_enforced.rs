@@ -116,6 +116,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_the_grammar_of_calls_leaves_out_has_a_name_here() {
+        for name in [
+            "$ref",
+            "additionalProperties",
+            "anyOf",
+            "const",
+            "enum",
+            "maxProperties",
+            "minProperties",
+            "not",
+            "oneOf",
+            "patternProperties",
+            "propertyNames",
+        ] {
+            let mut all = NotEnforced::default();
+            all.add_named(name);
+            assert_eq!(all.names().as_deref(), Some(name));
+        }
+    }
+
+    #[test]
     fn names_come_once_and_fit_a_header() {
         let mut all = NotEnforced::default();
         assert_eq!(all.names(), None);

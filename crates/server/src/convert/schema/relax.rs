@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use forebay_chat::Draft;
+use forebay_chat::{Draft, is_any};
 use serde_json::{Map, Value, json};
 
 use super::Enforcement;
@@ -11,7 +11,7 @@ use super::disjoint::TooMany;
 use super::formats::{Format, format};
 use super::not_enforced::Keyword;
 use super::pattern::without_assertions;
-use super::rewrite::{Part, Rewriter, also, alternatives, is_any};
+use super::rewrite::{Part, Rewriter, also, alternatives};
 
 /// Properties on which others depend that are written as alternatives: each doubles them.
 const MAX_DEPENDENCIES: usize = 4;
@@ -42,12 +42,12 @@ impl<'a> Rewriter<'a> {
             self.not(not, sent, out)?;
         }
         self.dependencies(sent, depth, out)?;
-        if self.draft >= Draft::Draft6 {
+        if self.references.draft() >= Draft::Draft6 {
             if let Some(names) = sent.get("propertyNames") {
                 self.property_names(names, sent, inner, out)?;
             }
             // None need be contained, and there may be any number of them.
-            let says_nothing = self.draft >= Draft::Draft201909
+            let says_nothing = self.references.draft() >= Draft::Draft201909
                 && sent.get("minContains") == Some(&json!(0))
                 && !sent.contains_key("maxContains");
             if sent.contains_key("contains") && !says_nothing {
@@ -55,10 +55,10 @@ impl<'a> Rewriter<'a> {
             }
         }
         let is_branched = sent.contains_key("then") || sent.contains_key("else");
-        if self.draft >= Draft::Draft7 && sent.contains_key("if") && is_branched {
+        if self.references.draft() >= Draft::Draft7 && sent.contains_key("if") && is_branched {
             self.cannot(Keyword::If)?;
         }
-        if self.draft >= Draft::Draft201909 {
+        if self.references.draft() >= Draft::Draft201909 {
             self.unevaluated(sent, (part, inner), out)?;
         }
         Ok(())
@@ -227,8 +227,7 @@ impl<'a> Rewriter<'a> {
         for _ in 0..8 {
             let reference = schema.and_then(|schema| schema.get("$ref")).and_then(Value::as_str);
             let Some(reference) = reference else { break };
-            self.spend(reference.len() / 64)?;
-            schema = self.references.find(reference).and_then(Value::as_object);
+            schema = self.find(reference)?.and_then(Value::as_object);
         }
         let Some(schema) = schema else { return Ok(None) };
         let all = match (schema.get("const"), schema.get("enum"), schema.get("type")) {
@@ -307,7 +306,7 @@ impl<'a> Rewriter<'a> {
             ("dependentRequired", Keyword::DependentRequired),
             ("dependentSchemas", Keyword::DependentSchemas),
         ] {
-            let known = key == "dependencies" || self.draft >= Draft::Draft201909;
+            let known = key == "dependencies" || self.references.draft() >= Draft::Draft201909;
             let Some(Value::Object(all)) = sent.get(key).filter(|_| known) else { continue };
             let properties = sent.get("properties").and_then(Value::as_object).map_or(0, Map::len);
             let bears = |below: &Value| !matches!(below, Value::Array(names) if names.is_empty());

@@ -8,7 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use forebay_chat::{Draft, References};
+use forebay_chat::{References, is_any};
 use serde_json::{Map, Value, json};
 
 use super::Enforcement;
@@ -53,7 +53,6 @@ pub(super) struct Rewriter<'a> {
     /// Whether the root is a definition as well, rather than `#`.
     defines_root: bool,
     pub(super) enforcement: Enforcement,
-    pub(super) draft: Draft,
     pub(super) references: References<'a>,
     pub(super) comparer: Comparer<'a>,
     pub(super) not_enforced: NotEnforced,
@@ -91,7 +90,6 @@ impl<'a> Rewriter<'a> {
             root,
             defines_root,
             enforcement,
-            draft: Draft::of(root),
             references: References::new(root),
             comparer: Comparer::new(root),
             not_enforced: NotEnforced::default(),
@@ -140,6 +138,12 @@ impl<'a> Rewriter<'a> {
         Ok(())
     }
 
+    /// The schema that a reference names. Its length is counted: one long reference can stand in many places.
+    pub(super) fn find(&mut self, reference: &str) -> Result<Option<&'a Value>, String> {
+        self.spend(reference.len() / 64)?;
+        Ok(self.references.find(reference))
+    }
+
     /// What cannot be enforced: noted or refused.
     pub(super) fn cannot(&mut self, keyword: Keyword) -> Result<(), String> {
         if self.enforcement == Enforcement::Strict {
@@ -170,7 +174,8 @@ impl<'a> Rewriter<'a> {
 
     /// Whether nothing is valid by a schema, because it says so.
     fn is_none(&self, sent: &Map<String, Value>) -> bool {
-        let counts = !self.draft.references_stand_alone() || !sent.contains_key("$ref");
+        let counts =
+            !self.references.draft().references_stand_alone() || !sent.contains_key("$ref");
         counts && sent.get("not").is_some_and(is_any)
     }
 
@@ -181,7 +186,7 @@ impl<'a> Rewriter<'a> {
         depth: usize,
     ) -> Result<Map<String, Value>, String> {
         let mut out = Map::new();
-        if self.draft.references_stand_alone()
+        if self.references.draft().references_stand_alone()
             && let Some(reference) = sent.get("$ref")
         {
             self.reference("$ref", reference, part, &mut out)?;
@@ -274,8 +279,8 @@ impl<'a> Rewriter<'a> {
         depth: usize,
     ) -> Result<bool, String> {
         let target = sent.get("$ref").and_then(Value::as_str);
-        self.spend(target.map_or(0, |name| name.len() / 64))?;
-        if let Some(target) = target.and_then(|name| self.references.find(name))
+        if let Some(name) = target
+            && let Some(target) = self.find(name)?
             && self.allows_only(target, types, depth + 1)?
         {
             return Ok(true);
@@ -355,9 +360,8 @@ impl<'a> Rewriter<'a> {
             _ => {}
         }
         let Value::String(name) = sent else { return Err(format!("its '{key}' is no text")) };
-        self.spend(name.len() / 64)?;
         let whole = part == Part::Whole && !self.defines_root;
-        let written = match self.references.find(name) {
+        let written = match self.find(name)? {
             None if self.enforcement == Enforcement::Strict => {
                 return Err(format!("only '{key}' within the schema is supported"));
             }
@@ -401,11 +405,6 @@ impl<'a> Definitions<'a> {
         self.todo.push((name.clone(), target, part));
         format!("#/$defs/{name}")
     }
-}
-
-/// Whether a schema matches everything.
-pub(super) fn is_any(schema: &Value) -> bool {
-    *schema == Value::Bool(true) || schema.as_object().is_some_and(Map::is_empty)
 }
 
 /// Adds a schema that has to match as well.
