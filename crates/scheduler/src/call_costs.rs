@@ -133,10 +133,9 @@ impl CallCosts {
         if tokens > block { tokens - tokens % block } else { tokens }
     }
 
-    /// So many tokens and the rest of the last block, if there is a whole one.
+    /// So many tokens and the rest of the last block.
     pub(crate) fn whole_blocks_up(&self, tokens: u32) -> u32 {
-        let block = self.cutting.block();
-        if tokens > block { tokens.next_multiple_of(block) } else { tokens }
+        tokens.next_multiple_of(self.cutting.block().max(1))
     }
 
     /// How long prompts of so many tokens take together, without anything before them.

@@ -135,6 +135,23 @@ pub enum Reuse {
     Unwanted,
 }
 
+/// How much of what is there may be reused.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limit {
+    /// At most so many tokens,
+    pub(crate) tokens: u32,
+    /// and a multiple of so many; at least 1.
+    pub(crate) multiple: u32,
+}
+
+impl Limit {
+    /// What may be reused of so many tokens.
+    fn of(self, tokens: u32) -> u32 {
+        let most = tokens.min(self.tokens);
+        most - most % self.multiple.max(1)
+    }
+}
+
 /// Fewer tokens than this are not copied: computing them costs about as much.
 const LEAST_COPY: u32 = 64;
 /// Fewer tokens than this are neither saved to host memory nor restored for.
@@ -250,8 +267,8 @@ impl Kv {
         u32::try_from(left).unwrap_or(u32::MAX)
     }
 
-    /// How many of the first tokens somebody holds, at most `limit` of them.
-    pub(crate) fn longest(&self, salt: Salt, tokens: &[u32], limit: u32) -> u32 {
+    /// How many of the first tokens somebody holds, at most by the `limit`.
+    pub(crate) fn longest(&self, salt: Salt, tokens: &[u32], limit: Limit) -> u32 {
         let device = self.on_device(salt, tokens, limit).map_or(0, |m| m.len);
         let host = self.in_host(salt, tokens, limit, self.limits.slot_tokens);
         device.max(host.map_or(0, |m| m.len))
@@ -265,8 +282,8 @@ impl Kv {
     }
 
     /// Gives a sequence a slot that holds as many of its first tokens as anybody has, at most
-    /// `limit`. `None` where all slots run.
-    pub(crate) fn begin(&mut self, salt: Salt, tokens: &[u32], limit: u32) -> Option<Begun> {
+    /// by the `limit`. `None` where all slots run.
+    pub(crate) fn begin(&mut self, salt: Salt, tokens: &[u32], limit: Limit) -> Option<Begun> {
         let device = self.on_device(salt, tokens, limit);
         let have = device.map_or(0, |m| m.len);
         let host = self.in_host(salt, tokens, limit, self.limits.slot_tokens);
@@ -449,7 +466,7 @@ impl Kv {
         self.empty.remove(&slot);
     }
 
-    fn on_device(&self, salt: Salt, tokens: &[u32], limit: u32) -> Option<Match<SlotId>> {
+    fn on_device(&self, salt: Salt, tokens: &[u32], limit: Limit) -> Option<Match<SlotId>> {
         let usable = self.usable(self.tree.matches(salt, tokens), limit);
         usable.max_by_key(|m| {
             let parked = self.parked.contains_key(&m.holder);
@@ -458,17 +475,17 @@ impl Kv {
     }
 
     /// What can be used of each match: all where a slot can be cut back, else all or nothing.
-    fn usable<K>(&self, found: Vec<Match<K>>, limit: u32) -> impl Iterator<Item = Match<K>> {
+    fn usable<K>(&self, found: Vec<Match<K>>, limit: Limit) -> impl Iterator<Item = Match<K>> {
         let rewinds = self.limits.rewinds;
         let cut = move |m: Match<K>| {
-            let whole = m.whole && m.len <= limit;
-            Match { len: m.len.min(limit), whole, ..m }
+            let len = limit.of(m.len);
+            Match { len, whole: m.whole && m.len == len, ..m }
         };
         found.into_iter().map(cut).filter(move |m| m.len > 0 && (rewinds || m.whole))
     }
 
-    fn why_not(&self, salt: Salt, tokens: &[u32], limit: u32) -> Reuse {
-        if limit == 0 {
+    fn why_not(&self, salt: Salt, tokens: &[u32], limit: Limit) -> Reuse {
+        if limit.of(limit.tokens) == 0 {
             Reuse::Short
         } else if !self.limits.rewinds && self.seen(salt, tokens).parts >= ghost::LENGTH {
             Reuse::NoRewind

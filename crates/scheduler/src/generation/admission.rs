@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::sequence::{Prefix, RESERVE, Sequence, State};
 use super::{Scheduler, SeqId};
 use crate::kv::checkpoints::Seen;
-use crate::kv::{Begun, Reuse};
+use crate::kv::{Begun, Limit, Reuse};
 use crate::queue::{Class, Lane, Principal, Waiting};
 
 /// A prefix that another request is computing is waited for if it saves this many tokens: less is
@@ -154,7 +154,7 @@ impl Scheduler {
     /// there is.
     fn begin(&mut self, seq: SeqId) {
         let Some(sequence) = self.sequences.get(&seq) else { return };
-        let (salt, limit) = (sequence.salt, sequence.reusable());
+        let (salt, limit) = (sequence.salt, self.most_reused(seq, sequence));
         let (is_long, every) = (self.long == Some(seq), self.limits.kv.checkpoint_every);
         let have = if is_long {
             self.kv.longest_for_long(salt, &sequence.tokens, limit)
@@ -166,7 +166,6 @@ impl Scheduler {
             p.upto >= have + if own { 1 } else { WORTH_WAITING }
         };
         let coming = self.coming(seq).filter(worth);
-        let limit = limit.min(self.most_reused(seq, sequence));
         let keeps = self.limits.kv.checkpoints() && !sequence.all_logits;
         let seen = (keeps && coming.is_none()).then(|| self.kv.seen(salt, &sequence.tokens));
         let begun = match coming {
@@ -204,16 +203,19 @@ impl Scheduler {
         }
     }
 
-    /// How much to reuse at most. All that is there, but where texts shall be reproducible: then so
-    /// much that what is left is a whole block. Less would be computed in another way, and a prompt must
-    /// not have another answer because its beginning was there; a prompt of less than a block is computed
-    /// whole. A sequence that comes back continues where it was; further answers of a request begin
-    /// where the first did.
-    fn most_reused(&self, seq: SeqId, sequence: &Sequence) -> u32 {
-        let (known, block) = (sequence.known(), self.limits.block);
+    /// How much to reuse. All that is there, but where texts shall be reproducible: then whole blocks, and so
+    /// many that at least one is left. A part of one would be computed in another way, and a prompt must
+    /// not have another answer because its beginning was there; a prompt of less than two blocks is
+    /// computed whole. A sequence that comes back continues where it was; further answers of a request
+    /// begin where the first did.
+    fn most_reused(&self, seq: SeqId, sequence: &Sequence) -> Limit {
         let cold = sequence.generated() == 0 && seq.choice == 0;
-        let whole = cold && self.limits.reproducible && block > 1 && self.limits.kv.rewinds;
-        if whole { known.saturating_sub(block) } else { known }
+        if !(cold && self.limits.reproducible && self.limits.kv.rewinds) {
+            return Limit { tokens: sequence.reusable(), multiple: 1 };
+        }
+        let block = self.limits.block.max(1);
+        let tokens = sequence.known().saturating_sub(block).min(sequence.reusable());
+        Limit { tokens, multiple: block }
     }
 
     /// The longest prefix of a sequence that another one is about to compute.

@@ -112,7 +112,7 @@ impl Scheduler {
         let mut chunks = Vec::new();
         for (seq, part) in prompts {
             let tokens = time.grant(&self.costs, part, chunks.is_empty(), room);
-            let tokens = self.with_whole_end(tokens, part.0.min(room));
+            let tokens = self.in_whole_blocks(tokens, part.0, room);
             if let (1.., Some(s)) = (tokens, self.sequences.get(&seq)) {
                 room -= tokens;
                 chunks.push(chunk(seq, s, tokens));
@@ -122,17 +122,18 @@ impl Scheduler {
         (chunks, time.why)
     }
 
-    /// So many tokens of a prompt that lacks `need`, or a block fewer where less than a block would be left
-    /// and texts shall be reproducible: it would be computed in another way than a block is.
-    fn with_whole_end(&self, tokens: u32, need: u32) -> u32 {
-        let (block, left) = (self.limits.block, need - tokens);
-        if !self.limits.reproducible || tokens == 0 || left == 0 || left >= block {
-            tokens
-        } else if tokens >= 2 * block {
-            tokens - block
-        } else {
-            need
+    /// So many tokens of a prompt that lacks `need`, or, where texts shall be reproducible, such a number
+    /// near it that every part of the prompt is whole blocks, but for the last one, which is a block and
+    /// the rest: a token is computed in another way in a shorter part, or in an odd one.
+    fn in_whole_blocks(&self, tokens: u32, need: u32, room: u32) -> u32 {
+        let block = self.limits.block.max(1);
+        if !self.limits.reproducible || tokens == 0 || tokens == need {
+            return tokens;
         }
+        let before_the_last = need.saturating_sub(block);
+        let whole = tokens.max(block).min(before_the_last) / block * block;
+        let part = if whole == 0 { need } else { whole };
+        if part <= room { part } else { tokens }
     }
 
     /// The prompts that may be in a step, in order, each with the tokens that it needs and has.

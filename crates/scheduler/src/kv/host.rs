@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::kv::tree::{Match, Tree};
-use crate::kv::{Begun, Kv, KvOp, LEAST_SAVED, Reuse, Salt, SavedId, SlotId, Worth};
+use crate::kv::{Begun, Kv, KvOp, LEAST_SAVED, Limit, Reuse, Salt, SavedId, SlotId, Worth};
 use crate::kv::{cost, least_worth};
 
 /// A sequence is not saved of which nobody else has less than this part, as a divisor.
@@ -208,7 +208,7 @@ impl Kv {
         &self,
         salt: Salt,
         tokens: &[u32],
-        limit: u32,
+        limit: Limit,
         capacity: u32,
     ) -> Option<Match<SavedId>> {
         let usable = self.usable(self.saved.matches(salt, tokens), limit);

@@ -5,7 +5,7 @@
 //! and others never begin like it.
 
 use crate::kv::tree::{Match, common_prefix};
-use crate::kv::{Begun, Kv, KvOp, LEAST_SAVED, Reuse, Salt, SlotId};
+use crate::kv::{Begun, Kv, KvOp, LEAST_SAVED, Limit, Reuse, Salt, SlotId};
 
 /// The long slot and what it holds.
 #[derive(Debug)]
@@ -59,8 +59,8 @@ impl Kv {
         self.long.as_mut().filter(|long| long.slot == slot)
     }
 
-    /// How many of the first tokens are there for the long slot, at most `limit` of them.
-    pub(crate) fn longest_for_long(&self, salt: Salt, tokens: &[u32], limit: u32) -> u32 {
+    /// How many of the first tokens are there for the long slot, at most by the `limit`.
+    pub(crate) fn longest_for_long(&self, salt: Salt, tokens: &[u32], limit: Limit) -> u32 {
         let own = self.own_part(salt, tokens, limit);
         let device = self.for_long(salt, tokens, limit).map_or(0, |m| m.len);
         let host = self.in_host(salt, tokens, limit, self.limits.long_tokens);
@@ -68,8 +68,8 @@ impl Kv {
     }
 
     /// Gives a sequence the long slot, with as many of its first tokens as anybody has, at most
-    /// `limit`. `None` where it runs, or there is none.
-    pub(crate) fn begin_long(&mut self, salt: Salt, tokens: &[u32], limit: u32) -> Option<Begun> {
+    /// by the `limit`. `None` where it runs, or there is none.
+    pub(crate) fn begin_long(&mut self, salt: Salt, tokens: &[u32], limit: Limit) -> Option<Begun> {
         let slot = self.long.as_ref().filter(|long| !long.runs)?.slot;
         let own = self.own_part(salt, tokens, limit);
         let device = self.for_long(salt, tokens, limit).filter(|m| m.len >= own + LEAST_SAVED);
@@ -105,15 +105,15 @@ impl Kv {
     }
 
     /// How many of the first tokens the long slot itself holds.
-    fn own_part(&self, salt: Salt, tokens: &[u32], limit: u32) -> u32 {
+    fn own_part(&self, salt: Salt, tokens: &[u32], limit: Limit) -> u32 {
         let Some(long) = self.long.as_ref().filter(|long| long.salt == salt) else { return 0 };
-        let len = common_prefix(&long.tokens, tokens).min(limit);
+        let len = limit.of(common_prefix(&long.tokens, tokens));
         let whole = len as usize == long.tokens.len();
         if self.limits.rewinds || whole { len } else { 0 }
     }
 
     /// The slot to copy from, among those that can be saved now.
-    fn for_long(&self, salt: Salt, tokens: &[u32], limit: u32) -> Option<Match<SlotId>> {
+    fn for_long(&self, salt: Salt, tokens: &[u32], limit: Limit) -> Option<Match<SlotId>> {
         let usable = self.usable(self.tree.matches(salt, tokens), limit);
         usable.filter(|m| !self.copying.contains(&m.holder)).max_by_key(|m| (m.len, m.whole))
     }

@@ -19,10 +19,14 @@ fn text(from: u32, len: u32) -> Vec<u32> {
 
 /// Runs a prompt to its end and parks it.
 fn run(kv: &mut Kv, salt: Salt, tokens: &[u32]) -> Begun {
-    let begun = kv.begin(salt, tokens, count(tokens) - 1).unwrap();
+    let begun = kv.begin(salt, tokens, most(count(tokens) - 1)).unwrap();
     kv.extend(begun.slot, &tokens[begun.cached as usize..]);
     kv.park(begun.slot);
     begun
+}
+
+fn most(tokens: u32) -> Limit {
+    Limit { tokens, multiple: 1 }
 }
 
 fn count(tokens: &[u32]) -> u32 {
@@ -44,7 +48,7 @@ fn nobody_finds_what_has_another_salt() {
     let mut kv = Kv::new(LIMITS);
     run(&mut kv, 1, &text(0, 40));
     assert_eq!(run(&mut kv, 2, &text(0, 40)).cached, 0);
-    assert_eq!(kv.longest(3, &text(0, 40), 39), 0);
+    assert_eq!(kv.longest(3, &text(0, 40), most(39)), 0);
     assert_eq!(run(&mut kv, 1, &text(0, 41)).cached, 40);
 }
 
@@ -52,9 +56,9 @@ fn nobody_finds_what_has_another_salt() {
 fn cells_are_shared_or_copied() {
     for shares in [true, false] {
         let mut kv = Kv::new(KvLimits { shares, ..LIMITS });
-        let first = kv.begin(0, &text(0, 100), 99).unwrap();
+        let first = kv.begin(0, &text(0, 100), most(99)).unwrap();
         kv.extend(first.slot, &text(0, 100));
-        let second = kv.begin(0, &[text(0, 70), text(500, 10)].concat(), 79).unwrap();
+        let second = kv.begin(0, &[text(0, 70), text(500, 10)].concat(), most(79)).unwrap();
         assert_eq!((second.cached, second.reuse), (70, Reuse::Device));
         assert!(kv.ops.contains(&KvOp::Copy { from: first.slot, to: second.slot, keep: 70 }));
         assert_eq!(kv.pinned(), if shares { 100 } else { 170 });
@@ -80,8 +84,8 @@ fn what_is_worth_least_makes_room() {
     // The first is the oldest, but was used twice.
     run(&mut kv, 0, &text(0, 110));
     run(&mut kv, 0, &text(3000, 100));
-    assert_eq!(kv.longest(0, &text(0, 110), 110), 110);
-    assert_eq!(kv.longest(0, &text(1000, 100), 100), 0);
+    assert_eq!(kv.longest(0, &text(0, 110), most(110)), 110);
+    assert_eq!(kv.longest(0, &text(1000, 100), most(100)), 0);
     assert_eq!(run(&mut kv, 0, &text(1000, 100)).reuse, Reuse::Evicted);
 }
 
@@ -119,7 +123,7 @@ fn where_rows_are_computed_side_by_side_the_gap_is_filled() {
     let mut kv = Kv::new(KvLimits { slots: 8, shares: false, ..LIMITS });
     let begin = |kv: &mut Kv, from: u32| {
         let tokens = text(from, 100);
-        let begun = kv.begin(0, &tokens, 99).unwrap();
+        let begun = kv.begin(0, &tokens, most(99)).unwrap();
         kv.extend(begun.slot, &tokens[begun.cached as usize..]);
         begun.slot
     };
@@ -133,7 +137,7 @@ fn where_rows_are_computed_side_by_side_the_gap_is_filled() {
     assert_eq!(begin(&mut kv, 9000), slots[2]);
     // A conversation that is parked apart from the others comes to them.
     kv.park(slots[1]);
-    let next = kv.begin(0, &text(7000, 120), 119).unwrap();
+    let next = kv.begin(0, &text(7000, 120), most(119)).unwrap();
     assert_eq!((next.slot, next.cached), (slots[1], 100));
     assert!(kv.ops.contains(&KvOp::Copy { from: slots[7], to: slots[1], keep: 100 }));
 }
@@ -143,13 +147,13 @@ fn what_was_evicted_for_a_failed_restore_is_not_copied_from() {
     let mut kv = Kv::new(KvLimits { cells: 200, parked_tokens: 200, saved_tokens: 150, ..LIMITS });
     run(&mut kv, 0, &text(0, 100));
     assert!(kv.make_room(150));
-    let running = kv.begin(0, &text(5000, 150), 149).unwrap();
+    let running = kv.begin(0, &text(5000, 150), most(149)).unwrap();
     kv.extend(running.slot, &text(5000, 150));
     run(&mut kv, 0, &[text(0, 10), text(9000, 20)].concat());
     assert_eq!((kv.parked(), kv.saved()), (30, 100));
     // Host memory has more of it than the parked sequence, which goes to make room for that: in vain,
     // since the running sequence holds too much.
-    let begun = kv.begin(0, &text(0, 101), 100).unwrap();
+    let begun = kv.begin(0, &text(0, 101), most(100)).unwrap();
     assert_eq!((begun.cached, kv.parked()), (0, 0));
     assert!(!kv.take_ops(true).iter().any(|op| matches!(op, KvOp::Copy { .. })));
 }
@@ -159,7 +163,7 @@ const CHECKPOINTS: KvLimits =
 
 /// Runs a prompt with a checkpoint at each of its hundreds of tokens.
 fn run_with_checkpoints(kv: &mut Kv, tokens: &[u32]) -> Begun {
-    let begun = kv.begin(0, tokens, count(tokens) - 1).unwrap();
+    let begun = kv.begin(0, tokens, most(count(tokens) - 1)).unwrap();
     let mut at = begun.cached;
     while at < count(tokens) {
         let next = (at + 100 - at % 100).min(count(tokens));
@@ -186,7 +190,7 @@ fn checkpoints_are_found_by_whoever_begins_alike() {
     assert_eq!(kv.saved(), 300, "they share their tokens in the index");
     let parted = run_with_checkpoints(&mut kv, &[text(0, 260), text(500, 90)].concat());
     assert_eq!((parted.cached, parted.reuse), (200, Reuse::Host));
-    assert_eq!(kv.longest(1, &text(0, 350), 349), 0, "another salt");
+    assert_eq!(kv.longest(1, &text(0, 350), most(349)), 0, "another salt");
     assert_eq!(kv.seen(0, &text(0, 400)), checkpoints::Seen { kept: 300, parts: 350 });
 }
 
@@ -209,7 +213,7 @@ fn checkpoints_have_a_budget_and_what_is_used_stays() {
 fn a_copy_that_could_not_be_made_or_is_too_large_is_forgotten() {
     let mut kv = Kv::new(CHECKPOINTS);
     for (bytes, kept) in [(None, 0), (Some(20_000), 0), (Some(9000), 1)] {
-        let slot = kv.begin(0, &text(0, 200), 199).unwrap().slot;
+        let slot = kv.begin(0, &text(0, 200), most(199)).unwrap().slot;
         kv.extend(slot, &text(0, 200));
         kv.saved_sizes = Sizes::default();
         kv.checkpoint(slot);
@@ -234,7 +238,7 @@ fn a_copy_that_could_not_be_made_or_is_too_large_is_forgotten() {
 
 /// Copies a prompt that is computed, which takes so many bytes; `None` where that is not tried.
 fn checkpoint(kv: &mut Kv, from: u32, len: u32, bytes: u64) -> Option<SavedId> {
-    let slot = kv.begin(0, &text(from, len), len - 1).unwrap().slot;
+    let slot = kv.begin(0, &text(from, len), most(len - 1)).unwrap().slot;
     kv.extend(slot, &text(from, len));
     kv.take_ops(true);
     kv.checkpoint(slot);

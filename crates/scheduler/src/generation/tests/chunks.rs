@@ -30,19 +30,52 @@ fn a_prompt_between_rows_lends_them_a_token() {
     assert!(next.work.iter().any(|w| w.slot.0 == 1 && w.start == 1 + parts[3].2), "{next:?}");
 }
 
-#[test]
-fn a_reproducible_prompt_ends_with_a_whole_block() {
-    for prompt in [64, 70, 300, 550, 1000] {
-        let kv = KvLimits { slot_tokens: 2000, cells: 8000, ..LIMITS.kv };
-        let limits = Limits { reproducible: true, batch_tokens: 2048, kv, ..LIMITS };
-        let mut s = Scheduler::new(limits);
-        s.submit(&request(1, prompt, 5, 1)).unwrap();
-        let mut computed = 0;
-        while computed < prompt {
+proptest! {
+    /// Whatever calls cost, whoever decodes beside it and whatever of it is there.
+    #[test]
+    fn a_reproducible_prompt_is_computed_in_whole_blocks_from_its_beginning(
+        prompt in BLOCK..2500,
+        head in 0_u32..600,
+        beside in 0_u64..3,
+        base in 0.0..0.1,
+        token in 1e-4..8e-3,
+        held in proptest::bool::ANY,
+    ) {
+        let kv = KvLimits { slot_tokens: 4000, cells: 16_000, ..LIMITS.kv };
+        let itl_target = if held { ItlTarget::Held(TARGET) } else { ItlTarget::Adaptive(TARGET) };
+        let mut s =
+            Scheduler::new(Limits { reproducible: true, batch_tokens: 2048, kv, itl_target, ..LIMITS });
+        let took = |step: &Step| -> Vec<Duration> {
+            let time = |tokens: u32| Duration::from_secs_f64(base + token * f64::from(tokens));
+            step.calls.iter().map(|call| time(call.load.tokens)).collect()
+        };
+        for id in 0..=beside {
+            let own = if id == 0 { prompt } else { BLOCK };
+            s.submit(&with_head(id, head, own, 300)).unwrap();
+        }
+        let mut turn = 0;
+        let mut decoding = std::collections::BTreeSet::new();
+        for _ in 0..200 {
             let step = s.plan();
-            assert!(step.work[0].tokens >= BLOCK, "{prompt}: {step:?}");
-            computed += step.work[0].tokens;
+            for work in step.work.iter().filter(|w| !decoding.contains(&w.seq)) {
+                let start = (work.start, work.start % BLOCK);
+                prop_assert_eq!(start, (work.start, 0), "{:?}", step);
+                let is_last = work.output == Output::Last;
+                prop_assert!(is_last || work.tokens % BLOCK == 0, "{:?}", step);
+                prop_assert!(work.tokens >= BLOCK, "{:?}", step);
+            }
             s.complete(&step, &took(&step));
+            for work in step.work.iter().filter(|w| w.output == Output::Last) {
+                decoding.insert(work.seq);
+                s.append(work.seq, 7);
+            }
+            if decoding.len() as u64 == beside + 1 {
+                // The same again, and another that begins like it, in turn: what is there is reused.
+                s.finish(seq(turn));
+                decoding.remove(&seq(turn));
+                turn = if turn == 0 { 10 } else { 0 };
+                s.submit(&with_head(turn, head, prompt, 300)).unwrap();
+            }
         }
     }
 }
