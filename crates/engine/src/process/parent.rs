@@ -18,7 +18,7 @@ use tokio::time::MissedTickBehavior;
 use super::black_box::BlackBox;
 use super::ledger::{Ledger, Outcome};
 use super::remote::{Asked, Remote, Reply};
-use super::running::{End, Frames, LAST_BREATH, Running};
+use super::running::{End, Frames, LAST_BREATH, LEAVE, Running};
 use super::{Death, Description, FromChild, Launcher, ToChild, frames, memory};
 use crate::host::{Announce, Announcement, Compiles, EndOnDrop, LoadError};
 use crate::hub::{Hub, Outbox};
@@ -177,7 +177,7 @@ impl Keeper {
         let config = Box::new(self.parent.config.clone());
         child.send(&ToChild::Load { config, seen: self.seen.clone() })?;
         let end = self.serve(&mut child, &mut frames).await;
-        child.end().await;
+        child.end(self.patience()).await;
         end
     }
 
@@ -187,7 +187,7 @@ impl Keeper {
         loop {
             let end = tokio::select! {
                 frame = frames.next() => {
-                    let Some(Ok(frame)) = frame else { return Ok(child.last_breath(self.is_ending()).await) };
+                    let Some(Ok(frame)) = frame else { return Ok(self.last_breath(child).await) };
                     let said = child.hear(&frame)?;
                     self.hear(child, said)?
                 }
@@ -202,6 +202,20 @@ impl Keeper {
                 return Ok(end);
             }
         }
+    }
+
+    /// How a child ends that has closed its socket.
+    async fn last_breath(&self, child: &mut Running) -> End {
+        match child.last_breath(self.is_ending(), self.patience()).await {
+            End::Died(Death::Silent, _) if self.is_ending() && self.is_done() => End::Closed,
+            end => end,
+        }
+    }
+
+    /// How long a child's end is waited for: there is no other one that would need its memory if
+    /// nobody wants anything any more.
+    fn patience(&self) -> Duration {
+        if self.is_done() { LEAVE } else { LAST_BREATH }
     }
 
     /// Waits before the next child; takes commands meanwhile.

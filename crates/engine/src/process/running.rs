@@ -19,6 +19,10 @@ use super::{Death, FromChild, Launcher, ToChild, frames};
 /// How long a child that is to end, or has closed its socket, may take for that.
 pub(super) const LAST_BREATH: Duration = Duration::from_secs(2);
 
+/// How long one may take that was told to end, and has served what it had. All of its threads have to run once
+/// more for that, those too that run only when nobody else wants the core.
+pub(super) const LEAVE: Duration = Duration::from_millis(400);
+
 /// A child that runs.
 pub(super) struct Running {
     process: Child,
@@ -100,9 +104,9 @@ impl Running {
         self.silent
     }
 
-    /// How it ends, after it has closed its socket; `closing` where it was told to.
-    pub(super) async fn last_breath(&mut self, closing: bool) -> End {
-        match tokio::time::timeout(LAST_BREATH, self.process.wait()).await {
+    /// How it ends, after it has closed its socket; `closing` where it was told to. It may take so long.
+    pub(super) async fn last_breath(&mut self, closing: bool, wait: Duration) -> End {
+        match tokio::time::timeout(wait, self.process.wait()).await {
             Ok(Ok(status)) if closing && status.success() => End::Closed,
             Ok(Ok(status)) => End::Died(Death::of(status), status.to_string()),
             Ok(Err(error)) => End::Died(Death::Exited, error.to_string()),
@@ -110,12 +114,12 @@ impl Running {
         }
     }
 
-    /// Kills it, if it has not ended, and waits until its memory is free.
-    pub(super) async fn end(mut self) {
+    /// Kills it, if it has not ended, and waits until its memory is free, but at most so long.
+    pub(super) async fn end(mut self, wait: Duration) {
         self.writer.abort();
         // It may have ended already.
         drop(self.process.start_kill());
-        if tokio::time::timeout(LAST_BREATH, self.process.wait()).await.is_err() {
+        if tokio::time::timeout(wait, self.process.wait()).await.is_err() && wait > LEAVE {
             tracing::error!(process = self.process.id(), "an engine's process cannot be killed");
         }
     }
