@@ -34,13 +34,19 @@ def test_what_would_fit_is_said_before_anything_is_loaded(models):
     assert len(shares) == 2 and int(shares[0]) > 1.5 * int(shares[1]) > 0
 
 
-def write_header(path, add, **numbers):
-    """A GGUF file that says such numbers of itself and has two layers of 4 KiB, one of them with attention."""
+LAYERS = {"blk.0.attn_q.weight": (32, 32), "blk.1.ffn_up.weight": (32, 32)}
+
+
+def write_header(path, add, tensors=LAYERS, split=None, **numbers):
+    """A GGUF file that says such numbers of itself and has two layers of 4 KiB, one of them with attention, or other
+    tensors. `split`: its number and how many files there are."""
     writer = GGUFWriter(path, "llama")
     for key, number in numbers.items():
         getattr(writer, add)("llama." + key.replace("attention_", "attention."), number)
-    writer.add_tensor("blk.0.attn_q.weight", ones((32, 32), dtype="f4"))
-    writer.add_tensor("blk.1.ffn_up.weight", ones((32, 32), dtype="f4"))
+    for key, number in zip(["split.no", "split.count"], split or []):
+        writer.add_uint16(key, number)
+    for name, shape in tensors.items():
+        writer.add_tensor(name, ones(shape, dtype="f4"))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -69,6 +75,18 @@ def test_numbers_of_all_types_are_read(tmp_path, add):
 def test_a_header_that_no_model_can_have_is_refused(tmp_path, wrong):
     model = write_header(tmp_path / "m.gguf", "add_uint64", **(SENSIBLE | wrong))
     assert re.search(r"m\.gguf is not a model: its header", forebay("fit", "--model", model, code=1))
+
+
+def test_a_model_in_several_files_is_planned_with_all_of_them(tmp_path):
+    first, second = (tmp_path / f"m-0000{n}-of-00002.gguf" for n in (1, 2))
+    layers = {f"blk.{layer}.attn_q.weight": (1024, 1024) for layer in range(4)}
+    numbers = SENSIBLE | {"block_count": 4}
+    write_header(first, "add_uint32", {}, (0, 2), **numbers)
+    said = forebay("fit", "--model", first, code=1)
+    assert "m-00002-of-00002.gguf is not a GGUF file" in said
+    write_header(second, "add_uint32", layers, (1, 2), **numbers)
+    assert "model 16 MiB: 4 of 4 layers" in fit(first, "--gpu", "24", "--ctx-size", "1024")
+    assert "the first is to be named" in forebay("fit", "--model", second, code=1)
 
 
 def test_the_largest_numbers_do_not_fit(tmp_path):

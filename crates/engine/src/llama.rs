@@ -27,6 +27,7 @@ use llama_cpp_2::{LogOptions, list_llama_ggml_backend_devices, send_logs_to_trac
 
 use crate::Token;
 use crate::embed::Contexts;
+use crate::fit::FitError;
 use crate::host::Host;
 use crate::layout::{self, Facts};
 use crate::long::WithLong;
@@ -151,8 +152,21 @@ fn load_backends() {
 }
 
 impl Header {
-    /// Reads it; `None` where the file has none.
-    fn read(path: &Path) -> Option<Self> {
+    /// Reads it, with the tensors of the model's other files.
+    fn read(path: &Path) -> Result<Self, FitError> {
+        let name = |path: &Path| path.display().to_string();
+        let read =
+            |path: &Path| Self::of_file(path).ok_or_else(|| FitError::Unreadable(name(path)));
+        let mut header = read(path)?;
+        let others = header.other_files(path);
+        for other in others.map_err(|why| FitError::NoModel { file: name(path), why })? {
+            header.tensors.extend(read(&other)?.tensors);
+        }
+        Ok(header)
+    }
+
+    /// One file's; `None` where it has none.
+    fn of_file(path: &Path) -> Option<Self> {
         use llama_cpp_sys_2 as sys;
         let name = std::ffi::CString::new(path.to_str()?).ok()?;
         let params = sys::gguf_init_params { no_alloc: true, ctx: std::ptr::null_mut() };

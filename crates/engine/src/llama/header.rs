@@ -2,6 +2,7 @@
 //! its numbers are of any size, so whatever is made of them saturates.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use llama_cpp_sys_2 as sys;
 
@@ -15,7 +16,10 @@ const MOST_LAYERS: usize = 4096;
 /// The most heads, and the widest ones, that are believed of a file whose model is not wider itself.
 const MOST_OF_HEADS: u64 = 1 << 20;
 
-/// What a file's header says of its model.
+/// The most files that are believed of a model.
+const MOST_FILES: u64 = 1000;
+
+/// What a model's file says of it in its header; of several files the first one, with all their tensors.
 #[derive(Debug, Default)]
 pub(super) struct Header {
     /// Names, and sizes in bytes.
@@ -79,6 +83,34 @@ impl Header {
         self.numbers.get(&format!("{}.{key}", self.architecture)).copied()
     }
 
+    /// Where the other files are of a model whose first one, at `path`, has this header. None of most models.
+    ///
+    /// # Errors
+    /// Why there are none, though the header says that there are.
+    pub(super) fn other_files(&self, path: &Path) -> Result<Vec<PathBuf>, String> {
+        let number = |key: &str| self.numbers.get(key).copied().unwrap_or(0);
+        let (files, this) = (number("split.count"), number("split.no"));
+        if files < 2 {
+            return Ok(Vec::new());
+        }
+        if files > MOST_FILES || this != 0 {
+            return Err(format!(
+                "it is number {} of {files} files; the first is to be named",
+                this.saturating_add(1)
+            ));
+        }
+        // As llama.cpp names them.
+        let name = |n: u64| format!("-{n:05}-of-{files:05}.gguf");
+        let own = path.file_name().and_then(|own| own.to_str()).unwrap_or_default();
+        let Some(prefix) = own.strip_suffix(&name(1)) else {
+            return Err(format!(
+                "it is the first of {files} files, so its name has to end with {}",
+                name(1)
+            ));
+        };
+        Ok((2..=files).map(|n| path.with_file_name(format!("{prefix}{}", name(n)))).collect())
+    }
+
     /// Checks that this can be the header of a model that runs.
     ///
     /// # Errors
@@ -87,9 +119,7 @@ impl Header {
         if self.architecture.is_empty() {
             return Err("its header names no architecture".to_owned());
         }
-        // The first of several files may hold none.
-        let is_split = self.numbers.get("split.count").is_some_and(|&files| files > 1);
-        if !is_split && self.tensors.iter().all(|&(_, bytes)| bytes == 0) {
+        if self.tensors.iter().all(|&(_, bytes)| bytes == 0) {
             return Err("it has no weights".to_owned());
         }
         let number = |key: &str| self.number(key).unwrap_or(0);

@@ -62,8 +62,8 @@ fn is_gpu(device: &LlamaBackendDevice) -> bool {
 /// [`FitError::Unreadable`] if it is no GGUF file, [`FitError::NoModel`] if its header is that of no model.
 pub fn fit(path: &Path, config: &ModelConfig, memory: &[u64]) -> Result<String, FitError> {
     let file = || path.display().to_string();
-    let header = super::backend().and_then(|_| Header::read(path));
-    let header = header.ok_or_else(|| FitError::Unreadable(file()))?;
+    super::backend().ok_or_else(|| FitError::Unreadable(file()))?;
+    let header = Header::read(path)?;
     header.check().map_err(|why| FitError::NoModel { file: file(), why })?;
     let rooms = match memory {
         [] => rooms(config),

@@ -192,3 +192,30 @@ proptest! {
         drop(header.check());
     }
 }
+
+#[test]
+fn a_models_other_files_are_named_as_its_first_one_is() {
+    let split = |count, number| {
+        let mut header = qwen3();
+        header.numbers.insert("split.count".to_owned(), count);
+        header.numbers.insert("split.no".to_owned(), number);
+        header
+    };
+    let path = Path::new("/models/big-00001-of-00003.gguf");
+    let others = ["/models/big-00002-of-00003.gguf", "/models/big-00003-of-00003.gguf"];
+    assert_eq!(split(3, 0).other_files(path), Ok(others.map(PathBuf::from).to_vec()));
+    assert_eq!(split(1, 0).other_files(Path::new("big.gguf")), Ok(Vec::new()));
+    assert_eq!(qwen3().other_files(Path::new("big.gguf")), Ok(Vec::new()));
+    for (count, number, name) in [
+        (3, 0, "big.gguf"),
+        (4, 0, "big-00001-of-00003.gguf"),
+        (3, 1, "big-00002-of-00003.gguf"),
+        (u64::MAX, 0, "big-00001-of-00003.gguf"),
+        (3, u64::MAX, "big-00001-of-00003.gguf"),
+    ] {
+        assert!(
+            split(count, number).other_files(Path::new(name)).is_err(),
+            "{count} {number} {name}"
+        );
+    }
+}
