@@ -37,6 +37,13 @@ def test_weights_are_what_they_should_be(tmp_path, shape, kind):
     assert kinds == {"F32"} | (mixed if kind == "q4_k_m" else {"Q8_0"})
 
 
+def test_a_vocabulary_that_is_larger_than_the_shapes_is_refused(tmp_path):
+    chat = required("TEST_CHAT_MODEL")
+    command = [sys.executable, SCRIPT, tmp_path / "m.gguf", "--shape", "tiny", "--vocabulary", chat]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "49152 tokens, more than the shape's 2048" in done.stderr
+
+
 def test_a_borrowed_vocabulary_is_spoken_to_the_end(tmp_path):
     import openai
 

@@ -10,7 +10,8 @@ import urllib.request
 
 from measure import Server
 
-NEAR = 0.1  # Of the logarithm of a probability.
+# Of the logarithm of a probability. A CPU rounds what it multiplies quantised weights with to 8 bits.
+NEAR = 0.3
 PROMPTS = [
     "The capital of France is", "def fibonacci(n):\n", "Once upon a time, there was", "Water boils at",
     "The three primary colours are", "In 1969, humans first", "A recipe for bread:\n1.", "To be or not to be,",

@@ -12,6 +12,7 @@ import math
 import os
 import random
 import struct
+import sys
 
 F32, Q5_0, Q8_0, Q4_K, Q6_K = 0, 6, 8, 12, 14
 U32, INT32, FLOAT, STRING, ARRAY = 4, 5, 6, 8, 9
@@ -161,6 +162,8 @@ def borrowed(source, size):
     for key, field in GGUFReader(source).fields.items():
         value = field.contents() if key.startswith("tokenizer.") else None
         if key == "tokenizer.ggml.tokens":
+            if len(value) > size:
+                sys.exit(f"{source} has {len(value)} tokens, more than the shape's {size}")
             value += [f"\u0120w{number}" for number in range(len(value), size)]
         elif key == "tokenizer.ggml.token_type":
             value += [1] * (size - len(value))

@@ -206,6 +206,15 @@ impl Placement<'_> {
 }
 
 impl Plan {
+    /// The first device that could not hold its weights, keys and values if nobody else used it. Some drivers
+    /// find out only when they write to memory that was promised to them, and by then the machine has none.
+    pub fn too_much(&self) -> Option<&Share> {
+        self.shares.iter().find(|share| {
+            let known = share.room.total > 0;
+            known && share.weights.saturating_add(share.kv) > share.room.total
+        })
+    }
+
     /// The arithmetic, a line for each device.
     pub fn explain(&self, weights: &Weights, wish: Wish) -> String {
         let mut out = String::new();
@@ -329,6 +338,20 @@ pub(crate) mod tests {
         assert!(!more.fits);
         assert_eq!(auto(&dense(), &[GIB]).gpu_layers, 0);
         assert_eq!(auto(&dense(), &[]).gpu_layers, 0);
+    }
+
+    #[test]
+    fn what_a_device_cannot_hold_at_all_is_too_much() {
+        let wish = Wish { layers: GpuLayers::All, ..Wish::default() };
+        let all = |free: &[u64]| super::plan(&dense(), running(), &rooms(free), wish);
+        let full = |total| Room { name: "G0".to_owned(), free: GIB, total };
+        let of = |total| super::plan(&dense(), running(), &[full(total)], wish);
+        assert_eq!(all(&[24 * GIB]).too_much(), None);
+        assert_eq!(of(8 * GIB).too_much(), None, "others may leave");
+        assert_eq!(of(0).too_much(), None, "the driver does not say");
+        assert_eq!(of(4 * GIB).too_much().map(|share| share.layers), Some(32));
+        assert_eq!(all(&[4 * GIB, 24 * GIB]).too_much(), None);
+        assert_eq!(all(&[]).too_much(), None);
     }
 
     #[test]

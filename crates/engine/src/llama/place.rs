@@ -12,7 +12,7 @@ use llama_cpp_2::model::params::{LlamaModelParams, LlamaSplitMode};
 use llama_cpp_2::{LlamaBackendDevice, list_llama_ggml_backend_devices};
 
 use super::{Header, llama_id};
-use crate::fit::{self, FitError, Plan, Room, Wish};
+use crate::fit::{self, FitError, Plan, Room, Share, Wish};
 use crate::host::Host;
 use crate::layout::Arithmetic;
 use crate::model::{KvType, ModelConfig, Split};
@@ -166,6 +166,14 @@ impl Placed {
     ) -> Result<LlamaModel, String> {
         let (shown, config) = (path.display(), &host.config);
         std::fs::File::open(path).map_err(|e| format!("cannot read {shown}: {e}"))?;
+        if let Some(Share { room, weights, kv, .. }) = self.plan.too_much() {
+            let (name, total) = (&room.name, fit::size(room.total));
+            let (weights, kv) = (fit::size(*weights), fit::size(*kv));
+            return Err(format!(
+                "{name} has {total} in all, and cannot hold {weights} of weights and {kv} of KV cache; {}",
+                self.needs()
+            ));
+        }
         let board = Arc::clone(&host.board);
         let split = match config.gpu.split {
             Split::None => LlamaSplitMode::None,
