@@ -2,9 +2,10 @@
 //! and for those that have to be valid if they are.
 
 mod arguments;
+mod expression;
 
 use std::collections::{BTreeSet, HashMap};
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use serde_json::{Value, json};
 
@@ -60,9 +61,24 @@ const MAX_CALLS: u32 = 32;
 /// test of the server compares them).
 pub const MAX_GRAMMAR_BYTES: usize = 256 << 10;
 
-/// The grammar of an answer that calls these tools. `control` tells the number of the control token
-/// that a piece of text begins with, and its name; `json` spells a schema for llguidance; `answer` is
-/// what an answer without calls has to be.
+/// What a grammar is written for: a vocabulary and a compiler.
+#[derive(Clone, Copy)]
+pub struct Target<'t> {
+    /// The number of the control token that a piece of text begins with, and its length.
+    pub control: &'t dyn Fn(&str) -> Option<(u32, usize)>,
+    /// Spells a schema for llguidance.
+    pub json: &'t dyn Fn(&Value) -> Value,
+    /// Whether some text matches, as a whole, all of some expressions and none of others.
+    pub some_text: &'t dyn Fn(&[&str], &[&str]) -> bool,
+}
+
+impl fmt::Debug for Target<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Target").finish_non_exhaustive()
+    }
+}
+
+/// The grammar of an answer that calls these tools. `answer` is what an answer without calls has to be.
 ///
 /// # Errors
 /// [`Unenforceable`] for the first tool whose schema cannot be enforced, or not as a whole where it is strict.
@@ -70,14 +86,12 @@ pub fn grammar(
     dialect: &Dialect,
     tools: &[ToolShape<'_>],
     calls: Calls,
-    control: &dyn Fn(&str) -> Option<(u32, usize)>,
-    json: &dyn Fn(&Value) -> Value,
+    target: Target<'_>,
     answer: Option<&Value>,
 ) -> Result<CallGrammar, Unenforceable> {
     let mut writer = Writer {
         dialect,
-        control,
-        json,
+        target,
         rules: String::new(),
         count: 0,
         shared: HashMap::new(),
@@ -114,8 +128,7 @@ pub fn grammar(
 
 struct Writer<'w> {
     dialect: &'w Dialect,
-    control: &'w dyn Fn(&str) -> Option<(u32, usize)>,
-    json: &'w dyn Fn(&Value) -> Value,
+    target: Target<'w>,
     rules: String,
     count: u32,
     /// Rules by what they are, those that calls share.
@@ -166,12 +179,12 @@ impl Writer<'_> {
 
     /// Literal text: control tokens by number, an id as any id.
     fn text(&self, text: &str) -> String {
-        literal(text, self.control)
+        literal(text, self.target.control)
     }
 
     fn json_rule(&mut self, schema: &Value) -> String {
         let name = self.fresh();
-        let schema = (self.json)(schema);
+        let schema = (self.target.json)(schema);
         self.rule(&name, &format!("%json {schema}"));
         name
     }
@@ -206,7 +219,7 @@ impl Writer<'_> {
         } else if marker.is_empty() {
             self.rule("start", &format!("{calling} | FREE"));
             self.rules.push_str("FREE: /([^{\\[\\s](.|\\n)*)?/\n");
-        } else if (self.control)(marker).is_some() {
+        } else if (self.target.control)(marker).is_some() {
             self.rule("start", &format!("FREE ({calling})?"));
             self.rules.push_str("FREE: /(.|\\n)*/\n");
         } else {
@@ -292,6 +305,10 @@ mod tests {
     use crate::calls::samples;
     use crate::dialect::Values;
 
+    fn target(json: &dyn Fn(&Value) -> Value) -> Target<'_> {
+        Target { control: &|_| None, json, some_text: &|_, _| true }
+    }
+
     #[test]
     fn arguments_one_by_one_are_spelled_as_the_whole_is() {
         let text = str::to_owned;
@@ -319,7 +336,7 @@ mod tests {
         let schema = json!({"type": "object", "x-guidance": spelling, "$defs": definitions,
             "$schema": draft, "properties": {"one": {"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}}, "two": {"type": "array"}}});
         let tool = ToolShape { name: "f", schema: schema.clone(), sent: &schema, strict: true };
-        let grammar = grammar(&dialect, &[tool], Calls::One, &|_| None, &Value::clone, None);
+        let grammar = grammar(&dialect, &[tool], Calls::One, target(&Value::clone), None);
         let grammar = grammar.unwrap().lark;
         let own = json!({"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}},
             "$schema": draft, "x-guidance": spelling, "$defs": definitions});
@@ -333,7 +350,7 @@ mod tests {
         let schema = json!({"type": "object", "properties": {"a": schema}, "required": ["a"],
             "additionalProperties": false, "$defs": {"code": {"enum": ["007", "x"]}, "number": {"type": "integer"}}});
         let tool = ToolShape { name: "f", schema: schema.clone(), sent: &schema, strict: true };
-        grammar(dialect, &[tool], Calls::One, &|_| None, &|_| json!("schema"), None).unwrap().lark
+        grammar(dialect, &[tool], Calls::One, target(&|_| json!("schema")), None).unwrap().lark
     }
 
     #[test]

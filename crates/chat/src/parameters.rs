@@ -316,7 +316,7 @@ mod tests {
     use super::*;
     use crate::argument::{Kind, Kinds};
     use crate::calls::samples;
-    use crate::forced::{Calls, ToolShape, grammar};
+    use crate::forced::{Calls, Target, ToolShape, grammar};
 
     fn names(schema: &Value) -> Vec<Vec<String>> {
         let references = References::new(schema);
@@ -423,7 +423,9 @@ mod tests {
             assert!(begin.elapsed() < Duration::from_secs(2), "{:?} to read", begin.elapsed());
             let tool = ToolShape { name: "f", schema: schema.clone(), sent: schema, strict: false };
             let dialect = samples::qwen();
-            let written = grammar(&dialect, &[tool], Calls::One, &|_| None, &Value::clone, None);
+            let target =
+                Target { control: &|_| None, json: &Value::clone, some_text: &|_, _| true };
+            let written = grammar(&dialect, &[tool], Calls::One, target, None);
             let bytes = written.map_or(0, |grammar| grammar.lark.len());
             let took = begin.elapsed();
             assert!(took < Duration::from_secs(4) && bytes < 1 << 20, "{took:?} for {bytes} bytes");

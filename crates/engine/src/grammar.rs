@@ -26,10 +26,10 @@ use llguidance::toktrie::{SimpleVob, TokEnv, TokRxInfo, TokTrie, TokenId, Tokeni
 use llguidance::{CancellationHandle, Matcher, ParserFactory};
 use serde::{Deserialize, Serialize};
 
-pub use self::expression::{reads_expression, unicode_classes};
+pub use self::expression::{MAX_EXPRESSION, reads_expression, some_text_matches, unicode_classes};
 use self::kept::Kept;
 use self::limits::Cost;
-pub use self::limits::MAX_SOURCE;
+pub use self::limits::{MAX_SOURCE, check_source};
 use self::number_bound::{Digits, NumberBound};
 use crate::Token;
 use crate::lock::lock;

@@ -62,7 +62,8 @@ pub use forebay_scheduler::{
     CallSample, Class, Counts, ItlTarget, LearnedCosts, Principal, Reuse, Salt,
 };
 pub use grammar::{
-    CompiledGrammar, Grammar, GrammarError, Grammars, MAX_SOURCE, reads_expression, unicode_classes,
+    CompiledGrammar, Grammar, GrammarError, Grammars, MAX_EXPRESSION, MAX_SOURCE, check_source,
+    reads_expression, some_text_matches, unicode_classes,
 };
 pub use handle::{
     Embedder, Engine, Generation, Loaded, Loading, SubmitError, load, load_in_process,

@@ -2,7 +2,7 @@
 //! comes with a model's file, so it is not a client's, but no model may end the process. What is
 //! learned reads and writes calls without failing.
 
-use forebay_chat::{CallReader, Calls, Dialect, ToolShape, Turn, call_grammar};
+use forebay_chat::{CallReader, Calls, Dialect, Target, ToolShape, Turn, call_grammar};
 use serde_json::{Map, Value, json};
 
 use crate::templates;
@@ -30,7 +30,8 @@ pub fn run(data: &[u8]) {
     let schema = json!({"type": "object", "properties": {"a": {"type": "string"}, "b": {}}, "required": ["a"]});
     let shapes =
         [ToolShape { name: "get_weather", schema: schema.clone(), sent: &schema, strict: false }];
-    let grammar = call_grammar(&dialect, &shapes, calls, &|_| None, &Value::clone, None);
+    let target = Target { control: &|_| None, json: &Value::clone, some_text: &|_, _| true };
+    let grammar = call_grammar(&dialect, &shapes, calls, target, None);
     assert!(grammar.is_ok_and(|grammar| grammar.lark.contains("start: ")));
     // An answer made of the dialect's own pieces.
     let text = dialect.pieces().join("get_weather");

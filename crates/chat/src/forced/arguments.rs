@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value, json};
 
-use super::{MAX_GRAMMAR_BYTES, ToolShape, Writer, between_slashes, escape_regex};
+use super::expression::whole;
+use super::{MAX_GRAMMAR_BYTES, ToolShape, Writer, escape_regex};
 use crate::argument::{Argument, Kind, Kinds, Texts, Types};
 use crate::calls::is_text;
 use crate::dialect::{Arguments, Dialect, Values};
@@ -188,32 +189,53 @@ impl Writer<'_> {
         let names = names.filter(|name| is_free_name(name));
         let named: Vec<String> = names.map(escape_regex).collect();
         let kind = tool.kinds.others();
-        let found = |pattern: &str| format!(".*({}).*", inner(pattern));
-        for (at, (pattern, schemas)) in patterns.iter().enumerate() {
-            let beside = patterns.iter().enumerate().filter(|(other, _)| *other != at);
-            let not = named.iter().cloned().chain(beside.map(|(_, (other, _))| found(other)));
-            let name = self.free_name(Some(&anchored(pattern, ".*")), not);
-            forms.push(self.pair(tool, &Name::By(name), schemas, kind)?);
+        let mut found = Vec::with_capacity(patterns.len());
+        for (pattern, _) in patterns {
+            // Names that no argument can have here are none that it may have.
+            let is =
+                whole(pattern, ".*").filter(|is| (self.target.some_text)(&[FREE_NAME, is], &[]));
+            if is.is_none() && tool.strict {
+                return Err("one of its 'patternProperties' has an anchor within it, or matches no name of 1 to 64 \
+                     letters, digits, '_', '.' and '-', as this model spells calls"
+                    .to_owned());
+            }
+            if is.is_none() {
+                self.left_out.insert("patternProperties");
+            }
+            found.push(is);
+        }
+        for (at, (_, schemas)) in patterns.iter().enumerate() {
+            let Some(is) = &found[at] else { continue };
+            let beside = found.iter().enumerate().filter(|(other, _)| *other != at);
+            let not = beside.filter_map(|(_, other)| other.clone()).chain(named.iter().cloned());
+            if let Some(name) = self.free_name(Some(is), &not.collect::<Vec<_>>()) {
+                forms.push(self.pair(tool, &Name::By(name), schemas, kind)?);
+            }
         }
         if let Some(schemas) = others {
-            let not = named.iter().cloned().chain(patterns.iter().map(|(other, _)| found(other)));
-            let name = self.free_name(None, not);
-            forms.push(self.pair(tool, &Name::By(name), schemas, kind)?);
+            let not: Vec<String> = found.into_iter().flatten().chain(named).collect();
+            if let Some(name) = self.free_name(None, &not) {
+                forms.push(self.pair(tool, &Name::By(name), schemas, kind)?);
+            }
         }
         Ok(forms)
     }
 
-    /// A rule for names that match an expression and none of others.
-    fn free_name(&mut self, is: Option<&str>, not: impl Iterator<Item = String>) -> String {
-        let mut body = format!("/{FREE_NAME}/");
-        body.extend(is.map(|is| format!(" & /{is}/")));
-        let not: Vec<String> = not.collect();
+    /// A rule for names that match an expression and none of others; `None` if there are none.
+    fn free_name(&mut self, is: Option<&str>, not: &[String]) -> Option<String> {
+        let all: Vec<&str> = std::iter::once(FREE_NAME).chain(is).collect();
+        let none: Vec<&str> = not.iter().map(String::as_str).collect();
+        if !(self.target.some_text)(&all, &none) {
+            return None;
+        }
+        let mut body = format!("/{}/", all.join("/ & /"));
         if !not.is_empty() {
-            body.push_str(&format!(" & ~/({})/", not.join("|")));
+            // Each apart: flags that one begins with count for no other.
+            body.push_str(&format!(" & ~/(({}))/", not.join(")|(")));
         }
         let name = format!("NAME{}", self.fresh().trim_start_matches('x'));
         self.rule(&name, &body);
-        name
+        Some(name)
     }
 
     /// An argument by its name, and its value as its schemas allow it; `read` is how the reader takes it where
@@ -249,7 +271,10 @@ impl Writer<'_> {
             Kind::Either if *values == Values::Bare => {
                 self.unambiguous_texts(&argument.texts(&mut tool.spent))
             }
-            _ => self.texts(&argument.texts(&mut tool.spent), quote),
+            _ => {
+                let texts = argument.texts(&mut tool.spent);
+                self.texts(&texts, quote, tool.strict)?
+            }
         };
         let mut forms = Vec::new();
         if !texts.is_empty() {
@@ -339,7 +364,7 @@ impl Writer<'_> {
                 map.insert("$defs".to_owned(), Value::Object(definitions));
             }
         }
-        let body = format!("%json {}", (self.json)(&schema));
+        let body = format!("%json {}", (self.target.json)(&schema));
         let rule = self.shared(&body);
         if fits {
             tool.equal.insert(key, rule.clone());
@@ -349,7 +374,10 @@ impl Writer<'_> {
     }
 
     /// The texts that an argument may be, each with what ends it: its `quote`, or what follows a value.
-    fn texts(&mut self, texts: &[Texts<'_>], quote: &str) -> String {
+    ///
+    /// # Errors
+    /// Why a `strict` one cannot be enforced.
+    fn texts(&mut self, texts: &[Texts<'_>], quote: &str, strict: bool) -> Result<String, String> {
         let end = ValueEnd::of(self.dialect);
         let mut each = Vec::new();
         for &text in texts {
@@ -358,22 +386,36 @@ impl Writer<'_> {
                 Texts::Any if quote.is_empty() && !end.all.is_empty() => {
                     self.text_until("(.|\\n)*", end.stop)
                 }
-                Texts::Any => self.constrained(&Value::Null, quote, end),
-                Texts::Constrained(schema) => self.constrained(schema, quote, end),
+                Texts::Any => self.constrained(&Value::Null, quote, strict)?,
+                Texts::Constrained(schema) => self.constrained(schema, quote, strict)?,
             };
             each.push(if form.is_empty() { "\"\"".to_owned() } else { form });
         }
-        one_of(&each)
+        Ok(one_of(&each))
     }
 
-    /// A text as a schema's own `pattern` and lengths allow it, and what ends it.
-    fn constrained(&mut self, schema: &Value, quote: &str, end: ValueEnd<'_>) -> String {
-        if quote.is_empty() {
-            // Without `<` in it, none runs into a closing tag.
-            return self.text_until(&spaced(&text_regex(schema, "</"), end), end.stop);
+    /// A text as a schema's own `pattern` or its lengths allow it, and what ends it.
+    fn constrained(&mut self, schema: &Value, quote: &str, strict: bool) -> Result<String, String> {
+        let end = ValueEnd::of(self.dialect);
+        // Without `<` in it, none runs into a closing tag.
+        let (other, lengths) = text_regex(schema, if quote.is_empty() { "</" } else { quote });
+        let pattern = schema["pattern"].as_str().map(|pattern| whole(pattern, &other));
+        if pattern == Some(None) {
+            if strict {
+                return Err(
+                    "its 'pattern' has an anchor that does not stand at one of its ends, or \
+                            is none that can be read"
+                        .to_owned(),
+                );
+            }
+            self.left_out.insert("pattern");
         }
-        let text = self.text_until(&text_regex(schema, quote), quote);
-        format!("{text} {}", self.text(end.all))
+        let regex = pattern.flatten().unwrap_or(lengths);
+        if quote.is_empty() {
+            return Ok(self.text_until(&spaced(&regex, end), end.stop));
+        }
+        let text = self.text_until(&regex, quote);
+        Ok(format!("{text} {}", self.text(end.all)))
     }
 
     /// The same of texts alone that are read as texts where JSON is allowed as well. Constrained ones are
@@ -397,7 +439,8 @@ impl Writer<'_> {
     /// what a text's end begins with, both are one lexeme, which ends as soon as it can.
     fn text_until(&mut self, regex: &str, stop: &str) -> String {
         let mut chars = stop.chars();
-        if (self.control)(stop).is_some() || chars.next().is_none() || chars.next().is_none() {
+        if (self.target.control)(stop).is_some() || chars.next().is_none() || chars.next().is_none()
+        {
             let text = self.shared(&format!("/{regex}/"));
             return format!("{text} {}", self.text(stop));
         }
@@ -514,43 +557,22 @@ fn one_of(rules: &[String]) -> String {
     }
 }
 
-/// What a text may be that `stop` ends: by its pattern, or its lengths, or anything that does not
-/// hold how that begins. A backslash would make an ending quote a part of the text.
-fn text_regex(schema: &Value, stop: &str) -> String {
+/// What a text that `stop` ends may hold anywhere, any number of times, and what it may be as a whole by its
+/// lengths, or as anything that does not hold how `stop` begins. A backslash would make an ending quote a part
+/// of the text.
+fn text_regex(schema: &Value, stop: &str) -> (String, String) {
     let mut begins = stop.chars().map(|c| escape_regex(c.encode_utf8(&mut [0; 4])));
     let (first, second) = (begins.next().unwrap_or_default(), begins.next());
     let other = match &second {
         Some(_) => format!("[^{first}]"),
         None => format!("[^{first}\\\\\\n]"),
     };
-    if let Some(pattern) = schema["pattern"].as_str() {
-        return anchored(pattern, &format!("{other}*"));
-    }
     let length = |name: &str| schema[name].as_u64();
-    match (length("minLength"), length("maxLength"), second) {
+    let all = match (length("minLength"), length("maxLength"), second) {
         (None, None, Some(second)) => format!("{other}*({first}[^{second}{first}]{other}*)*"),
         (None, None, None) => format!("{other}*"),
         (least, Some(most), _) => format!("{other}{{{},{most}}}", least.unwrap_or(0)),
         (Some(least), None, _) => format!("{other}{{{least},}}"),
-    }
-}
-
-/// The expression of all of a text in which a pattern is found, with `other` around it.
-fn anchored(pattern: &str, other: &str) -> String {
-    let open = |begins: bool| if begins { "" } else { other };
-    let (front, back) = (open(pattern.starts_with('^')), open(is_anchored(pattern)));
-    format!("{front}({}){back}", inner(pattern))
-}
-
-/// A pattern without its anchors.
-fn inner(pattern: &str) -> String {
-    let pattern = pattern.strip_prefix('^').unwrap_or(pattern);
-    between_slashes(if is_anchored(pattern) { &pattern[..pattern.len() - 1] } else { pattern })
-}
-
-/// Whether a pattern ends with an anchor: a dollar sign that no backslash makes a character.
-fn is_anchored(pattern: &str) -> bool {
-    let Some(before) = pattern.strip_suffix('$') else { return false };
-    let backslashes = before.len() - before.trim_end_matches('\\').len();
-    backslashes.is_multiple_of(2)
+    };
+    (format!("{other}*"), all)
 }

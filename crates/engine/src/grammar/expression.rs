@@ -5,20 +5,43 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use llguidance::derivre::{RegexAst, RegexBuilder};
 use llguidance::regex_to_lark;
 
-/// The longest expression that is tried, in bytes.
-const MAX_LENGTH: usize = 16 << 10;
+/// The longest expression that [`reads_expression`] tries, in bytes.
+pub const MAX_EXPRESSION: usize = 16 << 10;
+/// What finding out whether some text matches may take, in the steps that the compiler counts.
+const MAX_SEARCH: u64 = 10_000;
 
 /// Whether the compiler reads an expression as JSON Schema means it: found somewhere in a text, with
 /// `\d` and `\w` for ASCII alone.
 ///
 /// It takes time by the expression's length and its [`unicode_classes`], which the caller bounds.
 pub fn reads_expression(expression: &str) -> bool {
-    expression.len() <= MAX_LENGTH
+    expression.len() <= MAX_EXPRESSION
         && catch_unwind(AssertUnwindSafe(|| {
             let search = RegexAst::SearchRegex(regex_to_lark(expression, "dw"));
             RegexBuilder::new().mk(&search).is_ok()
         }))
         .unwrap_or(false)
+}
+
+/// Whether some text matches, as a whole, all of some expressions and none of others; `true` if an expression
+/// is not read or finding out would take too long.
+///
+/// It takes time by the expressions' lengths and their [`unicode_classes`], which the caller bounds.
+pub fn some_text_matches(all: &[&str], none: &[&str]) -> bool {
+    let each = |of: &[&str]| of.iter().map(|one| RegexAst::Regex((*one).to_owned())).collect();
+    let mut parts: Vec<RegexAst> = each(all);
+    if !none.is_empty() {
+        parts.push(RegexAst::Not(Box::new(RegexAst::Or(each(none)))));
+    }
+    catch_unwind(AssertUnwindSafe(|| {
+        let mut builder = RegexBuilder::new();
+        let regex = builder.mk(&RegexAst::And(parts)).ok()?;
+        let mut regex = builder.into_regex_limited(regex, MAX_SEARCH).ok()?;
+        Some(!regex.always_empty())
+    }))
+    .ok()
+    .flatten()
+    .unwrap_or(true)
 }
 
 /// Unicode classes in regular expressions of a source: up to 700 ranges each. Escaped backslashes
@@ -31,6 +54,21 @@ pub fn unicode_classes(source: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn expressions_that_no_text_matches_are_found() {
+        let name = "[a-z]{1,64}";
+        for (all, none, some) in [
+            (vec![name], vec![], true),
+            (vec![name, ".*(b).*"], vec!["a", "b"], true),
+            (vec![name, "(b)"], vec!["a", "b"], false),
+            (vec![name, "([0-9]).*"], vec![], false),
+            (vec![name], vec![".*().*"], false),
+            (vec![name, "(?=a)"], vec![], true),
+        ] {
+            assert_eq!(some_text_matches(&all, &none), some, "{all:?} {none:?}");
+        }
+    }
 
     #[test]
     fn assertions_are_not_read() {

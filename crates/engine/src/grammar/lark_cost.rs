@@ -18,6 +18,9 @@ use super::schema_cost;
 pub(super) fn check(text: &str) -> Result<Cost, GrammarError> {
     let mut reader = Reader::new(text);
     while reader.step()? {}
+    if reader.braces > 0 {
+        return Err(GrammarError("a '{' is not closed".to_owned()));
+    }
     reader.end_line();
     reader.spend(0)?;
     let Reader { rules, units, .. } = reader;
@@ -49,6 +52,8 @@ struct Reader<'a> {
     scopes: Vec<(usize, u32, usize)>,
     next_scope: usize,
     depth: u32,
+    /// Braces that are open: the compiler looks for those alone where a grammar within a grammar ends.
+    braces: u32,
     /// The rule that is being read.
     current: usize,
     /// Names since the line began, as long as a colon may still make the first one the name of a rule.
@@ -66,6 +71,7 @@ impl<'a> Reader<'a> {
             scopes: vec![(0, 0, 0)],
             next_scope: 1,
             depth: 0,
+            braces: 0,
             current: 0,
             begun: Some(Vec::new()),
             units: 0,
@@ -92,10 +98,15 @@ impl<'a> Reader<'a> {
                 1 + rest[1..].find(end).unwrap_or(rest.len() - 1)
             }
             '(' | '[' | '{' => {
+                self.braces += u32::from(first == '{');
                 self.open()?;
                 1
             }
             ')' | ']' | '}' => {
+                if first == '}' {
+                    let closed = || GrammarError("a '}' closes nothing".to_owned());
+                    self.braces = self.braces.checked_sub(1).ok_or_else(closed)?;
+                }
                 self.close();
                 1
             }
@@ -189,6 +200,7 @@ impl<'a> Reader<'a> {
             return Err(GrammarError("a '{' has to follow '%lark'".to_owned()));
         }
         self.settle();
+        self.braces += 1;
         self.open()?;
         self.scopes.push((self.next_scope, self.depth, self.current));
         self.next_scope += 1;

@@ -45,6 +45,15 @@ pub(super) fn within(count: u64, most: u64, what: &str) -> Result<(), GrammarErr
     Ok(())
 }
 
+/// Refuses a grammar that costs too much to compile, and one in Lark's notation whose lexemes cannot be read
+/// or whose braces do not match: what is accepted can stand within another grammar. In linear time.
+///
+/// # Errors
+/// [`GrammarError`], which says why.
+pub fn check_source(grammar: &Grammar) -> Result<(), GrammarError> {
+    check(grammar).map(|_| ())
+}
+
 /// Counts what a grammar costs to compile.
 ///
 /// # Errors

@@ -294,6 +294,21 @@ fn names_are_read_as_the_compiler_reads_them() {
 }
 
 #[test]
+fn braces_have_to_match() {
+    for (source, word) in [
+        ("start: \"a\"\n}\nb: %lark {\nstart: \"b\"", "'}'"),
+        ("start: (\"a\" }\n)\nb: \"b\"{1", "'}'"),
+        ("start: \"a\"{1", "'{'"),
+        ("start: %lark {\nstart: \"a\"\n", "'{'"),
+    ] {
+        let error = check(&lark(source)).expect_err(source).to_string();
+        assert!(error.contains(word), "{source}: {error}");
+    }
+    let hidden = "start: \"}\" /}/ %json {\"const\": \"}\"} \"a\"{1,2} # }\n// {\n";
+    assert!(check(&lark(hidden)).is_ok());
+}
+
+#[test]
 fn recursive_schemas_are_accepted() {
     let node = "{\"type\":\"object\",\"properties\":{\"value\":{},\"next\":{\"anyOf\":[{\"$ref\":\"#/$defs/node\"},{\"type\":\"null\"}]}},\"required\":[\"value\",\"next\"],\"additionalProperties\":false}";
     let sources = vec![

@@ -129,10 +129,11 @@ impl Wanted {
         let control = |text: &str| vocab.control_at(text);
         // Calls say themselves to whom they speak.
         let answer = if self.of_tools { String::new() } else { literal(answer, &control) };
-        let rule = match &self.grammar {
-            Grammar::JsonSchema(schema) => format!("shaped: %json {schema}\n"),
-            Grammar::Regex(regex) => format!("shaped: /{}/\n", between_slashes(regex)),
-            Grammar::Lark(lark) => rename(lark, "start", "shaped"),
+        let shaped = match &self.grammar {
+            Grammar::JsonSchema(schema) => format!("%json {schema}"),
+            Grammar::Regex(regex) => format!("/{}/", between_slashes(regex)),
+            // A grammar of its own: neither its names nor what it ignores are those around it.
+            Grammar::Lark(lark) => format!("%lark {{{lark}\n}}"),
         };
         let (open, then) = (literal(open, &control), literal(then, &control));
         // A control token is no text, so text goes up to it; another mark belongs to the text.
@@ -146,11 +147,12 @@ impl Wanted {
                 (format!("closed {then} GAP?"), closed)
             }
         };
-        let start = match opened {
-            true => format!("{thought} {answer} shaped"),
-            false => format!("({open} {thought})? {answer} shaped"),
+        let thoughts = match opened {
+            true => thought,
+            false => format!("({open} {thought})?"),
         };
-        let lark = format!("start: {start}\n{rules}GAP: /[ \\n]{{1,3}}/\n{rule}");
+        // The lines of a client's grammar keep their numbers, which messages name.
+        let lark = format!("start: {thoughts} {answer} {shaped}\n{rules}GAP: /[ \\n]{{1,3}}/\n");
         let grammar = Grammar::Lark(lark.into());
         let behind = |weaker: Box<Self>| Box::new(weaker.behind_thoughts(Some(of), vocab));
         Self { grammar, weaker: self.weaker.map(behind), ..self }
@@ -191,41 +193,6 @@ impl Wanted {
 fn refused(param: &str, why: &str) -> ApiError {
     let message = format!("'{param}' cannot be enforced: {}.", why.trim_end_matches('.'));
     ApiError::invalid(param, "invalid_value", message)
-}
-
-/// A grammar in Lark's notation with another name for a rule. Texts, expressions and comments in it stay.
-fn rename(lark: &str, rule: &str, name: &str) -> String {
-    let in_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '@');
-    let mut out = String::with_capacity(lark.len());
-    let mut rest = lark;
-    while let Some(first) = rest.chars().next() {
-        let len = match first {
-            '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
-            '"' | '/' => 1 + quoted(&rest[1..], first),
-            // A control token.
-            '<' => rest.find(['>', '\n']).map_or(1, |at| at + 1),
-            _ if in_word(first) => rest.find(|c| !in_word(c)).unwrap_or(rest.len()),
-            _ => first.len_utf8(),
-        };
-        let (piece, behind) = rest.split_at(len);
-        out.push_str(if piece == rule { name } else { piece });
-        rest = behind;
-    }
-    out
-}
-
-/// The length of a text or expression with what ends it; a backslash takes that its meaning.
-fn quoted(text: &str, end: char) -> usize {
-    let mut escaped = false;
-    for (at, c) in text.char_indices() {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            c if c == end => return at + 1,
-            _ => {}
-        }
-    }
-    text.len()
 }
 
 fn of_format(format: &ResponseFormat) -> Result<Option<Wanted>, ApiError> {
@@ -341,20 +308,73 @@ fn of_grammar(param: &str, text: &str) -> Result<Wanted, ApiError> {
     } else {
         text.to_owned()
     };
-    Ok(Wanted::new(param, Grammar::Lark(lark.into())))
+    let grammar = Grammar::Lark(lark.into());
+    // One whose braces do not match would end the one that it may have to stand in.
+    forebay_engine::check_source(&grammar).map_err(|error| refused(param, &error.to_string()))?;
+    Ok(Wanted::new(param, grammar))
 }
 
 #[cfg(test)]
 mod tests {
+    use forebay_engine::scripted::{can_answer, vocab};
+
     use super::*;
 
+    /// The same behind thoughts that the prompt has begun.
+    fn behind(wanted: Wanted) -> Grammar {
+        let text = str::to_owned;
+        let thinking =
+            Thinking { open: text("<think>"), close: text("</think>"), then: "", answer: "" };
+        wanted.behind_thoughts(Some(&(thinking, true)), &vocab()).grammar
+    }
+
     #[test]
-    fn a_rule_is_renamed_and_nothing_else() {
-        let lark = "start: \"please start \\\" start\" /(start|\\/start)/ <start> // start\nstart-x: %json {\"const\": \"start\"} start\n";
-        let renamed = "shaped: \"please start \\\" start\" /(start|\\/start)/ <start> // start\nstart-x: %json {\"const\": \"start\"} shaped\n";
-        assert_eq!(rename(lark, "start", "shaped"), renamed);
-        for odd in ["\"start", "/start", "\"\\", "//start", "é\"é", ""] {
-            assert_eq!(rename(odd, "start", "shaped"), odd);
+    fn a_grammar_behind_thoughts_is_the_one_that_was_sent() {
+        for lark in [
+            "start: \"yes\"",
+            "# answer yes and/or no\nstart: \"yes\"",
+            "# x \"start\" /\nstart: \"yes\" # \"",
+            "// it's a/b\nstart: \"yes\" // start: /",
+            "start: shaped closed GAP THOUGHT?\nshaped: \"y\"\nclosed: \"e\"\nGAP: \"s\"\nTHOUGHT: \"!\"\n",
+            "start: start2\nstart2: start-x\nstart-x: /(yes|\\/start)/\n",
+            "start: %lark {\n  start: a\n  a: \"yes\"\n}",
+            "start: \"y\" %lark { start: closed\nclosed: \"es\"\n}\n",
+            "start: a | \"}\" \"{\"\na: \"yes\"{1}\n",
+            "?start: a\n!a: \"yes\"\n",
+            "root ::= yes # \"/\nyes ::= \"yes\"",
+        ] {
+            let grammar = behind(of_grammar("grammar", lark).unwrap());
+            assert_eq!(can_answer(&grammar, "Hm, so.</think>yes"), Ok(true), "{lark}");
+            assert_eq!(can_answer(&grammar, "Hm, so.</think>start"), Ok(false), "{lark}");
+        }
+        // What it ignores is not ignored in thoughts.
+        let spaced = of_grammar("grammar", "start: \"y\" \"es\"\n%ignore / /\n").unwrap();
+        let grammar = behind(spaced);
+        assert_eq!(can_answer(&grammar, "Hm,  so.</think>y  es"), Ok(true));
+        for (regex, text) in [("a/b", "a/b"), ("(yes|no)", "no"), ("a|b", "b")] {
+            let grammar = behind(of_regex("guided_regex", regex));
+            assert_eq!(can_answer(&grammar, &format!("x</think>{text}")), Ok(true), "{regex}");
+        }
+    }
+
+    #[test]
+    fn no_grammar_ends_the_one_around_it() {
+        for lark in [
+            "start: \"a\"\n}\nTHOUGHTS: %lark {\nstart: \"b\"",
+            "start: \"a\" } \"b\" %lark { start: \"c\"",
+            "start: \"a\" # {\n}",
+        ] {
+            let error = of_grammar("guided_grammar", lark).unwrap_err();
+            assert_eq!(error.param(), Some("guided_grammar"), "{lark}");
+        }
+    }
+
+    #[test]
+    fn messages_name_the_clients_lines() {
+        let wanted = of_grammar("grammar", "start: \"a\"\n\nb: \"b\" )").unwrap();
+        for grammar in [wanted.grammar.clone(), behind(wanted)] {
+            let why = can_answer(&grammar, "").unwrap_err().to_string();
+            assert!(why.contains("3(8)"), "{why}");
         }
     }
 

@@ -3,10 +3,11 @@
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use forebay_chat::{Calls, Dialect, ToolShape, Unenforceable, call_grammar};
+use forebay_chat::{Calls, Dialect, Target, ToolShape, Unenforceable, call_grammar};
 use forebay_engine::{Grammar, Vocab};
 use forebay_protocol::chat::ChatCompletionRequest;
 use forebay_protocol::tools::{NamedChoice, Tool, ToolChoice};
@@ -17,6 +18,9 @@ use super::schema::{self, Enforcement, NotEnforced};
 use crate::error::{ApiError, shown};
 
 const MAX_TOOLS: usize = 128;
+/// Bytes of expressions for names of arguments of which it is found out whether any name matches; a Unicode class
+/// counts as a thousand.
+const MAX_NAME_WORK: usize = 256 << 10;
 
 /// The tools of a request. Cheap to clone: each answer has one.
 #[derive(Debug, Clone, Default)]
@@ -211,9 +215,13 @@ impl Toolset {
             if let Some(answer) = answer.filter(|_| calls == Calls::Any) {
                 not_enforced = not_enforced.and(answer.not_enforced());
             }
-            let control = |text: &str| vocab.control_at(text);
-            let json = |schema: &Value| schema::spelled(schema.clone());
-            let grammar = call_grammar(dialect, &shapes, calls, &control, &json, schema.as_ref());
+            let work = Cell::new(0);
+            let target = Target {
+                control: &|text| vocab.control_at(text),
+                json: &|schema| schema::spelled(schema.clone()),
+                some_text: &|all, none| some_name(&work, all, none),
+            };
+            let grammar = call_grammar(dialect, &shapes, calls, target, schema.as_ref());
             let grammar = grammar.map_err(|Unenforceable { tool, why }| {
                 let (index, custom) =
                     self.callable().nth(tool).map_or((0, false), |(at, tool)| (at, tool.custom));
@@ -258,6 +266,15 @@ impl Toolset {
         }
         Ok((shapes, not_enforced))
     }
+}
+
+/// Whether some name matches all of these expressions and none of those: taken for granted once finding out has
+/// been too much `work`.
+fn some_name(work: &Cell<usize>, all: &[&str], none: &[&str]) -> bool {
+    let cost = |one: &&str| one.len() + 1_024 * forebay_engine::unicode_classes(one) as usize;
+    let costs = all.iter().chain(none).map(cost).sum::<usize>();
+    work.set(work.get() + 256 + costs);
+    work.get() > MAX_NAME_WORK || forebay_engine::some_text_matches(all, none)
 }
 
 /// The parameters of a function cannot be enforced, or the format of a custom tool.

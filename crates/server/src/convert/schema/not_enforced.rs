@@ -127,6 +127,7 @@ mod tests {
             "minProperties",
             "not",
             "oneOf",
+            "pattern",
             "patternProperties",
             "propertyNames",
         ] {

@@ -1,5 +1,72 @@
 //! Regular expressions without what the grammar compiler does not enforce.
 
+use super::Enforcement;
+use super::not_enforced::Keyword;
+use super::rewrite::Rewriter;
+
+/// Unicode classes in a document's expressions, as many as the grammar compiler allows.
+const MAX_CLASSES: u64 = 2_000;
+
+impl<'a> Rewriter<'a> {
+    /// An expression for texts or names as far as the grammar compiler reads it, if it does.
+    pub(super) fn expression(
+        &mut self,
+        sent: &'a str,
+        keyword: Keyword,
+    ) -> Result<Option<String>, String> {
+        let left = match self.enforcement {
+            Enforcement::Strict => return self.strict_expression(sent, keyword).map(Some),
+            Enforcement::Loosest => None,
+            Enforcement::Nearest => match self.expressions.get(sent) {
+                Some(left) => left.clone(),
+                None => {
+                    let left = self.read(sent)?;
+                    self.expressions.insert(sent, left.clone());
+                    left
+                }
+            },
+        };
+        if left.as_deref() != Some(sent) {
+            self.not_enforced.add(keyword);
+        }
+        Ok(left)
+    }
+
+    /// The expression, if the compiler reads it. That it refuses one later cannot be told by the field's name.
+    fn strict_expression(&mut self, sent: &'a str, keyword: Keyword) -> Result<String, String> {
+        if !self.expressions.contains_key(sent) {
+            let reads = sent.len() > forebay_engine::MAX_EXPRESSION || self.reads(sent)?;
+            if !reads {
+                return Err(format!(
+                    "its '{}' is not a regular expression that is supported: '{}'",
+                    keyword.name(),
+                    crate::error::shown(sent)
+                ));
+            }
+            self.expressions.insert(sent, None);
+        }
+        Ok(sent.to_owned())
+    }
+
+    /// What of an expression the compiler reads.
+    fn read(&mut self, sent: &str) -> Result<Option<String>, String> {
+        if self.reads(sent)? {
+            return Ok(Some(sent.to_owned()));
+        }
+        let without = without_assertions(sent);
+        Ok(if without != sent && self.reads(&without)? { Some(without) } else { None })
+    }
+
+    fn reads(&mut self, expression: &str) -> Result<bool, String> {
+        self.spend(1 + expression.len() / 64)?;
+        self.classes += forebay_engine::unicode_classes(expression);
+        if self.classes > MAX_CLASSES {
+            return Err(format!("its expressions have more than {MAX_CLASSES} Unicode classes"));
+        }
+        Ok(forebay_engine::reads_expression(expression))
+    }
+}
+
 /// The same expression without look-around, word boundaries and references to groups, which only
 /// ever narrow what an expression matches: a superset. One pass, without recursion.
 pub(super) fn without_assertions(pattern: &str) -> String {

@@ -10,7 +10,6 @@ use super::Enforcement;
 use super::disjoint::TooMany;
 use super::formats::{Format, format};
 use super::not_enforced::Keyword;
-use super::pattern::without_assertions;
 use super::rewrite::{Part, Rewriter, also, alternatives};
 
 /// Properties on which others depend that are written as alternatives: each doubles them.
@@ -23,8 +22,6 @@ const MAX_UNIQUE: usize = 5;
 const MAX_SEQUENCES: usize = 2_000;
 /// Schemas of a `oneOf` that each require another property.
 const MAX_EXCLUSIVE: usize = 32;
-/// Unicode classes in a document's expressions, as many as the grammar compiler allows.
-const MAX_CLASSES: u64 = 2_000;
 
 impl<'a> Rewriter<'a> {
     /// Reads what is not copied; `part` is what the schema says of a value, `inner` what its members
@@ -95,48 +92,6 @@ impl<'a> Rewriter<'a> {
         }
         alternatives(out, written);
         Ok(())
-    }
-
-    /// An expression for texts or names as far as the grammar compiler reads it, if it does.
-    pub(super) fn expression(
-        &mut self,
-        sent: &'a str,
-        keyword: Keyword,
-    ) -> Result<Option<String>, String> {
-        let left = match self.enforcement {
-            Enforcement::Strict => return Ok(Some(sent.to_owned())),
-            Enforcement::Loosest => None,
-            Enforcement::Nearest => match self.expressions.get(sent) {
-                Some(left) => left.clone(),
-                None => {
-                    let left = self.read(sent)?;
-                    self.expressions.insert(sent, left.clone());
-                    left
-                }
-            },
-        };
-        if left.as_deref() != Some(sent) {
-            self.not_enforced.add(keyword);
-        }
-        Ok(left)
-    }
-
-    /// What of an expression the compiler reads.
-    fn read(&mut self, sent: &str) -> Result<Option<String>, String> {
-        if self.reads(sent)? {
-            return Ok(Some(sent.to_owned()));
-        }
-        let without = without_assertions(sent);
-        Ok(if without != sent && self.reads(&without)? { Some(without) } else { None })
-    }
-
-    fn reads(&mut self, expression: &str) -> Result<bool, String> {
-        self.spend(1 + expression.len() / 64)?;
-        self.classes += forebay_engine::unicode_classes(expression);
-        if self.classes > MAX_CLASSES {
-            return Err(format!("its expressions have more than {MAX_CLASSES} Unicode classes"));
-        }
-        Ok(forebay_engine::reads_expression(expression))
     }
 
     /// `format` and `pattern`.

@@ -1,6 +1,8 @@
 //! What calls that have to be made can be, where arguments come one by one: what a grammar spells is read
 //! back as arguments that the schema allows.
 
+mod patterns;
+
 use std::time::{Duration, Instant};
 
 use forebay_chat::{CallReader, ChatTemplate, Part};
