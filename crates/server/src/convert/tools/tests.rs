@@ -60,7 +60,11 @@ fn dialect() -> Dialect {
 }
 
 fn dialect_of(which: usize) -> Dialect {
-    let [open, middle, key, value, text, other, end, between, close] = SPELLED[which];
+    learned(SPELLED[which])
+}
+
+fn learned(pieces: [&str; 9]) -> Dialect {
+    let [open, middle, key, value, text, other, end, between, close] = pieces;
     let quote = if text.starts_with('\\') { text } else { "" };
     let template = format!(
         "{{%- for m in messages %}}{{{{- '<|im_start|>' + m.role + '\\n' }}}}{{{{- m.content }}}}
@@ -73,7 +77,7 @@ fn dialect_of(which: usize) -> Dialect {
     );
     let template = ChatTemplate::new(&template, "", "", Vec::new()).unwrap();
     let dialect = Dialect::learn(&template, &["<|im_end|>"]);
-    assert!(dialect.takes_each(), "{which}: {dialect:?}");
+    assert!(dialect.takes_each(), "{dialect:?}");
     dialect
 }
 

@@ -1,10 +1,12 @@
 //! Values and names are spelled so that they are read back as they were, or they cannot be said.
 
+use forebay_engine::Grammar;
 use forebay_engine::scripted::{answer, can_answer, vocab};
 use serde_json::{Value, json};
 
 use super::{
-    QUOTED, call, check, dialect, dialect_of, read, read_by, toolset, wanted, wanted_by, why,
+    QUOTED, call, check, dialect, dialect_of, learned, read, read_by, toolset, wanted, wanted_by,
+    why,
 };
 
 /// What the one argument `a` by this schema can be: values as the dialect spells them, and what of that is not
@@ -70,6 +72,25 @@ fn a_text_does_not_hold_what_ends_it() {
     check_value(QUOTED, &any, &["\"a\"", "\"a'b\""], &["'a'b'", "\"a\"b\""], None);
     let tagged = json!({"type": "string", "pattern": "^<.*>$"});
     check_value(0, &tagged, &["<a>"], &["<</parameter>\n>", "<a</parameter>b>"], None);
+}
+
+#[test]
+fn a_control_token_that_ends_values_is_not_spelled_within_one() {
+    let dialect = learned(["<call>", "\\n", "<key>", "</key>", "", "", "<|x|>", "", "</call>"]);
+    for value in [
+        json!({"type": "string"}),
+        json!({"type": "string", "pattern": "^a+$", "maxLength": 3}),
+        json!({"type": "string", "minLength": 1}),
+        json!({"type": ["string", "null"]}),
+    ] {
+        let schema = json!({"type": "object", "properties": {"a": value}, "required": ["a"]});
+        let wanted = wanted_by(&dialect, &schema, true).unwrap();
+        let Grammar::Lark(lark) = wanted.grammar() else { panic!("{wanted:?}") };
+        assert!(lark.contains("~/(.|\\n)*<\\|x\\|>") || lark.contains("[^<]"), "{lark}");
+        // Of the bytes of its name alone no call is complete, and the grammar is one.
+        let call = "<call>f\n<key>a</key>aaa<|x|></call>";
+        assert_eq!(can_answer(wanted.grammar(), call), Ok(false), "{lark}");
+    }
 }
 
 #[test]
