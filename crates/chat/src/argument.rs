@@ -2,7 +2,7 @@
 //! is, or JSON. The grammar of forced calls and the reader of calls both use it; the reader sees the schema as
 //! it was sent.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use serde_json::Value;
 
@@ -11,9 +11,9 @@ use crate::references::References;
 
 /// Schemas, listed values and parts of references that one walk visits; beyond it a schema counts as allowing
 /// anything.
-const MAX_STEPS: usize = 4_096;
+pub(crate) const MAX_STEPS: usize = 4_096;
 /// How deep schemas for the same value are followed.
-const MAX_DEPTH: usize = 16;
+pub(crate) const MAX_DEPTH: usize = 16;
 
 const NULL: u8 = 1;
 const BOOLEAN: u8 = 1 << 1;
@@ -32,17 +32,6 @@ pub(crate) enum Kind {
     Json,
     /// It allows texts and others.
     Either,
-}
-
-/// The texts that a schema allows.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Texts<'s> {
-    /// Any text.
-    Any,
-    /// This one.
-    Listed(&'s str),
-    /// Those that match this schema's own `pattern`, `minLength` and `maxLength`.
-    Constrained(&'s Value),
 }
 
 /// An argument's schemas, which have to match together, and what their references name.
@@ -99,18 +88,9 @@ impl<'s> Argument<'_, 's> {
         Types(types)
     }
 
-    /// The texts that it allows, or more: of several constraints that have to match together, one is heeded.
-    /// `spent` counts work.
-    pub(crate) fn texts(self, spent: &mut usize) -> Vec<Texts<'s>> {
-        let mut steps = 0;
-        let each = self.schemas.iter().take(MAX_STEPS).map(|schema| {
-            let mut texts = Vec::new();
-            self.collect(schema, 0, &mut steps, &mut texts);
-            texts
-        });
-        let texts = narrowest(each);
-        *spent += steps + texts.len();
-        texts
+    /// Whether a schema allows texts; `steps` counts what is visited.
+    pub(crate) fn allows_texts(self, schema: &'s Value, depth: usize, steps: &mut usize) -> bool {
+        self.types(schema, depth, steps) & STRING != 0
     }
 
     /// The types that a schema allows, as bits; all of them where that is not known.
@@ -170,59 +150,6 @@ impl<'s> Argument<'_, 's> {
         }
         types
     }
-
-    fn collect(
-        self,
-        schema: &'s Value,
-        depth: usize,
-        steps: &mut usize,
-        texts: &mut Vec<Texts<'s>>,
-    ) {
-        *steps += 1;
-        let within = *steps <= MAX_STEPS && depth <= MAX_DEPTH && texts.len() <= MAX_STEPS;
-        let Some(map) = schema.as_object().filter(|_| within) else {
-            texts.extend((*schema != Value::Bool(false)).then_some(Texts::Any));
-            return;
-        };
-        let list = |key: &str| map.get(key).and_then(Value::as_array);
-        let (mut names, alone) = self.references.applying(map);
-        let target = names.next().and_then(|name| {
-            *steps += name.len() / 16;
-            self.references.find(name)
-        });
-        let own = ["pattern", "minLength", "maxLength"].iter().any(|key| map.contains_key(*key));
-        if let Some(target) = target.filter(|_| alone) {
-            self.collect(target, depth + 1, steps, texts);
-        } else if let Some(value) = map.get("const") {
-            texts.extend(value.as_str().map(Texts::Listed));
-        } else if let Some(all) = list("enum") {
-            *steps += all.len();
-            texts.extend(all.iter().filter_map(Value::as_str).map(Texts::Listed));
-        } else if map.get("type").is_some_and(|names| types_named(names) & STRING == 0) {
-        } else if own {
-            texts.push(Texts::Constrained(schema));
-        } else if let Some(target) = target {
-            self.collect(target, depth + 1, steps, texts);
-        } else if let Some(all) = list("anyOf").or_else(|| list("oneOf")) {
-            for one in all {
-                if self.types(one, depth + 1, steps) & STRING != 0 {
-                    self.collect(one, depth + 1, steps, texts);
-                }
-                if *steps > MAX_STEPS {
-                    texts.push(Texts::Any);
-                    break;
-                }
-            }
-        } else {
-            *steps += list("allOf").map_or(0, Vec::len);
-            let each = list("allOf").into_iter().flatten().take(MAX_STEPS).map(|one| {
-                let mut texts = Vec::new();
-                self.collect(one, depth + 1, steps, &mut texts);
-                texts
-            });
-            texts.extend(narrowest(each));
-        }
-    }
 }
 
 /// How the reader takes each argument of a tool: as a text, as JSON, or as either.
@@ -247,32 +174,25 @@ impl Kinds {
         self.named.get(name).copied().unwrap_or(self.others)
     }
 
+    /// The names that the schema has of arguments that are read as texts where others are not, or the other
+    /// way round, in order.
+    pub(crate) fn unlike_others(&self) -> Vec<&str> {
+        let is_text = |kind: Kind| kind == Kind::Text;
+        let unlike = self.named.iter().filter(|(_, kind)| is_text(**kind) != is_text(self.others));
+        let mut names: Vec<&str> = unlike.map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        names
+    }
+
     /// That of arguments whose names the schema does not have.
     pub(crate) fn others(&self) -> Kind {
         self.others
     }
 }
 
-/// Of texts that have to match together: those that all lists of texts hold, else the first that are constrained;
-/// any text if none are.
-fn narrowest<'s>(each: impl Iterator<Item = Vec<Texts<'s>>>) -> Vec<Texts<'s>> {
-    let (mut listed, mut first) = (None::<Vec<Texts<'s>>>, None);
-    for texts in each.filter(|texts| *texts != [Texts::Any]) {
-        let names = texts.iter().map(|text| match text {
-            Texts::Listed(text) => Some(*text),
-            Texts::Any | Texts::Constrained(_) => None,
-        });
-        match names.collect::<Option<HashSet<&str>>>() {
-            Some(names) => match &mut listed {
-                Some(all) => {
-                    all.retain(|text| matches!(text, Texts::Listed(text) if names.contains(text)));
-                }
-                None => listed = Some(texts),
-            },
-            None => first = first.or(Some(texts)),
-        }
-    }
-    listed.or(first).unwrap_or_else(|| vec![Texts::Any])
+/// Whether what a `type` names holds texts.
+pub(crate) fn names_texts(names: &Value) -> bool {
+    types_named(names) & STRING != 0
 }
 
 /// The types that a `type` names.
@@ -312,6 +232,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::texts::texts_of;
 
     fn kind(schema: &Value) -> Kind {
         let root = json!({"$defs": {"text": {"type": "string", "pattern": "^a"}, "number": {"type": "integer"},
@@ -391,7 +312,7 @@ mod tests {
         let schema = json!({"enum": many});
         let references = References::new(&schema);
         let argument = Argument { schemas: &[&schema], references: &references };
-        assert_eq!(argument.texts(&mut 0).len(), many.len());
+        assert_eq!(texts_of(argument, &mut 0).texts.len(), many.len());
     }
 
     #[test]
@@ -404,40 +325,9 @@ mod tests {
                 let references = References::new(&root);
                 let argument = Argument { schemas: &[&again], references: &references };
                 assert_eq!(argument.all_types(&mut 0), Types::ANY);
-                assert!(!argument.texts(&mut 0).is_empty());
+                assert!(!texts_of(argument, &mut 0).texts.is_empty());
             }
             assert!(begin.elapsed().as_secs() < 5, "{key}: {:?}", begin.elapsed());
-        }
-    }
-
-    #[test]
-    fn texts_are_found_where_they_are_described() {
-        let root =
-            json!({"$defs": {"a": {"enum": ["x", 1]}, "b": {"type": "string", "maxLength": 3}}});
-        let texts = |schema: &Value| {
-            let shown = |text: &Texts<'_>| match text {
-                Texts::Any => "any".to_owned(),
-                Texts::Listed(text) => (*text).to_owned(),
-                Texts::Constrained(schema) => schema.to_string(),
-            };
-            let references = References::new(&root);
-            let argument = Argument { schemas: &[schema], references: &references };
-            argument.texts(&mut 0).iter().map(shown).collect::<Vec<_>>()
-        };
-        let b = root["$defs"]["b"].to_string();
-        for (schema, found) in [
-            (json!({"$ref": "#/$defs/a"}), vec!["x"]),
-            (json!({"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}]}), vec!["x", &b]),
-            (json!({"anyOf": [{"type": "string"}, {"type": "null"}]}), vec!["any"]),
-            (json!({"allOf": [{"type": "string"}, {"$ref": "#/$defs/b"}]}), vec![&b]),
-            (
-                json!({"allOf": [{"$ref": "#/$defs/b"}, {"enum": ["x", "y"]}, {"enum": ["y", "z"]}]}),
-                vec!["y"],
-            ),
-            (json!({"type": "integer"}), vec![]),
-            (json!({}), vec!["any"]),
-        ] {
-            assert_eq!(texts(&schema), found, "{schema}");
         }
     }
 }

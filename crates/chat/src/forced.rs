@@ -2,7 +2,9 @@
 //! and for those that have to be valid if they are.
 
 mod arguments;
+mod definitions;
 mod expression;
+mod texts;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::{self, Write};
@@ -96,6 +98,7 @@ pub fn grammar(
         count: 0,
         shared: HashMap::new(),
         repeated: 0,
+        written: 0,
         left_out: BTreeSet::new(),
     };
     let ends = dialect.ends();
@@ -135,6 +138,8 @@ struct Writer<'w> {
     shared: HashMap<String, String>,
     /// Bytes of definitions that were copied into rules, of all tools.
     repeated: usize,
+    /// About how many bytes of schemas were written as rules, of all tools.
+    written: usize,
     /// Keywords that are not enforced.
     left_out: BTreeSet<&'static str>,
 }

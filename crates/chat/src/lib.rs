@@ -23,6 +23,7 @@ mod references;
 mod rewriting;
 mod template;
 mod text_buffer;
+mod texts;
 mod thoughts;
 mod turn;
 

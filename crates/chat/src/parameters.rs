@@ -403,6 +403,9 @@ mod tests {
         let twice = json!({"anyOf": vec![json!({"$ref": "#/$defs/t"}); 2_000]});
         let numbers: Vec<Value> =
             (0..9_000).map(|at| json!(at.to_string())).chain([Value::Null]).collect();
+        let large = json!({"additionalProperties": {"type": "array", "const": vec![0; 600_000]}});
+        let mut large = vec![large; 6];
+        large.push(json!({"properties": some(2_000, &|at| json!({"minItems": at}))}));
         let more = [
             // Types within types, each walked for many references.
             json!({"properties": some(4, &|_| json!({"$ref": "#/$defs/w"})), "$defs": {"t": {"type": nested}, "w": twice}}),
@@ -416,6 +419,8 @@ mod tests {
             // What all others have to match, for each argument.
             json!({"allOf": [{"properties": some(700, &|at| json!({"minimum": at}))},
                 {"additionalProperties": {"enum": numbers, "$ref": "#/$defs/e"}}], "$defs": {"e": {"enum": numbers}}}),
+            // Schemas of all others, each far larger than what is written.
+            json!({"allOf": large}),
         ];
         for schema in each.iter().chain(&more) {
             let begin = Instant::now();

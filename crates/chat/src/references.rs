@@ -111,23 +111,49 @@ impl<'a> References<'a> {
 
 /// Every schema that has a name of its own.
 fn named(root: &Value) -> HashMap<&str, &Value> {
-    let (mut found, mut todo) = (HashMap::new(), vec![root]);
-    while let Some(value) = todo.pop() {
-        match value {
-            Value::Array(all) => todo.extend(all),
-            Value::Object(map) => {
-                for key in ["$anchor", "$dynamicAnchor", "$id", "id"] {
-                    if let Some(name) = map.get(key).and_then(Value::as_str) {
-                        let name = name.trim_start_matches('#').trim_end_matches('#');
-                        found.entry(name).or_insert(value);
-                    }
-                }
-                todo.extend(map.values());
+    let mut found = HashMap::new();
+    for value in schemas_in(root) {
+        for key in ["$anchor", "$dynamicAnchor", "$id", "id"] {
+            if let Some(name) = value.get(key).and_then(Value::as_str) {
+                let name = name.trim_start_matches('#').trim_end_matches('#');
+                found.entry(name).or_insert(value);
             }
-            _ => {}
         }
     }
     found
+}
+
+/// A schema and all that it holds, also under keywords that are not known. What it lists as values, and as
+/// examples, is data, whatever it looks like.
+pub(crate) fn schemas_in(root: &Value) -> impl Iterator<Item = &Value> {
+    const DATA: [&str; 5] = ["const", "enum", "default", "example", "examples"];
+    const BY_NAME: [&str; 6] = [
+        "properties",
+        "patternProperties",
+        "$defs",
+        "definitions",
+        "dependentSchemas",
+        "dependencies",
+    ];
+    // Each with whether it holds schemas by names that are no keywords.
+    let mut todo = vec![(root, false)];
+    std::iter::from_fn(move || {
+        while let Some((value, is_by_name)) = todo.pop() {
+            match value {
+                Value::Array(all) => todo.extend(all.iter().map(|one| (one, false))),
+                Value::Object(map) if is_by_name => {
+                    todo.extend(map.values().map(|one| (one, false)));
+                }
+                Value::Object(map) => {
+                    let below = map.iter().filter(|(key, _)| !DATA.contains(&key.as_str()));
+                    todo.extend(below.map(|(key, one)| (one, BY_NAME.contains(&key.as_str()))));
+                    return Some(value);
+                }
+                _ => {}
+            }
+        }
+        None
+    })
 }
 
 fn percent_decoded(text: &str) -> Option<String> {
@@ -180,5 +206,16 @@ mod tests {
         for reference in ["#/$defs/none", "#none", "https://b.example/", "", "#/%f", "#/%ff"] {
             assert_eq!(references.find(reference), None, "{reference}");
         }
+    }
+
+    #[test]
+    fn what_looks_like_a_schema_in_a_value_is_none() {
+        let root = json!({"$defs": {"const": {"$anchor": "here", "type": "null"}},
+            "properties": {"a": {"const": {"$anchor": "there"}, "enum": [{"$anchor": "there"}]},
+                "enum": {"$anchor": "property"}}});
+        let references = References::new(&root);
+        assert_eq!(references.find("#here").unwrap()["type"], "null");
+        assert!(references.find("#property").is_some());
+        assert_eq!(references.find("#there"), None);
     }
 }

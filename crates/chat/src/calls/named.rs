@@ -8,7 +8,7 @@ use crate::literal::{LiteralReader, LiteralStep, json_string, whole};
 use crate::pattern::{Alternatives, Choice};
 
 /// The longest key of an argument, or word for its kind, in bytes; with a longer one it is no call.
-const LONGEST_KEY: usize = 1024;
+pub(crate) const LONGEST_KEY: usize = 1024;
 
 /// A call in which the name is followed by a JSON object, or by arguments one by one.
 #[derive(Debug, Clone)]

@@ -4,27 +4,22 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value, json};
 
+use super::definitions::{Definitions, MOST_REPEATED, length};
 use super::expression::whole;
+use super::texts::{Spelled, ValueEnd};
 use super::{MAX_GRAMMAR_BYTES, ToolShape, Writer, escape_regex};
-use crate::argument::{Argument, Kind, Kinds, Texts, Types};
-use crate::calls::is_text;
-use crate::dialect::{Arguments, Dialect, Values};
+use crate::argument::{Argument, Kind, Kinds, Types};
+use crate::dialect::{Arguments, Values};
 use crate::parameters::{Alternative, Parameters};
 use crate::references::References;
+use crate::texts::{Found, Texts, texts_of};
 
-/// The most bytes of definitions that are copied into the rules of all tools.
-const MOST_REPEATED: usize = MAX_GRAMMAR_BYTES / 4 * 3;
-/// The most bytes of a tool's definitions that searches may visit which do not end with a copy.
-const MOST_SEARCHED: usize = 8 * MOST_REPEATED;
-/// The most bytes of schemas that are written as rules for one tool.
+/// The most bytes of schemas that are written as rules for all tools.
 const MOST_WRITTEN: usize = 8 * MAX_GRAMMAR_BYTES;
 /// The most schemas, listed values and texts of one tool that are looked at.
 const MOST_SPENT: usize = 1 << 20;
 /// Expressions for names of arguments that one tool may have.
 const MAX_PATTERNS: usize = 16;
-/// Texts that readers take for nothing else, and that begin as no JSON does and no literal of Python's: the
-/// lexer decides by the first character.
-const NO_JSON: &str = r#"[^\s"\[{\-0-9tfnTFN](.|\n)*"#;
 /// Names that arguments may have which the schema does not name: those of `is_free_name`.
 const FREE_NAME: &str = "[a-zA-Z0-9_.\\-]{1,64}";
 
@@ -37,41 +32,16 @@ struct Tool<'t> {
     /// JSON rules by the addresses of their schemas, and by the schemas without definitions.
     made: HashMap<Vec<usize>, String>,
     equal: HashMap<String, String>,
-    /// About how many bytes of schemas were written as rules.
-    written: usize,
     /// The work of looking at schemas so far, in steps of one.
     spent: usize,
     strict: bool,
 }
 
-/// What ends the values of arguments.
-#[derive(Clone, Copy)]
-struct ValueEnd<'d> {
-    /// The text as the template writes it; empty if it differs between values.
-    all: &'d str,
-    /// The part that readers look for.
-    stop: &'d str,
-    /// What stands between it and the next argument.
-    next: &'d str,
-    /// What stands between it and the end of the call.
-    call: &'d str,
-}
-
-impl<'d> ValueEnd<'d> {
-    fn of(dialect: &'d Dialect) -> Self {
-        let call = dialect.ends().call;
-        let Arguments::Each { value_key: next, values, .. } = &dialect.arguments else {
-            return Self { all: "", stop: "", next: "", call };
-        };
-        let stop = dialect.value_end();
-        let all = next.find(stop).map_or("", |at| &next[..at + stop.len()]);
-        match call.strip_prefix(all) {
-            Some(call) if !matches!(values, Values::Quoted(_)) => {
-                Self { all, stop, next: &next[all.len()..], call }
-            }
-            _ => Self { all: "", stop: "", next, call },
-        }
-    }
+/// Arguments that can be there together, as rules.
+enum Possible<'t> {
+    By(String),
+    /// They cannot: this one is required, and no value of it is valid.
+    Never(&'t str),
 }
 
 /// The name of an argument.
@@ -104,24 +74,36 @@ impl Writer<'_> {
             kinds: Kinds::of(shape.sent),
             made: HashMap::new(),
             equal: HashMap::new(),
-            written: 0,
             spent: 0,
             strict: shape.strict,
         };
-        let each = parameters.alternatives.iter();
-        let each = each.map(|one| self.alternative(&mut tool, one, middle));
-        Ok(one_of(&each.collect::<Result<Vec<_>, _>>()?))
+        let (mut each, mut missing) = (Vec::new(), None);
+        for one in &parameters.alternatives {
+            match self.alternative(&mut tool, one, middle)? {
+                Possible::By(rules) => each.push(rules),
+                Possible::Never(name) => missing = missing.or(Some(name)),
+            }
+        }
+        match missing {
+            Some(name) if each.is_empty() => Err(format!(
+                "no arguments are valid by it: '{}' is required, and no value of it is valid",
+                shown(name)
+            )),
+            _ => Ok(one_of(&each)),
+        }
     }
 
+    /// The rules of arguments that can be there together.
     fn alternative<'t>(
         &mut self,
         tool: &mut Tool<'t>,
         arguments: &Alternative<'t>,
         middle: &str,
-    ) -> Result<String, String> {
+    ) -> Result<Possible<'t>, String> {
         let Arguments::Each { none, .. } = &self.dialect.arguments else {
-            return Ok(String::new());
+            return Ok(Possible::By(String::new()));
         };
+        self.check_length()?;
         let ends = self.dialect.ends();
         let value_end = ValueEnd::of(self.dialect);
         // A call without arguments ends as others do: as after a value, or together with what ends a value.
@@ -149,14 +131,19 @@ impl Writer<'_> {
             if tool.spent > MOST_SPENT {
                 return Err("its schemas allow too many values to be looked at".to_owned());
             }
-            let argument = Argument { schemas, references: &tool.references };
             let is_required = arguments.required.contains(name);
-            if !is_required && argument.all_types(&mut tool.spent) == Types::NONE {
-                // No value of it is valid, so it is not there.
+            if !self.is_name_read_back(name) {
+                let what = if is_required { "required" } else { "properties" };
+                self.leave_out(tool, what, &format!("the name '{}'", shown(name)))?;
                 continue;
             }
             let kind = tool.kinds.get(name);
-            let pair = self.pair(tool, &Name::Is(name), schemas, kind)?;
+            let pair = match self.pair(tool, &Name::Is(name), schemas, kind)? {
+                Some(pair) => pair,
+                None if is_required => return Ok(Possible::Never(name)),
+                // No value of it is valid, so it is not there.
+                None => continue,
+            };
             let pair = self.shared(&pair);
             let mut first = format!("{middle} {pair} {started}");
             let mut next = format!("{value_key} {pair} {started}");
@@ -166,10 +153,11 @@ impl Writer<'_> {
             }
             (fresh, started) = (self.shared(&first), self.shared(&next));
         }
-        Ok(fresh)
+        Ok(Possible::By(fresh))
     }
 
-    /// Arguments whose names the schema does not have.
+    /// Arguments whose names the schema does not have. That one of them comes twice is not prevented: a grammar
+    /// without a memory cannot, and readers of JSON keep the last one, as they do of any object.
     fn free<'t>(
         &mut self,
         tool: &mut Tool<'t>,
@@ -186,8 +174,16 @@ impl Writer<'_> {
         let patterns = if patterns.len() > MAX_PATTERNS { &[][..] } else { patterns };
         let names =
             arguments.named.iter().map(|(name, _)| *name).chain(arguments.never.iter().copied());
-        let names = names.filter(|name| is_free_name(name));
-        let named: Vec<String> = names.map(escape_regex).collect();
+        let names: HashSet<&str> = names.filter(|name| is_free_name(name)).collect();
+        // Where nothing but the schema as it was sent says how a value is read, its names are read by that.
+        let is_bare =
+            matches!(&self.dialect.arguments, Arguments::Each { values: Values::Bare, .. });
+        let unlike = if is_bare { tool.kinds.unlike_others() } else { Vec::new() };
+        let unlike = unlike.into_iter().filter(|name| is_free_name(name) && !names.contains(name));
+        let unlike: Vec<String> = unlike.map(escape_regex).collect();
+        let mut named: Vec<String> = names.into_iter().map(escape_regex).collect();
+        named.sort_unstable();
+        let named: Vec<String> = named.into_iter().chain(unlike.iter().cloned()).collect();
         let kind = tool.kinds.others();
         let mut found = Vec::with_capacity(patterns.len());
         for (pattern, _) in patterns {
@@ -209,13 +205,20 @@ impl Writer<'_> {
             let beside = found.iter().enumerate().filter(|(other, _)| *other != at);
             let not = beside.filter_map(|(_, other)| other.clone()).chain(named.iter().cloned());
             if let Some(name) = self.free_name(Some(is), &not.collect::<Vec<_>>()) {
-                forms.push(self.pair(tool, &Name::By(name), schemas, kind)?);
+                forms.extend(self.pair(tool, &Name::By(name), schemas, kind)?);
             }
         }
         if let Some(schemas) = others {
             let not: Vec<String> = found.into_iter().flatten().chain(named).collect();
             if let Some(name) = self.free_name(None, &not) {
-                forms.push(self.pair(tool, &Name::By(name), schemas, kind)?);
+                forms.extend(self.pair(tool, &Name::By(name), schemas, kind)?);
+            }
+            // Whether one of these matches an expression is not looked at.
+            if !unlike.is_empty() && patterns.is_empty() {
+                let kind = if kind == Kind::Text { Kind::Either } else { Kind::Text };
+                if let Some(name) = self.free_name(Some(&format!("({})", unlike.join("|"))), &[]) {
+                    forms.extend(self.pair(tool, &Name::By(name), schemas, kind)?);
+                }
             }
         }
         Ok(forms)
@@ -246,9 +249,9 @@ impl Writer<'_> {
         name: &Name<'_>,
         schemas: &[&'t Value],
         read: Kind,
-    ) -> Result<String, String> {
+    ) -> Result<Option<String>, String> {
         let Arguments::Each { key_value, values, .. } = &self.dialect.arguments else {
-            return Ok(String::new());
+            return Ok(None);
         };
         let argument = Argument { schemas, references: &tool.references };
         let (marked, quote) = match values {
@@ -256,32 +259,36 @@ impl Writer<'_> {
             Values::Quoted(quote) => (None, quote.as_str()),
             Values::Bare => (None, ""),
         };
+        let is_bare = *values == Values::Bare;
         let types = argument.all_types(&mut tool.spent);
         let kind = match (types.kind(), read) {
+            // The reader takes all for texts.
+            (Kind::Json, Kind::Text) if is_bare => return Ok(None),
+            _ if types == Types::NONE => return Ok(None),
             // The reader goes by the schema as it was sent, the grammar by the rewritten one. Where nothing but
             // that says what a value is, what is spelled is what the reader takes; a text that it takes for JSON
             // is spelled as either, since those that it would take for something else are left out there.
-            (Kind::Text, Kind::Either | Kind::Json) if *values == Values::Bare => Kind::Either,
-            (Kind::Either, Kind::Text) if *values == Values::Bare => Kind::Text,
+            (Kind::Text, Kind::Either | Kind::Json) if is_bare => Kind::Either,
+            (Kind::Either, Kind::Text) if is_bare => Kind::Text,
             (kind, _) => kind,
         };
-        let texts = match kind {
-            Kind::Json => String::new(),
-            // Nothing but the value says that it is a text.
-            Kind::Either if *values == Values::Bare => {
-                self.unambiguous_texts(&argument.texts(&mut tool.spent))
-            }
-            _ => {
-                let texts = argument.texts(&mut tool.spent);
-                self.texts(&texts, quote, tool.strict)?
-            }
+        let found = match kind {
+            Kind::Json => Found::default(),
+            Kind::Text | Kind::Either => texts_of(argument, &mut tool.spent),
         };
+        // JSON says all, where the value says that it is JSON; a text in quotes may hold none.
+        let is_json = |text: &Texts<'_>| match text {
+            Texts::Constrained(own) if marked.is_some() => own.has_format,
+            Texts::Constrained(own) => !is_bare && own.is_more_than_lengths(),
+            Texts::Any | Texts::Listed(_) => false,
+        };
+        let as_json = kind == Kind::Json || found.texts.iter().any(is_json);
+        let texts = if as_json { Vec::new() } else { self.spelled(tool, found, (quote, kind))? };
         let mut forms = Vec::new();
         if !texts.is_empty() {
-            let (name, quote) = (self.name(name, key_value), self.text(quote));
-            forms.push(format!("{name} {quote} {texts}"));
+            forms.push(format!("{} {}", self.name(name, key_value), one_of(&texts)));
         }
-        if kind != Kind::Text || forms.is_empty() {
+        if kind != Kind::Text || as_json {
             let key_value = match marked {
                 Some((front, back, others)) => {
                     let own = if let [one] = schemas { one["type"].as_str() } else { None };
@@ -298,51 +305,79 @@ impl Writer<'_> {
             let (name, end) = (self.name(name, &key_value), ValueEnd::of(self.dialect).all);
             forms.push(format!("{name} {rule} {}", self.text(end)));
         }
-        Ok(one_of(&forms))
+        Ok((!forms.is_empty()).then(|| one_of(&forms)))
+    }
+
+    /// The texts of an argument in their quotes.
+    fn spelled(
+        &mut self,
+        tool: &mut Tool<'_>,
+        found: Found<'_>,
+        (quote, kind): (&str, Kind),
+    ) -> Result<Vec<String>, String> {
+        for text in &found.texts {
+            tool.spent += if let Texts::Listed(text) = text { text.len() / 4 } else { 0 };
+        }
+        let is_bare =
+            matches!(&self.dialect.arguments, Arguments::Each { values: Values::Bare, .. });
+        let Spelled { forms, is_short, left_out } = match kind {
+            // Nothing but the value says that it is a text.
+            Kind::Either if is_bare => self.unambiguous_texts(&found.texts),
+            _ => self.texts(&found.texts, quote),
+        };
+        if is_short {
+            self.leave_out(tool, "enum", "a text that it lists")?;
+        }
+        for keyword in found.left_out.into_iter().chain(left_out) {
+            self.leave_out(tool, keyword, &format!("its '{keyword}'"))?;
+        }
+        Ok(forms)
+    }
+
+    /// Notes a keyword that is not enforced, or refuses the tool for what cannot be spelled.
+    fn leave_out(
+        &mut self,
+        tool: &Tool<'_>,
+        keyword: &'static str,
+        what: &str,
+    ) -> Result<(), String> {
+        if tool.strict {
+            return Err(format!(
+                "{what} is not supported for an argument, as this model spells calls"
+            ));
+        }
+        self.left_out.insert(keyword);
+        Ok(())
     }
 
     fn name(&self, name: &Name<'_>, key_value: &str) -> String {
         match name {
-            Name::Is(name) => self.text(&format!("{name}{key_value}")),
+            Name::Is(name) => self.spoken(name, key_value),
             Name::By(rule) => format!("{rule} {}", self.text(key_value)),
         }
     }
 
-    /// A rule for JSON that matches these schemas: a document of its own, with the definitions that it may
-    /// refer to, read and spelled as the whole is. Of these `types` alone if those would be too large.
-    fn value(
+    /// A schema as a document of its own; of these `types` alone if it does not fit, or holds what ends a value.
+    fn document(
         &mut self,
         tool: &mut Tool<'_>,
-        schemas: &[&Value],
+        mut schema: Value,
+        fits: bool,
         types: &[&str],
-    ) -> Result<String, String> {
-        let addresses = schemas.iter().map(|schema| std::ptr::from_ref(*schema).addr()).collect();
-        if let Some(rule) = tool.made.get(&addresses) {
-            return Ok(rule.clone());
-        }
-        // All arguments with other names may have one schema, so what is written can be far more than was sent.
-        tool.written += schemas.iter().map(|schema| length(schema, MOST_WRITTEN)).sum::<usize>();
-        let fits = tool.written <= MOST_WRITTEN;
-        if !fits && tool.strict {
-            return Err(format!(
-                "the schemas of its arguments, repeated where they are for several, are more than {MOST_WRITTEN} bytes"
-            ));
-        }
-        let mut schema = match schemas {
-            [one @ Value::Object(_)] if fits => (*one).clone(),
-            all if fits && !all.is_empty() => json!({"allOf": all}),
-            _ => json!({}),
-        };
-        let key = schema.to_string();
-        if let Some(rule) = tool.equal.get(&key).filter(|_| fits) {
-            tool.made.insert(addresses, rule.clone());
-            return Ok(rule.clone());
-        }
+    ) -> Result<Value, String> {
         let needed = if fits { tool.definitions.needed(&schema, self.repeated) } else { None };
         let definitions = match needed {
             Some((definitions, bytes)) => {
                 self.repeated += bytes;
-                definitions
+                match self.holds_end(&schema, &definitions) {
+                    None => definitions,
+                    Some(keyword) => {
+                        let what = format!("what ends a value, in its '{keyword}',");
+                        self.leave_out(tool, keyword, &what)?;
+                        schema = json!({"type": types});
+                        Map::new()
+                    }
+                }
             }
             None if tool.strict => {
                 return Err(format!(
@@ -364,6 +399,45 @@ impl Writer<'_> {
                 map.insert("$defs".to_owned(), Value::Object(definitions));
             }
         }
+        Ok(schema)
+    }
+
+    /// A rule for JSON that matches these schemas: a document of its own, with the definitions that it may
+    /// refer to, read and spelled as the whole is. Of these `types` alone if those would be too large.
+    fn value(
+        &mut self,
+        tool: &mut Tool<'_>,
+        schemas: &[&Value],
+        types: &[&str],
+    ) -> Result<String, String> {
+        let addresses = schemas.iter().map(|schema| std::ptr::from_ref(*schema).addr()).collect();
+        if let Some(rule) = tool.made.get(&addresses) {
+            return Ok(rule.clone());
+        }
+        // All arguments with other names may have one schema, so what is written can be far more than was sent.
+        // Nothing is looked at once that is too much.
+        for schema in schemas {
+            if self.written <= MOST_WRITTEN {
+                self.written += length(schema, MOST_WRITTEN);
+            }
+        }
+        let fits = self.written <= MOST_WRITTEN;
+        if !fits && tool.strict {
+            return Err(format!(
+                "the schemas of its arguments, repeated where they are for several, are more than {MOST_WRITTEN} bytes, together with those of the tools before it"
+            ));
+        }
+        let schema = match schemas {
+            [one @ Value::Object(_)] if fits => (*one).clone(),
+            all if fits && !all.is_empty() => json!({"allOf": all}),
+            _ => json!({}),
+        };
+        let key = schema.to_string();
+        if let Some(rule) = tool.equal.get(&key).filter(|_| fits) {
+            tool.made.insert(addresses, rule.clone());
+            return Ok(rule.clone());
+        }
+        let schema = self.document(tool, schema, fits, types)?;
         let body = format!("%json {}", (self.target.json)(&schema));
         let rule = self.shared(&body);
         if fits {
@@ -372,174 +446,11 @@ impl Writer<'_> {
         tool.made.insert(addresses, rule.clone());
         Ok(rule)
     }
-
-    /// The texts that an argument may be, each with what ends it: its `quote`, or what follows a value.
-    ///
-    /// # Errors
-    /// Why a `strict` one cannot be enforced.
-    fn texts(&mut self, texts: &[Texts<'_>], quote: &str, strict: bool) -> Result<String, String> {
-        let end = ValueEnd::of(self.dialect);
-        let mut each = Vec::new();
-        for &text in texts {
-            let form = match text {
-                Texts::Listed(text) => self.text(&format!("{text}{quote}{}", end.all)),
-                Texts::Any if quote.is_empty() && !end.all.is_empty() => {
-                    self.text_until("(.|\\n)*", end.stop)
-                }
-                Texts::Any => self.constrained(&Value::Null, quote, strict)?,
-                Texts::Constrained(schema) => self.constrained(schema, quote, strict)?,
-            };
-            each.push(if form.is_empty() { "\"\"".to_owned() } else { form });
-        }
-        Ok(one_of(&each))
-    }
-
-    /// A text as a schema's own `pattern` or its lengths allow it, and what ends it.
-    fn constrained(&mut self, schema: &Value, quote: &str, strict: bool) -> Result<String, String> {
-        let end = ValueEnd::of(self.dialect);
-        // Without `<` in it, none runs into a closing tag.
-        let (other, lengths) = text_regex(schema, if quote.is_empty() { "</" } else { quote });
-        let pattern = schema["pattern"].as_str().map(|pattern| whole(pattern, &other));
-        if pattern == Some(None) {
-            if strict {
-                return Err(
-                    "its 'pattern' has an anchor that does not stand at one of its ends, or \
-                            is none that can be read"
-                        .to_owned(),
-                );
-            }
-            self.left_out.insert("pattern");
-        }
-        let regex = pattern.flatten().unwrap_or(lengths);
-        if quote.is_empty() {
-            return Ok(self.text_until(&spaced(&regex, end), end.stop));
-        }
-        let text = self.text_until(&regex, quote);
-        Ok(format!("{text} {}", self.text(end.all)))
-    }
-
-    /// The same of texts alone that are read as texts where JSON is allowed as well. Constrained ones are
-    /// spelled as JSON there.
-    fn unambiguous_texts(&mut self, texts: &[Texts<'_>]) -> String {
-        let end = ValueEnd::of(self.dialect);
-        let mut each = Vec::new();
-        for &text in texts {
-            match text {
-                Texts::Listed(text) if !text.is_empty() && is_text(text) => {
-                    each.push(self.text(&format!("{text}{}", end.all)));
-                }
-                Texts::Any => each.push(self.text_until(NO_JSON, end.stop)),
-                Texts::Listed(_) | Texts::Constrained(_) => {}
-            }
-        }
-        one_of(&each)
-    }
-
-    /// A text by an expression, and what ends it. The lexer never goes back: where the expression could match
-    /// what a text's end begins with, both are one lexeme, which ends as soon as it can.
-    fn text_until(&mut self, regex: &str, stop: &str) -> String {
-        let mut chars = stop.chars();
-        if (self.target.control)(stop).is_some() || chars.next().is_none() || chars.next().is_none()
-        {
-            let text = self.shared(&format!("/{regex}/"));
-            return format!("{text} {}", self.text(stop));
-        }
-        self.shared_with(&format!("[suffix={}]", json!(stop)), &format!("/{regex}/"))
-    }
 }
 
-/// An expression for a text, and for the line break that stands between it and its end.
-fn spaced(regex: &str, end: ValueEnd<'_>) -> String {
-    if end.all.starts_with('\n') { format!("({regex})\\n?") } else { regex.to_owned() }
-}
-
-/// The definitions of a tool's schema.
-struct Definitions<'t> {
-    root: &'t Value,
-    /// Each with its length, and with the definitions that it refers to; `None` if that is something else.
-    all: HashMap<&'t str, (usize, Option<Vec<&'t str>>)>,
-    /// Bytes that searches visited which did not end with a copy.
-    searched: usize,
-}
-
-impl<'t> Definitions<'t> {
-    fn of(root: &'t Value) -> Self {
-        let all = root.get("$defs").and_then(Value::as_object).into_iter().flatten();
-        let all = all.map(|(name, schema)| {
-            (name.as_str(), (name.len() + schema.to_string().len(), referred(schema)))
-        });
-        Self { root, all: all.collect(), searched: 0 }
-    }
-
-    /// Those that a schema needs, and their length in bytes; `None` where some are not there, or they do not fit
-    /// with the `before` bytes that were copied so far.
-    fn needed(&mut self, schema: &Value, before: usize) -> Option<(Map<String, Value>, usize)> {
-        let mut visited = 0;
-        let found = self.search(schema, before, &mut visited);
-        self.searched += if found.is_none() { visited } else { 0 };
-        found
-    }
-
-    fn search(
-        &self,
-        schema: &Value,
-        before: usize,
-        visited: &mut usize,
-    ) -> Option<(Map<String, Value>, usize)> {
-        let mut todo = referred(schema)?;
-        let mut seen = HashSet::new();
-        let mut needed = Map::new();
-        let definitions = self.root.get("$defs");
-        while let Some(name) = todo.pop() {
-            if !seen.insert(name) {
-                continue;
-            }
-            let (len, names) = self.all.get(name)?;
-            *visited += len;
-            let fits = before + *visited <= MOST_REPEATED && self.searched <= MOST_SEARCHED;
-            todo.extend(names.as_ref().filter(|_| fits)?);
-            if let Some(schema) = definitions.and_then(|all| all.get(name)) {
-                needed.insert(name.to_owned(), schema.clone());
-            }
-        }
-        Some((needed, *visited))
-    }
-}
-
-/// The definitions that a schema refers to; `None` if it refers to something else.
-fn referred(schema: &Value) -> Option<Vec<&str>> {
-    let (mut names, mut todo) = (Vec::new(), vec![schema]);
-    while let Some(value) = todo.pop() {
-        match value {
-            Value::Array(all) => todo.extend(all),
-            Value::Object(map) => {
-                if let Some(Value::String(name)) = map.get("$ref") {
-                    names.push(name.strip_prefix("#/$defs/")?);
-                }
-                todo.extend(map.values());
-            }
-            _ => {}
-        }
-    }
-    Some(names)
-}
-
-/// About how many bytes a schema takes as JSON; it is not looked at beyond `most`.
-fn length(schema: &Value, most: usize) -> usize {
-    let (mut bytes, mut todo) = (0, vec![schema]);
-    while let Some(value) = todo.pop().filter(|_| bytes <= most) {
-        bytes += 4;
-        match value {
-            Value::String(text) => bytes += text.len(),
-            Value::Array(all) => todo.extend(all),
-            Value::Object(map) => {
-                bytes += map.keys().map(String::len).sum::<usize>();
-                todo.extend(map.values());
-            }
-            _ => {}
-        }
-    }
-    bytes
+/// A name as an error shows it.
+fn shown(name: &str) -> String {
+    name.chars().take(64).collect()
 }
 
 /// Whether [`FREE_NAME`] matches a name.
@@ -555,24 +466,4 @@ fn one_of(rules: &[String]) -> String {
         [one] => one.clone(),
         all => format!("({})", all.join(" | ")),
     }
-}
-
-/// What a text that `stop` ends may hold anywhere, any number of times, and what it may be as a whole by its
-/// lengths, or as anything that does not hold how `stop` begins. A backslash would make an ending quote a part
-/// of the text.
-fn text_regex(schema: &Value, stop: &str) -> (String, String) {
-    let mut begins = stop.chars().map(|c| escape_regex(c.encode_utf8(&mut [0; 4])));
-    let (first, second) = (begins.next().unwrap_or_default(), begins.next());
-    let other = match &second {
-        Some(_) => format!("[^{first}]"),
-        None => format!("[^{first}\\\\\\n]"),
-    };
-    let length = |name: &str| schema[name].as_u64();
-    let all = match (length("minLength"), length("maxLength"), second) {
-        (None, None, Some(second)) => format!("{other}*({first}[^{second}{first}]{other}*)*"),
-        (None, None, None) => format!("{other}*"),
-        (least, Some(most), _) => format!("{other}{{{},{most}}}", least.unwrap_or(0)),
-        (Some(least), None, _) => format!("{other}{{{least},}}"),
-    };
-    (format!("{other}*"), all)
 }

@@ -1,0 +1,361 @@
+//! How texts are spelled, and names, so that the reader of calls reads them back as they were.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+
+use super::expression::whole;
+use super::{Writer, escape_regex};
+use crate::calls::{LONGEST_KEY, is_text};
+use crate::dialect::{Arguments, Dialect, ID, Values};
+use crate::literal::{LiteralReader, LiteralStep, json_string};
+use crate::references::schemas_in;
+use crate::texts::{Constraint, Texts};
+
+/// Texts that readers take for nothing else, and that begin as no JSON does and no literal of Python's: the
+/// lexer decides by the first character.
+const NO_JSON: &str = r#"/[^\s"\[{\-0-9tfnTFN](.|\n)*/"#;
+const ANY: &str = "/(.|\\n)*/";
+
+/// What ends the values of arguments.
+#[derive(Clone, Copy)]
+pub(super) struct ValueEnd<'d> {
+    /// The text as the template writes it; empty if it differs between values.
+    pub(super) all: &'d str,
+    /// The part that readers look for.
+    pub(super) stop: &'d str,
+    /// What stands between it and the next argument.
+    pub(super) next: &'d str,
+    /// What stands between it and the end of the call.
+    pub(super) call: &'d str,
+}
+
+impl<'d> ValueEnd<'d> {
+    pub(super) fn of(dialect: &'d Dialect) -> Self {
+        let call = dialect.ends().call;
+        let Arguments::Each { value_key: next, values, .. } = &dialect.arguments else {
+            return Self { all: "", stop: "", next: "", call };
+        };
+        let stop = dialect.value_end();
+        let all = next.find(stop).map_or("", |at| &next[..at + stop.len()]);
+        match call.strip_prefix(all) {
+            Some(call) if !matches!(values, Values::Quoted(_)) => {
+                Self { all, stop, next: &next[all.len()..], call }
+            }
+            _ => Self { all: "", stop: "", next, call },
+        }
+    }
+}
+
+/// The rules of an argument's texts.
+#[derive(Default)]
+pub(super) struct Spelled {
+    /// One for each text, or for many.
+    pub(super) forms: Vec<String>,
+    /// Whether some of those that are listed cannot be spelled.
+    pub(super) is_short: bool,
+    /// Keywords that are not enforced.
+    pub(super) left_out: BTreeSet<&'static str>,
+}
+
+impl Writer<'_> {
+    /// The texts that an argument may be, each in its `quote`, with what ends it.
+    pub(super) fn texts(&mut self, texts: &[Texts<'_>], quote: &str) -> Spelled {
+        let end = ValueEnd::of(self.dialect);
+        let mut spelled = Spelled::default();
+        for text in texts {
+            let form = match text {
+                Texts::Listed(text) => match self.listed(text, quote) {
+                    Some(form) => form,
+                    None => {
+                        spelled.is_short = true;
+                        continue;
+                    }
+                },
+                Texts::Any => self.any_text(quote, end),
+                Texts::Constrained(constraint) => {
+                    spelled.left_out.extend(constraint.has_format.then_some("format"));
+                    let other = format!("{}*", other_than(stop_of(quote)));
+                    let is_whole = |one: &&str| whole(one, &other).is_some();
+                    let unread = !constraint.patterns.iter().all(is_whole);
+                    spelled.left_out.extend(unread.then_some("pattern"));
+                    self.constrained(constraint, quote, end)
+                }
+            };
+            spelled.forms.push(form);
+        }
+        if spelled.is_short && spelled.forms.is_empty() {
+            spelled.forms.push(self.any_text(quote, end));
+        }
+        spelled
+    }
+
+    /// The same of texts alone that are read as texts where JSON is allowed as well. Constrained ones are
+    /// spelled as JSON there.
+    pub(super) fn unambiguous_texts(&mut self, texts: &[Texts<'_>]) -> Spelled {
+        let end = ValueEnd::of(self.dialect);
+        let mut spelled = Spelled::default();
+        for text in texts {
+            match text {
+                Texts::Listed(text) if !text.is_empty() && is_text(text) => {
+                    let form = self.listed(text, "");
+                    spelled.is_short |= form.is_none();
+                    spelled.forms.extend(form);
+                }
+                Texts::Any => {
+                    spelled.forms.push(self.text_until(&[NO_JSON.to_owned()], "", end.stop));
+                }
+                Texts::Listed(_) | Texts::Constrained(_) => {}
+            }
+        }
+        spelled
+    }
+
+    fn any_text(&mut self, quote: &str, end: ValueEnd<'_>) -> String {
+        if quote.is_empty() && !end.all.is_empty() {
+            return self.text_until(&[ANY.to_owned()], "", end.stop);
+        }
+        self.constrained(&Constraint::default(), quote, end)
+    }
+
+    /// A text as its constraint allows it, and what ends it: none that holds what readers take for its end.
+    fn constrained(
+        &mut self,
+        constraint: &Constraint<'_>,
+        quote: &str,
+        end: ValueEnd<'_>,
+    ) -> String {
+        let Constraint { patterns, least, most, .. } = constraint;
+        let stop = stop_of(quote);
+        let other = other_than(stop);
+        let found = |one: &&str| whole(one, &format!("{other}*")).map(|one| format!("/{one}/"));
+        let mut all: Vec<String> = patterns.iter().filter_map(found).collect();
+        let has_patterns = !all.is_empty();
+        let most = most.map_or(String::new(), |most| most.to_string());
+        let is_limited = *least > 0 || !most.is_empty();
+        match has_patterns {
+            false if is_limited => all.push(format!("/{other}{{{least},{most}}}/")),
+            false => all.push(format!("/{}/", without(stop))),
+            true if is_limited => all.push(format!("/(.|\\n){{{least},{most}}}/")),
+            true => {}
+        }
+        if has_patterns {
+            let ends = if quote.is_empty() { end.stop } else { quote };
+            all.push(if ends.chars().nth(1).is_some() {
+                never(ends)
+            } else {
+                format!("/{other}*/")
+            });
+        }
+        let mut behind = "";
+        if quote.is_empty() && *constraint != Constraint::default() {
+            // The reader takes a line break off either end.
+            if !self.before_value().starts_with('\n') {
+                all.push("~/\\n(.|\\n)*/".to_owned());
+            }
+            if end.all.starts_with('\n') {
+                behind = "\"\\n\"";
+            } else {
+                all.push("~/(.|\\n)*\\n/".to_owned());
+            }
+        }
+        if quote.is_empty() {
+            return self.text_until(&all, behind, end.stop);
+        }
+        let text = self.text_until(&all, "", quote);
+        format!("{} {text} {}", self.text(quote), self.text(end.all))
+    }
+
+    /// A text that matches all these expressions, and what ends it. The lexer never goes back: where the
+    /// expressions could match what a text's end begins with, both are one lexeme, which ends as soon as it can.
+    fn text_until(&mut self, all: &[String], behind: &str, stop: &str) -> String {
+        let body = |all: &[String]| match (all, behind) {
+            (all, "") => all.join(" & "),
+            (all, behind) => format!("({}) {behind}", all.join(" & ")),
+        };
+        let is_control = (self.target.control)(stop).is_some();
+        if !is_control && stop.chars().nth(1).is_some() {
+            return self.shared_with(&format!("[suffix={}]", json!(stop)), &body(all));
+        }
+        let mut all = all.to_vec();
+        if is_control || all.iter().any(|one| one == ANY || one == NO_JSON) {
+            // Its text can be spelled by other tokens, and readers see no difference.
+            all.extend((!stop.is_empty()).then(|| never(stop)));
+        }
+        let text = match all.as_slice() {
+            [_] if behind.is_empty() => self.shared(&body(&all)),
+            all => self.terminal(&body(all)),
+        };
+        format!("{text} {}", self.text(stop))
+    }
+
+    /// The name of the terminal that is this.
+    fn terminal(&mut self, body: &str) -> String {
+        let key = format!("TEXT: {body}");
+        if let Some(name) = self.shared.get(&key) {
+            return name.clone();
+        }
+        let name = format!("TEXT{}", self.fresh().trim_start_matches('x'));
+        self.rule(&name, body);
+        self.shared.insert(key, name.clone());
+        name
+    }
+
+    /// A listed text in its quotes, and what ends it; `None` where the reader would read something else.
+    fn listed(&mut self, text: &str, quote: &str) -> Option<String> {
+        let end = ValueEnd::of(self.dialect);
+        if quote.is_empty()
+            && !matches!(self.dialect.arguments, Arguments::Each { values: Values::Quoted(_), .. })
+        {
+            return self.is_read_back(text).then(|| self.spoken(text, end.all));
+        }
+        let plain = format!("{text}{quote}");
+        if is_literal(&format!("{quote}{plain}"), quote, text) {
+            return Some(format!("{} {}", self.text(quote), self.spoken(text, quote)));
+        }
+        let mut quotes = quote.chars();
+        if let (Some(one), None) = (quotes.next(), quotes.next()) {
+            let escaped = text.replace('\\', "\\\\").replace(one, &format!("\\{one}"));
+            if is_literal(&format!("{quote}{escaped}{quote}"), quote, text) {
+                return Some(format!("{} {}", self.text(quote), self.spoken(&escaped, quote)));
+            }
+        }
+        let as_json = json_string(text);
+        is_literal(&as_json, quote, text).then(|| self.spoken(&as_json, ""))
+    }
+
+    /// What stands between a name's end, as readers look for it, and the value.
+    fn before_value(&self) -> &str {
+        match &self.dialect.arguments {
+            Arguments::Each { key_value, values: Values::Bare, .. } => {
+                &key_value[key_value.trim_end().len()..]
+            }
+            _ => "",
+        }
+    }
+
+    /// Whether the reader reads a text without quotes as it is.
+    fn is_read_back(&self, text: &str) -> bool {
+        let Arguments::Each { value_key, .. } = &self.dialect.arguments else { return true };
+        let (end, stop) = (ValueEnd::of(self.dialect), self.dialect.value_end());
+        let ends = [value_key.as_str(), self.dialect.ends().call];
+        let ends = if end.all.is_empty() { &ends[..] } else { &[end.all][..] };
+        let front = self.before_value();
+        ends.iter().all(|end| {
+            let raw = format!("{front}{text}{end}");
+            let begin = front.len() + text.len();
+            let Some(at) =
+                raw.find(stop).filter(|at| end.find(stop).map(|own| begin + own) == Some(*at))
+            else {
+                return false;
+            };
+            let raw = &raw[..at];
+            let raw = raw.strip_prefix('\n').unwrap_or(raw);
+            raw.strip_suffix('\n').unwrap_or(raw) == text
+        })
+    }
+
+    /// Whether the reader reads an argument's name as it is.
+    pub(super) fn is_name_read_back(&self, name: &str) -> bool {
+        let Arguments::Each { key_value, none, values, .. } = &self.dialect.arguments else {
+            return true;
+        };
+        let end = match values {
+            Values::Told { front, .. } => front.as_str(),
+            Values::Bare | Values::Quoted(_) => key_value.trim(),
+        };
+        // What ends a call without arguments.
+        let dense = |text: &str| text.split_whitespace().collect::<String>();
+        let begins = dense(&format!("{}{name}{key_value}", self.dialect.middle));
+        name.trim() == name
+            && name.len() + end.len() <= LONGEST_KEY
+            && format!("{name}{end}").find(end) == Some(name.len())
+            && !begins.starts_with(&dense(none))
+    }
+
+    /// The keyword of a schema, or of its definitions, by which JSON holds what readers take for the end of a
+    /// value, if there is one.
+    pub(super) fn holds_end(
+        &self,
+        schema: &Value,
+        definitions: &Map<String, Value>,
+    ) -> Option<&'static str> {
+        if matches!(&self.dialect.arguments, Arguments::Each { values: Values::Quoted(_), .. }) {
+            return None;
+        }
+        let stop = self.dialect.value_end();
+        let mut all = std::iter::once(schema).chain(definitions.values()).flat_map(schemas_in);
+        all.find_map(|schema| {
+            let holds =
+                |key: &str| schema.get(key).is_some_and(|one| one.to_string().contains(stop));
+            let names = schema.get("properties").and_then(Value::as_object).into_iter().flatten();
+            ["const", "enum", "pattern", "required"].into_iter().find(|key| holds(key)).or(names
+                .map(|(name, _)| name)
+                .any(|name| name.contains(stop))
+                .then_some("properties"))
+        })
+    }
+
+    /// A text by bytes, never as a control token or an id, and the dialect's piece behind it: one lexeme as far
+    /// as that is text, since the lexer takes no shorter one where a longer one goes on.
+    pub(super) fn spoken(&self, text: &str, piece: &str) -> String {
+        let is_special = |at: usize| {
+            (self.target.control)(&piece[at..]).is_some() || piece[at..].starts_with(ID)
+        };
+        let special = piece.char_indices().map(|(at, _)| at).find(|at| is_special(*at));
+        let (plain, rest) = piece.split_at(special.unwrap_or(piece.len()));
+        let spoken = json!(format!("{text}{plain}")).to_string();
+        if rest.is_empty() { spoken } else { format!("{spoken} {}", self.text(rest)) }
+    }
+}
+
+/// Whether a literal is this text.
+fn is_literal(literal: &str, quote: &str, text: &str) -> bool {
+    let mut reader = LiteralReader::new(quote);
+    let mut chars = literal.chars().peekable();
+    while let Some(c) = chars.next() {
+        match reader.step(c) {
+            LiteralStep::More => {}
+            LiteralStep::Done { json, taken } => {
+                return taken && chars.peek().is_none() && json == json_string(text);
+            }
+            LiteralStep::Invalid => return false,
+        }
+    }
+    false
+}
+
+/// A terminal of the texts that do not hold this one.
+fn never(text: &str) -> String {
+    format!("~/(.|\\n)*{}(.|\\n)*/", escape_regex(text))
+}
+
+/// How a text begins, its first two characters.
+fn beginning(stop: &str) -> (String, Option<String>) {
+    let mut begins = stop.chars().map(|c| escape_regex(c.encode_utf8(&mut [0; 4])));
+    (begins.next().unwrap_or_default(), begins.next())
+}
+
+/// What no text that any expression may stand for holds the beginning of. Without `<` in it, none runs into a
+/// closing tag.
+fn stop_of(quote: &str) -> &str {
+    if quote.is_empty() { "</" } else { quote }
+}
+
+/// The expression of a character with which `stop` does not begin. A backslash would make an ending quote a part
+/// of the text.
+fn other_than(stop: &str) -> String {
+    match beginning(stop) {
+        (first, Some(_)) => format!("[^{first}]"),
+        (first, None) => format!("[^{first}\\\\\\n]"),
+    }
+}
+
+/// The expression of a text that does not hold how `stop` begins.
+fn without(stop: &str) -> String {
+    let other = other_than(stop);
+    match beginning(stop) {
+        (first, Some(second)) => format!("{other}*({first}[^{second}{first}]{other}*)*"),
+        (_, None) => format!("{other}*"),
+    }
+}
