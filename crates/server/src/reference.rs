@@ -55,7 +55,7 @@ string. Any other value is read as JSON (or a literal of Python) if it is one, e
 marks its type. Which arguments there are is found behind `$ref` and in `allOf`; `anyOf` and `oneOf` are alternatives,
 32 at most. Of such a call these are not enforced about all arguments together: `enum`, `const`, `not`, `propertyNames`,
 `minProperties`, `maxProperties`, and `patternProperties` beside `properties`; with `strict` they are a 400, else named
-in the header. The same goes for a string's `format` where only the schema says that it is a string, for `pattern` and
+in the header. The same goes for the formats `ipv6` and `uri` where only the schema says that a value is a string, for `pattern` and
 `format` beside a list of strings, and for listed values and names of arguments that hold what ends them in the
 template's spelling, or would be read with other white space: these cannot be said.
 ";

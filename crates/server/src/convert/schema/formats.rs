@@ -1,7 +1,7 @@
 //! Formats of texts: which are enforced, and how those are spelled that would have no end.
 
-/// Formats that the grammar compiler enforces as they are.
-const ENFORCED: [&str; 8] = ["date", "email", "hostname", "ipv4", "ipv6", "uuid", "uri", "unknown"];
+/// Formats that the grammar compiler enforces as they are, inside JSON.
+const ENFORCED: [&str; 3] = ["ipv6", "uri", "unknown"];
 
 /// What `time` allows: a fraction of a second has at most nine digits (nanoseconds), because models
 /// run away in zeros.
@@ -9,6 +9,12 @@ const TIME: &str = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:(?:[0-5][0-9]|60)(?:\.[0-9]
 const DATE: &str = r"[0-9]{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-9]))";
 /// ISO 8601 as RFC 3339 has it in its appendix, with numbers of at most nine digits.
 const DURATION: &str = r"P(?:(?:N*Y(?:N*M(?:N*D)?)?|N*M(?:N*D)?|N*D)(?:T(?:N*H(?:N*M(?:N*S)?)?|N*M(?:N*S)?|N*S))?|T(?:N*H(?:N*M(?:N*S)?)?|N*M(?:N*S)?|N*S)|N*W)";
+
+const UUID: &str = "[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}";
+const OCTET: &str = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
+const LABEL: &str = "[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?";
+/// What may stand between the dots before an email's `@`: the atoms of RFC 5321, 4.1.2. Quoted ones are left out.
+const ATOM: &str = "[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]+";
 
 /// How a format is enforced.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,6 +34,11 @@ pub(super) fn format(name: &str) -> Format {
         "date-time" => whole(&format!("{DATE}[tT]{TIME}")),
         "time" => whole(TIME),
         "duration" => whole(&DURATION.replace("N*", "[0-9]{1,9}")),
+        "date" => whole(DATE),
+        "uuid" => whole(UUID),
+        "ipv4" => whole(&format!(r"(?:{OCTET}\.){{3}}{OCTET}")),
+        "hostname" => whole(&format!(r"{LABEL}(?:\.{LABEL})*")),
+        "email" => whole(&format!(r"{ATOM}(?:\.{ATOM})*@{LABEL}(?:\.{LABEL})*")),
         name if ENFORCED.contains(&name) => Format::Known,
         _ => Format::Unknown,
     }
@@ -43,7 +54,7 @@ mod tests {
             let Format::Pattern(pattern) = format(name) else { panic!("{name}") };
             assert!(!pattern.contains(['*']) && !pattern.contains("]+"), "{pattern}");
         }
-        assert_eq!(format("uuid"), Format::Known);
+        assert_eq!(format("ipv6"), Format::Known);
         assert_eq!(format("made-up"), Format::Unknown);
     }
 }

@@ -418,6 +418,31 @@ fn what_is_valid_can_still_be_said() {
             vec![r#""P""#, r#""P1234567890D""#],
         ),
         (
+            json!({"type": "string", "format": "date"}),
+            vec![r#""2024-02-29""#],
+            vec![r#""2024-02-30""#, r#""2024-2-29""#],
+        ),
+        (
+            json!({"type": "string", "format": "uuid"}),
+            vec![r#""9b2ef1c8-1fb8-4b0a-a4be-8f3d1e2a7c65""#],
+            vec![r#""9b2ef1c8-1fb84b0a-a4be-8f3d1e2a7c65""#],
+        ),
+        (
+            json!({"type": "string", "format": "ipv4"}),
+            vec![r#""255.0.9.199""#],
+            vec![r#""256.0.9.199""#, r#""1.2.3""#, r#""01.2.3.4""#],
+        ),
+        (
+            json!({"type": "string", "format": "hostname", "maxLength": 12}),
+            vec![r#""a""#, r#""a-b.example""#],
+            vec![r#""-a""#, r#""a..b""#, r#""a.example.org""#],
+        ),
+        (
+            json!({"type": "string", "format": "email"}),
+            vec![r#""a.b+c@example.org""#, r#""a/b@x""#],
+            vec![r#""a.@example.org""#, r#""@x""#, r#""a@""#, r#""a@b@c""#],
+        ),
+        (
             json!({"type": "number"}),
             vec!["0.12345678901234567", "-6.02214076e23", "1E-300", "18446744073709551615"],
             vec!["0.123456789012345678", "1e-0001", "100000000000000000000"],
