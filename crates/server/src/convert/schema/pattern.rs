@@ -37,11 +37,14 @@ impl<'a> Rewriter<'a> {
         if !self.expressions.contains_key(sent) {
             let reads = sent.len() > forebay_engine::MAX_EXPRESSION || self.reads(sent)?;
             if !reads {
-                return Err(format!(
-                    "its '{}' is not a regular expression that is supported: '{}'",
-                    keyword.name(),
-                    crate::error::shown(sent)
-                ));
+                let why = match without_assertions(sent) == sent {
+                    true => "is not a regular expression that is supported",
+                    false => {
+                        "has look-around, a word boundary or a reference to a group, which is not supported"
+                    }
+                };
+                let shown = crate::error::shown(sent);
+                return Err(format!("its '{}' {why}: '{shown}'", keyword.name()));
             }
             self.expressions.insert(sent, None);
         }
