@@ -123,18 +123,15 @@ fn named(root: &Value) -> HashMap<&str, &Value> {
     found
 }
 
+/// Keywords that hold values, whatever these look like.
+pub(crate) const DATA: [&str; 5] = ["const", "enum", "default", "example", "examples"];
+/// Keywords that hold schemas by names that are no keywords.
+pub(crate) const BY_NAME: [&str; 6] =
+    ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"];
+
 /// A schema and all that it holds, also under keywords that are not known. What it lists as values, and as
 /// examples, is data, whatever it looks like.
 pub(crate) fn schemas_in(root: &Value) -> impl Iterator<Item = &Value> {
-    const DATA: [&str; 5] = ["const", "enum", "default", "example", "examples"];
-    const BY_NAME: [&str; 6] = [
-        "properties",
-        "patternProperties",
-        "$defs",
-        "definitions",
-        "dependentSchemas",
-        "dependencies",
-    ];
     // Each with whether it holds schemas by names that are no keywords.
     let mut todo = vec![(root, false)];
     std::iter::from_fn(move || {

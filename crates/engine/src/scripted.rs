@@ -143,9 +143,21 @@ impl ByteTokenizer {
 /// # Errors
 /// Why the grammar cannot be enforced.
 pub fn can_answer(grammar: &Grammar, text: &str) -> Result<bool, GrammarError> {
+    can_answer_in_pieces(grammar, &[(text, ParseSpecial::No)])
+}
+
+/// The same of the tokens of these pieces of text, one behind the other.
+///
+/// # Errors
+/// Why the grammar cannot be enforced.
+pub fn can_answer_in_pieces(
+    grammar: &Grammar,
+    pieces: &[(&str, ParseSpecial)],
+) -> Result<bool, GrammarError> {
     let compiled = Grammars::new(vocab()).compile(grammar)?;
     let mut constraint = compiled.start();
-    let tokens = text.bytes().map(Token::from).chain([EOS]);
+    let tokens = pieces.iter().flat_map(|(text, special)| ByteTokenizer::tokens(text, *special));
+    let tokens = tokens.chain([EOS]);
     let mut each = tokens.map(|token| {
         let ended = constraint.is_complete() && token == EOS;
         ended

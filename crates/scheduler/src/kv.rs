@@ -129,7 +129,7 @@ pub enum Reuse {
     Evicted,
     /// Somebody has, but the model cannot go back to where the two part.
     NoRewind,
-    /// Somebody has, but less than a copy is worth, or the prompt is not longer than a block.
+    /// Somebody has, but less than a copy is worth, or than is reused where texts shall be reproducible.
     Short,
     /// The prompt's own logits are wanted, so all of it is computed.
     Unwanted,
@@ -267,7 +267,7 @@ impl Kv {
         u32::try_from(left).unwrap_or(u32::MAX)
     }
 
-    /// How many of the first tokens somebody holds, at most by the `limit`.
+    /// How many of the first tokens can be reused within `limit`.
     pub(crate) fn longest(&self, salt: Salt, tokens: &[u32], limit: Limit) -> u32 {
         let device = self.on_device(salt, tokens, limit).map_or(0, |m| m.len);
         let host = self.in_host(salt, tokens, limit, self.limits.slot_tokens);

@@ -148,7 +148,8 @@ impl StepBudget {
 impl PromptTime {
     /// The next prompt's tokens, of the `need` that it lacks at `before`; at most `room`. All of it, or
     /// at least an efficient chunk, or none. The `first` one gets an efficient chunk in any case, and with
-    /// nobody decoding an even part of what it lacks and there is room for, up to one and a half times what fits and a block.
+    /// nobody decoding an even part of what it lacks and there is room for, up to one and a half times what
+    /// fits and a block.
     pub(crate) fn grant(
         &mut self,
         costs: &CallCosts,

@@ -54,10 +54,12 @@ If a model's template writes a call's arguments one by one, a value whose schema
 string. Any other value is read as JSON (or a literal of Python) if it is one, else as a string, unless the template
 marks its type. Which arguments there are is found behind `$ref` and in `allOf`; `anyOf` and `oneOf` are alternatives,
 32 at most. Of such a call these are not enforced about all arguments together: `enum`, `const`, `not`, `propertyNames`,
-`minProperties`, `maxProperties`, and `patternProperties` beside `properties`; with `strict` they are a 400, else named
-in the header. The same goes for the formats `ipv6` and `uri` where only the schema says that a value is a string, for `pattern` and
-`format` beside a list of strings, and for listed values and names of arguments that hold what ends them in the
-template's spelling, or would be read with other white space: these cannot be said.
+`minProperties`, `maxProperties`, and `patternProperties` beside `properties`, of which there may be 16; with `strict`
+they are a 400, else named in the header. The same goes for the formats `ipv6` and `uri` where only the schema says that
+a value is a string, for `pattern` and `format` beside a list of strings, for a `pattern` with an anchor that stands at
+no end of it, and for listed values, expressions and names of arguments that hold what ends them in the template's
+spelling, or would be read with other white space. Arguments that the schema does not name have names of 1 to 64
+letters, digits, `_`, `.` and `-`.
 ";
 
 /// The fields that no type carries, by path.

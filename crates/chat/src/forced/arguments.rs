@@ -1,6 +1,6 @@
 //! The rules of arguments that come one by one.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde_json::{Map, Value, json};
 
@@ -357,7 +357,8 @@ impl Writer<'_> {
         }
     }
 
-    /// A schema as a document of its own; of these `types` alone if it does not fit, or holds what ends a value.
+    /// A schema as a document of its own; of these `types` alone if it does not fit; without what
+    /// readers would take for a value's end.
     fn document(
         &mut self,
         tool: &mut Tool<'_>,
@@ -367,17 +368,15 @@ impl Writer<'_> {
     ) -> Result<Value, String> {
         let needed = if fits { tool.definitions.needed(&schema, self.repeated) } else { None };
         let definitions = match needed {
-            Some((definitions, bytes)) => {
+            Some((mut definitions, bytes)) => {
                 self.repeated += bytes;
-                match self.holds_end(&schema, &definitions) {
-                    None => definitions,
-                    Some(keyword) => {
-                        let what = format!("what ends a value, in its '{keyword}',");
-                        self.leave_out(tool, keyword, &what)?;
-                        schema = json!({"type": types});
-                        Map::new()
-                    }
+                let all = std::iter::once(&mut schema).chain(definitions.values_mut());
+                let keywords: BTreeSet<_> = all.flat_map(|one| self.take_out_ends(one)).collect();
+                for keyword in keywords {
+                    let what = format!("what ends a value, in its '{keyword}',");
+                    self.leave_out(tool, keyword, &what)?;
                 }
+                definitions
             }
             None if tool.strict => {
                 return Err(format!(

@@ -9,12 +9,14 @@ use super::{Writer, escape_regex};
 use crate::calls::{LONGEST_KEY, is_text};
 use crate::dialect::{Arguments, Dialect, ID, Values};
 use crate::literal::{LiteralReader, LiteralStep, json_string};
-use crate::references::schemas_in;
+use crate::references::{BY_NAME, DATA};
 use crate::texts::{Constraint, Texts};
 
 /// Texts that readers take for nothing else, and that begin as no JSON does and no literal of Python's: the
 /// lexer decides by the first character.
 const NO_JSON: &str = r#"/[^\s"\[{\-0-9tfnTFN](.|\n)*/"#;
+/// How deep schemas are looked into: as deep as a document can be.
+const MAX_DEPTH: usize = 256;
 const ANY: &str = "/(.|\\n)*/";
 
 /// What ends the values of arguments.
@@ -273,27 +275,14 @@ impl Writer<'_> {
             && !begins.starts_with(&dense(none))
     }
 
-    /// The keyword of a schema, or of its definitions, by which JSON holds what readers take for the end of a
-    /// value, if there is one.
-    pub(super) fn holds_end(
-        &self,
-        schema: &Value,
-        definitions: &Map<String, Value>,
-    ) -> Option<&'static str> {
-        if matches!(&self.dialect.arguments, Arguments::Each { values: Values::Quoted(_), .. }) {
-            return None;
+    /// Takes out of a schema, and of all that it holds, what readers would take for the end of a value; returns the
+    /// keywords that held it. What is left allows more.
+    pub(super) fn take_out_ends(&self, schema: &mut Value) -> BTreeSet<&'static str> {
+        let mut left_out = BTreeSet::new();
+        if !matches!(&self.dialect.arguments, Arguments::Each { values: Values::Quoted(_), .. }) {
+            take_out(schema, self.dialect.value_end(), false, 0, &mut left_out);
         }
-        let stop = self.dialect.value_end();
-        let mut all = std::iter::once(schema).chain(definitions.values()).flat_map(schemas_in);
-        all.find_map(|schema| {
-            let holds =
-                |key: &str| schema.get(key).is_some_and(|one| one.to_string().contains(stop));
-            let names = schema.get("properties").and_then(Value::as_object).into_iter().flatten();
-            ["const", "enum", "pattern", "required"].into_iter().find(|key| holds(key)).or(names
-                .map(|(name, _)| name)
-                .any(|name| name.contains(stop))
-                .then_some("properties"))
-        })
+        left_out
     }
 
     /// A text by bytes, never as a control token or an id, and the dialect's piece behind it: one lexeme as far
@@ -306,6 +295,64 @@ impl Writer<'_> {
         let (plain, rest) = piece.split_at(special.unwrap_or(piece.len()));
         let spoken = json!(format!("{text}{plain}")).to_string();
         if rest.is_empty() { spoken } else { format!("{spoken} {}", self.text(rest)) }
+    }
+}
+
+/// The same of one value, which holds schemas by name or is one; `depth` deep in a document.
+fn take_out(
+    value: &mut Value,
+    stop: &str,
+    is_by_name: bool,
+    depth: usize,
+    left_out: &mut BTreeSet<&'static str>,
+) {
+    if depth > MAX_DEPTH {
+        return;
+    }
+    match value {
+        Value::Array(all) => {
+            all.iter_mut().for_each(|one| take_out(one, stop, false, depth + 1, left_out));
+        }
+        Value::Object(map) => {
+            if !is_by_name {
+                take_out_own(map, stop, left_out);
+            }
+            for (key, one) in map {
+                let is_keyword = |of: &[&str]| !is_by_name && of.contains(&key.as_str());
+                if !is_keyword(&DATA) {
+                    take_out(one, stop, is_keyword(&BY_NAME), depth + 1, left_out);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The same of what a schema says itself.
+fn take_out_own(map: &mut Map<String, Value>, stop: &str, left_out: &mut BTreeSet<&'static str>) {
+    let holds = |value: &Value| value.to_string().contains(stop);
+    for key in ["enum", "required", "properties", "patternProperties", "const", "pattern"] {
+        let (before, after) = match map.get_mut(key) {
+            Some(Value::Array(all)) if key != "const" => {
+                let before = all.len();
+                all.retain(|one| !holds(one));
+                (before, all.len())
+            }
+            Some(Value::Object(named)) if key != "const" => {
+                let before = named.len();
+                named.retain(|name, _| !name.contains(stop));
+                (before, named.len())
+            }
+            Some(one) => (1, usize::from(!holds(one))),
+            None => continue,
+        };
+        if after < before {
+            left_out.insert(key);
+            // No value at all is another thing than any.
+            if after == 0 {
+                map.remove(key);
+            }
+        }
     }
 }
 

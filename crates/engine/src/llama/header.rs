@@ -83,21 +83,22 @@ impl Header {
         self.numbers.get(&format!("{}.{key}", self.architecture)).copied()
     }
 
-    /// Where the other files are of a model whose first one, at `path`, has this header. None of most models.
+    /// Paths of the model's other files, given its first one at `path`; empty if it has one file.
     ///
     /// # Errors
-    /// Why there are none, though the header says that there are.
+    /// If the count is too large, this is not the first file, or its name has another form.
     pub(super) fn other_files(&self, path: &Path) -> Result<Vec<PathBuf>, String> {
         let number = |key: &str| self.numbers.get(key).copied().unwrap_or(0);
         let (files, this) = (number("split.count"), number("split.no"));
         if files < 2 {
             return Ok(Vec::new());
         }
-        if files > MOST_FILES || this != 0 {
-            return Err(format!(
-                "it is number {} of {files} files; the first is to be named",
-                this.saturating_add(1)
-            ));
+        if files > MOST_FILES {
+            return Err(format!("its header says that the model has {files} files"));
+        }
+        if this != 0 {
+            let this = this.saturating_add(1);
+            return Err(format!("it is number {this} of {files} files; the first is to be named"));
         }
         // As llama.cpp names them.
         let name = |n: u64| format!("-{n:05}-of-{files:05}.gguf");

@@ -124,7 +124,8 @@ impl Scheduler {
 
     /// So many tokens of a prompt that lacks `need`, or, where texts shall be reproducible, such a number
     /// near it that every part of the prompt is whole blocks, but for the last one, which is a block and
-    /// the rest: a token is computed in another way in a shorter part, or in an odd one.
+    /// the rest: a token is computed in another way in a shorter part, or in an odd one. Where there is
+    /// no room for that, as many as there are.
     fn in_whole_blocks(&self, tokens: u32, need: u32, room: u32) -> u32 {
         let block = self.limits.block.max(1);
         if !self.limits.reproducible || tokens == 0 || tokens == need {

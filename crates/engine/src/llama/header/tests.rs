@@ -206,16 +206,14 @@ fn a_models_other_files_are_named_as_its_first_one_is() {
     assert_eq!(split(3, 0).other_files(path), Ok(others.map(PathBuf::from).to_vec()));
     assert_eq!(split(1, 0).other_files(Path::new("big.gguf")), Ok(Vec::new()));
     assert_eq!(qwen3().other_files(Path::new("big.gguf")), Ok(Vec::new()));
-    for (count, number, name) in [
-        (3, 0, "big.gguf"),
-        (4, 0, "big-00001-of-00003.gguf"),
-        (3, 1, "big-00002-of-00003.gguf"),
-        (u64::MAX, 0, "big-00001-of-00003.gguf"),
-        (3, u64::MAX, "big-00001-of-00003.gguf"),
+    for (count, number, name, why) in [
+        (3, 0, "big.gguf", "so its name has to end with -00001-of-00003.gguf"),
+        (4, 0, "big-00001-of-00003.gguf", "so its name has to end with -00001-of-00004.gguf"),
+        (3, 1, "big-00002-of-00003.gguf", "it is number 2 of 3 files"),
+        (u64::MAX, 0, "big-00001-of-00003.gguf", "has 18446744073709551615 files"),
+        (3, u64::MAX, "big-00001-of-00003.gguf", "the first is to be named"),
     ] {
-        assert!(
-            split(count, number).other_files(Path::new(name)).is_err(),
-            "{count} {number} {name}"
-        );
+        let said = split(count, number).other_files(Path::new(name)).unwrap_err();
+        assert!(said.contains(why), "{said}");
     }
 }

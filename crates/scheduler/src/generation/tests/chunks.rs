@@ -55,11 +55,15 @@ proptest! {
         }
         let mut turn = 0;
         let mut decoding = std::collections::BTreeSet::new();
+        let (mut again, mut reused, mut is_new) = (0, 0, false);
         for _ in 0..200 {
             let step = s.plan();
             for work in step.work.iter().filter(|w| !decoding.contains(&w.seq)) {
-                let start = (work.start, work.start % BLOCK);
-                prop_assert_eq!(start, (work.start, 0), "{:?}", step);
+                prop_assert_eq!(work.start % BLOCK, 0, "{:?}", step);
+                if std::mem::take(&mut is_new) {
+                    again += 1;
+                    reused += u32::from(work.start > 0);
+                }
                 let is_last = work.output == Output::Last;
                 prop_assert!(is_last || work.tokens % BLOCK == 0, "{:?}", step);
                 prop_assert!(work.tokens >= BLOCK, "{:?}", step);
@@ -75,7 +79,10 @@ proptest! {
                 decoding.remove(&seq(turn));
                 turn = if turn == 0 { 10 } else { 0 };
                 s.submit(&with_head(turn, head, prompt, 300)).unwrap();
+                is_new = true;
             }
         }
+        // Where what they share is long enough to be copied.
+        prop_assert!(head < 2 * BLOCK || reused == again, "{reused} of {again}");
     }
 }

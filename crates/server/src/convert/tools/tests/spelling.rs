@@ -1,7 +1,8 @@
 //! Values and names are spelled so that they are read back as they were, or they cannot be said.
 
 use forebay_engine::Grammar;
-use forebay_engine::scripted::{answer, can_answer, vocab};
+use forebay_engine::ParseSpecial;
+use forebay_engine::scripted::{answer, can_answer, can_answer_in_pieces, vocab};
 use serde_json::{Value, json};
 
 use super::{
@@ -81,11 +82,16 @@ fn a_control_token_that_ends_values_is_not_spelled_within_one() {
     ] {
         let schema = json!({"type": "object", "properties": {"a": value}, "required": ["a"]});
         let wanted = wanted_by(&dialect, &schema, true).unwrap();
-        let Grammar::Lark(lark) = wanted.grammar() else { panic!("{wanted:?}") };
-        assert!(lark.contains("~/(.|\\n)*<\\|x\\|>") || lark.contains("[^<]"), "{lark}");
-        // Of the bytes of its name alone no call is complete, and the grammar is one.
-        let call = "<call>f\n<key>a</key>aaa<|x|></call>";
-        assert_eq!(can_answer(wanted.grammar(), call), Ok(false), "{lark}");
+        let call = |value: &str| {
+            let call = [
+                (format!("<call>f\n<key>a</key>{value}"), ParseSpecial::No),
+                ("<|x|></call>".to_owned(), ParseSpecial::Yes),
+            ];
+            let pieces = call.each_ref().map(|(text, special)| (text.as_str(), *special));
+            can_answer_in_pieces(wanted.grammar(), &pieces)
+        };
+        assert_eq!(call("aaa"), Ok(true), "{wanted:?}");
+        assert_eq!(call("a<|x|>"), Ok(false), "{wanted:?}");
     }
 }
 
@@ -112,7 +118,9 @@ fn listed_texts_are_said_as_they_are_read() {
         assert_eq!(read_by(dialect_of(QUOTED), &only, &said), json!({"a": text}));
     }
     let objects = json!({"enum": [{"a": "</parameter>"}, 1]});
-    check_value(0, &objects, &["{\"a\": 1}", "2"], &["x"], Some("enum"));
+    check_value(0, &objects, &["1"], &["{\"a\": \"</parameter>\"}", "2"], Some("enum"));
+    let within = json!({"type": "object", "properties": {"b": objects}, "required": ["b"]});
+    check_value(0, &within, &["{\"b\": 1}"], &["{}", "{\"b\": 2}"], Some("enum"));
     check_value(1, &objects, &["{\"a\": \"</parameter>\"}", "1"], &["2"], None);
     // What looks like a reference in a value is none.
     check_value(
