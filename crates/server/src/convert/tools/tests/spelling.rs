@@ -1,6 +1,5 @@
 //! Values and names are spelled so that they are read back as they were, or they cannot be said.
 
-use forebay_engine::Grammar;
 use forebay_engine::ParseSpecial;
 use forebay_engine::scripted::{answer, can_answer, can_answer_in_pieces, vocab};
 use serde_json::{Value, json};
