@@ -63,6 +63,9 @@ const MAX_CALLS: u32 = 32;
 /// test of the server compares them).
 pub const MAX_GRAMMAR_BYTES: usize = 256 << 10;
 
+/// Whether some text matches, as a whole, all of some expressions and none of others; `None` if that is not known.
+pub type SomeText<'t> = dyn Fn(&[&str], &[&str]) -> Option<bool> + 't;
+
 /// What a grammar is written for: a vocabulary and a compiler.
 #[derive(Clone, Copy)]
 pub struct Target<'t> {
@@ -70,8 +73,8 @@ pub struct Target<'t> {
     pub control: &'t dyn Fn(&str) -> Option<(u32, usize)>,
     /// Spells a schema for llguidance.
     pub json: &'t dyn Fn(&Value) -> Value,
-    /// Whether some text matches, as a whole, all of some expressions and none of others.
-    pub some_text: &'t dyn Fn(&[&str], &[&str]) -> bool,
+    /// Looks for texts that expressions match.
+    pub some_text: &'t SomeText<'t>,
 }
 
 impl fmt::Debug for Target<'_> {
@@ -311,7 +314,7 @@ mod tests {
     use crate::dialect::Values;
 
     fn target(json: &dyn Fn(&Value) -> Value) -> Target<'_> {
-        Target { control: &|_| None, json, some_text: &|_, _| true }
+        Target { control: &|_| None, json, some_text: &|_, _| None }
     }
 
     #[test]

@@ -31,8 +31,8 @@ pub use calls::{CallReader, Part};
 pub use channels::ChannelReader;
 pub use dialect::Dialect;
 pub use forced::{
-    CallGrammar, Calls, MAX_GRAMMAR_BYTES, Target, ToolShape, Unenforceable, between_slashes,
-    escape_regex, grammar as call_grammar, literal,
+    CallGrammar, Calls, MAX_GRAMMAR_BYTES, SomeText, Target, ToolShape, Unenforceable,
+    between_slashes, escape_regex, grammar as call_grammar, literal,
 };
 pub use parameters::is_any;
 pub use references::{Draft, References};

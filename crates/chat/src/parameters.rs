@@ -429,7 +429,7 @@ mod tests {
             let tool = ToolShape { name: "f", schema: schema.clone(), sent: schema, strict: false };
             let dialect = samples::qwen();
             let target =
-                Target { control: &|_| None, json: &Value::clone, some_text: &|_, _| true };
+                Target { control: &|_| None, json: &Value::clone, some_text: &|_, _| None };
             let written = grammar(&dialect, &[tool], Calls::One, target, None);
             let bytes = written.map_or(0, |grammar| grammar.lark.len());
             let took = begin.elapsed();

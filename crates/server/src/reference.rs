@@ -57,7 +57,7 @@ marks its type. Which arguments there are is found behind `$ref` and in `allOf`;
 `minProperties`, `maxProperties`, and `patternProperties` beside `properties`, of which there may be 16; with `strict`
 they are a 400, else named in the header. The same goes for the formats `ipv6` and `uri` where only the schema says that
 a value is a string, for `pattern` and `format` beside a list of strings, for a `pattern` with an anchor that stands at
-no end of it, and for listed values, expressions and names of arguments that hold what ends them in the template's
+no end of it, for more than three that have to match together, for a `minLength` above 4,096, and for listed values, expressions and names of arguments that hold what ends them in the template's
 spelling, or would be read with other white space. Arguments that the schema does not name have names of 1 to 64
 letters, digits, `_`, `.` and `-`.
 ";

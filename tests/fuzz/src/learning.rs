@@ -30,7 +30,7 @@ pub fn run(data: &[u8]) {
     let schema = json!({"type": "object", "properties": {"a": {"type": "string"}, "b": {}}, "required": ["a"]});
     let shapes =
         [ToolShape { name: "get_weather", schema: schema.clone(), sent: &schema, strict: false }];
-    let target = Target { control: &|_| None, json: &Value::clone, some_text: &|_, _| true };
+    let target = Target { control: &|_| None, json: &Value::clone, some_text: &|_, _| None };
     let grammar = call_grammar(&dialect, &shapes, calls, target, None);
     assert!(grammar.is_ok_and(|grammar| grammar.lark.contains("start: ")));
     // An answer made of the dialect's own pieces.

@@ -188,8 +188,8 @@ impl Writer<'_> {
         let mut found = Vec::with_capacity(patterns.len());
         for (pattern, _) in patterns {
             // Names that no argument can have here are none that it may have.
-            let is =
-                whole(pattern, ".*").filter(|is| (self.target.some_text)(&[FREE_NAME, is], &[]));
+            let is = whole(pattern, ".*")
+                .filter(|is| (self.target.some_text)(&[FREE_NAME, is], &[]) != Some(false));
             if is.is_none() && tool.strict {
                 return Err("one of its 'patternProperties' has an anchor within it, or matches no name of 1 to 64 \
                      letters, digits, '_', '.' and '-', as this model spells calls"
@@ -228,7 +228,7 @@ impl Writer<'_> {
     fn free_name(&mut self, is: Option<&str>, not: &[String]) -> Option<String> {
         let all: Vec<&str> = std::iter::once(FREE_NAME).chain(is).collect();
         let none: Vec<&str> = not.iter().map(String::as_str).collect();
-        if !(self.target.some_text)(&all, &none) {
+        if (self.target.some_text)(&all, &none) == Some(false) {
             return None;
         }
         let mut body = format!("/{}/", all.join("/ & /"));

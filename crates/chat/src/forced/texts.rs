@@ -19,6 +19,28 @@ const NO_JSON: &str = r#"/[^\s"\[{\-0-9tfnTFN](.|\n)*/"#;
 const MAX_DEPTH: usize = 256;
 const ANY: &str = "/(.|\\n)*/";
 
+/// The longest text that a limited one may be, in characters: what a schema allows beyond that is not said.
+const LONGEST: u64 = 1 << 16;
+/// Patterns that are looked for together: each multiplies what is to be searched.
+const MOST_TOGETHER: usize = 3;
+/// The most characters that a text may be said to have at least.
+const MOST_AT_LEAST: u64 = 1 << 12;
+
+/// Whether a text may begin, and end, with a line break.
+#[derive(Clone, Copy)]
+struct Breaks {
+    front: bool,
+    back: bool,
+}
+
+impl Breaks {
+    /// The expressions of texts that may not be.
+    fn never(self) -> impl Iterator<Item = &'static str> {
+        let front = (!self.front).then_some("\\n(.|\\n)*");
+        front.into_iter().chain((!self.back).then_some("(.|\\n)*\\n"))
+    }
+}
+
 /// What ends the values of arguments.
 #[derive(Clone, Copy)]
 pub(super) struct ValueEnd<'d> {
@@ -77,11 +99,7 @@ impl Writer<'_> {
                 Texts::Any => self.any_text(quote, end),
                 Texts::Constrained(constraint) => {
                     spelled.left_out.extend(constraint.has_format.then_some("format"));
-                    let other = format!("{}*", other_than(stop_of(quote)));
-                    let is_whole = |one: &&str| whole(one, &other).is_some();
-                    let unread = !constraint.patterns.iter().all(is_whole);
-                    spelled.left_out.extend(unread.then_some("pattern"));
-                    self.constrained(constraint, quote, end)
+                    self.constrained(constraint, quote, end, &mut spelled.left_out)
                 }
             };
             spelled.forms.push(form);
@@ -117,55 +135,109 @@ impl Writer<'_> {
         if quote.is_empty() && !end.all.is_empty() {
             return self.text_until(&[ANY.to_owned()], "", end.stop);
         }
-        self.constrained(&Constraint::default(), quote, end)
+        self.constrained(&Constraint::default(), quote, end, &mut BTreeSet::new())
     }
 
-    /// A text as its constraint allows it, and what ends it: none that holds what readers take for its end.
+    /// A text as its constraint allows it, and what ends it: none that holds what readers take for its end. Keywords
+    /// that are not enforced go to `left_out`.
     fn constrained(
         &mut self,
         constraint: &Constraint<'_>,
         quote: &str,
         end: ValueEnd<'_>,
+        left_out: &mut BTreeSet<&'static str>,
     ) -> String {
-        let Constraint { patterns, least, most, .. } = constraint;
         let stop = stop_of(quote);
-        let other = other_than(stop);
-        let found = |one: &&str| whole(one, &format!("{other}*")).map(|one| format!("/{one}/"));
-        let mut all: Vec<String> = patterns.iter().filter_map(found).collect();
-        let has_patterns = !all.is_empty();
-        let most = most.map_or(String::new(), |most| most.to_string());
-        let is_limited = *least > 0 || !most.is_empty();
-        match has_patterns {
-            false if is_limited => all.push(format!("/{other}{{{least},{most}}}/")),
-            false => all.push(format!("/{}/", without(stop))),
-            true if is_limited => all.push(format!("/(.|\\n){{{least},{most}}}/")),
-            true => {}
-        }
-        if has_patterns {
-            let ends = if quote.is_empty() { end.stop } else { quote };
-            all.push(if ends.chars().nth(1).is_some() {
-                never(ends)
-            } else {
-                format!("/{other}*/")
-            });
-        }
+        let is_bare = quote.is_empty();
+        // The reader takes a line break off either end, so none may stand there unless one more does.
+        let breaks = Breaks {
+            front: !is_bare || self.before_value().starts_with('\n'),
+            back: !is_bare || end.all.starts_with('\n'),
+        };
+        let least = if constraint.least > MOST_AT_LEAST {
+            left_out.insert("minLength");
+            0
+        } else {
+            constraint.least
+        };
+        let lengths = (least, constraint.most.map(|most| most.min(LONGEST).max(least)));
         let mut behind = "";
-        if quote.is_empty() && *constraint != Constraint::default() {
-            // The reader takes a line break off either end.
-            if !self.before_value().starts_with('\n') {
-                all.push("~/\\n(.|\\n)*/".to_owned());
-            }
-            if end.all.starts_with('\n') {
-                behind = "\"\\n\"";
-            } else {
-                all.push("~/(.|\\n)*\\n/".to_owned());
-            }
+        if is_bare && *constraint != Constraint::default() && end.all.starts_with('\n') {
+            behind = "\"\\n\"";
         }
-        if quote.is_empty() {
+        let all = self.patterns(
+            constraint,
+            (stop, if is_bare { end.stop } else { quote }),
+            lengths,
+            breaks,
+            left_out,
+        );
+        let all = if !all.is_empty() {
+            all
+        } else if lengths == (0, None) {
+            let mut all = vec![format!("/{}/", without(stop))];
+            if *constraint != Constraint::default() {
+                all.extend(breaks.never().map(|one| format!("~/{one}/")));
+            }
+            all
+        } else {
+            vec![format!("/{}/", limited(stop, lengths, breaks))]
+        };
+        if is_bare {
             return self.text_until(&all, behind, end.stop);
         }
         let text = self.text_until(&all, "", quote);
         format!("{} {text} {}", self.text(quote), self.text(end.all))
+    }
+
+    /// The terminals that all have to match a text by the patterns of its constraint, if some text can; none if
+    /// there is none, or no pattern that can be enforced. Each is as small as its expression, together they are as
+    /// large as the product of all: they are enforced if it is known that they can be.
+    fn patterns(
+        &self,
+        constraint: &Constraint<'_>,
+        (stop, ends): (&str, &str),
+        (least, most): (u64, Option<u64>),
+        breaks: Breaks,
+        left_out: &mut BTreeSet<&'static str>,
+    ) -> Vec<String> {
+        let other = format!("{}*", other_than(stop));
+        let mut found: Vec<String> =
+            constraint.patterns.iter().filter_map(|one| whole(one, &other)).collect();
+        found.truncate(MOST_TOGETHER);
+        let is_short = found.len() < constraint.patterns.len();
+        left_out.extend(is_short.then_some("pattern"));
+        if found.is_empty() {
+            return Vec::new();
+        }
+        // Together with an expression each length is a state of its own.
+        let most = most.map(|most| most.min(MOST_AT_LEAST));
+        let mut never: Vec<String> = breaks.never().map(str::to_owned).collect();
+        let many = found.len() > 1;
+        if ends.chars().nth(1).is_some() {
+            never.push(format!("(.|\\n)*{}(.|\\n)*", escape_regex(ends)));
+        } else {
+            found.push(other);
+        }
+        let is_limited = least > 0 || most.is_some();
+        if is_limited {
+            let most = most.map_or(String::new(), |most| most.to_string());
+            found.push(format!("(.|\\n){{{least},{most}}}"));
+        }
+        let (all, none): (Vec<&str>, Vec<&str>) = (
+            found.iter().map(String::as_str).collect(),
+            never.iter().map(String::as_str).collect(),
+        );
+        match (self.target.some_text)(&all, &none) {
+            Some(true) => {}
+            None if !many && !is_limited => {}
+            Some(false) | None => {
+                left_out.insert("pattern");
+                return Vec::new();
+            }
+        }
+        let found = found.iter().map(|one| format!("/{one}/"));
+        found.chain(never.iter().map(|one| format!("~/{one}/"))).collect()
     }
 
     /// A text that matches all these expressions, and what ends it. The lexer never goes back: where the
@@ -381,6 +453,36 @@ fn never(text: &str) -> String {
 fn beginning(stop: &str) -> (String, Option<String>) {
     let mut begins = stop.chars().map(|c| escape_regex(c.encode_utf8(&mut [0; 4])));
     (begins.next().unwrap_or_default(), begins.next())
+}
+
+/// The expression of a text of at least and at most so many characters with none of which `stop` begins, and the
+/// line breaks that it may have at its ends. It is one that counts once: what has to match besides would have to be
+/// looked for in all the lengths.
+fn limited(stop: &str, (least, most): (u64, Option<u64>), breaks: Breaks) -> String {
+    let other = other_than(stop);
+    let edge = match beginning(stop) {
+        (first, Some(_)) => format!("[^{first}\\n]"),
+        (_, None) => other.clone(),
+    };
+    let edges = u64::from(!breaks.front) + u64::from(!breaks.back);
+    let counted = |edges: u64| {
+        let most = most.map(|most| (most - edges).to_string()).unwrap_or_default();
+        let inner = format!("{other}{{{},{most}}}", least.saturating_sub(edges));
+        let [front, back] = [breaks.front, breaks.back].map(|may| if may { "" } else { &edge });
+        format!("{front}{inner}{back}")
+    };
+    let mut each = Vec::new();
+    if edges == 0 || most.is_none_or(|most| most >= edges) {
+        each.push(counted(edges));
+    }
+    // Of one character, which is at both ends, and of none.
+    if edges == 2 && least <= 1 && most.is_none_or(|most| most >= 1) {
+        each.push(edge.clone());
+    }
+    if edges > 0 && least == 0 {
+        each.push(format!("{other}{{0}}"));
+    }
+    format!("({})", each.join("|"))
 }
 
 /// What no text that any expression may stand for holds the beginning of. Without `<` in it, none runs into a

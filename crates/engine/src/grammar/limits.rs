@@ -23,6 +23,9 @@ pub(super) const MAX_UNITS: u64 = 50_000;
 pub(super) const MAX_PAIRS: u64 = 4_000_000;
 /// Pairs of pattern properties, over all objects: each is compiled and intersected.
 pub(super) const MAX_PATTERN_PAIRS: u64 = 4_096;
+/// Expressions (`pattern`, `format`) that one text has to match: the automaton of all is as large as the product of
+/// theirs, and is searched whenever a token is chosen. Five small ones took 20 seconds.
+pub(super) const MAX_EXPRESSIONS_TOGETHER: u64 = 3;
 /// Properties of an object of which a number is required (`minProperties`, `maxProperties`): the
 /// compiler writes an alternative for each.
 pub(super) const MAX_COUNTED_PROPERTIES: u64 = 64;

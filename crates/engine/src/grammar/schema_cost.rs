@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 
 use super::GrammarError;
 use super::limits::{
-    Cost, MAX_COUNTED_PROPERTIES, MAX_LEVELS, MAX_PAIRS, MAX_PATTERN_PAIRS, MAX_UNITS, within,
+    Cost, MAX_COUNTED_PROPERTIES, MAX_EXPRESSIONS_TOGETHER, MAX_LEVELS, MAX_PAIRS,
+    MAX_PATTERN_PAIRS, MAX_UNITS, within,
 };
 
 /// Keywords that constrain nothing, and those that [`Walk::flatten`] resolves.
@@ -177,6 +178,13 @@ impl<'a> Walk<'a, '_> {
             }
         }
         self.spend(values)?;
+        let expressions: HashSet<&str> = parts
+            .iter()
+            .flat_map(|part| [part.schema.get("pattern"), part.schema.get("format")])
+            .filter_map(|one| one?.as_str())
+            .collect();
+        let together = expressions.len() as u64;
+        within(together, MAX_EXPRESSIONS_TOGETHER, "expressions that have to match together")?;
         let groups: Vec<&'a Vec<Value>> = parts.iter().flat_map(alternatives).collect();
         for part in parts.iter().filter(|part| !part.bare) {
             // The compiler compares them in pairs.

@@ -128,6 +128,7 @@ fn what_costs_too_much_is_refused_by_name() {
     );
     let fan = all(0..40, |i| format!("R{i}: R{0} \"a\" R{0}\n", i + 1));
     let patterns = all(0..100, |i| format!("\"^p{i}x\":{{}},"));
+    let together = all(0..16, |i| format!("{{\"pattern\":\".*x{i}.{{10}}y\"}},"));
     let cases = [
         (chain("r", 5_000, 0), "levels"),
         (chain("R", 5_000, 0), "levels"),
@@ -155,6 +156,7 @@ fn what_costs_too_much_is_refused_by_name() {
         (object(100, "\"minProperties\":1,\"additionalProperties\":false,"), "minProperties"),
         (json(format!("{{\"patternProperties\":{{{patterns}\"z\":{{}}}}}}")), "pattern properties"),
         (json(format!("{{\"enum\":[{}0]}}", "1,".repeat(60_000))), "schemas and values"),
+        (json(format!("{{\"allOf\":[{together}{{}}]}}")), "have to match together"),
         (lark(format!("start: R0\n{fan}R40: \"x\"\n")), "terminals"),
         (lark(format!("start: {}", "a{".repeat(1000))), "nested brackets"),
         (

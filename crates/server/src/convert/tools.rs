@@ -18,9 +18,9 @@ use super::schema::{self, Enforcement, NotEnforced};
 use crate::error::{ApiError, shown};
 
 const MAX_TOOLS: usize = 128;
-/// Bytes of expressions for names of arguments of which it is found out whether any name matches; a Unicode class
-/// counts as a thousand.
-const MAX_NAME_WORK: usize = 256 << 10;
+/// Bytes of expressions for arguments and their names of which it is found out whether any text matches them
+/// together; a Unicode class counts as a thousand, and each question as 256.
+const MAX_TEXT_WORK: usize = 256 << 10;
 
 /// The tools of a request. Cheap to clone: each answer has one.
 #[derive(Debug, Clone, Default)]
@@ -219,7 +219,7 @@ impl Toolset {
             let target = Target {
                 control: &|text| vocab.control_at(text),
                 json: &|schema| schema::spelled(schema.clone()),
-                some_text: &|all, none| some_name(&work, all, none),
+                some_text: &|all, none| some_text(&work, all, none),
             };
             let grammar = call_grammar(dialect, &shapes, calls, target, schema.as_ref());
             let grammar = grammar.map_err(|Unenforceable { tool, why }| {
@@ -268,13 +268,13 @@ impl Toolset {
     }
 }
 
-/// Whether some name matches all of these expressions and none of those: taken for granted once finding out has
-/// been too much `work`.
-fn some_name(work: &Cell<usize>, all: &[&str], none: &[&str]) -> bool {
+/// Whether some text matches all of these expressions and none of those; `None` once finding out has been too much
+/// `work`.
+fn some_text(work: &Cell<usize>, all: &[&str], none: &[&str]) -> Option<bool> {
     let cost = |one: &&str| one.len() + 1_024 * forebay_engine::unicode_classes(one) as usize;
     let costs = all.iter().chain(none).map(cost).sum::<usize>();
     work.set(work.get() + 256 + costs);
-    work.get() > MAX_NAME_WORK || forebay_engine::some_text_matches(all, none)
+    if work.get() > MAX_TEXT_WORK { None } else { forebay_engine::some_text_matches(all, none) }
 }
 
 /// The parameters of a function cannot be enforced, or the format of a custom tool.

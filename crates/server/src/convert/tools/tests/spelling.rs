@@ -1,5 +1,7 @@
 //! Values and names are spelled so that they are read back as they were, or they cannot be said.
 
+use std::time::{Duration, Instant};
+
 use forebay_engine::ParseSpecial;
 use forebay_engine::scripted::{answer, can_answer, can_answer_in_pieces, vocab};
 use serde_json::{Value, json};
@@ -60,6 +62,34 @@ fn all_that_a_schema_says_of_a_text_counts_together() {
     check_value(QUOTED, &format, &["\"fe80::1:2\""], &["\"x\"", "'x'"], None);
     let expressed = json!({"type": "string", "enum": ["a", "b"], "pattern": "^a"});
     check_value(0, &expressed, &["a", "b"], &["c"], Some("pattern"));
+}
+
+#[test]
+fn what_costs_too_much_to_look_for_is_left_out() {
+    let begin = Instant::now();
+    let together = |count: usize| {
+        let one = |i| json!({"pattern": format!(".*x{i}.{{10}}y")});
+        json!({"type": "string", "allOf": (0..count).map(one).collect::<Vec<_>>()})
+    };
+    let text = "x0__________y x1__________y";
+    check_value(0, &together(2), &[text], &["x0__________y"], None);
+    check_value(0, &together(16), &["any"], &[], Some("pattern"));
+    // A text that only its end could spell.
+    let broken = json!({"type": "string", "pattern": "^a\\n$"});
+    check_value(0, &broken, &["a\n"], &["a"], None);
+    check_value(1, &broken, &["any"], &[], Some("pattern"));
+    let lengths =
+        |least: u64, most: u64| json!({"type": "string", "minLength": least, "maxLength": most});
+    for (which, ends) in [(0, ["a\n", "\n"]), (1, ["\na", "a\n"])] {
+        let may_not = if which == 0 { &[][..] } else { &ends[..] };
+        check_value(which, &lengths(0, u64::MAX), &["", "a", "ab", "a\nb"], may_not, None);
+        check_value(which, &lengths(1, 1_000_000), &["a", "ab", "a\nb"], &[""], None);
+        check_value(which, &lengths(2, 3), &["ab", "a\nb"], &["", "a", "abcd"], None);
+        check_value(which, &lengths(1, 1), &["a"], &["", "ab"], None);
+        check_value(which, &lengths(0, 0), &[""], &["a"], None);
+        check_value(which, &lengths(u64::MAX, u64::MAX), &["a"], &[], Some("minLength"));
+    }
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
 }
 
 #[test]
