@@ -66,6 +66,18 @@ fn cells_are_shared_or_copied() {
 }
 
 #[test]
+fn as_few_tokens_are_copied_as_a_slot_is_small() {
+    for (slot_tokens, head, cached) in
+        [(1000, 24, 24), (1000, 15, 0), (8192, 24, 0), (8192, 70, 70), (32_768, 70, 0)]
+    {
+        let mut kv = Kv::new(KvLimits { shares: false, slot_tokens, cells: 100_000, ..LIMITS });
+        run(&mut kv, 0, &text(0, 200));
+        let second = run(&mut kv, 0, &[text(0, head), text(500, 100)].concat());
+        assert_eq!(second.cached, cached, "{head} of {slot_tokens}");
+    }
+}
+
+#[test]
 fn a_model_that_cannot_go_back_reuses_all_or_nothing() {
     let mut kv = Kv::new(KvLimits { rewinds: false, ..LIMITS });
     run(&mut kv, 0, &text(0, 40));
