@@ -119,14 +119,17 @@ def steady(models, tmp_path_factory):
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts servers with one model, `m`, and given settings; they end with the test."""
+    """Starts servers with one model, `m`, and given settings; they end with the test. Each has its `log`, a file."""
     servers = []
 
     def start(path, **settings):
         lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in settings.items())
         config = tmp_path / f"{len(servers)}.toml"
         config.write_text(f'[server]\ndrain_delay_s = 0\n[[model]]\nname = "m"\npath = "{path}"\n{lines}\n')
-        servers.append(Server("--config", str(config)))
+        log = tmp_path / f"{len(servers)}.log"
+        with log.open("w") as file:
+            servers.append(Server("--config", str(config), log=file))
+        servers[-1].log = log
         return servers[-1]
 
     yield start

@@ -1,7 +1,6 @@
 """All of a GPU's code on Mesa's software driver: slow kernels, but the backend, the offload and the KV layout
 of a real one. `make gpu-test` builds what it needs and runs it."""
 
-import json
 import os
 import re
 import resource
@@ -12,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import check
 import openai
 import pytest
-from conftest import BINARY, REPO, Server, forebay
+from conftest import BINARY, REPO, forebay
+from engines import children
 from scheduling import ask, cached, metric, same_text
 
 if not os.environ.get("TEST_VULKAN"):
@@ -47,25 +47,6 @@ def tiny(models, tmp_path_factory):
     return made
 
 
-@pytest.fixture
-def serve(tmp_path):
-    """Starts servers with one model, `m`; their logs are in `log`. They end with the test."""
-    servers = []
-
-    def serve(path, **settings):
-        lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in settings.items())
-        (config := tmp_path / f"{len(servers)}.toml").write_text(
-            f'[server]\ndrain_delay_s = 0\n[[model]]\nname = "m"\npath = "{path}"\n{lines}\n')
-        file = tmp_path / f"{len(servers)}.log"
-        servers.append(Server("--config", config, log=file.open("w")))
-        servers[-1].log = file.read_text
-        return servers[-1]
-
-    yield serve
-    for server in servers:
-        server.stop()
-
-
 # --- Where a model goes ----------------------------------------------------------------------
 
 
@@ -75,11 +56,11 @@ def test_it_is_listed_and_what_fits_is_said(models):
     assert "30 of 30 layers and the output matrix on GPUs" in said and "Vulkan0: weights" in said
 
 
-def test_a_driver_that_is_missing_leaves_the_cpu(serve, models, monkeypatch):
+def test_a_driver_that_is_missing_leaves_the_cpu(start, models, monkeypatch):
     assert "Vulkan" not in forebay("devices", **NOWHERE)
     for name, value in NOWHERE.items():
         monkeypatch.setenv(name, value)
-    server = serve(models["chat"])
+    server = start(models["chat"])
     assert ask(server, user("Hello."), 4).usage.completion_tokens == 4
 
 
@@ -89,33 +70,33 @@ def test_answers_are_the_cpus(models, layers):
     assert check.main(BINARY, models["chat"], layers=layers, tokens=8) == 0
 
 
-def test_as_many_layers_as_fit(serve, models):
+def test_as_many_layers_as_fit(start, models):
     """The driver says that it has 2 GiB; all but a little is to stay free."""
-    server = serve(models["chat"], gpu_margin_mib=1700, ctx_size=8192)
-    layers = int(re.search(r"(\d+) of 30 layers on GPUs", server.log())[1])
-    assert 0 < layers < 30, server.log()
+    server = start(models["chat"], gpu_margin_mib=1700, ctx_size=8192)
+    layers = int(re.search(r"(\d+) of 30 layers on GPUs", server.log.read_text())[1])
+    assert 0 < layers < 30, server.log.read_text()
     assert ask(server, user("Hello."), 4, extra_body={"ignore_eos": True}).usage.completion_tokens == 4
 
 
-def test_two_devices_share_a_model(serve, tiny, monkeypatch):
+def test_two_devices_share_a_model(start, tiny, monkeypatch):
     """The same driver twice."""
     path = tiny("llama")
-    alone = ask(serve(path, gpu_layers="all"), user("Tell me about rain."), 16)
+    alone = ask(start(path, gpu_layers="all"), user("Tell me about rain."), 16)
     monkeypatch.setenv("GGML_VK_VISIBLE_DEVICES", "0,0")
-    server = serve(path, gpu_layers="all")
-    assert "Vulkan0: weights" in server.log() and "Vulkan1: weights" in server.log()
+    server = start(path, gpu_layers="all")
+    assert "Vulkan0: weights" in server.log.read_text() and "Vulkan1: weights" in server.log.read_text()
     same_text(alone, ask(server, user("Tell me about rain."), 16), TOLERANCE)
-    one = serve(path, gpu_layers="all", split_mode="none", main_gpu=1)
-    assert "Vulkan1: weights" in one.log() and "Vulkan0: weights" not in one.log()
+    one = start(path, gpu_layers="all", split_mode="none", main_gpu=1)
+    assert "Vulkan1: weights" in one.log.read_text() and "Vulkan0: weights" not in one.log.read_text()
     same_text(alone, ask(one, user("Tell me about rain."), 16), TOLERANCE)
 
 
 # --- What is computed there ------------------------------------------------------------------
 
 
-def test_beginnings_are_shared_and_answers_stay_the_same(serve, tiny):
+def test_beginnings_are_shared_and_answers_stay_the_same(start, tiny):
     """The layout of a GPU: one pool of cells, where a beginning is there once."""
-    server = serve(tiny("llama"), gpu_layers="all", parallel=4, ctx_size=8192)
+    server = start(tiny("llama"), gpu_layers="all", parallel=4, ctx_size=8192)
     asks = [[{"role": "system", "content": HEAD}, *user(f"Tell me about {topic}.")] for topic in TOPICS[:5]]
     alone = [ask(server, one, 8, extra_body={"cache_salt": str(n)}) for n, one in enumerate(asks)]
     assert not any(cached(answer) for answer in alone)
@@ -129,8 +110,8 @@ def test_beginnings_are_shared_and_answers_stay_the_same(serve, tiny):
     assert len({choice.message.content for choice in choices.choices}) == 1
 
 
-def test_when_the_cells_are_full_answers_wait_and_go_on(serve, tiny):
-    server = serve(tiny("llama"), gpu_layers="all", parallel=4, ctx_size=512, kv_host_mib=64)
+def test_when_the_cells_are_full_answers_wait_and_go_on(start, tiny):
+    server = start(tiny("llama"), gpu_layers="all", parallel=4, ctx_size=512, kv_host_mib=64)
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(
             lambda n: ask(server, user(f"{n}. " + HEAD), 100, extra_body={"ignore_eos": True}), range(4)))
@@ -139,8 +120,8 @@ def test_when_the_cells_are_full_answers_wait_and_go_on(serve, tiny):
 
 
 @pytest.mark.parametrize("kind", ["gemma3", "mamba", "lfm2"])
-def test_checkpoints_are_saved_and_restored(serve, tiny, kind):
-    server = serve(tiny(kind), gpu_layers="all", parallel=2, ctx_size=4096)
+def test_checkpoints_are_saved_and_restored(start, tiny, kind):
+    server = start(tiny(kind), gpu_layers="all", parallel=2, ctx_size=4096)
     first = ask(server, user(HEAD * 3), 12)
     again, other = ask(server, user(HEAD * 3), 12), ask(server, user(HEAD * 3 + "Why?"), 12)
     assert again.usage.prompt_tokens - cached(again) <= 32
@@ -153,20 +134,20 @@ def vectors(server, texts):
     return [item.embedding for item in client.embeddings.create(model="m", input=texts).data]
 
 
-def test_vectors_are_the_cpus(serve, models):
+def test_vectors_are_the_cpus(start, models):
     texts = ["a cat", "a kitten on a mat " * 20, "Bread is baked in an oven."]
-    on_gpu, on_cpu = (vectors(serve(models["embedding"], gpu_layers=n), texts) for n in ("all", 0))
+    on_gpu, on_cpu = (vectors(start(models["embedding"], gpu_layers=n), texts) for n in ("all", 0))
     for one, other in zip(on_gpu, on_cpu):
         assert sum(a * b for a, b in zip(one, other)) > 0.999
 
 
-def test_scores_are_the_cpus(serve, models, tmp_path):
+def test_scores_are_the_cpus(start, models, tmp_path):
     model = tmp_path / "ranker.gguf"
     subprocess.run([sys.executable, REPO / "tests/models/ranker.py", models["embedding"], model], check=True)
     body = {"model": "m", "query": "What is a panda?", "documents": TOPICS}
 
     def scores(layers):
-        client = openai.OpenAI(base_url=serve(model, gpu_layers=layers).url + "/v1", api_key="x", max_retries=0)
+        client = openai.OpenAI(base_url=start(model, gpu_layers=layers).url + "/v1", api_key="x", max_retries=0)
         results = client.post("/rerank", body=body, cast_to=object)["results"]
         return [each["relevance_score"] for each in sorted(results, key=lambda each: each["index"])]
 
@@ -184,17 +165,13 @@ def test_what_the_device_cannot_hold_is_refused(models):
                      r"needs about [\d.]+ GiB", said), said
 
 
-def test_an_allocation_that_fails_while_it_runs_costs_nobody_else(serve, models):
+def test_an_allocation_that_fails_while_it_runs_costs_nobody_else(start, models):
     """The engine's process gets no more memory from the system and dies of it: another one goes on."""
-    server = serve(models["chat"], gpu_layers="all", parallel=2, ctx_size=4096)
+    server = start(models["chat"], gpu_layers="all", parallel=2, ctx_size=4096)
     assert ask(server, user("Hello."), 2).usage.completion_tokens == 2
-    engine = children(server)[0]
+    engine = children(server)[0].pid
     resource.prlimit(engine, resource.RLIMIT_AS, (1 << 20, resource.RLIM_INFINITY))
     assert ask(server, user("Bread. " * 16), 2).usage.completion_tokens == 2
-    print(f"engine {engine}, then {children(server)}")
-    assert engine not in children(server), "it went on without memory: nothing was tested"
-
-
-def children(server):
-    listed = subprocess.run(["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True)
-    return [int(child) for child in listed.stdout.split()]
+    after = [child.pid for child in children(server)]
+    print(f"engine {engine}, then {after}")
+    assert engine not in after, "it went on without memory: nothing was tested"

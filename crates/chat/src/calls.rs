@@ -19,7 +19,7 @@ mod object;
 mod spelling;
 
 use named::NamedCall;
-pub(crate) use named::{LONGEST_KEY, is_text};
+pub(crate) use named::{LONGEST_KEY, is_text, without_breaks};
 use object::ObjectCall;
 use spelling::Spelling;
 

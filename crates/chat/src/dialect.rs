@@ -200,6 +200,11 @@ impl Dialect {
         matches!(self.arguments, Arguments::Each { .. })
     }
 
+    /// How values are spelled, where arguments come one by one.
+    pub(crate) fn values(&self) -> Option<&Values> {
+        if let Arguments::Each { values, .. } = &self.arguments { Some(values) } else { None }
+    }
+
     /// Whether a call is one JSON object that holds the name.
     pub(crate) fn is_object(&self) -> bool {
         let object = self.open.rfind('{').unwrap_or(self.open.len());

@@ -10,6 +10,12 @@ use crate::pattern::{Alternatives, Choice};
 /// The longest key of an argument, or word for its kind, in bytes; with a longer one it is no call.
 pub(crate) const LONGEST_KEY: usize = 1024;
 
+/// A value without quotes, without the line break that a template may write at either end of it.
+pub(crate) fn without_breaks(raw: &str) -> &str {
+    let raw = raw.strip_prefix('\n').unwrap_or(raw);
+    raw.strip_suffix('\n').unwrap_or(raw)
+}
+
 /// A call in which the name is followed by a JSON object, or by arguments one by one.
 #[derive(Debug, Clone)]
 pub(super) struct NamedCall {
@@ -211,8 +217,7 @@ impl NamedCall {
             Phase::Value { key, text, is_text } => {
                 text.push(c);
                 let Some(raw) = text.strip_suffix(each.value_end.as_str()) else { return MORE };
-                let raw = raw.strip_prefix('\n').unwrap_or(raw);
-                let raw = raw.strip_suffix('\n').unwrap_or(raw);
+                let raw = without_breaks(raw);
                 let value = match is_text {
                     Some(true) => json_string(raw),
                     Some(false) => typed(raw),

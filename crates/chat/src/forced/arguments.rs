@@ -62,12 +62,11 @@ impl Writer<'_> {
         if parameters.alternatives.is_empty() {
             return Err("no arguments are valid by it".to_owned());
         }
-        if let Some(keyword) = parameters.left_out.first().filter(|_| shape.strict) {
-            return Err(format!(
-                "its '{keyword}' is not supported for all arguments together, as this model spells calls"
-            ));
+        for keyword in parameters.left_out {
+            self.not_enforced(shape.strict, keyword, || {
+                format!("its '{keyword}' is not supported for all arguments together, as this model spells calls")
+            })?;
         }
-        self.left_out.extend(parameters.left_out);
         let mut tool = Tool {
             references,
             definitions: Definitions::of(&shape.schema),
@@ -165,19 +164,19 @@ impl Writer<'_> {
     ) -> Result<Vec<String>, String> {
         let mut forms = Vec::new();
         let (patterns, others) = (&arguments.patterns, &arguments.others);
-        if patterns.len() > MAX_PATTERNS {
-            if tool.strict {
-                return Err(format!("its 'patternProperties' are more than {MAX_PATTERNS}"));
-            }
-            self.left_out.insert("patternProperties");
-        }
-        let patterns = if patterns.len() > MAX_PATTERNS { &[][..] } else { patterns };
+        let patterns = if patterns.len() > MAX_PATTERNS {
+            self.not_enforced(tool.strict, "patternProperties", || {
+                format!("its 'patternProperties' are more than {MAX_PATTERNS}")
+            })?;
+            &[][..]
+        } else {
+            patterns
+        };
         let names =
             arguments.named.iter().map(|(name, _)| *name).chain(arguments.never.iter().copied());
         let names: HashSet<&str> = names.filter(|name| is_free_name(name)).collect();
         // Where nothing but the schema as it was sent says how a value is read, its names are read by that.
-        let is_bare =
-            matches!(&self.dialect.arguments, Arguments::Each { values: Values::Bare, .. });
+        let is_bare = self.dialect.values() == Some(&Values::Bare);
         let unlike = if is_bare { tool.kinds.unlike_others() } else { Vec::new() };
         let unlike = unlike.into_iter().filter(|name| is_free_name(name) && !names.contains(name));
         let unlike: Vec<String> = unlike.map(escape_regex).collect();
@@ -190,13 +189,12 @@ impl Writer<'_> {
             // Names that no argument can have here are none that it may have.
             let is = whole(pattern, ".*")
                 .filter(|is| (self.target.some_text)(&[FREE_NAME, is], &[]) != Some(false));
-            if is.is_none() && tool.strict {
-                return Err("one of its 'patternProperties' has an anchor within it, or matches no name of 1 to 64 \
-                     letters, digits, '_', '.' and '-', as this model spells calls"
-                    .to_owned());
-            }
             if is.is_none() {
-                self.left_out.insert("patternProperties");
+                self.not_enforced(tool.strict, "patternProperties", || {
+                    "one of its 'patternProperties' has an anchor within it, or matches no name of 1 to 64 \
+                     letters, digits, '_', '.' and '-', as this model spells calls"
+                        .to_owned()
+                })?;
             }
             found.push(is);
         }
@@ -318,8 +316,7 @@ impl Writer<'_> {
         for text in &found.texts {
             tool.spent += if let Texts::Listed(text) = text { text.len() / 4 } else { 0 };
         }
-        let is_bare =
-            matches!(&self.dialect.arguments, Arguments::Each { values: Values::Bare, .. });
+        let is_bare = self.dialect.values() == Some(&Values::Bare);
         let Spelled { forms, is_short, left_out } = match kind {
             // Nothing but the value says that it is a text.
             Kind::Either if is_bare => self.unambiguous_texts(&found.texts),
@@ -334,20 +331,30 @@ impl Writer<'_> {
         Ok(forms)
     }
 
-    /// Notes a keyword that is not enforced, or refuses the tool for what cannot be spelled.
+    /// Notes a keyword that is not enforced, or refuses a strict tool for that.
+    fn not_enforced(
+        &mut self,
+        strict: bool,
+        keyword: &'static str,
+        why: impl FnOnce() -> String,
+    ) -> Result<(), String> {
+        if strict {
+            return Err(why());
+        }
+        self.left_out.insert(keyword);
+        Ok(())
+    }
+
+    /// The same for what cannot be spelled.
     fn leave_out(
         &mut self,
         tool: &Tool<'_>,
         keyword: &'static str,
         what: &str,
     ) -> Result<(), String> {
-        if tool.strict {
-            return Err(format!(
-                "{what} is not supported for an argument, as this model spells calls"
-            ));
-        }
-        self.left_out.insert(keyword);
-        Ok(())
+        self.not_enforced(tool.strict, keyword, || {
+            format!("{what} is not supported for an argument, as this model spells calls")
+        })
     }
 
     fn name(&self, name: &Name<'_>, key_value: &str) -> String {
@@ -378,13 +385,12 @@ impl Writer<'_> {
                 }
                 definitions
             }
-            None if tool.strict => {
-                return Err(format!(
-                    "the definitions that its arguments refer to, repeated for each of them, are more than {MOST_REPEATED} bytes"
-                ));
-            }
             None => {
-                self.left_out.insert("$ref");
+                self.not_enforced(tool.strict, "$ref", || {
+                    format!(
+                        "the definitions that its arguments refer to, repeated for each of them, are more than {MOST_REPEATED} bytes"
+                    )
+                })?;
                 schema = json!({"type": types});
                 Map::new()
             }
@@ -421,10 +427,12 @@ impl Writer<'_> {
             }
         }
         let fits = self.written <= MOST_WRITTEN;
-        if !fits && tool.strict {
-            return Err(format!(
-                "the schemas of its arguments, repeated where they are for several, are more than {MOST_WRITTEN} bytes, together with those of the tools before it"
-            ));
+        if !fits {
+            self.not_enforced(tool.strict, "$ref", || {
+                format!(
+                    "the schemas of its arguments, repeated where they are for several, are more than {MOST_WRITTEN} bytes, together with those of the tools before it"
+                )
+            })?;
         }
         let schema = match schemas {
             [one @ Value::Object(_)] if fits => (*one).clone(),

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::expression::whole;
 use super::{Writer, escape_regex};
-use crate::calls::{LONGEST_KEY, is_text};
+use crate::calls::{LONGEST_KEY, is_text, without_breaks};
 use crate::dialect::{Arguments, Dialect, ID, Values};
 use crate::literal::{LiteralReader, LiteralStep, json_string};
 use crate::references::{BY_NAME, DATA};
@@ -161,10 +161,8 @@ impl Writer<'_> {
             constraint.least
         };
         let lengths = (least, constraint.most.map(|most| most.min(LONGEST).max(least)));
-        let mut behind = "";
-        if is_bare && *constraint != Constraint::default() && end.all.starts_with('\n') {
-            behind = "\"\\n\"";
-        }
+        let is_any = *constraint == Constraint::default();
+        let after = if is_bare && !is_any && breaks.back { "\"\\n\"" } else { "" };
         let all = self.patterns(
             constraint,
             (stop, if is_bare { end.stop } else { quote }),
@@ -176,7 +174,7 @@ impl Writer<'_> {
             all
         } else if lengths == (0, None) {
             let mut all = vec![format!("/{}/", without(stop))];
-            if *constraint != Constraint::default() {
+            if !is_any {
                 all.extend(breaks.never().map(|one| format!("~/{one}/")));
             }
             all
@@ -184,7 +182,7 @@ impl Writer<'_> {
             vec![format!("/{}/", limited(stop, lengths, breaks))]
         };
         if is_bare {
-            return self.text_until(&all, behind, end.stop);
+            return self.text_until(&all, after, end.stop);
         }
         let text = self.text_until(&all, "", quote);
         format!("{} {text} {}", self.text(quote), self.text(end.all))
@@ -215,7 +213,7 @@ impl Writer<'_> {
         let mut never: Vec<String> = breaks.never().map(str::to_owned).collect();
         let many = found.len() > 1;
         if ends.chars().nth(1).is_some() {
-            never.push(format!("(.|\\n)*{}(.|\\n)*", escape_regex(ends)));
+            never.push(holding(ends));
         } else {
             found.push(other);
         }
@@ -242,10 +240,10 @@ impl Writer<'_> {
 
     /// A text that matches all these expressions, and what ends it. The lexer never goes back: where the
     /// expressions could match what a text's end begins with, both are one lexeme, which ends as soon as it can.
-    fn text_until(&mut self, all: &[String], behind: &str, stop: &str) -> String {
-        let body = |all: &[String]| match (all, behind) {
+    fn text_until(&mut self, all: &[String], after: &str, stop: &str) -> String {
+        let body = |all: &[String]| match (all, after) {
             (all, "") => all.join(" & "),
-            (all, behind) => format!("({}) {behind}", all.join(" & ")),
+            (all, after) => format!("({}) {after}", all.join(" & ")),
         };
         let is_control = (self.target.control)(stop).is_some();
         if !is_control && stop.chars().nth(1).is_some() {
@@ -254,10 +252,10 @@ impl Writer<'_> {
         let mut all = all.to_vec();
         if is_control || all.iter().any(|one| one == ANY || one == NO_JSON) {
             // Its text can be spelled by other tokens, and readers see no difference.
-            all.extend((!stop.is_empty()).then(|| never(stop)));
+            all.extend((!stop.is_empty()).then(|| format!("~/{}/", holding(stop))));
         }
         let text = match all.as_slice() {
-            [_] if behind.is_empty() => self.shared(&body(&all)),
+            [_] if after.is_empty() => self.shared(&body(&all)),
             all => self.terminal(&body(all)),
         };
         format!("{text} {}", self.text(stop))
@@ -278,9 +276,7 @@ impl Writer<'_> {
     /// A listed text in its quotes, and what ends it; `None` where the reader would read something else.
     fn listed(&mut self, text: &str, quote: &str) -> Option<String> {
         let end = ValueEnd::of(self.dialect);
-        if quote.is_empty()
-            && !matches!(self.dialect.arguments, Arguments::Each { values: Values::Quoted(_), .. })
-        {
+        if quote.is_empty() && !matches!(self.dialect.values(), Some(Values::Quoted(_))) {
             return self.is_read_back(text).then(|| self.spoken(text, end.all));
         }
         let plain = format!("{text}{quote}");
@@ -323,9 +319,7 @@ impl Writer<'_> {
             else {
                 return false;
             };
-            let raw = &raw[..at];
-            let raw = raw.strip_prefix('\n').unwrap_or(raw);
-            raw.strip_suffix('\n').unwrap_or(raw) == text
+            without_breaks(&raw[..at]) == text
         })
     }
 
@@ -348,16 +342,16 @@ impl Writer<'_> {
     }
 
     /// Takes out of a schema, and of all that it holds, what readers would take for the end of a value; returns the
-    /// keywords that held it. What is left allows more.
+    /// keywords that held it. What is left allows other values.
     pub(super) fn take_out_ends(&self, schema: &mut Value) -> BTreeSet<&'static str> {
         let mut left_out = BTreeSet::new();
-        if !matches!(&self.dialect.arguments, Arguments::Each { values: Values::Quoted(_), .. }) {
+        if !matches!(self.dialect.values(), Some(Values::Quoted(_))) {
             take_out(schema, self.dialect.value_end(), false, 0, &mut left_out);
         }
         left_out
     }
 
-    /// A text by bytes, never as a control token or an id, and the dialect's piece behind it: one lexeme as far
+    /// A text by bytes, never as a control token or an id, and the dialect's piece after it: one lexeme as far
     /// as that is text, since the lexer takes no shorter one where a longer one goes on.
     pub(super) fn spoken(&self, text: &str, piece: &str) -> String {
         let is_special = |at: usize| {
@@ -444,9 +438,9 @@ fn is_literal(literal: &str, quote: &str, text: &str) -> bool {
     false
 }
 
-/// A terminal of the texts that do not hold this one.
-fn never(text: &str) -> String {
-    format!("~/(.|\\n)*{}(.|\\n)*/", escape_regex(text))
+/// The expression of a text that holds this one.
+fn holding(text: &str) -> String {
+    format!("(.|\\n)*{}(.|\\n)*", escape_regex(text))
 }
 
 /// How a text begins, its first two characters.

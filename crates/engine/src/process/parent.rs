@@ -177,7 +177,10 @@ impl Keeper {
         let config = Box::new(self.parent.config.clone());
         child.send(&ToChild::Load { config, seen: self.seen.clone() })?;
         let end = self.serve(&mut child, &mut frames).await;
-        child.end(self.patience()).await;
+        let process = child.id();
+        if !child.end(self.patience()).await && !self.is_done() {
+            tracing::error!(process, "an engine's process cannot be killed");
+        }
         end
     }
 

@@ -114,13 +114,11 @@ impl Running {
         }
     }
 
-    /// Kills it, if it has not ended, and waits until its memory is free, but at most so long.
-    pub(super) async fn end(mut self, wait: Duration) {
+    /// Kills it, if it has not ended, and waits until its memory is free, but at most so long; whether it is.
+    pub(super) async fn end(mut self, wait: Duration) -> bool {
         self.writer.abort();
         // It may have ended already.
         drop(self.process.start_kill());
-        if tokio::time::timeout(wait, self.process.wait()).await.is_err() && wait > LEAVE {
-            tracing::error!(process = self.process.id(), "an engine's process cannot be killed");
-        }
+        tokio::time::timeout(wait, self.process.wait()).await.is_ok()
     }
 }
