@@ -189,7 +189,7 @@ def own_work(args):
     command = [args.forebay, "bench", "--model", args.chat, "--streams", "32", "--rounds", "2"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     report.heading("32 sequences, without HTTP:")
-    report.tell("own work, % of a step", 100 - float(re.search(r"([\d.]+) % computing", printed)[1]))
+    report.tell("own work, % of a step", 100 - sum(float(share) for share in re.findall(r"(?:kv|forward) .* ([\d.]+) %", printed)))
 
 
 def ideals(args, prefix=1500, rest=45, tokens=24):

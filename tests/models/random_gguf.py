@@ -36,6 +36,9 @@ SHAPES = {
     "qwen-0.5b": {"layers": 24, "width": 896, "inner": 4864, "heads": 14, "kv_heads": 2, "vocab": 151936,
                   "context": 32768, "tied": True, "architecture": "qwen2", "rope": 1e6},
     "tiny": {"layers": 3, "width": 512, "inner": 1024, "heads": 8, "kv_heads": 2, "vocab": 2048, "context": 4096},
+    # Little to compute, and a large vocabulary to choose from.
+    "wide": {"layers": 1, "width": 256, "inner": 512, "heads": 4, "kv_heads": 2, "vocab": 128256, "context": 4096,
+             "tied": True},
     "tiny-qwen": {"layers": 3, "width": 96, "inner": 256, "heads": 6, "kv_heads": 2, "vocab": 50000, "context": 4096,
                   "tied": True, "architecture": "qwen2"},
 }

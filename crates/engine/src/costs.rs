@@ -44,6 +44,18 @@ pub struct CostTable {
     pub block: u32,
     /// The samples.
     pub samples: Vec<CostSample>,
+    /// What it costs that rows have logits, in calls of rows alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logits: Vec<LogitsCost>,
+}
+
+/// What logits add to a call: the output layer, and the copy to host memory.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LogitsCost {
+    /// Rows in the call.
+    pub rows: u32,
+    /// How much longer the call takes if all of them have logits than if one has, in milliseconds.
+    pub ms: f64,
 }
 
 /// An order to measure a model instead of serving it.
@@ -80,8 +92,8 @@ impl CostPlan {
 impl Measure {
     /// Measures and replies.
     pub(crate) fn run(self, model: impl Model, capacity: &Capacity) {
-        let table =
-            CostTable { shared: capacity.kv.shares, block: capacity.block, samples: Vec::new() };
+        let (shared, block) = (capacity.kv.shares, capacity.block);
+        let table = CostTable { shared, block, ..CostTable::default() };
         let mut bench = Bench { model, table, plan: &self.plan, capacity, depth: 0 };
         let measured = bench.measure().map(|()| bench.table);
         // Nobody may wait any more.
@@ -126,6 +138,9 @@ impl<M: Model> Bench<'_, M> {
                 }
                 filled = rows;
                 self.sample(rows, 0)?;
+                if depth == plan.depths[0] && rows > 1 {
+                    self.logits(rows)?;
+                }
                 for &chunk in plan.chunks.iter().filter(|_| mixes) {
                     self.sample(rows, chunk)?;
                 }
@@ -181,19 +196,40 @@ impl<M: Model> Bench<'_, M> {
         }
         let end = self.depth + chunk;
         let mut all: Vec<Row> = (self.depth..end).map(|pos| row(PROMPT, pos, end)).collect();
-        all.extend((1..=rows).map(|slot| row(slot, self.depth, self.depth + 1)));
+        all.extend(self.decode_rows(rows));
+        let ms = self.time(&all)?;
+        self.table.samples.push(CostSample { rows, chunk, depth: self.depth, ms });
+        Ok(())
+    }
+
+    /// Times a call of rows with their logits, and with one row's alone.
+    fn logits(&mut self, rows: u32) -> Result<(), StepError> {
+        let mut all: Vec<Row> = self.decode_rows(rows).collect();
+        let with = self.time(&all)?;
+        all.iter_mut().skip(1).for_each(|row| row.logits = false);
+        let ms = with - self.time(&all)?;
+        self.table.logits.push(LogitsCost { rows, ms });
+        Ok(())
+    }
+
+    fn decode_rows(&self, rows: u32) -> impl Iterator<Item = Row> + use<M> {
+        let depth = self.depth;
+        (1..=rows).map(move |slot| row(slot, depth, depth + 1))
+    }
+
+    /// The median time of a call, in milliseconds; the slots are then as they were.
+    fn time(&mut self, rows: &[Row]) -> Result<f64, StepError> {
         let mut times = Vec::with_capacity(self.plan.repeats);
         for _ in 0..self.plan.repeats.max(1) {
-            times.push(self.model.step(&all, &[all.len()])?.iter().sum::<Duration>());
-            let used = (PROMPT..=rows).filter(|&slot| slot != PROMPT || chunk > 0);
+            times.push(self.model.step(rows, &[rows.len()])?.iter().sum::<Duration>());
+            let mut used: Vec<u32> = rows.iter().map(|row| row.slot).collect();
+            used.dedup();
             for slot in used {
                 self.change(KvOp::Trim { slot: SlotId(slot), keep: self.depth })?;
             }
         }
         times.sort_unstable();
-        let ms = times[times.len() / 2].as_secs_f64() * 1e3;
-        self.table.samples.push(CostSample { rows, chunk, depth: self.depth, ms });
-        Ok(())
+        Ok(times[times.len() / 2].as_secs_f64() * 1e3)
     }
 }
 

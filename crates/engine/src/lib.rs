@@ -45,6 +45,7 @@ mod state;
 mod status;
 mod step_limits;
 mod step_log;
+mod step_times;
 mod thinking;
 mod vocab;
 mod worker;
@@ -57,7 +58,7 @@ mod llama;
 #[cfg(feature = "scripted")]
 pub mod scripted;
 
-pub use costs::{CostPlan, CostSample, CostTable};
+pub use costs::{CostPlan, CostSample, CostTable, LogitsCost};
 pub use forebay_scheduler::{
     CallSample, Class, Counts, ItlTarget, LearnedCosts, Principal, Reuse, Salt,
 };
@@ -78,7 +79,8 @@ pub use request::{
     Event, Failure, FinishReason, GenerateRequest, Origin, SamplingParams, StopRules, TokenLogprob,
     TopLogprob,
 };
-pub use status::{CostWatch, Progress, Stats, Status, StepShares};
+pub use status::{CostWatch, Progress, Stats, Status};
+pub use step_times::{StepPart, StepTimes};
 pub use thinking::ThinkLimit;
 pub use vocab::{NoTokens, ParseSpecial, Tokenize, Vocab};
 

@@ -15,6 +15,7 @@ use crate::lock::lock;
 use crate::process::Death;
 use crate::request::Failure;
 use crate::step_limits::{StepKind, StepLimits};
+use crate::step_times::StepTimes;
 
 /// Times that a question may take longer which runs when no other thread wants the core.
 const PATIENT_TIMES: u32 = 60;
@@ -71,23 +72,12 @@ pub struct Stats {
     pub accepted: u64,
     /// How often a draft's token must be right for drafts to pay, from 0 to 1.
     pub draft_break_even: f64,
-    /// Time spent computing, and on everything else of a step.
-    pub time: StepShares,
+    /// Where the time of steps went.
+    pub times: StepTimes,
     /// What the scheduler has done.
     pub scheduler: Counts,
     /// Processes that died, by cause.
     pub deaths: BTreeMap<Death, u64>,
-}
-
-/// Where the time of steps went, over all of them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StepShares {
-    /// Taking requests in and planning.
-    pub plan: Duration,
-    /// Changes of the KV cache and the model's forward passes.
-    pub compute: Duration,
-    /// Sampling, text, stop strings, sending events.
-    pub emit: Duration,
 }
 
 /// What a board tells, as plain data.
@@ -128,8 +118,6 @@ impl Stats {
     /// The same, where an engine before this one had counted so much.
     pub(crate) fn after(mut self, before: &Self) -> Self {
         let add = |count: &mut u64, earlier: u64| *count = count.saturating_add(earlier);
-        let add_time =
-            |time: &mut Duration, earlier: Duration| *time = time.saturating_add(earlier);
         add(&mut self.steps, before.steps);
         add(&mut self.step_tokens, before.step_tokens);
         add(&mut self.step_errors, before.step_errors);
@@ -137,9 +125,7 @@ impl Stats {
         add(&mut self.timed_out, before.timed_out);
         add(&mut self.drafted, before.drafted);
         add(&mut self.accepted, before.accepted);
-        add_time(&mut self.time.plan, before.time.plan);
-        add_time(&mut self.time.compute, before.time.compute);
-        add_time(&mut self.time.emit, before.time.emit);
+        self.times.add_all(&before.times);
         let (counts, earlier) = (&mut self.scheduler, &before.scheduler);
         for (&reuse, &count) in &earlier.reuse {
             add(counts.reuse.entry(reuse).or_default(), count);
@@ -182,7 +168,7 @@ pub(crate) struct Board {
     pub(crate) backlog_ms: AtomicU64,
     /// How often a draft's token must be right for drafts to pay, in hundredths.
     pub(crate) break_even: AtomicU32,
-    told: Mutex<(StepShares, Counts)>,
+    told: Mutex<(StepTimes, Counts)>,
     /// What calls were learned to cost, and from how many calls.
     costs: Mutex<(u64, Arc<LearnedCosts>)>,
     deaths: Mutex<BTreeMap<Death, u64>>,
@@ -351,7 +337,7 @@ impl Board {
         let step = |began| (Activity::Step(0), RunningStep { began, limit: Duration::MAX });
         let step = began.map(step);
         *lock(&self.running_steps) = step.into_iter().collect();
-        self.tell(stats.time, stats.scheduler);
+        self.tell(stats.times, stats.scheduler);
     }
 
     /// Tells that a step is about to be computed on a lane, and how long that is predicted to take.
@@ -422,7 +408,7 @@ impl Board {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let (time, scheduler) = lock(&self.told).clone();
+        let (times, scheduler) = lock(&self.told).clone();
         Stats {
             running: self.running.load(Relaxed),
             waiting: self.waiting.load(Relaxed) + self.outside.load(Relaxed),
@@ -440,15 +426,15 @@ impl Board {
             drafted: self.drafted.load(Relaxed),
             accepted: self.accepted.load(Relaxed),
             draft_break_even: f64::from(self.break_even.load(Relaxed)) / 100.0,
-            time,
+            times,
             scheduler,
             deaths: lock(&self.deaths).clone(),
         }
     }
 
     /// Tells where the time went and what the scheduler has done.
-    pub(crate) fn tell(&self, time: StepShares, counts: Counts) {
-        *lock(&self.told) = (time, counts);
+    pub(crate) fn tell(&self, times: StepTimes, counts: Counts) {
+        *lock(&self.told) = (times, counts);
     }
 
     /// What calls were learned to cost, and a number that changes when that does.

@@ -20,9 +20,10 @@ use crate::message::{Command, Generate, Grown, News, Report, Said, What};
 use crate::model::{Capacity, Model, ModelConfig, Row, StepError};
 use crate::request::{Failure, FinishReason, GenerateRequest, Origin, TokenLogprob};
 use crate::sequence::{Growth, Sequence};
-use crate::status::{Board, Status, StepShares};
+use crate::status::{Board, Status};
 use crate::step_limits::StepKind;
 use crate::step_log::StepLog;
+use crate::step_times::{StepClock, StepPart};
 use crate::vocab::Vocab;
 
 mod cost_reports;
@@ -60,7 +61,7 @@ pub(crate) struct Worker<M> {
     closing: bool,
     failed_steps: u32,
     rows: Vec<Row>,
-    time: StepShares,
+    clock: StepClock,
     speculate: bool,
     queue_timeout: Option<Duration>,
     /// How many of `rows` are in each call.
@@ -130,7 +131,7 @@ impl<M: Model> Worker<M> {
             closing: false,
             failed_steps: 0,
             rows: Vec::new(),
-            time: StepShares::default(),
+            clock: StepClock::new(),
             // A draft that is wrong is taken back.
             speculate: config.speculate && kv.rewinds,
             queue_timeout: config.queue_timeout,
@@ -148,7 +149,7 @@ impl<M: Model> Worker<M> {
     /// Serves until it is told to end or too many steps have failed.
     pub(crate) fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
         while self.receive(&mut inbox) {
-            let begin = Instant::now();
+            self.clock.begin();
             self.reap();
             let mut step = self.scheduler.plan();
             if step.work.is_empty() && step.kv.is_empty() {
@@ -161,18 +162,13 @@ impl<M: Model> Worker<M> {
             self.begin(&step);
             self.open_slots(&mut step);
             self.publish();
-            let planned = Instant::now();
-            let took = self.step(&step);
-            let computed = Instant::now();
-            match took {
+            match self.step(&step) {
                 Some(took) => self.emit(&step, &took),
                 None if self.survive(&step) => {}
                 None => break,
             }
             self.report();
-            self.time.plan += planned - begin;
-            self.time.compute += computed - planned;
-            self.time.emit += computed.elapsed();
+            self.clock.end(StepPart::Send);
         }
         // What was learned since the last time is for the next start.
         self.cost_reports.publish(&self.scheduler, &self.board, true);
@@ -351,6 +347,7 @@ impl<M: Model> Worker<M> {
         }
         self.report();
         let result = self.compute(step);
+        self.clock.end(StepPart::Forward);
         self.board.end_step(LANE, self.rows.len());
         match result {
             Ok(took) => {
@@ -368,6 +365,7 @@ impl<M: Model> Worker<M> {
     }
 
     fn compute(&mut self, step: &Step) -> Result<Vec<Duration>, StepError> {
+        self.clock.end(StepPart::Plan);
         // All of them, even where one fails: the scheduler takes them as done.
         let changes: Vec<_> = step.kv.iter().map(|&op| self.model.change(op)).collect();
         for op in &step.kv {
@@ -375,6 +373,7 @@ impl<M: Model> Worker<M> {
                 self.scheduler.saved(saved, self.model.saved_bytes(saved));
             }
         }
+        self.clock.end(StepPart::Kv);
         changes.into_iter().collect::<Result<(), StepError>>()?;
         if self.rows.is_empty() {
             return Ok(Vec::new());
@@ -471,7 +470,9 @@ impl<M: Model> Worker<M> {
                 sampled.insert(work.seq, rows.end - 1 - work.drafts as usize..rows.end);
             }
         }
-        for (seq, drawn, proposal) in self.draw(&sampled) {
+        let drawn = self.draw(&sampled);
+        self.clock.end(StepPart::Sample);
+        for (seq, drawn, proposal) in drawn {
             self.tell(seq, drawn, proposal);
         }
     }
@@ -563,7 +564,7 @@ impl<M: Model> Worker<M> {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 100")]
         let break_even = (scheduler.draft_break_even() * 100.0) as u32;
         board.break_even.store(break_even, Relaxed);
-        board.tell(self.time, scheduler.counts());
+        board.tell(self.clock.times(), scheduler.counts());
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use forebay_engine::{
     CostPlan, CostTable, Embedder, Engine, Event, GenerateRequest, Loaded, ParseSpecial,
-    SamplingParams, Source, StepShares, StopRules, Token, Vocab, load, measure_costs,
+    SamplingParams, Source, StepPart, StopRules, Token, Vocab, load, measure_costs,
 };
 use serde::Serialize as _;
 use serde_json::ser::Formatter;
@@ -181,17 +181,18 @@ async fn measure(args: &BenchArgs) -> Result<String, String> {
     line(&mut report, "ITL", &median.gaps);
     if let Loaded::Chat(engine) = &loaded {
         let stats = engine.stats();
-        let StepShares { plan, compute, emit } = stats.time;
-        let whole = (plan + compute + emit).as_secs_f64().max(1e-9);
-        let part = |time: Duration| 100.0 * time.as_secs_f64() / whole;
+        let whole = stats.times.total().as_secs_f64().max(1e-9);
         let _ = writeln!(
             report,
-            "of a step {:.1} % computing, {:.2} % planning, {:.2} % sampling and sending ({} steps)",
-            part(compute),
-            part(plan),
-            part(emit),
+            "a step    {:.3} ms ({} steps), of it",
+            whole * 1e3 / stats.steps.max(1) as f64,
             stats.steps
         );
+        for part in StepPart::ALL {
+            let time = stats.times.of(part).as_secs_f64();
+            let (share, each) = (100.0 * time / whole, time * 1e3 / stats.steps.max(1) as f64);
+            let _ = writeln!(report, "  {:8} {each:.3} ms, {share:.2} %", part.label());
+        }
     }
     Ok(report)
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use forebay_engine::process::Death;
-use forebay_engine::{Reuse, Stats};
+use forebay_engine::{Reuse, Stats, StepPart};
 use metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
     histogram,
@@ -34,6 +34,7 @@ const CACHED_TOKENS: &str = "forebay_prompt_tokens_cached_total";
 const GENERATION_TOKENS: &str = "forebay_generation_tokens_total";
 const FINISHED: &str = "forebay_requests_finished_total";
 const REJECTED: &str = "forebay_requests_rejected_total";
+const STEP_TIME: &str = "forebay_engine_step_microseconds_total";
 const HTTP: &str = "forebay_http_requests_total";
 
 const HISTOGRAMS: [(&str, Unit, &str, &[f64]); 8] = [
@@ -189,6 +190,11 @@ fn model_gauges(served: &Served) {
     total("forebay_engine_steps_total", stats.steps);
     total("forebay_engine_step_tokens_total", stats.step_tokens);
     total("forebay_decode_errors_total", stats.step_errors);
+    for part in StepPart::ALL {
+        let time = stats.times.of(part).as_micros();
+        let time = u64::try_from(time).unwrap_or(u64::MAX);
+        counter!(STEP_TIME, "model" => name(), "part" => part.label()).absolute(time);
+    }
     total("forebay_draft_tokens_total", stats.drafted);
     total("forebay_draft_tokens_accepted_total", stats.accepted);
     set("forebay_draft_break_even_ratio", stats.draft_break_even);
@@ -260,6 +266,7 @@ fn describe() {
     );
     describe_counter!("forebay_engine_step_tokens_total", "Tokens that went through the model.");
     describe_counter!("forebay_decode_errors_total", "Steps that failed.");
+    describe_counter!(STEP_TIME, Unit::Microseconds, "Where the time of steps went, by part.");
     describe_counter!("forebay_cancelled_total", "Requests cancelled, by cause.");
     describe_counter!("forebay_draft_tokens_total", "Drafted tokens that were computed.");
     describe_counter!("forebay_draft_tokens_accepted_total", "Drafted tokens that were right.");

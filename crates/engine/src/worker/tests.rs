@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::model::{Kind, ModelConfig, Source};
 use crate::request::{Event, Failure, FinishReason, GenerateRequest, Origin, SamplingParams};
 use crate::scripted::Script;
-use crate::{Engine, Generation, ItlTarget, Loaded, Status, SubmitError, load};
+use crate::{Engine, Generation, ItlTarget, Loaded, Stats, Status, StepPart, SubmitError, load};
 
 fn config(script: Script) -> ModelConfig {
     ModelConfig {
@@ -240,6 +240,20 @@ async fn a_failed_step_fails_its_requests_and_nobody_else() {
     let (texts, _) = drain(engine.generate(request(5, 1)).unwrap()).await;
     assert_eq!(texts[0], "abc a");
     assert_eq!((engine.status(), engine.stats().step_errors), (Status::Ready, 1));
+}
+
+#[tokio::test]
+async fn the_time_of_steps_goes_to_the_part_that_took_it() {
+    let engine = engine(Script { step_time: Duration::from_millis(5), ..slow() }).await;
+    drain(engine.generate(request(20, 1)).unwrap()).await;
+    idle(&engine).await;
+    let Stats { times, steps, .. } = engine.stats();
+    let forward = times.of(StepPart::Forward);
+    assert!(forward >= Duration::from_millis(5) * u32::try_from(steps).unwrap(), "{times:?}");
+    assert!(forward > times.total() * 3 / 4, "{times:?}");
+    for part in [StepPart::Plan, StepPart::Sample, StepPart::Send] {
+        assert!(times.of(part) > Duration::ZERO, "{part:?} of {times:?}");
+    }
 }
 
 #[tokio::test]

@@ -221,5 +221,7 @@ async fn metrics_count_what_happened() {
     for line in lines {
         assert!(metrics.contains(line), "no {line:?} in\n{metrics}");
     }
+    let forward = "forebay_engine_step_microseconds_total{model=\"m\",part=\"forward\"} ";
+    assert!(metrics.contains(forward), "no {forward:?} in\n{metrics}");
     assert!(!metrics.contains("surely"), "paths must not become labels");
 }

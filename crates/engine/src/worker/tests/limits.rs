@@ -107,7 +107,8 @@ async fn plan_time(queued: usize) -> Duration {
         tokio::time::sleep(Duration::from_millis(20)).await;
         let after = engine.stats();
         let steps = u32::try_from(after.steps - before.steps).unwrap();
-        least = least.min((after.time.plan - before.time.plan) / steps.max(1));
+        let planned = |stats: &Stats| stats.times.of(StepPart::Plan);
+        least = least.min((planned(&after) - planned(&before)) / steps.max(1));
     }
     drop(held);
     least
