@@ -34,6 +34,21 @@ def test_what_would_fit_is_said_before_anything_is_loaded(models):
     assert len(shares) == 2 and int(shares[0]) > 1.5 * int(shares[1]) > 0
 
 
+def test_gpus_get_the_parts_that_they_are_given(models):
+    def layers(*arguments):
+        said = fit(models["chat"], *arguments, "--ctx-size", "4096")
+        return [int(mib) // 3 for mib in re.findall(r"GPU\d.*KV cache (\d+) MiB", said)]
+
+    two = ["--gpu", "24", "--gpu", "12"]
+    # 4096 tokens of a layer's keys and values are 3 MiB, and the output matrix counts as one more layer.
+    assert layers(*two, "--tensor-split", "1,3") == [8, 22]
+    assert layers(*two, "--ts", "0,1") == [30]
+    wrong = forebay("fit", "--model", models["chat"], *two, "--tensor-split", "1,1,1", code=1)
+    assert "tensor_split has 3 parts, but the GPUs are 2: GPU0, GPU1; 0 leaves one out" in wrong
+    wrong = forebay("fit", "--model", models["chat"], *two, "--split-mode", "none", "--main-gpu", "2", code=1)
+    assert "main_gpu is 2, but the GPUs are 0 to 1: GPU0, GPU1" in wrong
+
+
 LAYERS = {"blk.0.attn_q.weight": (32, 32), "blk.1.ffn_up.weight": (32, 32)}
 
 

@@ -47,6 +47,12 @@ def tiny(models, tmp_path_factory):
     return made
 
 
+def weights_on(server):
+    """MiB of weights on each device, as llama.cpp's log has it."""
+    found = re.findall(r"(Vulkan\d) model buffer size = +([\d.]+) MiB", server.log.read_text())
+    return {device: float(mib) for device, mib in found}
+
+
 # --- Where a model goes ----------------------------------------------------------------------
 
 
@@ -86,8 +92,17 @@ def test_two_devices_share_a_model(start, tiny, monkeypatch):
     server = start(path, gpu_layers="all")
     assert "Vulkan0: weights" in server.log.read_text() and "Vulkan1: weights" in server.log.read_text()
     same_text(alone, ask(server, user("Tell me about rain."), 16), TOLERANCE)
+    assert all(mib > 0 for mib in weights_on(server).values()) and len(weights_on(server)) == 2
+    given = start(path, gpu_layers="all", tensor_split=[1, 3])
+    # Four things in a row: three layers, then the output matrix, which is half of the model.
+    assert weights_on(given)["Vulkan1"] > 2 * weights_on(given)["Vulkan0"] > 0, given.log.read_text()
+    same_text(alone, ask(given, user("Tell me about rain."), 16), TOLERANCE)
+    assert list(weights_on(start(path, gpu_layers="all", tensor_split=[0, 1]))) == ["Vulkan1"]
+    wrong = forebay("serve", "--port", 0, "--model", path, "--tensor-split", "1,1,1", code=1)
+    assert "tensor_split has 3 parts, but the GPUs are 2: Vulkan0, Vulkan1" in wrong
     one = start(path, gpu_layers="all", split_mode="none", main_gpu=1)
     assert "Vulkan1: weights" in one.log.read_text() and "Vulkan0: weights" not in one.log.read_text()
+    assert list(weights_on(one)) == ["Vulkan1"]
     same_text(alone, ask(one, user("Tell me about rain."), 16), TOLERANCE)
 
 

@@ -1,7 +1,7 @@
 //! What of a model goes on which device: arithmetic over sizes, without llama.cpp.
 //!
 //! llama.cpp puts the last layers on the GPUs, as many as it is told, each GPU getting a part of them
-//! in proportion to its free memory; what comes behind the layers (the output matrix) counts as one
+//! in proportion to its free memory, or as it is told; what comes behind the layers (the output matrix) counts as one
 //! more. The same is computed here before anything is loaded. Of a mixture of experts, the experts
 //! of the first layers may stay on the CPU: they are most of the bytes and little of the work.
 
@@ -52,7 +52,7 @@ pub struct Running {
 }
 
 /// A device's memory, in bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Room {
     /// `CUDA0`, ...
     pub name: String,
@@ -60,6 +60,8 @@ pub struct Room {
     pub free: u64,
     /// All of it.
     pub total: u64,
+    /// Its part of a model, beside the other devices' parts: what is free, unless somebody says otherwise.
+    pub part: u64,
 }
 
 /// How many layers go on GPUs.
@@ -171,7 +173,7 @@ impl Placement<'_> {
         let count = weights.layers.len();
         // The first one that goes on a GPU; the output matrix stands behind the last.
         let first = (count + 1).saturating_sub(gpu_layers as usize);
-        let free: u128 = rooms.iter().map(|room| u128::from(room.free)).sum();
+        let parts: u128 = rooms.iter().map(|room| u128::from(room.part)).sum();
         let mut host = weights.input;
         for index in 0..=count {
             let layer = weights.layers.get(index);
@@ -179,7 +181,7 @@ impl Placement<'_> {
                 Some(layer) => (layer.all, running.kv_layer),
                 None => (weights.output, 0),
             };
-            if index < first || free == 0 {
+            if index < first || parts == 0 {
                 let tied = if layer.is_none() { weights.tied } else { 0 };
                 host = sum([host, bytes.saturating_sub(tied), kv]);
                 continue;
@@ -188,11 +190,11 @@ impl Placement<'_> {
                 host = host.saturating_add(layer.experts);
                 bytes = bytes.saturating_sub(layer.experts);
             }
-            // As llama.cpp does: the device whose part of all free memory reaches so far.
-            let at = (index - first) as u128 * free;
+            // As llama.cpp does: the device whose part of all parts reaches so far.
+            let at = (index - first) as u128 * parts;
             let mut end = 0;
             let device = rooms.iter().position(|room| {
-                end += u128::from(room.free);
+                end += u128::from(room.part);
                 at < end * u128::from(gpu_layers)
             });
             let share = &mut shares[device.unwrap_or(rooms.len() - 1)];
@@ -260,6 +262,9 @@ pub enum FitError {
     /// It cannot be read.
     #[error("{0} is not a GGUF file that can be read")]
     Unreadable(String),
+    /// The settings are for other devices than there are.
+    #[error("{0}")]
+    Devices(String),
     /// It is a GGUF file that no model can have.
     #[error("{file} is not a model: {why}")]
     NoModel {
@@ -297,7 +302,12 @@ pub(crate) mod tests {
     }
 
     fn rooms(free: &[u64]) -> Vec<Room> {
-        let room = |(n, &free): (usize, &u64)| Room { name: format!("G{n}"), free, total: free };
+        let room = |(n, &free): (usize, &u64)| Room {
+            name: format!("G{n}"),
+            free,
+            total: free,
+            part: free,
+        };
         free.iter().enumerate().map(room).collect()
     }
 
@@ -344,7 +354,7 @@ pub(crate) mod tests {
     fn what_a_device_cannot_hold_at_all_is_too_much() {
         let wish = Wish { layers: GpuLayers::All, ..Wish::default() };
         let all = |free: &[u64]| super::plan(&dense(), running(), &rooms(free), wish);
-        let full = |total| Room { name: "G0".to_owned(), free: GIB, total };
+        let full = |total| Room { name: "G0".to_owned(), free: GIB, total, part: GIB };
         let of = |total| super::plan(&dense(), running(), &[full(total)], wish);
         assert_eq!(all(&[24 * GIB]).too_much(), None);
         assert_eq!(of(8 * GIB).too_much(), None, "others may leave");
@@ -363,6 +373,17 @@ pub(crate) mod tests {
         // One of them is full: what it has room for decides.
         let uneven = auto(&dense(), &[24 * GIB, GIB / 2]);
         assert!(uneven.gpu_layers < 33);
+    }
+
+    #[test]
+    fn devices_get_the_parts_that_they_are_given() {
+        let mut rooms = rooms(&[24 * GIB, 24 * GIB]);
+        (rooms[0].part, rooms[1].part) = (3_000_000, 1_000_000);
+        let wish = Wish { layers: GpuLayers::All, ..Wish::default() };
+        let plan = super::plan(&dense(), running(), &rooms, wish);
+        let layers: Vec<u32> = plan.shares.iter().map(|share| share.layers).collect();
+        assert_eq!(layers, [25, 7], "and the output matrix");
+        assert_eq!(plan.shares[1].weights, 7 * (125 << 20) + (411 << 20));
     }
 
     #[test]

@@ -6,18 +6,18 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::num::NonZeroU32;
 use std::ops::Range;
 use std::path::Path;
+use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use forebay_scheduler::{KvOp, Pass, SavedId};
+use forebay_scheduler::{KvOp, SavedId};
 use llama_cpp_2::context::LlamaContext;
-use llama_cpp_2::context::params::LlamaPoolingType;
 use llama_cpp_2::context::session::LlamaStateSeqFlags;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
@@ -25,36 +25,28 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::{LogOptions, list_llama_ggml_backend_devices, send_logs_to_tracing};
 
-use crate::Token;
-use crate::embed::Contexts;
-use crate::fit::FitError;
+use crate::fit::{FitError, Room};
 use crate::host::Host;
 use crate::layout::{self, Facts};
 use crate::long::WithLong;
-use crate::model::{Capacity, Device, EmbeddingModel, Kind, Model, Pooling, Row, StepError};
+use crate::model::{Capacity, Device, Kind, Model, Row, StepError};
 use crate::state::{Shape, of_one_stream, of_streams};
 use crate::vocab::Vocab;
 
+mod embedding;
+mod gpus;
 mod header;
 mod metadata;
 mod place;
 
+use gpus::Gpu;
 use header::{Header, integer_width, largest_integer};
 use metadata::{Metadata, vocab};
 pub use place::fit;
 use place::{Placed, context_params, threads};
 
-/// Context of one embedding input when nobody says otherwise: it costs no KV cache.
-const DEFAULT_EMBEDDING_TOKENS: u32 = 8192;
-/// Inputs of one embedding pass.
-const MAX_EMBEDDING_INPUTS: u32 = 64;
-/// Tokens of one embedding pass: attention is computed over all of them, so more of them cost
-/// more each, and fewer leave the matrix products too thin. See docs/performance.md.
-const DEFAULT_EMBEDDING_BATCH: u32 = 128;
 /// What llama.cpp's CPU flash attention computes at once, in queries and in keys.
 const ATTENTION_BLOCK: u32 = 64;
-/// Embedding passes side by side on a CPU, each with its share of the threads.
-const MAX_LANES: u32 = 8;
 const DEFAULT_BATCH: u32 = 2048;
 const DEFAULT_UBATCH: u32 = 512;
 
@@ -63,9 +55,10 @@ pub(crate) fn run(path: &Path, host: Host) {
     let Some(backend) = backend() else {
         return host.fail("llama.cpp could not be initialised");
     };
-    let placed = Placed::of(path, &host.config);
-    let model = match placed.load(backend, path, &host) {
-        Ok(model) => Arc::new(model),
+    let loaded = Placed::of(path, &host.config)
+        .and_then(|placed| Ok((placed.load(backend, path, &host)?, placed)));
+    let (model, placed) = match loaded {
+        Ok((model, placed)) => (Arc::new(model), placed),
         Err(why) => return host.fail(why),
     };
     let metadata = Metadata::read(&model);
@@ -73,7 +66,7 @@ pub(crate) fn run(path: &Path, host: Host) {
     let vocab = vocab(&model);
     let result = match kind {
         Kind::Chat => serve_generation(backend, &model, &metadata, vocab, &placed, host),
-        Kind::Embedding => serve_embedding(backend, &model, &metadata, vocab, &placed, host),
+        Kind::Embedding => embedding::serve(backend, &model, &metadata, vocab, &placed, host),
     };
     if let Err(failed) = result {
         let (host, why) = *failed;
@@ -95,6 +88,108 @@ pub fn devices() -> Vec<Device> {
             memory_free: d.memory_free,
         })
         .collect()
+}
+
+/// The devices beside the CPU that a model may be put on.
+fn gpus() -> Vec<Gpu> {
+    use llama_cpp_2::LlamaBackendDeviceType::{Accelerator, Cpu, IntegratedGpu};
+    let listed = list_llama_ggml_backend_devices().into_iter();
+    let beside = listed.filter(|device| !matches!(device.device_type, Cpu | Accelerator));
+    let all = beside.map(|device| {
+        let (free, total) = (device.memory_free as u64, device.memory_total as u64);
+        Gpu {
+            index: device.index,
+            room: Room { name: device.name, free, total, part: free },
+            backend: device.backend,
+            id: device_id(device.index),
+            integrated: device.device_type == IntegratedGpu,
+        }
+    });
+    gpus::usable(all.collect())
+}
+
+/// The address of a device's hardware, by its number in ggml's list.
+fn device_id(index: usize) -> Option<String> {
+    use llama_cpp_sys_2 as sys;
+    #[expect(unsafe_code, reason = "llama-cpp-2 does not tell it")]
+    // SAFETY: the number is of a device that was listed, and devices stay; all fields of the record may be
+    // zero, and the text is null or null-terminated and belongs to the device.
+    unsafe {
+        let mut props = std::mem::zeroed::<sys::ggml_backend_dev_props>();
+        sys::ggml_backend_dev_get_props(sys::ggml_backend_dev_get(index), &raw mut props);
+        let id = (!props.device_id.is_null()).then(|| CStr::from_ptr(props.device_id));
+        id.map(|id| id.to_string_lossy().into_owned()).filter(|id| !id.is_empty())
+    }
+}
+
+/// How a model is loaded.
+struct Load<'l> {
+    /// Devices beside the CPU, by their numbers in ggml's list.
+    devices: &'l [usize],
+    /// What part of a model each gets, beside the others' parts; empty for llama.cpp's own choice.
+    parts: &'l [f32],
+    gpu_layers: i32,
+    split: llama_cpp_sys_2::llama_split_mode,
+    /// The place in `devices` of the one that computes what is not split.
+    main: i32,
+    mmap: bool,
+    /// Names of tensors that stay on the CPU, as a regular expression.
+    on_cpu: Option<&'l CStr>,
+}
+
+impl Load<'_> {
+    /// Loads it, as llama-cpp-2 does; but that has no setter for `tensor_split`.
+    fn run(&self, _: &LlamaBackend, path: &Path, progress: &dyn Fn(f32)) -> Option<LlamaModel> {
+        use llama_cpp_sys_2 as sys;
+        let path = CString::new(path.to_str()?).ok()?;
+        let progress: *const &dyn Fn(f32) = &progress;
+        #[expect(unsafe_code, reason = "llama-cpp-2 has no setter for tensor_split")]
+        // SAFETY: all that the parameters point to lives until the model is loaded, lists end as llama.cpp
+        // wants them to, and the parts are as many as it reads. `LlamaModel` is a transparent wrapper of a
+        // pointer that is not null, in the version that Cargo.toml names, and nobody else frees this one.
+        unsafe {
+            let device = |&index: &usize| sys::ggml_backend_dev_get(index);
+            let mut devices: Vec<_> = self.devices.iter().map(device).collect();
+            devices.push(std::ptr::null_mut());
+            let mut parts = self.parts.to_vec();
+            parts.resize(sys::llama_max_devices().max(parts.len()), 0.0);
+            let nothing = sys::llama_model_tensor_buft_override {
+                pattern: std::ptr::null(),
+                buft: std::ptr::null_mut(),
+            };
+            let on_cpu = self.on_cpu.map(|pattern| sys::llama_model_tensor_buft_override {
+                pattern: pattern.as_ptr(),
+                buft: sys::ggml_backend_cpu_buffer_type(),
+            });
+            let on_cpu: Vec<_> = on_cpu.into_iter().chain([nothing]).collect();
+            let mut params = sys::llama_model_default_params();
+            if !self.devices.is_empty() {
+                params.devices = devices.as_mut_ptr();
+            }
+            if !self.parts.is_empty() {
+                params.tensor_split = parts.as_ptr();
+            }
+            params.tensor_buft_overrides = on_cpu.as_ptr();
+            params.n_gpu_layers = self.gpu_layers;
+            params.split_mode = self.split;
+            params.main_gpu = self.main;
+            params.load_mode =
+                if self.mmap { sys::LLAMA_LOAD_MODE_MMAP } else { sys::LLAMA_LOAD_MODE_NONE };
+            params.progress_callback = Some(tell_progress);
+            params.progress_callback_user_data = progress.cast_mut().cast();
+            let model = NonNull::new(sys::llama_model_load_from_file(path.as_ptr(), params))?;
+            Some(std::mem::transmute::<NonNull<sys::llama_model>, LlamaModel>(model))
+        }
+    }
+}
+
+/// Hears from llama.cpp how much of a model is loaded, from 0 to 1, and lets it go on.
+extern "C" fn tell_progress(fraction: f32, data: *mut std::ffi::c_void) -> bool {
+    #[expect(unsafe_code, reason = "llama.cpp hands back a pointer")]
+    // SAFETY: it is the one that the parameters had, to something that lives until the model is loaded.
+    let tell = unsafe { *data.cast::<&dyn Fn(f32)>() };
+    tell(fraction);
+    true
 }
 
 /// llama.cpp's own line about what it was compiled for, such as `AVX2 = 1`.
@@ -168,7 +263,7 @@ impl Header {
     /// One file's; `None` where it has none.
     fn of_file(path: &Path) -> Option<Self> {
         use llama_cpp_sys_2 as sys;
-        let name = std::ffi::CString::new(path.to_str()?).ok()?;
+        let name = CString::new(path.to_str()?).ok()?;
         let params = sys::gguf_init_params { no_alloc: true, ctx: std::ptr::null_mut() };
         let text = |text: *const std::ffi::c_char| {
             #[expect(unsafe_code, reason = "llama-cpp-2 does not wrap these functions")]
@@ -461,91 +556,10 @@ impl Model for Runner<'_> {
 
 // === Embeddings ===
 
-fn serve_embedding(
-    backend: &LlamaBackend,
-    model: &LlamaModel,
-    metadata: &Metadata,
-    vocab: Vocab,
-    placed: &Placed,
-    host: Host,
-) -> Served {
-    let config = &host.config;
-    let wanted = config.ctx_size.unwrap_or(DEFAULT_EMBEDDING_TOKENS);
-    let slot_tokens = metadata.n_ctx_train.min(wanted);
-    let on_cpu = placed.on_cpu();
-    let default = if on_cpu { DEFAULT_EMBEDDING_BATCH } else { DEFAULT_BATCH };
-    let budget = config.batch_size.unwrap_or(default);
-    // An input is pooled whole, so the longest one must fit into one pass.
-    let batch_tokens = budget.max(slot_tokens);
-    let pooling = match config.pooling {
-        Some(Pooling::Mean) => LlamaPoolingType::Mean,
-        Some(Pooling::Cls) => LlamaPoolingType::Cls,
-        Some(Pooling::Last) => LlamaPoolingType::Last,
-        None if metadata.pooling.is_some_and(|p| p != 0) => LlamaPoolingType::Unspecified,
-        None if metadata.causal => LlamaPoolingType::Last,
-        None => LlamaPoolingType::Mean,
-    };
-    let threads = threads(config);
-    let pooler = |threads: u32, tokens: u32| {
-        // llama.cpp aborts where the inputs cannot have equal shares of the tokens.
-        let tokens = tokens.next_multiple_of(MAX_EMBEDDING_INPUTS);
-        let params = context_params(config, threads)
-            .with_embeddings(true)
-            .with_pooling_type(pooling)
-            .with_n_ctx(NonZeroU32::new(tokens))
-            .with_n_seq_max(MAX_EMBEDDING_INPUTS)
-            .with_kv_unified(true)
-            .with_n_batch(tokens)
-            .with_n_ubatch(tokens);
-        let context = model.new_context(backend, params).ok()?;
-        Some(Pooler { context, batch: new_batch(tokens, 1) })
-    };
-    let lanes = if on_cpu { threads.min(MAX_LANES) } else { 1 };
-    let narrow = (0..lanes).filter(|_| lanes > 1).map(|_| pooler(threads / lanes, budget));
-    let (Some(wide), Some(narrow)) = (pooler(threads, batch_tokens), narrow.collect()) else {
-        let why = format!(
-            "llama.cpp cannot make a context of {batch_tokens} tokens; a smaller ctx_size or \
-             batch_size may fit"
-        );
-        return Err(Box::new((host, why)));
-    };
-    let mut info = metadata.info(model, Kind::Embedding, MAX_EMBEDDING_INPUTS, slot_tokens);
-    if config.pooling.is_some() {
-        // Whoever says how vectors are made wants vectors.
-        info.ranking = None;
-    }
-    let block = if on_cpu { ATTENTION_BLOCK } else { 1 };
-    let pass = Pass { tokens: budget, inputs: MAX_EMBEDDING_INPUTS as usize, block };
-    host.serve_embedding(info, vocab, Contexts { wide, narrow, pass });
-    Ok(())
-}
-
-/// A context that embeds.
-struct Pooler<'m> {
-    context: LlamaContext<'m>,
-    batch: LlamaBatch<'static>,
-}
+/// A context that another thread may use.
+struct Movable<'m>(LlamaContext<'m>);
 
 #[expect(unsafe_code, reason = "llama-cpp-2 does not say that a context may change threads")]
 // SAFETY: a context is not tied to the thread that made it, and is used by one thread at a time:
 // every method that computes takes it by unique reference.
-unsafe impl Send for Pooler<'_> {}
-
-impl EmbeddingModel for Pooler<'_> {
-    fn embed(&mut self, inputs: &[&[Token]]) -> Result<Vec<Vec<f32>>, StepError> {
-        self.batch.clear();
-        self.context.clear_kv_cache();
-        for (seq, input) in (0..).zip(inputs) {
-            for (pos, &token) in (0..).zip(*input) {
-                let token = LlamaToken(llama_id(token));
-                self.batch.add(token, pos, &[seq], true).map_err(step_error)?;
-            }
-        }
-        self.context.decode(&mut self.batch).map_err(step_error)?;
-        (0..)
-            .zip(inputs)
-            .map(|(seq, _)| self.context.embeddings_seq_ith(seq).map(<[f32]>::to_vec))
-            .collect::<Result<_, _>>()
-            .map_err(step_error)
-    }
-}
+unsafe impl Send for Movable<'_> {}

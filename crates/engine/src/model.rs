@@ -108,7 +108,7 @@ impl ModelConfig {
 }
 
 /// What to put on GPUs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gpu {
     /// How many layers.
     pub layers: crate::fit::GpuLayers,
@@ -118,6 +118,8 @@ pub struct Gpu {
     pub margin_bytes: u64,
     /// How several of them share a model.
     pub split: Split,
+    /// Each one's part of a model, beside the others' parts; empty for parts in proportion to free memory.
+    pub tensor_split: Vec<u64>,
     /// The one that is used alone, or computes what is not split.
     pub main: u32,
 }

@@ -18,7 +18,7 @@ use tracing_subscriber::EnvFilter;
 use crate::bench::BenchArgs;
 use crate::config::{
     GpuLayersSetting, KvLayoutSetting, KvTypeSetting, Layers, LogFormat, ModelSettings, Origin,
-    PoolingSetting, Settings, SplitSetting, Switch,
+    PoolingSetting, Settings, SplitSetting, Switch, TensorSplitSetting,
 };
 use crate::{Shutdown, hardware, serve};
 
@@ -119,6 +119,9 @@ pub(crate) struct ConfigArgs {
     /// How several GPUs share a model [default: layer].
     #[arg(long, value_name = "MODE")]
     split_mode: Option<SplitSetting>,
+    /// The part of a model that each GPU gets, such as 3,1 [default: in proportion to free memory].
+    #[arg(long, visible_alias = "ts", value_name = "PARTS")]
+    tensor_split: Option<TensorSplitSetting>,
     /// The GPU that is used alone, or computes what is not split [default: 0].
     #[arg(long, value_name = "N")]
     main_gpu: Option<u32>,
@@ -299,7 +302,7 @@ impl ConfigArgs {
         layers
     }
 
-    fn values(&self) -> [(&'static str, &'static str, Option<Value>); 28] {
+    fn values(&self) -> [(&'static str, &'static str, Option<Value>); 29] {
         let text = |text: &String| Value::String(text.clone());
         let path = |path: &PathBuf| Value::String(path.to_string_lossy().into_owned());
         let number = |n: u32| Value::Integer(n.into());
@@ -326,6 +329,11 @@ impl ConfigArgs {
             ("--threads", "model.threads", self.threads.map(number)),
             ("--gpu-layers", "model.gpu_layers", self.gpu_layers.map(word)),
             ("--split-mode", "model.split_mode", self.split_mode.map(choice)),
+            (
+                "--tensor-split",
+                "model.tensor_split",
+                self.tensor_split.as_ref().map(|parts| Value::String(parts.to_string())),
+            ),
             ("--main-gpu", "model.main_gpu", self.main_gpu.map(number)),
             (
                 "--cpu-moe-layers",

@@ -141,6 +141,7 @@ pub struct ModelSettings {
     pub gpu_margin_mib: u32,
     pub cpu_moe_layers: i32,
     pub split_mode: SplitSetting,
+    pub tensor_split: TensorSplitSetting,
     pub main_gpu: u32,
     pub kv_type: KvTypeSetting,
     pub flash_attention: Switch,
@@ -156,7 +157,7 @@ pub struct ModelSettings {
     pub chat_template: PathBuf,
 }
 
-pub use devices::{GpuLayersSetting, KvTypeSetting, SplitSetting, Switch};
+pub use devices::{GpuLayersSetting, KvTypeSetting, SplitSetting, Switch, TensorSplitSetting};
 
 /// What to use a model for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -270,6 +271,7 @@ impl Default for ModelSettings {
             gpu_margin_mib: 1024,
             cpu_moe_layers: -1,
             split_mode: SplitSetting::Layer,
+            tensor_split: TensorSplitSetting::default(),
             main_gpu: 0,
             kv_type: KvTypeSetting::F16,
             flash_attention: Switch::Auto,
@@ -429,6 +431,10 @@ impl ModelSettings {
         layers.take_in(&key("gpu_margin_mib"), &mut self.gpu_margin_mib, 0, 1 << 24);
         layers.take_in(&key("cpu_moe_layers"), &mut self.cpu_moe_layers, -1, 100_000);
         layers.take(&key("split_mode"), &mut self.split_mode);
+        layers.take(&key("tensor_split"), &mut self.tensor_split);
+        if self.split_mode == SplitSetting::None && !self.tensor_split.parts().is_empty() {
+            layers.error(key("tensor_split: split_mode \"none\" gives all to main_gpu"));
+        }
         layers.take_in(&key("main_gpu"), &mut self.main_gpu, 0, 255);
         layers.take(&key("kv_type"), &mut self.kv_type);
         layers.take(&key("flash_attention"), &mut self.flash_attention);

@@ -371,6 +371,7 @@ pub(crate) fn model_config(settings: &ModelSettings, source: Source) -> ModelCon
                 SplitSetting::Row => Split::Row,
                 SplitSetting::None => Split::None,
             },
+            tensor_split: settings.tensor_split.parts().to_vec(),
             main: settings.main_gpu,
         },
         kv_type: settings.kv_type.into(),

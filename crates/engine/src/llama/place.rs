@@ -2,16 +2,15 @@
 
 use std::ffi::CString;
 use std::path::Path;
-use std::pin::Pin;
-use std::sync::Arc;
 
 use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
+use llama_cpp_2::list_llama_ggml_backend_devices;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
-use llama_cpp_2::model::params::{LlamaModelParams, LlamaSplitMode};
-use llama_cpp_2::{LlamaBackendDevice, list_llama_ggml_backend_devices};
+use llama_cpp_2::model::params::LlamaSplitMode;
 
-use super::{Header, llama_id};
+use super::gpus::{self, Gpu};
+use super::{Header, Load, llama_id};
 use crate::fit::{self, FitError, Plan, Room, Share, Wish};
 use crate::host::Host;
 use crate::layout::Arithmetic;
@@ -50,51 +49,35 @@ pub(super) fn context_params(config: &ModelConfig, threads: u32) -> LlamaContext
         .with_type_v(kind)
 }
 
-/// Whether a device computes beside the CPU, with memory that counts.
-fn is_gpu(device: &LlamaBackendDevice) -> bool {
-    use llama_cpp_2::LlamaBackendDeviceType::{Accelerator, Cpu};
-    !matches!(device.device_type, Cpu | Accelerator)
-}
-
 /// What would go where; `memory` stands for the GPUs that there are, in bytes each.
 ///
 /// # Errors
-/// [`FitError::Unreadable`] if it is no GGUF file, [`FitError::NoModel`] if its header is that of no model.
+/// [`FitError::Unreadable`] if it is no GGUF file, [`FitError::NoModel`] if its header is that of no model,
+/// [`FitError::Devices`] if the settings are for other devices.
 pub fn fit(path: &Path, config: &ModelConfig, memory: &[u64]) -> Result<String, FitError> {
     let file = || path.display().to_string();
     super::backend().ok_or_else(|| FitError::Unreadable(file()))?;
     let header = Header::read(path)?;
     header.check().map_err(|why| FitError::NoModel { file: file(), why })?;
-    let rooms = match memory {
-        [] => rooms(config),
-        sizes => {
-            let room = |(n, &size): (usize, &u64)| Room {
-                name: format!("GPU{n}"),
-                free: size,
-                total: size,
-            };
-            sizes.iter().enumerate().map(room).collect()
-        }
+    let gpus = match memory {
+        [] => super::gpus(),
+        sizes => sizes.iter().enumerate().map(made_up).collect(),
     };
-    Ok(Placed::on(&header, config, &rooms).explanation)
+    let gpus = gpus::chosen(gpus, &config.gpu).map_err(FitError::Devices)?;
+    Ok(Placed::on(&header, config, &gpus).explanation)
 }
 
-fn rooms(config: &ModelConfig) -> Vec<Room> {
-    let devices = list_llama_ggml_backend_devices();
-    let gpus = devices.into_iter().filter(is_gpu).map(|device| Room {
-        name: device.name,
-        free: device.memory_free as u64,
-        total: device.memory_total as u64,
-    });
-    match config.gpu.split {
-        Split::None => gpus.skip(config.gpu.main as usize).take(1).collect(),
-        Split::Layer | Split::Row => gpus.collect(),
-    }
+/// A GPU that nobody else uses.
+fn made_up((index, &size): (usize, &u64)) -> Gpu {
+    let room = Room { name: format!("GPU{index}"), free: size, total: size, part: size };
+    Gpu { index, room, ..Gpu::default() }
 }
 
 /// A model's place.
 pub(super) struct Placed {
     plan: Plan,
+    /// Their numbers, in ggml's list.
+    devices: Vec<usize>,
     needed: u64,
     explanation: String,
     /// What the model computes for each token.
@@ -105,18 +88,29 @@ pub(super) struct Placed {
 
 impl Placed {
     /// The place of a file's model on this machine.
-    pub(super) fn of(path: &Path, config: &ModelConfig) -> Self {
-        let header = Header::read(path).unwrap_or_default();
-        let placed = Self::on(&header, config, &rooms(config));
+    ///
+    /// # Errors
+    /// If the file cannot be read, or the settings are for other devices.
+    pub(super) fn of(path: &Path, config: &ModelConfig) -> Result<Self, String> {
+        let shown = path.display();
+        std::fs::File::open(path).map_err(|e| format!("cannot read {shown}: {e}"))?;
+        let header = Header::read(path).map_err(|why| why.to_string())?;
+        let gpus = gpus::chosen(super::gpus(), &config.gpu)?;
+        if gpus.is_empty() && !config.gpu.tensor_split.is_empty() {
+            tracing::warn!("tensor_split has no effect: there is no GPU");
+        }
+        let placed = Self::on(&header, config, &gpus);
         if !placed.plan.shares.is_empty() {
             for line in placed.explanation.lines() {
                 tracing::info!("{line}");
             }
         }
-        placed
+        Ok(placed)
     }
 
-    fn on(header: &Header, config: &ModelConfig, rooms: &[Room]) -> Self {
+    fn on(header: &Header, config: &ModelConfig, gpus: &[Gpu]) -> Self {
+        let (rooms, devices): (Vec<Room>, _) =
+            gpus.iter().map(|gpu| (gpu.room.clone(), gpu.index)).unzip();
         let weights = header.weights();
         let on_cpu = rooms.is_empty() || config.gpu.layers == fit::GpuLayers::Number(0);
         let running = header.running(config, on_cpu);
@@ -125,7 +119,7 @@ impl Placed {
             cpu_experts: config.gpu.cpu_experts,
             margin: config.gpu.margin_bytes,
         };
-        let plan = fit::plan(&weights, running, rooms, wish);
+        let plan = fit::plan(&weights, running, &rooms, wish);
         let mut explanation = plan.explain(&weights, wish);
         let layers = weights.layers.len() as u64;
         let kv = running.kv_layer.saturating_mul(layers);
@@ -136,7 +130,7 @@ impl Placed {
         ));
         let needed = weights.total().saturating_add(kv).saturating_add(running.compute);
         let (arithmetic, kv_bytes) = (header.arithmetic(), header.kv_bytes(config.kv_type));
-        Self { plan, needed, explanation, arithmetic, kv_bytes }
+        Self { plan, devices, needed, explanation, arithmetic, kv_bytes }
     }
 
     /// Whether nothing is computed elsewhere than on the CPU.
@@ -165,7 +159,6 @@ impl Placed {
         host: &Host,
     ) -> Result<LlamaModel, String> {
         let (shown, config) = (path.display(), &host.config);
-        std::fs::File::open(path).map_err(|e| format!("cannot read {shown}: {e}"))?;
         if let Some(Share { room, weights, kv, .. }) = self.plan.too_much() {
             let (name, total) = (&room.name, fit::size(room.total));
             let (weights, kv) = (fit::size(*weights), fit::size(*kv));
@@ -174,31 +167,35 @@ impl Placed {
                 self.needs()
             ));
         }
-        let board = Arc::clone(&host.board);
         let split = match config.gpu.split {
             Split::None => LlamaSplitMode::None,
             Split::Layer => LlamaSplitMode::Layer,
             Split::Row => LlamaSplitMode::Row,
         };
-        let params = LlamaModelParams::default()
-            .with_use_mmap(config.mmap)
-            .with_n_gpu_layers(self.plan.gpu_layers)
-            .with_split_mode(split)
-            .with_main_gpu(llama_id(config.gpu.main))
-            .with_progress_callback(move |fraction| {
-                board.set_progress(Progress(fraction));
-                true
-            });
-        let mut params = Box::pin(params);
-        // It has to outlive the loading.
-        let pattern = self.experts_pattern();
-        if let Some(pattern) = &pattern {
-            params.as_mut().add_cpu_buft_override(pattern);
-        }
-        let params: Pin<&LlamaModelParams> = params.as_ref();
-        LlamaModel::load_from_file(backend, path, params.get_ref()).map_err(|_| {
+        let experts = self.experts_pattern();
+        let load = Load {
+            devices: &self.devices,
+            parts: &self.parts(&config.gpu),
+            gpu_layers: llama_id(self.plan.gpu_layers),
+            split: split.into(),
+            // The only one is the first.
+            main: if config.gpu.split == Split::None { 0 } else { llama_id(config.gpu.main) },
+            mmap: config.mmap,
+            on_cpu: experts.as_deref(),
+        };
+        let progress = |fraction| host.board.set_progress(Progress(fraction));
+        load.run(backend, path, &progress).ok_or_else(|| {
             format!("llama.cpp cannot load {shown}, its log says why; {}", self.needs())
         })
+    }
+
+    /// The parts that the plan gives to devices, whatever is free by now; none where ggml splits rows as it likes.
+    #[expect(clippy::cast_precision_loss, reason = "llama.cpp adds up 32-bit numbers")]
+    fn parts(&self, settings: &crate::model::Gpu) -> Vec<f32> {
+        if settings.split == Split::Row && settings.tensor_split.is_empty() {
+            return Vec::new();
+        }
+        self.plan.shares.iter().map(|share| share.room.part as f32).collect()
     }
 
     /// The names of the experts' tensors that stay on the CPU.

@@ -62,6 +62,78 @@ pub enum SplitSetting {
     None,
 }
 
+/// The part of a model that each GPU gets, beside the others' parts: `[3, 1]`, or `3,1` as llama.cpp has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TensorSplitSetting(Vec<u64>);
+
+impl TensorSplitSetting {
+    /// The most parts: as many devices as llama.cpp knows.
+    const MOST: usize = 16;
+    /// The largest part.
+    const LARGEST: f64 = 1e6;
+    /// What a part of 1 counts.
+    const ONE: f64 = 1e6;
+
+    fn new(parts: &[f64]) -> Result<Self, String> {
+        if parts.len() > Self::MOST {
+            return Err(format!(
+                "{} parts, but there are {} GPUs at most",
+                parts.len(),
+                Self::MOST
+            ));
+        }
+        if let Some(part) = parts.iter().find(|part| !(0.0..=Self::LARGEST).contains(*part)) {
+            return Err(format!("{part} is not between 0 and {}", Self::LARGEST));
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "up to 10^12")]
+        let parts: Vec<u64> = parts.iter().map(|part| (part * Self::ONE).round() as u64).collect();
+        if !parts.is_empty() && parts.iter().all(|&part| part == 0) {
+            return Err("some GPU has to get a part".to_owned());
+        }
+        Ok(Self(parts))
+    }
+
+    /// The parts, of any unit; none if they are to follow free memory.
+    pub fn parts(&self) -> &[u64] {
+        &self.0
+    }
+}
+
+impl FromStr for TensorSplitSetting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |part: &str| part.trim().parse().map_err(|_| format!("{part:?} is no number"));
+        Self::new(&text.split(',').map(number).collect::<Result<Vec<f64>, String>>()?)
+    }
+}
+
+impl std::fmt::Display for TensorSplitSetting {
+    #[expect(clippy::cast_precision_loss, reason = "up to 10^12")]
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let parts = self.0.iter().map(|&part| (part as f64 / Self::ONE).to_string());
+        f.write_str(&parts.collect::<Vec<_>>().join(","))
+    }
+}
+
+impl<'de> Deserialize<'de> for TensorSplitSetting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a list of numbers, such as [3, 1], or \"3,1\"")]
+        enum Any {
+            List(Vec<f64>),
+            Number(f64),
+            Text(String),
+        }
+        let setting = match Any::deserialize(deserializer)? {
+            Any::List(parts) => Self::new(&parts),
+            Any::Number(part) => Self::new(&[part]),
+            Any::Text(text) => text.parse(),
+        };
+        setting.map_err(serde::de::Error::custom)
+    }
+}
+
 /// Something that may be left to the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]

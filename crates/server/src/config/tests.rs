@@ -53,6 +53,43 @@ fn later_layers_win() {
 }
 
 #[test]
+fn the_parts_of_gpus_are_lists_or_texts() {
+    let parts = |setting: &str, env: &[(&str, &str)]| {
+        let text = format!("[[model]]\npath = \"a.gguf\"\n{setting}");
+        resolve(&text, env).map(|settings| settings.models[0].tensor_split.parts().to_vec())
+    };
+    assert_eq!(parts("", &[]).unwrap(), [0; 0]);
+    for setting in
+        ["tensor_split = [3, 1.5]", "tensor_split = [3.0, 1.5]", "tensor_split = \"3, 1.5\""]
+    {
+        assert_eq!(parts(setting, &[]).unwrap(), [3_000_000, 1_500_000], "{setting}");
+    }
+    assert_eq!(parts("", &[("FOREBAY_MODEL__TENSOR_SPLIT", "0,2")]).unwrap(), [0, 2_000_000]);
+    assert_eq!(parts("", &[("FOREBAY_MODEL__TENSOR_SPLIT", "[1]")]).unwrap(), [1_000_000]);
+    for (wrong, why) in [
+        ("[3, -1]", "-1 is not between 0 and 1000000"),
+        ("[nan]", "NaN is not between"),
+        ("[inf]", "inf is not between"),
+        ("[0, 0]", "some GPU has to get a part"),
+        ("\"3,\"", "\"\" is no number"),
+        ("\"3/1\"", "\"3/1\" is no number"),
+        ("true", "a list of numbers, such as [3, 1], or \"3,1\""),
+        (
+            "[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]",
+            "17 parts, but there are 16 GPUs at most",
+        ),
+    ] {
+        let errors = parts(&format!("tensor_split = {wrong}"), &[]).unwrap_err();
+        assert!(
+            errors[0].starts_with("model.0.tensor_split") && errors[0].contains(why),
+            "{errors:?}"
+        );
+    }
+    let alone = parts("tensor_split = [1, 1]\nsplit_mode = \"none\"", &[]).unwrap_err();
+    assert_eq!(alone, ["model.0.tensor_split: split_mode \"none\" gives all to main_gpu"]);
+}
+
+#[test]
 fn the_cache_is_the_users_unless_it_is_set() {
     let cache = |setting: &str, env: &[(&str, &str)]| {
         let cache = resolve(&format!("[server]\n{setting}"), env).unwrap().cache;

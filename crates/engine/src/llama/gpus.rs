@@ -1,0 +1,153 @@
+//! The devices that a model is put on, beside the CPU: which of those that llama.cpp lists, and what part of
+//! a model each gets.
+
+use crate::fit::Room;
+use crate::model::{Gpu as Settings, Split};
+
+/// A device as ggml lists it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Gpu {
+    /// Its number in ggml's list.
+    pub(super) index: usize,
+    /// Its name and memory.
+    pub(super) room: Room,
+    /// ggml's backend for it: `CUDA`, `Vulkan`.
+    pub(super) backend: String,
+    /// The address of the hardware, where the backend tells: two backends may list the same device.
+    pub(super) id: Option<String>,
+    /// Whether it uses host memory.
+    pub(super) integrated: bool,
+}
+
+/// Those to use, as llama.cpp's own default has it: a device once, by the first backend that lists it, and
+/// integrated ones, of one backend, where there are no others.
+pub(super) fn usable(all: Vec<Gpu>) -> Vec<Gpu> {
+    let (integrated, own): (Vec<Gpu>, Vec<Gpu>) = all.into_iter().partition(|gpu| gpu.integrated);
+    if own.is_empty() {
+        let first = integrated.first().map(|gpu| gpu.backend.clone());
+        return integrated.into_iter().filter(|gpu| Some(&gpu.backend) == first.as_ref()).collect();
+    }
+    let mut once: Vec<Gpu> = Vec::new();
+    for gpu in own {
+        if gpu.id.is_none() || once.iter().all(|before| before.id != gpu.id) {
+            once.push(gpu);
+        }
+    }
+    once
+}
+
+/// Those that a model is put on, and the part that each gets.
+///
+/// # Errors
+/// If the settings are for other devices than these.
+pub(super) fn chosen(mut gpus: Vec<Gpu>, settings: &Settings) -> Result<Vec<Gpu>, String> {
+    let names = |gpus: &[Gpu]| {
+        let names: Vec<&str> = gpus.iter().map(|gpu| gpu.room.name.as_str()).collect();
+        names.join(", ")
+    };
+    if gpus.is_empty() {
+        return Ok(gpus);
+    }
+    let count = gpus.len();
+    if settings.split == Split::None {
+        let main = settings.main as usize;
+        if main >= count {
+            return Err(format!(
+                "main_gpu is {main}, but the GPUs are 0 to {}: {}",
+                count - 1,
+                names(&gpus)
+            ));
+        }
+        return Ok(vec![gpus.swap_remove(main)]);
+    }
+    if settings.tensor_split.is_empty() {
+        return Ok(gpus);
+    }
+    if settings.tensor_split.len() != count {
+        let given = settings.tensor_split.len();
+        return Err(format!(
+            "tensor_split has {given} parts, but the GPUs are {count}: {}; 0 leaves one out",
+            names(&gpus)
+        ));
+    }
+    for (gpu, &part) in gpus.iter_mut().zip(&settings.tensor_split) {
+        gpu.room.part = part;
+    }
+    // Rows are split over all of them: ggml goes by their numbers.
+    if settings.split == Split::Layer {
+        gpus.retain(|gpu| gpu.room.part > 0);
+    }
+    Ok(gpus)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gpu(index: usize, backend: &str, id: Option<&str>) -> Gpu {
+        let room = Room { name: format!("{backend}{index}"), free: 10, total: 20, part: 10 };
+        Gpu {
+            index,
+            room,
+            backend: backend.to_owned(),
+            id: id.map(str::to_owned),
+            ..Gpu::default()
+        }
+    }
+
+    fn numbers(gpus: &[Gpu]) -> Vec<usize> {
+        gpus.iter().map(|gpu| gpu.index).collect()
+    }
+
+    #[test]
+    fn a_device_that_two_backends_list_is_used_once() {
+        let all = vec![
+            gpu(0, "CUDA", Some("01:00")),
+            gpu(1, "CUDA", Some("02:00")),
+            gpu(2, "Vulkan", Some("01:00")),
+            gpu(3, "Vulkan", None),
+            gpu(4, "Vulkan", None),
+        ];
+        assert_eq!(numbers(&usable(all)), [0, 1, 3, 4]);
+    }
+
+    #[test]
+    fn integrated_devices_are_for_where_there_are_no_others() {
+        let integrated = |index, backend| Gpu { integrated: true, ..gpu(index, backend, None) };
+        let alone = vec![integrated(1, "Vulkan"), integrated(2, "SYCL"), integrated(3, "Vulkan")];
+        assert_eq!(numbers(&usable(alone.clone())), [1, 3]);
+        let beside = [alone, vec![gpu(0, "CUDA", None)]].concat();
+        assert_eq!(numbers(&usable(beside)), [0]);
+        assert!(usable(Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn parts_are_given_to_devices_in_their_order() {
+        let gpus = || (0..3).map(|n| gpu(n, "CUDA", None)).collect::<Vec<_>>();
+        let with = |tensor_split: &[u64], split| {
+            let settings =
+                Settings { tensor_split: tensor_split.to_vec(), split, ..Settings::default() };
+            chosen(gpus(), &settings)
+        };
+        let parts = |gpus: Vec<Gpu>| gpus.iter().map(|gpu| gpu.room.part).collect::<Vec<_>>();
+        assert_eq!(parts(with(&[], Split::Layer).unwrap()), [10, 10, 10]);
+        assert_eq!(numbers(&with(&[3, 0, 1], Split::Layer).unwrap()), [0, 2]);
+        assert_eq!(parts(with(&[3, 0, 1], Split::Row).unwrap()), [3, 0, 1]);
+        assert_eq!(
+            with(&[3, 1], Split::Layer).unwrap_err(),
+            "tensor_split has 2 parts, but the GPUs are 3: CUDA0, CUDA1, CUDA2; 0 leaves one out"
+        );
+        // Where there are none the CPU computes.
+        let settings = Settings { tensor_split: vec![3, 1], ..Settings::default() };
+        assert!(chosen(Vec::new(), &settings).unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_main_one_alone() {
+        let gpus = || (0..2).map(|n| gpu(n, "CUDA", None)).collect::<Vec<_>>();
+        let with =
+            |main| chosen(gpus(), &Settings { main, split: Split::None, ..Settings::default() });
+        assert_eq!(numbers(&with(1).unwrap()), [1]);
+        assert_eq!(with(2).unwrap_err(), "main_gpu is 2, but the GPUs are 0 to 1: CUDA0, CUDA1");
+    }
+}
