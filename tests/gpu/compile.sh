@@ -1,18 +1,86 @@
 #!/usr/bin/env bash
-# Compiles and links the CUDA backend where no GPU is, 25 to 50 minutes on two cores for one architecture, and
-# looks at the outcome: every symbol is found, and with a driver that shows no device the CPU serves.
-# Usage: compile.sh FOLDER [ARCHITECTURE]    (default 90-real: H100 and H200)
+# Compiles and links the CUDA backend where no GPU is, for one kind of GPU, and looks at the outcome: all symbols
+# are found, and the program computes on the CPU where there is no driver, or one that shows no device. With
+# `image`, builds docker/Dockerfile.cuda on top of the same toolkit. Each takes 25 to 50 minutes of two cores.
+# Usage: compile.sh FOLDER [program|image]...
+# (program; ARCHITECTURE=90-real, which is H100 and H200; CUDA_FA=OFF leaves flash attention out of the image)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-out=$(realpath --canonicalize-missing "$1") architecture=${2:-90-real}
+out=$(realpath --canonicalize-missing "$1")
+toolkit=$out/toolkit installed=$out/installed/usr
+export CMAKE_CUDA_ARCHITECTURES=${ARCHITECTURE:-90-real}
+shift
 mkdir -p "$out"
-tests/gpu/toolkit.sh "$out/toolkit"
-started=$(date +%s)
+tests/gpu/toolkit.sh "$toolkit"
+
 # As docker/Dockerfile.cuda does it.
-PATH="$out/toolkit/bin:$PATH" CUDA_PATH=$out/toolkit CMAKE_CUDA_ARCHITECTURES=$architecture \
-    CMAKE_CUDA_COMPILER_LAUNCHER=${CMAKE_CXX_COMPILER_LAUNCHER:-} CARGO_TARGET_DIR=$out/target \
-    RUSTFLAGS="-C target-cpu=x86-64-v3 -C link-arg=-Wl,-rpath,\$ORIGIN/../lib/forebay -C link-arg=-Wl,--allow-shlib-undefined" \
-    cargo build --release --locked --package forebay-server --features dynamic-backends,cuda
-echo "compiled in $((($(date +%s) - started) / 60)) minutes"
-rm -rf "$out/installed"
-docker/collect.sh "$out/target/release" "$out/installed"
+program() {
+    PATH="$toolkit/bin:$PATH" CUDA_PATH=$toolkit CMAKE_CUDA_COMPILER_LAUNCHER=${CMAKE_CXX_COMPILER_LAUNCHER:-} \
+        CARGO_TARGET_DIR=$out/target \
+        RUSTFLAGS="-C target-cpu=x86-64-v3 -C link-arg=-Wl,-rpath,\$ORIGIN/../lib/forebay -C link-arg=-Wl,--allow-shlib-undefined" \
+        cargo build --release --locked --package forebay-server --features dynamic-backends,cuda
+    rm -rf "$out/installed"
+    docker/collect.sh "$out/target/release" "$out/installed"
+    ls -lh "$installed/lib/forebay/libggml-cuda.so"
+    symbols
+    without_a_gpu
+}
+
+# A driver with all that the backend calls of it, where every call says that there is no device.
+driver() {
+    mkdir -p "$out/driver"
+    nm --dynamic --undefined-only "$installed/lib/forebay/libggml-cuda.so" | awk '$2 ~ /^cu[A-Z]/ { print $2 }' |
+        sed 's/.*/int &(void) { return 100; }/' | # CUDA_ERROR_NO_DEVICE
+        gcc -shared -fPIC -Wl,-soname,libcuda.so.1 -x c - -o "$out/driver/libcuda.so.1"
+}
+
+symbols() {
+    driver
+    local missing
+    missing=$(LD_LIBRARY_PATH=$out/driver:$toolkit/lib:$installed/lib/forebay \
+        ldd -r "$installed/lib/forebay/libggml-cuda.so" 2>&1 | grep -E 'undefined symbol|not found' || true)
+    [ -z "$missing" ] || { echo "$missing"; exit 1; }
+    echo "all symbols of the CUDA backend are found"
+}
+
+without_a_gpu() {
+    local paths path listed
+    for paths in "" "$toolkit/lib" "$toolkit/lib:$out/driver"; do
+        listed=$(LD_LIBRARY_PATH=$paths "$installed/bin/forebay" devices)
+        grep -q 'CPU (' <<<"$listed" || { echo "no CPU with LD_LIBRARY_PATH=$paths: $listed"; exit 1; }
+        ! grep -q CUDA <<<"$listed" || { echo "a GPU with LD_LIBRARY_PATH=$paths: $listed"; exit 1; }
+    done
+    path=$(LD_LIBRARY_PATH=$toolkit/lib:$out/driver LD_DEBUG=files "$installed/bin/forebay" devices 2>&1 |
+        grep -c 'calling init: .*libggml-cuda.so' || true)
+    [ "$path" -gt 0 ] || { echo "the backend was not even loaded"; exit 1; }
+    echo "no libraries, no driver, no device: the CPU computes"
+}
+
+# Stands in for NVIDIA's base images: the compiler and the libraries where they have them.
+image() {
+    tests/docker/bases.sh
+    base() {
+        local from=$1 to=$2
+        shift 2
+        { echo "FROM $from"; printf '%s\n' "$@"; } | docker build --quiet --file - --tag "$to" "$toolkit" >/dev/null
+    }
+    base debian:bookworm forebay-cuda-devel "COPY . /usr/local/cuda" \
+        "ENV PATH=/usr/local/cuda/bin:\$PATH CUDA_PATH=/usr/local/cuda GGML_CUDA_FA=${CUDA_FA:-ON}"
+    base debian:bookworm-slim forebay-cuda-runtime "COPY lib/libcudart.so.13 lib/libcublas.so.13 lib/libcublasLt.so.13 /usr/local/cuda/lib/" \
+        "RUN echo /usr/local/cuda/lib >/etc/ld.so.conf.d/cuda.conf && ldconfig"
+    DOCKER_BUILDKIT=0 docker build --quiet --network host --file docker/Dockerfile.cuda --tag forebay:cuda \
+        --build-arg BUILDER_IMAGE=forebay-cuda-devel --build-arg RUNTIME_IMAGE=forebay-cuda-runtime \
+        --build-arg CMAKE_CUDA_ARCHITECTURES="$CMAKE_CUDA_ARCHITECTURES" . >/dev/null
+    docker run --rm --read-only --cap-drop ALL --network none forebay:cuda devices
+    docker run --rm --network none --entrypoint /bin/sh forebay:cuda -c \
+        "ldd /usr/lib/forebay/libggml-cuda.so | grep 'not found'" | grep -v libcuda.so.1 && exit 1
+    docker image inspect forebay:cuda --format '{{.Size}}' | awk '{printf "image: %.0f MB\n", $1 / 1e6}'
+}
+
+steps=("$@")
+[ $# -gt 0 ] || steps=(program)
+for step in "${steps[@]}"; do
+    started=$(date +%s)
+    "$step"
+    echo "$step: $((($(date +%s) - started) / 60)) minutes"
+done

@@ -112,6 +112,10 @@ fn a_failed_pass_fails_its_requests_and_three_in_a_row_end_all_lanes() {
     let poisoned = || vec![vec![POISON; 60], vec![1; 60], vec![1; 60]];
     assert_eq!(running.submit(poisoned()).recv().unwrap(), Err(Failure::Step));
     assert!(running.submit(vec![vec![1; 10]]).recv().unwrap().is_ok());
+    // A pass of the first request that another lane still computes would come in between.
+    while running.board.stats().running > 0 {
+        thread::sleep(Duration::from_millis(1));
+    }
     for _ in 0..MAX_FAILED_PASSES {
         let alone = running.submit(vec![vec![POISON]]);
         assert_eq!(alone.recv().unwrap(), Err(Failure::Step));
