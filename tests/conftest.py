@@ -22,10 +22,11 @@ def required(name):
     return value
 
 
-def forebay(*arguments, code=0, **environment):
-    """What the program prints with these arguments, and more environment; it has to end with `code`."""
+def forebay(*arguments, code=0, before=None, **environment):
+    """What the program prints with these arguments, and more environment; it has to end with `code`. `before` is called
+    in the new process."""
     done = subprocess.run([BINARY, *map(str, arguments)], capture_output=True, text=True, timeout=120,
-                          env={**os.environ, **environment})
+                          env={**os.environ, **environment}, preexec_fn=before)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 

@@ -47,10 +47,22 @@ def tiny(models, tmp_path_factory):
     return made
 
 
-def weights_on(server):
-    """MiB of weights on each device, as llama.cpp's log has it."""
-    found = re.findall(r"(Vulkan\d) model buffer size = +([\d.]+) MiB", server.log.read_text())
-    return {device: float(mib) for device, mib in found}
+@pytest.fixture(autouse=True)
+def llama_cpp_tells(monkeypatch):
+    monkeypatch.setenv("FOREBAY_LOG__LEVEL", "info,llama-cpp-2=info")
+
+
+def placed(server):
+    """Weights and KV cache on each device in MiB, as llama.cpp's log has them; the plan has to say the same."""
+    log = server.log.read_text()
+    planned = {device: (float(weights), float(kv)) for device, weights, kv in re.findall(
+        r"(Vulkan\d): weights ([\d.]+) MiB \+ KV cache ([\d.]+) MiB", log)}
+    weights, kv = (dict(re.findall(rf"(Vulkan\d) {what} buffer size = +([\d.]+) MiB", log)) for what in ("model", "KV"))
+    assert planned.keys() == weights.keys() == kv.keys(), log
+    for device, (planned_weights, planned_kv) in planned.items():
+        assert planned_weights == pytest.approx(float(weights[device]), abs=1), log
+        assert planned_kv == pytest.approx(float(kv[device]), abs=1), log
+    return planned
 
 
 # --- Where a model goes ----------------------------------------------------------------------
@@ -84,26 +96,41 @@ def test_as_many_layers_as_fit(start, models):
     assert ask(server, user("Hello."), 4, extra_body={"ignore_eos": True}).usage.completion_tokens == 4
 
 
-def test_two_devices_share_a_model(start, tiny, monkeypatch):
+def test_two_devices_share_a_model(start, models, monkeypatch):
     """The same driver twice."""
+    monkeypatch.setenv("GGML_VK_VISIBLE_DEVICES", "0,0")
+    # Each of the 30 layers has as much, and the output matrix, at the end, as 15 of them.
+    server = start(models["chat"], gpu_layers="all", ctx_size=4096)
+    assert [kv // 3 for _, kv in placed(server).values()] == [16, 14]
+    given = start(models["chat"], gpu_layers="all", ctx_size=4096, tensor_split=[1, 3])
+    assert [kv // 3 for _, kv in placed(given).values()] == [8, 22]
+    assert list(placed(start(models["chat"], gpu_layers="all", tensor_split=[0, 1]))) == ["Vulkan1"]
+    one = start(models["chat"], gpu_layers="all", split_mode="none", main_gpu=1)
+    assert list(placed(one)) == ["Vulkan1"]
+    for setting, why in [("--tensor-split=1,1,1", "tensor_split has 3 parts, but the GPUs are 2: Vulkan0, Vulkan1"),
+                         ("--split-mode=none --main-gpu=2", "main_gpu is 2, but the GPUs are 0 to 1")]:
+        assert why in forebay("serve", "--port", 0, "--model", models["chat"], *setting.split(), code=1)
+
+
+def test_answers_do_not_depend_on_the_devices(start, tiny, monkeypatch):
     path = tiny("llama")
     alone = ask(start(path, gpu_layers="all"), user("Tell me about rain."), 16)
     monkeypatch.setenv("GGML_VK_VISIBLE_DEVICES", "0,0")
-    server = start(path, gpu_layers="all")
-    assert "Vulkan0: weights" in server.log.read_text() and "Vulkan1: weights" in server.log.read_text()
-    same_text(alone, ask(server, user("Tell me about rain."), 16), TOLERANCE)
-    assert all(mib > 0 for mib in weights_on(server).values()) and len(weights_on(server)) == 2
-    given = start(path, gpu_layers="all", tensor_split=[1, 3])
-    # Four things in a row: three layers, then the output matrix, which is half of the model.
-    assert weights_on(given)["Vulkan1"] > 2 * weights_on(given)["Vulkan0"] > 0, given.log.read_text()
-    same_text(alone, ask(given, user("Tell me about rain."), 16), TOLERANCE)
-    assert list(weights_on(start(path, gpu_layers="all", tensor_split=[0, 1]))) == ["Vulkan1"]
-    wrong = forebay("serve", "--port", 0, "--model", path, "--tensor-split", "1,1,1", code=1)
-    assert "tensor_split has 3 parts, but the GPUs are 2: Vulkan0, Vulkan1" in wrong
-    one = start(path, gpu_layers="all", split_mode="none", main_gpu=1)
-    assert "Vulkan1: weights" in one.log.read_text() and "Vulkan0: weights" not in one.log.read_text()
-    assert list(weights_on(one)) == ["Vulkan1"]
-    same_text(alone, ask(one, user("Tell me about rain."), 16), TOLERANCE)
+    for settings in [{}, {"tensor_split": [1, 3]}, {"split_mode": "none", "main_gpu": 1}]:
+        same_text(alone, ask(start(path, gpu_layers="all", **settings), user("Tell me about rain."), 16), TOLERANCE)
+
+
+def test_every_layer_is_spread_over_two_devices(start, models, monkeypatch):
+    """llama.cpp's tensor parallelism, with what leaves the cells kept in host memory."""
+    rain = user("Tell me about rain. " * 12)
+    alone = ask(start(models["chat"], gpu_layers="all"), rain, 4)
+    monkeypatch.setenv("GGML_VK_VISIBLE_DEVICES", "0,0")
+    server = start(models["chat"], gpu_layers="all", split_mode="tensor", tensor_split=[1, 2], parallel=2, ctx_size=160)
+    same_text(alone, ask(server, rain, 4), TOLERANCE)
+    ask(server, user("An old clock. " * 20), 4)
+    again = ask(server, rain, 4)
+    assert metric(server, "forebay_prefix_evictions_total") > 0 and cached(again) > 40
+    same_text(alone, again, TOLERANCE)
 
 
 # --- What is computed there ------------------------------------------------------------------
@@ -178,6 +205,15 @@ def test_what_the_device_cannot_hold_is_refused(models):
                    "--ctx-size", 4_000_000, code=1)
     assert re.search(r"Vulkan0 has 2.00 GiB in all, and cannot hold 92 MiB of weights and 85.\d+ GiB of KV cache; it "
                      r"needs about [\d.]+ GiB", said), said
+
+
+@pytest.mark.parametrize("gib", [2.4, 1.5])
+def test_an_allocation_that_fails_at_load_says_what_is_needed(models, gib):
+    """The system gives the process less memory than the driver promises."""
+    limit = int(gib * 2**30)
+    said = forebay("serve", "--port", 0, "--cache-dir", "", "--no-store", "--model", models["chat"], "--gpu-layers", "all",
+                   "--ctx-size", 65536, code=1, before=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)))
+    assert re.search(r"cannot make a context of 65536 tokens; it needs about 1\.\d+ GiB and Vulkan0 has 2.00 GiB free", said)
 
 
 def test_an_allocation_that_fails_while_it_runs_costs_nobody_else(start, models):

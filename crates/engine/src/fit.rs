@@ -85,6 +85,8 @@ pub struct Wish {
     pub cpu_experts: Option<u32>,
     /// What to leave free on each device, in bytes.
     pub margin: u64,
+    /// Whether every layer is spread over all devices; else each device has some of the layers.
+    pub spread: bool,
 }
 
 /// What goes where.
@@ -121,6 +123,12 @@ impl Share {
     /// All that the device holds.
     pub fn total(&self) -> u64 {
         sum([self.weights, self.kv, self.compute])
+    }
+
+    fn add(&mut self, weights: u64, kv: u64, layers: u32) {
+        self.weights = self.weights.saturating_add(weights);
+        self.kv = self.kv.saturating_add(kv);
+        self.layers += layers;
     }
 
     /// Whether the device has room for it and `margin` bytes more.
@@ -190,6 +198,14 @@ impl Placement<'_> {
                 host = host.saturating_add(layer.experts);
                 bytes = bytes.saturating_sub(layer.experts);
             }
+            let number = u32::from(layer.is_some());
+            if wish.spread {
+                let (bytes, kv) = (self.spread(bytes), self.spread(kv));
+                for ((share, bytes), kv) in shares.iter_mut().zip(bytes).zip(kv) {
+                    share.add(bytes, kv, number);
+                }
+                continue;
+            }
             // As llama.cpp does: the device whose part of all parts reaches so far.
             let at = (index - first) as u128 * parts;
             let mut end = 0;
@@ -197,13 +213,24 @@ impl Placement<'_> {
                 end += u128::from(room.part);
                 at < end * u128::from(gpu_layers)
             });
-            let share = &mut shares[device.unwrap_or(rooms.len() - 1)];
-            share.weights = share.weights.saturating_add(bytes);
-            share.kv = share.kv.saturating_add(kv);
-            share.layers += u32::from(layer.is_some());
+            shares[device.unwrap_or(rooms.len() - 1)].add(bytes, kv, number);
         }
         let fits = shares.iter().all(|share| share.total() == 0 || share.fits(wish.margin));
         Plan { gpu_layers, cpu_experts, shares, host, fits }
+    }
+
+    /// Bytes of a layer, as all devices share them.
+    fn spread(&self, bytes: u64) -> Vec<u64> {
+        let mut parts: u128 = self.rooms.iter().map(|room| u128::from(room.part)).sum();
+        let mut left = bytes;
+        let part = |room: &Room| {
+            // What earlier devices have left over by rounding is the last one's.
+            let own = u128::from(left) * u128::from(room.part) / parts.max(1);
+            let own = u64::try_from(own).unwrap_or(left);
+            (left, parts) = (left - own, parts - u128::from(room.part));
+            own
+        };
+        self.rooms.iter().map(part).collect()
     }
 }
 
@@ -343,7 +370,7 @@ pub(crate) mod tests {
         let plan = auto(&dense(), &[4 * GIB]);
         assert!(plan.fits && (1..33).contains(&plan.gpu_layers), "{plan:?}");
         let wish =
-            |layers| Wish { layers: GpuLayers::Number(layers), margin: GIB, cpu_experts: None };
+            |layers| Wish { layers: GpuLayers::Number(layers), margin: GIB, ..Wish::default() };
         let more = super::plan(&dense(), running(), &rooms(&[4 * GIB]), wish(plan.gpu_layers + 1));
         assert!(!more.fits);
         assert_eq!(auto(&dense(), &[GIB]).gpu_layers, 0);
@@ -387,12 +414,27 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn layers_are_spread_over_all_devices() {
+        let wish = Wish { layers: GpuLayers::All, spread: true, ..Wish::default() };
+        let plan = super::plan(&dense(), running(), &rooms(&[24 * GIB, 8 * GIB]), wish);
+        let [large, small] = &plan.shares[..] else { panic!("{plan:?}") };
+        assert_eq!((large.layers, small.layers), (32, 32));
+        assert!(large.weights.abs_diff(3 * small.weights) < 200, "{plan:?}");
+        assert_eq!(large.kv, 3 * small.kv);
+        assert_eq!(plan.host, dense().input);
+    }
+
+    #[test]
     fn experts_stay_behind_before_layers_do() {
         let plan = auto(&mixture(), &[24 * GIB]);
         assert_eq!(plan.gpu_layers, 33);
         assert!(plan.fits && plan.cpu_experts > 0, "{plan:?}");
-        let wish =
-            Wish { cpu_experts: Some(plan.cpu_experts - 1), layers: GpuLayers::All, margin: GIB };
+        let wish = Wish {
+            cpu_experts: Some(plan.cpu_experts - 1),
+            layers: GpuLayers::All,
+            margin: GIB,
+            spread: false,
+        };
         assert!(!super::plan(&mixture(), running(), &rooms(&[24 * GIB]), wish).fits);
         // Not even without experts.
         let small = auto(&mixture(), &[4 * GIB]);
@@ -414,6 +456,7 @@ pub(crate) mod tests {
             (kv_layer, compute, margin) in (any_number(), any_number(), any_number()),
             free in vec(any_number(), 0..3),
             number in proptest::option::of(0_u32..8),
+            spread: bool,
         ) {
             let layer = |&(all, part): &(u64, u64)| Layer { all, experts: part.min(all) };
             let layers: Vec<Layer> = layers.iter().map(layer).collect();
@@ -422,6 +465,7 @@ pub(crate) mod tests {
             let wish = Wish {
                 layers: number.map_or(GpuLayers::Auto, GpuLayers::Number),
                 margin,
+                spread,
                 ..Wish::default()
             };
             let running = Running { kv_layer, compute };

@@ -130,8 +130,8 @@ pub enum Split {
     /// Each has some of the layers.
     #[default]
     Layer,
-    /// Each has some rows of each matrix.
-    Row,
+    /// Each has a part of every layer, and all compute it together.
+    Tensor,
     /// One has all.
     None,
 }

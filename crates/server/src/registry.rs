@@ -368,7 +368,7 @@ pub(crate) fn model_config(settings: &ModelSettings, source: Source) -> ModelCon
             margin_bytes: u64::from(settings.gpu_margin_mib) << 20,
             split: match settings.split_mode {
                 SplitSetting::Layer => Split::Layer,
-                SplitSetting::Row => Split::Row,
+                SplitSetting::Tensor => Split::Tensor,
                 SplitSetting::None => Split::None,
             },
             tensor_split: settings.tensor_split.parts().to_vec(),

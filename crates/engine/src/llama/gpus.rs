@@ -73,10 +73,7 @@ pub(super) fn chosen(mut gpus: Vec<Gpu>, settings: &Settings) -> Result<Vec<Gpu>
     for (gpu, &part) in gpus.iter_mut().zip(&settings.tensor_split) {
         gpu.room.part = part;
     }
-    // Rows are split over all of them: ggml goes by their numbers.
-    if settings.split == Split::Layer {
-        gpus.retain(|gpu| gpu.room.part > 0);
-    }
+    gpus.retain(|gpu| gpu.room.part > 0);
     Ok(gpus)
 }
 
@@ -124,17 +121,16 @@ mod tests {
     #[test]
     fn parts_are_given_to_devices_in_their_order() {
         let gpus = || (0..3).map(|n| gpu(n, "CUDA", None)).collect::<Vec<_>>();
-        let with = |tensor_split: &[u64], split| {
-            let settings =
-                Settings { tensor_split: tensor_split.to_vec(), split, ..Settings::default() };
-            chosen(gpus(), &settings)
+        let with = |tensor_split: &[u64]| {
+            let tensor_split = tensor_split.to_vec();
+            chosen(gpus(), &Settings { tensor_split, ..Settings::default() })
         };
         let parts = |gpus: Vec<Gpu>| gpus.iter().map(|gpu| gpu.room.part).collect::<Vec<_>>();
-        assert_eq!(parts(with(&[], Split::Layer).unwrap()), [10, 10, 10]);
-        assert_eq!(numbers(&with(&[3, 0, 1], Split::Layer).unwrap()), [0, 2]);
-        assert_eq!(parts(with(&[3, 0, 1], Split::Row).unwrap()), [3, 0, 1]);
+        assert_eq!(parts(with(&[]).unwrap()), [10, 10, 10]);
+        assert_eq!(parts(with(&[3, 2, 1]).unwrap()), [3, 2, 1]);
+        assert_eq!(numbers(&with(&[3, 0, 1]).unwrap()), [0, 2]);
         assert_eq!(
-            with(&[3, 1], Split::Layer).unwrap_err(),
+            with(&[3, 1]).unwrap_err(),
             "tensor_split has 2 parts, but the GPUs are 3: CUDA0, CUDA1, CUDA2; 0 leaves one out"
         );
         // Where there are none the CPU computes.

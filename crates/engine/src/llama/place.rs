@@ -118,6 +118,7 @@ impl Placed {
             layers: config.gpu.layers,
             cpu_experts: config.gpu.cpu_experts,
             margin: config.gpu.margin_bytes,
+            spread: config.gpu.split == Split::Tensor,
         };
         let plan = fit::plan(&weights, running, &rooms, wish);
         let mut explanation = plan.explain(&weights, wish);
@@ -170,12 +171,12 @@ impl Placed {
         let split = match config.gpu.split {
             Split::None => LlamaSplitMode::None,
             Split::Layer => LlamaSplitMode::Layer,
-            Split::Row => LlamaSplitMode::Row,
+            Split::Tensor => LlamaSplitMode::Tensor,
         };
         let experts = self.experts_pattern();
         let load = Load {
             devices: &self.devices,
-            parts: &self.parts(&config.gpu),
+            parts: &self.parts(),
             gpu_layers: llama_id(self.plan.gpu_layers),
             split: split.into(),
             // The only one is the first.
@@ -189,12 +190,9 @@ impl Placed {
         })
     }
 
-    /// The parts that the plan gives to devices, whatever is free by now; none where ggml splits rows as it likes.
+    /// The parts that the plan gives to devices, whatever is free by now.
     #[expect(clippy::cast_precision_loss, reason = "llama.cpp adds up 32-bit numbers")]
-    fn parts(&self, settings: &crate::model::Gpu) -> Vec<f32> {
-        if settings.split == Split::Row && settings.tensor_split.is_empty() {
-            return Vec::new();
-        }
+    fn parts(&self) -> Vec<f32> {
         self.plan.shares.iter().map(|share| share.room.part as f32).collect()
     }
 

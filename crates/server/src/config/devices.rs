@@ -56,8 +56,8 @@ impl<'de> Deserialize<'de> for GpuLayersSetting {
 pub enum SplitSetting {
     /// Each has some of the layers.
     Layer,
-    /// Each has some rows of each matrix.
-    Row,
+    /// Each has a part of every layer, and all compute it together.
+    Tensor,
     /// The main one has all.
     None,
 }
