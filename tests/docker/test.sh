@@ -5,21 +5,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=$1 model=$(realpath "$2") port=${PORT:-18181} name=forebay-test-$$
-own_engine=""
 stop() {
     docker rm --force "$name" >/dev/null 2>&1 || true
-    [ -z "$own_engine" ] || kill "$own_engine"
+    stop_engine
 }
 trap stop EXIT
-
-# An engine, if there is none: without networks of its own, so that it runs inside of containers.
-if ! docker info >/dev/null 2>&1; then
-    command -v dockerd >/dev/null || { echo "needs docker.io"; apt-get update -qq; \
-        apt-get install -y -qq --no-install-recommends docker.io >/dev/null; }
-    dockerd --iptables=false --bridge=none >/tmp/forebay-dockerd.log 2>&1 &
-    own_engine=$!
-    for _ in $(seq 50); do docker info >/dev/null 2>&1 && break; sleep 0.2; done
-fi
+# shellcheck source=tests/docker/engine.sh
+. tests/docker/engine.sh
 tests/docker/bases.sh
 
 revision=$(git rev-parse HEAD)

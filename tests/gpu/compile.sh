@@ -26,31 +26,24 @@ program() {
     without_a_gpu
 }
 
-# A driver with all that the backend calls of it, where every call says that there is no device.
-driver() {
-    mkdir -p "$out/driver"
-    nm --dynamic --undefined-only "$installed/lib/forebay/libggml-cuda.so" | awk '$2 ~ /^cu[A-Z]/ { print $2 }' |
-        sed 's/.*/int &(void) { return 100; }/' | # CUDA_ERROR_NO_DEVICE
-        gcc -shared -fPIC -Wl,-soname,libcuda.so.1 -x c - -o "$out/driver/libcuda.so.1"
-}
-
 symbols() {
-    driver
     local missing
-    missing=$(LD_LIBRARY_PATH=$out/driver:$toolkit/lib:$installed/lib/forebay \
+    missing=$(LD_LIBRARY_PATH=$toolkit/lib/stubs:$toolkit/lib:$installed/lib/forebay \
         ldd -r "$installed/lib/forebay/libggml-cuda.so" 2>&1 | grep -E 'undefined symbol|not found' || true)
     [ -z "$missing" ] || { echo "$missing"; exit 1; }
+    readelf --dynamic "$installed/lib/forebay/libggml-cuda.so" | grep -q 'NEEDED.*libcuda.so.1' ||
+        { echo "the CUDA backend does not ask for its driver"; exit 1; }
     echo "all symbols of the CUDA backend are found"
 }
 
 without_a_gpu() {
     local paths path listed
-    for paths in "" "$toolkit/lib" "$toolkit/lib:$out/driver"; do
+    for paths in "" "$toolkit/lib" "$toolkit/lib:$toolkit/lib/stubs"; do
         listed=$(LD_LIBRARY_PATH=$paths "$installed/bin/forebay" devices)
         grep -q 'CPU (' <<<"$listed" || { echo "no CPU with LD_LIBRARY_PATH=$paths: $listed"; exit 1; }
         ! grep -q CUDA <<<"$listed" || { echo "a GPU with LD_LIBRARY_PATH=$paths: $listed"; exit 1; }
     done
-    path=$(LD_LIBRARY_PATH=$toolkit/lib:$out/driver LD_DEBUG=files "$installed/bin/forebay" devices 2>&1 |
+    path=$(LD_LIBRARY_PATH=$toolkit/lib:$toolkit/lib/stubs LD_DEBUG=files "$installed/bin/forebay" devices 2>&1 |
         grep -c 'calling init: .*libggml-cuda.so' || true)
     [ "$path" -gt 0 ] || { echo "the backend was not even loaded"; exit 1; }
     echo "no libraries, no driver, no device: the CPU computes"
@@ -58,6 +51,9 @@ without_a_gpu() {
 
 # Stands in for NVIDIA's base images: the compiler and the libraries where they have them.
 image() {
+    # shellcheck source=tests/docker/engine.sh
+    . tests/docker/engine.sh
+    trap stop_engine EXIT
     tests/docker/bases.sh
     base() {
         local from=$1 to=$2

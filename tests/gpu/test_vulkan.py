@@ -127,7 +127,8 @@ def test_every_layer_is_spread_over_two_devices(start, models, monkeypatch):
     monkeypatch.setenv("GGML_VK_VISIBLE_DEVICES", "0,0")
     server = start(models["chat"], gpu_layers="all", split_mode="tensor", tensor_split=[1, 2], parallel=2, ctx_size=160)
     same_text(alone, ask(server, rain, 4), TOLERANCE)
-    ask(server, user("An old clock. " * 20), 4)
+    for other in ["An old clock. ", "A lighthouse. "]:
+        ask(server, user(other * 24), 1)
     again = ask(server, rain, 4)
     assert metric(server, "forebay_prefix_evictions_total") > 0 and cached(again) > 40
     same_text(alone, again, TOLERANCE)
