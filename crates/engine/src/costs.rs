@@ -77,6 +77,14 @@ impl Default for CostPlan {
 }
 
 impl CostPlan {
+    /// With the larger calls that a GPU takes.
+    pub fn wide() -> Self {
+        let mut plan = Self::default();
+        plan.rows.extend([64, 128]);
+        plan.chunks.extend([1024, 2048]);
+        plan
+    }
+
     /// Slots that it needs: one for the chunk, the others for rows.
     pub fn slots(&self) -> u32 {
         1 + self.rows.iter().max().copied().unwrap_or(0)
@@ -133,6 +141,9 @@ impl<M: Model> Bench<'_, M> {
             }
             let mut filled = 0;
             for &rows in &plan.rows {
+                if !self.has_room(rows) {
+                    break;
+                }
                 for slot in filled + 1..=rows {
                     self.copy_to(slot)?;
                 }
@@ -153,6 +164,14 @@ impl<M: Model> Bench<'_, M> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the cells hold so many rows' slots, each with its copy, and the largest chunk in one more.
+    fn has_room(&self, rows: u32) -> bool {
+        let kv = &self.capacity.kv;
+        let most = self.plan.chunks.iter().max().copied().unwrap_or(0);
+        let needed = u64::from(rows) * u64::from(self.depth + 1) + u64::from(self.depth + most);
+        !kv.shares || needed <= u64::from(kv.cells)
     }
 
     /// Whether calls are measured that hold rows and a chunk. With a stream for each slot llama.cpp would cut

@@ -62,6 +62,9 @@ pub(crate) struct BenchArgs {
     /// With --costs: the most tokens that sequences have before.
     #[arg(long, value_name = "TOKENS", default_value_t = 8000)]
     depth: u32,
+    /// With --costs: up to 128 rows and chunks of 2048 tokens, for a GPU.
+    #[arg(long)]
+    wide: bool,
 }
 
 /// One round's figures.
@@ -85,12 +88,12 @@ pub(crate) fn run(args: &BenchArgs) -> Result<String, String> {
 
 /// Writes a table of costs to a file: JSON, a sample on each line.
 fn measure_to(file: &Path, args: &BenchArgs) -> Result<String, String> {
-    let mut plan = CostPlan::default();
+    let mut plan = if args.wide { CostPlan::wide() } else { CostPlan::default() };
     plan.depths.retain(|&depth| depth <= args.depth);
     plan.repeats = args.rounds as usize;
     let settings = ModelSettings {
         parallel: plan.slots(),
-        ctx_size: plan.slots() * plan.slot_tokens(),
+        ctx_size: args.ctx_size.unwrap_or(plan.slots() * plan.slot_tokens()),
         ..settings(args)
     };
     // Measuring takes minutes: check first that the result can be written. An older table stays until then.

@@ -4,10 +4,6 @@ use std::time::Duration;
 
 use crate::sim::costs::{self, CostTable, Part, UBATCH};
 
-fn table(name: &str) -> CostTable {
-    costs::all().into_iter().find(|table| table.name == name).expect("a table")
-}
-
 fn rows(count: usize, depth: u32) -> Vec<Part> {
     vec![Part { tokens: 1, depth }; count]
 }
@@ -18,7 +14,7 @@ fn chunk(tokens: u32, depth: u32) -> Part {
 
 #[test]
 fn a_made_up_gpu_takes_what_its_rule_says() {
-    let gpu = table("gpu");
+    let gpu = costs::made_up();
     let ms = |parts: &[Part]| gpu.time(parts).as_secs_f64() * 1e3;
     for (parts, expected) in [
         (rows(1, 0), 6.0),

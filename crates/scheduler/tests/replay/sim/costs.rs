@@ -1,4 +1,5 @@
-//! What decode calls cost: tables that `forebay bench --costs` measured, and a made-up GPU.
+//! What decode calls cost: tables that `forebay bench --costs` measured, and a made-up GPU until `costs/gpu.json`
+//! has a real one's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -71,8 +72,22 @@ pub(crate) fn all() -> Vec<CostTable> {
         recorded("smol-shared", 16, include_str!("../../../costs/smol-shared.json")),
         recorded("qwen-split", 8, include_str!("../../../costs/qwen-split.json")),
         recorded("qwen-shared", 8, include_str!("../../../costs/qwen-shared.json")),
-        CostTable { pace: 5.0, on_cpu: false, ..CostTable::new("gpu", 32, made_up_gpu()) },
+        measured_gpu().map_or_else(made_up, gpu),
     ]
+}
+
+fn gpu(costs: Recorded) -> CostTable {
+    CostTable { pace: 5.0, on_cpu: false, ..CostTable::new("gpu", 32, costs) }
+}
+
+/// The GPU that is made up, whether one was measured or not.
+pub(crate) fn made_up() -> CostTable {
+    gpu(made_up_gpu())
+}
+
+fn measured_gpu() -> Option<Recorded> {
+    let json = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/costs/gpu.json"));
+    json.ok().map(|json| serde_json::from_str(&json).expect("a table of costs"))
 }
 
 /// A GPU that is bound by memory up to 64 tokens: a call takes 6 ms, 0.07 ms more for each token
