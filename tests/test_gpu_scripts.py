@@ -2,6 +2,7 @@
 and the comparison of a program with itself finds it the same."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,10 +26,24 @@ def test_the_made_up_model_is_measured(tmp_path, kind):
     run("../models/random_gguf.py", model, "--kind", kind, "--shape", "tiny")
     run("measure.py", "--forebay", BINARY, "--peer", BINARY, "--model", model, "--streams", 1, 4, "--prompt", 64,
         "--tokens", 16, "--vocab", 2000, "--rounds", 1, "--gpu-layers", 0, "--out", out)
-    figures = json.loads(out.read_text())
-    for scenarios in figures.values():
-        assert set(scenarios) == {"1 streams", "4 streams", "shared prefix", "mixed"}
-        assert all(values["tokens/s"] > 0 and values["ttft p50"] > 0 for values in scenarios.values())
+    [measured] = json.loads(out.read_text())["rounds"]
+    assert [scenario for scenario, _ in measured] == ["1 streams", "4 streams", "shared prefix", "mixed"]
+    for _, sides in measured:
+        for values in sides.values():
+            assert values["tokens/s"] > 0 and values["ttft p50"] > 0
+            assert values["forward ms"] > values["plan ms"] > 0 and values["step_tokens"] > 0
+    table = run("report.py", out)
+    assert re.search(r"\| 4 streams: ttft p50, ms \| [\d.]+ \| [\d.]+ \| \d+\.\d\d \|", table), table
+    parts = re.search(r"\| a step of ours, ms \| tokens \| (.*) \|", table)[1].split(" | ")
+    assert sorted(parts) == ["forward", "kv", "plan", "sample", "send"]
+
+
+def test_no_round_begins_that_would_not_end_in_time(tmp_path):
+    model, out = tmp_path / "tiny.gguf", tmp_path / "figures.json"
+    run("../models/random_gguf.py", model, "--shape", "tiny")
+    said = run("measure.py", "--forebay", BINARY, "--peer", BINARY, "--model", model, "--streams", 2, "--prompt", 32,
+               "--tokens", 8, "--vocab", 2000, "--rounds", 50, "--seconds", 6, "--gpu-layers", 0, "--out", out)
+    assert "no time for round" in said and 0 < len(json.loads(out.read_text())["rounds"]) < 50
 
 
 def test_a_program_agrees_with_itself():

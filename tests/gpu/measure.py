@@ -1,4 +1,7 @@
-"""Two servers on one machine's GPU, in turn: measure.py --forebay F --peer P --model M.gguf
+"""Two servers on one machine's GPU: measure.py --forebay F --peer P --model M.gguf --out FIGURES.json
+
+Both hold the model and a KV cache of the same size, and are asked in turn: each scenario, then the next, the other one
+first in every other round. What is done is in the file at once, and no round begins that would not end within the time.
 
 Nothing but Python's own library: where a GPU is lent, there may be nothing else. The clients are
 processes, so that they do not wait for each other. Prompts are token ids at random: none is known to
@@ -11,13 +14,18 @@ import concurrent.futures
 import json
 import os
 import random
+import re
 import socket
 import statistics
 import subprocess
 import time
 import urllib.request
 
+import report
+
 PER_PROCESS = 16
+# An engine tells its counts some times a second.
+TOLD_AFTER = 0.3
 
 
 async def stream(port, body, after=0.0):
@@ -97,11 +105,12 @@ class Busy:
         return self
 
     def __exit__(self, *_):
-        self.percent = float("nan")
+        self.figure = {}
         if self.process:
             self.process.terminate()
             samples = [int(line) for line in self.process.communicate()[0].split() if line.isdigit()]
-            self.percent = statistics.fmean(samples) if samples else float("nan")
+            if samples:
+                self.figure = {"gpu busy %": statistics.fmean(samples)}
 
 
 class Server:
@@ -125,18 +134,71 @@ class Server:
         self.process.terminate()
         self.process.wait(60)
 
+    def steps(self):
+        """Forebay's counters of steps: how many, their tokens, and microseconds by part."""
+        try:
+            text = urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10).read().decode()
+        except OSError:
+            return {}
+        count = {name: float(value) for name, value in re.findall(r"^forebay_engine_(steps|step_tokens)_total{.*} (\d+)", text, re.M)}
+        parts = re.findall(r'^forebay_engine_step_microseconds_total{.*part="(\w+)".*} (\d+)', text, re.M)
+        return count | {f"{part} ms": float(value) / 1e3 for part, value in parts}
+
+
+def each_step(before, after):
+    """What a step held and where its time went."""
+    steps = after.get("steps", 0) - before.get("steps", 0)
+    return {name: (after[name] - before[name]) / steps for name in after if name != "steps"} if steps else {}
+
+
+def cells(args):
+    """Tokens that any scenario has at once, and some more."""
+    most, shared = max(args.streams), 4 * args.prompt + 64 + args.tokens
+    mixed = most // 4 * (args.prompt // 4 + 3 * args.tokens) + max(most // 16, 1) * (8 * args.prompt + 16)
+    return 1024 + max(most * (args.prompt + args.tokens), max(most // 2, 1) * shared, mixed)
+
 
 def command(program, args, more):
     """The program with its best settings: `llama-server`, or a build of Forebay."""
     most = max(args.streams)
-    cells = most * (5 * args.prompt + 64 + 3 * args.tokens)
-    common = ["--parallel", most, "--ctx-size", cells, *more.split()]
+    common = ["--parallel", most, "--ctx-size", cells(args), *more.split()]
     if os.path.basename(program) == "forebay":
-        own = ["serve", "--model", f"m={args.model}", "--gpu-layers", args.gpu_layers, "--queue", 4 * most]
+        own = ["serve", "--no-store", "--model", f"m={args.model}", "--gpu-layers", args.gpu_layers, "--queue", 4 * most]
     else:
         layers = 999 if args.gpu_layers in ("all", "auto") else args.gpu_layers
         own = ["--model", args.model, "--alias", "m", "--kv-unified", "--n-gpu-layers", layers, "--flash-attn", "on"]
     return [str(part) for part in [program, *own, *common]]
+
+
+def ask(server, jobs):
+    """One scenario's figures."""
+    before = server.steps()
+    with Busy() as busy:
+        answers = load(server.port, jobs)
+    time.sleep(TOLD_AFTER)
+    return {**figures(answers), **busy.figure, **each_step(before, server.steps())}
+
+
+def run(servers, args, until, done):
+    """Rounds, each a list of (scenario, {side: figures}); `done` hears of each scenario."""
+    rounds, longest = [], 0.0
+    for number in range(args.rounds):
+        if rounds and time.monotonic() + longest > until:
+            print(f"no time for round {number + 1}", flush=True)
+            break
+        began = time.monotonic()
+        rounds.append([])
+        for scenario, jobs in scenarios(args, number):
+            if time.monotonic() > until:
+                print(f"no time for {scenario} in round {number + 1}", flush=True)
+                break
+            sides = list(servers.items())
+            both = {name: ask(server, jobs) for name, server in (sides if number % 2 else sides[::-1])}
+            rounds[-1].append([scenario, both])
+            for name, values in both.items():
+                print(name, scenario, {key: round(value, 2) for key, value in values.items()}, flush=True)
+            done(rounds)
+        longest = max(longest, time.monotonic() - began)
 
 
 def main():
@@ -148,40 +210,35 @@ def main():
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--vocab", type=int, default=128000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1e9, help="for all of it, the loading included")
     parser.add_argument("--gpu-layers", default="all")
     parser.add_argument("--ours", default="", help="more flags for forebay")
     parser.add_argument("--theirs", default="", help="more flags for the peer")
-    parser.add_argument("--out", help="write all figures to this JSON file")
+    parser.add_argument("--title", default="", help="what is measured, for the table")
+    parser.add_argument("--out", required=True, help="a JSON file for all figures")
     args = parser.parse_args()
-    with open(os.devnull if not args.out else args.out + ".log", "w") as log:
-        both = {}
-        for name, program, more in (("forebay", args.forebay, args.ours), ("peer", args.peer, args.theirs)):
-            # One after the other: both do not fit beside each other.
-            server, rounds = Server(command(program, args, more), log), []
-            try:
-                # The first round warms up.
-                for number in range(args.rounds + 1):
-                    rounds.append({})
-                    for scenario, jobs in scenarios(args, number):
-                        with Busy() as busy:
-                            answers = load(server.port, jobs)
-                        rounds[-1][scenario] = {**figures(answers), "gpu busy %": busy.percent}
-            finally:
+    until = time.monotonic() + args.seconds
+
+    def write(rounds):
+        with open(args.out + ".new", "w") as file:
+            json.dump({"title": args.title or os.path.basename(args.model), "rounds": rounds}, file, indent=1)
+        os.replace(args.out + ".new", args.out)
+
+    with open(args.out + ".log", "w") as log:
+        servers = {}
+        try:
+            for name, program, more in (("forebay", args.forebay, args.ours), ("peer", args.peer, args.theirs)):
+                servers[name] = Server(command(program, args, more), log)
+            # What kernels and costs have to be learned is not measured.
+            for server in servers.values():
+                rng = random.Random(-1)
+                load(server.port, [(body(rng, args.vocab, args.prompt, 8), 0.0) for _ in range(max(args.streams))])
+            run(servers, args, until, write)
+        finally:
+            for server in servers.values():
                 server.stop()
-            keys = rounds[0]["mixed"]
-            middle = lambda scenario, key: statistics.median(r[scenario][key] for r in rounds[1:])
-            both[name] = {scenario: {key: middle(scenario, key) for key in keys} for scenario in rounds[0]}
-            for scenario, values in both[name].items():
-                print(name, scenario, {key: round(value, 2) for key, value in values.items()}, flush=True)
-    print("\n| scenario | " + " | ".join(f"{key}: forebay, peer, ratio" for key in keys) + " |")
-    print("|---" * (len(keys) + 1) + "|")
-    for scenario, ours in both["forebay"].items():
-        cells = [f"{ours[key]:.1f}, {both['peer'][scenario][key]:.1f}, {ours[key] / max(both['peer'][scenario][key], 1e-9):.2f}" for key in ours]
-        print(f"| {scenario} | " + " | ".join(cells) + " |")
-    if args.out:
-        with open(args.out, "w") as file:
-            json.dump(both, file, indent=1)
+    print(report.tables([args.out]))
 
 
 if __name__ == "__main__":

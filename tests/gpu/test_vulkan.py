@@ -157,8 +157,8 @@ def test_when_the_cells_are_full_answers_wait_and_go_on(start, tiny):
     server = start(tiny("llama"), gpu_layers="all", parallel=4, ctx_size=512, kv_host_mib=64)
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(
-            lambda n: ask(server, user(f"{n}. " + HEAD), 100, extra_body={"ignore_eos": True}), range(4)))
-    assert [answer.usage.completion_tokens for answer in answers] == [100] * 4
+            lambda n: ask(server, user(f"{n}. Tell me about rain."), 130, extra_body={"ignore_eos": True}), range(4)))
+    assert [answer.usage.completion_tokens for answer in answers] == [130] * 4
     assert metric(server, "forebay_preemptions_total") > 0
 
 
