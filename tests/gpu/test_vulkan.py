@@ -134,6 +134,22 @@ def test_every_layer_is_spread_over_two_devices(start, models, monkeypatch):
     same_text(alone, again, TOLERANCE)
 
 
+def test_experts_stay_on_the_cpu(start, tiny):
+    """The rest of their layers is on the device. This driver dies of experts, so none are computed there."""
+    path, rain = tiny("qwen3moe"), user("Tell me about rain.")
+    # 3 matrices of 8 experts, each 256 x 64, of 4 bytes.
+    experts = 3 * 8 * 256 * 64 * 4 / 2**20
+    on_device = {}
+    for layers in (0, 4, 6):
+        server = start(path, gpu_layers="all", ctx_size=4096, cpu_moe_layers=layers)
+        [on_device[layers]] = placed(server).values()
+        assert ("experts of the first" in server.log.read_text()) == (layers > 0)
+    for layers in (4, 6):
+        assert on_device[layers][0] == pytest.approx(on_device[0][0] - layers * experts, abs=1)
+        assert on_device[layers][1] == on_device[0][1]
+    same_text(ask(server, rain, 12), ask(start(path, gpu_layers=0), rain, 12), TOLERANCE)
+
+
 # --- What is computed there ------------------------------------------------------------------
 
 

@@ -3,8 +3,8 @@ llama.cpp treats its memory as it treats that of the large ones.
 
 Usage: tiny_gguf.py KIND VOCABULARY.gguf OUT.gguf [VOCABULARY_SIZE]
 
-KIND is `gemma3` (most layers see a sliding window), `mamba` (a recurrent state) or `lfm2` (both a
-state and attention). The vocabulary and its chat template come from another GGUF file; up to
+KIND is `gemma3` (most layers see a sliding window), `mamba` (a recurrent state), `lfm2` (both a
+state and attention) or `qwen3moe` (a mixture of experts). The vocabulary and its chat template come from another GGUF file; up to
 VOCABULARY_SIZE it is filled with tokens that mean nothing.
 """
 
@@ -16,6 +16,7 @@ from gguf import GGUFReader, GGUFWriter, GGMLQuantizationType, TokenType, quanti
 DIM, LAYERS, HEADS, KV_HEADS, FF, CONTEXT = 64, 6, 4, 2, 128, 4096
 HEAD = DIM // HEADS
 WINDOW = 96
+EXPERTS, EXPERTS_USED, EXPERT_FF = 8, 2, 256
 random = np.random.default_rng(7)
 
 
@@ -104,6 +105,26 @@ def lfm2(writer):
     return tensors
 
 
+def qwen3moe(writer):
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KV_HEADS)
+    writer.add_key_length(HEAD)
+    writer.add_value_length(HEAD)
+    writer.add_feed_forward_length(FF)
+    writer.add_expert_count(EXPERTS)
+    writer.add_expert_used_count(EXPERTS_USED)
+    writer.add_expert_feed_forward_length(EXPERT_FF)
+    tensors = {"output_norm.weight": ones(DIM)}
+    for block in range(LAYERS):
+        tensors |= attention(block, ["attn_norm", "ffn_norm"]) | {
+            f"blk.{block}.ffn_gate_inp.weight": weight(EXPERTS, DIM),
+            f"blk.{block}.ffn_gate_exps.weight": weight(EXPERTS, EXPERT_FF, DIM),
+            f"blk.{block}.ffn_up_exps.weight": weight(EXPERTS, EXPERT_FF, DIM),
+            f"blk.{block}.ffn_down_exps.weight": weight(EXPERTS, DIM, EXPERT_FF),
+        }
+    return tensors
+
+
 def vocabulary(writer, source, size):
     """Copies a tokenizer. Returns its size."""
     fields = GGUFReader(source).fields
@@ -129,7 +150,7 @@ def main(kind, source, out, size=0):
     writer.add_embedding_length(DIM)
     writer.add_block_count(LAYERS)
     writer.add_layer_norm_rms_eps(1e-6)
-    tensors = {"gemma3": gemma3, "mamba": mamba, "lfm2": lfm2}[kind](writer)
+    tensors = {"gemma3": gemma3, "mamba": mamba, "lfm2": lfm2, "qwen3moe": qwen3moe}[kind](writer)
     tokens = vocabulary(writer, source, int(size))
     # Likely tokens are clearly ahead, and are not those that came before.
     tensors |= {"token_embd.weight": weight(tokens, DIM, scale=8), "output.weight": weight(tokens, DIM, scale=4)}
