@@ -38,6 +38,18 @@ def test_the_made_up_model_is_measured(tmp_path, kind):
     assert sorted(parts) == ["forward", "kv", "plan", "sample", "send"]
 
 
+@pytest.mark.parametrize("sampling, verdict", [(3.4, "halves do not pay"), (3.6, "halves pay")])
+def test_whether_sampling_is_worth_overlapping(tmp_path, sampling, verdict):
+    ours = {"tokens/s": 1.0, "sample ms": sampling}
+    measured = {"title": "m", "rounds": [[["64 streams", {"forebay": ours, "peer": {"tokens/s": 1.0}}]]]}
+    samples = [{"rows": rows, "chunk": 0, "depth": 512, "ms": ms} for rows, ms in ((32, 6.0), (64, 8.5))]
+    for name, content in (("figures.json", measured), ("costs.json", {"samples": samples, "logits": [{"rows": 64, "ms": 1.2}]})):
+        (tmp_path / name).write_text(json.dumps(content))
+    said = run("report.py", tmp_path / "figures.json", "--costs", tmp_path / "costs.json")
+    assert f"two passes of 32 rows take 12.00 ms, one of 64 and its sampling 8.50 + {sampling:.2f} ms: {verdict}" in said
+    assert "All logits add 1.20 ms to the pass." in said
+
+
 def test_no_round_begins_that_would_not_end_in_time(tmp_path):
     model, out = tmp_path / "tiny.gguf", tmp_path / "figures.json"
     run("../models/random_gguf.py", model, "--shape", "tiny")

@@ -1,11 +1,12 @@
-"""What measure.py has found, as Markdown: report.py FIGURES.json...
+"""What measure.py has found, as Markdown: report.py FIGURES.json... [--costs COSTS.json]
 
-A ratio over 1 says that Forebay is better: more tokens, or less time. Figures are medians of rounds.
+A ratio over 1 says that Forebay is better: more tokens, or less time. Figures are medians of rounds. COSTS.json is of
+`forebay bench --costs`: with it, whether sampling is worth overlapping with the forward pass.
 """
 
+import argparse
 import json
 import statistics
-import sys
 
 # Figures of which more is better.
 RATES = {"tokens/s"}
@@ -56,7 +57,24 @@ def step_times(middle):
             yield f"| {scenario} | {ours['step_tokens']:.1f} | {cells} |"
 
 
-def tables(files):
+def overlap(middle, costs):
+    """Half of the sequences sample while the other half is computed: two narrow passes for a wide one, and no sampling
+    in between."""
+    deepest = max((sample["depth"] for sample in costs["samples"] if sample["rows"] >= 64), default=0)
+    rows = {sample["rows"]: sample["ms"] for sample in costs["samples"] if not sample["chunk"] and sample["depth"] == deepest}
+    logits = {each["rows"]: each["ms"] for each in costs.get("logits", [])}
+    for scenario, sides in middle.items():
+        width = int(scenario.split()[0]) if scenario.endswith(" streams") else 0
+        sample = sides["forebay"].get("sample ms")
+        if width // 2 not in rows or width not in rows or sample is None:
+            continue
+        halves, whole = 2 * rows[width // 2], rows[width] + sample
+        yield (f"{scenario}, {deepest} tokens deep: two passes of {width // 2} rows take {halves:.2f} ms, one of {width} and its "
+               f"sampling {rows[width]:.2f} + {sample:.2f} ms: halves {'pay' if halves < whole else 'do not pay'}. "
+               f"All logits add {logits.get(width, float('nan')):.2f} ms to the pass.")
+
+
+def tables(files, costs=None):
     lines = []
     for name in files:
         with open(name) as file:
@@ -65,8 +83,15 @@ def tables(files):
         lines += [f"**{measured['title']}**, medians of {whole} round{'s' if whole > 1 else ''}", ""]
         middle = medians(measured["rounds"])
         lines += [*comparison(middle), *step_times(middle), ""]
+        if costs:
+            with open(costs) as file:
+                lines += [*overlap(middle, json.load(file)), ""]
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    print(tables(sys.argv[1:]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("files", nargs="+")
+    parser.add_argument("--costs")
+    arguments = parser.parse_args()
+    print(tables(arguments.files, arguments.costs))
