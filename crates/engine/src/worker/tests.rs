@@ -254,7 +254,9 @@ async fn the_time_of_steps_goes_to_the_part_that_took_it() {
     idle(&engine).await;
     let Stats { times, steps, .. } = engine.stats();
     let forward = times.of(StepPart::Forward);
-    assert!(forward >= Duration::from_millis(5) * u32::try_from(steps).unwrap(), "{times:?}");
+    // The last step's time may not have been told yet.
+    let told = u32::try_from(steps - 1).unwrap();
+    assert!(told > 3 && forward >= Duration::from_millis(5) * told, "{steps} steps: {times:?}");
     for part in [StepPart::Plan, StepPart::Sample, StepPart::Send] {
         assert!(times.of(part) > Duration::ZERO, "{part:?} of {times:?}");
     }
