@@ -92,9 +92,10 @@ pub fn devices() -> Vec<Device> {
 
 /// The devices beside the CPU that a model may be put on.
 fn gpus() -> Vec<Gpu> {
-    use llama_cpp_2::LlamaBackendDeviceType::{Accelerator, Cpu, IntegratedGpu};
+    use llama_cpp_2::LlamaBackendDeviceType as Type;
     let listed = list_llama_ggml_backend_devices().into_iter();
-    let beside = listed.filter(|device| !matches!(device.device_type, Cpu | Accelerator));
+    let beside =
+        listed.filter(|device| matches!(device.device_type, Type::Gpu | Type::IntegratedGpu));
     let all = beside.map(|device| {
         let (free, total) = (device.memory_free as u64, device.memory_total as u64);
         Gpu {
@@ -102,7 +103,7 @@ fn gpus() -> Vec<Gpu> {
             room: Room { name: device.name, free, total, part: free },
             backend: device.backend,
             id: device_id(device.index),
-            integrated: device.device_type == IntegratedGpu,
+            integrated: device.device_type == Type::IntegratedGpu,
         }
     });
     gpus::usable(all.collect())

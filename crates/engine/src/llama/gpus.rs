@@ -4,6 +4,9 @@
 use crate::fit::Room;
 use crate::model::{Gpu as Settings, Split};
 
+/// The most devices for a model: llama.cpp reads the parts of so many.
+const MOST: usize = 16;
+
 /// A device as ggml lists it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Gpu {
@@ -29,7 +32,9 @@ pub(super) fn usable(all: Vec<Gpu>) -> Vec<Gpu> {
     }
     let mut once: Vec<Gpu> = Vec::new();
     for gpu in own {
-        if gpu.id.is_none() || once.iter().all(|before| before.id != gpu.id) {
+        if once.len() == MOST {
+            tracing::warn!(name = gpu.room.name, "more than {MOST} GPUs: it is not used");
+        } else if gpu.id.is_none() || once.iter().all(|before| before.id != gpu.id) {
             once.push(gpu);
         }
     }
@@ -106,6 +111,12 @@ mod tests {
             gpu(4, "Vulkan", None),
         ];
         assert_eq!(numbers(&usable(all)), [0, 1, 3, 4]);
+    }
+
+    #[test]
+    fn of_very_many_the_first_are_used() {
+        let all = (0..20).map(|n| gpu(n, "CUDA", None)).collect();
+        assert_eq!(numbers(&usable(all)), (0..16).collect::<Vec<_>>());
     }
 
     #[test]
