@@ -1,5 +1,6 @@
 """Where a model is put, as far as a machine without a GPU shows it; how that is said and refused."""
 
+import os
 import re
 
 import openai
@@ -116,6 +117,10 @@ def test_what_is_wrong_is_said(models, tmp_path):
     broken.write_bytes(b"GGUF" + b"\xff" * 60)
     assert "is not a GGUF file" in forebay("fit", "--model", broken, code=1)
     assert "not-there.gguf is not a GGUF file" in forebay("fit", "--model", "not-there.gguf", code=1)
+    os.mkfifo(tmp_path / "pipe.gguf")
+    assert "is not a GGUF file" in forebay("fit", "--model", tmp_path / "pipe.gguf", code=1)
+    for name, why in [("pipe.gguf", "is not a file"), (".", "is not a file"), ("broken.gguf", "is not a GGUF file")]:
+        assert why in forebay("serve", "--port", 0, "--cache-dir", "", "--no-store", "--model", tmp_path / name, code=1)
     wrong = forebay("check-config", "--model", models["chat"], "--gpu-layers", "some", code=64)
     assert "neither a number" in wrong
     # Far more memory than there is, and no crash.

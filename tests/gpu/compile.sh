@@ -68,8 +68,10 @@ image() {
         --build-arg BUILDER_IMAGE=forebay-cuda-devel --build-arg RUNTIME_IMAGE=forebay-cuda-runtime \
         --build-arg CMAKE_CUDA_ARCHITECTURES="$CMAKE_CUDA_ARCHITECTURES" . >/dev/null
     docker run --rm --read-only --cap-drop ALL --network none forebay:cuda devices
-    docker run --rm --network none --entrypoint /bin/sh forebay:cuda -c \
-        "ldd /usr/lib/forebay/libggml-cuda.so | grep 'not found'" | grep -v libcuda.so.1 && exit 1
+    local missing
+    missing=$(docker run --rm --network none --env LD_LIBRARY_PATH=/usr/lib/forebay --entrypoint ldd forebay:cuda \
+        /usr/lib/forebay/libggml-cuda.so | grep 'not found' | grep -v libcuda.so.1 || true)
+    [ -z "$missing" ] || { echo "$missing"; exit 1; }
     docker image inspect forebay:cuda --format '{{.Size}}' | awk '{printf "image: %.0f MB\n", $1 / 1e6}'
 }
 

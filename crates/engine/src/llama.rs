@@ -264,7 +264,7 @@ impl Header {
     /// One file's; `None` where it has none.
     fn of_file(path: &Path) -> Option<Self> {
         use llama_cpp_sys_2 as sys;
-        let name = CString::new(path.to_str()?).ok()?;
+        let name = CString::new(path.to_str().filter(|_| path.is_file())?).ok()?;
         let params = sys::gguf_init_params { no_alloc: true, ctx: std::ptr::null_mut() };
         let text = |text: *const std::ffi::c_char| {
             #[expect(unsafe_code, reason = "llama-cpp-2 does not wrap these functions")]

@@ -93,7 +93,12 @@ impl Placed {
     /// If the file cannot be read, or the settings are for other devices.
     pub(super) fn of(path: &Path, config: &ModelConfig) -> Result<Self, String> {
         let shown = path.display();
-        std::fs::File::open(path).map_err(|e| format!("cannot read {shown}: {e}"))?;
+        let unreadable = |e| format!("cannot read {shown}: {e}");
+        // A pipe would be waited for without end.
+        if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
+            return Err(format!("{shown} is not a file"));
+        }
+        std::fs::File::open(path).map_err(unreadable)?;
         let header = Header::read(path).map_err(|why| why.to_string())?;
         let gpus = gpus::chosen(super::gpus(), &config.gpu)?;
         if gpus.is_empty() && !config.gpu.tensor_split.is_empty() {
