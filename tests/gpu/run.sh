@@ -1,54 +1,220 @@
 #!/usr/bin/env bash
-# On a machine with a GPU, nvcc, cmake and Python: builds llama.cpp's CUDA backend and llama-server for
-# the GPU that is there, checks answers, measures. Each step is left out if it is done; all of them in
-# one call take about half an hour on 16 cores. Results go to $OUT (default gpu-out).
-# Usage: run.sh [build|check|measure]...    (all of them)
-# BACKEND=cpu SHAPE=tiny runs the same steps without a GPU, to try them; PEER is another program to
-# compare with.
+# On a machine with a GPU, its driver, nvcc, CMake and Python, without Rust and without a network: compiles llama.cpp's
+# backend for the GPU, checks answers, and measures Forebay beside llama-server with models of Llama 3.1 8B's shape.
+#
+# Such a machine is lent for minutes: a command has 10, and takes along 64 MiB beside the repository. So this is three
+# commands, each of which ends within its BUDGET of seconds, and leaves what it has in $OUT at any time:
+#
+#   command                          takes along               what it does
+#   BUDGET=530 tests/gpu/run.sh 1    programs, module          backend, check with a made-up model, Q4_K_M
+#   BUDGET=500 tests/gpu/run.sh 2    model-1                   Q8_0, where a step's time goes, costs for the simulator
+#   BUDGET=380 tests/gpu/run.sh 3    model-2                   check with a real model, more rounds of both, the table
+#
+# (folders of gpu-out, by pack.sh; `run.sh --plan` prints this with their sizes). What was unpacked, compiled and made
+# stays in gpu-work. Where the machine is a new one, take programs and module along again and nothing else: 3 then checks
+# with a made-up model. A backend that was compiled comes back as $OUT/module: it goes to gpu-out/module.
+#
+# Usage: run.sh 1|2|3|--plan|STEP...    with the steps unpack backend models check measure breakdown costs table
+# (measure takes KIND=q4_k_m|q8_0 and PERCENT, its part of the time that is left; ARCHITECTURE=native)
+# BACKEND=vulkan or cpu and SHAPE=llama-8b-narrow or tiny are the same steps without a GPU, to try them.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-pack=gpu-out work=gpu-work backend=${BACKEND:-cuda} shape=${SHAPE:-llama-8b} OUT=${OUT:-gpu-out}
-forebay=$pack/forebay/usr/bin/forebay peer=${PEER:-$work/build/bin/llama-server}
-mkdir -p "$work" "$OUT"
-steps=("$@")
-[ $# -gt 0 ] || steps=(build check measure)
+pack=gpu-out work=gpu-work backend=${BACKEND:-cuda} shape=${SHAPE:-llama-8b} BUDGET=${BUDGET:-530} call=0
+OUT=$(realpath --canonicalize-missing "${OUT:-gpu-work/out}")
+libraries=$work/usr/lib/forebay forebay=${FOREBAY:-$work/usr/bin/forebay} peer=${PEER:-$libraries/llama-server}
+log=$OUT/log.txt
+case $shape in
+    llama-8b) load=() costs=(--wide --ctx-size 160000) breakdown=(--streams 64 --prompt-tokens 512 --tokens 128 --rounds 2) ;;
+    # Slow devices: little of everything.
+    *) load=(--streams 2 1 4 --prompt 8 --tokens 4 --rounds 2 --vocab "${VOCAB:-128000}") costs=(--depth 0 --ctx-size 4096 --rounds 1)
+        breakdown=(--streams 4 --prompt-tokens 8 --tokens 4 --rounds 1) ;;
+esac
 
-build() {
-    [ -d "$work/llama.cpp" ] || { mkdir -p "$work/llama.cpp"; tar xzf "$pack/llama.cpp.tar.gz" -C "$work/llama.cpp"; }
-    local cuda=OFF
-    [ "$backend" = cpu ] || cuda=ON
-    # The same ggml for both: one build of the backend, as a module that either of them loads.
-    cmake -S "$work/llama.cpp" -B "$work/build" -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON \
-        -DGGML_BACKEND_DL=ON -DGGML_NATIVE=OFF -DGGML_CPU_ALL_VARIANTS=ON -DGGML_CUDA=$cuda \
-        -DCMAKE_CUDA_ARCHITECTURES=native -DGGML_CUDA_NCCL=OFF -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF \
-        -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF >"$OUT/cmake.log" 2>&1
-    cmake --build "$work/build" --parallel "$(nproc)" --target llama-server >"$OUT/build.log" 2>&1 ||
-        { tail -n 40 "$OUT/build.log"; exit 1; }
-    if [ "$backend" = cuda ]; then
-        cmake --build "$work/build" --parallel "$(nproc)" --target ggml-cuda >>"$OUT/build.log" 2>&1 ||
-            { tail -n 40 "$OUT/build.log"; exit 1; }
-        cp "$work/build/bin/libggml-cuda.so" "$pack/forebay/usr/lib/forebay/"
+plan() {
+    sed -n '/^#   command /,/^#$/s/^# \{0,3\}//p' tests/gpu/run.sh
+    du --summarize --human-readable "$pack"/*/ 2>/dev/null || echo "(nothing is packed: tests/gpu/pack.sh)"
+}
+
+left() { echo $((BUDGET - SECONDS > 1 ? BUDGET - SECONDS : 1)); }
+
+# Runs a command for as long as there is time, but for so many seconds.
+bounded() {
+    local keep=$1
+    shift
+    timeout --kill-after=5 $(($(left) > keep + 1 ? $(left) - keep : 1)) "$@"
+}
+
+# A step that fails, or that there is no time for, leaves the others as they are.
+step() {
+    local began=$SECONDS status=0
+    if [ "$(left)" -lt 10 ]; then
+        echo "== no time for: $*"
+        return
     fi
-    "$forebay" devices | tee "$OUT/devices.txt"
+    echo "== $*"
+    set +e
+    (
+        set -e
+        "$@"
+    )
+    status=$?
+    set -e
+    echo "== $* $([ $status = 0 ] || echo "FAILED ($status), ")took $((SECONDS - began)) s, $(left) s are left"
+    return 0
+}
+
+unpack() {
+    local part
+    if [ -d "$pack/programs" ] && [ ! -x "$work/usr/bin/forebay" ]; then
+        # xz may be missing there, Python's is not.
+        python3 -m tarfile --extract "$pack/programs/programs.tar.xz" "$work"
+    fi
+    mkdir -p "$work/parts"
+    for part in "$pack"/model-*/*; do
+        [ ! -f "$part" ] || cp "$part" "$work/parts/"
+    done
+    part=$(find "$work/parts" -type f | sort | head -n 1)
+    if [ -n "$part" ] && [ "$(find "$work/parts" -type f | wc -l)" = "$(basename "${part%-*}")" ]; then
+        cat "$work"/parts/* >"$work/smollm2.gguf"
+    fi
+    ls -l "$work"
+}
+
+# Where CUDA's libraries may be, for a backend that was compiled elsewhere.
+library_folders() {
+    local folder packages
+    packages=$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    for folder in "$(dirname "$(command -v nvcc || echo /none/nvcc)")/../lib64" /usr/local/cuda/lib64 /usr/local/nvidia/lib64 \
+        "$packages"/nvidia/cu13/lib; do
+        [ ! -d "$folder" ] || printf '%s:' "$folder"
+    done
+    # Not before those of the machine.
+    ldconfig -p 2>/dev/null | grep -q libgomp.so.1 || printf '%s:' "$PWD/$work/usr/lib/fallback"
+    printf '%s' "$PWD/$libraries"
+}
+
+has_gpu() {
+    "$forebay" devices >"$work/devices.txt" 2>&1 || true
+    cat "$work/devices.txt" >>"$log"
+    grep -qi "^$backend" "$work/devices.txt"
+}
+
+backend() {
+    local module=$libraries/libggml-$backend.so
+    if [ "$backend" != cpu ] && ! has_gpu; then
+        if [ -d "$pack/module" ]; then
+            python3 tests/gpu/pieces.py join "$pack/module" "$module" && has_gpu || echo "the backend that was brought does not work here"
+        fi
+        has_gpu || compile "$module"
+    fi
+    "$forebay" devices
+}
+
+# Of llama.cpp only the backend: all else was brought.
+compile() {
+    local settings=(-DGGML_VULKAN=ON)
+    [ "$backend" = vulkan ] || settings=(-DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF "-DCMAKE_CUDA_ARCHITECTURES=${ARCHITECTURE:-native}")
+    ! command -v ninja >/dev/null || settings+=(-G Ninja)
+    rm -f "$1"
+    bounded 30 cmake -S "$work/ggml" -B "$work/build" -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DGGML_BACKEND_DL=ON \
+        -DGGML_NATIVE=OFF -DGGML_CPU=OFF -DGGML_BUILD_TESTS=OFF -DGGML_BUILD_EXAMPLES=OFF "${settings[@]}" >>"$log" 2>&1 ||
+        { tail -n 30 "$log"; return 1; }
+    bounded 30 cmake --build "$work/build" --parallel "$(nproc)" --target "ggml-$backend" >>"$log" 2>&1 ||
+        { tail -n 30 "$log"; return 1; }
+    strip -o "$1" "$work/build/bin/libggml-$backend.so"
+    has_gpu
+    python3 tests/gpu/pieces.py split "$1" "$OUT/module"
+}
+
+# Whole, or not there.
+made_up() { [ -f "$work/$1.gguf" ] || python3 tests/models/random_gguf.py "$work/$1.gguf" --shape "$2" --kind "$3"; }
+
+models() {
+    made_up q4_k_m "$shape" q4_k_m
+    made_up q8_0 "$shape" q8_0
 }
 
 check() {
-    cat "$pack"/smollm2.gguf.?? >"$work/smollm2.gguf"
-    python3 tests/gpu/check.py "$forebay" "$work/smollm2.gguf" | tee "$OUT/check.txt"
+    local model=$work/smollm2.gguf small=llama-1b tokens=32
+    [ "$shape" = llama-8b ] || small=tiny tokens=4
+    if [ ! -f "$model" ]; then
+        echo "the real model is not whole here: a made-up one"
+        made_up check "$small" q4_k_m
+        model=$work/check.gguf
+    fi
+    bounded 5 python3 -u tests/gpu/check.py "$forebay" "$model" all "$tokens"
+}
+
+device() {
+    nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | sed 's/, / with driver /' ||
+        "$forebay" devices 2>/dev/null | sed -n "/^$backend/I{s/:.*//p;q}" | grep . || uname -m
 }
 
 measure() {
-    local kind
-    local load=()
-    [ "$shape" = llama-8b ] || load=(--streams 1 4 --prompt 64 --tokens 16 --vocab 2000 --rounds 1)
-    for kind in q4_k_m q8_0; do
-        [ -f "$work/$kind.gguf" ] || python3 tests/models/random_gguf.py "$work/$kind.gguf" --kind "$kind" --shape "$shape"
-        "$forebay" fit --model "$work/$kind.gguf" | tee "$OUT/fit-$kind.txt"
-        python3 tests/gpu/measure.py --forebay "$forebay" --peer "$peer" --model "$work/$kind.gguf" \
-            --out "$OUT/$kind.json" "${load[@]}" | tee "$OUT/$kind.txt"
-    done
+    local kind=${KIND:-q4_k_m} status=0
+    bounded 5 python3 -u tests/gpu/measure.py --forebay "$forebay" --peer "$peer" --model "$work/$kind.gguf" --log "$log" \
+        --title "${kind^^}" --device "$(device)" --out "$OUT/$kind.json" --first-round "$((call * 100))" \
+        --seconds "$(($(left) * ${PERCENT:-100} / 100 - 15))" --gpu-layers "$([ "$backend" = cpu ] && echo 0 || echo all)" "${load[@]}" || status=$?
+    [ ! -f "$OUT/$kind.json" ] || { mkdir -p "$work/figures" && cp "$OUT/$kind.json" "$work/figures/$kind-$call.json"; }
+    return $status
 }
 
-for step in "${steps[@]}"; do
-    "$step"
-done
+breakdown() { bounded 5 "$forebay" bench --model "$work/q4_k_m.gguf" "${breakdown[@]}" 2>>"$log"; }
+
+costs() {
+    bounded 5 "$forebay" bench --model "$work/q4_k_m.gguf" --costs "$OUT/gpu.json" --kv-layout shared "${costs[@]}" \
+        --seconds "$(($(left) > 180 ? 150 : $(left) * 3 / 4))" 2>>"$log"
+    mkdir -p "$work/figures"
+    cp "$OUT/gpu.json" "$work/gpu.json"
+}
+
+# Of all figures since the machine was new.
+table() {
+    local more=()
+    [ ! -f "$work/gpu.json" ] || more=(--costs "$work/gpu.json")
+    python3 tests/gpu/report.py "$work"/figures/*.json "${more[@]}" | tee "$OUT/report.md"
+}
+
+prepare() {
+    step unpack
+    models >>"$log" 2>&1 &
+    local making=$!
+    step backend
+    if [ "$backend" != cpu ] && ! has_gpu; then
+        echo "no GPU: nothing to measure"
+        exit 1
+    fi
+    wait $making || { echo "the models could not be made"; exit 1; }
+}
+
+call_1() {
+    prepare
+    step check
+    KIND=q4_k_m step measure
+}
+
+call_2() {
+    prepare
+    KIND=q8_0 PERCENT=55 step measure
+    step breakdown
+    step costs
+    step table
+}
+
+call_3() {
+    prepare
+    step check
+    KIND=q4_k_m PERCENT=50 step measure
+    KIND=q8_0 PERCENT=95 step measure
+    step table
+}
+
+[ "${1:-}" != --plan ] || { plan; exit; }
+mkdir -p "$work" "$OUT"
+PATH=$PATH:/usr/local/cuda/bin
+LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$(library_folders)
+export PATH LD_LIBRARY_PATH
+case ${1:-1} in
+    [123]) call=${1:-1} && "call_$call" ;;
+    *) for one in "$@"; do step "$one"; done ;;
+esac

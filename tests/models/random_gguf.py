@@ -1,5 +1,5 @@
 """Writes a GGUF file of the shape of a well-known model with random weights: as large and as slow as
-the real one, and nothing to fetch. The same arguments give the same bytes.
+the real one, and nothing to fetch. The same arguments give the same bytes, on any number of processors.
 
 Usage: random_gguf.py FILE [--shape NAME] [--kind q4_k_m|q8_0] [--vocabulary MODEL.gguf]
 
@@ -8,11 +8,13 @@ template (gguf): where a GPU is lent, there may be nothing else.
 """
 
 import argparse
+import concurrent.futures
 import math
 import os
 import random
 import struct
 import sys
+import time
 
 F32, Q5_0, Q8_0, Q4_K, Q6_K = 0, 6, 8, 12, 14
 U32, INT32, FLOAT, STRING, ARRAY = 4, 5, 6, 8, 9
@@ -27,6 +29,8 @@ EMBEDDING = 0.02
 # The standard deviation of logits: some tokens are clearly ahead, as in a real model.
 LOGITS = 3.0
 CHUNK = 4096
+# Bytes from which on tensors are made in processes of their own.
+PROCESSES_PAY = 1 << 26
 
 SHAPES = {
     "llama-8b": {"layers": 32, "width": 4096, "inner": 14336, "heads": 32, "kv_heads": 8, "vocab": 128256,
@@ -35,6 +39,9 @@ SHAPES = {
                  "context": 131072, "tied": True},
     "qwen-0.5b": {"layers": 24, "width": 896, "inner": 4864, "heads": 14, "kv_heads": 2, "vocab": 151936,
                   "context": 32768, "tied": True, "architecture": "qwen2", "rope": 1e6},
+    # The relations of llama-8b and its vocabulary, narrow: to try without a GPU what is meant for one.
+    "llama-8b-narrow": {"layers": 4, "width": 512, "inner": 1792, "heads": 4, "kv_heads": 1, "vocab": 128256,
+                        "context": 131072},
     "tiny": {"layers": 3, "width": 512, "inner": 1024, "heads": 8, "kv_heads": 2, "vocab": 2048, "context": 4096},
     # Little to compute, and a large vocabulary to choose from.
     "wide": {"layers": 1, "width": 256, "inner": 512, "heads": 4, "kv_heads": 2, "vocab": 128256, "context": 4096,
@@ -191,21 +198,46 @@ def metadata(name, shape, vocabulary):
     yield from borrowed(vocabulary, shape["vocab"]) if vocabulary else made_up(shape["vocab"])
 
 
-def write(path, name, kind, vocabulary=None):
-    shape = SHAPES[name]
+def length(kind, dims):
+    """Bytes of a tensor."""
+    elements, size = BLOCKS[kind]
+    return math.prod(dims) // elements * size
+
+
+def header(name, shape, kind, vocabulary):
+    """All that is before the tensors; and of each tensor its place after that, and what it is."""
     pairs, every = list(metadata(name, shape, vocabulary)), list(tensors(shape, kind))
+    data = [b"GGUF" + struct.pack("<IQQ", 3, len(every), len(pairs)), *(pair(*entry) for entry in pairs)]
+    offset, places = 0, []
+    for entry in every:
+        name, its, dims, _ = entry
+        data.append(text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, its, offset))
+        places.append((offset, entry))
+        offset += -(-length(its, dims) // 32) * 32
+    data = b"".join(data)
+    return data + b"\0" * (-len(data) % 32), places
+
+
+def fill(path, at, entry):
+    """Writes a tensor at its place in the file."""
+    with open(path, "r+b") as file:
+        file.seek(at)
+        file.writelines(tensor(*entry))
+
+
+def write(path, name, kind, vocabulary=None):
+    data, places = header(name, SHAPES[name], kind, vocabulary)
     with open(path, "wb") as file:
-        file.write(b"GGUF" + struct.pack("<IQQ", 3, len(every), len(pairs)))
-        for entry in pairs:
-            file.write(pair(*entry))
-        offset = 0
-        for name, its, dims, _ in every:
-            elements, size = BLOCKS[its]
-            file.write(text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, its, offset))
-            offset += -(-math.prod(dims) // elements * size // 32) * 32
-        for entry in every:
-            file.write(b"\0" * (-file.tell() % 32))
-            file.writelines(tensor(*entry))
+        file.write(data)
+    # The largest first, so that no process is left with one at the end.
+    places.sort(key=lambda place: -length(*place[1][1:3]))
+    if sum(length(*entry[1:3]) for _, entry in places) < PROCESSES_PAY:
+        for offset, entry in places:
+            fill(path, len(data) + offset, entry)
+        return
+    with concurrent.futures.ProcessPoolExecutor() as pool:
+        for done in [pool.submit(fill, path, len(data) + offset, entry) for offset, entry in places]:
+            done.result()
 
 
 if __name__ == "__main__":
@@ -215,5 +247,8 @@ if __name__ == "__main__":
     parser.add_argument("--kind", choices=["q4_k_m", "q8_0"], default="q4_k_m")
     parser.add_argument("--vocabulary", metavar="MODEL.gguf", help="a model whose tokenizer and chat template to borrow")
     args = parser.parse_args()
-    write(args.file, args.shape, args.kind, args.vocabulary)
-    print(f"{args.file}: {os.path.getsize(args.file) / 2**30:.2f} GiB")
+    started = time.monotonic()
+    # Whole, or not there: it may be killed at any time.
+    write(args.file + ".part", args.shape, args.kind, args.vocabulary)
+    os.replace(args.file + ".part", args.file)
+    print(f"{args.file}: {os.path.getsize(args.file) / 2**30:.2f} GiB in {time.monotonic() - started:.1f} s")

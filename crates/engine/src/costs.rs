@@ -2,7 +2,7 @@
 //! simulator to replay.
 
 use std::sync::mpsc::SyncSender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use forebay_scheduler::{KvOp, SavedId, SlotId};
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,9 @@ pub struct CostPlan {
     pub depths: Vec<u32>,
     /// Times each call is made; the median counts.
     pub repeats: usize,
+    /// The time after which no call is measured any more; the table then has what was measured before.
+    #[serde(default)]
+    pub limit: Option<Duration>,
 }
 
 /// One kind of call and its time.
@@ -72,6 +75,7 @@ impl Default for CostPlan {
             chunks: vec![2, 4, 8, 16, 32, 48, 64, 128, 256, 512],
             depths: vec![0, 512, 2000, 8000],
             repeats: 3,
+            limit: None,
         }
     }
 }
@@ -102,7 +106,8 @@ impl Measure {
     pub(crate) fn run(self, model: impl Model, capacity: &Capacity) {
         let (shared, block) = (capacity.kv.shares, capacity.block);
         let table = CostTable { shared, block, ..CostTable::default() };
-        let mut bench = Bench { model, table, plan: &self.plan, capacity, depth: 0 };
+        let started = Instant::now();
+        let mut bench = Bench { model, table, plan: &self.plan, capacity, depth: 0, started };
         let measured = bench.measure().map(|()| bench.table);
         // Nobody may wait any more.
         drop(self.reply.send(measured));
@@ -124,6 +129,7 @@ struct Bench<'p, M> {
     capacity: &'p Capacity,
     /// Tokens that each slot in use holds.
     depth: u32,
+    started: Instant,
 }
 
 impl<M: Model> Bench<'_, M> {
@@ -131,7 +137,7 @@ impl<M: Model> Bench<'_, M> {
         let plan = self.plan;
         for &depth in &plan.depths {
             // The largest chunk, and what a row adds, have to fit as well.
-            if depth + FILL > self.capacity.kv.slot_tokens {
+            if depth + FILL > self.capacity.kv.slot_tokens || self.is_over() {
                 break;
             }
             self.fill(depth)?;
@@ -141,7 +147,7 @@ impl<M: Model> Bench<'_, M> {
             }
             let mut filled = 0;
             for &rows in &plan.rows {
-                if !self.has_room(rows) {
+                if !self.has_room(rows) || self.is_over() {
                     break;
                 }
                 for slot in filled + 1..=rows {
@@ -164,6 +170,10 @@ impl<M: Model> Bench<'_, M> {
             }
         }
         Ok(())
+    }
+
+    fn is_over(&self) -> bool {
+        self.plan.limit.is_some_and(|limit| self.started.elapsed() >= limit)
     }
 
     /// Whether the cells hold so many rows' slots, each with its copy, and the largest chunk in one more.
@@ -210,7 +220,7 @@ impl<M: Model> Bench<'_, M> {
 
     /// Times one kind of call.
     fn sample(&mut self, rows: u32, chunk: u32) -> Result<(), StepError> {
-        if rows + chunk > self.capacity.batch_tokens {
+        if rows + chunk > self.capacity.batch_tokens || self.is_over() {
             return Ok(());
         }
         let end = self.depth + chunk;

@@ -65,6 +65,9 @@ pub(crate) struct BenchArgs {
     /// With --costs: up to 128 rows and chunks of 2048 tokens, for a GPU.
     #[arg(long)]
     wide: bool,
+    /// With --costs: seconds after which the file is written with what was measured by then.
+    #[arg(long, value_name = "SECONDS")]
+    seconds: Option<u64>,
 }
 
 /// One round's figures.
@@ -91,6 +94,7 @@ fn measure_to(file: &Path, args: &BenchArgs) -> Result<String, String> {
     let mut plan = if args.wide { CostPlan::wide() } else { CostPlan::default() };
     plan.depths.retain(|&depth| depth <= args.depth);
     plan.repeats = args.rounds as usize;
+    plan.limit = args.seconds.map(Duration::from_secs);
     let settings = ModelSettings {
         parallel: plan.slots(),
         ctx_size: args.ctx_size.unwrap_or(plan.slots() * plan.slot_tokens()),
