@@ -66,7 +66,7 @@ server() {
 ggml() {
     rm -rf "$build/packed/ggml"
     mkdir -p "$build/packed/ggml"
-    tar c -C "$peer/ggml" --exclude-from=- . <<<"$(printf 'ggml-%s\n' blas cann cpu et hexagon hip metal musa opencl \
+    tar c -C "$peer/ggml" --exclude-from=- . <<<"$(printf 'ggml-%s\n' blas cann et hexagon hip metal musa opencl \
         openvino rpc sycl virtgpu webgpu zdnn zendnn | sed 's|^|./src/|')" | tar x -C "$build/packed/ggml"
     # CMake asks for it, neither package has it, and nothing is made of it here.
     touch "$build/packed/ggml/ggml.pc.in"
