@@ -190,27 +190,39 @@ def ask(server, jobs, until):
     return {**figures(answers), **busy.figure, **each_step(before, server.steps())}
 
 
+def warm_up(server, args, until):
+    """Every number of rows is computed once: some devices compile kernels when they are first used."""
+    rng, most = random.Random(-1), max(args.streams)
+    for streams in sorted(args.streams):
+        prompt = args.prompt if streams == most else max(args.prompt // 4, 1)
+        load(server.port, [(body(rng, args.vocab, prompt, 4), 0.0) for _ in range(streams)], until)
+
+
 def run(servers, args, until, done):
     """Measures round by round; `done` is called after each scenario with rounds, lists of [scenario, {side: figures}]."""
     rounds, took, sides = [], {}, list(servers.items())
     for number in range(args.first_round, args.first_round + args.rounds):
+        left_out = []
         rounds.append([])
         for scenario, jobs in scenarios(args, number):
             began = time.monotonic()
             if began + took.get(scenario, 0.0) > until:
-                print(f"no time for {scenario} in round {number + 1}", flush=True)
+                left_out.append(scenario)
                 continue
             try:
                 both = {name: ask(server, jobs, until) for name, server in (sides if number % 2 else sides[::-1])}
             except TimeoutError:
-                print(f"{scenario} in round {number + 1} did not end in time", flush=True)
+                left_out.append(f"the end of {scenario}")
                 continue
             took[scenario] = time.monotonic() - began
             rounds[-1].append([scenario, both])
             for name, values in both.items():
                 print(name, scenario, {key: round(value, 2) for key, value in values.items()}, flush=True)
             done(rounds)
+        if left_out:
+            print(f"round {len(rounds)}: no time for {', '.join(left_out)}", flush=True)
         if not rounds[-1]:
+            rounds.pop()
             break
 
 
@@ -257,8 +269,7 @@ def main():
                 servers[name] = Server(command(program, args, more), log)
             # What kernels and costs have to be learned is not measured.
             for server in servers.values():
-                rng = random.Random(-1)
-                load(server.port, [(body(rng, args.vocab, args.prompt, 8), 0.0) for _ in range(max(args.streams))], until)
+                warm_up(server, args, until)
             run(servers, args, until, functools.partial(write, args))
         finally:
             for server in servers.values():
