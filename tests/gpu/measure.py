@@ -272,7 +272,9 @@ def main():
                 warm_up(server, args, until)
             run(servers, args, until, functools.partial(write, args))
         finally:
-            for server in servers.values():
+            for name, server in servers.items():
+                if server.process.poll() is not None:
+                    print(f"{name} ended by itself, with {server.process.returncode}", flush=True)
                 server.stop()
     if os.path.exists(args.out):
         print(report.tables([report.read(args.out)]))
