@@ -51,7 +51,7 @@ server() {
     cmake --build "$build/peer" --parallel "$(nproc)" --target llama-server >>"$build/peer.log"
     local libraries=$build/packed/usr/lib/forebay name
     cp "$build/peer/bin/llama-server" "$libraries/"
-    for name in $(readelf --dynamic "$build"/peer/bin/{llama-server,lib*.so.0} | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' | sort -u); do
+    for name in $(readelf --dynamic "$build"/peer/bin/{llama-server,lib*.so*} | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' | sort -u); do
         [ -e "$libraries/$name" ] || [ ! -e "$build/peer/bin/$name" ] || cp -L "$build/peer/bin/$name" "$libraries/"
     done
     strip "$libraries/llama-server"

@@ -96,7 +96,7 @@ library_folders() {
 has_gpu() {
     "$forebay" devices >"$work/devices.txt" 2>&1 || true
     cat "$work/devices.txt" >>"$log"
-    grep -qi "^ *$backend[0-9]" "$work/devices.txt"
+    grep -qi "^ *${backend}[0-9]" "$work/devices.txt"
 }
 
 backend() {
@@ -147,7 +147,7 @@ check() {
 
 device() {
     nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | sed 's/, / with driver /' ||
-        "$forebay" devices 2>/dev/null | sed -n "s/:.*//; s/^ *\($backend[0-9]\)/\1/Ip" | head -n 1 | grep . || uname -m
+        "$forebay" devices 2>/dev/null | sed -n "s/:.*//; s/^ *\(${backend}[0-9]\)/\1/Ip" | head -n 1 | grep . || uname -m
 }
 
 measure() {
