@@ -13,6 +13,8 @@ import pytest
 from conftest import BINARY, REPO, forebay, required
 
 GPU = Path(__file__).resolve().parent / "gpu"
+sys.path.insert(0, str(GPU))
+import measure  # noqa: E402
 
 
 def run(script, *arguments):
@@ -59,6 +61,13 @@ def test_what_would_not_end_in_time_is_left_out(tmp_path):
     assert re.search(r"round \d+: no time for ", said), said
     assert 0 < len(json.loads(out.read_text())["rounds"]) < 50
     assert Path(f"{out}.md").read_text() == run("report.py", out).removesuffix("\n")
+
+
+def test_a_scenario_in_which_an_engine_died_does_not_count():
+    before, after = {"steps": 4.0, "step_tokens": 8.0, "deaths": 0.0}, {"steps": 6.0, "step_tokens": 14.0, "deaths": 0.0}
+    assert measure.each_step(dict(before), dict(after)) == {"step_tokens": 3.0}
+    with pytest.raises(measure.EngineDied):
+        measure.each_step(before, after | {"deaths": 1.0})
 
 
 def test_rounds_of_several_files_are_put_together(tmp_path):

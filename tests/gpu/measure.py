@@ -151,13 +151,19 @@ class Server:
             text = urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10).read().decode()
         except OSError:
             return {}
-        count = {name: float(value) for name, value in re.findall(r"^forebay_engine_(steps|step_tokens)_total{.*} (\d+)", text, re.M)}
+        count = {name: float(value) for name, value in re.findall(r"^forebay_engine_(steps|step_tokens|deaths)_total{.*} (\d+)", text, re.M)}
         parts = re.findall(r'^forebay_engine_step_microseconds_total{.*part="(\w+)".*} (\d+)', text, re.M)
         return count | {f"{part} ms": float(value) / 1e3 for part, value in parts}
 
 
+class EngineDied(Exception):
+    """Answers went on in another process: their times are none of a server that works."""
+
+
 def each_step(before, after):
     """What a step held and where its time went."""
+    if after.pop("deaths", 0) > before.pop("deaths", 0):
+        raise EngineDied
     steps = after.get("steps", 0) - before.get("steps", 0)
     return {name: (after[name] - before[name]) / steps for name in after if name != "steps"} if steps else {}
 
@@ -213,6 +219,9 @@ def run(servers, args, until, done):
                 both = {name: ask(server, jobs, until) for name, server in (sides if number % 2 else sides[::-1])}
             except TimeoutError:
                 left_out.append(f"the end of {scenario}")
+                continue
+            except EngineDied:
+                print(f"round {len(rounds)}: {scenario} does not count, an engine died", flush=True)
                 continue
             took[scenario] = time.monotonic() - began
             rounds[-1].append([scenario, both])
@@ -271,6 +280,10 @@ def main():
             for server in servers.values():
                 warm_up(server, args, until)
             run(servers, args, until, functools.partial(write, args))
+        except (OSError, AssertionError, IndexError, concurrent.futures.BrokenExecutor) as error:
+            # What was measured stays. Only the end of the output may be read: no traces of all clients.
+            print(f"stopped: {type(error).__name__} {error}", flush=True)
+            sys.exit(1)
         finally:
             for name, server in servers.items():
                 if server.process.poll() is not None:
