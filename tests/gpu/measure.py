@@ -146,12 +146,15 @@ class Server:
             self.process.wait()
 
     def steps(self):
-        """Forebay's counters of steps: how many, their tokens, and microseconds by part."""
+        """Forebay's counters: steps, their tokens, milliseconds by part, and engines that died."""
         try:
             text = urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10).read().decode()
         except OSError:
             return {}
-        count = {name: float(value) for name, value in re.findall(r"^forebay_engine_(steps|step_tokens|deaths)_total{.*} (\d+)", text, re.M)}
+        count = {}
+        # Deaths have a counter for each kind.
+        for name, value in re.findall(r"^forebay_engine_(steps|step_tokens|deaths)_total{.*} (\d+)", text, re.M):
+            count[name] = count.get(name, 0.0) + float(value)
         parts = re.findall(r'^forebay_engine_step_microseconds_total{.*part="(\w+)".*} (\d+)', text, re.M)
         return count | {f"{part} ms": float(value) / 1e3 for part, value in parts}
 
