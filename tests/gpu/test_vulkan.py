@@ -125,7 +125,7 @@ def test_every_layer_is_spread_over_two_devices(start, models, monkeypatch):
     rain = user("Tell me about rain. " * 12)
     alone = ask(start(models["chat"], gpu_layers="all"), rain, 4)
     monkeypatch.setenv("GGML_VK_VISIBLE_DEVICES", "0,0")
-    server = start(models["chat"], gpu_layers="all", split_mode="tensor", tensor_split=[1, 2], parallel=2, ctx_size=160)
+    server = start(models["chat"], gpu_layers="all", split_mode="tensor", parallel=2, ctx_size=160)
     same_text(alone, ask(server, rain, 4), TOLERANCE)
     for other in ["An old clock. ", "A lighthouse. "]:
         ask(server, user(other * 24), 1)

@@ -125,6 +125,11 @@ impl Share {
         sum([self.weights, self.kv, self.compute])
     }
 
+    /// Whether nothing of the model is on the device: hardly anything is computed there then.
+    fn is_unused(&self) -> bool {
+        self.weights == 0 && self.kv == 0
+    }
+
     fn add(&mut self, weights: u64, kv: u64, layers: u32) {
         self.weights = self.weights.saturating_add(weights);
         self.kv = self.kv.saturating_add(kv);
@@ -215,7 +220,7 @@ impl Placement<'_> {
             });
             shares[device.unwrap_or(rooms.len() - 1)].add(bytes, kv, number);
         }
-        let fits = shares.iter().all(|share| share.total() == 0 || share.fits(wish.margin));
+        let fits = shares.iter().all(|share| share.is_unused() || share.fits(wish.margin));
         Plan { gpu_layers, cpu_experts, shares, host, fits }
     }
 
@@ -261,7 +266,7 @@ impl Plan {
         }
         for share in &self.shares {
             let verdict = match share.fits(wish.margin) {
-                _ if share.total() == 0 => "unused",
+                _ if share.is_unused() => "unused",
                 true => "fits",
                 false => "DOES NOT FIT",
             };
@@ -397,9 +402,19 @@ pub(crate) mod tests {
         assert_eq!(plan.gpu_layers, 33);
         let layers: Vec<u32> = plan.shares.iter().map(|share| share.layers).collect();
         assert_eq!(layers, [22, 10]);
-        // One of them is full: what it has room for decides.
-        let uneven = auto(&dense(), &[24 * GIB, GIB / 2]);
+        // One of them is nearly full: what it has room for decides.
+        let uneven = auto(&dense(), &[8 * GIB, GIB * 6 / 5]);
         assert!(uneven.gpu_layers < 33);
+    }
+
+    #[test]
+    fn a_full_device_does_not_keep_others_from_being_used() {
+        for full in [0, GIB / 8] {
+            let plan = auto(&dense(), &[24 * GIB, full]);
+            assert_eq!((plan.gpu_layers, plan.shares[0].layers), (33, 32), "{plan:?}");
+            let text = plan.explain(&dense(), Wish::default());
+            assert!(text.contains("G1") && text.contains(": unused"), "{text}");
+        }
     }
 
     #[test]
@@ -482,7 +497,7 @@ pub(crate) mod tests {
             for share in &plan.shares {
                 let total = sum(&[share.weights, share.kv, share.compute]);
                 prop_assert_eq!(u128::from(share.total()), total.min(u64::MAX.into()));
-                let fits = total == 0 || total + u128::from(margin) <= share.room.free.into();
+                let fits = share.is_unused() || total + u128::from(margin) <= share.room.free.into();
                 prop_assert!(fits || !plan.fits, "{:?}", plan);
             }
             let total = sum(&all) + sum(&[input, output - tied]);

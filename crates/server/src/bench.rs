@@ -105,6 +105,11 @@ fn measure_to(file: &Path, args: &BenchArgs) -> Result<String, String> {
     drop(writable.map_err(|e| format!("{}: {e}", file.display()))?);
     let config = model_config(&settings, Source::Gguf(args.model.clone()));
     let table = measure_costs(config, plan).map_err(|e| e.to_string())?;
+    if table.samples.is_empty() {
+        return Err(
+            "nothing was measured: a larger --ctx-size or a smaller --depth is needed".to_owned()
+        );
+    }
     let text = spell(&table).map_err(|e| e.to_string())?;
     std::fs::write(file, text).map_err(|e| format!("{}: {e}", file.display()))?;
     Ok(format!("{} samples in {}\n", table.samples.len(), file.display()))

@@ -432,8 +432,15 @@ impl ModelSettings {
         layers.take_in(&key("cpu_moe_layers"), &mut self.cpu_moe_layers, -1, 100_000);
         layers.take(&key("split_mode"), &mut self.split_mode);
         layers.take(&key("tensor_split"), &mut self.tensor_split);
-        if self.split_mode == SplitSetting::None && !self.tensor_split.parts().is_empty() {
-            layers.error(key("tensor_split: split_mode \"none\" gives all to main_gpu"));
+        let parts = !self.tensor_split.parts().is_empty();
+        match self.split_mode {
+            SplitSetting::None if parts => {
+                layers.error(key("tensor_split: split_mode \"none\" gives all to main_gpu"));
+            }
+            SplitSetting::Tensor if parts => {
+                layers.error(key("tensor_split: split_mode \"tensor\" gives all GPUs equal parts"));
+            }
+            _ => {}
         }
         layers.take_in(&key("main_gpu"), &mut self.main_gpu, 0, 255);
         layers.take(&key("kv_type"), &mut self.kv_type);

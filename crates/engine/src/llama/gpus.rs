@@ -65,6 +65,11 @@ pub(super) fn chosen(mut gpus: Vec<Gpu>, settings: &Settings) -> Result<Vec<Gpu>
         }
         return Ok(vec![gpus.swap_remove(main)]);
     }
+    if settings.split == Split::Tensor {
+        // With uneven parts this llama.cpp writes where it must not.
+        gpus.iter_mut().for_each(|gpu| gpu.room.part = 1);
+        return Ok(gpus);
+    }
     if settings.tensor_split.is_empty() {
         return Ok(gpus);
     }

@@ -100,6 +100,7 @@ impl Placed {
         }
         std::fs::File::open(path).map_err(unreadable)?;
         let header = Header::read(path).map_err(|why| why.to_string())?;
+        header.check().map_err(|why| format!("{shown} is not a model: {why}"))?;
         let gpus = gpus::chosen(super::gpus(), &config.gpu)?;
         if gpus.is_empty() && !config.gpu.tensor_split.is_empty() {
             tracing::warn!("tensor_split has no effect: there is no GPU");

@@ -103,6 +103,9 @@ impl FromStr for TensorSplitSetting {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if text.trim().is_empty() {
+            return Ok(Self::default());
+        }
         let number = |part: &str| part.trim().parse().map_err(|_| format!("{part:?} is no number"));
         Self::new(&text.split(',').map(number).collect::<Result<Vec<f64>, String>>()?)
     }

@@ -85,6 +85,9 @@ fn the_parts_of_gpus_are_lists_or_texts() {
             "{errors:?}"
         );
     }
+    assert_eq!(parts("tensor_split = \"\"", &[]).unwrap(), [0; 0]);
+    let tensor = parts("tensor_split = [2, 1]\nsplit_mode = \"tensor\"", &[]).unwrap_err();
+    assert_eq!(tensor, ["model.0.tensor_split: split_mode \"tensor\" gives all GPUs equal parts"]);
     let alone = parts("tensor_split = [1, 1]\nsplit_mode = \"none\"", &[]).unwrap_err();
     assert_eq!(alone, ["model.0.tensor_split: split_mode \"none\" gives all to main_gpu"]);
 }
