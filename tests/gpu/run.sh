@@ -152,6 +152,8 @@ device() {
 
 measure() {
     local kind=${KIND:-q4_k_m} status=0
+    # An earlier command's is in figures, and not this one's.
+    rm -f "$OUT/$kind.json" "$OUT/$kind.json.md"
     bounded 5 python3 -u tests/gpu/measure.py --forebay "$forebay" --peer "$peer" --model "$work/$kind.gguf" --log "$log" \
         --title "${kind^^}" --device "$(device)" --out "$OUT/$kind.json" --first-round "$((call * 100))" \
         --seconds "$(($(left) * ${PERCENT:-100} / 100 - 15))" --gpu-layers "$([ "$backend" = cpu ] && echo 0 || echo all)" "${load[@]}" || status=$?

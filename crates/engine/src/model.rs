@@ -120,7 +120,7 @@ pub struct Gpu {
     pub split: Split,
     /// Each one's part of a model, beside the others' parts; empty for parts in proportion to free memory.
     pub tensor_split: Vec<u64>,
-    /// The one that is used alone, or computes what is not split.
+    /// The one that has all with [`Split::None`].
     pub main: u32,
 }
 

@@ -122,7 +122,7 @@ pub(crate) struct ConfigArgs {
     /// The part of a model that each GPU gets, such as 3,1 [default: in proportion to free memory].
     #[arg(long, visible_alias = "ts", value_name = "PARTS")]
     tensor_split: Option<TensorSplitSetting>,
-    /// The GPU that is used alone, or computes what is not split [default: 0].
+    /// The GPU that has all with split mode none [default: 0].
     #[arg(long, value_name = "N")]
     main_gpu: Option<u32>,
     /// Layers whose experts stay on the CPU; -1 for as few as fit [default: -1].
