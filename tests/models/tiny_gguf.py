@@ -47,12 +47,16 @@ def feed_forward(block, norms):
     return {f"blk.{block}.{name}": tensor for name, tensor in tensors.items()}
 
 
-def gemma3(writer):
+def sizes(writer):
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
     writer.add_key_length(HEAD)
     writer.add_value_length(HEAD)
     writer.add_feed_forward_length(FF)
+
+
+def gemma3(writer):
+    sizes(writer)
     writer.add_sliding_window(WINDOW)
     tensors = {"output_norm.weight": ones(DIM)}
     for block in range(LAYERS):
@@ -106,11 +110,7 @@ def lfm2(writer):
 
 
 def qwen3moe(writer):
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_key_length(HEAD)
-    writer.add_value_length(HEAD)
-    writer.add_feed_forward_length(FF)
+    sizes(writer)
     writer.add_expert_count(EXPERTS)
     writer.add_expert_used_count(EXPERTS_USED)
     writer.add_expert_feed_forward_length(EXPERT_FF)

@@ -154,9 +154,9 @@ impl<M: Model> Bench<'_, M> {
                     self.copy_to(slot)?;
                 }
                 filled = rows;
-                self.sample(rows, 0)?;
-                if depth == plan.depths[0] && rows > 1 {
-                    self.logits(rows)?;
+                let with_logits = self.sample(rows, 0)?;
+                if let Some(ms) = with_logits.filter(|_| depth == plan.depths[0] && rows > 1) {
+                    self.logits(rows, ms)?;
                 }
                 for &chunk in plan.chunks.iter().filter(|_| mixes) {
                     self.sample(rows, chunk)?;
@@ -218,23 +218,22 @@ impl<M: Model> Bench<'_, M> {
         self.change(KvOp::Restore { saved: SAVED, slot: SlotId(slot), keep: self.depth })
     }
 
-    /// Times one kind of call.
-    fn sample(&mut self, rows: u32, chunk: u32) -> Result<(), StepError> {
+    /// Times one kind of call, in milliseconds, if it fits a batch and there is time.
+    fn sample(&mut self, rows: u32, chunk: u32) -> Result<Option<f64>, StepError> {
         if rows + chunk > self.capacity.batch_tokens || self.is_over() {
-            return Ok(());
+            return Ok(None);
         }
         let end = self.depth + chunk;
         let mut all: Vec<Row> = (self.depth..end).map(|pos| row(PROMPT, pos, end)).collect();
         all.extend(self.decode_rows(rows));
         let ms = self.time(&all)?;
         self.table.samples.push(CostSample { rows, chunk, depth: self.depth, ms });
-        Ok(())
+        Ok(Some(ms))
     }
 
-    /// Times a call of rows with their logits, and with one row's alone.
-    fn logits(&mut self, rows: u32) -> Result<(), StepError> {
+    /// Times a call of rows with the logits of one row alone; with those of all it took `with`.
+    fn logits(&mut self, rows: u32, with: f64) -> Result<(), StepError> {
         let mut all: Vec<Row> = self.decode_rows(rows).collect();
-        let with = self.time(&all)?;
         all.iter_mut().skip(1).for_each(|row| row.logits = false);
         let ms = with - self.time(&all)?;
         self.table.logits.push(LogitsCost { rows, ms });

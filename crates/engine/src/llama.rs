@@ -131,8 +131,6 @@ struct Load<'l> {
     parts: &'l [f32],
     gpu_layers: i32,
     split: llama_cpp_sys_2::llama_split_mode,
-    /// The place in `devices` of the one that computes what is not split.
-    main: i32,
     mmap: bool,
     /// Names of tensors that stay on the CPU, as a regular expression.
     on_cpu: Option<&'l CStr>,
@@ -173,7 +171,6 @@ impl Load<'_> {
             params.tensor_buft_overrides = on_cpu.as_ptr();
             params.n_gpu_layers = self.gpu_layers;
             params.split_mode = self.split;
-            params.main_gpu = self.main;
             params.load_mode =
                 if self.mmap { sys::LLAMA_LOAD_MODE_MMAP } else { sys::LLAMA_LOAD_MODE_NONE };
             params.progress_callback = Some(tell_progress);

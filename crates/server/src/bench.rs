@@ -107,7 +107,7 @@ fn measure_to(file: &Path, args: &BenchArgs) -> Result<String, String> {
     let table = measure_costs(config, plan).map_err(|e| e.to_string())?;
     if table.samples.is_empty() {
         return Err(
-            "nothing was measured: a larger --ctx-size or a smaller --depth is needed".to_owned()
+            "nothing was measured: more --seconds or a larger --ctx-size is needed".to_owned()
         );
     }
     let text = spell(&table).map_err(|e| e.to_string())?;

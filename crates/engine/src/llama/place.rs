@@ -55,16 +55,12 @@ pub(super) fn context_params(config: &ModelConfig, threads: u32) -> LlamaContext
 /// [`FitError::Unreadable`] if it is no GGUF file, [`FitError::NoModel`] if its header is that of no model,
 /// [`FitError::Devices`] if the settings are for other devices.
 pub fn fit(path: &Path, config: &ModelConfig, memory: &[u64]) -> Result<String, FitError> {
-    let file = || path.display().to_string();
-    super::backend().ok_or_else(|| FitError::Unreadable(file()))?;
-    let header = Header::read(path)?;
-    header.check().map_err(|why| FitError::NoModel { file: file(), why })?;
+    super::backend().ok_or_else(|| FitError::Unreadable(path.display().to_string()))?;
     let gpus = match memory {
         [] => super::gpus(),
         sizes => sizes.iter().enumerate().map(made_up).collect(),
     };
-    let gpus = gpus::chosen(gpus, &config.gpu).map_err(FitError::Devices)?;
-    Ok(Placed::on(&header, config, &gpus).explanation)
+    Ok(Placed::among(gpus, path, config)?.explanation)
 }
 
 /// A GPU that nobody else uses.
@@ -99,19 +95,25 @@ impl Placed {
             return Err(format!("{shown} is not a file"));
         }
         std::fs::File::open(path).map_err(unreadable)?;
-        let header = Header::read(path).map_err(|why| why.to_string())?;
-        header.check().map_err(|why| format!("{shown} is not a model: {why}"))?;
-        let gpus = gpus::chosen(super::gpus(), &config.gpu)?;
-        if gpus.is_empty() && !config.gpu.tensor_split.is_empty() {
+        let placed = Self::among(super::gpus(), path, config).map_err(|why| why.to_string())?;
+        if placed.devices.is_empty() && !config.gpu.tensor_split.is_empty() {
             tracing::warn!("tensor_split has no effect: there is no GPU");
         }
-        let placed = Self::on(&header, config, &gpus);
         if !placed.plan.shares.is_empty() {
             for line in placed.explanation.lines() {
                 tracing::info!("{line}");
             }
         }
         Ok(placed)
+    }
+
+    /// The place of a file's model among these devices.
+    fn among(gpus: Vec<Gpu>, path: &Path, config: &ModelConfig) -> Result<Self, FitError> {
+        let header = Header::read(path)?;
+        let no_model = |why| FitError::NoModel { file: path.display().to_string(), why };
+        header.check().map_err(no_model)?;
+        let gpus = gpus::chosen(gpus, &config.gpu).map_err(FitError::Devices)?;
+        Ok(Self::on(&header, config, &gpus))
     }
 
     fn on(header: &Header, config: &ModelConfig, gpus: &[Gpu]) -> Self {
@@ -185,8 +187,6 @@ impl Placed {
             parts: &self.parts(),
             gpu_layers: llama_id(self.plan.gpu_layers),
             split: split.into(),
-            // The only one is the first.
-            main: if config.gpu.split == Split::None { 0 } else { llama_id(config.gpu.main) },
             mmap: config.mmap,
             on_cpu: experts.as_deref(),
         };
