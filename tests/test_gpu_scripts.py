@@ -35,7 +35,7 @@ def test_the_made_up_model_is_measured(tmp_path):
         for values in sides.values():
             assert values["tokens/s"] > 0 and values["ttft p50"] > 0
             assert values["forward ms"] > values["plan ms"] > 0 and values["step_tokens"] > 0
-    table = run("report.py", out)
+    table = run("summary.py", out)
     assert re.search(r"\| 4 streams: ttft p50, ms \| [\d.]+ \| [\d.]+ \| \d+\.\d\d \|", table), table
     parts = re.search(r"\| a step of ours, ms \| tokens \| (.*) \|", table)[1].split(" | ")
     assert parts[0] == "all" and sorted(parts[1:]) == ["forward", "kv", "plan", "sample", "send"]
@@ -48,7 +48,7 @@ def test_whether_sampling_is_worth_overlapping(tmp_path, sampling, verdict):
     samples = [{"rows": rows, "chunk": 0, "depth": 512, "ms": ms} for rows, ms in ((32, 6.0), (64, 8.5))]
     for name, content in (("figures.json", measured), ("costs.json", {"samples": samples, "logits": [{"rows": 64, "ms": 1.2}]})):
         (tmp_path / name).write_text(json.dumps(content))
-    said = run("report.py", tmp_path / "figures.json", "--costs", tmp_path / "costs.json")
+    said = run("summary.py", tmp_path / "figures.json", "--costs", tmp_path / "costs.json")
     assert f"two passes of 32 rows take 12.00 ms, one of 64 and its sampling 8.50 + {sampling:.2f} ms: {verdict}" in said
     assert "All logits add 1.20 ms to the pass." in said
 
@@ -60,7 +60,7 @@ def test_what_would_not_end_in_time_is_left_out(tmp_path):
                "--tokens", 8, "--vocab", 2000, "--rounds", 50, "--seconds", 8, "--gpu-layers", 0, "--out", out)
     assert re.search(r"round \d+: no time for ", said), said
     assert 0 < len(json.loads(out.read_text())["rounds"]) < 50
-    assert Path(f"{out}.md").read_text() == run("report.py", out).removesuffix("\n")
+    assert Path(f"{out}.md").read_text() == run("summary.py", out).removesuffix("\n")
 
 
 def test_a_scenario_in_which_an_engine_died_does_not_count():
@@ -79,7 +79,7 @@ def test_rounds_of_several_files_are_put_together(tmp_path):
              measured("Q8", "8 streams", 12.0)]
     for number, file in enumerate(files):
         (tmp_path / f"{number}.json").write_text(json.dumps(file))
-    table = run("report.py", *(tmp_path / f"{number}.json" for number in range(len(files)))).splitlines()
+    table = run("summary.py", *(tmp_path / f"{number}.json" for number in range(len(files)))).splitlines()
     assert table[0] == "a GPU, 2026-01-01, few. Medians of rounds: Q4 2, Q8 1."
     assert table[4:7] == [
         "| 8 streams: itl p99, ms |  |  |  | 12.0 | 60.0 | 5.00 |  |",
@@ -106,7 +106,7 @@ def test_a_call_ends_with_its_tables(tmp_path):
     said = done.stdout + done.stderr
     assert done.returncode == 0 and "FAILED" not in said, said
     assert re.search(r"a step    [\d.]+ ms", said), said
-    assert "| Q8_0: ours | peer | ratio |" in (out / "report.md").read_text()
+    assert "| Q8_0: ours | peer | ratio |" in (out / "summary.md").read_text()
     assert json.loads((out / "gpu.json").read_text())["samples"]
     assert len([path for path in out.rglob("*") if path.is_file()]) <= 8, "so many come back"
 

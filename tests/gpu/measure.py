@@ -25,7 +25,7 @@ import sys
 import time
 import urllib.request
 
-import report
+import summary
 
 PER_PROCESS = 16
 # An engine tells its counts some times a second.
@@ -243,7 +243,7 @@ def write(args, rounds):
     measured = {"title": args.title or os.path.basename(args.model), "date": time.strftime("%Y-%m-%d"),
                 "device": args.device, "load": f"prompts of {args.prompt} tokens, answers of {args.tokens}",
                 "rounds": rounds}
-    for path, text in ((args.out, json.dumps(measured, indent=1)), (args.out + ".md", report.tables([measured]))):
+    for path, text in ((args.out, json.dumps(measured, indent=1)), (args.out + ".md", summary.tables([measured]))):
         with open(path + ".new", "w") as file:
             file.write(text)
         os.replace(path + ".new", path)
@@ -293,7 +293,7 @@ def main():
                     print(f"{name} ended by itself, with {server.process.returncode}", flush=True)
                 server.stop()
     if os.path.exists(args.out):
-        print(report.tables([report.read(args.out)]))
+        print(summary.tables([summary.read(args.out)]))
 
 
 if __name__ == "__main__":

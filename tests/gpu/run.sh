@@ -174,7 +174,7 @@ costs() {
 table() {
     local more=()
     [ ! -f "$work/gpu.json" ] || more=(--costs "$work/gpu.json")
-    python3 tests/gpu/report.py "$work"/figures/*.json "${more[@]}" | tee "$OUT/report.md"
+    python3 tests/gpu/summary.py "$work"/figures/*.json "${more[@]}" | tee "$OUT/summary.md"
 }
 
 prepare() {

@@ -1,4 +1,4 @@
-"""What measure.py has found, as Markdown: report.py FIGURES.json... [--costs COSTS.json]
+"""What measure.py has found, as Markdown: summary.py FIGURES.json... [--costs COSTS.json]
 
 One table for all models; a file for the same model as another one adds its rounds. A ratio over 1 says that Forebay is
 better: more tokens, or less time. Figures are medians of rounds. COSTS.json is of `forebay bench --costs` for the first
