@@ -2,12 +2,16 @@
 
 import os
 import re
+import sys
 
 import openai
 import pytest
-from conftest import forebay
+from conftest import REPO, Server, forebay
 from gguf import GGUFWriter
 from numpy import ones
+
+sys.path.insert(0, str(REPO / "tests/models"))
+import other_architectures  # noqa: E402
 
 
 def fit(model, *arguments):
@@ -46,15 +50,21 @@ def test_gpus_get_the_parts_that_they_are_given(models):
     assert layers(*two, "--ts", "0,1") == [30]
     wrong = forebay("fit", "--model", models["chat"], *two, "--tensor-split", "1,1,1", code=1)
     assert "tensor_split has 3 parts, but the GPUs are 2: GPU0, GPU1; 0 leaves one out" in wrong
+    wrong = forebay("check-config", "--model", models["chat"], "--main-gpu", "1", code=64)
+    assert 'main_gpu: it counts with split_mode "none" alone' in wrong
+    wrong = forebay("check-config", "--model", models["chat"], "--tensor-split", "1,0.0000001", code=64)
+    assert "0.0000001 is less than 0.000001; 0 leaves a GPU out" in wrong
+    off = ["--split-mode", "tensor", "--flash-attention", "off"]
+    assert 'split_mode "tensor" needs flash_attention' in forebay("fit", "--model", models["chat"], *two, *off, code=1)
     wrong = forebay("fit", "--model", models["chat"], *two, "--split-mode", "none", "--main-gpu", "2", code=1)
     assert "main_gpu is 2, but the GPUs are 0 to 1: GPU0, GPU1" in wrong
 
 
-LAYERS = {"blk.0.attn_q.weight": (32, 32), "blk.1.ffn_up.weight": (32, 32)}
+LAYERS = {"blk.0.attn_k.weight": (32, 32), "blk.1.attn_k.weight": (32, 32)}
 
 
 def write_header(path, add, tensors=LAYERS, split=None, **numbers):
-    """A GGUF file that says such numbers of itself and has two layers of 4 KiB, one of them with attention, or other
+    """A GGUF file that says such numbers of itself and has two layers of 4 KiB, with attention, or other
     tensors. `split`: its number and how many files there are."""
     writer = GGUFWriter(path, "llama")
     for key, number in numbers.items():
@@ -99,7 +109,7 @@ def test_a_model_in_several_files_is_planned_with_all_of_them(tmp_path):
     numbers = SENSIBLE | {"block_count": 4}
     write_header(first, "add_uint32", {}, (0, 2), **numbers)
     said = forebay("fit", "--model", first, code=1)
-    assert "m-00002-of-00002.gguf is not a GGUF file" in said
+    assert re.search(r"cannot read .*m-00002-of-00002.gguf: No such file", said), said
     write_header(second, "add_uint32", layers, (1, 2), **numbers)
     assert "model 16 MiB: 4 of 4 layers" in fit(first, "--gpu", "24", "--ctx-size", "1024")
     assert "the first is to be named" in forebay("fit", "--model", second, code=1)
@@ -116,16 +126,39 @@ def test_what_is_wrong_is_said(models, tmp_path):
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + b"\xff" * 60)
     assert "is not a GGUF file" in forebay("fit", "--model", broken, code=1)
-    assert "not-there.gguf is not a GGUF file" in forebay("fit", "--model", "not-there.gguf", code=1)
     os.mkfifo(tmp_path / "pipe.gguf")
-    assert "is not a GGUF file" in forebay("fit", "--model", tmp_path / "pipe.gguf", code=1)
-    for name, why in [("pipe.gguf", "is not a file"), (".", "is not a file"), ("broken.gguf", "is not a GGUF file")]:
-        assert why in forebay("serve", "--port", 0, "--cache-dir", "", "--no-store", "--model", tmp_path / name, code=1)
+    whole = write_header(tmp_path / "m.gguf", "add_uint32", **SENSIBLE)
+    (tmp_path / "cut.gguf").write_bytes(whole.read_bytes()[:-100])
+    for name, why in [("pipe.gguf", "is not a regular file"), (".", "is not a regular file"),
+                      ("broken.gguf", "is not a GGUF file"), ("not-there.gguf", "No such file"),
+                      ("cut.gguf", r"it has \d+ bytes, and its header wants \d+: it is cut short")]:
+        for command in (["fit"], ["serve", "--port", 0, "--cache-dir", "", "--no-store"]):
+            said = forebay(*command, "--model", tmp_path / name, code=1)
+            assert re.search(why, said) and "it needs about" not in said, said
+    # llama.cpp's own reason, and no advice about memory.
+    said = forebay("serve", "--port", 0, "--cache-dir", "", "--no-store", "--model", whole, code=1)
+    assert re.search(r"llama.cpp cannot load .*m.gguf: .*\w", said) and "it needs about" not in said, said
     wrong = forebay("check-config", "--model", models["chat"], "--gpu-layers", "some", code=64)
     assert "neither a number" in wrong
     # Far more memory than there is, and no crash.
     said = forebay("serve", "--port", 0, "--cache-dir", "", "--model", models["chat"], "--ctx-size", 16_000_000, code=1)
     assert re.search(r"it needs about \d+\.\d+ GiB and CPU has \d+\.\d+ GiB free", said), said
+
+
+@pytest.mark.parametrize("layout", ["shared", "split"])
+@pytest.mark.parametrize("architecture", ["mamba", "gemma3", "jamba"])
+def test_what_a_context_keeps_is_what_llama_cpp_allocates(tmp_path, monkeypatch, architecture, layout):
+    """States, windows and both: nothing that SmolLM2 has."""
+    model = tmp_path / "m.gguf"
+    other_architectures.write(model, architecture)
+    settings = ["--model", f"m={model}", "--ctx-size", 262144, "--parallel", 32, "--kv-layout", layout]
+    planned = int(re.search(r"^KV cache (\d+) MiB", forebay("fit", *settings), re.M)[1])
+    monkeypatch.setenv("FOREBAY_LOG__LEVEL", "llama-cpp-2=info")
+    with open(tmp_path / "log", "w+") as log:
+        Server(*map(str, settings), "--no-store", log=log).stop()
+        log.seek(0)
+        allocated = [float(mib) for mib in re.findall(r"(?:KV|RS) buffer size = +([\d.]+) MiB", log.read())]
+    assert allocated and planned == pytest.approx(sum(allocated), abs=0.6)
 
 
 @pytest.mark.parametrize("settings", [

@@ -22,7 +22,7 @@ pub struct CostPlan {
     pub repeats: usize,
     /// The time after which no call is measured any more; the table then has what was measured before.
     #[serde(default)]
-    pub limit: Option<Duration>,
+    pub time_limit: Option<Duration>,
 }
 
 /// One kind of call and its time.
@@ -75,7 +75,7 @@ impl Default for CostPlan {
             chunks: vec![2, 4, 8, 16, 32, 48, 64, 128, 256, 512],
             depths: vec![0, 512, 2000, 8000],
             repeats: 3,
-            limit: None,
+            time_limit: None,
         }
     }
 }
@@ -136,18 +136,18 @@ impl<M: Model> Bench<'_, M> {
     fn measure(&mut self) -> Result<(), StepError> {
         let plan = self.plan;
         for &depth in &plan.depths {
-            // The largest chunk, and what a row adds, have to fit as well.
-            if depth + FILL > self.capacity.kv.slot_tokens || self.is_over() {
+            self.depth = depth;
+            if !self.fits(0, 1) || self.is_over() {
                 break;
             }
-            self.fill(depth)?;
+            self.fill()?;
             let mixes = self.mixes();
             for &chunk in &plan.chunks {
                 self.sample(0, chunk)?;
             }
             let mut filled = 0;
             for &rows in &plan.rows {
-                if !self.has_room(rows) || self.is_over() {
+                if !self.fits(rows, 0) || self.is_over() {
                     break;
                 }
                 for slot in filled + 1..=rows {
@@ -173,15 +173,19 @@ impl<M: Model> Bench<'_, M> {
     }
 
     fn is_over(&self) -> bool {
-        self.plan.limit.is_some_and(|limit| self.started.elapsed() >= limit)
+        self.plan.time_limit.is_some_and(|limit| self.started.elapsed() >= limit)
     }
 
-    /// Whether the cells hold so many rows' slots, each with its copy, and the largest chunk in one more.
-    fn has_room(&self, rows: u32) -> bool {
-        let kv = &self.capacity.kv;
-        let most = self.plan.chunks.iter().max().copied().unwrap_or(0);
-        let needed = u64::from(rows) * u64::from(self.depth + 1) + u64::from(self.depth + most);
-        !kv.shares || needed <= u64::from(kv.cells)
+    /// Whether one batch holds so many rows and such a chunk, and the KV cache what they add to slots of this
+    /// depth: each row's slot has its copy, and the chunk has one more.
+    fn fits(&self, rows: u32, chunk: u32) -> bool {
+        let Capacity { kv, batch_tokens, .. } = self.capacity;
+        let in_slot = self.depth.saturating_add(chunk.max(1));
+        let in_pool = u64::from(rows) * u64::from(self.depth + 1) + u64::from(self.depth + chunk);
+        rows + chunk <= *batch_tokens
+            && rows < kv.slots
+            && in_slot <= kv.slot_tokens
+            && (!kv.shares || in_pool <= kv.cells.into())
     }
 
     /// Whether calls are measured that hold rows and a chunk. With a stream for each slot llama.cpp would cut
@@ -195,9 +199,9 @@ impl<M: Model> Bench<'_, M> {
         self.model.change(op)
     }
 
-    /// Computes `depth` tokens in the slot of chunks and keeps a copy for the other slots.
-    fn fill(&mut self, depth: u32) -> Result<(), StepError> {
-        self.depth = depth;
+    /// Computes tokens in the slot of chunks, up to the depth, and keeps a copy for the other slots.
+    fn fill(&mut self) -> Result<(), StepError> {
+        let depth = self.depth;
         let most = FILL.min(self.capacity.batch_tokens).max(1);
         for start in (0..depth).step_by(most as usize) {
             let end = depth.min(start + most);
@@ -218,9 +222,9 @@ impl<M: Model> Bench<'_, M> {
         self.change(KvOp::Restore { saved: SAVED, slot: SlotId(slot), keep: self.depth })
     }
 
-    /// Times one kind of call, in milliseconds, if it fits a batch and there is time.
+    /// Times one kind of call, in milliseconds, if it fits and there is time.
     fn sample(&mut self, rows: u32, chunk: u32) -> Result<Option<f64>, StepError> {
-        if rows + chunk > self.capacity.batch_tokens || self.is_over() {
+        if !self.fits(rows, chunk) || self.is_over() {
             return Ok(None);
         }
         let end = self.depth + chunk;

@@ -7,6 +7,9 @@
 
 use std::fmt::Write as _;
 
+/// The most GPUs for a model: llama.cpp reads the parts of so many.
+pub const MOST_GPUS: usize = 16;
+
 /// The sizes of a model's parts, in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Weights {
@@ -37,16 +40,25 @@ impl Weights {
     }
 }
 
+impl Running {
+    /// Keys and values of all layers.
+    pub fn kv_total(&self) -> u64 {
+        sum(self.kv.iter().copied())
+    }
+}
+
 /// The sum, or the largest number: a file may say that its parts have any size.
 fn sum(sizes: impl IntoIterator<Item = u64>) -> u64 {
     sizes.into_iter().fold(0, u64::saturating_add)
 }
 
 /// What running needs beside the weights, in bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Running {
-    /// Keys and values of one layer.
-    pub kv_layer: u64,
+    /// Keys and values of each layer, and recurrent states; nothing for layers that are not listed.
+    pub kv: Vec<u64>,
+    /// Whether that is what will be allocated, and not only about as much.
+    pub kv_is_known: bool,
     /// Results between layers, on each device.
     pub compute: u64,
 }
@@ -143,7 +155,7 @@ impl Share {
 }
 
 /// What goes where. Without devices everything stays on the CPU.
-pub fn plan(weights: &Weights, running: Running, rooms: &[Room], wish: Wish) -> Plan {
+pub fn plan(weights: &Weights, running: &Running, rooms: &[Room], wish: Wish) -> Plan {
     let layers = u32::try_from(weights.layers.len()).unwrap_or(u32::MAX);
     let all = if rooms.is_empty() { 0 } else { layers + 1 };
     let place = |gpu_layers: u32, cpu_experts: u32| {
@@ -170,7 +182,7 @@ pub fn plan(weights: &Weights, running: Running, rooms: &[Room], wish: Wish) -> 
 
 struct Placement<'p> {
     weights: &'p Weights,
-    running: Running,
+    running: &'p Running,
     rooms: &'p [Room],
     wish: Wish,
 }
@@ -190,12 +202,10 @@ impl Placement<'_> {
         let mut host = weights.input;
         for index in 0..=count {
             let layer = weights.layers.get(index);
-            let (mut bytes, kv) = match layer {
-                Some(layer) => (layer.all, running.kv_layer),
-                None => (weights.output, 0),
-            };
+            let kv = running.kv.get(index).filter(|_| layer.is_some()).copied().unwrap_or(0);
+            let tied = if layer.is_none() { weights.tied } else { 0 };
+            let mut bytes = layer.map_or(weights.output, |layer| layer.all);
             if index < first || parts == 0 {
-                let tied = if layer.is_none() { weights.tied } else { 0 };
                 host = sum([host, bytes.saturating_sub(tied), kv]);
                 continue;
             }
@@ -205,9 +215,10 @@ impl Placement<'_> {
             }
             let number = u32::from(layer.is_some());
             if wish.spread {
-                let (bytes, kv) = (self.spread(bytes), self.spread(kv));
+                // Embeddings that are the output matrix too are whole on each device.
+                let (bytes, kv) = (self.spread(bytes.saturating_sub(tied)), self.spread(kv));
                 for ((share, bytes), kv) in shares.iter_mut().zip(bytes).zip(kv) {
-                    share.add(bytes, kv, number);
+                    share.add(bytes.saturating_add(tied), kv, number);
                 }
                 continue;
             }
@@ -240,12 +251,13 @@ impl Placement<'_> {
 }
 
 impl Plan {
-    /// The first device that could not hold its weights, keys and values if nobody else used it. Some drivers
-    /// find out only when they write to memory that was promised to them, and by then the machine has none.
-    pub fn too_much(&self) -> Option<&Share> {
+    /// The first device that could not hold its weights, keys and values, as far as they are known, if nobody
+    /// else used it. Some drivers find out only when they write to memory that was promised to them, and by then
+    /// the machine has none.
+    pub fn too_much(&self, running: &Running) -> Option<&Share> {
         self.shares.iter().find(|share| {
-            let known = share.room.total > 0;
-            known && share.weights.saturating_add(share.kv) > share.room.total
+            let kv = if running.kv_is_known { share.kv } else { 0 };
+            share.room.total > 0 && share.weights.saturating_add(kv) > share.room.total
         })
     }
 
@@ -292,7 +304,7 @@ impl Plan {
 #[derive(Debug, thiserror::Error)]
 pub enum FitError {
     /// It cannot be read.
-    #[error("{0} is not a GGUF file that can be read")]
+    #[error("{0}")]
     Unreadable(String),
     /// The settings are for other devices than there are.
     #[error("{0}")]
@@ -343,16 +355,18 @@ pub(crate) mod tests {
         free.iter().enumerate().map(room).collect()
     }
 
+    const KV_LAYER: u64 = 64 << 20;
+
     fn running() -> Running {
-        Running { kv_layer: 64 << 20, compute: 300 << 20 }
+        Running { kv: vec![KV_LAYER; 32], kv_is_known: true, compute: 300 << 20 }
     }
 
     fn auto(weights: &Weights, free: &[u64]) -> Plan {
         let wish = Wish { margin: GIB, ..Wish::default() };
-        let plan = plan(weights, running(), &rooms(free), wish);
+        let plan = plan(weights, &running(), &rooms(free), wish);
         let placed: u64 = plan.shares.iter().map(|share| share.weights + share.kv).sum();
         let layers = weights.layers.len() as u64;
-        assert_eq!(placed + plan.host, weights.total() + layers * running().kv_layer);
+        assert_eq!(placed + plan.host, weights.total() + layers * KV_LAYER);
         plan
     }
 
@@ -376,7 +390,7 @@ pub(crate) mod tests {
         assert!(plan.fits && (1..33).contains(&plan.gpu_layers), "{plan:?}");
         let wish =
             |layers| Wish { layers: GpuLayers::Number(layers), margin: GIB, ..Wish::default() };
-        let more = super::plan(&dense(), running(), &rooms(&[4 * GIB]), wish(plan.gpu_layers + 1));
+        let more = super::plan(&dense(), &running(), &rooms(&[4 * GIB]), wish(plan.gpu_layers + 1));
         assert!(!more.fits);
         assert_eq!(auto(&dense(), &[GIB]).gpu_layers, 0);
         assert_eq!(auto(&dense(), &[]).gpu_layers, 0);
@@ -385,15 +399,19 @@ pub(crate) mod tests {
     #[test]
     fn what_a_device_cannot_hold_at_all_is_too_much() {
         let wish = Wish { layers: GpuLayers::All, ..Wish::default() };
-        let all = |free: &[u64]| super::plan(&dense(), running(), &rooms(free), wish);
+        let all = |free: &[u64]| super::plan(&dense(), &running(), &rooms(free), wish);
         let full = |total| Room { name: "G0".to_owned(), free: GIB, total, part: GIB };
-        let of = |total| super::plan(&dense(), running(), &[full(total)], wish);
-        assert_eq!(all(&[24 * GIB]).too_much(), None);
-        assert_eq!(of(8 * GIB).too_much(), None, "others may leave");
-        assert_eq!(of(0).too_much(), None, "the driver does not say");
-        assert_eq!(of(4 * GIB).too_much().map(|share| share.layers), Some(32));
-        assert_eq!(all(&[4 * GIB, 24 * GIB]).too_much(), None);
-        assert_eq!(all(&[]).too_much(), None);
+        let of = |total| super::plan(&dense(), &running(), &[full(total)], wish);
+        let running = running();
+        assert_eq!(all(&[24 * GIB]).too_much(&running), None);
+        assert_eq!(of(8 * GIB).too_much(&running), None, "others may leave");
+        assert_eq!(of(0).too_much(&running), None, "the driver does not say");
+        assert_eq!(of(5 * GIB).too_much(&running).map(|share| share.layers), Some(32));
+        assert_eq!(all(&[4 * GIB, 24 * GIB]).too_much(&running), None);
+        assert_eq!(all(&[]).too_much(&running), None);
+        let about = Running { kv_is_known: false, ..running };
+        assert_eq!(of(5 * GIB).too_much(&about), None, "the KV cache may be smaller");
+        assert!(of(4 * GIB).too_much(&about).is_some(), "the weights are not");
     }
 
     #[test]
@@ -422,7 +440,7 @@ pub(crate) mod tests {
         let mut rooms = rooms(&[24 * GIB, 24 * GIB]);
         (rooms[0].part, rooms[1].part) = (3_000_000, 1_000_000);
         let wish = Wish { layers: GpuLayers::All, ..Wish::default() };
-        let plan = super::plan(&dense(), running(), &rooms, wish);
+        let plan = super::plan(&dense(), &running(), &rooms, wish);
         let layers: Vec<u32> = plan.shares.iter().map(|share| share.layers).collect();
         assert_eq!(layers, [25, 7], "and the output matrix");
         assert_eq!(plan.shares[1].weights, 7 * (125 << 20) + (411 << 20));
@@ -431,12 +449,16 @@ pub(crate) mod tests {
     #[test]
     fn layers_are_spread_over_all_devices() {
         let wish = Wish { layers: GpuLayers::All, spread: true, ..Wish::default() };
-        let plan = super::plan(&dense(), running(), &rooms(&[24 * GIB, 8 * GIB]), wish);
+        let plan = super::plan(&dense(), &running(), &rooms(&[24 * GIB, 8 * GIB]), wish);
         let [large, small] = &plan.shares[..] else { panic!("{plan:?}") };
         assert_eq!((large.layers, small.layers), (32, 32));
         assert!(large.weights.abs_diff(3 * small.weights) < 200, "{plan:?}");
         assert_eq!(large.kv, 3 * small.kv);
         assert_eq!(plan.host, dense().input);
+        let tied = Weights { tied: GIB / 4, ..dense() };
+        let both = super::plan(&tied, &running(), &rooms(&[24 * GIB, 24 * GIB]), wish);
+        let weights: u64 = both.shares.iter().map(|share| share.weights).sum();
+        assert_eq!(weights, 32 * (125 << 20) + (411 << 20) + GIB / 4, "whole on both");
     }
 
     #[test]
@@ -450,7 +472,7 @@ pub(crate) mod tests {
             margin: GIB,
             spread: false,
         };
-        assert!(!super::plan(&mixture(), running(), &rooms(&[24 * GIB]), wish).fits);
+        assert!(!super::plan(&mixture(), &running(), &rooms(&[24 * GIB]), wish).fits);
         // Not even without experts.
         let small = auto(&mixture(), &[4 * GIB]);
         assert!(small.fits && small.gpu_layers < 33 && small.cpu_experts == 32, "{small:?}");
@@ -468,7 +490,8 @@ pub(crate) mod tests {
             layers in vec((any_number(), any_number()), 0..6),
             (input, output) in (any_number(), any_number()),
             ties: bool,
-            (kv_layer, compute, margin) in (any_number(), any_number(), any_number()),
+            (compute, margin, kv_is_known) in (any_number(), any_number(), any::<bool>()),
+            kv in vec(any_number(), 0..8),
             free in vec(any_number(), 0..3),
             number in proptest::option::of(0_u32..8),
             spread: bool,
@@ -483,17 +506,18 @@ pub(crate) mod tests {
                 spread,
                 ..Wish::default()
             };
-            let running = Running { kv_layer, compute };
-            let plan = super::plan(&weights, running, &rooms(&free), wish);
+            let running = Running { kv, kv_is_known, compute };
+            let plan = super::plan(&weights, &running, &rooms(&free), wish);
             let sum = |sizes: &[u64]| sizes.iter().map(|&size| u128::from(size)).sum::<u128>();
             let all: Vec<u64> = weights.layers.iter().map(|layer| layer.all).collect();
             let needed = sum(&all) + sum(&[input, output - tied])
-                + u128::from(kv_layer) * weights.layers.len() as u128;
+                + running.kv.iter().zip(&all).map(|(&kv, _)| u128::from(kv)).sum::<u128>();
             let held: Vec<u64> =
                 plan.shares.iter().flat_map(|share| [share.weights, share.kv]).collect();
             let most = held.iter().chain([&plan.host]).any(|&size| size == u64::MAX);
             let held = sum(&held) + u128::from(plan.host);
-            prop_assert!(most || held == needed || held == needed + u128::from(tied), "{plan:?}");
+            let twice = (0..=free.len()).map(|times| needed + times as u128 * u128::from(tied));
+            prop_assert!(most || twice.into_iter().any(|needed| held == needed), "{plan:?}");
             for share in &plan.shares {
                 let total = sum(&[share.weights, share.kv, share.compute]);
                 prop_assert_eq!(u128::from(share.total()), total.min(u64::MAX.into()));
@@ -503,6 +527,7 @@ pub(crate) mod tests {
             let total = sum(&all) + sum(&[input, output - tied]);
             prop_assert_eq!(u128::from(weights.total()), total.min(u64::MAX.into()));
             plan.explain(&weights, wish);
+            plan.too_much(&running);
         }
     }
 }

@@ -4,46 +4,37 @@
 //! slot). Copying between slots is a matter of metadata in the first; in the second llama.cpp
 //! copies whole streams, when the next batch is decoded. Which one: `layout.rs`.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ffi::{CStr, CString};
-use std::num::NonZeroU32;
-use std::ops::Range;
 use std::path::Path;
 use std::ptr::NonNull;
-use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
 
-use forebay_scheduler::{KvOp, SavedId};
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::session::LlamaStateSeqFlags;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
-use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::{LogOptions, list_llama_ggml_backend_devices, send_logs_to_tracing};
 
 use crate::fit::{FitError, Room};
 use crate::host::Host;
-use crate::layout::{self, Facts};
-use crate::long::WithLong;
-use crate::model::{Capacity, Device, Kind, Model, Row, StepError};
-use crate::state::{Shape, of_one_stream, of_streams};
-use crate::vocab::Vocab;
+use crate::model::{Device, Kind, StepError};
 
 mod embedding;
+mod generation;
 mod gpus;
 mod header;
 mod metadata;
 mod place;
+mod running;
+mod said;
 
 use gpus::Gpu;
-use header::{Header, integer_width, largest_integer};
+use header::{Header, integer_width};
 use metadata::{Metadata, vocab};
+use place::Placed;
 pub use place::fit;
-use place::{Placed, context_params, threads};
 
 /// What llama.cpp's CPU flash attention computes at once, in queries and in keys.
 const ATTENTION_BLOCK: u32 = 64;
@@ -63,10 +54,10 @@ pub(crate) fn run(path: &Path, host: Host) {
     };
     let metadata = Metadata::read(&model);
     let kind = host.config.kind.unwrap_or_else(|| metadata.kind());
-    let vocab = vocab(&model);
+    let loaded = Loaded { backend, model: &model, metadata: &metadata, placed: &placed };
     let result = match kind {
-        Kind::Chat => serve_generation(backend, &model, &metadata, vocab, &placed, host),
-        Kind::Embedding => embedding::serve(backend, &model, &metadata, vocab, &placed, host),
+        Kind::Chat => generation::serve(&loaded, vocab(&model), host),
+        Kind::Embedding => embedding::serve(&loaded, vocab(&model), host),
     };
     if let Err(failed) = result {
         let (host, why) = *failed;
@@ -219,11 +210,53 @@ fn backend() -> Option<&'static LlamaBackend> {
     BACKEND
         .get_or_init(|| {
             send_logs_to_tracing(LogOptions::default());
+            note_errors();
             #[cfg(feature = "dynamic-backends")]
             load_backends();
             LlamaBackend::init().ok()
         })
         .as_ref()
+}
+
+/// A function that llama.cpp's log goes to, and what it is called with.
+struct Log {
+    callback: llama_cpp_sys_2::ggml_log_callback,
+    data: *mut std::ffi::c_void,
+}
+
+/// Has errors noted, beside where the log goes.
+fn note_errors() {
+    use llama_cpp_sys_2 as sys;
+    let (mut llama, mut ggml) =
+        [(); 2].map(|()| Log { callback: None, data: std::ptr::null_mut() }).into();
+    #[expect(unsafe_code, reason = "llama-cpp-2 does not wrap these functions")]
+    // SAFETY: llama.cpp writes a function and a pointer where it is told to, and gets a function that takes what
+    // it hands over, with a pointer to what is never freed.
+    unsafe {
+        sys::llama_log_get(&raw mut llama.callback, &raw mut llama.data);
+        sys::ggml_log_get(&raw mut ggml.callback, &raw mut ggml.data);
+        // The first sets ggml's as well.
+        sys::llama_log_set(Some(note_error), std::ptr::from_mut(Box::leak(Box::new(llama))).cast());
+        sys::ggml_log_set(Some(note_error), std::ptr::from_mut(Box::leak(Box::new(ggml))).cast());
+    }
+}
+
+/// Hears from llama.cpp what it logs, and hands it on.
+#[expect(unsafe_code, reason = "llama.cpp hands back a pointer")]
+unsafe extern "C" fn note_error(
+    level: llama_cpp_sys_2::ggml_log_level,
+    text: *const std::ffi::c_char,
+    data: *mut std::ffi::c_void,
+) {
+    // SAFETY: the pointer is the one to a log that is never freed, and texts end with a null.
+    let (log, line) = unsafe { (&*data.cast::<Log>(), CStr::from_ptr(text)) };
+    if level == llama_cpp_sys_2::GGML_LOG_LEVEL_ERROR {
+        said::note(&line.to_string_lossy());
+    }
+    if let Some(callback) = log.callback {
+        // SAFETY: it gets what llama.cpp would have given it.
+        unsafe { callback(level, text, log.data) }
+    }
 }
 
 /// Loads what can compute: CPU variants and GPU backends, from the folder that the environment names,
@@ -244,12 +277,38 @@ fn load_backends() {
     }
 }
 
+/// Checks that a file can be read.
+///
+/// # Errors
+/// Why it cannot.
+fn readable(path: &Path) -> Result<(), String> {
+    let shown = path.display();
+    let unreadable = |e| format!("cannot read {shown}: {e}");
+    // A pipe would be waited for without end.
+    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(format!("{shown} is not a regular file"));
+    }
+    std::fs::File::open(path).map(drop).map_err(unreadable)
+}
+
 impl Header {
     /// Reads it, with the tensors of the model's other files.
     fn read(path: &Path) -> Result<Self, FitError> {
         let name = |path: &Path| path.display().to_string();
-        let read =
-            |path: &Path| Self::of_file(path).ok_or_else(|| FitError::Unreadable(name(path)));
+        let read = |path: &Path| {
+            readable(path).map_err(FitError::Unreadable)?;
+            let none = || {
+                FitError::Unreadable(format!("{} is not a GGUF file that can be read", name(path)))
+            };
+            let (header, end) = Self::of_file(path).ok_or_else(none)?;
+            let size = std::fs::metadata(path).map_or(u64::MAX, |file| file.len());
+            if size < end {
+                let why =
+                    format!("it has {size} bytes, and its header wants {end}: it is cut short");
+                return Err(FitError::NoModel { file: name(path), why });
+            }
+            Ok(header)
+        };
         let mut header = read(path)?;
         let others = header.other_files(path);
         for other in others.map_err(|why| FitError::NoModel { file: name(path), why })? {
@@ -258,10 +317,10 @@ impl Header {
         Ok(header)
     }
 
-    /// One file's; `None` where it has none.
-    fn of_file(path: &Path) -> Option<Self> {
+    /// One file's, and where the last tensor ends, in bytes; `None` where it has none.
+    fn of_file(path: &Path) -> Option<(Self, u64)> {
         use llama_cpp_sys_2 as sys;
-        let name = CString::new(path.to_str().filter(|_| path.is_file())?).ok()?;
+        let name = CString::new(path.to_str()?).ok()?;
         let params = sys::gguf_init_params { no_alloc: true, ctx: std::ptr::null_mut() };
         let text = |text: *const std::ffi::c_char| {
             #[expect(unsafe_code, reason = "llama-cpp-2 does not wrap these functions")]
@@ -270,7 +329,7 @@ impl Header {
             let text = unsafe { CStr::from_ptr(text) };
             text.to_string_lossy().into_owned()
         };
-        let mut header = Self::default();
+        let (mut header, mut end) = (Self::default(), 0);
         #[expect(unsafe_code, reason = "llama-cpp-2 does not wrap these functions")]
         // SAFETY: the header is checked for null, used by this thread alone and freed once; all
         // numbers of tensors and keys are below the counts that it gives, a value is read as the
@@ -282,7 +341,11 @@ impl Header {
             }
             for tensor in 0..sys::gguf_get_n_tensors(gguf) {
                 let name = text(sys::gguf_get_tensor_name(gguf, tensor));
-                header.tensors.push((name, sys::gguf_get_tensor_size(gguf, tensor) as u64));
+                let bytes = sys::gguf_get_tensor_size(gguf, tensor) as u64;
+                let start =
+                    sys::gguf_get_data_offset(gguf) + sys::gguf_get_tensor_offset(gguf, tensor);
+                end = (start as u64).saturating_add(bytes).max(end);
+                header.tensors.push((name, bytes));
             }
             for key in 0..sys::gguf_get_n_kv(gguf) {
                 let name = text(sys::gguf_get_key(gguf, key));
@@ -298,121 +361,35 @@ impl Header {
                 if is_text && name == "general.architecture" {
                     header.architecture = text(sys::gguf_get_val_str(gguf, key));
                 }
-                if let Some(width) = integer_width(kind).filter(|_| count > 0) {
+                let width = integer_width(kind).filter(|_| count > 0);
+                if let Some(width) = width {
                     let data = match is_array {
                         true => sys::gguf_get_arr_data(gguf, key),
                         false => sys::gguf_get_val_data(gguf, key),
                     };
                     let bytes = std::slice::from_raw_parts(data.cast::<u8>(), count * width);
-                    header.numbers.extend(largest_integer(kind, bytes).map(|n| (name, n)));
+                    header.note(name, kind, bytes, is_array);
                 }
             }
             sys::gguf_free(gguf);
         }
-        Some(header)
+        Some((header, end))
     }
 }
 
-// === Generation ===
+/// A model that was loaded, and what is known of it.
+struct Loaded<'m> {
+    backend: &'m LlamaBackend,
+    model: &'m LlamaModel,
+    metadata: &'m Metadata,
+    placed: &'m Placed,
+}
 
 /// What can go wrong after loading, with the host to tell it through.
 type Served = Result<(), Box<(Host, String)>>;
 
-fn serve_generation(
-    backend: &LlamaBackend,
-    model: &LlamaModel,
-    metadata: &Metadata,
-    vocab: Vocab,
-    placed: &Placed,
-    host: Host,
-) -> Served {
-    let config = &host.config;
-    let batch_tokens = config.batch_size.unwrap_or(DEFAULT_BATCH).max(config.parallel + 1);
-    let recurs = model.is_recurrent() || model.is_hybrid();
-    let kv = layout::of(
-        config,
-        &Facts {
-            n_ctx_train: metadata.n_ctx_train,
-            on_cpu: placed.on_cpu(),
-            // What a recurrent state or a sliding window has passed cannot be brought back.
-            rewinds: !(recurs || metadata.sliding_window),
-            // llama.cpp does not tell where in a state of all three one of them begins.
-            saves: !(model.is_hybrid() && metadata.sliding_window),
-            kv_bytes: placed.kv_bytes,
-            arithmetic: placed.arithmetic,
-        },
-    );
-    let block = if placed.on_cpu() { ATTENTION_BLOCK } else { 1 };
-    let params = context_params(config, threads(config))
-        .with_kv_unified(kv.shares)
-        // Of what has left the window nothing is used again.
-        .with_swa_full(kv.rewinds)
-        .with_n_batch(batch_tokens)
-        .with_n_ubatch(config.ubatch_size.unwrap_or(DEFAULT_UBATCH).min(batch_tokens));
-    let saved = Saved::default();
-    let runner = move |slots: u32, cells: u32| {
-        let params = params.clone().with_n_ctx(NonZeroU32::new(cells)).with_n_seq_max(slots);
-        let none = |_| StepError(format!("llama.cpp cannot make a context of {cells} tokens"));
-        let context = model.new_context(backend, params).map_err(none)?;
-        let streams = if kv.shares { 1 } else { slots };
-        let (batch, saved) = (new_batch(batch_tokens, 1), Rc::clone(&saved));
-        let (places, kept) = (Vec::new(), Vec::new());
-        Ok(Runner { context, batch, places, kept, streams, saved, recurs })
-    };
-    let usual = match runner(kv.slots, kv.cells) {
-        Ok(usual) => usual,
-        Err(why) => return Err(Box::new((host, format!("{why}; {}", placed.needs())))),
-    };
-    let info = metadata.info(model, Kind::Chat, config.parallel, kv.request_tokens());
-    tracing::info!(
-        cells = kv.cells,
-        slot_tokens = kv.slot_tokens,
-        request_tokens = kv.request_tokens(),
-        layout = if kv.shares { "shared" } else { "split" },
-        host_tokens = kv.saved_tokens,
-        host_mib = kv.saved_bytes >> 20,
-        "KV cache"
-    );
-    let capacity = Capacity { kv, batch_tokens, block };
-    match kv.long_slot() {
-        None => host.serve_generation(info, vocab, capacity, usual),
-        Some(slot) => {
-            let with_long = WithLong::new(usual, slot, move || runner(1, kv.long_tokens));
-            host.serve_generation(info, vocab, capacity, with_long);
-        }
-    }
-    Ok(())
-}
-
 fn new_batch(tokens: u32, sequences: i32) -> LlamaBatch<'static> {
     LlamaBatch::new(tokens as usize, sequences)
-}
-
-/// What slots held, in host memory, for all contexts of a model: as of one stream.
-type Saved = Rc<RefCell<HashMap<SavedId, (Vec<u8>, Shape)>>>;
-
-/// A context that generates.
-struct Runner<'m> {
-    context: LlamaContext<'m>,
-    batch: LlamaBatch<'static>,
-    /// Where each row of the last step has its logits, if it has any.
-    places: Vec<Place>,
-    /// Logits of a call that another one followed, row after row.
-    kept: Vec<f32>,
-    saved: Saved,
-    /// Of the KV cache.
-    streams: u32,
-    /// Whether the model has a recurrent state.
-    recurs: bool,
-}
-
-/// Where a row's logits are.
-#[derive(Clone, Copy)]
-enum Place {
-    /// In llama.cpp's output, by the row's index in its batch.
-    Batch(i32),
-    /// In `kept`, between these.
-    Kept { start: usize, end: usize },
 }
 
 fn llama_id(value: u32) -> i32 {
@@ -423,136 +400,26 @@ fn step_error(error: impl std::fmt::Display) -> StepError {
     StepError(error.to_string())
 }
 
-impl<'m> Runner<'m> {
-    fn trim(&mut self, slot: u32, keep: u32) -> Result<(), StepError> {
-        match self.context.clear_kv_cache_seq(Some(slot), Some(keep), None).map_err(step_error)? {
-            true => Ok(()),
-            false => Err(StepError(format!("slot {slot} cannot be cut back to {keep} tokens"))),
-        }
-    }
-
-    /// What a slot holds, as of a KV cache with one stream.
-    fn save(&self, slot: u32) -> Result<(Vec<u8>, Shape), StepError> {
-        let (slot, flags) = (llama_id(slot), LlamaStateSeqFlags::empty());
-        let all = self.context.state_seq_get_size_ext(slot, flags);
-        // The part that cannot be cut back is what follows the cells of all tokens, if there are any.
-        let part = self.context.state_seq_get_size_ext(slot, LlamaStateSeqFlags::PARTIAL_ONLY);
-        let shape = match (all.saturating_sub(part), self.recurs) {
-            (0, false) => Shape::Cells,
-            (0, true) => Shape::Recurrent,
-            (first, false) => Shape::Windowed(first),
-            (first, true) => Shape::Hybrid(first),
-        };
-        let mut bytes = vec![0; all];
-        #[expect(unsafe_code, reason = "the safe wrapper does not let the bytes be read")]
-        // SAFETY: the buffer has the size that llama.cpp wants for this sequence.
-        let written =
-            unsafe { self.context.state_seq_get_data_ext(bytes.as_mut_ptr(), slot, flags) };
-        let state = of_one_stream(bytes, shape, self.streams).filter(|_| written > 0);
-        state.ok_or_else(|| StepError(format!("slot {slot} cannot be saved")))
-    }
-
-    fn restore(&mut self, slot: u32, state: &[u8]) -> Result<(), StepError> {
-        let flags = LlamaStateSeqFlags::empty();
-        #[expect(unsafe_code, reason = "the safe wrapper takes no bytes")]
-        // SAFETY: these are what llama.cpp wrote for a sequence of the same model, its streams
-        // counted as they are here; it checks the shape.
-        let done = unsafe { self.context.state_seq_set_data_ext(state, llama_id(slot), flags) };
-        if done { Ok(()) } else { Err(StepError(format!("slot {slot} cannot be restored"))) }
-    }
-
-    /// One decode call, of these of the step's rows, and how long it took.
-    fn call(&mut self, rows: &[Row], chosen: Range<usize>) -> Result<Duration, StepError> {
-        let started = Instant::now();
-        self.batch.clear();
-        for i in chosen {
-            let Row { token, pos, slot, logits } = rows[i];
-            self.places[i] = Place::Batch(self.batch.n_tokens());
-            self.batch
-                .add(LlamaToken(llama_id(token)), llama_id(pos), &[llama_id(slot)], logits)
-                .map_err(step_error)?;
-        }
-        self.context.decode(&mut self.batch).map_err(step_error)?;
-        // Where the device computes on its own, the call ends before the work does.
-        self.context.synchronize();
-        Ok(started.elapsed())
-    }
-
-    /// Saves these rows' logits from the next call, which overwrites them.
-    fn keep(&mut self, rows: &[Row], chosen: Range<usize>) {
-        for i in chosen {
-            if let (true, Place::Batch(index)) = (rows[i].logits, self.places[i]) {
-                let start = self.kept.len();
-                self.kept.extend_from_slice(self.context.get_logits_ith(index));
-                self.places[i] = Place::Kept { start, end: self.kept.len() };
-            }
-        }
-    }
+/// A sequence's state, of so many bytes; `None` if llama.cpp does not give it.
+fn saved_bytes(context: &LlamaContext<'_>, sequence: i32, size: usize) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; size];
+    let flags = LlamaStateSeqFlags::empty();
+    #[expect(unsafe_code, reason = "the safe wrapper does not let the bytes be read")]
+    // SAFETY: the buffer has the size that llama.cpp wants for this sequence.
+    let written = unsafe { context.state_seq_get_data_ext(bytes.as_mut_ptr(), sequence, flags) };
+    (written > 0).then_some(bytes)
 }
 
-impl Model for Runner<'_> {
-    fn step(&mut self, rows: &[Row], calls: &[usize]) -> Result<Vec<Duration>, StepError> {
-        self.places.clear();
-        self.places.resize(rows.len(), Place::Batch(0));
-        self.kept.clear();
-        let mut before = 0..0;
-        let mut took = Vec::with_capacity(calls.len());
-        for count in calls {
-            self.keep(rows, before.clone());
-            before = before.end..before.end + count;
-            took.push(self.call(rows, before.clone())?);
-        }
-        Ok(took)
-    }
-
-    fn logits(&self, index: usize) -> &[f32] {
-        match self.places[index] {
-            Place::Batch(index) => self.context.get_logits_ith(index),
-            Place::Kept { start, end } => &self.kept[start..end],
-        }
-    }
-
-    fn change(&mut self, op: KvOp) -> Result<(), StepError> {
-        match op {
-            KvOp::Trim { slot, keep } => self.trim(slot.0, keep),
-            KvOp::Copy { from, to, keep } => {
-                let (from, id) = (llama_id(from.0), llama_id(to.0));
-                // Whole sequences only: between streams llama.cpp aborts on a part of one.
-                self.context.copy_kv_cache_seq(from, id, None, None).map_err(step_error)?;
-                self.trim(to.0, keep)
-            }
-            KvOp::Save { slot, saved } => {
-                match self.save(slot.0) {
-                    Ok(state) => drop(self.saved.borrow_mut().insert(saved, state)),
-                    // There is no copy then, which is seen from its missing size.
-                    Err(error) => tracing::warn!(%error, "no copy in host memory"),
-                }
-                Ok(())
-            }
-            KvOp::Restore { saved, slot, keep } => {
-                let none = || StepError(format!("nothing was saved as {}", saved.0));
-                let states = Rc::clone(&self.saved);
-                let states = states.borrow();
-                let (state, shape) = states.get(&saved).ok_or_else(none)?;
-                match self.streams {
-                    1 => self.restore(slot.0, state)?,
-                    streams => self.restore(slot.0, &of_streams(state, *shape, streams))?,
-                }
-                self.trim(slot.0, keep)
-            }
-            KvOp::Forget { saved } => {
-                self.saved.borrow_mut().remove(&saved);
-                Ok(())
-            }
-        }
-    }
-
-    fn saved_bytes(&self, saved: SavedId) -> Option<u64> {
-        self.saved.borrow().get(&saved).map(|(state, _)| state.len() as u64)
+/// Gives a sequence a state that was saved; returns whether llama.cpp takes it.
+fn restore_bytes(context: &mut LlamaContext<'_>, sequence: i32, state: &[u8]) -> bool {
+    let flags = LlamaStateSeqFlags::empty();
+    #[expect(unsafe_code, reason = "the safe wrapper takes no bytes")]
+    // SAFETY: these are what llama.cpp wrote for a sequence of the same model, its streams
+    // counted as they are here; it checks the shape.
+    unsafe {
+        context.state_seq_set_data_ext(state, sequence, flags)
     }
 }
-
-// === Embeddings ===
 
 /// A context that another thread may use.
 struct Movable<'m>(LlamaContext<'m>);

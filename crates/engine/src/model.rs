@@ -218,6 +218,15 @@ pub enum Kind {
     Embedding,
 }
 
+impl Kind {
+    /// Of a model whose file names this `pooling_type`: one that pools, or attends in both directions, is for
+    /// embeddings.
+    pub(crate) fn by(pooling: Option<u64>, is_causal: bool) -> Self {
+        let pools = pooling.is_some_and(|pooling| pooling != 0);
+        if pools || !is_causal { Self::Embedding } else { Self::Chat }
+    }
+}
+
 /// How token vectors become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pooling {

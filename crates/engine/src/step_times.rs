@@ -7,15 +7,16 @@ use serde::{Deserialize, Serialize};
 /// A part of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StepPart {
-    /// Taking requests in, planning, putting rows together.
+    /// Planning, and putting rows together. Taking requests in comes before a step and is no part of one.
     Plan,
     /// Changes of the KV cache.
     Kv,
-    /// The model's forward passes, with the copies of their logits to host memory.
+    /// The model's forward passes, with the copies of their logits to host memory; and before them waiting for what
+    /// grammars allow next, where that is computed still.
     Forward,
     /// Choosing tokens; their text, stop strings, drafts.
     Sample,
-    /// Handing events over.
+    /// Telling the scheduler what was computed, and handing events over.
     Send,
 }
 

@@ -60,13 +60,13 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "FILE")]
     costs: Option<PathBuf>,
     /// With --costs: the most tokens that sequences have before.
-    #[arg(long, value_name = "TOKENS", default_value_t = 8000)]
+    #[arg(long, value_name = "TOKENS", default_value_t = 8000, requires = "costs")]
     depth: u32,
     /// With --costs: up to 128 rows and chunks of 2048 tokens, for a GPU.
-    #[arg(long)]
+    #[arg(long, requires = "costs")]
     wide: bool,
     /// With --costs: seconds after which the file is written with what was measured by then.
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", requires = "costs")]
     seconds: Option<u64>,
 }
 
@@ -94,7 +94,7 @@ fn measure_to(file: &Path, args: &BenchArgs) -> Result<String, String> {
     let mut plan = if args.wide { CostPlan::wide() } else { CostPlan::default() };
     plan.depths.retain(|&depth| depth <= args.depth);
     plan.repeats = args.rounds as usize;
-    plan.limit = args.seconds.map(Duration::from_secs);
+    plan.time_limit = args.seconds.map(Duration::from_secs);
     let settings = ModelSettings {
         parallel: plan.slots(),
         ctx_size: args.ctx_size.unwrap_or(plan.slots() * plan.slot_tokens()),

@@ -443,6 +443,9 @@ impl ModelSettings {
             _ => {}
         }
         layers.take_in(&key("main_gpu"), &mut self.main_gpu, 0, 255);
+        if self.main_gpu != 0 && self.split_mode != SplitSetting::None {
+            layers.error(key("main_gpu: it counts with split_mode \"none\" alone"));
+        }
         layers.take(&key("kv_type"), &mut self.kv_type);
         layers.take(&key("flash_attention"), &mut self.flash_attention);
         layers.take(&key("mmap"), &mut self.mmap);

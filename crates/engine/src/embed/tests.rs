@@ -113,7 +113,9 @@ fn a_failed_pass_fails_its_requests_and_three_in_a_row_end_all_lanes() {
     assert_eq!(running.submit(poisoned()).recv().unwrap(), Err(Failure::Step));
     assert!(running.submit(vec![vec![1; 10]]).recv().unwrap().is_ok());
     // A pass of the first request that another lane still computes would come in between.
+    let deadline = Instant::now() + Duration::from_secs(30);
     while running.board.stats().running > 0 {
+        assert!(Instant::now() < deadline, "a pass does not end");
         thread::sleep(Duration::from_millis(1));
     }
     for _ in 0..MAX_FAILED_PASSES {

@@ -4,18 +4,17 @@ use std::num::NonZeroU32;
 
 use forebay_scheduler::Pass;
 use llama_cpp_2::context::params::LlamaPoolingType;
-use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
-use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 
-use super::metadata::Metadata;
-use super::place::{Placed, context_params, threads};
-use super::{ATTENTION_BLOCK, DEFAULT_BATCH, Movable, Served, llama_id, new_batch, step_error};
+use super::place::{context_params, threads};
+use super::{
+    ATTENTION_BLOCK, DEFAULT_BATCH, Loaded, Movable, Served, llama_id, new_batch, said, step_error,
+};
 use crate::Token;
 use crate::embed::Contexts;
 use crate::host::Host;
-use crate::model::{EmbeddingModel, Kind, Pooling, StepError};
+use crate::model::{EmbeddingModel, Kind, ModelConfig, Pooling, StepError};
 use crate::vocab::Vocab;
 
 /// Context of one embedding input when nobody says otherwise: it costs no KV cache.
@@ -28,22 +27,34 @@ const DEFAULT_EMBEDDING_BATCH: u32 = 128;
 /// Embedding passes side by side on a CPU, each with its share of the threads.
 const MAX_LANES: u32 = 8;
 
-pub(super) fn serve(
-    backend: &LlamaBackend,
-    model: &LlamaModel,
-    metadata: &Metadata,
-    vocab: Vocab,
-    placed: &Placed,
-    host: Host,
-) -> Served {
+/// How many tokens the contexts of an embedding model hold.
+pub(super) struct Sizes {
+    /// The longest input.
+    pub(super) slot_tokens: u32,
+    /// Tokens of a usual pass.
+    pub(super) budget: u32,
+    /// Tokens of the largest pass: an input is pooled whole, so the longest one must fit.
+    pub(super) wide: u32,
+    /// Usual passes side by side, each with a context of its own where there are several.
+    pub(super) lanes: u32,
+}
+
+impl Sizes {
+    pub(super) fn of(config: &ModelConfig, n_ctx_train: u32, on_cpu: bool) -> Self {
+        let slot_tokens = n_ctx_train.min(config.ctx_size.unwrap_or(DEFAULT_EMBEDDING_TOKENS));
+        let default = if on_cpu { DEFAULT_EMBEDDING_BATCH } else { DEFAULT_BATCH };
+        let budget = config.batch_size.unwrap_or(default);
+        let lanes = if on_cpu { threads(config).min(MAX_LANES) } else { 1 };
+        Self { slot_tokens, budget, wide: budget.max(slot_tokens), lanes }
+    }
+}
+
+pub(super) fn serve(loaded: &Loaded<'_>, vocab: Vocab, host: Host) -> Served {
+    let &Loaded { backend, model, metadata, placed } = loaded;
     let config = &host.config;
-    let wanted = config.ctx_size.unwrap_or(DEFAULT_EMBEDDING_TOKENS);
-    let slot_tokens = metadata.n_ctx_train.min(wanted);
     let on_cpu = placed.on_cpu();
-    let default = if on_cpu { DEFAULT_EMBEDDING_BATCH } else { DEFAULT_BATCH };
-    let budget = config.batch_size.unwrap_or(default);
-    // An input is pooled whole, so the longest one must fit into one pass.
-    let batch_tokens = budget.max(slot_tokens);
+    let Sizes { slot_tokens, budget, wide, lanes } =
+        Sizes::of(config, metadata.n_ctx_train, on_cpu);
     let pooling = match config.pooling {
         Some(Pooling::Mean) => LlamaPoolingType::Mean,
         Some(Pooling::Cls) => LlamaPoolingType::Cls,
@@ -64,17 +75,16 @@ pub(super) fn serve(
             .with_kv_unified(true)
             .with_n_batch(tokens)
             .with_n_ubatch(tokens);
+        said::forget();
         let context = model.new_context(backend, params).ok()?;
         Some(Pooler { context: Movable(context), batch: new_batch(tokens, 1) })
     };
-    let lanes = if on_cpu { threads.min(MAX_LANES) } else { 1 };
     let narrow = (0..lanes).filter(|_| lanes > 1).map(|_| pooler(threads / lanes, budget));
-    let (Some(wide), Some(narrow)) = (pooler(threads, batch_tokens), narrow.collect()) else {
+    let (Some(wide), Some(narrow)) = (pooler(threads, wide), narrow.collect()) else {
         let why = format!(
-            "llama.cpp cannot make a context of {batch_tokens} tokens; a smaller ctx_size or \
-             batch_size may fit"
+            "llama.cpp cannot make a context of {wide} tokens, which ctx_size and batch_size decide"
         );
-        return Err(Box::new((host, why)));
+        return Err(Box::new((host, placed.explained(&why))));
     };
     let mut info = metadata.info(model, Kind::Embedding, MAX_EMBEDDING_INPUTS, slot_tokens);
     if config.pooling.is_some() {

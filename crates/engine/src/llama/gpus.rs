@@ -1,11 +1,8 @@
 //! The devices that a model is put on, beside the CPU: which of those that llama.cpp lists, and what part of
 //! a model each gets.
 
-use crate::fit::Room;
-use crate::model::{Gpu as Settings, Split};
-
-/// The most devices for a model: llama.cpp reads the parts of so many.
-const MOST: usize = 16;
+use crate::fit::{MOST_GPUS, Room};
+use crate::model::{Gpu as Settings, ModelConfig, Split};
 
 /// A device as ggml lists it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -22,23 +19,81 @@ pub(super) struct Gpu {
     pub(super) integrated: bool,
 }
 
+/// Architectures whose layers llama.cpp does not spread over devices: `llm_arch_supports_sm_tensor`, of the
+/// version that Cargo.toml names.
+const NOT_SPREAD: [&str; 30] = [
+    "grok",
+    "mpt",
+    "plamo2",
+    "minicpm3",
+    "gemma3n",
+    "mamba",
+    "mamba2",
+    "jamba",
+    "falcon-h1",
+    "olmo2",
+    "olmoe",
+    "deepseek2",
+    "deepseek32",
+    "hy_v4",
+    "dots3note",
+    "glm-dsa",
+    "bitnet",
+    "t5",
+    "nemotron_h",
+    "nemotron_h_moe",
+    "granitehybrid",
+    "minimax-01",
+    "minimax-m2",
+    "minimax-m3",
+    "mistral4",
+    "kimi-linear",
+    "bailingmoe3",
+    "kimi-k3",
+    "glm5-next",
+    "qwen3tts",
+];
+
 /// Those to use, as llama.cpp's own default has it: a device once, by the first backend that lists it, and
 /// integrated ones, of one backend, where there are no others.
 pub(super) fn usable(all: Vec<Gpu>) -> Vec<Gpu> {
     let (integrated, own): (Vec<Gpu>, Vec<Gpu>) = all.into_iter().partition(|gpu| gpu.integrated);
-    if own.is_empty() {
-        let first = integrated.first().map(|gpu| gpu.backend.clone());
-        return integrated.into_iter().filter(|gpu| Some(&gpu.backend) == first.as_ref()).collect();
-    }
+    let backend = integrated.first().map(|gpu| gpu.backend.clone());
+    let of_one = integrated.into_iter().filter(|gpu| Some(&gpu.backend) == backend.as_ref());
+    let candidates = if own.is_empty() { of_one.collect() } else { own };
     let mut once: Vec<Gpu> = Vec::new();
-    for gpu in own {
-        if once.len() == MOST {
-            tracing::warn!(name = gpu.room.name, "more than {MOST} GPUs: it is not used");
+    for gpu in candidates {
+        if once.len() == MOST_GPUS {
+            tracing::warn!(name = gpu.room.name, "more than {MOST_GPUS} GPUs: it is not used");
         } else if gpu.id.is_none() || once.iter().all(|before| before.id != gpu.id) {
             once.push(gpu);
         }
     }
     once
+}
+
+/// Checks that a model's layers can each be spread over devices.
+///
+/// # Errors
+/// Why they cannot.
+pub(super) fn can_spread(architecture: &str, config: &ModelConfig) -> Result<(), String> {
+    if config.flash_attention == Some(false) {
+        return Err("split_mode \"tensor\" needs flash_attention".to_owned());
+    }
+    if NOT_SPREAD.contains(&architecture) {
+        return Err(format!("llama.cpp has no split_mode \"tensor\" for {architecture} models"));
+    }
+    Ok(())
+}
+
+/// Settings that count for nothing where there is no GPU.
+pub(super) fn without_effect(settings: &Settings) -> Vec<&'static str> {
+    let set = [
+        ("tensor_split", !settings.tensor_split.is_empty()),
+        ("split_mode", settings.split != Split::Layer),
+        ("main_gpu", settings.main != 0),
+    ];
+    set.into_iter().filter_map(|(name, is_set)| is_set.then_some(name)).collect()
 }
 
 /// Those that a model is put on, and the part that each gets.
@@ -71,6 +126,10 @@ pub(super) fn chosen(mut gpus: Vec<Gpu>, settings: &Settings) -> Result<Vec<Gpu>
         return Ok(gpus);
     }
     if settings.tensor_split.is_empty() {
+        if gpus.iter().all(|gpu| gpu.room.part == 0) {
+            // Nothing is free anywhere, or no driver says what is.
+            gpus.iter_mut().for_each(|gpu| gpu.room.part = 1);
+        }
         return Ok(gpus);
     }
     if settings.tensor_split.len() != count {
@@ -90,6 +149,7 @@ pub(super) fn chosen(mut gpus: Vec<Gpu>, settings: &Settings) -> Result<Vec<Gpu>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Source;
 
     fn gpu(index: usize, backend: &str, id: Option<&str>) -> Gpu {
         let room = Room { name: format!("{backend}{index}"), free: 10, total: 20, part: 10 };
@@ -131,7 +191,45 @@ mod tests {
         assert_eq!(numbers(&usable(alone.clone())), [1, 3]);
         let beside = [alone, vec![gpu(0, "CUDA", None)]].concat();
         assert_eq!(numbers(&usable(beside)), [0]);
+        let many = (0..20).map(|index| integrated(index, "Vulkan")).collect();
+        assert_eq!(usable(many).len(), 16);
         assert!(usable(Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn where_nothing_is_free_all_get_the_same() {
+        let full = |index| {
+            let mut gpu = gpu(index, "CUDA", None);
+            (gpu.room.free, gpu.room.part) = (0, 0);
+            gpu
+        };
+        let parts = |gpus| {
+            let gpus = chosen(gpus, &Settings::default()).unwrap();
+            gpus.iter().map(|gpu| gpu.room.part).collect::<Vec<_>>()
+        };
+        assert_eq!(parts(vec![full(0), full(1)]), [1, 1]);
+        assert_eq!(parts(vec![full(0), gpu(1, "CUDA", None)]), [0, 10]);
+    }
+
+    #[test]
+    fn what_cannot_be_spread_is_named() {
+        let config = |flash_attention| ModelConfig {
+            flash_attention,
+            ..ModelConfig::new("m", Source::Gguf("m".into()))
+        };
+        assert_eq!(can_spread("llama", &config(None)), Ok(()));
+        assert_eq!(can_spread("llama", &config(Some(true))), Ok(()));
+        let off = can_spread("llama", &config(Some(false))).unwrap_err();
+        assert_eq!(off, "split_mode \"tensor\" needs flash_attention");
+        let mamba = can_spread("mamba", &config(None)).unwrap_err();
+        assert_eq!(mamba, "llama.cpp has no split_mode \"tensor\" for mamba models");
+    }
+
+    #[test]
+    fn settings_for_gpus_are_named_where_there_are_none() {
+        assert!(without_effect(&Settings::default()).is_empty());
+        let settings = Settings { split: Split::None, main: 1, ..Settings::default() };
+        assert_eq!(without_effect(&settings), ["split_mode", "main_gpu"]);
     }
 
     #[test]

@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 
 use llama_cpp_sys_2 as sys;
 
-use super::{DEFAULT_BATCH, DEFAULT_UBATCH};
-use crate::fit::{Layer, Running, Weights};
-use crate::layout::{self, Arithmetic, Facts};
-use crate::model::{KvType, ModelConfig};
+use crate::fit::{Layer, Weights};
+use crate::layout::Arithmetic;
+use crate::model::Kind;
 
 /// The most layers that are believed of a file.
-const MOST_LAYERS: usize = 4096;
+pub(super) const MOST_LAYERS: usize = 4096;
 /// The most heads, and the widest ones, that are believed of a file whose model is not wider itself.
 const MOST_OF_HEADS: u64 = 1 << 20;
 
@@ -24,8 +23,10 @@ const MOST_FILES: u64 = 1000;
 pub(super) struct Header {
     /// Names, and sizes in bytes.
     pub(super) tensors: Vec<(String, u64)>,
-    /// Numbers by key; the largest one of an array, which has one for each layer.
+    /// Numbers by key, `true` being 1; of an array the largest one.
     pub(super) numbers: HashMap<String, u64>,
+    /// The numbers of arrays by key, if they are no more than layers can be.
+    pub(super) arrays: HashMap<String, Vec<u64>>,
     pub(super) architecture: String,
     /// Tokens of the vocabulary.
     pub(super) n_vocab: u64,
@@ -35,19 +36,36 @@ pub(super) struct Header {
 /// others are then what llama.cpp takes for them, and `heads` at least 1.
 pub(super) struct Shape {
     layers: u64,
-    width: u64,
-    heads: u64,
+    pub(super) width: u64,
+    pub(super) heads: u64,
     /// Where it differs between layers, as many as there can be.
-    kv_heads: u64,
+    pub(super) kv_heads: u64,
     /// Numbers of a head's key, and of its value.
-    keys: u64,
-    values: u64,
+    pub(super) keys: u64,
+    pub(super) values: u64,
 }
 
-/// Bytes of an integer of this GGUF type; `None` if the type is another one.
+/// What llama.cpp takes for a model's input, which stays on the CPU; the first is the embeddings of tokens.
+const INPUT: [&str; 4] = [
+    "token_embd.weight",
+    "position_embd.weight",
+    "token_types.weight",
+    "per_layer_token_embd.weight",
+];
+
+/// The layer of a tensor, by its name, and what the tensor is there. A model with an encoder and a decoder has a
+/// layer of each under one number.
+pub(super) fn layer_of(tensor: &str) -> Option<(usize, &str)> {
+    let name = tensor.strip_prefix("enc.").or_else(|| tensor.strip_prefix("dec."));
+    let (layer, part) = name.unwrap_or(tensor).strip_prefix("blk.")?.split_once('.')?;
+    let layer = layer.parse().ok().filter(|&layer| layer < MOST_LAYERS)?;
+    Some((layer, part))
+}
+
+/// Bytes of an integer or boolean of this GGUF type; `None` if the type is another one.
 pub(super) fn integer_width(kind: sys::gguf_type) -> Option<usize> {
     match kind {
-        sys::GGUF_TYPE_UINT8 | sys::GGUF_TYPE_INT8 => Some(1),
+        sys::GGUF_TYPE_UINT8 | sys::GGUF_TYPE_INT8 | sys::GGUF_TYPE_BOOL => Some(1),
         sys::GGUF_TYPE_UINT16 | sys::GGUF_TYPE_INT16 => Some(2),
         sys::GGUF_TYPE_UINT32 | sys::GGUF_TYPE_INT32 => Some(4),
         sys::GGUF_TYPE_UINT64 | sys::GGUF_TYPE_INT64 => Some(8),
@@ -55,11 +73,14 @@ pub(super) fn integer_width(kind: sys::gguf_type) -> Option<usize> {
     }
 }
 
-/// The largest of integers of this GGUF type, as they lie in memory; `None` if none is 0 or more.
-pub(super) fn largest_integer(kind: sys::gguf_type, bytes: &[u8]) -> Option<u64> {
+/// Integers or booleans of this GGUF type, as they lie in memory; `None` where one is below 0.
+pub(super) fn integers(
+    kind: sys::gguf_type,
+    bytes: &[u8],
+) -> impl Iterator<Item = Option<u64>> + use<'_> {
     let signed = [sys::GGUF_TYPE_INT8, sys::GGUF_TYPE_INT16, sys::GGUF_TYPE_INT32];
     let is_signed = kind == sys::GGUF_TYPE_INT64 || signed.contains(&kind);
-    let number = |bytes: &[u8]| -> Option<u64> {
+    let number = move |bytes: &[u8]| -> Option<u64> {
         let number = match *bytes {
             [a] => a.into(),
             [a, b] => u16::from_ne_bytes([a, b]).into(),
@@ -69,11 +90,11 @@ pub(super) fn largest_integer(kind: sys::gguf_type, bytes: &[u8]) -> Option<u64>
         let is_negative = is_signed && number >> (8 * bytes.len() - 1) == 1;
         (!is_negative).then_some(number)
     };
-    bytes.chunks_exact(integer_width(kind)?).filter_map(number).max()
+    bytes.chunks_exact(integer_width(kind).unwrap_or(usize::MAX)).map(number)
 }
 
 /// Their product, or the largest number.
-fn product(factors: &[u64]) -> u64 {
+pub(super) fn product(factors: &[u64]) -> u64 {
     factors.iter().fold(1_u64, |all, &factor| all.saturating_mul(factor))
 }
 
@@ -81,6 +102,34 @@ impl Header {
     /// A number of the model's architecture, such as `block_count`.
     pub(super) fn number(&self, key: &str) -> Option<u64> {
         self.numbers.get(&format!("{}.{key}", self.architecture)).copied()
+    }
+
+    /// Notes the numbers of a key, of this GGUF type, as they lie in memory.
+    pub(super) fn note(&mut self, key: String, kind: sys::gguf_type, bytes: &[u8], is_array: bool) {
+        let largest = integers(kind, bytes).flatten().max();
+        self.numbers.extend(largest.map(|number| (key.clone(), number)));
+        if is_array && integers(kind, bytes).count() <= MOST_LAYERS {
+            let all = integers(kind, bytes).map(Option::unwrap_or_default);
+            self.arrays.insert(key, all.collect());
+        }
+    }
+
+    /// A number of a layer, which the file has for each or once for all.
+    pub(super) fn of_layer(&self, key: &str, layer: usize) -> Option<u64> {
+        match self.arrays.get(&format!("{}.{key}", self.architecture)) {
+            Some(each) => each.get(layer).copied(),
+            None => self.number(key),
+        }
+    }
+
+    /// Whether tokens attend only to those before them.
+    pub(super) fn is_causal(&self) -> bool {
+        self.number("attention.causal") != Some(0)
+    }
+
+    /// What the model is for, if nobody says otherwise.
+    pub(super) fn kind(&self) -> Kind {
+        Kind::by(self.number("pooling_type"), self.is_causal())
     }
 
     /// Paths of the model's other files, given its first one at `path`; empty if it has one file.
@@ -158,11 +207,8 @@ impl Header {
         let mut weights = Weights::default();
         let add = |size: &mut u64, bytes: u64| *size = size.saturating_add(bytes);
         for (name, bytes) in &self.tensors {
-            let layer =
-                name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse().ok());
-            let layer = layer.filter(|&layer: &usize| layer < MOST_LAYERS);
-            match layer {
-                Some(layer) => {
+            match layer_of(name) {
+                Some((layer, _)) => {
                     if weights.layers.len() <= layer {
                         weights.layers.resize(layer + 1, Layer::default());
                     }
@@ -171,14 +217,16 @@ impl Header {
                         add(&mut weights.layers[layer].experts, *bytes);
                     }
                 }
-                None if name.starts_with("token_embd") => add(&mut weights.input, *bytes),
+                None if INPUT.contains(&name.as_str()) => add(&mut weights.input, *bytes),
                 None => add(&mut weights.output, *bytes),
             }
         }
-        // Embeddings that are the output matrix too are there twice.
-        if !self.tensors.iter().any(|(name, _)| name == "output.weight") {
-            weights.tied = weights.input;
-            add(&mut weights.output, weights.input);
+        // Embeddings that are the output matrix too are there twice. Encoders have no such matrix, but for one.
+        let has_output = self.is_causal() || self.architecture == "gemma-embedding";
+        if has_output && !self.tensors.iter().any(|(name, _)| name == "output.weight") {
+            let tied = self.tensors.iter().find(|(name, _)| name == INPUT[0]);
+            weights.tied = tied.map_or(0, |&(_, bytes)| bytes);
+            add(&mut weights.output, weights.tied);
         }
         weights
     }
@@ -201,36 +249,10 @@ impl Header {
         let matrices = projections.saturating_add(network).saturating_add(output);
         Arithmetic { matrices, attention }
     }
-
-    /// Memory that running takes beside the weights, estimated, in bytes: `forebay fit` and the log of a load
-    /// print both parts.
-    pub(super) fn running(&self, config: &ModelConfig, on_cpu: bool) -> Running {
-        let shape = Shape::of(self);
-        let number = |key: &str| self.number(key).unwrap_or(0);
-        let n_ctx_train = u32::try_from(number("context_length")).unwrap_or(u32::MAX);
-        let arithmetic = self.arithmetic();
-        let facts =
-            Facts { n_ctx_train, on_cpu, rewinds: true, saves: true, kv_bytes: 1, arithmetic };
-        let cells = u64::from(layout::of(config, &facts).cells);
-        let batch = config.batch_size.unwrap_or(DEFAULT_BATCH);
-        let rows = u64::from(config.ubatch_size.unwrap_or(DEFAULT_UBATCH).min(batch));
-        // The widest results: logits of a step, or the feed-forward network's beside a few others.
-        let network = number("feed_forward_length").saturating_mul(2);
-        let widest = self.n_vocab.max(network.saturating_add(shape.width.saturating_mul(4)));
-        let results = product(&[rows, widest.saturating_add(cells), 4]);
-        let kv_layer = config.kv_type.bytes(product(&[cells, shape.kv_numbers()]));
-        Running { kv_layer, compute: results.saturating_add(16 << 20) }
-    }
-
-    /// Bytes of a token's keys and values in all layers.
-    pub(super) fn kv_bytes(&self, kind: KvType) -> u64 {
-        let shape = Shape::of(self);
-        kind.bytes(product(&[shape.layers, shape.kv_numbers()])).max(1)
-    }
 }
 
 impl Shape {
-    fn of(header: &Header) -> Self {
+    pub(super) fn of(header: &Header) -> Self {
         let number = |key: &str| header.number(key).unwrap_or(0);
         let (width, heads) = (number("embedding_length"), number("attention.head_count").max(1));
         let keys = header.number("attention.key_length").unwrap_or(width / heads);
@@ -243,12 +265,7 @@ impl Shape {
             values: header.number("attention.value_length").unwrap_or(keys),
         }
     }
-
-    /// Numbers of a token's keys and values in one layer.
-    fn kv_numbers(&self) -> u64 {
-        self.kv_heads.saturating_mul(self.keys.saturating_add(self.values))
-    }
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

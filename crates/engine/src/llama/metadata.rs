@@ -41,10 +41,9 @@ impl Metadata {
         }
     }
 
-    /// A file that names a pooling or attends in both directions is for embeddings.
+    /// What the model is for, if nobody says otherwise.
     pub(super) fn kind(&self) -> Kind {
-        let pools = self.pooling.is_some_and(|p| p != 0);
-        if pools || !self.causal { Kind::Embedding } else { Kind::Chat }
+        Kind::by(self.pooling.map(u64::from), self.causal)
     }
 
     pub(super) fn info(

@@ -4,14 +4,14 @@ use std::ffi::CString;
 use std::path::Path;
 
 use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
-use llama_cpp_2::list_llama_ggml_backend_devices;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaSplitMode;
+use llama_cpp_2::{LlamaBackendDeviceType, list_llama_ggml_backend_devices};
 
 use super::gpus::{self, Gpu};
-use super::{Header, Load, llama_id};
-use crate::fit::{self, FitError, Plan, Room, Share, Wish};
+use super::{Header, Load, llama_id, said};
+use crate::fit::{self, FitError, Plan, Room, Running, Share, Wish};
 use crate::host::Host;
 use crate::layout::Arithmetic;
 use crate::model::{KvType, ModelConfig, Split};
@@ -55,7 +55,8 @@ pub(super) fn context_params(config: &ModelConfig, threads: u32) -> LlamaContext
 /// [`FitError::Unreadable`] if it is no GGUF file, [`FitError::NoModel`] if its header is that of no model,
 /// [`FitError::Devices`] if the settings are for other devices.
 pub fn fit(path: &Path, config: &ModelConfig, memory: &[u64]) -> Result<String, FitError> {
-    super::backend().ok_or_else(|| FitError::Unreadable(path.display().to_string()))?;
+    let none = || FitError::Unreadable("llama.cpp could not be initialised".to_owned());
+    super::backend().ok_or_else(none)?;
     let gpus = match memory {
         [] => super::gpus(),
         sizes => sizes.iter().enumerate().map(made_up).collect(),
@@ -72,6 +73,7 @@ fn made_up((index, &size): (usize, &u64)) -> Gpu {
 /// A model's place.
 pub(super) struct Placed {
     plan: Plan,
+    running: Running,
     /// Their numbers, in ggml's list.
     devices: Vec<usize>,
     needed: u64,
@@ -88,16 +90,11 @@ impl Placed {
     /// # Errors
     /// If the file cannot be read, or the settings are for other devices.
     pub(super) fn of(path: &Path, config: &ModelConfig) -> Result<Self, String> {
-        let shown = path.display();
-        let unreadable = |e| format!("cannot read {shown}: {e}");
-        // A pipe would be waited for without end.
-        if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
-            return Err(format!("{shown} is not a file"));
-        }
-        std::fs::File::open(path).map_err(unreadable)?;
         let placed = Self::among(super::gpus(), path, config).map_err(|why| why.to_string())?;
-        if placed.devices.is_empty() && !config.gpu.tensor_split.is_empty() {
-            tracing::warn!("tensor_split has no effect: there is no GPU");
+        if placed.devices.is_empty() {
+            for setting in gpus::without_effect(&config.gpu) {
+                tracing::warn!("{setting} has no effect: there is no GPU");
+            }
         }
         if !placed.plan.shares.is_empty() {
             for line in placed.explanation.lines() {
@@ -112,6 +109,9 @@ impl Placed {
         let header = Header::read(path)?;
         let no_model = |why| FitError::NoModel { file: path.display().to_string(), why };
         header.check().map_err(no_model)?;
+        if config.gpu.split == Split::Tensor && !gpus.is_empty() {
+            gpus::can_spread(&header.architecture, config).map_err(FitError::Devices)?;
+        }
         let gpus = gpus::chosen(gpus, &config.gpu).map_err(FitError::Devices)?;
         Ok(Self::on(&header, config, &gpus))
     }
@@ -128,10 +128,9 @@ impl Placed {
             margin: config.gpu.margin_bytes,
             spread: config.gpu.split == Split::Tensor,
         };
-        let plan = fit::plan(&weights, running, &rooms, wish);
+        let plan = fit::plan(&weights, &running, &rooms, wish);
         let mut explanation = plan.explain(&weights, wish);
-        let layers = weights.layers.len() as u64;
-        let kv = running.kv_layer.saturating_mul(layers);
+        let kv = running.kv_total();
         explanation.push_str(&format!(
             "KV cache {}, compute {} on each device (estimated)\n",
             fit::size(kv),
@@ -139,7 +138,7 @@ impl Placed {
         ));
         let needed = weights.total().saturating_add(kv).saturating_add(running.compute);
         let (arithmetic, kv_bytes) = (header.arithmetic(), header.kv_bytes(config.kv_type));
-        Self { plan, devices, needed, explanation, arithmetic, kv_bytes }
+        Self { plan, running, devices, needed, explanation, arithmetic, kv_bytes }
     }
 
     /// Whether nothing is computed elsewhere than on the CPU.
@@ -147,8 +146,30 @@ impl Placed {
         self.plan.gpu_layers == 0
     }
 
+    /// What failed, what llama.cpp says of it, and what is needed and what there is if that may be why.
+    pub(super) fn explained(&self, failed: &str) -> String {
+        let said = said::all();
+        let mut text = failed.to_owned();
+        if !said.is_empty() {
+            text = format!("{text}: {said}");
+        }
+        if said.contains("alloc") || said.contains("memory") || !self.has_room() {
+            text = format!("{text}; {}", self.needs());
+        }
+        text
+    }
+
+    /// Whether there was room for all of it, as far as is known.
+    fn has_room(&self) -> bool {
+        let devices = list_llama_ggml_backend_devices().into_iter();
+        let mut host = devices.filter(|device| device.device_type == LlamaBackendDeviceType::Cpu);
+        let free = host.next().map_or(u64::MAX, |device| device.memory_free as u64);
+        let on_gpus = self.plan.shares.iter().all(|share| share.total() <= share.room.free);
+        (on_gpus || self.on_cpu()) && self.plan.host <= free
+    }
+
     /// What it needs and what there is, for an error.
-    pub(super) fn needs(&self) -> String {
+    fn needs(&self) -> String {
         let devices = list_llama_ggml_backend_devices();
         let free = devices.iter().map(|device| {
             format!("{} has {} free", device.name, fit::size(device.memory_free as u64))
@@ -168,7 +189,7 @@ impl Placed {
         host: &Host,
     ) -> Result<LlamaModel, String> {
         let (shown, config) = (path.display(), &host.config);
-        if let Some(Share { room, weights, kv, .. }) = self.plan.too_much() {
+        if let Some(Share { room, weights, kv, .. }) = self.plan.too_much(&self.running) {
             let (name, total) = (&room.name, fit::size(room.total));
             let (weights, kv) = (fit::size(*weights), fit::size(*kv));
             return Err(format!(
@@ -178,8 +199,8 @@ impl Placed {
         }
         let split = match config.gpu.split {
             Split::None => LlamaSplitMode::None,
-            Split::Layer => LlamaSplitMode::Layer,
-            Split::Tensor => LlamaSplitMode::Tensor,
+            Split::Tensor if !self.devices.is_empty() => LlamaSplitMode::Tensor,
+            Split::Layer | Split::Tensor => LlamaSplitMode::Layer,
         };
         let experts = self.experts_pattern();
         let load = Load {
@@ -191,9 +212,9 @@ impl Placed {
             on_cpu: experts.as_deref(),
         };
         let progress = |fraction| host.board.set_progress(Progress(fraction));
-        load.run(backend, path, &progress).ok_or_else(|| {
-            format!("llama.cpp cannot load {shown}, its log says why; {}", self.needs())
-        })
+        said::forget();
+        let loaded = load.run(backend, path, &progress);
+        loaded.ok_or_else(|| self.explained(&format!("llama.cpp cannot load {shown}")))
     }
 
     /// The parts that the plan gives to devices, whatever is free by now.

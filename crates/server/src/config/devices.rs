@@ -67,26 +67,31 @@ pub enum SplitSetting {
 pub struct TensorSplitSetting(Vec<u64>);
 
 impl TensorSplitSetting {
-    /// The most parts: as many devices as llama.cpp knows.
-    const MOST: usize = 16;
+    /// The most parts.
+    const MOST: usize = forebay_engine::fit::MOST_GPUS;
     /// The largest part.
     const LARGEST: f64 = 1e6;
     /// What a part of 1 counts.
     const ONE: f64 = 1e6;
 
-    fn new(parts: &[f64]) -> Result<Self, String> {
-        if parts.len() > Self::MOST {
+    fn new(given: &[f64]) -> Result<Self, String> {
+        if given.len() > Self::MOST {
             return Err(format!(
                 "{} parts, but there are {} GPUs at most",
-                parts.len(),
+                given.len(),
                 Self::MOST
             ));
         }
-        if let Some(part) = parts.iter().find(|part| !(0.0..=Self::LARGEST).contains(*part)) {
+        if let Some(part) = given.iter().find(|part| !(0.0..=Self::LARGEST).contains(*part)) {
             return Err(format!("{part} is not between 0 and {}", Self::LARGEST));
         }
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "up to 10^12")]
-        let parts: Vec<u64> = parts.iter().map(|part| (part * Self::ONE).round() as u64).collect();
+        let parts: Vec<u64> = given.iter().map(|part| (part * Self::ONE).round() as u64).collect();
+        if let Some(part) =
+            given.iter().zip(&parts).find(|&(&given, &part)| given > 0.0 && part == 0)
+        {
+            return Err(format!("{} is less than {}; 0 leaves a GPU out", part.0, 1.0 / Self::ONE));
+        }
         if !parts.is_empty() && parts.iter().all(|&part| part == 0) {
             return Err("some GPU has to get a part".to_owned());
         }

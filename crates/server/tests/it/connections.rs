@@ -120,7 +120,7 @@ async fn an_http2_head_that_does_not_end_is_cut_off() {
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_that_are_not_read_are_reset_and_free_their_places() {
     let toml =
-        "[server]\nwrite_timeout_s = 1\n[[model]]\npath = \"m.gguf\"\nqueue = 138\nparallel = 2";
+        "[server]\nwrite_timeout_s = 3\n[[model]]\npath = \"m.gguf\"\nqueue = 138\nparallel = 2";
     let server = Server::start(slow(), toml).await;
     let client = server.client();
     let mut stalled = Http2::open(server.address, 0).await;
@@ -133,16 +133,16 @@ async fn streams_that_are_not_read_are_reset_and_free_their_places() {
     client.chat("").await.check_error(429, None, Some("queue_full"));
     let begin = Instant::now();
     while client.chat(r#","max_tokens":2"#).await.status != 200 {
-        assert!(begin.elapsed() < 5 * SECOND, "they keep their places");
+        assert!(begin.elapsed() < 15 * SECOND, "they keep their places");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     for body in bodies {
-        let error = tokio::time::timeout(5 * SECOND, read(body)).await.unwrap().unwrap_err();
+        let error = tokio::time::timeout(15 * SECOND, read(body)).await.unwrap().unwrap_err();
         assert_eq!(error.reason(), Some(h2::Reason::CANCEL), "{error}");
     }
     let gone = "forebay_cancelled_total{model=\"m\",cause=\"client_gone\"} 140";
     while !client.get("/metrics").await.body.contains(gone) {
-        assert!(begin.elapsed() < 10 * SECOND, "their generations go on");
+        assert!(begin.elapsed() < 30 * SECOND, "their generations go on");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

@@ -1,0 +1,239 @@
+//! Generation models on llama.cpp: contexts for the KV cache's layout, and steps in them.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use forebay_scheduler::{KvOp, SavedId};
+use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::context::session::LlamaStateSeqFlags;
+use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::token::LlamaToken;
+
+use super::place::{context_params, threads};
+use super::{
+    ATTENTION_BLOCK, DEFAULT_BATCH, DEFAULT_UBATCH, Loaded, Served, llama_id, new_batch,
+    restore_bytes, said, saved_bytes, step_error,
+};
+use crate::host::Host;
+use crate::layout::{self, Facts};
+use crate::long::WithLong;
+use crate::model::{Capacity, Kind, Model, Row, StepError};
+use crate::state::{Shape, of_one_stream, of_streams};
+use crate::vocab::Vocab;
+
+pub(super) fn serve(loaded: &Loaded<'_>, vocab: Vocab, host: Host) -> Served {
+    let &Loaded { backend, model, metadata, placed } = loaded;
+    let config = &host.config;
+    let batch_tokens = config.batch_size.unwrap_or(DEFAULT_BATCH).max(config.parallel + 1);
+    let recurs = model.is_recurrent() || model.is_hybrid();
+    let kv = layout::of(
+        config,
+        &Facts {
+            n_ctx_train: metadata.n_ctx_train,
+            on_cpu: placed.on_cpu(),
+            // What a recurrent state or a sliding window has passed cannot be brought back.
+            rewinds: !(recurs || metadata.sliding_window),
+            // llama.cpp does not tell where in a state of all three one of them begins.
+            saves: !(model.is_hybrid() && metadata.sliding_window),
+            kv_bytes: placed.kv_bytes,
+            arithmetic: placed.arithmetic,
+        },
+    );
+    let block = if placed.on_cpu() { ATTENTION_BLOCK } else { 1 };
+    let params = context_params(config, threads(config))
+        .with_kv_unified(kv.shares)
+        // Of what has left the window nothing is used again.
+        .with_swa_full(kv.rewinds)
+        .with_n_batch(batch_tokens)
+        .with_n_ubatch(config.ubatch_size.unwrap_or(DEFAULT_UBATCH).min(batch_tokens));
+    let saved = Saved::default();
+    let runner = move |slots: u32, cells: u32| -> Result<Runner<'_>, StepError> {
+        let params = params.clone().with_n_ctx(NonZeroU32::new(cells)).with_n_seq_max(slots);
+        said::forget();
+        let none = |_| StepError(format!("llama.cpp cannot make a context of {cells} tokens"));
+        let context = model.new_context(backend, params).map_err(none)?;
+        let streams = if kv.shares { 1 } else { slots };
+        let (batch, saved) = (new_batch(batch_tokens, 1), Rc::clone(&saved));
+        let (places, kept) = (Vec::new(), Vec::new());
+        Ok(Runner { context, batch, places, kept, streams, saved, recurs })
+    };
+    let usual = match runner(kv.slots, kv.cells) {
+        Ok(usual) => usual,
+        Err(why) => return Err(Box::new((host, placed.explained(&why.to_string())))),
+    };
+    let info = metadata.info(model, Kind::Chat, config.parallel, kv.request_tokens());
+    tracing::info!(
+        cells = kv.cells,
+        slot_tokens = kv.slot_tokens,
+        request_tokens = kv.request_tokens(),
+        layout = if kv.shares { "shared" } else { "split" },
+        host_tokens = kv.saved_tokens,
+        host_mib = kv.saved_bytes >> 20,
+        "KV cache"
+    );
+    let capacity = Capacity { kv, batch_tokens, block };
+    match kv.long_slot() {
+        None => host.serve_generation(info, vocab, capacity, usual),
+        Some(slot) => {
+            let with_long = WithLong::new(usual, slot, move || runner(1, kv.long_tokens));
+            host.serve_generation(info, vocab, capacity, with_long);
+        }
+    }
+    Ok(())
+}
+
+/// What slots held, in host memory, for all contexts of a model: as of one stream.
+type Saved = Rc<RefCell<HashMap<SavedId, (Vec<u8>, Shape)>>>;
+
+/// A context that generates.
+struct Runner<'m> {
+    context: LlamaContext<'m>,
+    batch: LlamaBatch<'static>,
+    /// Where each row of the last step has its logits, if it has any.
+    places: Vec<Place>,
+    /// Logits of a call that another one followed, row after row.
+    kept: Vec<f32>,
+    saved: Saved,
+    /// Of the KV cache.
+    streams: u32,
+    /// Whether the model has a recurrent state.
+    recurs: bool,
+}
+
+/// Where a row's logits are.
+#[derive(Clone, Copy)]
+enum Place {
+    /// In llama.cpp's output, by the row's index in its batch.
+    Batch(i32),
+    /// In `kept`, between these.
+    Kept { start: usize, end: usize },
+}
+
+impl<'m> Runner<'m> {
+    fn trim(&mut self, slot: u32, keep: u32) -> Result<(), StepError> {
+        match self.context.clear_kv_cache_seq(Some(slot), Some(keep), None).map_err(step_error)? {
+            true => Ok(()),
+            false => Err(StepError(format!("slot {slot} cannot be cut back to {keep} tokens"))),
+        }
+    }
+
+    /// What a slot holds, as of a KV cache with one stream.
+    fn save(&self, slot: u32) -> Result<(Vec<u8>, Shape), StepError> {
+        let (slot, flags) = (llama_id(slot), LlamaStateSeqFlags::empty());
+        let all = self.context.state_seq_get_size_ext(slot, flags);
+        // The part that cannot be cut back is what follows the cells of all tokens, if there are any.
+        let part = self.context.state_seq_get_size_ext(slot, LlamaStateSeqFlags::PARTIAL_ONLY);
+        let shape = match (all.saturating_sub(part), self.recurs) {
+            (0, false) => Shape::Cells,
+            (0, true) => Shape::Recurrent,
+            (first, false) => Shape::Windowed(first),
+            (first, true) => Shape::Hybrid(first),
+        };
+        let bytes = saved_bytes(&self.context, slot, all);
+        bytes
+            .and_then(|bytes| of_one_stream(bytes, shape, self.streams))
+            .ok_or_else(|| StepError(format!("slot {slot} cannot be saved")))
+    }
+
+    fn restore(&mut self, slot: u32, state: &[u8]) -> Result<(), StepError> {
+        if restore_bytes(&mut self.context, llama_id(slot), state) {
+            Ok(())
+        } else {
+            Err(StepError(format!("slot {slot} cannot be restored")))
+        }
+    }
+
+    /// One decode call, of these of the step's rows, and how long it took.
+    fn call(&mut self, rows: &[Row], chosen: Range<usize>) -> Result<Duration, StepError> {
+        let started = Instant::now();
+        self.batch.clear();
+        for i in chosen {
+            let Row { token, pos, slot, logits } = rows[i];
+            self.places[i] = Place::Batch(self.batch.n_tokens());
+            self.batch
+                .add(LlamaToken(llama_id(token)), llama_id(pos), &[llama_id(slot)], logits)
+                .map_err(step_error)?;
+        }
+        self.context.decode(&mut self.batch).map_err(step_error)?;
+        // Where the device computes on its own, the call ends before the work does.
+        self.context.synchronize();
+        Ok(started.elapsed())
+    }
+
+    /// Saves these rows' logits from the next call, which overwrites them.
+    fn keep(&mut self, rows: &[Row], chosen: Range<usize>) {
+        for i in chosen {
+            if let (true, Place::Batch(index)) = (rows[i].logits, self.places[i]) {
+                let start = self.kept.len();
+                self.kept.extend_from_slice(self.context.get_logits_ith(index));
+                self.places[i] = Place::Kept { start, end: self.kept.len() };
+            }
+        }
+    }
+}
+
+impl Model for Runner<'_> {
+    fn step(&mut self, rows: &[Row], calls: &[usize]) -> Result<Vec<Duration>, StepError> {
+        self.places.clear();
+        self.places.resize(rows.len(), Place::Batch(0));
+        self.kept.clear();
+        let mut before = 0..0;
+        let mut took = Vec::with_capacity(calls.len());
+        for count in calls {
+            self.keep(rows, before.clone());
+            before = before.end..before.end + count;
+            took.push(self.call(rows, before.clone())?);
+        }
+        Ok(took)
+    }
+
+    fn logits(&self, index: usize) -> &[f32] {
+        match self.places[index] {
+            Place::Batch(index) => self.context.get_logits_ith(index),
+            Place::Kept { start, end } => &self.kept[start..end],
+        }
+    }
+
+    fn change(&mut self, op: KvOp) -> Result<(), StepError> {
+        match op {
+            KvOp::Trim { slot, keep } => self.trim(slot.0, keep),
+            KvOp::Copy { from, to, keep } => {
+                let (from, id) = (llama_id(from.0), llama_id(to.0));
+                // Whole sequences only: between streams llama.cpp aborts on a part of one.
+                self.context.copy_kv_cache_seq(from, id, None, None).map_err(step_error)?;
+                self.trim(to.0, keep)
+            }
+            KvOp::Save { slot, saved } => {
+                match self.save(slot.0) {
+                    Ok(state) => drop(self.saved.borrow_mut().insert(saved, state)),
+                    // There is no copy then, which is seen from its missing size.
+                    Err(error) => tracing::warn!(%error, "no copy in host memory"),
+                }
+                Ok(())
+            }
+            KvOp::Restore { saved, slot, keep } => {
+                let none = || StepError(format!("nothing was saved as {}", saved.0));
+                let states = Rc::clone(&self.saved);
+                let states = states.borrow();
+                let (state, shape) = states.get(&saved).ok_or_else(none)?;
+                match self.streams {
+                    1 => self.restore(slot.0, state)?,
+                    streams => self.restore(slot.0, &of_streams(state, *shape, streams))?,
+                }
+                self.trim(slot.0, keep)
+            }
+            KvOp::Forget { saved } => {
+                self.saved.borrow_mut().remove(&saved);
+                Ok(())
+            }
+        }
+    }
+
+    fn saved_bytes(&self, saved: SavedId) -> Option<u64> {
+        self.saved.borrow().get(&saved).map(|(state, _)| state.len() as u64)
+    }
+}

@@ -1,0 +1,235 @@
+//! What running a model takes beside its weights, as its header tells: what a context keeps of tokens and of
+//! sequences, layer by layer, and results between layers. Estimated, from what llama.cpp's `llama_kv_cache`,
+//! `llama_kv_cache_iswa` and `llama_memory_recurrent` allocate.
+
+use super::embedding::Sizes;
+use super::header::{Header, Shape, layer_of, product};
+use super::{DEFAULT_BATCH, DEFAULT_UBATCH};
+use crate::fit::Running;
+use crate::layout::{self, Facts};
+use crate::model::{Kind, KvType, ModelConfig};
+
+/// Where one layer of so many attends to all tokens and the others to a window, if the file has a window and says
+/// no more, by architecture: llama.cpp's calls of `load_swa_pattern`.
+const WINDOW_PERIODS: [(&str, u64); 9] = [
+    ("afmoe", 4),
+    ("cohere2", 4),
+    ("exaone-moe", 4),
+    ("exaone4", 4),
+    ("gemma2", 2),
+    ("gemma3", 6),
+    ("gemma3n", 5),
+    ("gpt-oss", 2),
+    ("olmo2", 4),
+];
+/// Files name a window, but llama.cpp has these models attend to all tokens.
+const IGNORES_WINDOW: [&str; 2] = ["phi3", "phimoe"];
+/// To this many cells llama.cpp rounds up what keeps a window.
+const WINDOW_ALIGNMENT: u64 = 256;
+/// Of the smaller buffers.
+const OTHER_RESULTS: u64 = 16 << 20;
+
+/// What a context is made for.
+#[derive(Debug, Clone, Copy, Default)]
+struct ContextSize {
+    /// Tokens, in layers that attend to all.
+    cells: u64,
+    /// Tokens, in layers that attend to a window.
+    window: u64,
+    /// Sequences, each with a recurrent state.
+    sequences: u64,
+}
+
+/// What a layer has to keep.
+#[derive(Debug, Clone, Copy, Default)]
+struct Keeps {
+    /// Keys and values of tokens.
+    tokens: bool,
+    /// A state of each sequence.
+    state: bool,
+}
+
+impl Header {
+    /// Memory that running takes beside the weights, in bytes.
+    pub(super) fn running(&self, config: &ModelConfig, on_cpu: bool) -> Running {
+        match config.kind.unwrap_or_else(|| self.kind()) {
+            Kind::Chat => self.generating(config, on_cpu),
+            Kind::Embedding => self.embedding(config, on_cpu),
+        }
+    }
+
+    /// Bytes of a token's keys and values in all layers, at least 1.
+    pub(super) fn kv_bytes(&self, kind: KvType) -> u64 {
+        let size = ContextSize { cells: 1, window: 1, sequences: 0 };
+        self.kept(kind, size).into_iter().fold(0, u64::saturating_add).max(1)
+    }
+
+    fn generating(&self, config: &ModelConfig, on_cpu: bool) -> Running {
+        let keeps = self.keeps();
+        let recurs = keeps.iter().any(|layer| layer.state);
+        let facts = Facts {
+            n_ctx_train: self.context_length(),
+            on_cpu,
+            rewinds: !recurs && self.window() == 0,
+            saves: true,
+            kv_bytes: 1,
+            arithmetic: self.arithmetic(),
+        };
+        let kv = layout::of(config, &facts);
+        let batch = config.batch_size.unwrap_or(DEFAULT_BATCH);
+        let rows = u64::from(config.ubatch_size.unwrap_or(DEFAULT_UBATCH).min(batch));
+        let (streams, in_one) = if kv.shares { (1, kv.slots) } else { (kv.slots, 1) };
+        let cells = u64::from(kv.cells);
+        let window = product(&[self.window(), in_one.into()]).saturating_add(rows);
+        let window = window.min(cells / u64::from(streams).max(1));
+        let window = window.checked_next_multiple_of(WINDOW_ALIGNMENT).unwrap_or(u64::MAX);
+        let window = product(&[window, streams.into()]);
+        let size = ContextSize { cells, window, sequences: kv.slots.into() };
+        // The widest results: logits of a step, or the feed-forward network's beside a few others.
+        let widest = self.n_vocab.max(self.network_results());
+        let attended = if keeps.iter().any(|layer| layer.tokens) {
+            cells / u64::from(streams).max(1)
+        } else {
+            0
+        };
+        let attended = product(&[attended, self.results_of_cell(config)]);
+        Running {
+            kv: self.kept(config.kv_type, size),
+            kv_is_known: self.kv_is_known(),
+            compute: results(rows, widest.saturating_add(attended)),
+        }
+    }
+
+    fn embedding(&self, config: &ModelConfig, on_cpu: bool) -> Running {
+        let Sizes { wide, lanes, budget, .. } = Sizes::of(config, self.context_length(), on_cpu);
+        let narrow = if lanes > 1 { u64::from(lanes) * u64::from(budget) } else { 0 };
+        let cells = u64::from(wide).saturating_add(narrow);
+        let size = ContextSize { cells, window: cells, sequences: 0 };
+        // What sees all tokens at once keeps none.
+        let kv = if self.is_causal() { self.kept(config.kv_type, size) } else { Vec::new() };
+        let attended = self.network_results().saturating_add(wide.into());
+        Running { kv, kv_is_known: false, compute: results(cells, attended) }
+    }
+
+    /// Numbers for a cell and a token that attends to it: the mask, and without flash attention every head's scores.
+    fn results_of_cell(&self, config: &ModelConfig) -> u64 {
+        match config.flash_attention {
+            Some(false) => Shape::of(self).heads.saturating_add(1),
+            _ => 1,
+        }
+    }
+
+    fn context_length(&self) -> u32 {
+        u32::try_from(self.number("context_length").unwrap_or(0)).unwrap_or(u32::MAX)
+    }
+
+    /// Tokens that most layers attend to; 0 if all do to all.
+    fn window(&self) -> u64 {
+        self.number("attention.sliding_window").unwrap_or(0)
+    }
+
+    /// Numbers between the parts of a layer, for a token.
+    fn network_results(&self) -> u64 {
+        let network = self.number("feed_forward_length").unwrap_or(0).saturating_mul(2);
+        network.saturating_add(Shape::of(self).width.saturating_mul(4))
+    }
+
+    /// What each layer keeps.
+    fn keeps(&self) -> Vec<Keeps> {
+        let mut fused = Vec::new();
+        let mut keeps: Vec<Keeps> = Vec::new();
+        for (layer, part) in self.tensors.iter().filter_map(|(name, _)| layer_of(name)) {
+            if keeps.len() <= layer {
+                keeps.resize(layer + 1, Keeps::default());
+                fused.resize(layer + 1, false);
+            }
+            let starts = |parts: &[&str]| parts.iter().any(|start| part.starts_with(start));
+            keeps[layer].tokens |= starts(&["attn_k.", "attn_k_b.", "attn_kv"]);
+            keeps[layer].state |= starts(&["ssm_", "time_mix_", "shortconv."]);
+            fused[layer] |= starts(&["attn_qkv."]);
+        }
+        // A recurrent layer may have a matrix of that name as well.
+        for (layer, fused) in keeps.iter_mut().zip(fused) {
+            layer.tokens |= fused && !layer.state;
+        }
+        // Some layers reuse what others keep, and some are for other uses than this one.
+        let number =
+            |key: &str| usize::try_from(self.number(key).unwrap_or(0)).unwrap_or(usize::MAX);
+        let own = keeps.len().saturating_sub(number("attention.shared_kv_layers"));
+        let own = own.min(keeps.len().saturating_sub(number("nextn_predict_layers")));
+        keeps[own..].fill(Keeps::default());
+        keeps
+    }
+
+    /// Whether a layer attends to a window; `None` if nothing says how layers differ.
+    fn attends_to_window(&self, layer: usize) -> Option<bool> {
+        let name = self.architecture.as_str();
+        if self.window() == 0 || IGNORES_WINDOW.contains(&name) {
+            return Some(false);
+        }
+        let pattern = "attention.sliding_window_pattern";
+        if self.arrays.contains_key(&format!("{name}.{pattern}")) {
+            return Some(self.of_layer(pattern, layer).is_some_and(|windowed| windowed > 0));
+        }
+        let usual = WINDOW_PERIODS.iter().find(|(known, _)| *known == name);
+        let period = usual.map(|&(_, usual)| self.number(pattern).unwrap_or(usual))?;
+        Some(period == 0 || layer as u64 % period < period - 1)
+    }
+
+    /// Whether [`Self::kept`] is what will be allocated, and not only about as much.
+    fn kv_is_known(&self) -> bool {
+        let differs =
+            |key: &String| key.contains(".attention.indexer.") || key.ends_with("_length_swa");
+        self.attends_to_window(0).is_some() && !self.numbers.keys().any(differs)
+    }
+
+    /// Bytes that a context of this size keeps of each layer.
+    fn kept(&self, kind: KvType, size: ContextSize) -> Vec<u64> {
+        let Shape { kv_heads, keys, values, .. } = Shape::of(self);
+        // Latent attention keeps no values: they are made of what it keeps as keys.
+        let is_latent = self.number("attention.key_length_mla").is_some_and(|length| length > 0);
+        let head = keys.saturating_add(if is_latent { 0 } else { values });
+        let state = product(&[size.sequences, self.state_numbers(), 4]);
+        let of_layer = |(layer, keeps): (usize, Keeps)| {
+            let cells = match self.attends_to_window(layer) {
+                Some(true) => size.window,
+                _ => size.cells,
+            };
+            let heads = self.of_layer("attention.head_count_kv", layer).unwrap_or(kv_heads);
+            let tokens = kind.bytes(product(&[cells, heads, head]));
+            let tokens = if keeps.tokens { tokens } else { 0 };
+            tokens.saturating_add(if keeps.state { state } else { 0 })
+        };
+        self.keeps().into_iter().enumerate().map(of_layer).collect()
+    }
+
+    /// Numbers of a sequence's state in a recurrent layer: llama.cpp's `n_embd_r` and `n_embd_s`.
+    fn state_numbers(&self) -> u64 {
+        let number = |key: &str| self.number(key).unwrap_or(0);
+        let width = Shape::of(self).width;
+        let (head, past) = (number("wkv.head_size"), number("shortconv.l_cache"));
+        if head > 0 {
+            let shifts = self.number("token_shift_count").unwrap_or(2);
+            return product(&[width, head.saturating_add(shifts)]);
+        }
+        if past > 0 {
+            return product(&[width, past - 1]);
+        }
+        let kernel = number("ssm.conv_kernel").saturating_sub(1);
+        let (heads, head) = (number("attention.head_count"), number("kda.head_dim"));
+        if head > 0 {
+            return product(&[heads, head, head.saturating_add(kernel.saturating_mul(3))]);
+        }
+        let (inner, state) = (number("ssm.inner_size"), number("ssm.state_size"));
+        let groups = product(&[2, number("ssm.group_count"), state]);
+        product(&[kernel, inner.saturating_add(groups)]).saturating_add(product(&[state, inner]))
+    }
+}
+
+/// Bytes of results, of so many numbers for each row.
+fn results(rows: u64, numbers: u64) -> u64 {
+    product(&[rows, numbers, 4]).saturating_add(OTHER_RESULTS)
+}
+
+#[cfg(test)]
+mod tests;
