@@ -5,8 +5,8 @@
 # Usage: compile.sh FOLDER [program|image]...
 # (program; ARCHITECTURE=90-real, which is H100 and H200; CUDA_FA=OFF leaves flash attention out of the image)
 set -euo pipefail
-cd "$(dirname "$0")/../.."
 out=$(realpath --canonicalize-missing "$1")
+cd "$(dirname "$0")/../.."
 toolkit=$out/toolkit installed=$out/installed/usr
 export CMAKE_CUDA_ARCHITECTURES=${ARCHITECTURE:-90-real}
 shift
@@ -37,23 +37,23 @@ symbols() {
 }
 
 without_a_gpu() {
-    local paths path listed
+    local paths listed loads
     for paths in "" "$toolkit/lib" "$toolkit/lib:$toolkit/lib/stubs"; do
         listed=$(LD_LIBRARY_PATH=$paths "$installed/bin/forebay" devices)
         grep -q 'CPU (' <<<"$listed" || { echo "no CPU with LD_LIBRARY_PATH=$paths: $listed"; exit 1; }
         ! grep -q CUDA <<<"$listed" || { echo "a GPU with LD_LIBRARY_PATH=$paths: $listed"; exit 1; }
     done
-    path=$(LD_LIBRARY_PATH=$toolkit/lib:$toolkit/lib/stubs LD_DEBUG=files "$installed/bin/forebay" devices 2>&1 |
+    loads=$(LD_LIBRARY_PATH=$toolkit/lib:$toolkit/lib/stubs LD_DEBUG=files "$installed/bin/forebay" devices 2>&1 |
         grep -c 'calling init: .*libggml-cuda.so' || true)
-    [ "$path" -gt 0 ] || { echo "the backend was not even loaded"; exit 1; }
+    [ "$loads" -gt 0 ] || { echo "the backend was not even loaded"; exit 1; }
     echo "no libraries, no driver, no device: the CPU computes"
 }
 
 # Stands in for NVIDIA's base images: the compiler and the libraries where they have them.
 image() {
+    trap stop_engine EXIT
     # shellcheck source=tests/docker/engine.sh
     . tests/docker/engine.sh
-    trap stop_engine EXIT
     tests/docker/bases.sh
     base() {
         local from=$1 to=$2

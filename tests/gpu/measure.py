@@ -4,7 +4,7 @@ Both hold the model and a KV cache of the same size, and are asked in turn: each
 first in every other round. What is done is in the files at once: figures as JSON, and their tables beside it in Markdown.
 No scenario begins that would not end within the time, as far as that is known, and one that does not end is left out.
 
-Nothing but Python's own library: where a GPU is lent, there may be nothing else. The clients are
+Nothing but the library of Python 3.8: where a GPU is lent, there may be nothing else. The clients are
 processes, so that they do not wait for each other. Prompts are token ids at random: none is known to
 any server, and each has the length that is asked for.
 """
@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import concurrent.futures
 import functools
+import http.client
 import json
 import os
 import random
@@ -28,6 +29,10 @@ import urllib.request
 import summary
 
 PER_PROCESS = 16
+# Seconds in which a server has to be ready.
+READY_WITHIN = 300
+# Before Python 3.11 asyncio has a TimeoutError of its own.
+TIMEOUTS = (TimeoutError, asyncio.TimeoutError)
 # An engine tells its counts some times a second.
 TOLD_AFTER = 0.3
 
@@ -48,6 +53,7 @@ async def stream(port, body, after=0.0):
         if line.startswith(b"data: {") and b'"text":' in line and b'"finish_reason":null' in line.replace(b" ", b""):
             came.append(time.monotonic())
     writer.close()
+    assert came, "an answer has no tokens"
     return asked, came
 
 
@@ -60,7 +66,7 @@ def client(port, jobs, until):
 
 
 def load(port, jobs, until=float("inf")):
-    """The answers; fails with TimeoutError at `until`."""
+    """The answers; fails with one of TIMEOUTS at `until`."""
     groups = [jobs[at : at + PER_PROCESS] for at in range(0, len(jobs), PER_PROCESS)]
     with concurrent.futures.ProcessPoolExecutor(len(groups)) as pool:
         return [answer for group in pool.map(client, [port] * len(groups), groups, [until] * len(groups)) for answer in group]
@@ -89,15 +95,17 @@ def scenarios(args, seed):
 
 def percentile(values, percent):
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else float("nan")
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
 
 
 def figures(answers):
+    """Rates and times in ms; without the times between tokens if no answer has two."""
     start, end = min(a for a, _ in answers), max(came[-1] for _, came in answers)
     ttft = [(came[0] - asked) * 1e3 for asked, came in answers]
     gaps = [(b - a) * 1e3 for _, came in answers for a, b in zip(came, came[1:])]
-    return {"tokens/s": sum(len(came) for _, came in answers) / (end - start), "ttft p50": percentile(ttft, 50),
-            "ttft p99": percentile(ttft, 99), "itl p50": percentile(gaps, 50), "itl p99": percentile(gaps, 99)}
+    times = {f"{name} p{percent}": percentile(values, percent)
+             for name, values in (("ttft", ttft), ("itl", gaps)) if values for percent in (50, 99)}
+    return {"tokens/s": sum(len(came) for _, came in answers) / (end - start), **times}
 
 
 class Busy:
@@ -121,21 +129,34 @@ class Busy:
 
 
 class Server:
-    def __init__(self, command, log):
+    """A server that is ready; fails with TimeoutError if it is not at `until`."""
+
+    def __init__(self, command, log, until=float("inf")):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         # No folder for what is kept between starts: each server learns what steps cost anew.
-        environment = os.environ | {"XDG_CACHE_HOME": os.devnull}
+        environment = {**os.environ, "XDG_CACHE_HOME": os.devnull}
         self.process = subprocess.Popen([*command, "--port", str(self.port)], stdout=log, stderr=log, env=environment)
-        for _ in range(3000):
-            assert self.process.poll() is None, f"{command[0]} ended with {self.process.returncode}"
+        try:
+            self.wait_until_ready(command[0], until)
+        except BaseException:
+            # The caller has no server yet that it could stop.
+            self.stop()
+            raise
+
+    def wait_until_ready(self, program, until):
+        began = time.monotonic()
+        while True:
+            assert self.process.poll() is None, f"{program} ended with {self.process.returncode}"
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=1).close()
                 return
             except OSError:
-                time.sleep(0.1)
-        raise RuntimeError(f"{command[0]} is not ready")
+                now = time.monotonic()
+                if now > min(until, began + READY_WITHIN):
+                    raise TimeoutError(f"{program} was not ready within {now - began:.0f} s") from None
+            time.sleep(0.1)
 
     def stop(self):
         self.process.terminate()
@@ -146,17 +167,18 @@ class Server:
             self.process.wait()
 
     def steps(self):
-        """Forebay's counters: steps, their tokens, milliseconds by part, and engines that died."""
+        """Forebay's counters: steps, their tokens, milliseconds by part, and engines that died. Empty if they cannot
+        be read, as for the peer, which has none."""
         try:
             text = urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10).read().decode()
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return {}
         count = {}
         # Deaths have a counter for each kind.
         for name, value in re.findall(r"^forebay_engine_(steps|step_tokens|deaths)_total{.*} (\d+)", text, re.M):
             count[name] = count.get(name, 0.0) + float(value)
         parts = re.findall(r'^forebay_engine_step_microseconds_total{.*part="(\w+)".*} (\d+)', text, re.M)
-        return count | {f"{part} ms": float(value) / 1e3 for part, value in parts}
+        return {**count, **{f"{part} ms": float(value) / 1e3 for part, value in parts}}
 
 
 class EngineDied(Exception):
@@ -164,15 +186,20 @@ class EngineDied(Exception):
 
 
 def each_step(before, after):
-    """What a step held and where its time went."""
-    if after.pop("deaths", 0) > before.pop("deaths", 0):
+    """What a step held and where its time went; nothing if counters could not be read before or after."""
+    if not before or not after:
+        return {}
+    if after.get("deaths", 0) > before.get("deaths", 0):
         raise EngineDied
     steps = after.get("steps", 0) - before.get("steps", 0)
-    return {name: (after[name] - before[name]) / steps for name in after if name != "steps"} if steps else {}
+    if steps <= 0:
+        return {}
+    names = [name for name in after if name not in ("steps", "deaths")]
+    return {name: (after[name] - before.get(name, 0.0)) / steps for name in names}
 
 
-def cells(args):
-    """Tokens that any scenario has at once, and some more."""
+def context_size(args):
+    """Cells of the KV cache: tokens that any scenario has at once, and some more."""
     most, shared = max(args.streams), 4 * args.prompt + 64 + args.tokens
     mixed = most // 4 * (args.prompt // 4 + 3 * args.tokens) + max(most // 16, 1) * (8 * args.prompt + 16)
     return 1024 + max(most * (args.prompt + args.tokens), max(most // 2, 1) * shared, mixed)
@@ -181,7 +208,7 @@ def cells(args):
 def command(program, args, more):
     """The program with its best settings: `llama-server`, or a build of Forebay."""
     most = max(args.streams)
-    common = ["--parallel", most, "--ctx-size", cells(args), *more.split()]
+    common = ["--parallel", most, "--ctx-size", context_size(args), *more.split()]
     if os.path.basename(program) == "forebay":
         own = ["serve", "--no-store", "--model", f"m={args.model}", "--gpu-layers", args.gpu_layers, "--queue", 4 * most]
     else:
@@ -200,7 +227,8 @@ def ask(server, jobs, until):
 
 
 def warm_up(server, args, until):
-    """Every number of rows is computed once: some devices compile kernels when they are first used."""
+    """Asks for each number of streams once, so that steps with about as many rows have been computed: some devices
+    compile kernels when a number of rows is first computed. Only the largest number has prompts of full length."""
     rng, most = random.Random(-1), max(args.streams)
     for streams in sorted(args.streams):
         prompt = args.prompt if streams == most else max(args.prompt // 4, 1)
@@ -208,7 +236,7 @@ def warm_up(server, args, until):
 
 
 def run(servers, args, until, done):
-    """Measures round by round; `done` is called after each scenario with rounds, lists of [scenario, {side: figures}]."""
+    """The rounds that were measured, lists of [scenario, {side: figures}]; `done` is called with them after each scenario."""
     rounds, took, sides = [], {}, list(servers.items())
     for number in range(args.first_round, args.first_round + args.rounds):
         left_out = []
@@ -220,7 +248,7 @@ def run(servers, args, until, done):
                 continue
             try:
                 both = {name: ask(server, jobs, until) for name, server in (sides if number % 2 else sides[::-1])}
-            except TimeoutError:
+            except TIMEOUTS:
                 left_out.append(f"the end of {scenario}")
                 continue
             except EngineDied:
@@ -236,6 +264,7 @@ def run(servers, args, until, done):
         if not rounds[-1]:
             rounds.pop()
             break
+    return rounds
 
 
 def write(args, rounds):
@@ -278,12 +307,16 @@ def main():
         servers = {}
         try:
             for name, program, more in (("forebay", args.forebay, args.ours), ("peer", args.peer, args.theirs)):
-                servers[name] = Server(command(program, args, more), log)
+                servers[name] = Server(command(program, args, more), log, until)
             # What kernels and costs have to be learned is not measured.
             for server in servers.values():
                 warm_up(server, args, until)
-            run(servers, args, until, functools.partial(write, args))
-        except (OSError, AssertionError, IndexError, concurrent.futures.BrokenExecutor) as error:
+            rounds = run(servers, args, until, functools.partial(write, args))
+        except TIMEOUTS as error:
+            # asyncio's has no text: it ended the clients of warm_up.
+            why = str(error) or f"the servers were not loaded and warmed up within {args.seconds:.0f} s"
+            sys.exit(f"nothing was measured: {why}")
+        except (OSError, AssertionError, concurrent.futures.BrokenExecutor) as error:
             # What was measured stays. Only the end of the output may be read: no traces of all clients.
             print(f"stopped: {type(error).__name__} {error}", flush=True)
             sys.exit(1)
@@ -292,8 +325,9 @@ def main():
                 if server.process.poll() is not None:
                     print(f"{name} ended by itself, with {server.process.returncode}", flush=True)
                 server.stop()
-    if os.path.exists(args.out):
-        print(summary.tables([summary.read(args.out)]))
+    if not rounds:
+        sys.exit(f"nothing was measured within {args.seconds:.0f} s")
+    print(summary.tables([summary.read_figures(args.out)]))
 
 
 if __name__ == "__main__":

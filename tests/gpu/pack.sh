@@ -1,14 +1,25 @@
 #!/usr/bin/env bash
 # On any machine: what a machine with a GPU, but without Rust and a network, needs, into gpu-out/. What goes there at once
 # is limited, so it lies in parts of at most 56 MiB, each in a folder of its own: programs (Forebay, llama-server, their
-# libraries, and the sources of ggml), module (CUDA's backend, if it was compiled already), model-1, model-2...
+# libraries, and the sources of ggml), module (CUDA's backend, if it was compiled already), model-1 and model-2.
 # Usage: pack.sh CHAT_MODEL.gguf
 # (CUDA_MODULE=libggml-cuda.so takes what tests/gpu/compile.sh has made; PEER_SOURCES=FOLDER are llama.cpp's sources,
 # else a source package is fetched)
 set -euo pipefail
+# Relative paths are relative to the caller's folder.
+model=$(realpath --canonicalize-existing "$1")
+[ -z "${CUDA_MODULE:-}" ] || CUDA_MODULE=$(realpath --canonicalize-existing "$CUDA_MODULE")
+if [ -n "${PEER_SOURCES:-}" ]; then
+    PEER_SOURCES=$(realpath --canonicalize-existing "$PEER_SOURCES")
+    # What is fetched never replaces a folder of the caller's.
+    [ -e "$PEER_SOURCES/CMakeLists.txt" ] || { echo "$PEER_SOURCES has no sources of llama.cpp"; exit 1; }
+fi
 cd "$(dirname "$0")/../.."
 out=gpu-out build=target/portable most=$((56 << 20))
-model=$1
+size=$(stat --format=%s "$model")
+part_count=$(((size + most - 1) / most))
+# The second and the third command of run.sh take along one each.
+[ "$part_count" -le 2 ] || { echo "$model has $((size >> 20)) MiB: at most $((2 * most >> 20)) are taken along, in two parts"; exit 1; }
 mkdir -p "$build"
 
 program() {
@@ -31,11 +42,21 @@ sources() {
     same_sources
 }
 
+# llama.cpp's folder in the first of cargo's registries that has it: there may be several.
+registry_sources() {
+    local folder
+    for folder in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/"llama-cpp-sys-2-$1"/llama.cpp; do
+        [ ! -d "$folder" ] || { echo "$folder"; return; }
+    done
+    echo "no registry of cargo's has the sources of llama-cpp-sys-2 $1" >&2
+    return 1
+}
+
 # Or the two could not share libraries. Hexagon's backend is none of ours.
 same_sources() {
     local version own part
     version=$(grep -A1 'name = "llama-cpp-sys-2"' Cargo.lock | sed -n 's/^version = "\(.*\)"/\1/p')
-    own=$(echo "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/"llama-cpp-sys-2-$version"/llama.cpp)
+    own=$(registry_sources "$version")
     for part in ggml include src; do
         diff --recursive --brief --exclude=ggml-hexagon "$own/$part" "$peer/$part" ||
             { echo "llama-cpp-sys-2 $version and the peer have different sources"; exit 1; }
@@ -79,14 +100,12 @@ programs() {
 }
 
 parts() {
-    local number size part at=0
-    size=$(stat --format=%s "$model")
-    number=$(((size + most - 1) / most))
-    split --number="$number" --numeric-suffixes=1 --suffix-length=1 "$model" "$out/model-part-"
+    local part at=0
+    split --number="$part_count" --numeric-suffixes=1 --suffix-length=1 "$model" "$out/model-part-"
     for part in "$out"/model-part-*; do
         at=$((at + 1))
         mkdir "$out/model-$at"
-        mv "$part" "$out/model-$at/$number-$at"
+        mv "$part" "$out/model-$at/$part_count-$at"
     done
 }
 

@@ -23,17 +23,23 @@ pack=gpu-out work=gpu-work backend=${BACKEND:-cuda} shape=${SHAPE:-llama-8b} BUD
 OUT=$(realpath --canonicalize-missing "${OUT:-gpu-work/out}")
 libraries=$work/usr/lib/forebay forebay=${FOREBAY:-$work/usr/bin/forebay} peer=${PEER:-$libraries/llama-server}
 log=$OUT/log.txt
+# The kind of weights of which the breakdown and the costs are measured.
+costs_kind=q4_k_m
 case $shape in
-    llama-8b) load=() costs=(--wide --ctx-size 160000) breakdown=(--streams 64 --prompt-tokens 512 --tokens 128 --rounds 2) ;;
+    llama-8b) load_options=() costs_options=(--wide --ctx-size 160000)
+        breakdown_options=(--streams 64 --prompt-tokens 512 --tokens 128 --rounds 2) ;;
     # Slow devices: little of everything.
-    *) load=(--streams 2 1 4 --prompt 8 --tokens 4 --rounds 2 --vocab "${VOCAB:-128000}") costs=(--depth 0 --ctx-size 4096 --rounds 1)
-        breakdown=(--streams 4 --prompt-tokens 8 --tokens 4 --rounds 1) ;;
+    *) load_options=(--streams 2 1 4 --prompt 8 --tokens 4 --rounds 2 --vocab "${VOCAB:-128000}")
+        costs_options=(--depth 0 --ctx-size 4096 --rounds 1)
+        breakdown_options=(--streams 4 --prompt-tokens 8 --tokens 4 --rounds 1) ;;
 esac
 
 plan() {
     sed -n '/^#   command /,/^#$/s/^# \{0,3\}//p' tests/gpu/run.sh
     du --summarize --human-readable "$pack"/*/ 2>/dev/null || echo "(nothing is packed: tests/gpu/pack.sh)"
 }
+
+steps() { sed -n 's/^# Usage:.* with the steps //p' tests/gpu/run.sh; }
 
 left() { echo $((BUDGET - SECONDS > 1 ? BUDGET - SECONDS : 1)); }
 
@@ -44,27 +50,31 @@ bounded() {
     timeout --kill-after=5 $(($(left) > keep + 1 ? $(left) - keep : 1)) "$@"
 }
 
-# A step that fails, or that there is no time for, leaves the others as they are.
+# Runs step_NAME. A step that fails, or that there is no time for, leaves the others as they are.
 step() {
-    local began=$SECONDS status=0
+    local began=$SECONDS status=0 outcome=""
     if [ "$(left)" -lt 10 ]; then
-        echo "== no time for: $*"
+        echo "== no time for: $1"
         return
     fi
-    echo "== $*"
+    echo "== $1"
     set +e
     (
         set -e
-        "$@"
+        "step_$1"
     )
     status=$?
     set -e
-    echo "== $* $([ $status = 0 ] || echo "FAILED ($status), ")took $((SECONDS - began)) s, $(left) s are left"
-    return 0
+    case $status in
+        0) ;;
+        124) outcome="FAILED (out of time), " ;;
+        *) outcome="FAILED ($status), " ;;
+    esac
+    echo "== $1 ${outcome}took $((SECONDS - began)) s, $(left) s are left"
 }
 
-unpack() {
-    local part
+step_unpack() {
+    local part first
     if [ -d "$pack/programs" ] && [ ! -x "$work/usr/bin/forebay" ]; then
         # xz may be missing there, Python's is not.
         python3 -m tarfile --extract "$pack/programs/programs.tar.xz" "$work"
@@ -73,8 +83,9 @@ unpack() {
     for part in "$pack"/model-*/*; do
         [ ! -f "$part" ] || cp "$part" "$work/parts/"
     done
-    part=$(find "$work/parts" -type f | sort | head -n 1)
-    if [ -n "$part" ] && [ "$(find "$work/parts" -type f | wc -l)" = "$(basename "${part%-*}")" ]; then
+    # A part is named NUMBER OF PARTS-NUMBER.
+    first=$(find "$work/parts" -type f | sort | head -n 1)
+    if [ -n "$first" ] && [ "$(find "$work/parts" -type f | wc -l)" = "$(basename "${first%-*}")" ]; then
         cat "$work"/parts/* >"$work/smollm2.gguf"
     fi
     ls -l "$work"
@@ -99,19 +110,19 @@ has_gpu() {
     grep -qi "^ *${backend}[0-9]" "$work/devices.txt"
 }
 
-backend() {
+step_backend() {
     local module=$libraries/libggml-$backend.so
     if [ "$backend" != cpu ] && ! has_gpu; then
         if [ -d "$pack/module" ]; then
             python3 tests/gpu/pieces.py join "$pack/module" "$module" && has_gpu || echo "the backend that was brought does not work here"
         fi
-        has_gpu || compile "$module"
+        has_gpu || compile_backend "$module"
     fi
     "$forebay" devices
 }
 
 # Of llama.cpp only the backend: all else was brought.
-compile() {
+compile_backend() {
     local settings=(-DGGML_VULKAN=ON)
     [ "$backend" = vulkan ] || settings=(-DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF "-DCMAKE_CUDA_ARCHITECTURES=${ARCHITECTURE:-native}")
     ! command -v ninja >/dev/null || settings+=(-G Ninja)
@@ -127,59 +138,67 @@ compile() {
 }
 
 # Whole, or not there.
-made_up() { [ -f "$work/$1.gguf" ] || python3 tests/models/random_gguf.py "$work/$1.gguf" --shape "$2" --kind "$3"; }
+make_model() { [ -f "$work/$1.gguf" ] || python3 tests/models/random_gguf.py "$work/$1.gguf" --shape "$2" --kind "$3"; }
 
-models() {
-    made_up q4_k_m "$shape" q4_k_m
-    made_up q8_0 "$shape" q8_0
+step_models() {
+    make_model q4_k_m "$shape" q4_k_m
+    make_model q8_0 "$shape" q8_0
 }
 
-check() {
-    local model=$work/smollm2.gguf small=llama-1b tokens=32
-    [ "$shape" = llama-8b ] || small=tiny tokens=4
+step_check() {
+    local model=$work/smollm2.gguf small_shape=llama-1b tokens=32
+    [ "$shape" = llama-8b ] || small_shape=tiny tokens=4
     if [ ! -f "$model" ]; then
         echo "the real model is not whole here: a made-up one"
-        made_up check "$small" q4_k_m
-        model=$work/check.gguf
+        make_model small "$small_shape" q4_k_m
+        model=$work/small.gguf
     fi
     bounded 5 python3 -u tests/gpu/check.py "$forebay" "$model" all "$tokens"
 }
 
-device() {
-    nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | sed 's/, / with driver /' ||
-        "$forebay" devices 2>/dev/null | sed -n "s/:.*//; s/^ *\(${backend}[0-9]\)/\1/Ip" | head -n 1 | grep . || uname -m
+# One line: the first GPU, and how many there are.
+device_name() {
+    local names count
+    names=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | sed 's/, / with driver /' | grep .) ||
+        names=$("$forebay" devices 2>/dev/null | sed -n "s/:.*//; s/^ *\(${backend}[0-9]\)/\1/Ip" | grep .) || names=$(uname -m)
+    count=$(wc -l <<<"$names")
+    echo "$(head -n 1 <<<"$names")$([ "$count" = 1 ] || echo ", the first of $count GPUs")"
 }
 
-measure() {
+step_measure() {
     local kind=${KIND:-q4_k_m} status=0
     # An earlier command's is in figures, and not this one's.
     rm -f "$OUT/$kind.json" "$OUT/$kind.json.md"
     bounded 5 python3 -u tests/gpu/measure.py --forebay "$forebay" --peer "$peer" --model "$work/$kind.gguf" --log "$log" \
-        --title "${kind^^}" --device "$(device)" --out "$OUT/$kind.json" --first-round "$((call * 100))" \
-        --seconds "$(($(left) * ${PERCENT:-100} / 100 - 15))" --gpu-layers "$([ "$backend" = cpu ] && echo 0 || echo all)" "${load[@]}" || status=$?
+        --title "${kind^^}" --device "$(device_name)" --out "$OUT/$kind.json" --first-round "$((call * 100))" \
+        --seconds "$(($(left) * ${PERCENT:-100} / 100 - 15))" --gpu-layers "$([ "$backend" = cpu ] && echo 0 || echo all)" "${load_options[@]}" || status=$?
     [ ! -f "$OUT/$kind.json" ] || { mkdir -p "$work/figures" && cp "$OUT/$kind.json" "$work/figures/$kind-$call.json"; }
     return $status
 }
 
-breakdown() { bounded 5 "$forebay" bench --model "$work/q4_k_m.gguf" "${breakdown[@]}" 2>>"$log"; }
+step_breakdown() { bounded 5 "$forebay" bench --model "$work/$costs_kind.gguf" "${breakdown_options[@]}" 2>>"$log"; }
 
-costs() {
-    bounded 5 "$forebay" bench --model "$work/q4_k_m.gguf" --costs "$OUT/gpu.json" --kv-layout shared "${costs[@]}" \
+step_costs() {
+    bounded 5 "$forebay" bench --model "$work/$costs_kind.gguf" --costs "$OUT/gpu.json" --kv-layout shared "${costs_options[@]}" \
         --seconds "$(($(left) > 180 ? 150 : $(left) * 3 / 4))" 2>>"$log"
     mkdir -p "$work/figures"
     cp "$OUT/gpu.json" "$work/gpu.json"
 }
 
 # Of all figures since the machine was new.
-table() {
-    local more=()
-    [ ! -f "$work/gpu.json" ] || more=(--costs "$work/gpu.json")
-    python3 tests/gpu/summary.py "$work"/figures/*.json "${more[@]}" | tee "$OUT/summary.md"
+step_table() {
+    local costs_arguments=()
+    compgen -G "$work/figures/*.json" >/dev/null || { echo "nothing was measured: no table"; return 1; }
+    # Costs are joined with figures of the same model, and only if there are any.
+    if [ -f "$work/gpu.json" ] && compgen -G "$work/figures/$costs_kind-*.json" >/dev/null; then
+        costs_arguments=(--costs "${costs_kind^^}=$work/gpu.json")
+    fi
+    python3 tests/gpu/summary.py "$work"/figures/*.json "${costs_arguments[@]}" | tee "$OUT/summary.md"
 }
 
 prepare() {
     step unpack
-    models >>"$log" 2>&1 &
+    step_models >>"$log" 2>&1 &
     local making=$!
     step backend
     if [ "$backend" != cpu ] && ! has_gpu; then
@@ -212,11 +231,17 @@ call_3() {
 }
 
 [ "${1:-}" != --plan ] || { plan; exit; }
+case ${1:-1} in
+    [123]) ;;
+    *) for name in "$@"; do
+        declare -F "step_$name" >/dev/null || { echo "no step is called $name; the steps are: $(steps)"; exit 2; }
+    done ;;
+esac
 mkdir -p "$work" "$OUT"
 PATH=$PATH:/usr/local/cuda/bin
 LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$(library_folders)
 export PATH LD_LIBRARY_PATH
 case ${1:-1} in
     [123]) call=${1:-1} && "call_$call" ;;
-    *) for one in "$@"; do step "$one"; done ;;
+    *) for name in "$@"; do step "$name"; done ;;
 esac

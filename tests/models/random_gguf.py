@@ -54,7 +54,8 @@ SHAPES = {
 def blocks(rng, kind, count, deviation):
     """`count` blocks of random weights around zero."""
     _, size = BLOCKS[kind]
-    data = bytearray(rng.randbytes(count * size))
+    # What `randbytes` gives, which Python has from 3.9 on.
+    data = bytearray(rng.getrandbits(8 * count * size).to_bytes(count * size, "little"))
 
     def fill(at, value):
         for index, byte in enumerate(value):
