@@ -8,6 +8,8 @@ import subprocess
 import sys
 import urllib.request
 
+from itertools import zip_longest
+
 from measure import Server
 
 # Of the logarithm of a probability. A CPU rounds what it multiplies quantised weights with to 8 bits.
@@ -40,7 +42,7 @@ def main(forebay, model, layers="all", tokens=64):
     cpu, gpu = (answers(forebay, model, number, int(tokens)) for number in ("0", layers))
     same, bad = 0, []
     for prompt, (tokens, tops), (others, _) in zip(PROMPTS, cpu, gpu):
-        parts = next((at for at, (a, b) in enumerate(zip(tokens, others)) if a != b), None)
+        parts = next((at for at, (a, b) in enumerate(zip_longest(tokens, others)) if a != b), None)
         if parts is None:
             same += 1
             continue

@@ -3,8 +3,8 @@ llama.cpp treats its memory as it treats that of the large ones.
 
 Usage: tiny_gguf.py KIND VOCABULARY.gguf OUT.gguf [VOCABULARY_SIZE]
 
-KIND is `gemma3` (most layers see a sliding window), `mamba` (a recurrent state), `lfm2` (both a
-state and attention) or `qwen3moe` (a mixture of experts). The vocabulary and its chat template come from another GGUF file; up to
+KIND is `gemma3` (most layers see a sliding window), `mamba` (a recurrent state), `lfm2` and `jamba` (layers with
+a state and layers with attention) or `qwen3moe` (a mixture of experts). The vocabulary and its chat template come from another GGUF file; up to
 VOCABULARY_SIZE it is filled with tokens that mean nothing.
 """
 
@@ -17,6 +17,7 @@ DIM, LAYERS, HEADS, KV_HEADS, FF, CONTEXT = 64, 6, 4, 2, 128, 4096
 HEAD = DIM // HEADS
 WINDOW = 96
 EXPERTS, EXPERTS_USED, EXPERT_FF = 8, 2, 256
+INNER, STATE, RANK, KERNEL = 2 * DIM, 8, 8, 4
 random = np.random.default_rng(7)
 
 
@@ -65,29 +66,54 @@ def gemma3(writer):
     return tensors
 
 
+def state_sizes(writer):
+    writer.add_ssm_conv_kernel(KERNEL)
+    writer.add_ssm_inner_size(INNER)
+    writer.add_ssm_state_size(STATE)
+    writer.add_ssm_time_step_rank(RANK)
+
+
+def recurrent(block):
+    return {
+        f"blk.{block}.attn_norm.weight": ones(DIM),
+        f"blk.{block}.ssm_in.weight": weight(2 * INNER, DIM),
+        f"blk.{block}.ssm_conv1d.weight": weight(INNER, KERNEL),
+        f"blk.{block}.ssm_conv1d.bias": 0 * ones(INNER),
+        f"blk.{block}.ssm_x.weight": weight(RANK + 2 * STATE, INNER),
+        f"blk.{block}.ssm_dt.weight": weight(INNER, RANK),
+        # Small steps: the state forgets slowly.
+        f"blk.{block}.ssm_dt.bias": -3 * ones(INNER),
+        f"blk.{block}.ssm_a": -np.tile(np.arange(1, STATE + 1, dtype=np.float32), (INNER, 1)),
+        f"blk.{block}.ssm_d": ones(INNER),
+        f"blk.{block}.ssm_out.weight": weight(DIM, INNER),
+    }
+
+
 def mamba(writer):
-    inner, state, rank, kernel = 2 * DIM, 8, 8, 4
     writer.add_head_count(0)
     writer.add_feed_forward_length(0)
-    writer.add_ssm_conv_kernel(kernel)
-    writer.add_ssm_inner_size(inner)
-    writer.add_ssm_state_size(state)
-    writer.add_ssm_time_step_rank(rank)
+    state_sizes(writer)
     tensors = {"output_norm.weight": ones(DIM)}
     for block in range(LAYERS):
-        tensors |= {
-            f"blk.{block}.attn_norm.weight": ones(DIM),
-            f"blk.{block}.ssm_in.weight": weight(2 * inner, DIM),
-            f"blk.{block}.ssm_conv1d.weight": weight(inner, kernel),
-            f"blk.{block}.ssm_conv1d.bias": 0 * ones(inner),
-            f"blk.{block}.ssm_x.weight": weight(rank + 2 * state, inner),
-            f"blk.{block}.ssm_dt.weight": weight(inner, rank),
-            # Small steps: the state forgets slowly.
-            f"blk.{block}.ssm_dt.bias": -3 * ones(inner),
-            f"blk.{block}.ssm_a": -np.tile(np.arange(1, state + 1, dtype=np.float32), (inner, 1)),
-            f"blk.{block}.ssm_d": ones(inner),
-            f"blk.{block}.ssm_out.weight": weight(DIM, inner),
-        }
+        tensors |= recurrent(block)
+    return tensors
+
+
+def jamba(writer):
+    attends = [block % 3 == 2 for block in range(LAYERS)]
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv([KV_HEADS if yes else 0 for yes in attends])
+    writer.add_feed_forward_length(FF)
+    state_sizes(writer)
+    tensors = {"output_norm.weight": ones(DIM)}
+    for block, yes in enumerate(attends):
+        tensors |= feed_forward(block, ["ffn_norm"])
+        if yes:
+            own = attention(block, ["attn_norm"])
+            tensors |= {name: tensor for name, tensor in own.items() if not name.endswith(("q_norm.weight", "k_norm.weight"))}
+            continue
+        widths = {"dt": RANK, "b": STATE, "c": STATE}
+        tensors |= recurrent(block) | {f"blk.{block}.ssm_{name}_norm.weight": ones(width) for name, width in widths.items()}
     return tensors
 
 
@@ -150,7 +176,8 @@ def main(kind, source, out, size=0):
     writer.add_embedding_length(DIM)
     writer.add_block_count(LAYERS)
     writer.add_layer_norm_rms_eps(1e-6)
-    tensors = {"gemma3": gemma3, "mamba": mamba, "lfm2": lfm2, "qwen3moe": qwen3moe}[kind](writer)
+    kinds = {"gemma3": gemma3, "mamba": mamba, "lfm2": lfm2, "jamba": jamba, "qwen3moe": qwen3moe}
+    tensors = kinds[kind](writer)
     tokens = vocabulary(writer, source, int(size))
     # Likely tokens are clearly ahead, and are not those that came before.
     tensors |= {"token_embd.weight": weight(tokens, DIM, scale=8), "output.weight": weight(tokens, DIM, scale=4)}

@@ -114,6 +114,8 @@ pub struct Plan {
     pub host: u64,
     /// Whether every device has room for its part and the margin.
     pub fits: bool,
+    /// Whether keys and values are known, and not only estimated.
+    pub kv_is_known: bool,
 }
 
 /// What one device holds, in bytes.
@@ -232,7 +234,8 @@ impl Placement<'_> {
             shares[device.unwrap_or(rooms.len() - 1)].add(bytes, kv, number);
         }
         let fits = shares.iter().all(|share| share.is_unused() || share.fits(wish.margin));
-        Plan { gpu_layers, cpu_experts, shares, host, fits }
+        let kv_is_known = running.kv_is_known;
+        Plan { gpu_layers, cpu_experts, shares, host, fits, kv_is_known }
     }
 
     /// Bytes of a layer, as all devices share them.
@@ -254,9 +257,9 @@ impl Plan {
     /// The first device that could not hold its weights, keys and values, as far as they are known, if nobody
     /// else used it. Some drivers find out only when they write to memory that was promised to them, and by then
     /// the machine has none.
-    pub fn too_much(&self, running: &Running) -> Option<&Share> {
+    pub fn too_much(&self) -> Option<&Share> {
         self.shares.iter().find(|share| {
-            let kv = if running.kv_is_known { share.kv } else { 0 };
+            let kv = if self.kv_is_known { share.kv } else { 0 };
             share.room.total > 0 && share.weights.saturating_add(kv) > share.room.total
         })
     }
@@ -303,13 +306,13 @@ impl Plan {
 /// A file that cannot be planned for.
 #[derive(Debug, thiserror::Error)]
 pub enum FitError {
-    /// It cannot be read.
+    /// It cannot be read, and why.
     #[error("{0}")]
     Unreadable(String),
-    /// The settings are for other devices than there are.
+    /// The settings are for other devices or models than these.
     #[error("{0}")]
     Devices(String),
-    /// It is a GGUF file that no model can have.
+    /// It is a GGUF file, but not a whole model that can run.
     #[error("{file} is not a model: {why}")]
     NoModel {
         /// The file.
@@ -402,16 +405,15 @@ pub(crate) mod tests {
         let all = |free: &[u64]| super::plan(&dense(), &running(), &rooms(free), wish);
         let full = |total| Room { name: "G0".to_owned(), free: GIB, total, part: GIB };
         let of = |total| super::plan(&dense(), &running(), &[full(total)], wish);
-        let running = running();
-        assert_eq!(all(&[24 * GIB]).too_much(&running), None);
-        assert_eq!(of(8 * GIB).too_much(&running), None, "others may leave");
-        assert_eq!(of(0).too_much(&running), None, "the driver does not say");
-        assert_eq!(of(5 * GIB).too_much(&running).map(|share| share.layers), Some(32));
-        assert_eq!(all(&[4 * GIB, 24 * GIB]).too_much(&running), None);
-        assert_eq!(all(&[]).too_much(&running), None);
-        let about = Running { kv_is_known: false, ..running };
-        assert_eq!(of(5 * GIB).too_much(&about), None, "the KV cache may be smaller");
-        assert!(of(4 * GIB).too_much(&about).is_some(), "the weights are not");
+        assert_eq!(all(&[24 * GIB]).too_much(), None);
+        assert_eq!(of(8 * GIB).too_much(), None, "others may leave");
+        assert_eq!(of(0).too_much(), None, "the driver does not say");
+        assert_eq!(of(5 * GIB).too_much().map(|share| share.layers), Some(32));
+        assert_eq!(all(&[4 * GIB, 24 * GIB]).too_much(), None);
+        assert_eq!(all(&[]).too_much(), None);
+        let about = |total| Plan { kv_is_known: false, ..of(total) };
+        assert_eq!(about(5 * GIB).too_much(), None, "the KV cache may be smaller");
+        assert!(about(4 * GIB).too_much().is_some(), "the weights are not");
     }
 
     #[test]
@@ -527,7 +529,7 @@ pub(crate) mod tests {
             let total = sum(&all) + sum(&[input, output - tied]);
             prop_assert_eq!(u128::from(weights.total()), total.min(u64::MAX.into()));
             plan.explain(&weights, wish);
-            plan.too_much(&running);
+            plan.too_much();
         }
     }
 }

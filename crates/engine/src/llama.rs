@@ -19,16 +19,16 @@ use llama_cpp_2::{LogOptions, list_llama_ggml_backend_devices, send_logs_to_trac
 
 use crate::fit::{FitError, Room};
 use crate::host::Host;
-use crate::model::{Device, Kind, StepError};
+use crate::model::{Device, Kind, ModelConfig, StepError};
 
 mod embedding;
+mod error_log;
 mod generation;
 mod gpus;
 mod header;
 mod metadata;
 mod place;
 mod running;
-mod said;
 
 use gpus::Gpu;
 use header::{Header, integer_width};
@@ -40,6 +40,12 @@ pub use place::fit;
 const ATTENTION_BLOCK: u32 = 64;
 const DEFAULT_BATCH: u32 = 2048;
 const DEFAULT_UBATCH: u32 = 512;
+
+/// The most tokens of a decode call, and how many of them a device computes at once, for generation.
+fn batch_sizes(config: &ModelConfig) -> (u32, u32) {
+    let batch = config.batch_size.unwrap_or(DEFAULT_BATCH).max(config.parallel + 1);
+    (batch, config.ubatch_size.unwrap_or(DEFAULT_UBATCH).min(batch))
+}
 
 /// Loads a GGUF file on this thread and serves it until the last handle is gone.
 pub(crate) fn run(path: &Path, host: Host) {
@@ -210,7 +216,7 @@ fn backend() -> Option<&'static LlamaBackend> {
     BACKEND
         .get_or_init(|| {
             send_logs_to_tracing(LogOptions::default());
-            note_errors();
+            install_log_hook();
             #[cfg(feature = "dynamic-backends")]
             load_backends();
             LlamaBackend::init().ok()
@@ -225,7 +231,7 @@ struct Log {
 }
 
 /// Has errors noted, beside where the log goes.
-fn note_errors() {
+fn install_log_hook() {
     use llama_cpp_sys_2 as sys;
     let (mut llama, mut ggml) =
         [(); 2].map(|()| Log { callback: None, data: std::ptr::null_mut() }).into();
@@ -235,15 +241,18 @@ fn note_errors() {
     unsafe {
         sys::llama_log_get(&raw mut llama.callback, &raw mut llama.data);
         sys::ggml_log_get(&raw mut ggml.callback, &raw mut ggml.data);
-        // The first sets ggml's as well.
-        sys::llama_log_set(Some(note_error), std::ptr::from_mut(Box::leak(Box::new(llama))).cast());
-        sys::ggml_log_set(Some(note_error), std::ptr::from_mut(Box::leak(Box::new(ggml))).cast());
+        // `llama_log_set` sets ggml's as well.
+        sys::llama_log_set(
+            Some(log_callback),
+            std::ptr::from_mut(Box::leak(Box::new(llama))).cast(),
+        );
+        sys::ggml_log_set(Some(log_callback), std::ptr::from_mut(Box::leak(Box::new(ggml))).cast());
     }
 }
 
 /// Hears from llama.cpp what it logs, and hands it on.
 #[expect(unsafe_code, reason = "llama.cpp hands back a pointer")]
-unsafe extern "C" fn note_error(
+unsafe extern "C" fn log_callback(
     level: llama_cpp_sys_2::ggml_log_level,
     text: *const std::ffi::c_char,
     data: *mut std::ffi::c_void,
@@ -251,7 +260,7 @@ unsafe extern "C" fn note_error(
     // SAFETY: the pointer is the one to a log that is never freed, and texts end with a null.
     let (log, line) = unsafe { (&*data.cast::<Log>(), CStr::from_ptr(text)) };
     if level == llama_cpp_sys_2::GGML_LOG_LEVEL_ERROR {
-        said::note(&line.to_string_lossy());
+        error_log::record(&line.to_string_lossy());
     }
     if let Some(callback) = log.callback {
         // SAFETY: it gets what llama.cpp would have given it.
@@ -342,9 +351,11 @@ impl Header {
             for tensor in 0..sys::gguf_get_n_tensors(gguf) {
                 let name = text(sys::gguf_get_tensor_name(gguf, tensor));
                 let bytes = sys::gguf_get_tensor_size(gguf, tensor) as u64;
-                let start =
-                    sys::gguf_get_data_offset(gguf) + sys::gguf_get_tensor_offset(gguf, tensor);
-                end = (start as u64).saturating_add(bytes).max(end);
+                let (data, start) = (
+                    sys::gguf_get_data_offset(gguf) as u64,
+                    sys::gguf_get_tensor_offset(gguf, tensor) as u64,
+                );
+                end = data.saturating_add(start).saturating_add(bytes).max(end);
                 header.tensors.push((name, bytes));
             }
             for key in 0..sys::gguf_get_n_kv(gguf) {
@@ -385,7 +396,7 @@ struct Loaded<'m> {
     placed: &'m Placed,
 }
 
-/// What can go wrong after loading, with the host to tell it through.
+/// An error after loading comes with the host to report it through.
 type Served = Result<(), Box<(Host, String)>>;
 
 fn new_batch(tokens: u32, sequences: i32) -> LlamaBatch<'static> {

@@ -9,7 +9,8 @@ use llama_cpp_2::token::LlamaToken;
 
 use super::place::{context_params, threads};
 use super::{
-    ATTENTION_BLOCK, DEFAULT_BATCH, Loaded, Movable, Served, llama_id, new_batch, said, step_error,
+    ATTENTION_BLOCK, DEFAULT_BATCH, Loaded, Movable, Served, error_log, llama_id, new_batch,
+    step_error,
 };
 use crate::Token;
 use crate::embed::Contexts;
@@ -64,7 +65,7 @@ pub(super) fn serve(loaded: &Loaded<'_>, vocab: Vocab, host: Host) -> Served {
         None => LlamaPoolingType::Mean,
     };
     let threads = threads(config);
-    let pooler = |threads: u32, tokens: u32| {
+    let pooler = |threads: u32, tokens: u32| -> Result<Pooler<'_>, u32> {
         // llama.cpp aborts where the inputs cannot have equal shares of the tokens.
         let tokens = tokens.next_multiple_of(MAX_EMBEDDING_INPUTS);
         let params = context_params(config, threads)
@@ -75,16 +76,23 @@ pub(super) fn serve(loaded: &Loaded<'_>, vocab: Vocab, host: Host) -> Served {
             .with_kv_unified(true)
             .with_n_batch(tokens)
             .with_n_ubatch(tokens);
-        said::forget();
-        let context = model.new_context(backend, params).ok()?;
-        Some(Pooler { context: Movable(context), batch: new_batch(tokens, 1) })
+        error_log::clear();
+        let context = model.new_context(backend, params).map_err(|_| tokens)?;
+        Ok(Pooler { context: Movable(context), batch: new_batch(tokens, 1) })
     };
-    let narrow = (0..lanes).filter(|_| lanes > 1).map(|_| pooler(threads / lanes, budget));
-    let (Some(wide), Some(narrow)) = (pooler(threads, wide), narrow.collect()) else {
-        let why = format!(
-            "llama.cpp cannot make a context of {wide} tokens, which ctx_size and batch_size decide"
-        );
-        return Err(Box::new((host, placed.explained(&why))));
+    let contexts = || -> Result<(Pooler<'_>, Vec<Pooler<'_>>), u32> {
+        let wide = pooler(threads, wide)?;
+        let narrow = (0..lanes).filter(|_| lanes > 1).map(|_| pooler(threads / lanes, budget));
+        Ok((wide, narrow.collect::<Result<_, _>>()?))
+    };
+    let (wide, narrow) = match contexts() {
+        Ok(contexts) => contexts,
+        Err(tokens) => {
+            let why = format!(
+                "llama.cpp cannot make a context of {tokens} tokens, which ctx_size and batch_size decide"
+            );
+            return Err(Box::new((host, placed.explained(&why))));
+        }
     };
     let mut info = metadata.info(model, Kind::Embedding, MAX_EMBEDDING_INPUTS, slot_tokens);
     if config.pooling.is_some() {

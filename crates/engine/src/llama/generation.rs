@@ -15,8 +15,8 @@ use llama_cpp_2::token::LlamaToken;
 
 use super::place::{context_params, threads};
 use super::{
-    ATTENTION_BLOCK, DEFAULT_BATCH, DEFAULT_UBATCH, Loaded, Served, llama_id, new_batch,
-    restore_bytes, said, saved_bytes, step_error,
+    ATTENTION_BLOCK, Loaded, Served, batch_sizes, error_log, llama_id, new_batch, restore_bytes,
+    saved_bytes, step_error,
 };
 use crate::host::Host;
 use crate::layout::{self, Facts};
@@ -28,7 +28,7 @@ use crate::vocab::Vocab;
 pub(super) fn serve(loaded: &Loaded<'_>, vocab: Vocab, host: Host) -> Served {
     let &Loaded { backend, model, metadata, placed } = loaded;
     let config = &host.config;
-    let batch_tokens = config.batch_size.unwrap_or(DEFAULT_BATCH).max(config.parallel + 1);
+    let (batch_tokens, ubatch_tokens) = batch_sizes(config);
     let recurs = model.is_recurrent() || model.is_hybrid();
     let kv = layout::of(
         config,
@@ -49,11 +49,11 @@ pub(super) fn serve(loaded: &Loaded<'_>, vocab: Vocab, host: Host) -> Served {
         // Of what has left the window nothing is used again.
         .with_swa_full(kv.rewinds)
         .with_n_batch(batch_tokens)
-        .with_n_ubatch(config.ubatch_size.unwrap_or(DEFAULT_UBATCH).min(batch_tokens));
+        .with_n_ubatch(ubatch_tokens);
     let saved = Saved::default();
     let runner = move |slots: u32, cells: u32| -> Result<Runner<'_>, StepError> {
         let params = params.clone().with_n_ctx(NonZeroU32::new(cells)).with_n_seq_max(slots);
-        said::forget();
+        error_log::clear();
         let none = |_| StepError(format!("llama.cpp cannot make a context of {cells} tokens"));
         let context = model.new_context(backend, params).map_err(none)?;
         let streams = if kv.shares { 1 } else { slots };

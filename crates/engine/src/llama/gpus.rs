@@ -76,7 +76,7 @@ pub(super) fn usable(all: Vec<Gpu>) -> Vec<Gpu> {
 ///
 /// # Errors
 /// Why they cannot.
-pub(super) fn can_spread(architecture: &str, config: &ModelConfig) -> Result<(), String> {
+pub(super) fn check_tensor_mode(architecture: &str, config: &ModelConfig) -> Result<(), String> {
     if config.flash_attention == Some(false) {
         return Err("split_mode \"tensor\" needs flash_attention".to_owned());
     }
@@ -217,11 +217,11 @@ mod tests {
             flash_attention,
             ..ModelConfig::new("m", Source::Gguf("m".into()))
         };
-        assert_eq!(can_spread("llama", &config(None)), Ok(()));
-        assert_eq!(can_spread("llama", &config(Some(true))), Ok(()));
-        let off = can_spread("llama", &config(Some(false))).unwrap_err();
+        assert_eq!(check_tensor_mode("llama", &config(None)), Ok(()));
+        assert_eq!(check_tensor_mode("llama", &config(Some(true))), Ok(()));
+        let off = check_tensor_mode("llama", &config(Some(false))).unwrap_err();
         assert_eq!(off, "split_mode \"tensor\" needs flash_attention");
-        let mamba = can_spread("mamba", &config(None)).unwrap_err();
+        let mamba = check_tensor_mode("mamba", &config(None)).unwrap_err();
         assert_eq!(mamba, "llama.cpp has no split_mode \"tensor\" for mamba models");
     }
 

@@ -10,8 +10,8 @@ use llama_cpp_2::model::params::LlamaSplitMode;
 use llama_cpp_2::{LlamaBackendDeviceType, list_llama_ggml_backend_devices};
 
 use super::gpus::{self, Gpu};
-use super::{Header, Load, llama_id, said};
-use crate::fit::{self, FitError, Plan, Room, Running, Share, Wish};
+use super::{Header, Load, error_log, llama_id};
+use crate::fit::{self, FitError, Plan, Room, Share, Wish};
 use crate::host::Host;
 use crate::layout::Arithmetic;
 use crate::model::{KvType, ModelConfig, Split};
@@ -73,9 +73,9 @@ fn made_up((index, &size): (usize, &u64)) -> Gpu {
 /// A model's place.
 pub(super) struct Placed {
     plan: Plan,
-    running: Running,
     /// Their numbers, in ggml's list.
     devices: Vec<usize>,
+    /// Bytes on all devices and in host memory.
     needed: u64,
     explanation: String,
     /// What the model computes for each token.
@@ -110,7 +110,7 @@ impl Placed {
         let no_model = |why| FitError::NoModel { file: path.display().to_string(), why };
         header.check().map_err(no_model)?;
         if config.gpu.split == Split::Tensor && !gpus.is_empty() {
-            gpus::can_spread(&header.architecture, config).map_err(FitError::Devices)?;
+            gpus::check_tensor_mode(&header.architecture, config).map_err(FitError::Devices)?;
         }
         let gpus = gpus::chosen(gpus, &config.gpu).map_err(FitError::Devices)?;
         Ok(Self::on(&header, config, &gpus))
@@ -136,9 +136,10 @@ impl Placed {
             fit::size(kv),
             fit::size(running.compute)
         ));
-        let needed = weights.total().saturating_add(kv).saturating_add(running.compute);
+        let held = plan.shares.iter().map(Share::total);
+        let needed = held.fold(plan.host, u64::saturating_add);
         let (arithmetic, kv_bytes) = (header.arithmetic(), header.kv_bytes(config.kv_type));
-        Self { plan, running, devices, needed, explanation, arithmetic, kv_bytes }
+        Self { plan, devices, needed, explanation, arithmetic, kv_bytes }
     }
 
     /// Whether nothing is computed elsewhere than on the CPU.
@@ -148,18 +149,18 @@ impl Placed {
 
     /// What failed, what llama.cpp says of it, and what is needed and what there is if that may be why.
     pub(super) fn explained(&self, failed: &str) -> String {
-        let said = said::all();
+        let reason = error_log::joined();
         let mut text = failed.to_owned();
-        if !said.is_empty() {
-            text = format!("{text}: {said}");
+        if !reason.is_empty() {
+            text = format!("{text}: {reason}");
         }
-        if said.contains("alloc") || said.contains("memory") || !self.has_room() {
+        if reason.contains("alloc") || reason.contains("memory") || !self.has_room() {
             text = format!("{text}; {}", self.needs());
         }
         text
     }
 
-    /// Whether there was room for all of it, as far as is known.
+    /// Whether GPUs had room for their parts when it was planned, and the host has for its part now.
     fn has_room(&self) -> bool {
         let devices = list_llama_ggml_backend_devices().into_iter();
         let mut host = devices.filter(|device| device.device_type == LlamaBackendDeviceType::Cpu);
@@ -189,7 +190,7 @@ impl Placed {
         host: &Host,
     ) -> Result<LlamaModel, String> {
         let (shown, config) = (path.display(), &host.config);
-        if let Some(Share { room, weights, kv, .. }) = self.plan.too_much(&self.running) {
+        if let Some(Share { room, weights, kv, .. }) = self.plan.too_much() {
             let (name, total) = (&room.name, fit::size(room.total));
             let (weights, kv) = (fit::size(*weights), fit::size(*kv));
             return Err(format!(
@@ -212,7 +213,7 @@ impl Placed {
             on_cpu: experts.as_deref(),
         };
         let progress = |fraction| host.board.set_progress(Progress(fraction));
-        said::forget();
+        error_log::clear();
         let loaded = load.run(backend, path, &progress);
         loaded.ok_or_else(|| self.explained(&format!("llama.cpp cannot load {shown}")))
     }

@@ -2,15 +2,16 @@
 //! sequences, layer by layer, and results between layers. Estimated, from what llama.cpp's `llama_kv_cache`,
 //! `llama_kv_cache_iswa` and `llama_memory_recurrent` allocate.
 
+use super::batch_sizes;
 use super::embedding::Sizes;
 use super::header::{Header, Shape, layer_of, product};
-use super::{DEFAULT_BATCH, DEFAULT_UBATCH};
 use crate::fit::Running;
 use crate::layout::{self, Facts};
 use crate::model::{Kind, KvType, ModelConfig};
 
 /// Where one layer of so many attends to all tokens and the others to a window, if the file has a window and says
-/// no more, by architecture: llama.cpp's calls of `load_swa_pattern`.
+/// no more, by architecture: the best known of llama.cpp's calls of `load_swa_pattern`. Others are planned as if all
+/// their layers attended to all tokens, and what they keep is not known.
 const WINDOW_PERIODS: [(&str, u64); 9] = [
     ("afmoe", 4),
     ("cohere2", 4),
@@ -24,9 +25,11 @@ const WINDOW_PERIODS: [(&str, u64); 9] = [
 ];
 /// Files name a window, but llama.cpp has these models attend to all tokens.
 const IGNORES_WINDOW: [&str; 2] = ["phi3", "phimoe"];
+/// Bytes of a number in states and results.
+const F32: u64 = 4;
 /// To this many cells llama.cpp rounds up what keeps a window.
 const WINDOW_ALIGNMENT: u64 = 256;
-/// Of the smaller buffers.
+/// Bytes added for smaller buffers: inputs, and what llama.cpp reserves beside the widest results.
 const OTHER_RESULTS: u64 = 16 << 20;
 
 /// What a context is made for.
@@ -75,9 +78,9 @@ impl Header {
             kv_bytes: 1,
             arithmetic: self.arithmetic(),
         };
+        // `saves` and `kv_bytes` are for host memory alone.
         let kv = layout::of(config, &facts);
-        let batch = config.batch_size.unwrap_or(DEFAULT_BATCH);
-        let rows = u64::from(config.ubatch_size.unwrap_or(DEFAULT_UBATCH).min(batch));
+        let rows = u64::from(batch_sizes(config).1);
         let (streams, in_one) = if kv.shares { (1, kv.slots) } else { (kv.slots, 1) };
         let cells = u64::from(kv.cells);
         let window = product(&[self.window(), in_one.into()]).saturating_add(rows);
@@ -108,6 +111,7 @@ impl Header {
         // What sees all tokens at once keeps none.
         let kv = if self.is_causal() { self.kept(config.kv_type, size) } else { Vec::new() };
         let attended = self.network_results().saturating_add(wide.into());
+        // Contexts side by side round their sizes.
         Running { kv, kv_is_known: false, compute: results(cells, attended) }
     }
 
@@ -152,7 +156,7 @@ impl Header {
         for (layer, fused) in keeps.iter_mut().zip(fused) {
             layer.tokens |= fused && !layer.state;
         }
-        // Some layers reuse what others keep, and some are for other uses than this one.
+        // The last layers may reuse what others keep, or predict several tokens, which is not done here.
         let number =
             |key: &str| usize::try_from(self.number(key).unwrap_or(0)).unwrap_or(usize::MAX);
         let own = keeps.len().saturating_sub(number("attention.shared_kv_layers"));
@@ -176,7 +180,8 @@ impl Header {
         Some(period == 0 || layer as u64 % period < period - 1)
     }
 
-    /// Whether [`Self::kept`] is what will be allocated, and not only about as much.
+    /// Whether [`Self::kept`] is what will be allocated, and not only about as much: a second cache, of an indexer, and
+    /// other widths in layers with a window are not reckoned.
     fn kv_is_known(&self) -> bool {
         let differs =
             |key: &String| key.contains(".attention.indexer.") || key.ends_with("_length_swa");
@@ -189,7 +194,7 @@ impl Header {
         // Latent attention keeps no values: they are made of what it keeps as keys.
         let is_latent = self.number("attention.key_length_mla").is_some_and(|length| length > 0);
         let head = keys.saturating_add(if is_latent { 0 } else { values });
-        let state = product(&[size.sequences, self.state_numbers(), 4]);
+        let state = product(&[size.sequences, self.state_numbers(), F32]);
         let of_layer = |(layer, keeps): (usize, Keeps)| {
             let cells = match self.attends_to_window(layer) {
                 Some(true) => size.window,
@@ -203,32 +208,49 @@ impl Header {
         self.keeps().into_iter().enumerate().map(of_layer).collect()
     }
 
-    /// Numbers of a sequence's state in a recurrent layer: llama.cpp's `n_embd_r` and `n_embd_s`.
+    /// Numbers of a sequence's state in a recurrent layer: llama.cpp's `n_embd_r` and `n_embd_s`, by the family
+    /// whose keys the file has.
     fn state_numbers(&self) -> u64 {
         let number = |key: &str| self.number(key).unwrap_or(0);
-        let width = Shape::of(self).width;
-        let (head, past) = (number("wkv.head_size"), number("shortconv.l_cache"));
-        if head > 0 {
-            let shifts = self.number("token_shift_count").unwrap_or(2);
-            return product(&[width, head.saturating_add(shifts)]);
-        }
-        if past > 0 {
-            return product(&[width, past - 1]);
-        }
-        let kernel = number("ssm.conv_kernel").saturating_sub(1);
+        let families = [
+            ("wkv.head_size", Self::rwkv_state as fn(&Self) -> u64),
+            ("shortconv.l_cache", Self::short_convolution_state),
+            ("kda.head_dim", Self::delta_attention_state),
+        ];
+        let family = families.into_iter().find(|(key, _)| number(key) > 0);
+        family.map_or_else(|| self.ssm_state(), |(_, state)| state(self))
+    }
+
+    fn rwkv_state(&self) -> u64 {
+        let shifts = self.number("token_shift_count").unwrap_or(2);
+        let head = self.number("wkv.head_size").unwrap_or(0);
+        product(&[Shape::of(self).width, head.saturating_add(shifts)])
+    }
+
+    fn short_convolution_state(&self) -> u64 {
+        let past = self.number("shortconv.l_cache").unwrap_or(0).saturating_sub(1);
+        product(&[Shape::of(self).width, past])
+    }
+
+    fn delta_attention_state(&self) -> u64 {
+        let number = |key: &str| self.number(key).unwrap_or(0);
         let (heads, head) = (number("attention.head_count"), number("kda.head_dim"));
-        if head > 0 {
-            return product(&[heads, head, head.saturating_add(kernel.saturating_mul(3))]);
-        }
+        let past = number("ssm.conv_kernel").saturating_sub(1).saturating_mul(3);
+        product(&[heads, head, head.saturating_add(past)])
+    }
+
+    fn ssm_state(&self) -> u64 {
+        let number = |key: &str| self.number(key).unwrap_or(0);
         let (inner, state) = (number("ssm.inner_size"), number("ssm.state_size"));
+        let past = number("ssm.conv_kernel").saturating_sub(1);
         let groups = product(&[2, number("ssm.group_count"), state]);
-        product(&[kernel, inner.saturating_add(groups)]).saturating_add(product(&[state, inner]))
+        product(&[past, inner.saturating_add(groups)]).saturating_add(product(&[state, inner]))
     }
 }
 
 /// Bytes of results, of so many numbers for each row.
 fn results(rows: u64, numbers: u64) -> u64 {
-    product(&[rows, numbers, 4]).saturating_add(OTHER_RESULTS)
+    product(&[rows, numbers, F32]).saturating_add(OTHER_RESULTS)
 }
 
 #[cfg(test)]

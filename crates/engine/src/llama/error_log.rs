@@ -1,4 +1,5 @@
-//! What llama.cpp says of its errors: it logs them, and returns only that there was one.
+//! The reasons of llama.cpp's errors: it logs them, and returns only that there was one. There is one log in a
+//! process: where models load side by side in one, a reason may be another model's.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -7,31 +8,31 @@ const LINES: usize = 4;
 /// Characters of a line that are kept: it may quote the file.
 const LINE: usize = 200;
 
-/// The first errors since `forget`.
+/// The first errors since `clear`.
 static ERRORS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Notes a line of llama.cpp's log that is an error.
-pub(super) fn note(line: &str) {
+/// Records a line of llama.cpp's log that is an error.
+pub(super) fn record(line: &str) {
     let mut errors = ERRORS.lock().unwrap_or_else(PoisonError::into_inner);
-    let line = clean(line);
+    let line = without_function(line);
     if errors.len() < LINES && !line.is_empty() && !errors.contains(&line) {
         errors.push(line);
     }
 }
 
-/// What comes now is about something else.
-pub(super) fn forget() {
+/// Forgets all errors before an attempt.
+pub(super) fn clear() {
     ERRORS.lock().unwrap_or_else(PoisonError::into_inner).clear();
 }
 
-/// What was said since then; empty if nothing was.
-pub(super) fn all() -> String {
+/// The errors since then, joined; empty if there are none.
+pub(super) fn joined() -> String {
     let errors = ERRORS.lock().unwrap_or_else(PoisonError::into_inner);
     errors.iter().map(String::as_str).collect::<Vec<_>>().join("; ")
 }
 
 /// A line without the name of the function that logged it, and without what a terminal would obey.
-fn clean(line: &str) -> String {
+fn without_function(line: &str) -> String {
     let is_name = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     let text = match line.split_once(": ") {
         Some((function, text)) if is_name(function) && function.contains('_') => text,
@@ -47,22 +48,22 @@ mod tests {
 
     #[test]
     fn lines_are_without_functions_and_controls() {
-        assert_eq!(clean("llama_model_load: error: a file: b\n"), "error: a file: b");
-        assert_eq!(clean("not a name: b"), "not a name: b");
-        assert_eq!(clean("gguf_init: \u{1b}[31mred\n"), "[31mred");
-        assert_eq!(clean(&"ä".repeat(500)).chars().count(), LINE);
+        assert_eq!(without_function("llama_model_load: error: a file: b\n"), "error: a file: b");
+        assert_eq!(without_function("not a name: b"), "not a name: b");
+        assert_eq!(without_function("gguf_init: \u{1b}[31mred\n"), "[31mred");
+        assert_eq!(without_function(&"ä".repeat(500)).chars().count(), LINE);
     }
 
-    /// The only test that notes anything: there is one list.
+    /// The only test that records anything: there is one list.
     #[test]
     fn the_first_lines_stay() {
-        forget();
+        clear();
         for n in [1, 1, 2, 3, 4, 5] {
-            note(&format!("a_b: {n}\n"));
+            record(&format!("a_b: {n}\n"));
         }
-        note("\n");
-        assert_eq!(all(), "1; 2; 3; 4");
-        forget();
-        assert_eq!(all(), "");
+        record("\n");
+        assert_eq!(joined(), "1; 2; 3; 4");
+        clear();
+        assert_eq!(joined(), "");
     }
 }
