@@ -395,6 +395,28 @@ def test_costs_are_what_was_measured_in_time(tmp_path):
     assert out.read_text() == table, "a table with samples is not replaced by one without"
 
 
+@pytest.mark.parametrize("settings", [
+    ["--ctx-size", 700], ["--batch-size", 3, "--kv-layout", "shared"], ["--ctx-size", 9001, "--batch-size", 130],
+])
+def test_costs_are_measured_as_far_as_they_fit(tmp_path, settings):
+    model, out = tmp_path / "tiny.gguf", tmp_path / "costs.json"
+    run("../models/random_gguf.py", model, "--shape", "tiny")
+    forebay("bench", "--model", model, "--costs", out, "--rounds", 1, "--depth", 512, "--seconds", 3, *settings)
+    assert json.loads(out.read_text())["samples"]
+
+
+def test_costs_of_a_recurrent_model_are_those_of_empty_slots(tmp_path):
+    tiny, out = tmp_path / "tiny.gguf", tmp_path / "costs.json"
+    run("../models/tiny_gguf.py", "mamba", required("TEST_CHAT_MODEL"), tiny)
+    forebay("bench", "--model", tiny, "--costs", out, "--rounds", 1, "--depth", 512, "--seconds", 3)
+    assert {sample["depth"] for sample in json.loads(out.read_text())["samples"]} == {0}
+
+
+@pytest.mark.parametrize("wrong", [["--streams", 0], ["--batch-size", 3_000_000_000], ["--threads", 5000], ["--seconds", 1]])
+def test_numbers_for_measuring_are_checked(tmp_path, wrong):
+    forebay("bench", "--model", tmp_path / "none.gguf", *wrong, code=64)
+
+
 def test_pieces_are_put_together_or_refused(tmp_path):
     whole, folder = tmp_path / "module.so", tmp_path / "pieces"
     whole.write_bytes(os.urandom(16 << 20))

@@ -55,7 +55,9 @@ def test_gpus_get_the_parts_that_they_are_given(models):
     wrong = forebay("check-config", "--model", models["chat"], "--tensor-split", "1,0.0000001", code=64)
     assert "0.0000001 is less than 0.000001; 0 leaves a GPU out" in wrong
     off = ["--split-mode", "tensor", "--flash-attention", "off"]
-    assert 'split_mode "tensor" needs flash_attention' in forebay("fit", "--model", models["chat"], *two, *off, code=1)
+    for settings, why in [(off, 'split_mode: "tensor" needs flash_attention'),
+                          (["--kv-type", "q8_0", *off[2:]], "kv_type: quantised types need flash_attention")]:
+        assert why in forebay("check-config", "--model", models["chat"], *settings, code=64)
     wrong = forebay("fit", "--model", models["chat"], *two, "--split-mode", "none", "--main-gpu", "2", code=1)
     assert "main_gpu is 2, but the GPUs are 0 to 1: GPU0, GPU1" in wrong
 
@@ -144,6 +146,16 @@ def test_what_is_wrong_is_said(models, tmp_path):
     # Far more memory than there is, and no crash.
     said = forebay("serve", "--port", 0, "--cache-dir", "", "--model", models["chat"], "--ctx-size", 16_000_000, code=1)
     assert re.search(r"it needs about \d+\.\d+ GiB and CPU has \d+\.\d+ GiB free", said), said
+
+
+@pytest.mark.parametrize("layout", ["shared", "split"])
+def test_batches_may_be_smaller_than_there_are_slots(start, models, layout):
+    """llama.cpp aborts where a batch has no room for an output of each sequence."""
+    server = start(models["chat"], batch_size=1, kv_layout=layout, parallel=3)
+    client = openai.OpenAI(base_url=server.url + "/v1", api_key="x", max_retries=0)
+    message = [{"role": "user", "content": "Count to five."}]
+    answer = client.chat.completions.create(model="m", messages=message, max_tokens=4)
+    assert answer.usage.completion_tokens == 4
 
 
 @pytest.mark.parametrize("layout", ["shared", "split"])

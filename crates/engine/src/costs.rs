@@ -102,12 +102,14 @@ impl CostPlan {
 }
 
 impl Measure {
-    /// Measures and replies.
-    pub(crate) fn run(self, model: impl Model, capacity: &Capacity) {
+    /// Measures and replies; the model's vocabulary has so many tokens.
+    pub(crate) fn run(self, model: impl Model, capacity: &Capacity, vocab: usize) {
         let (shared, block) = (capacity.kv.shares, capacity.block);
         let table = CostTable { shared, block, ..CostTable::default() };
         let started = Instant::now();
-        let mut bench = Bench { model, table, plan: &self.plan, capacity, depth: 0, started };
+        let vocab = u32::try_from(vocab).unwrap_or(u32::MAX).max(1);
+        let mut bench =
+            Bench { model, table, plan: &self.plan, capacity, vocab, depth: 0, started };
         let measured = bench.measure().map(|()| bench.table);
         // Nobody may wait any more.
         drop(self.reply.send(measured));
@@ -127,7 +129,9 @@ struct Bench<'p, M> {
     table: CostTable,
     plan: &'p CostPlan,
     capacity: &'p Capacity,
-    /// Tokens that each slot in use holds.
+    /// Tokens of the vocabulary.
+    vocab: u32,
+    /// Tokens that each slot in use is to hold.
     depth: u32,
     started: Instant,
 }
@@ -137,7 +141,9 @@ impl<M: Model> Bench<'_, M> {
         let plan = self.plan;
         for &depth in &plan.depths {
             self.depth = depth;
-            if !self.fits(0, 1) || self.is_over() {
+            // What cannot be cut back to this depth cannot be measured there again.
+            let cuts_back = depth == 0 || self.capacity.kv.rewinds;
+            if !cuts_back || !self.fits(0, 1) || self.is_over() {
                 break;
             }
             self.fill()?;
@@ -205,7 +211,7 @@ impl<M: Model> Bench<'_, M> {
         let most = FILL.min(self.capacity.batch_tokens).max(1);
         for start in (0..depth).step_by(most as usize) {
             let end = depth.min(start + most);
-            let rows: Vec<Row> = (start..end).map(|pos| row(PROMPT, pos, end)).collect();
+            let rows: Vec<Row> = (start..end).map(|pos| self.row(PROMPT, pos, end)).collect();
             self.model.step(&rows, &[rows.len()])?;
         }
         if depth > 0 {
@@ -228,7 +234,7 @@ impl<M: Model> Bench<'_, M> {
             return Ok(None);
         }
         let end = self.depth + chunk;
-        let mut all: Vec<Row> = (self.depth..end).map(|pos| row(PROMPT, pos, end)).collect();
+        let mut all: Vec<Row> = (self.depth..end).map(|pos| self.row(PROMPT, pos, end)).collect();
         all.extend(self.decode_rows(rows));
         let ms = self.time(&all)?;
         self.table.samples.push(CostSample { rows, chunk, depth: self.depth, ms });
@@ -237,22 +243,34 @@ impl<M: Model> Bench<'_, M> {
 
     /// Times a call of rows with the logits of one row alone; with those of all it took `with`.
     fn logits(&mut self, rows: u32, with: f64) -> Result<(), StepError> {
-        let mut all: Vec<Row> = self.decode_rows(rows).collect();
+        let mut all = self.decode_rows(rows);
         all.iter_mut().skip(1).for_each(|row| row.logits = false);
         let ms = with - self.time(&all)?;
         self.table.logits.push(LogitsCost { rows, ms });
         Ok(())
     }
 
-    fn decode_rows(&self, rows: u32) -> impl Iterator<Item = Row> + use<M> {
-        let depth = self.depth;
-        (1..=rows).map(move |slot| row(slot, depth, depth + 1))
+    fn decode_rows(&self, rows: u32) -> Vec<Row> {
+        (1..=rows).map(|slot| self.row(slot, self.depth, self.depth + 1)).collect()
+    }
+
+    /// A row with a token that depends on its place; the last one of its slot has logits.
+    fn row(&self, slot: u32, pos: u32, end: u32) -> Row {
+        Row {
+            token: (100 + (slot * 31 + pos * 7) % 1000) % self.vocab,
+            pos,
+            slot,
+            logits: pos + 1 == end,
+        }
     }
 
     /// The median time of a call, in milliseconds; the slots are then as they were.
     fn time(&mut self, rows: &[Row]) -> Result<f64, StepError> {
-        let mut times = Vec::with_capacity(self.plan.repeats);
+        let mut times = Vec::new();
         for _ in 0..self.plan.repeats.max(1) {
+            if !times.is_empty() && self.is_over() {
+                break;
+            }
             times.push(self.model.step(rows, &[rows.len()])?.iter().sum::<Duration>());
             let mut used: Vec<u32> = rows.iter().map(|row| row.slot).collect();
             used.dedup();
@@ -263,9 +281,4 @@ impl<M: Model> Bench<'_, M> {
         times.sort_unstable();
         Ok(times[times.len() / 2].as_secs_f64() * 1e3)
     }
-}
-
-/// A row with a token that depends on its place; the last one of its slot has logits.
-fn row(slot: u32, pos: u32, end: u32) -> Row {
-    Row { token: 100 + (slot * 31 + pos * 7) % 1000, pos, slot, logits: pos + 1 == end }
 }

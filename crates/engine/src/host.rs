@@ -141,7 +141,7 @@ impl Host {
         model: impl Model,
     ) {
         if let Some(measure) = self.measure {
-            return measure.run(model, &limits);
+            return measure.run(model, &limits, vocab.len());
         }
         let capacity = self.config.queue + info.slots as usize;
         let token_capacity = self.config.queue_tokens.unwrap_or(limits.kv.cells as usize * 16);

@@ -27,28 +27,28 @@ pub(crate) struct BenchArgs {
     #[arg(short, long, value_name = "FILE")]
     model: PathBuf,
     /// Answers generated (or texts embedded) at the same time.
-    #[arg(long, value_name = "N", default_value_t = 16)]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = range(1..=256))]
     streams: u32,
     /// Tokens of each prompt or text.
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = range(1..=1 << 24))]
     prompt_tokens: u32,
     /// Tokens of each answer.
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = range(1..=1 << 24))]
     tokens: u32,
     /// Sampling temperature; 0 takes the likeliest token.
     #[arg(long, value_name = "T", default_value_t = 0.7)]
     temperature: f32,
     /// Rounds; the median counts.
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = range(1..=1000))]
     rounds: u32,
     /// KV cache over all slots, in tokens.
-    #[arg(short = 'c', long, value_name = "TOKENS")]
+    #[arg(short = 'c', long, value_name = "TOKENS", value_parser = range(1..=1 << 24))]
     ctx_size: Option<u32>,
     /// Tokens of one step (of one pass, for embeddings).
-    #[arg(short, long, value_name = "TOKENS")]
+    #[arg(short, long, value_name = "TOKENS", value_parser = range(1..=1 << 16))]
     batch_size: Option<u32>,
     /// CPU threads.
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = range(1..=4096))]
     threads: Option<u32>,
     /// Layers to put on GPUs: a number, "all", or "auto" for as many as fit.
     #[arg(long, value_name = "N", default_value_t, allow_negative_numbers = true)]
@@ -60,7 +60,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "FILE")]
     costs: Option<PathBuf>,
     /// With --costs: the most tokens that sequences have before.
-    #[arg(long, value_name = "TOKENS", default_value_t = 8000, requires = "costs")]
+    #[arg(long, value_name = "TOKENS", default_value_t = 8000, requires = "costs", value_parser = range(0..=1 << 24))]
     depth: u32,
     /// With --costs: up to 128 rows and chunks of 2048 tokens, for a GPU.
     #[arg(long, requires = "costs")]
@@ -68,6 +68,11 @@ pub(crate) struct BenchArgs {
     /// With --costs: seconds after which the file is written with what was measured by then.
     #[arg(long, value_name = "SECONDS", requires = "costs")]
     seconds: Option<u64>,
+}
+
+/// Numbers as the configuration bounds them.
+fn range(bounds: std::ops::RangeInclusive<i64>) -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(bounds)
 }
 
 /// One round's figures.

@@ -448,6 +448,14 @@ impl ModelSettings {
         }
         layers.take(&key("kv_type"), &mut self.kv_type);
         layers.take(&key("flash_attention"), &mut self.flash_attention);
+        if self.flash_attention == Switch::Off {
+            if self.split_mode == SplitSetting::Tensor {
+                layers.error(key("split_mode: \"tensor\" needs flash_attention"));
+            }
+            if self.kv_type.is_quantised() {
+                layers.error(key("kv_type: quantised types need flash_attention"));
+            }
+        }
         layers.take(&key("mmap"), &mut self.mmap);
         layers.take(&key("speculate"), &mut self.speculate);
         layers.take_in(&key("queue"), &mut self.queue, 0, 100_000);

@@ -21,7 +21,7 @@ use crate::vocab::Vocab;
 /// Context of one embedding input when nobody says otherwise: it costs no KV cache.
 const DEFAULT_EMBEDDING_TOKENS: u32 = 8192;
 /// Inputs of one embedding pass.
-const MAX_EMBEDDING_INPUTS: u32 = 64;
+pub(super) const MAX_EMBEDDING_INPUTS: u32 = 64;
 /// Tokens of one embedding pass: attention is computed over all of them, so more of them cost
 /// more each, and fewer leave the matrix products too thin. See docs/performance.md.
 const DEFAULT_EMBEDDING_BATCH: u32 = 128;

@@ -48,11 +48,15 @@ pub(super) fn serve(loaded: &Loaded<'_>, vocab: Vocab, host: Host) -> Served {
         .with_kv_unified(kv.shares)
         // Of what has left the window nothing is used again.
         .with_swa_full(kv.rewinds)
-        .with_n_batch(batch_tokens)
         .with_n_ubatch(ubatch_tokens);
     let saved = Saved::default();
     let runner = move |slots: u32, cells: u32| -> Result<Runner<'_>, StepError> {
-        let params = params.clone().with_n_ctx(NonZeroU32::new(cells)).with_n_seq_max(slots);
+        let params = params
+            .clone()
+            .with_n_ctx(NonZeroU32::new(cells))
+            .with_n_seq_max(slots)
+            // llama.cpp has room for an output of each sequence, and aborts where a batch has none.
+            .with_n_batch(batch_tokens.max(slots));
         error_log::clear();
         let none = |_| StepError(format!("llama.cpp cannot make a context of {cells} tokens"));
         let context = model.new_context(backend, params).map_err(none)?;

@@ -10,8 +10,8 @@ use crate::fit::{Layer, Weights};
 use crate::layout::Arithmetic;
 use crate::model::Kind;
 
-/// The most layers that are believed of a file.
-pub(super) const MOST_LAYERS: usize = 4096;
+/// The most layers that llama.cpp takes: `LLAMA_MAX_LAYERS`.
+pub(super) const MOST_LAYERS: usize = 512;
 /// The most heads, and the widest ones, that are believed of a file whose model is not wider itself.
 const MOST_OF_HEADS: u64 = 1 << 20;
 
@@ -51,6 +51,19 @@ const INPUT: [&str; 4] = [
     "position_embd.weight",
     "token_types.weight",
     "per_layer_token_embd.weight",
+];
+
+/// Architectures without an output matrix.
+const ENCODERS: [&str; 9] = [
+    "bert",
+    "jina-bert-v2",
+    "jina-bert-v3",
+    "nomic-bert",
+    "nomic-bert-moe",
+    "neo-bert",
+    "eurobert",
+    "modern-bert",
+    "clef",
 ];
 
 /// The layer of a tensor, by its name, and what the tensor is there. A model with an encoder and a decoder has a
@@ -173,11 +186,11 @@ impl Header {
             return Err("it has no weights".to_owned());
         }
         let number = |key: &str| self.number(key).unwrap_or(0);
-        // llama.cpp wants these of every architecture, and reads 32 bits.
+        // llama.cpp wants these of every architecture, and computes with 32 bits and a sign.
         for key in ["block_count", "embedding_length", "context_length"] {
             match number(key) {
                 0 => return Err(format!("its header says that {key} is 0, or does not say it")),
-                value if value > u32::MAX.into() => {
+                value if value > i32::MAX.unsigned_abs().into() => {
                     return Err(format!("its header says that {key} is {value}"));
                 }
                 _ => {}
@@ -199,7 +212,7 @@ impl Header {
                 number("attention.head_count")
             ));
         }
-        Ok(())
+        self.check_window()
     }
 
     /// The sizes of a file's parts.
@@ -221,8 +234,13 @@ impl Header {
                 None => add(&mut weights.output, *bytes),
             }
         }
-        // Embeddings that are the output matrix too are there twice. Encoders have no such matrix, but for one.
-        let has_output = self.is_causal() || self.architecture == "gemma-embedding";
+        // Layers that predict several tokens are not loaded.
+        let predicts =
+            usize::try_from(self.number("nextn_predict_layers").unwrap_or(0)).unwrap_or(usize::MAX);
+        let loaded = weights.layers.len().saturating_sub(predicts);
+        weights.layers[loaded..].fill(Layer::default());
+        // Embeddings that are the output matrix too are there twice. Encoders have no such matrix.
+        let has_output = !ENCODERS.contains(&self.architecture.as_str());
         if has_output && !self.tensors.iter().any(|(name, _)| name == "output.weight") {
             let tied = self.tensors.iter().find(|(name, _)| name == INPUT[0]);
             weights.tied = tied.map_or(0, |&(_, bytes)| bytes);
@@ -262,7 +280,7 @@ impl Shape {
             heads,
             kv_heads: header.number("attention.head_count_kv").unwrap_or(heads),
             keys,
-            values: header.number("attention.value_length").unwrap_or(keys),
+            values: header.number("attention.value_length").unwrap_or(width / heads),
         }
     }
 }

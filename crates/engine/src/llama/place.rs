@@ -17,6 +17,16 @@ use crate::layout::Arithmetic;
 use crate::model::{KvType, ModelConfig, Split};
 use crate::status::Progress;
 
+/// What llama.cpp and its backends say where an allocation failed.
+const OUT_OF_MEMORY: [&str; 6] = [
+    "failed to allocate",
+    "unable to allocate",
+    "cannot allocate",
+    "insufficient memory",
+    "out of memory",
+    "OutOfDeviceMemory",
+];
+
 /// The CPU threads that a model may use.
 pub(super) fn threads(config: &ModelConfig) -> u32 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -73,6 +83,8 @@ fn made_up((index, &size): (usize, &u64)) -> Gpu {
 /// A model's place.
 pub(super) struct Placed {
     plan: Plan,
+    /// Bytes in host memory, results included where the CPU computes all of it.
+    host: u64,
     /// Their numbers, in ggml's list.
     devices: Vec<usize>,
     /// Bytes on all devices and in host memory.
@@ -137,9 +149,11 @@ impl Placed {
             fit::size(running.compute)
         ));
         let held = plan.shares.iter().map(Share::total);
-        let needed = held.fold(plan.host, u64::saturating_add);
+        let on_host = if plan.gpu_layers == 0 { running.compute } else { 0 };
+        let host = plan.host.saturating_add(on_host);
+        let needed = held.fold(host, u64::saturating_add);
         let (arithmetic, kv_bytes) = (header.arithmetic(), header.kv_bytes(config.kv_type));
-        Self { plan, devices, needed, explanation, arithmetic, kv_bytes }
+        Self { plan, host, devices, needed, explanation, arithmetic, kv_bytes }
     }
 
     /// Whether nothing is computed elsewhere than on the CPU.
@@ -154,7 +168,7 @@ impl Placed {
         if !reason.is_empty() {
             text = format!("{text}: {reason}");
         }
-        if reason.contains("alloc") || reason.contains("memory") || !self.has_room() {
+        if OUT_OF_MEMORY.iter().any(|phrase| reason.contains(phrase)) || !self.has_room() {
             text = format!("{text}; {}", self.needs());
         }
         text
@@ -166,7 +180,7 @@ impl Placed {
         let mut host = devices.filter(|device| device.device_type == LlamaBackendDeviceType::Cpu);
         let free = host.next().map_or(u64::MAX, |device| device.memory_free as u64);
         let on_gpus = self.plan.shares.iter().all(|share| share.total() <= share.room.free);
-        (on_gpus || self.on_cpu()) && self.plan.host <= free
+        (on_gpus || self.on_cpu()) && self.host <= free
     }
 
     /// What it needs and what there is, for an error.

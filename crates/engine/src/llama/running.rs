@@ -3,16 +3,16 @@
 //! `llama_kv_cache_iswa` and `llama_memory_recurrent` allocate.
 
 use super::batch_sizes;
-use super::embedding::Sizes;
-use super::header::{Header, Shape, layer_of, product};
+use super::embedding::{MAX_EMBEDDING_INPUTS, Sizes};
+use super::header::{Header, MOST_LAYERS, Shape, layer_of, product};
 use crate::fit::Running;
 use crate::layout::{self, Facts};
 use crate::model::{Kind, KvType, ModelConfig};
 
-/// Where one layer of so many attends to all tokens and the others to a window, if the file has a window and says
-/// no more, by architecture: the best known of llama.cpp's calls of `load_swa_pattern`. Others are planned as if all
-/// their layers attended to all tokens, and what they keep is not known.
-const WINDOW_PERIODS: [(&str, u64); 9] = [
+/// Architectures in which most layers attend to a window, if the file has one: how many layers there are for each that
+/// attends to all tokens, unless the file says more; 0 if it has to say for each layer. Of llama.cpp's models the best
+/// known ones. Others are planned as if all their layers attended to all tokens.
+const WINDOWED: [(&str, u64); 16] = [
     ("afmoe", 4),
     ("cohere2", 4),
     ("exaone-moe", 4),
@@ -20,11 +20,38 @@ const WINDOW_PERIODS: [(&str, u64); 9] = [
     ("gemma2", 2),
     ("gemma3", 6),
     ("gemma3n", 5),
+    ("gemma4", 0),
     ("gpt-oss", 2),
+    ("granite_swa", 0),
+    ("maple", 0),
+    ("mimo2", 0),
     ("olmo2", 4),
+    ("plamo3", 8),
+    ("spark2_5", 0),
+    ("step35", 0),
 ];
-/// Files name a window, but llama.cpp has these models attend to all tokens.
-const IGNORES_WINDOW: [&str; 2] = ["phi3", "phimoe"];
+/// Of this architecture only models with so many layers have a window.
+const EXAONE4_WITH_WINDOW: u64 = 64;
+/// Architectures whose last layers reuse keys and values of others, if the file says how many.
+const REUSE: [&str; 2] = ["gemma3n", "gemma4"];
+/// Architectures without a context's memory: `create_memory` has none for them.
+const KEEP_NOTHING: [&str; 15] = [
+    "bert",
+    "jina-bert-v2",
+    "jina-bert-v3",
+    "nomic-bert",
+    "nomic-bert-moe",
+    "neo-bert",
+    "eurobert",
+    "wavtokenizer-dec",
+    "modern-bert",
+    "gemma-embedding",
+    "dream",
+    "llada",
+    "llada-moe",
+    "rnd1",
+    "clef",
+];
 /// Bytes of a number in states and results.
 const F32: u64 = 4;
 /// To this many cells llama.cpp rounds up what keeps a window.
@@ -107,9 +134,10 @@ impl Header {
         let Sizes { wide, lanes, budget, .. } = Sizes::of(config, self.context_length(), on_cpu);
         let narrow = if lanes > 1 { u64::from(lanes) * u64::from(budget) } else { 0 };
         let cells = u64::from(wide).saturating_add(narrow);
-        let size = ContextSize { cells, window: cells, sequences: 0 };
-        // What sees all tokens at once keeps none.
-        let kv = if self.is_causal() { self.kept(config.kv_type, size) } else { Vec::new() };
+        let contexts = if lanes > 1 { 1 + u64::from(lanes) } else { 1 };
+        let sequences = contexts * u64::from(MAX_EMBEDDING_INPUTS);
+        let size = ContextSize { cells, window: cells, sequences };
+        let kv = self.kept(config.kv_type, size);
         let attended = self.network_results().saturating_add(wide.into());
         // Contexts side by side round their sizes.
         Running { kv, kv_is_known: false, compute: results(cells, attended) }
@@ -140,6 +168,9 @@ impl Header {
 
     /// What each layer keeps.
     fn keeps(&self) -> Vec<Keeps> {
+        if KEEP_NOTHING.contains(&self.architecture.as_str()) {
+            return Vec::new();
+        }
         let mut fused = Vec::new();
         let mut keeps: Vec<Keeps> = Vec::new();
         for (layer, part) in self.tensors.iter().filter_map(|(name, _)| layer_of(name)) {
@@ -153,39 +184,74 @@ impl Header {
             fused[layer] |= starts(&["attn_qkv."]);
         }
         // A recurrent layer may have a matrix of that name as well.
-        for (layer, fused) in keeps.iter_mut().zip(fused) {
+        for (index, (layer, fused)) in keeps.iter_mut().zip(fused).enumerate() {
+            layer.state |= fused && self.recurs_by_number(index);
             layer.tokens |= fused && !layer.state;
         }
+        let reuses = REUSE.contains(&self.architecture.as_str());
         // The last layers may reuse what others keep, or predict several tokens, which is not done here.
         let number =
             |key: &str| usize::try_from(self.number(key).unwrap_or(0)).unwrap_or(usize::MAX);
-        let own = keeps.len().saturating_sub(number("attention.shared_kv_layers"));
+        let reused = if reuses { number("attention.shared_kv_layers") } else { 0 };
+        let own = keeps.len().saturating_sub(reused);
         let own = own.min(keeps.len().saturating_sub(number("nextn_predict_layers")));
         keeps[own..].fill(Keeps::default());
         keeps
     }
 
-    /// Whether a layer attends to a window; `None` if nothing says how layers differ.
+    /// Whether a layer attends to a window; `None` if that is not known.
     fn attends_to_window(&self, layer: usize) -> Option<bool> {
-        let name = self.architecture.as_str();
-        if self.window() == 0 || IGNORES_WINDOW.contains(&name) {
+        let Some((name, usual)) = WINDOWED.iter().find(|(name, _)| *name == self.architecture)
+        else {
+            return (self.window() == 0).then_some(false);
+        };
+        let layers = self.number("block_count").unwrap_or(0);
+        if self.window() == 0 || (*name == "exaone4" && layers != EXAONE4_WITH_WINDOW) {
             return Some(false);
         }
         let pattern = "attention.sliding_window_pattern";
         if self.arrays.contains_key(&format!("{name}.{pattern}")) {
             return Some(self.of_layer(pattern, layer).is_some_and(|windowed| windowed > 0));
         }
-        let usual = WINDOW_PERIODS.iter().find(|(known, _)| *known == name);
-        let period = usual.map(|&(_, usual)| self.number(pattern).unwrap_or(usual))?;
+        let period = Some(*usual).filter(|usual| *usual > 0)?;
+        let period = self.number(pattern).unwrap_or(period);
         Some(period == 0 || layer as u64 % period < period - 1)
     }
 
-    /// Whether [`Self::kept`] is what will be allocated, and not only about as much: a second cache, of an indexer, and
-    /// other widths in layers with a window are not reckoned.
+    /// Checks that some layer attends to a window if the model has one: else llama.cpp aborts.
+    ///
+    /// # Errors
+    /// Why it does not run.
+    pub(super) fn check_window(&self) -> Result<(), String> {
+        let is_known = WINDOWED.iter().any(|(name, _)| *name == self.architecture);
+        let layers = usize::try_from(self.number("block_count").unwrap_or(0)).unwrap_or(0);
+        let all = |layer| self.attends_to_window(layer) == Some(false);
+        let ignored = self.architecture == "exaone4";
+        if is_known && !ignored && self.window() > 0 && (0..layers.min(MOST_LAYERS)).all(all) {
+            return Err("its header has a window that no layer attends to".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Whether [`Self::kept`] is what will be allocated, and not only about as much: a second cache, of an indexer,
+    /// other widths in layers with a window, and layers that predict several tokens are not reckoned.
     fn kv_is_known(&self) -> bool {
         let differs =
             |key: &String| key.contains(".attention.indexer.") || key.ends_with("_length_swa");
-        self.attends_to_window(0).is_some() && !self.numbers.keys().any(differs)
+        let predicts = self.number("nextn_predict_layers").is_some_and(|layers| layers > 0);
+        self.attends_to_window(0).is_some() && !predicts && !self.numbers.keys().any(differs)
+    }
+
+    /// Whether a layer is recurrent, if the file says so otherwise than by tensors.
+    fn recurs_by_number(&self, layer: usize) -> bool {
+        let listed =
+            self.arrays.contains_key(&format!("{}.attention.recurrent_layers", self.architecture));
+        let interval =
+            self.number("full_attention_interval").filter(|&interval| interval > 0 && !listed);
+        match interval {
+            Some(interval) => !(layer as u64 + 1).is_multiple_of(interval),
+            None => listed && self.of_layer("attention.recurrent_layers", layer) == Some(1),
+        }
     }
 
     /// Bytes that a context of this size keeps of each layer.
@@ -217,6 +283,9 @@ impl Header {
             ("shortconv.l_cache", Self::short_convolution_state),
             ("kda.head_dim", Self::delta_attention_state),
         ];
+        if self.architecture == "minimax-01" {
+            return self.linear_attention_state();
+        }
         let family = families.into_iter().find(|(key, _)| number(key) > 0);
         family.map_or_else(|| self.ssm_state(), |(_, state)| state(self))
     }
@@ -237,6 +306,11 @@ impl Header {
         let (heads, head) = (number("attention.head_count"), number("kda.head_dim"));
         let past = number("ssm.conv_kernel").saturating_sub(1).saturating_mul(3);
         product(&[heads, head, head.saturating_add(past)])
+    }
+
+    fn linear_attention_state(&self) -> u64 {
+        let Shape { heads, keys, .. } = Shape::of(self);
+        product(&[heads, keys, keys])
     }
 
     fn ssm_state(&self) -> u64 {

@@ -168,6 +168,13 @@ pub enum KvTypeSetting {
     Q4_0,
 }
 
+impl KvTypeSetting {
+    /// Whether numbers are stored in blocks of a few bits each.
+    pub fn is_quantised(self) -> bool {
+        !matches!(self, Self::F32 | Self::F16 | Self::Bf16)
+    }
+}
+
 impl From<KvTypeSetting> for KvType {
     fn from(setting: KvTypeSetting) -> Self {
         match setting {

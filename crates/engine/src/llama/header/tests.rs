@@ -106,6 +106,9 @@ fn what_goes_where_is_seen_from_names() {
     assert_eq!(weights.tied, 10);
     let weights = with("gemma3n", 1, &["token_embd", "per_layer_token_embd", "output"]);
     assert_eq!((weights.input, weights.output, weights.tied), (20, 10, 0));
+    let mut predicts = qwen3();
+    predicts.numbers.insert("a.nextn_predict_layers".to_owned(), 1);
+    assert_eq!(predicts.weights().layers.last(), Some(&Layer::default()), "it is not loaded");
     let weights = with("t5", 1, &["token_embd", "enc.blk.0.attn_k", "dec.blk.1.attn_k", "output"]);
     assert_eq!(weights.layers.iter().map(|layer| layer.all).collect::<Vec<_>>(), [10, 10]);
 }

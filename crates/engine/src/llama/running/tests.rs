@@ -93,6 +93,10 @@ fn a_hybrid_keeps_both() {
     // A matrix of all three in a recurrent layer is none of attention.
     let qwen = made("qwen3next", &numbers, &["attn_qkv"]);
     assert_eq!(qwen.running(&config, true).kv, [8192 * TOKEN]);
+    // Some files say it in numbers: each second layer attends.
+    let lightning = [&ATTENTION[..], &[("full_attention_interval", 2)]].concat();
+    let minimax = made("minimax-01", &lightning, &["attn_qkv"; 2]);
+    assert_eq!(minimax.running(&config, true).kv, [2 * 4 * 16 * 16 * 4, 8192 * TOKEN]);
     let mut qwen = made("qwen3next", &numbers, &["attn_qkv"]);
     qwen.tensors.push(("blk.0.ssm_out.weight".to_owned(), 1));
     assert_eq!(qwen.running(&config, true).kv, [state]);
@@ -112,13 +116,19 @@ fn a_window_is_kept_where_layers_attend_to_one() {
     let (of_gemma, is_known) = kv(made("gemma3", &numbers, &layers));
     assert_eq!(of_gemma[..5], [window; 5]);
     assert_eq!((of_gemma[5], is_known), (8192, true));
-    assert_eq!(kv(made("phi3", &numbers, &layers)), (vec![8192; 6], true));
+    assert_eq!(kv(made("phi3", &numbers, &layers)), (vec![8192; 6], false));
     assert_eq!(kv(made("new", &numbers, &layers)), (vec![8192; 6], false), "nobody knows which");
-    let mut says = made("new", &numbers, &layers);
-    says.arrays.insert("new.attention.sliding_window_pattern".to_owned(), vec![0, 1, 1, 0, 1, 1]);
+    assert_eq!(kv(made("exaone4", &numbers, &layers)), (vec![8192; 6], true), "the small ones");
+    let mut says = made("gemma4", &numbers, &layers);
+    says.arrays
+        .insert("gemma4.attention.sliding_window_pattern".to_owned(), vec![0, 1, 1, 0, 1, 1]);
     assert_eq!(kv(says).0, [8192, window, window, 8192, window, window]);
     let period = [&numbers[..], &[("attention.sliding_window_pattern", 2)]].concat();
     assert_eq!(kv(made("gemma3", &period, &layers)).0[..2], [window, 8192]);
+    let one =
+        [&numbers[..], &[("block_count", 6), ("attention.sliding_window_pattern", 1)]].concat();
+    assert!(made("gemma3", &one, &layers).check_window().is_err());
+    assert_eq!(made("llama", &one, &layers).check_window(), Ok(()));
     let shared = [&numbers[..], &[("attention.shared_kv_layers", 4)]].concat();
     assert_eq!(kv(made("gemma3n", &shared, &layers)).0, [window, window, 0, 0, 0, 0]);
 }
@@ -136,6 +146,15 @@ fn an_encoder_keeps_nothing() {
     assert_eq!(bert.kind(), Kind::Embedding);
     assert_eq!(bert.running(&config(512, 4), false).kv_total(), 0);
     // One pass of the longest input, and usual ones.
+    // What attends in both directions keeps all the same, unless its architecture has no memory.
+    let both = made("llama-embed", &numbers, &["attn_k"; 3]);
+    assert_eq!(both.running(&config(512, 4), false).kv, [2048 * TOKEN; 3]);
+    let states = made(
+        "mamba",
+        &[("ssm.inner_size", 128), ("ssm.state_size", 16), ("pooling_type", 3)],
+        &["ssm_in"],
+    );
+    assert_eq!(states.running(&config(512, 4), false).kv, [64 * 128 * 16 * 4], "of each input");
     let causal = made("qwen3", &[&ATTENTION[..], &[("pooling_type", 3)]].concat(), &["attn_k"; 3]);
     assert_eq!(causal.running(&config(512, 4), false).kv, [2048 * TOKEN; 3]);
 }
