@@ -86,15 +86,124 @@ pub struct Message {
     pub role: String,
     /// The name of the model that answered.
     pub model: String,
-    /// `thinking`, `text` and `tool_use` blocks.
-    #[schema(value_type = Vec<Object>)]
-    pub content: Vec<Value>,
-    /// `end_turn`, `max_tokens`, `stop_sequence` or `tool_use`; null until then.
-    pub stop_reason: Option<String>,
-    /// Which one.
-    pub stop_sequence: Option<String>,
+    /// What it holds, in order.
+    pub content: Vec<ContentBlock>,
+    /// Why it ended.
+    #[serde(flatten)]
+    pub end: MessageEnd,
     /// Token counts.
     pub usage: MessageUsage,
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MessageEnd {
+    /// `end_turn`, `max_tokens`, `stop_sequence` or `tool_use`; null until then.
+    pub stop_reason: Option<String>,
+    /// The text that ended it, if one of `stop_sequences` did.
+    pub stop_sequence: Option<String>,
+}
+
+/// A part of an answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ContentBlock {
+    /// Reasoning.
+    Thinking {
+        /// The text.
+        thinking: String,
+        /// Always empty.
+        signature: String,
+    },
+    /// Text for the user.
+    Text {
+        /// The text.
+        text: String,
+    },
+    /// A tool call.
+    ToolUse {
+        /// `toolu_` and a unique part; the tool's result refers to it.
+        id: String,
+        /// The tool's name.
+        name: String,
+        /// The arguments, an object.
+        #[schema(value_type = Object)]
+        input: Value,
+    },
+}
+
+/// What a stream appends to a block.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum BlockDelta {
+    /// Reasoning.
+    ThinkingDelta {
+        /// The text.
+        thinking: String,
+    },
+    /// Text for the user.
+    TextDelta {
+        /// The text.
+        text: String,
+    },
+    /// Arguments of a tool call.
+    InputJsonDelta {
+        /// A piece of JSON text.
+        partial_json: String,
+    },
+}
+
+/// An event of a stream.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum StreamEvent {
+    /// The first event.
+    MessageStart {
+        /// The message, without content.
+        message: Message,
+    },
+    /// A block opens; there is never more than one open.
+    ContentBlockStart {
+        /// The block's place in the content.
+        index: u32,
+        /// The block, empty.
+        content_block: ContentBlock,
+    },
+    /// The open block grows.
+    ContentBlockDelta {
+        /// The block's place in the content.
+        index: u32,
+        /// What is appended.
+        delta: BlockDelta,
+    },
+    /// The open block is complete.
+    ContentBlockStop {
+        /// The block's place in the content.
+        index: u32,
+    },
+    /// The message is complete.
+    MessageDelta {
+        /// Why.
+        delta: MessageEnd,
+        /// Token counts.
+        usage: MessageUsage,
+    },
+    /// The last event.
+    MessageStop,
+}
+
+impl StreamEvent {
+    /// Its name, which is its `type` as well.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::MessageStart { .. } => "message_start",
+            Self::ContentBlockStart { .. } => "content_block_start",
+            Self::ContentBlockDelta { .. } => "content_block_delta",
+            Self::ContentBlockStop { .. } => "content_block_stop",
+            Self::MessageDelta { .. } => "message_delta",
+            Self::MessageStop => "message_stop",
+        }
+    }
 }
 
 /// Token counts of an answer.

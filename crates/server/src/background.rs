@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::response::sse::Event as SseEvent;
-use forebay_engine::Event;
 use futures_util::{FutureExt as _, Stream, stream};
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -16,13 +15,13 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::answer::{Runs, Sourced};
-use crate::convert::responses::output::{
-    Event as ResponseEvent, EventSink, Header, Progress, Response, ResponseError, Status,
-};
 use crate::convert::to_json;
 use crate::cost::Reservation;
+use crate::dialects::responses::encode::{
+    Event as ResponseEvent, EventSink, Header, Progress, Response, ResponseError, Status,
+};
 use crate::error::ApiError;
+use crate::reply::{Replies, ReplyUpdate};
 use crate::store::{Kept, Store, StoredResponse};
 
 /// Bytes of memory for the events of all running jobs. Beyond that a job goes on, but adds no more
@@ -79,7 +78,7 @@ struct NewEvents {
 
 /// A job's task: generates the response and keeps it.
 struct Work {
-    runs: Runs,
+    replies: Replies,
     response: Response,
     job: Arc<Job>,
 }
@@ -111,7 +110,7 @@ impl Jobs {
     /// Where it cannot be kept.
     pub(crate) async fn start(
         &self,
-        runs: Runs,
+        replies: Replies,
         mut response: Response,
         (store, kept): (Store, Kept),
         memory: Reservation,
@@ -123,7 +122,7 @@ impl Jobs {
         let mut events = job.new_events();
         response.opening(&["response.created", "response.queued"], &mut events);
         job.add(events.texts);
-        let work = Work { runs, response, job: Arc::clone(&job) };
+        let work = Work { replies, response, job: Arc::clone(&job) };
         // What the request has is held until the job is over.
         let run = async move {
             work.run().await;
@@ -328,7 +327,7 @@ impl Work {
         let last = last.texts.pop().unwrap_or_default();
         self.job.end(self.response.stored(&end), last).await;
         let (id, status) = (self.job.header.id(), end.status);
-        tracing::info!(id, ?status, usage = ?self.runs.usage(), "a background response is over");
+        tracing::info!(id, ?status, usage = ?self.replies.usage(), "a background response is over");
     }
 
     /// Generates the response to its end.
@@ -338,20 +337,20 @@ impl Work {
             let next = tokio::select! {
                 biased;
                 () = job.cancel.cancelled() => return Progress::of(Status::Cancelled),
-                next = self.runs.next() => next,
+                next = self.replies.next() => next,
             };
             match next {
-                Ok(Some(Sourced { event, .. })) => {
+                Ok(Some(update)) => {
                     let mut events = job.new_events();
-                    if matches!(event, Event::Started { .. }) {
+                    if matches!(update, ReplyUpdate::Started { .. }) {
                         self.response.opening(&["response.in_progress"], &mut events);
                         let running = Progress::of(Status::InProgress);
                         job.keep_state(self.response.stored(&running)).await;
                     }
-                    self.response.event(event, &mut events);
+                    self.response.update(update, &mut events);
                     job.add(events.texts);
                 }
-                Ok(None) => return self.response.finished(self.runs.usage()),
+                Ok(None) => return self.response.finished(self.replies.usage()),
                 Err(error) => return Response::failure(&error),
             }
         }

@@ -12,7 +12,6 @@ pub mod rerank;
 pub mod responses;
 pub mod sampling;
 pub mod schema;
-pub mod speech;
 mod tokens;
 pub mod tools;
 
@@ -109,7 +108,7 @@ fn token_text(vocab: &Vocab, token: u32) -> String {
 }
 
 /// The tokens' log probabilities in chat's shape.
-fn chat_logprobs(
+pub(crate) fn chat_logprobs(
     vocab: &Vocab,
     tokens: &[TokenLogprob],
 ) -> Vec<forebay_protocol::chat::TokenLogprob> {

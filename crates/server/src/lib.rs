@@ -1,7 +1,7 @@
 //! Forebay's HTTP server: OpenAI routes, limits, metrics, configuration, the command line.
 //!
 //! A request's way: [`routes`] takes it, `convert` checks it and turns it into the engine's
-//! form, `answer` submits it and reads its events, `convert` or `sse` spells the answer.
+//! form, `generations` submits it, `reply` reads what the model answers, `dialects` spell it.
 //!
 //! **Invariant:** no sampling, no parsing of what a model says, no `unsafe`.
 
@@ -9,9 +9,10 @@ pub mod config;
 pub mod routes;
 
 pub mod convert;
+pub mod dialects;
+pub mod reply;
 
 mod admin;
-mod answer;
 mod app;
 mod background;
 mod bench;
@@ -19,6 +20,7 @@ mod cli;
 mod cost;
 mod error;
 mod extract;
+mod generations;
 mod hardware;
 mod healthcheck;
 mod kept_costs;

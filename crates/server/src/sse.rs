@@ -7,28 +7,44 @@ use std::time::Duration;
 
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use forebay_engine::Event;
 use forebay_protocol::usage::Usage;
 use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
 use serde::Serialize;
 
-use crate::answer::{Runs, Sourced};
 use crate::error::ApiError;
+use crate::generations::{Generations, PromptEvent};
+use crate::reply::{Replies, ReplyUpdate};
 
-/// Turns events into the JSON texts of a stream's chunks.
+/// What a stream's chunks are made of.
+pub(crate) trait Updates: Send + 'static {
+    /// One of them.
+    type Update: Send;
+    /// Whether it says only that the model is restarted.
+    fn is_pause(update: &Self::Update) -> bool;
+    /// The next one; `None` when all answers are complete.
+    fn next(&mut self) -> impl Future<Output = Result<Option<Self::Update>, ApiError>> + Send;
+    /// Tokens so far.
+    fn usage(&self) -> Usage;
+    /// Notes an error in the request's log line, and returns it.
+    fn failed(&self, error: ApiError) -> ApiError;
+}
+
+/// Spells updates as a stream's chunks.
 pub(crate) trait Encoder: Send + 'static {
+    /// What it spells.
+    type Updates: Updates;
     /// What ends the stream, if anything does.
     const DONE: Option<&'static str> = Some("[DONE]");
     /// What comes before anything was generated.
     fn start(&mut self, out: &mut Chunks);
-    /// What an event adds.
-    fn event(&mut self, event: Sourced, out: &mut Chunks);
-    /// What has to be done before the end is told.
+    /// What an update adds.
+    fn update(&mut self, update: <Self::Updates as Updates>::Update, out: &mut Chunks);
+    /// What has to be done before the end is sent.
     fn settle(&mut self, _usage: Usage) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
-    /// What comes after the last event.
-    fn end(&mut self, runs: &Runs, out: &mut Chunks);
+    /// What comes after the last update; with the tokens of all answers.
+    fn end(&mut self, usage: Usage, out: &mut Chunks);
     /// What comes instead, where an answer fails.
     fn failed(&mut self, error: &ApiError, out: &mut Chunks) {
         out.push(&error.envelope());
@@ -39,8 +55,8 @@ pub(crate) trait Encoder: Send + 'static {
 #[derive(Debug, Default)]
 pub(crate) struct Chunks(VecDeque<SseEvent>);
 
-struct Streaming<E> {
-    runs: Runs,
+struct Streaming<E: Encoder> {
+    updates: E::Updates,
     encoder: E,
     chunks: Chunks,
     over: bool,
@@ -74,17 +90,61 @@ pub(crate) fn relay(
     Sse::new(chunks.map(Ok::<_, Infallible>)).keep_alive(keepalive).into_response()
 }
 
-/// The response that streams `runs` through `encoder`: chunks, `[DONE]`, and nothing after it. A
+/// The response that streams updates through `encoder`: chunks, `[DONE]`, and nothing after it. A
 /// failure, a panic of the encoder among them, becomes an error event, without `[DONE]`.
-pub(crate) fn respond(runs: Runs, mut encoder: impl Encoder, keepalive: Duration) -> Response {
+pub(crate) fn respond<E: Encoder>(
+    updates: E::Updates,
+    mut encoder: E,
+    keepalive: Duration,
+) -> Response {
     let mut chunks = Chunks::default();
     encoder.start(&mut chunks);
     let stream =
-        stream::unfold(Streaming { runs, encoder, chunks, over: false }, |mut stream| async {
+        stream::unfold(Streaming { updates, encoder, chunks, over: false }, |mut stream| async {
             let event = stream.next().await?;
             Some((event, stream))
         });
     relay(stream, keepalive)
+}
+
+impl Updates for Generations {
+    type Update = PromptEvent;
+
+    fn is_pause(update: &PromptEvent) -> bool {
+        matches!(update.event, forebay_engine::Event::Paused)
+    }
+
+    fn next(&mut self) -> impl Future<Output = Result<Option<PromptEvent>, ApiError>> + Send {
+        Self::next(self)
+    }
+
+    fn usage(&self) -> Usage {
+        Self::usage(self)
+    }
+
+    fn failed(&self, error: ApiError) -> ApiError {
+        Self::failed(self, error)
+    }
+}
+
+impl Updates for Replies {
+    type Update = ReplyUpdate;
+
+    fn is_pause(update: &ReplyUpdate) -> bool {
+        matches!(update, ReplyUpdate::Paused)
+    }
+
+    fn next(&mut self) -> impl Future<Output = Result<Option<ReplyUpdate>, ApiError>> + Send {
+        Self::next(self)
+    }
+
+    fn usage(&self) -> Usage {
+        Self::usage(self)
+    }
+
+    fn failed(&self, error: ApiError) -> ApiError {
+        Self::failed(self, error)
+    }
 }
 
 impl<E: Encoder> Streaming<E> {
@@ -98,7 +158,7 @@ impl<E: Encoder> Streaming<E> {
             }
             // Whatever it panicked at, it is not used again but to tell of the error.
             if let Err(panic) = AssertUnwindSafe(self.advance()).catch_unwind().await {
-                let error = self.runs.failed(ApiError::panicked(&*panic));
+                let error = self.updates.failed(ApiError::panicked(&*panic));
                 tracing::error!(error = error.log_text(), "a stream panicked");
                 self.fail(&error);
             }
@@ -107,14 +167,15 @@ impl<E: Encoder> Streaming<E> {
 
     /// Encodes the next event.
     async fn advance(&mut self) {
-        match self.runs.next().await {
-            Ok(Some(Sourced { event: Event::Paused, .. })) => {
+        match self.updates.next().await {
+            Ok(Some(update)) if E::Updates::is_pause(&update) => {
                 self.chunks.0.push_back(SseEvent::default().comment("the model is started again"));
             }
-            Ok(Some(event)) => self.encoder.event(event, &mut self.chunks),
+            Ok(Some(update)) => self.encoder.update(update, &mut self.chunks),
             Ok(None) => {
-                self.encoder.settle(self.runs.usage()).await;
-                self.encoder.end(&self.runs, &mut self.chunks);
+                let usage = self.updates.usage();
+                self.encoder.settle(usage).await;
+                self.encoder.end(usage, &mut self.chunks);
                 let done = E::DONE.map(|done| SseEvent::default().data(done));
                 self.chunks.0.extend(done);
                 self.over = true;
@@ -145,13 +206,15 @@ mod tests {
     }
 
     impl Encoder for Panics {
+        type Updates = Generations;
+
         fn start(&mut self, out: &mut Chunks) {
             out.push(&"start");
         }
 
-        fn event(&mut self, _event: Sourced, _out: &mut Chunks) {}
+        fn update(&mut self, _update: PromptEvent, _out: &mut Chunks) {}
 
-        fn end(&mut self, _runs: &Runs, out: &mut Chunks) {
+        fn end(&mut self, _usage: Usage, out: &mut Chunks) {
             out.push(&"end");
             panic!("the encoder panics");
         }
@@ -166,8 +229,8 @@ mod tests {
     async fn a_panic_ends_the_stream_with_an_error_event() {
         for twice in [false, true] {
             let record = Record::default();
-            let runs = Runs::none(Lifecycle::default(), record.clone());
-            let response = respond(runs, Panics { twice }, Duration::from_secs(9));
+            let none = Generations::none(Lifecycle::default(), record.clone());
+            let response = respond(none, Panics { twice }, Duration::from_secs(9));
             let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
             let body = String::from_utf8(body.to_vec()).unwrap();
             assert!(body.starts_with("data: \"start\"\n\ndata: \"end\"\n\n"), "{body}");

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::config::StoreSettings;
 use crate::convert::Stamp;
-use crate::convert::responses::output::Echo;
+use crate::dialects::responses::encode::Echo;
 use crate::store::Owner;
 
 fn kept() -> Kept {

@@ -1,32 +1,23 @@
 //! `/v1/chat/completions`.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use axum::http::HeaderMap;
 use forebay_chat::{RenderOptions, Thinking, Turn, normalise};
-use forebay_engine::{Event, ParseSpecial, ThinkLimit, Token, TokenLogprob, Vocab};
-use forebay_protocol::chat::{
-    AssistantMessage, ChatChoice, ChatCompletion, ChatCompletionChunk, ChatCompletionRequest,
-    ChatLogprobs, ChunkChoice, Delta,
-};
+use forebay_engine::{ParseSpecial, ThinkLimit, Token, Vocab};
+use forebay_protocol::chat::ChatCompletionRequest;
 use forebay_protocol::fields;
 use forebay_protocol::structured::Shape;
-use forebay_protocol::usage::Usage;
 use serde_json::Map;
 
 use super::grammar::Wanted;
 use super::prepare::Context;
 use super::sampling::{MAX_TOP_LOGPROBS, Recipe, integer};
-use super::speech::{self, Speech};
 use super::tools::Toolset;
-use super::{Stamp, chat_logprobs, check_extra, log_unknown, metadata, tokens};
-use crate::answer::{Answer, Runs, Sourced, finish_reason};
+use super::{check_extra, log_unknown, metadata, tokens};
 use crate::config::ServerSettings;
+use crate::dialects::chat::encode::Style;
 use crate::error::{ApiError, shown};
 use crate::origin;
 use crate::registry::Served;
-use crate::sse::{Chunks, Encoder};
 
 const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 
@@ -43,19 +34,6 @@ pub struct Parsed {
     pub tools: Toolset,
     /// How to spell the answer.
     pub style: Style,
-}
-
-/// How to spell the answer.
-#[derive(Debug, Clone, Copy)]
-pub struct Style {
-    /// As events.
-    pub stream: bool,
-    /// With a usage chunk at a stream's end.
-    pub include_usage: bool,
-    /// With log probabilities.
-    pub logprobs: bool,
-    /// The service tier to report, where the request named one.
-    pub tier: Option<&'static str>,
 }
 
 /// Validates everything that needs no tokeniser.
@@ -241,140 +219,4 @@ pub fn variables(
         return Err(ApiError::invalid(param, "unsupported_parameter", message));
     }
     Ok(variables)
-}
-
-/// A whole answer.
-pub fn completion(
-    stamp: Stamp,
-    answers: Vec<(Answer, Speech)>,
-    usage: Usage,
-    style: Style,
-    vocab: &Vocab,
-    metadata: Option<BTreeMap<String, serde_json::Value>>,
-) -> ChatCompletion {
-    let mut reasoning = 0;
-    let choices = (0..).zip(answers).map(|(index, (answer, mut speech))| {
-        let deltas = speech.whole(&answer);
-        let (reasoning_content, content, tool_calls) = speech::message(deltas);
-        reasoning += speech.reasoning_tokens();
-        ChatChoice {
-            index,
-            message: AssistantMessage {
-                role: "assistant".to_owned(),
-                content,
-                reasoning_content,
-                refusal: None,
-                tool_calls,
-                annotations: Vec::new(),
-            },
-            logprobs: style.logprobs.then(|| ChatLogprobs {
-                content: Some(chat_logprobs(vocab, &answer.logprobs)),
-                refusal: None,
-            }),
-            finish_reason: speech.finish_reason(answer.finish_reason).to_owned(),
-        }
-    });
-    ChatCompletion {
-        object: "chat.completion".to_owned(),
-        choices: choices.collect(),
-        usage: usage.reasoned(reasoning),
-        service_tier: style.tier.map(str::to_owned),
-        metadata,
-        id: stamp.id,
-        created: stamp.created,
-        model: stamp.model,
-        system_fingerprint: stamp.system_fingerprint,
-    }
-}
-
-/// Spells a stream.
-#[derive(Debug)]
-pub struct ChatEncoder {
-    /// What all chunks carry.
-    pub stamp: Stamp,
-    /// Number of answers.
-    pub choices: u32,
-    /// How to spell them.
-    pub style: Style,
-    /// What each says.
-    pub speeches: Vec<Speech>,
-    /// Log probabilities of each whose text is not told yet.
-    pub untold: Vec<Vec<TokenLogprob>>,
-    /// For the tokens of log probabilities.
-    pub served: Arc<Served>,
-}
-
-impl ChatEncoder {
-    fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Usage>) -> ChatCompletionChunk {
-        ChatCompletionChunk {
-            id: self.stamp.id.clone(),
-            object: "chat.completion.chunk".to_owned(),
-            created: self.stamp.created,
-            model: self.stamp.model.clone(),
-            system_fingerprint: self.stamp.system_fingerprint.clone(),
-            service_tier: self.style.tier.map(str::to_owned),
-            choices,
-            usage: self.style.include_usage.then_some(usage),
-        }
-    }
-
-    /// Tells what was added, and the end where there is a reason. Log probabilities go with what
-    /// is told next.
-    fn tell(&mut self, index: u32, deltas: Vec<Delta>, end: Option<&str>, out: &mut Chunks) {
-        let last = end.map(|reason| (Delta::default(), Some(reason.to_owned())));
-        let all = deltas.into_iter().map(|delta| (delta, None)).chain(last);
-        for (delta, finish_reason) in all {
-            let untold = std::mem::take(&mut self.untold[index as usize]);
-            let shows = self.style.logprobs && (finish_reason.is_none() || !untold.is_empty());
-            let logprobs = shows.then(|| ChatLogprobs {
-                content: Some(chat_logprobs(self.served.vocab(), &untold)),
-                refusal: None,
-            });
-            let choice = ChunkChoice { index, delta, logprobs, finish_reason };
-            out.push(&self.chunk(vec![choice], None));
-        }
-    }
-}
-
-impl Encoder for ChatEncoder {
-    fn start(&mut self, out: &mut Chunks) {
-        // All choices at once and in order: a helper takes a new index only if it is the next.
-        for index in 0..self.choices {
-            let delta = Delta {
-                role: Some("assistant".to_owned()),
-                content: Some(String::new()),
-                refusal: Some(None),
-                ..Delta::default()
-            };
-            out.push(&self.chunk(
-                vec![ChunkChoice { index, delta, logprobs: None, finish_reason: None }],
-                None,
-            ));
-        }
-    }
-
-    fn event(&mut self, Sourced { event, .. }: Sourced, out: &mut Chunks) {
-        match event {
-            Event::Delta { choice, text, logprobs, tokens } => {
-                let at = choice as usize;
-                self.untold[at].extend(logprobs);
-                let deltas = self.speeches[at].push(text, tokens);
-                self.tell(choice, deltas, None, out);
-            }
-            Event::Finished { choice, reason, .. } => {
-                let speech = &mut self.speeches[choice as usize];
-                let deltas = speech.finish();
-                let reason = speech.finish_reason(finish_reason(&reason));
-                self.tell(choice, deltas, Some(reason), out);
-            }
-            Event::Started { .. } | Event::Paused | Event::Prompt(_) | Event::Failed(_) => {}
-        }
-    }
-
-    fn end(&mut self, runs: &Runs, out: &mut Chunks) {
-        if self.style.include_usage {
-            let reasoning = self.speeches.iter().map(Speech::reasoning_tokens).sum();
-            out.push(&self.chunk(Vec::new(), Some(runs.usage().reasoned(reasoning))));
-        }
-    }
 }

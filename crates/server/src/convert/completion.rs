@@ -15,9 +15,9 @@ use super::grammar::Wanted;
 use super::prepare::Context;
 use super::sampling::{MAX_TOP_LOGPROBS, Recipe, integer};
 use super::{Stamp, check_extra, finite, log_unknown, token_text, tokens};
-use crate::answer::{Collected, Runs, Sourced, finish_reason};
 use crate::config::{LimitSettings, ServerSettings};
 use crate::error::ApiError;
+use crate::generations::{Generations, PromptEvent, finish_reason};
 use crate::origin;
 use crate::registry::Served;
 use crate::sse::{Chunks, Encoder};
@@ -261,22 +261,69 @@ fn characters(text: &str) -> u32 {
     u32::try_from(text.chars().count()).unwrap_or(u32::MAX)
 }
 
+/// What was generated for one prompt.
+#[derive(Debug, Clone, Default)]
+pub struct Generated {
+    /// Log probabilities of the prompt's tokens from the second on, when asked for.
+    prompt: Vec<TokenLogprob>,
+    /// One for each choice.
+    choices: Vec<Choice>,
+}
+
+/// One continuation of a prompt.
+#[derive(Debug, Clone, Default)]
+struct Choice {
+    text: String,
+    /// Its tokens' log probabilities, when asked for.
+    logprobs: Vec<TokenLogprob>,
+    /// `stop` or `length`.
+    finish_reason: &'static str,
+}
+
+/// Reads all continuations of so many prompts to their ends.
+///
+/// # Errors
+/// As [`Generations::next`]; no part of an answer is kept then.
+pub(crate) async fn collect(
+    generations: &mut Generations,
+    prompts: &[Prompted],
+    style: Style,
+) -> Result<Vec<Generated>, ApiError> {
+    let choices = vec![Choice::default(); style.choices as usize];
+    let mut out = vec![Generated { prompt: Vec::new(), choices }; prompts.len()];
+    while let Some(PromptEvent { prompt, event }) = generations.next().await? {
+        match event {
+            Event::Prompt(logprobs) => out[prompt].prompt = logprobs,
+            Event::Delta { choice, text, logprobs, .. } => {
+                let choice = &mut out[prompt].choices[choice as usize];
+                choice.text.push_str(&text);
+                choice.logprobs.extend(logprobs);
+            }
+            Event::Finished { choice, reason, .. } => {
+                out[prompt].choices[choice as usize].finish_reason = finish_reason(&reason);
+            }
+            Event::Started { .. } | Event::Paused | Event::Failed(_) => {}
+        }
+    }
+    Ok(out)
+}
+
 /// A whole answer.
 pub fn completion(
     stamp: &Stamp,
     prompts: &[Prompted],
-    collected: Vec<Collected>,
+    generated: Vec<Generated>,
     usage: Usage,
     style: Style,
     vocab: &Vocab,
 ) -> Completion {
     let mut choices = Vec::new();
-    for (prompt, collected) in prompts.iter().zip(collected) {
-        for answer in collected.answers {
+    for (prompt, generated) in prompts.iter().zip(generated) {
+        for answer in generated.choices {
             let mut columns = Columns::default();
             let mut logprobs = style.logprobs.then(empty);
             if let (Some(logprobs), true) = (&mut logprobs, style.echo) {
-                append(logprobs, columns.prompt(vocab, prompt, &collected.prompt));
+                append(logprobs, columns.prompt(vocab, prompt, &generated.prompt));
                 columns.offset = characters(&prompt.text);
             }
             if let Some(logprobs) = &mut logprobs {
@@ -360,6 +407,8 @@ fn narrow(index: usize) -> u32 {
 }
 
 impl Encoder for CompletionEncoder {
+    type Updates = Generations;
+
     fn start(&mut self, out: &mut Chunks) {
         if self.style.echo && !self.style.logprobs {
             for run in 0..self.prompts.len() {
@@ -368,10 +417,10 @@ impl Encoder for CompletionEncoder {
         }
     }
 
-    fn event(&mut self, Sourced { run, event }: Sourced, out: &mut Chunks) {
-        let first = self.indices(run).start;
+    fn update(&mut self, PromptEvent { prompt, event }: PromptEvent, out: &mut Chunks) {
+        let first = self.indices(prompt).start;
         let choice = match event {
-            Event::Prompt(logprobs) => return self.echo(run, Some(&logprobs), out),
+            Event::Prompt(logprobs) => return self.echo(prompt, Some(&logprobs), out),
             Event::Delta { choice, text, logprobs, .. } => {
                 let index = first + choice as usize;
                 let vocab = self.served.vocab();
@@ -390,9 +439,9 @@ impl Encoder for CompletionEncoder {
         self.push(choice, out);
     }
 
-    fn end(&mut self, runs: &Runs, out: &mut Chunks) {
+    fn end(&mut self, usage: Usage, out: &mut Chunks) {
         if self.style.include_usage {
-            out.push(&spell(&self.stamp, Vec::new(), Some(Some(runs.usage()))));
+            out.push(&spell(&self.stamp, Vec::new(), Some(Some(usage))));
         }
     }
 }

@@ -10,13 +10,14 @@ use forebay_engine::GenerateRequest;
 use forebay_protocol::chat::ChatCompletionRequest;
 use serde_json::Value;
 
-use super::chat::{self, Parsed, Prompt, Style};
+use super::chat::{self, Parsed, Prompt};
 use super::grammar::Wanted;
-use super::speech::{Listener, Speech};
 use super::tools::Toolset;
 use crate::config::{LimitSettings, ServerSettings};
+use crate::dialects::chat::encode::Style;
 use crate::error::ApiError;
 use crate::registry::Served;
+use crate::reply::{ReplyParser, ReplyReader};
 
 /// What a request is checked against. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -38,8 +39,8 @@ pub struct Prepared {
     pub request: GenerateRequest,
     /// The grammar to compile into it.
     pub wanted: Option<Wanted>,
-    /// What reads each answer.
-    pub speeches: Vec<Speech>,
+    /// What reads each reply.
+    pub readers: Vec<ReplyReader>,
     /// How to spell the answer.
     pub style: Style,
     /// What the answer repeats.
@@ -60,9 +61,9 @@ pub fn prepare(request: ChatCompletionRequest, context: &Context) -> Result<Prep
     recipe.think = chat::think_limit(&request, thinking.as_ref(), served.vocab())?;
     let wanted = grammar.map(|grammar| grammar.behind_thoughts(thinking.as_ref(), served.vocab()));
     let request_to_engine = recipe.request("messages", tokens, served.info())?;
-    let speeches = speeches(&tools, thinking, recipe.choices, served)?;
+    let readers = readers(&tools, thinking, recipe.choices, served)?;
     let metadata = request.metadata;
-    Ok(Prepared { request: request_to_engine, wanted, speeches, style, metadata })
+    Ok(Prepared { request: request_to_engine, wanted, readers, style, metadata })
 }
 
 /// How many tokens a conversation's prompt has.
@@ -88,18 +89,18 @@ fn prompt(
     chat::prompt(&parsed.turns, &parsed.tools.shown(), context, opens, &variables)
 }
 
-/// What reads each answer.
-fn speeches(
+/// What reads each reply.
+fn readers(
     tools: &Toolset,
     thinking: Option<(Thinking, bool)>,
     choices: u32,
     served: &Served,
-) -> Result<Vec<Speech>, ApiError> {
+) -> Result<Vec<ReplyReader>, ApiError> {
     let schemas = tools.schemas();
-    let listener = match thinking {
+    let parser = match thinking {
         Some((thinking, _)) if thinking.in_channels() => {
             let names = if tools.is_active() { schemas } else { BTreeMap::new() };
-            Listener::Channels(ChannelReader::new(names.into_keys(), tools.only_one()))
+            ReplyParser::Channels(ChannelReader::new(names.into_keys(), tools.only_one()))
         }
         thinking => {
             let thoughts = thinking.map(|(thinking, opened)| ThoughtReader::new(thinking, opened));
@@ -107,8 +108,9 @@ fn speeches(
             let schemas = Arc::new(schemas);
             let reader =
                 dialect.map(|d| Box::new(CallReader::new(d.clone(), schemas, tools.only_one())));
-            Listener::Marks(thoughts, reader)
+            ReplyParser::Markers(thoughts, reader)
         }
     };
-    Ok((0..choices).map(|_| Speech::new(listener.clone(), tools.clone())).collect())
+    let reader = ReplyReader::new(parser, tools.clone());
+    Ok(vec![reader; choices as usize])
 }

@@ -8,7 +8,6 @@ use forebay_protocol::responses::ResponsesRequest;
 use serde_json::{Value, json};
 
 pub mod items;
-pub mod output;
 
 use super::{check_extra, log_unknown};
 use crate::error::{ApiError, shown};

@@ -12,18 +12,18 @@ use forebay_engine::Grammar;
 use forebay_protocol::chat::{ChatCompletion, ChatCompletionRequest};
 use forebay_protocol::error::ErrorEnvelope;
 
-use crate::answer::{Collected, Runs};
 use crate::convert::Stamp;
-use crate::convert::chat::{self, ChatEncoder, Style};
 use crate::convert::grammar::{Compiled, Wanted};
 use crate::convert::prepare::{Context, Prepared, count, prepare};
 use crate::convert::schema::NotEnforced;
-use crate::convert::speech::Speech;
+use crate::dialects::chat::encode::{self, ChatEncoder, Style};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
+use crate::generations::Generations;
 use crate::observe::Record;
 use crate::pool::Effort;
 use crate::registry::Served;
+use crate::reply::{Replies, ReplyReader};
 use crate::sse;
 use crate::state::AppState;
 use crate::work::Work;
@@ -62,21 +62,16 @@ pub async fn create(
     let submitted =
         prepare_and_submit(called, context, |context| Ok((prepare(request, context)?, ())));
     let (submitted, ()) = submitted.await?;
-    let Submitted { runs, speeches, style, metadata, served, not_enforced } = submitted;
+    let Submitted { mut replies, style, metadata, served, not_enforced } = submitted;
     let name = state.registry.answer_name(&model, &served);
     let stamp = Stamp::new("chatcmpl", name, &served.info().fingerprint);
     if style.stream {
-        let untold = vec![Vec::new(); speeches.len()];
-        let choices = u32::try_from(speeches.len()).unwrap_or(u32::MAX);
-        let encoder = ChatEncoder { stamp, choices, style, speeches, untold, served };
+        let encoder = ChatEncoder::new(stamp, style, served, replies.choices());
         let keepalive = Duration::from_secs(state.settings.keepalive_s);
-        return Ok(not_enforced.noted_in(sse::respond(runs, encoder, keepalive)));
+        return Ok(not_enforced.noted_in(sse::respond(replies, encoder, keepalive)));
     }
-    let (collected, usage) = runs.collect().await?;
-    let answers = collected.into_iter().flat_map(|Collected { answers, .. }| answers);
-    let answers = answers.zip(speeches).collect();
-    let vocab = served.vocab();
-    let answer = chat::completion(stamp, answers, usage, style, vocab, metadata);
+    let choices = encode::collect(&mut replies).await?;
+    let answer = encode::completion(stamp, choices, replies.usage(), style, &served, metadata);
     Ok(not_enforced.noted_in(Json(answer).into_response()))
 }
 
@@ -117,9 +112,7 @@ pub(super) struct RequestParts<'a> {
 /// A conversation whose answers are being generated.
 #[derive(Debug)]
 pub(super) struct Submitted {
-    pub(super) runs: Runs,
-    /// What reads each answer.
-    pub(super) speeches: Vec<Speech>,
+    pub(super) replies: Replies,
     pub(super) style: Style,
     pub(super) metadata: Option<BTreeMap<String, serde_json::Value>>,
     pub(super) served: Arc<Served>,
@@ -155,21 +148,23 @@ pub(super) async fn prepare_and_submit<E: Send + 'static>(
     served.engine()?.has_room().inspect_err(|_| state.metrics.rejected("engine"))?;
     let prepare = move || prepare(&context);
     let (prepared, besides) = work.run_for(&served, Effort::Tiny, prepare).await?;
-    let Prepared { mut request, wanted, speeches, style, metadata } = prepared;
+    let Prepared { mut request, wanted, readers, style, metadata } = prepared;
     record.note(|facts| facts.stream = style.stream);
     let (grammar, not_enforced) = find_or_compile(wanted, &served, &work).await?;
     request.grammar = grammar;
     request.origin.timeout = work.time_left();
     // Of the parsed request only the tools are still in memory, and what a response repeats: no more
     // than half of the estimate.
-    let holds = size_of::<E>() > 0 || speeches.iter().any(Speech::has_tools);
+    let holds = size_of::<E>() > 0 || readers.iter().any(ReplyReader::has_tools);
     if holds {
         work.keep_half();
     } else {
         work.release();
     }
-    let runs = Runs::submit(state, record, &served, vec![request])?;
-    Ok((Submitted { runs, speeches, style, metadata, served, not_enforced }, besides))
+    let generations = Generations::submit(vec![request], &served, record, &state.lifecycle)
+        .inspect_err(|_| state.metrics.rejected("engine"))?;
+    let replies = Replies::new(generations, readers);
+    Ok((Submitted { replies, style, metadata, served, not_enforced }, besides))
 }
 
 /// A grammar that the engine has compiled, before or now, and what answers by it may violate.

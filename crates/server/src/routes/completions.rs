@@ -11,11 +11,11 @@ use forebay_protocol::completion::{Completion, CompletionRequest};
 use forebay_protocol::error::ErrorEnvelope;
 
 use super::chat::find_or_compile;
-use crate::answer::Runs;
 use crate::convert::Stamp;
 use crate::convert::completion::{self, CompletionEncoder, Prepared};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
+use crate::generations::Generations;
 use crate::observe::Record;
 use crate::pool::Effort;
 use crate::sse;
@@ -64,13 +64,15 @@ pub async fn create(
         request.origin.timeout = work.time_left();
     }
     let stamp = Stamp::new("cmpl", name, &served.info().fingerprint);
-    let runs = Runs::submit(&state, record, &served, requests)?;
+    let mut generations = Generations::submit(requests, &served, record, &state.lifecycle)
+        .inspect_err(|_| state.metrics.rejected("engine"))?;
     if style.stream {
         let encoder = CompletionEncoder::new(stamp, style, served, prompts);
         let keepalive = Duration::from_secs(state.settings.keepalive_s);
-        return Ok(not_enforced.noted_in(sse::respond(runs, encoder, keepalive)));
+        return Ok(not_enforced.noted_in(sse::respond(generations, encoder, keepalive)));
     }
-    let (collected, usage) = runs.collect().await?;
-    let answer = completion::completion(&stamp, &prompts, collected, usage, style, served.vocab());
+    let generated = completion::collect(&mut generations, &prompts, style).await?;
+    let usage = generations.usage();
+    let answer = completion::completion(&stamp, &prompts, generated, usage, style, served.vocab());
     Ok(not_enforced.noted_in(Json(answer).into_response()))
 }

@@ -12,8 +12,9 @@ use forebay_protocol::messages::{Message, MessageError, MessagesRequest, TokenCo
 
 use super::chat::{RequestParts, Submitted, context, prepare_and_submit};
 use crate::convert::Stamp;
-use crate::convert::messages::{MessagesEncoder, message, to_chat};
+use crate::convert::messages::to_chat;
 use crate::convert::prepare::{Context, count, prepare};
+use crate::dialects::messages::encode::{MessagesEncoder, message};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::observe::Record;
@@ -83,20 +84,16 @@ pub async fn create(
         Ok((prepare(asked(request, context)?, context)?, ()))
     });
     let (submitted, ()) = submitted.await?;
-    let Submitted { runs, mut speeches, style, served, not_enforced, .. } = submitted;
+    let Submitted { mut replies, style, served, not_enforced, .. } = submitted;
     let name = state.registry.answer_name(&model, &served);
     let mut stamp = Stamp::new("msg", name, &served.info().fingerprint);
     stamp.id = stamp.id.replace("msg-", "msg_");
-    let speech = speeches.pop().ok_or_else(|| ApiError::internal("an answer without a reader"))?;
     if style.stream {
-        let encoder = MessagesEncoder::new(stamp, speech, runs.usage().prompt_tokens);
+        let encoder = MessagesEncoder::new(stamp);
         let keepalive = Duration::from_secs(state.settings.keepalive_s);
-        return Ok(not_enforced.noted_in(sse::respond(runs, encoder, keepalive)));
+        return Ok(not_enforced.noted_in(sse::respond(replies, encoder, keepalive)));
     }
-    let (collected, usage) = runs.collect().await?;
-    let answer = collected.into_iter().flat_map(|c| c.answers).next();
-    let answer = answer.ok_or_else(|| ApiError::internal("no answer"))?;
-    let message = message(stamp, &answer, speech, usage);
+    let message = message(stamp, &mut replies).await?;
     Ok(not_enforced.noted_in(Json(message).into_response()))
 }
 

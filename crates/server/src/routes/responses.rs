@@ -13,11 +13,11 @@ use forebay_protocol::responses::ResponsesRequest;
 use serde_json::{Value, json};
 
 use super::chat::{RequestParts, Submitted, context, prepare_and_submit};
-use crate::answer::Sourced;
 use crate::convert::Stamp;
 use crate::convert::prepare::{Context, Prepared, count, prepare};
-use crate::convert::responses::{Asked, Input, conversation_id, items, output, shorten, to_chat};
+use crate::convert::responses::{Asked, Input, conversation_id, items, shorten, to_chat};
 use crate::cost::{JsonSize, measure};
+use crate::dialects::responses::encode;
 use crate::error::{ApiError, shown};
 use crate::extract::{ApiJson, Json, JsonText};
 use crate::observe::Record;
@@ -69,22 +69,21 @@ pub async fn create(
     });
     let (submitted, ResponseParts { echo, namespaces, input }) =
         submitted.await.map_err(renamed)?;
-    let Submitted { mut runs, mut speeches, style, served, not_enforced, .. } = submitted;
+    let Submitted { mut replies, style, served, not_enforced, .. } = submitted;
     if let Some((_, kept)) = &mut keeper {
         kept.input = input;
     }
     let name = state.registry.answer_name(&request.model, &served);
     let mut stamp = Stamp::new("resp", name, &served.info().fingerprint);
     stamp.id = items::id("resp");
-    let speech = speeches.pop().ok_or_else(|| ApiError::internal("an answer without a reader"))?;
-    let header = output::Header::new(stamp, Arc::new(echo));
-    let mut response = output::Response::new(header, namespaces, speech, served);
+    let header = encode::Header::new(stamp, Arc::new(echo));
+    let mut response = encode::Response::new(header, namespaces, served);
     let keepalive = Duration::from_secs(state.settings.keepalive_s);
     match keeper {
         Some((store, kept)) if request.background == Some(true) => {
             response.keep(store.clone(), kept.clone());
             let memory = work.take();
-            let (queued, job) = state.jobs.start(runs, response, (store, kept), memory).await?;
+            let (queued, job) = state.jobs.start(replies, response, (store, kept), memory).await?;
             return Ok(not_enforced.noted_in(if style.stream {
                 sse::relay(job.events(0), keepalive)
             } else {
@@ -95,13 +94,11 @@ pub async fn create(
         None => {}
     }
     if style.stream {
-        return Ok(not_enforced.noted_in(sse::respond(runs, response, keepalive)));
+        return Ok(not_enforced.noted_in(sse::respond(replies, response, keepalive)));
     }
-    while let Some(Sourced { event, .. }) = runs.next().await? {
-        response.event(event, &mut output::NoEvents);
-    }
-    response.settle(runs.usage()).await;
-    let end = response.finished(runs.usage());
+    replies.read_all(|update| response.update(update, &mut encode::NoEvents)).await?;
+    response.settle(replies.usage()).await;
+    let end = response.finished(replies.usage());
     Ok(not_enforced.noted_in(Json(response.object(&end)).into_response()))
 }
 
@@ -149,7 +146,7 @@ struct StoredInput {
 /// What of a request is needed for its response.
 struct ResponseParts {
     /// The fields of the response that repeat the request's.
-    echo: output::Echo,
+    echo: encode::Echo,
     /// The namespace of each tool that is in one.
     namespaces: BTreeMap<String, String>,
     /// The request's own items, if they are kept.
@@ -186,7 +183,7 @@ fn prepare_response(
         let Asked { chat, namespaces } = asked(request, &input, context)?;
         match prepare(chat, context) {
             Ok(prepared) => {
-                let echo = output::Echo::of(request, context.served.knows_effort()?)?;
+                let echo = encode::Echo::of(request, context.served.knows_effort()?)?;
                 return Ok((prepared, ResponseParts { echo, namespaces, input: own }));
             }
             Err(error) if cuts(request, &error) && shorten(&mut input) => {}

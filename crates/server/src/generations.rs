@@ -1,65 +1,39 @@
-//! Running generations: reading their events, metering them, and collecting whole answers.
+//! Running generations: their events, and what is measured of them.
 
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use forebay_engine::{Event, FinishReason, GenerateRequest, Generation, TokenLogprob};
+use forebay_engine::{Event, FinishReason, GenerateRequest, Generation};
 use forebay_protocol::usage::Usage;
 
 use crate::error::ApiError;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::observe::Record;
 use crate::registry::Served;
-use crate::state::AppState;
 
 /// The generations of one HTTP request: one for each prompt. Dropping it cancels them.
 #[derive(Debug)]
-pub(crate) struct Runs {
-    runs: Vec<Run>,
+pub(crate) struct Generations {
+    running: Vec<Running>,
     lifecycle: Lifecycle,
     record: Record,
     usage: Usage,
 }
 
-/// An event and the prompt it belongs to.
+/// An event of a prompt's generation.
 #[derive(Debug)]
-pub(crate) struct Sourced {
+pub(crate) struct PromptEvent {
     /// Index of the prompt.
-    pub run: usize,
+    pub prompt: usize,
     /// The event.
     pub event: Event,
 }
 
-/// A whole answer.
-#[derive(Debug, Clone, Default)]
-pub struct Answer {
-    /// Its text.
-    pub text: String,
-    /// How it grew: the length of the text in bytes, and of the answer in tokens.
-    pub growth: Vec<(usize, u32)>,
-    /// Its tokens' log probabilities, when asked for.
-    pub logprobs: Vec<TokenLogprob>,
-    /// `stop` or `length`.
-    pub finish_reason: &'static str,
-    /// The stop string that ended it, if one did.
-    pub stopped_by: Option<String>,
-}
-
-/// What the generations of one prompt gave.
-#[derive(Debug, Clone, Default)]
-pub struct Collected {
-    /// Log probabilities of the prompt's tokens from the second on, when asked for.
-    pub prompt: Vec<TokenLogprob>,
-    /// One for each choice.
-    pub answers: Vec<Answer>,
-}
-
 #[derive(Debug)]
-struct Run {
+struct Running {
     generation: Generation,
-    choices: usize,
     unfinished: u32,
     meter: Meter,
 }
@@ -84,43 +58,42 @@ pub(crate) fn finish_reason(reason: &FinishReason) -> &'static str {
     }
 }
 
-impl Runs {
+impl Generations {
     /// Submits every request, or none.
     ///
     /// # Errors
     /// What the engine refuses.
     pub(crate) fn submit(
-        state: &AppState,
-        record: Record,
-        served: &Arc<Served>,
         requests: Vec<GenerateRequest>,
+        served: &Arc<Served>,
+        record: Record,
+        lifecycle: &Lifecycle,
     ) -> Result<Self, ApiError> {
         let engine = served.engine()?;
         let mut usage = Usage::default();
-        let mut runs = Vec::with_capacity(requests.len());
+        let mut running = Vec::with_capacity(requests.len());
         for request in requests {
             let prompt = u32::try_from(request.prompt.len()).unwrap_or(u32::MAX);
             let choices = request.choices as usize;
             let unfinished = request.choices;
             usage = usage.plus(prompt, 0, 0);
-            let generation =
-                engine.generate(request).inspect_err(|_| state.metrics.rejected("engine"))?;
+            let generation = engine.generate(request)?;
             served.metrics.request_prompt.record(f64::from(prompt));
             let meter = Meter::new(Arc::clone(served), choices);
-            runs.push(Run { generation, choices, unfinished, meter });
+            running.push(Running { generation, unfinished, meter });
         }
         served.metrics.prompt_tokens.increment(u64::from(usage.prompt_tokens));
         record.note(|facts| {
             facts.model = Some(Arc::clone(served));
             facts.prompt_tokens = usage.prompt_tokens;
         });
-        Ok(Self { runs, lifecycle: state.lifecycle.clone(), record, usage })
+        Ok(Self { running, lifecycle: lifecycle.clone(), record, usage })
     }
 
     /// No generation at all: it ends at once.
     #[cfg(test)]
     pub(crate) fn none(lifecycle: Lifecycle, record: Record) -> Self {
-        Self { runs: Vec::new(), lifecycle, record, usage: Usage::default() }
+        Self { running: Vec::new(), lifecycle, record, usage: Usage::default() }
     }
 
     /// What it has cost so far.
@@ -132,7 +105,7 @@ impl Runs {
     ///
     /// # Errors
     /// When one failed, or the server must end it to shut down.
-    pub(crate) async fn next(&mut self) -> Result<Option<Sourced>, ApiError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<PromptEvent>, ApiError> {
         let lifecycle = self.lifecycle.clone();
         tokio::select! {
             biased;
@@ -144,9 +117,9 @@ impl Runs {
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Sourced>, ApiError>> {
-        for index in 0..self.runs.len() {
-            let run = &mut self.runs[index];
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<PromptEvent>, ApiError>> {
+        for index in 0..self.running.len() {
+            let run = &mut self.running[index];
             if run.unfinished == 0 {
                 continue;
             }
@@ -159,15 +132,15 @@ impl Runs {
                 }
             }
         }
-        if self.runs.iter().all(|run| run.unfinished == 0) {
+        if self.running.iter().all(|run| run.unfinished == 0) {
             Poll::Ready(Ok(None))
         } else {
             Poll::Pending
         }
     }
 
-    fn take(&mut self, index: usize, event: Event) -> Result<Sourced, ApiError> {
-        let run = &mut self.runs[index];
+    fn take(&mut self, index: usize, event: Event) -> Result<PromptEvent, ApiError> {
+        let run = &mut self.running[index];
         run.meter.event(&event, run.generation.elapsed(), &self.record);
         match &event {
             Event::Failed(failure) => {
@@ -188,45 +161,13 @@ impl Runs {
             }
             Event::Paused | Event::Prompt(_) | Event::Delta { .. } => {}
         }
-        Ok(Sourced { run: index, event })
+        Ok(PromptEvent { prompt: index, event })
     }
 
     /// Puts an error into the request's log line.
     pub(crate) fn failed(&self, error: ApiError) -> ApiError {
         self.record.note(|facts| facts.error = Some(error.log_text().to_owned()));
         error
-    }
-
-    /// Reads to the end.
-    ///
-    /// # Errors
-    /// As [`Runs::next`]; no part of an answer is kept then.
-    pub(crate) async fn collect(mut self) -> Result<(Vec<Collected>, Usage), ApiError> {
-        let empty = |run: &Run| Collected {
-            prompt: Vec::new(),
-            answers: vec![Answer::default(); run.choices],
-        };
-        let mut out: Vec<Collected> = self.runs.iter().map(empty).collect();
-        while let Some(Sourced { run, event }) = self.next().await? {
-            match event {
-                Event::Prompt(logprobs) => out[run].prompt = logprobs,
-                Event::Delta { choice, text, logprobs, tokens } => {
-                    let answer = &mut out[run].answers[choice as usize];
-                    answer.text.push_str(&text);
-                    answer.growth.push((answer.text.len(), tokens));
-                    answer.logprobs.extend(logprobs);
-                }
-                Event::Finished { choice, reason, .. } => {
-                    let answer = &mut out[run].answers[choice as usize];
-                    answer.finish_reason = finish_reason(&reason);
-                    if let FinishReason::StopString(by) = reason {
-                        answer.stopped_by = Some(by);
-                    }
-                }
-                Event::Started { .. } | Event::Paused | Event::Failed(_) => {}
-            }
-        }
-        Ok((out, self.usage))
     }
 }
 

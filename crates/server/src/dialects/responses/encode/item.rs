@@ -58,7 +58,7 @@ pub enum Content {
 #[derive(Debug, Serialize)]
 pub struct Call {
     /// What its output refers to.
-    pub call_id: Option<String>,
+    pub call_id: String,
     /// The tool's name.
     pub name: String,
     /// The tool's namespace, if it is in one.

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use forebay_engine::{Event as EngineEvent, FinishReason, TokenLogprob};
-use forebay_protocol::chat::Delta;
-use forebay_protocol::tools::ToolCallDelta;
+use forebay_engine::TokenLogprob;
 use forebay_protocol::usage::Usage;
 
 mod event;
@@ -19,11 +17,10 @@ pub use self::object::{Echo, Header, Object, Progress, ResponseError};
 use self::event::Numbering;
 use self::item::{Call, Content, Item, Logprobs, Part};
 use self::object::TokenUsage;
-use crate::answer::{Runs, Sourced};
 use crate::convert::chat_logprobs;
-use crate::convert::speech::Speech;
 use crate::error::ApiError;
 use crate::registry::Served;
+use crate::reply::{EndReason, Replies, ReplyEvent, ReplyUpdate, ScoredToken, ToolKind};
 use crate::sse::{Chunks, Encoder};
 use crate::store::{Kept, Store, StoredResponse};
 
@@ -32,7 +29,6 @@ use crate::store::{Kept, Store, StoredResponse};
 pub struct Response {
     header: Header,
     namespaces: BTreeMap<String, String>,
-    speech: Speech,
     /// The items so far; the last one is open while `open` says so.
     items: Vec<Item>,
     open: bool,
@@ -41,30 +37,21 @@ pub struct Response {
     cut: bool,
     /// For the tokens of log probabilities.
     served: Arc<Served>,
-    /// Log probabilities of text that is not emitted yet.
-    untold: Vec<TokenLogprob>,
     /// Where it goes at the end.
     keep: Option<(Store, Kept)>,
 }
 
 impl Response {
     /// Nothing is generated yet.
-    pub fn new(
-        header: Header,
-        namespaces: BTreeMap<String, String>,
-        speech: Speech,
-        served: Arc<Served>,
-    ) -> Self {
+    pub fn new(header: Header, namespaces: BTreeMap<String, String>, served: Arc<Served>) -> Self {
         Self {
             header,
             namespaces,
-            speech,
             items: Vec::new(),
             open: false,
             numbering: Numbering::default(),
             cut: false,
             served,
-            untold: Vec::new(),
             keep: None,
         }
     }
@@ -93,7 +80,7 @@ impl Response {
     /// The end of an answer that did not fail.
     pub fn finished(&self, usage: Usage) -> Progress {
         let status = if self.cut { Status::Incomplete } else { Status::Completed };
-        let usage = TokenUsage::new(usage, self.speech.reasoning_tokens());
+        let usage = TokenUsage::from(usage);
         Progress { usage: Some(usage), ..Progress::of(status) }
     }
 
@@ -113,40 +100,18 @@ impl Response {
         }
     }
 
-    /// Takes in an event of the engine and emits what it adds.
-    pub fn event(&mut self, event: EngineEvent, out: &mut impl EventSink) {
+    /// Reads an update and emits what it adds.
+    pub fn update(&mut self, update: ReplyUpdate, out: &mut impl EventSink) {
+        let ReplyUpdate::Added { event, logprobs, .. } = update else { return };
         match event {
-            EngineEvent::Delta { text, tokens, logprobs, .. } => {
-                self.untold.extend(logprobs);
-                let deltas = self.speech.push(text, tokens);
-                if self.speech.reasoning_tokens() == tokens {
-                    self.untold.clear();
-                }
-                self.add(deltas, out);
-            }
-            EngineEvent::Finished { reason, .. } => {
-                self.cut = reason == FinishReason::Length;
-                let deltas = self.speech.finish();
-                self.add(deltas, out);
+            ReplyEvent::Reasoning(text) => self.add_reasoning(&text, out),
+            ReplyEvent::Text(text) => self.add_content(&text, logprobs, out),
+            ReplyEvent::CallStarted { id, name, kind } => self.start_call(&id, name, kind, out),
+            ReplyEvent::CallArguments(text) if text.is_empty() => {}
+            ReplyEvent::CallArguments(text) => self.append(&text, Vec::new(), out),
+            ReplyEvent::Ended { reason, .. } => {
+                self.cut = reason == EndReason::Length;
                 self.close_item(out);
-            }
-            EngineEvent::Started { .. }
-            | EngineEvent::Paused
-            | EngineEvent::Prompt(_)
-            | EngineEvent::Failed(_) => {}
-        }
-    }
-
-    fn add(&mut self, deltas: Vec<Delta>, out: &mut impl EventSink) {
-        for delta in deltas {
-            if let Some(text) = delta.reasoning_content {
-                self.add_reasoning(&text, out);
-            }
-            if let Some(text) = delta.content {
-                self.add_content(&text, out);
-            }
-            for call in delta.tool_calls {
-                self.add_call(call, out);
             }
         }
     }
@@ -158,39 +123,24 @@ impl Response {
         self.append(text, Vec::new(), out);
     }
 
-    fn add_content(&mut self, text: &str, out: &mut impl EventSink) {
+    fn add_content(&mut self, text: &str, logprobs: Vec<ScoredToken>, out: &mut impl EventSink) {
         if !matches!(self.open_content(), Some(Content::Message { .. })) {
             self.open_text(Content::message(), Part::output(), out);
         }
-        let logprobs = chat_logprobs(self.served.vocab(), &std::mem::take(&mut self.untold));
+        let own = logprobs.into_iter().filter(|scored| !scored.is_reasoning);
+        let own: Vec<TokenLogprob> = own.map(|scored| scored.logprob).collect();
+        let logprobs = chat_logprobs(self.served.vocab(), &own);
         self.append(text, logprobs, out);
     }
 
-    fn add_call(&mut self, delta: ToolCallDelta, out: &mut impl EventSink) {
-        let ToolCallDelta { id, function, custom, .. } = delta;
-        let is_function = function.is_some();
-        let function = function.map(|function| (function.name, function.arguments));
-        let custom = custom.map(|custom| (custom.name, custom.input));
-        let Some((name, text)) = function.or(custom) else { return };
-        self.untold.clear();
-        if let Some(name) = name {
-            let namespace = self.namespaces.get(&name).cloned();
-            let call = Call { call_id: id, name, namespace };
-            let content = if is_function {
-                Content::FunctionCall { call, arguments: String::new() }
-            } else {
-                Content::CustomToolCall { call, input: String::new() }
-            };
-            self.open_item(content, out);
-        }
-        let goes_on = match self.open_content() {
-            Some(Content::FunctionCall { .. }) => is_function,
-            Some(Content::CustomToolCall { .. }) => !is_function,
-            Some(Content::Reasoning { .. } | Content::Message { .. }) | None => false,
+    fn start_call(&mut self, id: &str, name: String, kind: ToolKind, out: &mut impl EventSink) {
+        let namespace = self.namespaces.get(&name).cloned();
+        let call = Call { call_id: format!("call_{id}"), name, namespace };
+        let content = match kind {
+            ToolKind::Function => Content::FunctionCall { call, arguments: String::new() },
+            ToolKind::Custom => Content::CustomToolCall { call, input: String::new() },
         };
-        if goes_on && !text.is_empty() {
-            self.append(&text, Vec::new(), out);
-        }
+        self.open_item(content, out);
     }
 
     /// What the open item holds.
@@ -257,22 +207,24 @@ impl Response {
 }
 
 impl Encoder for Response {
+    type Updates = Replies;
+
     const DONE: Option<&'static str> = None;
 
     fn start(&mut self, out: &mut Chunks) {
         self.opening(&["response.created", "response.in_progress"], out);
     }
 
-    fn event(&mut self, Sourced { event, .. }: Sourced, out: &mut Chunks) {
-        Response::event(self, event, out);
+    fn update(&mut self, update: ReplyUpdate, out: &mut Chunks) {
+        Response::update(self, update, out);
     }
 
     async fn settle(&mut self, usage: Usage) {
         Response::settle(self, usage).await;
     }
 
-    fn end(&mut self, runs: &Runs, out: &mut Chunks) {
-        self.closing(&self.finished(runs.usage()), out);
+    fn end(&mut self, usage: Usage, out: &mut Chunks) {
+        self.closing(&self.finished(usage), out);
     }
 
     fn failed(&mut self, error: &ApiError, out: &mut Chunks) {

@@ -1,7 +1,6 @@
 use forebay_engine::scripted::Script;
-use forebay_engine::{Source, TopLogprob, load};
+use forebay_engine::{Event as EngineEvent, FinishReason, Source, TopLogprob, load};
 use forebay_protocol::responses::ResponsesRequest;
-use forebay_protocol::tools::{CustomDelta, FunctionDelta};
 use forebay_protocol::usage::PromptTokensDetails;
 
 use serde_json::{Value, json};
@@ -9,11 +8,11 @@ use serde_json::{Value, json};
 use super::*;
 use crate::config::{Layers, Settings, StoreSettings};
 use crate::convert::responses::{Input, to_chat};
-use crate::convert::speech::Listener;
 use crate::convert::tools::Toolset;
 use crate::convert::{Stamp, to_json};
 use crate::metrics::Metrics;
 use crate::registry::{Registry, model_config};
+use crate::reply::{ReplyParser, ReplyReader};
 use crate::store::Owner;
 
 const REQUEST: &str = r#"{
@@ -47,9 +46,8 @@ fn response(request: &str, served: &Arc<Served>) -> Response {
         model: "m".to_owned(),
         system_fingerprint: "fp_x".to_owned(),
     };
-    let speech = Speech::new(Listener::Marks(None, None), Toolset::default());
     let echo = Echo::of(&request, true).unwrap();
-    Response::new(Header::new(stamp, Arc::new(echo)), asked.namespaces, speech, Arc::clone(served))
+    Response::new(Header::new(stamp, Arc::new(echo)), asked.namespaces, Arc::clone(served))
 }
 
 fn kept(conversation: Option<&str>) -> Kept {
@@ -81,22 +79,37 @@ fn finished(reason: FinishReason) -> EngineEvent {
     EngineEvent::Finished { choice: 0, reason, tokens: 5 }
 }
 
-fn thought(text: &str) -> Delta {
-    Delta { reasoning_content: Some(text.to_owned()), ..Delta::default() }
+/// A reader of text without reasoning and calls.
+fn plain() -> ReplyReader {
+    ReplyReader::new(ReplyParser::Markers(None, None), Toolset::default())
 }
 
-fn function(id: Option<&str>, name: Option<&str>, arguments: &str) -> Delta {
-    let (name, arguments) = (name.map(str::to_owned), arguments.to_owned());
-    let function = Some(FunctionDelta { name, arguments });
-    let call = ToolCallDelta { id: id.map(str::to_owned), function, ..ToolCallDelta::default() };
-    Delta { tool_calls: vec![call], ..Delta::default() }
+/// Reads an event of the engine.
+fn read(
+    event: EngineEvent,
+    reader: &mut ReplyReader,
+    response: &mut Response,
+    out: &mut impl EventSink,
+) {
+    let mut updates = Vec::new();
+    reader.read(event, &mut updates);
+    updates.into_iter().for_each(|update| response.update(update, out));
 }
 
-fn custom(id: Option<&str>, name: Option<&str>, input: &str) -> Delta {
-    let (name, input) = (name.map(str::to_owned), input.to_owned());
-    let custom = Some(CustomDelta { name, input });
-    let call = ToolCallDelta { id: id.map(str::to_owned), custom, ..ToolCallDelta::default() };
-    Delta { tool_calls: vec![call], ..Delta::default() }
+fn add(event: ReplyEvent, response: &mut Response, out: &mut impl EventSink) {
+    response.update(ReplyUpdate::Added { choice: 0, event, logprobs: Vec::new() }, out);
+}
+
+fn thought(text: &str) -> ReplyEvent {
+    ReplyEvent::Reasoning(text.to_owned())
+}
+
+fn call(id: &str, name: &str, kind: ToolKind) -> ReplyEvent {
+    ReplyEvent::CallStarted { id: id.to_owned(), name: name.to_owned(), kind }
+}
+
+fn arguments(text: &str) -> ReplyEvent {
+    ReplyEvent::CallArguments(text.to_owned())
 }
 
 /// Ids of items without what is random in them.
@@ -153,16 +166,25 @@ fn whole(response: &Response, progress: &Progress) -> Value {
 
 /// An answer with items of each kind.
 fn generate(response: &mut Response, reason: FinishReason, out: &mut impl EventSink) {
-    response.add(vec![thought("Let me"), thought(" \"think\".\n")], out);
-    response.event(text("Hi", 2, &[(72, -0.1), (105, -0.25)]), out);
-    response.event(text("", 3, &[(195, f32::NEG_INFINITY)]), out);
-    response.event(text("ü", 4, &[(188, -3.0)]), out);
-    response.add(vec![function(Some("call_1"), Some("f"), "")], out);
-    response.add(vec![function(None, None, "{\"a\""), function(None, None, ":1}")], out);
-    response.add(vec![custom(Some("call_2"), Some("c"), ""), custom(None, None, "x\ny")], out);
-    response.add(vec![function(Some("call_3"), Some("g"), "{}")], out);
-    response.event(text("Bye", 5, &[]), out);
-    response.event(finished(reason), out);
+    let reader = &mut plain();
+    add(thought("Let me"), response, out);
+    add(thought(" \"think\".\n"), response, out);
+    read(text("Hi", 2, &[(72, -0.1), (105, -0.25)]), reader, response, out);
+    read(text("", 3, &[(195, f32::NEG_INFINITY)]), reader, response, out);
+    read(text("ü", 4, &[(188, -3.0)]), reader, response, out);
+    for event in [
+        call("1", "f", ToolKind::Function),
+        arguments("{\"a\""),
+        arguments(":1}"),
+        call("2", "c", ToolKind::Custom),
+        arguments("x\ny"),
+        call("3", "g", ToolKind::Function),
+        arguments("{}"),
+    ] {
+        add(event, response, out);
+    }
+    read(text("Bye", 5, &[]), reader, response, out);
+    read(finished(reason), reader, response, out);
 }
 
 #[tokio::test]
@@ -183,8 +205,8 @@ async fn an_answer_that_is_cut_is_incomplete() {
     let served = served().await;
     let mut response = response(r#"{"model": "m", "input": "hi"}"#, &served);
     let mut events = Vec::new();
-    response.add(vec![thought("Hm")], &mut events);
-    response.event(finished(FinishReason::Length), &mut events);
+    add(thought("Hm"), &mut response, &mut events);
+    read(finished(FinishReason::Length), &mut plain(), &mut response, &mut events);
     response.closing(&response.finished(usage()), &mut events);
     check("cut", events);
 }
@@ -195,7 +217,7 @@ async fn a_failure_has_what_there_is() {
     let mut response = response(r#"{"model": "m", "input": "hi"}"#, &served);
     let mut events = Vec::new();
     response.opening(&["response.created", "response.in_progress"], &mut events);
-    response.event(text("Hi", 1, &[]), &mut events);
+    read(text("Hi", 1, &[]), &mut plain(), &mut response, &mut events);
     for error in [ApiError::internal("secret"), ApiError::slow_body(9)] {
         response.closing(&Response::failure(&error), &mut events);
     }
@@ -212,7 +234,7 @@ async fn a_background_response_begins_queued() {
     let mut events = Vec::new();
     response.opening(&["response.created", "response.queued"], &mut events);
     response.opening(&["response.in_progress"], &mut events);
-    response.event(text("Hi", 1, &[]), &mut events);
+    read(text("Hi", 1, &[]), &mut plain(), &mut response, &mut events);
     response.closing(&Progress::of(Status::Cancelled), &mut events);
     check("background", events);
 }
@@ -238,17 +260,19 @@ async fn a_long_answer_takes_linear_time() {
     let mut response = response(r#"{"model": "m", "input": "hi"}"#, &served);
     let begin = std::time::Instant::now();
     let text_of = |number| format!("{number:19} ");
+    let reader = &mut plain();
     for number in 0..DELTAS {
-        response.add(vec![thought(&text_of(number))], &mut NoEvents);
+        add(thought(&text_of(number)), &mut response, &mut NoEvents);
     }
     for number in 0..DELTAS {
-        response.event(text(&text_of(number), number + 1, &[(72, -0.5)]), &mut NoEvents);
+        let event = text(&text_of(number), number + 1, &[(72, -0.5)]);
+        read(event, reader, &mut response, &mut NoEvents);
     }
-    response.add(vec![function(Some("call_1"), Some("f"), "")], &mut NoEvents);
+    add(call("1", "f", ToolKind::Function), &mut response, &mut NoEvents);
     for number in 0..DELTAS {
-        response.add(vec![function(None, None, &text_of(number))], &mut NoEvents);
+        add(arguments(&text_of(number)), &mut response, &mut NoEvents);
     }
-    response.event(finished(FinishReason::EndOfText), &mut NoEvents);
+    read(finished(FinishReason::EndOfText), reader, &mut response, &mut NoEvents);
     let object = whole(&response, &response.finished(usage()));
     let took = begin.elapsed();
     let lengths = ["/output/0/content/0/text", "/output/1/content/0/text", "/output/2/arguments"]

@@ -224,9 +224,10 @@ impl Progress {
 
 // === impl TokenUsage ===
 
-impl TokenUsage {
+impl From<Usage> for TokenUsage {
     /// OpenAI's shape of it for responses.
-    pub fn new(usage: Usage, reasoning_tokens: u32) -> Self {
+    fn from(usage: Usage) -> Self {
+        let reasoning_tokens = usage.completion_tokens_details.reasoning_tokens;
         let cached_tokens = usage.prompt_tokens_details.cached_tokens;
         Self {
             input_tokens: usage.prompt_tokens,

@@ -1,0 +1,3 @@
+//! OpenAI's `/v1/chat/completions`.
+
+pub mod encode;
