@@ -4,10 +4,10 @@
 use std::sync::LazyLock;
 
 use forebay_chat::{CallReader, ChannelReader, Thinking, ThoughtReader};
+use forebay_engine::{Event, FinishReason};
 use forebay_protocol::chat::ChatCompletionRequest;
-use forebay_protocol::tools::ToolCall;
-use forebay_server::convert::speech::{self, Listener, Speech};
 use forebay_server::convert::tools::Toolset;
+use forebay_server::reply::{EndReason, ReplyEvent, ReplyParser, ReplyReader, ReplyUpdate, ToolKind};
 use serde_json::json;
 
 use crate::templates::{self, DIALECTS, SOURCES};
@@ -30,7 +30,15 @@ static TOOLS: LazyLock<[Toolset; 3]> = LazyLock::new(|| {
     [of("auto", true), of("auto", false), of("none", true)]
 });
 
-type Message = (Option<String>, Option<String>, Vec<ToolCall>);
+/// A whole reply.
+#[derive(Debug, Default, PartialEq)]
+struct Message {
+    reasoning: String,
+    content: String,
+    /// Names, kinds and arguments.
+    calls: Vec<(String, ToolKind, String)>,
+    end: Option<EndReason>,
+}
 
 pub fn run(data: &[u8]) {
     let Some(([kind, flags, a, b], text)) = crate::parts(data) else { return };
@@ -44,24 +52,23 @@ pub fn run(data: &[u8]) {
             format!("{}{name}{}{text}", pieces[0], pieces[1])
         }
     };
-    let (whole, whole_reason) = said(kind, tools, opened, &[&text]);
+    let whole = read(kind, tools, opened, &[&text]);
     for seed in [0, u16::from_be_bytes([a, b])] {
-        let (message, reason) = said(kind, tools, opened, &crate::pieces(&text, seed));
+        let message = read(kind, tools, opened, &crate::pieces(&text, seed));
         assert_eq!(message, whole, "{text:?} in pieces {seed}");
-        assert_eq!(reason, whole_reason);
     }
 }
 
-fn said(kind: usize, tools: &Toolset, opened: bool, pieces: &[&str]) -> (Message, &'static str) {
+fn read(kind: usize, tools: &Toolset, opened: bool, pieces: &[&str]) -> Message {
     let schemas = tools.schemas();
-    let listener = match &THINKING[kind] {
+    let parser = match &THINKING[kind] {
         Some(thinking) if thinking.in_channels() => {
             let names: Vec<String> = if tools.is_active() {
                 schemas.iter().map(|(name, _)| name.clone()).collect()
             } else {
                 Vec::new()
             };
-            Listener::Channels(ChannelReader::new(names, tools.only_one()))
+            ReplyParser::Channels(ChannelReader::new(names, tools.only_one()))
         }
         thinking => {
             let thoughts = thinking.clone().map(|thinking| ThoughtReader::new(thinking, opened));
@@ -69,23 +76,35 @@ fn said(kind: usize, tools: &Toolset, opened: bool, pieces: &[&str]) -> (Message
                 let dialect = DIALECTS[kind].clone();
                 Box::new(CallReader::new(dialect, schemas.into(), tools.only_one()))
             });
-            Listener::Marks(thoughts, reader)
+            ReplyParser::Markers(thoughts, reader)
         }
     };
-    let mut speech = Speech::new(listener, tools.clone());
-    let (mut deltas, mut tokens) = (Vec::new(), 0);
+    let mut reader = ReplyReader::new(parser, tools.clone());
+    let (mut updates, mut tokens) = (Vec::new(), 0);
     for piece in pieces {
         tokens += 1;
-        deltas.extend(speech.push((*piece).to_owned(), tokens));
+        let text = (*piece).to_owned();
+        reader.read(Event::Delta { choice: 0, text, logprobs: Vec::new(), tokens }, &mut updates);
     }
-    deltas.extend(speech.finish());
-    assert!(speech.reasoning_tokens() <= tokens);
-    let mut message = speech::message(deltas);
-    for call in &mut message.2 {
-        assert!(call.function.is_some() != call.custom.is_some(), "one kind of call");
-        // Drawn anew for each answer.
-        call.id = None;
+    reader.read(Event::Finished { choice: 0, reason: FinishReason::EndOfText, tokens }, &mut updates);
+    let mut message = Message::default();
+    for update in updates {
+        let ReplyUpdate::Added { event, .. } = update else { panic!("{update:?}") };
+        assert!(message.end.is_none(), "nothing follows the end");
+        match event {
+            ReplyEvent::Reasoning(text) => message.reasoning.push_str(&text),
+            ReplyEvent::Text(text) => message.content.push_str(&text),
+            ReplyEvent::CallStarted { name, kind, .. } => message.calls.push((name, kind, String::new())),
+            ReplyEvent::CallArguments(text) => {
+                message.calls.last_mut().expect("arguments of a call").2.push_str(&text);
+            }
+            ReplyEvent::Ended { reason, reasoning_tokens } => {
+                assert!(reasoning_tokens <= tokens);
+                assert_eq!(reason == EndReason::ToolCalls, !message.calls.is_empty());
+                message.end = Some(reason);
+            }
+        }
     }
-    assert!(message.1.is_some() || !message.2.is_empty(), "a message has content or calls");
-    (message, speech.finish_reason("stop"))
+    assert!(message.end.is_some());
+    message
 }
