@@ -34,6 +34,22 @@ pub struct Call {
     pub arguments: Value,
 }
 
+impl Call {
+    /// A call with these arguments: an object, or JSON as text; none where there are none.
+    pub fn new(id: String, name: String, arguments: Value) -> Self {
+        let arguments = match arguments {
+            Value::Null => Value::Object(Map::new()),
+            Value::String(text) if text.trim().is_empty() => Value::Object(Map::new()),
+            Value::String(text) => match serde_json::from_str(&text) {
+                Ok(object @ Value::Object(_)) => object,
+                _ => Value::String(text),
+            },
+            other => other,
+        };
+        Self { id, name, arguments }
+    }
+}
+
 impl Turn {
     /// A turn with nothing but text.
     pub fn of(role: &'static str, content: impl Into<String>) -> Self {
@@ -73,17 +89,23 @@ pub fn normalise(
         return Err(bad("messages", "empty_array", message));
     }
     let mut turns = Vec::with_capacity(messages.len());
-    // The names of the tools called so far, by the calls' ids; the last one counts.
-    let mut called: HashMap<String, String> = HashMap::new();
     for (i, message) in messages.iter().enumerate() {
-        let mut turn = turn(&format!("messages[{i}]"), message, strict, unknown)?;
+        turns.push(turn(&format!("messages[{i}]"), message, strict, unknown)?);
+    }
+    name_results(&mut turns);
+    Ok(turns)
+}
+
+/// Gives tools' results the names of their tools, by the ids of the calls before them; of several calls with one id
+/// the last counts.
+pub fn name_results(turns: &mut [Turn]) {
+    let mut called: HashMap<String, String> = HashMap::new();
+    for turn in turns {
         if turn.role == "tool" && turn.name.is_none() {
             turn.name = turn.call_id.as_ref().and_then(|id| called.get(id)).cloned();
         }
         called.extend(turn.calls.iter().map(|call| (call.id.clone(), call.name.clone())));
-        turns.push(turn);
     }
-    Ok(turns)
 }
 
 fn bad(param: impl Into<String>, code: &'static str, message: String) -> BadMessage {
@@ -163,16 +185,7 @@ fn call(path: &str, call: &ToolCall) -> Result<Call, BadMessage> {
     let id = call.id.clone().unwrap_or_default();
     match (&call.function, &call.custom) {
         (Some(function), None) => {
-            let arguments = match &function.arguments {
-                Value::String(text) if text.trim().is_empty() => Value::Object(Map::new()),
-                Value::String(text) => match serde_json::from_str(text) {
-                    Ok(object @ Value::Object(_)) => object,
-                    _ => Value::String(text.clone()),
-                },
-                Value::Null => Value::Object(Map::new()),
-                other => other.clone(),
-            };
-            Ok(Call { id, name: function.name.clone(), arguments })
+            Ok(Call::new(id, function.name.clone(), function.arguments.clone()))
         }
         (None, Some(custom)) => {
             Ok(Call { id, name: custom.name.clone(), arguments: json!({"input": custom.input}) })

@@ -96,10 +96,9 @@ macro_rules! generation_request {
         }
 
         impl $name {
-            /// The fields that say what the answer has to be.
+            /// The fields of vLLM and llama-server that say what the answer has to be.
             pub fn shape(&self) -> $crate::structured::Shape<'_> {
                 $crate::structured::Shape {
-                    response_format: None,
                     structured_outputs: self.structured_outputs.as_ref(),
                     guided_json: self.guided_json.as_ref(),
                     guided_regex: self.guided_regex.as_deref(),
@@ -142,7 +141,7 @@ macro_rules! generation_request {
 pub(crate) use generation_request;
 
 /// The fields that every generation request has, as sent.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 #[expect(missing_docs, reason = "documented where the request structs are declared")]
 pub struct CommonFields<'a> {
     pub max_tokens: Option<i64>,

@@ -58,9 +58,44 @@ pub enum EmbeddingInput {
     TokenLists(Vec<Vec<u32>>),
 }
 
+/// Content that is one text, or a list of parts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum TextOr<T> {
+    /// One text.
+    Text(String),
+    /// Parts.
+    Parts(Vec<T>),
+}
+
 /// `logit_bias`: token id (as a JSON object key, hence text) to bias.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, ToSchema)]
 pub struct LogitBias(pub BTreeMap<String, f32>);
+
+// === impl TextOr ===
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOr<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrVisitor<T>(std::marker::PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for TextOrVisitor<T> {
+            type Value = TextOr<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or an array of parts")
+            }
+            fn visit_str<E: de::Error>(self, v: &str) -> Result<TextOr<T>, E> {
+                Ok(TextOr::Text(v.to_owned()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<TextOr<T>, A::Error> {
+                let mut parts = Vec::new();
+                while let Some(part) = seq.next_element()? {
+                    parts.push(part);
+                }
+                Ok(TextOr::Parts(parts))
+            }
+        }
+        deserializer.deserialize_any(TextOrVisitor(std::marker::PhantomData))
+    }
+}
 
 // === impl Stop ===
 

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::flex::TextOr;
+
 /// `POST /v1/messages`, and without `max_tokens` `POST /v1/messages/count_tokens`.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct MessagesRequest {
@@ -18,7 +20,7 @@ pub struct MessagesRequest {
     pub max_tokens: Option<i64>,
     /// Instructions: a text, or text blocks.
     #[schema(value_type = Option<Object>)]
-    pub system: Option<Value>,
+    pub system: Option<TextOr<InputBlock>>,
     /// Texts that end the answer and are not part of it.
     pub stop_sequences: Option<Vec<String>>,
     /// Whether to answer as server-sent events; default false.
@@ -31,16 +33,12 @@ pub struct MessagesRequest {
     pub top_k: Option<i64>,
     /// What the model may call.
     pub tools: Option<Vec<InputTool>>,
-    /// `{"type": "auto" | "any" | "tool" | "none"}`, with `name` and `disable_parallel_tool_use`.
-    #[schema(value_type = Option<Object>)]
-    pub tool_choice: Option<Value>,
-    /// `{"type": "enabled" | "adaptive" | "disabled"}`: goes to templates that know it. Thoughts
-    /// end after `budget_tokens`.
-    #[schema(value_type = Option<Object>)]
-    pub thinking: Option<Value>,
-    /// `format` with a JSON Schema, and `effort` (`low` to `max`): goes to templates that know it.
-    #[schema(value_type = Option<Object>)]
-    pub output_config: Option<Value>,
+    /// What the model has to call.
+    pub tool_choice: Option<InputToolChoice>,
+    /// Whether the model reasons: goes to templates that know it.
+    pub thinking: Option<ThinkingConfig>,
+    /// What the answer has to be, and how much to reason for it.
+    pub output_config: Option<OutputConfig>,
     /// Everything else the client sent.
     #[serde(flatten)]
     #[schema(ignore)]
@@ -54,7 +52,73 @@ pub struct InputMessage {
     pub role: String,
     /// A text, or blocks.
     #[schema(value_type = Object)]
-    pub content: Value,
+    pub content: TextOr<InputBlock>,
+}
+
+/// A block of a message: the fields of all kinds of blocks that are read.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct InputBlock {
+    /// `text`, `thinking`, `redacted_thinking`, `tool_use` or `tool_result`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// Of a `text`.
+    pub text: Option<String>,
+    /// Of `thinking`.
+    pub thinking: Option<String>,
+    /// Of a `tool_use`: what its result refers to.
+    pub id: Option<String>,
+    /// Of a `tool_use`: the tool's name.
+    pub name: Option<String>,
+    /// Of a `tool_use`: the arguments, an object.
+    pub input: Option<Value>,
+    /// Of a `tool_result`: the call that it is of.
+    pub tool_use_id: Option<String>,
+    /// Of a `tool_result`: a text, or text blocks.
+    pub content: Option<TextOr<InputBlock>>,
+    /// Of a `tool_result`: whether the call failed.
+    pub is_error: Option<bool>,
+}
+
+/// What the model has to call.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, ToSchema)]
+pub struct InputToolChoice {
+    /// `auto`, `any`, `tool` or `none`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// Of `tool`: its name.
+    pub name: Option<String>,
+    /// Whether an answer may hold one call at most; default false.
+    pub disable_parallel_tool_use: Option<bool>,
+}
+
+/// Whether and how long the model reasons.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, ToSchema)]
+pub struct ThinkingConfig {
+    /// `enabled`, `adaptive`, `between_tools` or `disabled`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// The most tokens of reasoning.
+    pub budget_tokens: Option<i64>,
+}
+
+/// What an answer has to be.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
+pub struct OutputConfig {
+    /// How much to reason: `low`, `medium`, `high`, `xhigh` or `max`; for templates that know it.
+    pub effort: Option<String>,
+    /// JSON by a schema.
+    pub format: Option<OutputFormat>,
+}
+
+/// The form of an answer.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
+pub struct OutputFormat {
+    /// `json_schema`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// The schema; without one any JSON object.
+    #[schema(value_type = Option<Object>)]
+    pub schema: Option<Value>,
 }
 
 /// A tool.

@@ -1,10 +1,14 @@
 //! OpenAI's Responses API: what it asks. Its answers are many shapes of one object, written as JSON.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
+
+use crate::flex::TextOr;
 
 /// `POST /v1/responses`.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
@@ -27,21 +31,19 @@ pub struct ResponsesRequest {
     /// Nucleus sampling; default 1.
     #[schema(minimum = 0, maximum = 1)]
     pub top_p: Option<f64>,
-    /// `format`: `text`, `json_object` or `json_schema` with `name` and `schema`.
-    #[schema(value_type = Option<Object>)]
-    pub text: Option<Value>,
+    /// What the answer has to be.
+    pub text: Option<TextConfig>,
     /// What the model may call: functions, custom tools and namespaces of them. OpenAI's own tools are
     /// dropped, unless one is chosen.
     #[schema(value_type = Option<Vec<Object>>)]
-    pub tools: Option<Vec<Value>>,
+    pub tools: Option<Vec<ResponseTool>>,
     /// `none`, `auto`, `required`, or a tool.
     #[schema(value_type = Option<Object>)]
-    pub tool_choice: Option<Value>,
+    pub tool_choice: Option<ResponseToolChoice>,
     /// Whether an answer may hold several calls; default true.
     pub parallel_tool_calls: Option<bool>,
     /// `effort`, as far as the model's template knows.
-    #[schema(value_type = Option<Object>)]
-    pub reasoning: Option<Value>,
+    pub reasoning: Option<ReasoningConfig>,
     /// Up to 16 pairs, echoed in the answer.
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<BTreeMap<String, Value>>,
@@ -71,6 +73,140 @@ pub struct ResponsesRequest {
     pub extra: BTreeMap<String, Value>,
 }
 
+/// What an answer has to be.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
+pub struct TextConfig {
+    /// Its form; text by default.
+    pub format: Option<TextFormat>,
+    /// Only `medium`: no model served here has a verbosity control.
+    pub verbosity: Option<String>,
+}
+
+/// The form of an answer.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
+pub struct TextFormat {
+    /// `text`, `json_object` or `json_schema`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Of `json_schema`: letters, digits, `_` and `-`, at most 64 of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Of `json_schema`: what it is for. Not shown to the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Of `json_schema`: the schema; without one any JSON object will do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub schema: Option<Value>,
+    /// Of `json_schema`: whether a schema that cannot be enforced as a whole is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strict: Option<bool>,
+}
+
+/// How to reason.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct ReasoningConfig {
+    /// How much, as far as the model's template knows: `none` to `max`.
+    pub effort: Option<String>,
+    /// Accepted; no summaries are made.
+    pub summary: Option<String>,
+}
+
+/// A tool, or a namespace of tools. What other kinds of tools have is kept for the response, which repeats it.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+pub struct ResponseTool {
+    /// `function`, `custom` or `namespace`; other kinds are not there.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What it does; shown to the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Of a function: a JSON Schema of its arguments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<Value>,
+    /// Of a function: whether its arguments have to be valid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strict: Option<bool>,
+    /// Of a custom tool: what its text may be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<Value>,
+    /// Of a namespace: its tools.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tools: Option<Vec<ResponseTool>>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub extra: BTreeMap<String, Value>,
+}
+
+/// What the model has to call.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum ResponseToolChoice {
+    /// `none`, `auto` or `required`.
+    Mode(String),
+    /// A tool, or some of them.
+    Tools(ToolSelection),
+}
+
+/// A tool, or some of them.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+pub struct ToolSelection {
+    /// `function`, `custom` or `allowed_tools`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// The tool's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Of `allowed_tools`: `auto` or `required`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// Of `allowed_tools`: those that may be called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tools: Option<Vec<ToolSelection>>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub extra: BTreeMap<String, Value>,
+}
+
+/// An item of the input, as far as the model reads it. Items are kept as they were sent.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct InputItem {
+    /// `message` (the default), `function_call`, `custom_tool_call`, their `..._output`, or `reasoning`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// Of a message.
+    pub role: Option<String>,
+    /// Of a message or of reasoning.
+    pub content: Option<TextOr<InputPart>>,
+    /// Of reasoning.
+    pub summary: Option<Vec<InputPart>>,
+    /// Of a call or its output.
+    pub call_id: Option<String>,
+    /// Of a call: the tool's name.
+    pub name: Option<String>,
+    /// Of a function call: JSON as text.
+    pub arguments: Option<Value>,
+    /// Of a custom tool's call: its text.
+    pub input: Option<String>,
+    /// Of a call's output.
+    pub output: Option<TextOr<InputPart>>,
+}
+
+/// A part of an item's content.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct InputPart {
+    /// `input_text`, `output_text`, `text`, `summary_text`, `reasoning_text` or `refusal`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// The text.
+    pub text: Option<String>,
+    /// Of a refusal.
+    pub refusal: Option<String>,
+}
+
 /// `POST /v1/conversations` and `POST /v1/conversations/{id}`.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 pub struct ConversationRequest {
@@ -96,4 +232,35 @@ pub struct ItemsRequest {
     #[serde(flatten)]
     #[schema(ignore)]
     pub extra: BTreeMap<String, Value>,
+}
+
+// === impl TextFormat ===
+
+impl TextFormat {
+    /// Any text.
+    pub fn plain() -> Self {
+        Self { kind: "text".to_owned(), ..Self::default() }
+    }
+}
+
+// === impl ResponseToolChoice ===
+
+impl<'de> Deserialize<'de> for ResponseToolChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ChoiceVisitor;
+        impl<'de> Visitor<'de> for ChoiceVisitor {
+            type Value = ResponseToolChoice;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or an object")
+            }
+            fn visit_str<E: de::Error>(self, v: &str) -> Result<ResponseToolChoice, E> {
+                Ok(ResponseToolChoice::Mode(v.to_owned()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ResponseToolChoice, A::Error> {
+                let selection = de::value::MapAccessDeserializer::new(map);
+                Deserialize::deserialize(selection).map(ResponseToolChoice::Tools)
+            }
+        }
+        deserializer.deserialize_any(ChoiceVisitor)
+    }
 }

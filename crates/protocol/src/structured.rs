@@ -52,11 +52,10 @@ pub struct StructuredOutputs {
     pub json_object: Option<bool>,
 }
 
-/// Every field of a request that says what the answer has to be, as sent.
+/// The fields that vLLM and llama-server have for what the answer has to be, as sent.
 #[derive(Debug, Clone, Copy, Default)]
 #[expect(missing_docs, reason = "documented where the request structs are declared")]
 pub struct Shape<'a> {
-    pub response_format: Option<&'a ResponseFormat>,
     pub structured_outputs: Option<&'a StructuredOutputs>,
     pub guided_json: Option<&'a Value>,
     pub guided_regex: Option<&'a str>,

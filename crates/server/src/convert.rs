@@ -1,15 +1,13 @@
 //! Wire to engine and back: what a request means, and how an answer is spelled. No IO.
 
-pub mod chat;
 pub mod completion;
 mod ebnf;
 pub mod embedding;
 pub mod grammar;
-pub mod messages;
 pub mod metadata;
 pub mod prepare;
+pub mod prompt;
 pub mod rerank;
-pub mod responses;
 pub mod sampling;
 pub mod schema;
 mod tokens;
@@ -18,12 +16,39 @@ pub mod tools;
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use axum::http::HeaderMap;
 use forebay_engine::{TokenLogprob, Vocab};
 use forebay_protocol::fields::{Row, Rule, lookup};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::error::{ApiError, shown};
+
+/// What a request is read against: all that reading needs of the model, the settings and the headers.
+#[derive(Debug, Clone, Copy)]
+pub struct Against<'a> {
+    /// The model's vocabulary.
+    pub vocab: &'a Vocab,
+    /// Whether the model's template has a control of how much to reason.
+    pub knows_effort: bool,
+    /// Whether unknown fields are refused.
+    pub strict: bool,
+    /// The most replies to one prompt.
+    pub max_choices: u32,
+    /// The request's headers.
+    pub headers: &'a HeaderMap,
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+impl<'a> Against<'a> {
+    /// Without headers, for tests and fuzz targets.
+    #[doc(hidden)]
+    pub fn bare(vocab: &'a Vocab, strict: bool, knows_effort: bool) -> Self {
+        static NO_HEADERS: std::sync::LazyLock<HeaderMap> =
+            std::sync::LazyLock::new(HeaderMap::new);
+        Self { vocab, knows_effort, strict, max_choices: 16, headers: &NO_HEADERS }
+    }
+}
 
 /// What every answer to one request carries.
 #[derive(Debug, Clone)]

@@ -307,7 +307,14 @@ impl ApiError {
             | Kind::TooManyHeaders
             | Kind::WrongMediaType => "invalid_request_error",
         };
-        let error = MessageErrorBody { kind: kind.to_owned(), message: self.message.clone() };
+        // This dialect has no field of its own for the request's field.
+        let message = match &self.param {
+            Some(param) if !self.message.contains(param.as_str()) => {
+                format!("{param}: {}", self.message)
+            }
+            _ => self.message.clone(),
+        };
+        let error = MessageErrorBody { kind: kind.to_owned(), message };
         MessageError { kind: "error".to_owned(), error }
     }
 

@@ -167,7 +167,7 @@ fn position(error: &serde_json::Error) -> String {
 }
 
 /// serde's message about a field, as an error with `param` and `code`.
-fn field_error(path: &str, error: &serde_json::Error) -> ApiError {
+pub(crate) fn field_error(path: &str, error: &serde_json::Error) -> ApiError {
     let full = error.to_string();
     // " at line 1 column 20" helps nobody who has the field's path.
     let why = full.rfind(" at line ").map_or(full.as_str(), |at| &full[..at]);

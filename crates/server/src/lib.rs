@@ -8,6 +8,7 @@
 pub mod config;
 pub mod routes;
 
+pub mod conversation;
 pub mod convert;
 pub mod dialects;
 pub mod reply;

@@ -5,9 +5,11 @@ use std::sync::LazyLock;
 
 use forebay_chat::{CallReader, ChannelReader, Thinking, ThoughtReader};
 use forebay_engine::{Event, FinishReason};
-use forebay_protocol::chat::ChatCompletionRequest;
 use forebay_server::convert::tools::Toolset;
-use forebay_server::reply::{EndReason, ReplyEvent, ReplyParser, ReplyReader, ReplyUpdate, ToolKind};
+use forebay_server::dialects::chat::request::toolset;
+use forebay_server::reply::{
+    EndReason, ReplyEvent, ReplyParser, ReplyReader, ReplyUpdate, ToolKind,
+};
 use serde_json::json;
 
 use crate::templates::{self, DIALECTS, SOURCES};
@@ -22,10 +24,9 @@ static TOOLS: LazyLock<[Toolset; 3]> = LazyLock::new(|| {
     tools.truncate(2);
     tools.push(json!({"type": "custom", "custom": {"name": "shell"}}));
     let of = |choice: &str, parallel: bool| {
-        let request = json!({"model": "m", "messages": [], "tools": tools, "tool_choice": choice,
-                             "parallel_tool_calls": parallel});
-        let request: ChatCompletionRequest = serde_json::from_value(request).expect("a request");
-        Toolset::of(&request).expect("a tool set")
+        let tools = serde_json::from_value(json!(tools)).expect("tools");
+        let choice = serde_json::from_value(json!(choice)).expect("a choice");
+        toolset(tools, Some(&choice), Some(parallel)).expect("a tool set")
     };
     [of("auto", true), of("auto", false), of("none", true)]
 });
@@ -86,7 +87,8 @@ fn read(kind: usize, tools: &Toolset, opened: bool, pieces: &[&str]) -> Message 
         let text = (*piece).to_owned();
         reader.read(Event::Delta { choice: 0, text, logprobs: Vec::new(), tokens }, &mut updates);
     }
-    reader.read(Event::Finished { choice: 0, reason: FinishReason::EndOfText, tokens }, &mut updates);
+    reader
+        .read(Event::Finished { choice: 0, reason: FinishReason::EndOfText, tokens }, &mut updates);
     let mut message = Message::default();
     for update in updates {
         let ReplyUpdate::Added { event, .. } = update else { panic!("{update:?}") };
@@ -94,7 +96,9 @@ fn read(kind: usize, tools: &Toolset, opened: bool, pieces: &[&str]) -> Message 
         match event {
             ReplyEvent::Reasoning(text) => message.reasoning.push_str(&text),
             ReplyEvent::Text(text) => message.content.push_str(&text),
-            ReplyEvent::CallStarted { name, kind, .. } => message.calls.push((name, kind, String::new())),
+            ReplyEvent::CallStarted { name, kind, .. } => {
+                message.calls.push((name, kind, String::new()))
+            }
             ReplyEvent::CallArguments(text) => {
                 message.calls.last_mut().expect("arguments of a call").2.push_str(&text);
             }

@@ -1,9 +1,9 @@
-//! Request bodies of every dialect, as far as they go without a model: deserialised, made into chat
-//! requests, turns, tools, grammars and a prompt. Nothing grows beyond a factor, errors are short.
+//! Request bodies of every dialect, as far as they go without a model: deserialised, made into
+//! conversations, grammars and a prompt. Nothing grows beyond a factor, errors are short.
 
 use std::sync::LazyLock;
 
-use forebay_chat::{ChatTemplate, Dialect, normalise};
+use forebay_chat::{ChatTemplate, Dialect};
 use forebay_engine::Vocab;
 use forebay_protocol::chat::ChatCompletionRequest;
 use forebay_protocol::completion::CompletionRequest;
@@ -12,11 +12,12 @@ use forebay_protocol::messages::MessagesRequest;
 use forebay_protocol::rerank::RerankRequest;
 use forebay_protocol::responses::{ConversationRequest, ItemsRequest, ResponsesRequest};
 use forebay_protocol::tokenize::{DetokenizeRequest, TokenizeRequest};
+use forebay_server::conversation::Conversation;
 use forebay_server::convert::grammar::Wanted;
-use forebay_server::convert::responses::{self, Input, items};
-use forebay_server::convert::tools::Toolset;
-use forebay_server::convert::{messages, metadata};
-use serde_json::Map;
+use forebay_server::convert::{Against, metadata};
+use forebay_server::dialects::responses::items;
+use forebay_server::dialects::responses::request::{self as responses, Input};
+use forebay_server::dialects::{chat, messages};
 
 use crate::templates::{self, DIALECTS, SOURCES};
 
@@ -57,12 +58,16 @@ pub fn run(data: &[u8]) {
     match kind % 11 {
         0..=2 => {
             let Ok(request) = serde_json::from_slice::<ChatCompletionRequest>(body) else { return };
-            chat(&request, strict, model, body.len());
+            let messages = request.messages.len();
+            let (conversation, _) = check!(chat::request::read(request, &against(strict, strict)));
+            assert_eq!(conversation.turns.len(), messages);
+            render(&conversation, model, body.len());
         }
         3 | 4 => {
             let Ok(request) = serde_json::from_slice::<MessagesRequest>(body) else { return };
-            let request = check!(messages::to_chat(request, strict, kind & 0x40 != 0));
-            chat(&request, strict, model, body.len());
+            let against = against(strict, kind & 0x40 != 0);
+            let conversation = check!(messages::request::read(request, &against));
+            render(&conversation, model, body.len());
         }
         5 | 6 => {
             let Ok(request) = serde_json::from_slice::<ResponsesRequest>(body) else { return };
@@ -79,7 +84,7 @@ pub fn run(data: &[u8]) {
         }
         8 => {
             if let Ok(request) = serde_json::from_slice::<CompletionRequest>(body) {
-                check!(Wanted::of(&request.shape()));
+                check!(Wanted::of(&request.shape(), None));
             }
         }
         9 => {
@@ -98,8 +103,8 @@ fn response(request: &ResponsesRequest, strict: bool, model: usize, len: usize) 
     let half = new.len() / 2;
     let mut input = Input { history: new[..half].to_vec(), new: new[half..].to_vec() };
     check!(responses::conversation_id(request));
-    let asked = check!(responses::to_chat(request, &input, strict, strict));
-    chat(&asked.chat, strict, model, len);
+    let (conversation, _) = check!(responses::read(request, &input, &against(strict, strict)));
+    render(&conversation, model, len);
     let mut count = input.history.len() + input.new.len();
     while responses::shorten(&mut input) {
         let left = input.history.len() + input.new.len();
@@ -108,25 +113,19 @@ fn response(request: &ResponsesRequest, strict: bool, model: usize, len: usize) 
     }
 }
 
-fn chat(request: &ChatCompletionRequest, strict: bool, model: usize, len: usize) {
-    let mut unknown = Vec::new();
-    let turns = match normalise(&request.messages, strict, &mut unknown) {
-        Ok(turns) => turns,
-        Err(error) => {
-            return assert!(error.message.len() <= LONGEST_ERROR, "{}", error.message.len());
-        }
-    };
-    assert_eq!(turns.len(), request.messages.len());
+fn against(strict: bool, knows_effort: bool) -> Against<'static> {
+    Against::bare(&VOCAB, strict, knows_effort)
+}
+
+fn render(conversation: &Conversation, model: usize, len: usize) {
+    let Conversation { turns, tools, reasoning, format, .. } = conversation;
     let (template, dialect): (&ChatTemplate, &Dialect) = (&TEMPLATES[model], &DIALECTS[model]);
-    check!(Wanted::of(&request.shape()));
-    let tools = check!(Toolset::of(request));
     if tools.is_active() {
-        check!(tools.grammar(dialect, &VOCAB, None));
+        check!(tools.grammar(dialect, &VOCAB, format.as_ref()));
     }
     let shown = if dialect.native { tools.shown() } else { Vec::new().into() };
-    let variables = request.chat_template_kwargs.clone().unwrap_or_else(Map::new);
-    let options = templates::options(&shown, &variables);
-    if let Ok(pieces) = template.render(&dialect.adapt(&turns, &tools.shown()), &options) {
+    let options = templates::options(&shown, &reasoning.variables);
+    if let Ok(pieces) = template.render(&dialect.adapt(turns, &tools.shown()), &options) {
         let all: usize = pieces.iter().map(String::len).sum();
         assert!(all <= GROWTH * len + (64 << 10), "{len} bytes became {all}");
     }

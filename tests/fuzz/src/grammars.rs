@@ -5,8 +5,9 @@ use std::sync::LazyLock;
 
 use forebay_engine::fuzzing::{follow, vocab};
 use forebay_engine::{Grammars, Vocab};
-use forebay_protocol::structured::{JsonSchemaFormat, ResponseFormat, Shape};
+use forebay_protocol::structured::Shape;
 use forebay_server::convert::grammar::Wanted;
+use forebay_server::dialects::chat;
 use serde_json::Value;
 
 use crate::templates;
@@ -17,24 +18,18 @@ pub fn run(data: &[u8]) {
     let Some(([kind, thinks, a, b], text)) = crate::parts(data) else { return };
     let schema = || serde_json::from_str::<Value>(&text).unwrap_or_else(|_| text.clone().into());
     let choices: Vec<String> = text.split('\n').map(str::to_owned).collect();
-    let format = || ResponseFormat {
-        kind: "json_schema".to_owned(),
-        json_schema: Some(JsonSchemaFormat {
-            name: "s".to_owned(),
-            description: None,
-            schema: Some(schema()),
-            strict: None,
-        }),
-    };
     let wanted = match kind % 5 {
         0 if kind >= 128 => {
-            Wanted::of(&Shape { response_format: Some(&format()), ..Shape::default() })
+            Wanted::named_schema("s", Some(&schema()), None, &chat::request::NAMES).map(Some)
         }
-        0 => Wanted::of(&Shape { guided_json: Some(&schema()), ..Shape::default() }),
-        1 => Wanted::of(&Shape { guided_regex: Some(&text), ..Shape::default() }),
-        2 => Wanted::of(&Shape { guided_choice: Some(&choices), ..Shape::default() }),
-        3 => Wanted::of(&Shape { grammar: Some(&text), ..Shape::default() }),
-        _ => Wanted::of(&Shape { grammar: Some(&format!("root ::= {text}")), ..Shape::default() }),
+        0 => Wanted::of(&Shape { guided_json: Some(&schema()), ..Shape::default() }, None),
+        1 => Wanted::of(&Shape { guided_regex: Some(&text), ..Shape::default() }, None),
+        2 => Wanted::of(&Shape { guided_choice: Some(&choices), ..Shape::default() }, None),
+        3 => Wanted::of(&Shape { grammar: Some(&text), ..Shape::default() }, None),
+        _ => Wanted::of(
+            &Shape { grammar: Some(&format!("root ::= {text}")), ..Shape::default() },
+            None,
+        ),
     };
     let Ok(Some(mut wanted)) = wanted else { return };
     if thinks % 4 == 0 {

@@ -23,7 +23,8 @@ pub fn run(data: &[u8]) {
         let same = Some((one.clone(), first_of_one));
         assert_eq!(of_one_stream(one.clone(), first_of_one, 1), same, "one stream stays as it is");
         // Where there are no cells, no data should follow: a count of 0 is that of another stream.
-        let empty = |start: usize, end: usize| one[start + 4..start + 8] == [0; 4] && end > start + 8;
+        let empty =
+            |start: usize, end: usize| one[start + 4..start + 8] == [0; 4] && end > start + 8;
         let cells = match first_of_one {
             None => !empty(8, one.len()),
             Some(first) => !empty(8, 8 + first) && !empty(8 + first, one.len()),
@@ -35,6 +36,8 @@ pub fn run(data: &[u8]) {
         }
     }
     for other in [0, 1, streams] {
-        assert!(of_streams(&bytes, first, other).len() <= bytes.len() + 4 * caches * other as usize);
+        assert!(
+            of_streams(&bytes, first, other).len() <= bytes.len() + 4 * caches * other as usize
+        );
     }
 }

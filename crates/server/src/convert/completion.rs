@@ -13,7 +13,7 @@ use forebay_protocol::{Prompt, fields};
 
 use super::grammar::Wanted;
 use super::prepare::Context;
-use super::sampling::{MAX_TOP_LOGPROBS, Recipe, integer};
+use super::sampling::{MAX_TOP_LOGPROBS, Recipe, StopNames, integer};
 use super::{Stamp, check_extra, finite, log_unknown, token_text, tokens};
 use crate::config::{LimitSettings, ServerSettings};
 use crate::error::ApiError;
@@ -124,8 +124,13 @@ fn parse(
     let echo = request.echo.unwrap_or(false);
     let least = i64::from(!echo);
     common.max_tokens = integer("max_tokens", common.max_tokens, least, i64::from(i32::MAX))?;
-    let mut recipe =
-        Recipe::new(&common, origin::read(headers, &common)?, served.vocab(), max_choices)?;
+    let mut recipe = Recipe::new(
+        &common,
+        origin::read(headers, &common)?,
+        served.vocab(),
+        max_choices,
+        StopNames::default(),
+    )?;
     recipe.max_tokens =
         Some(recipe.max_tokens.unwrap_or_else(|| DEFAULT_MAX_TOKENS.max(recipe.stop.min_tokens)));
     if request.best_of.is_some_and(|best| best != i64::from(recipe.choices)) {
@@ -142,7 +147,7 @@ fn parse(
         logprobs: logprobs.is_some(),
         choices: recipe.choices,
     };
-    Ok(Parsed { prompts, recipe, grammar: Wanted::of(&request.shape())?, style })
+    Ok(Parsed { prompts, recipe, grammar: Wanted::of(&request.shape(), None)?, style })
 }
 
 /// Checks a request and tokenises its prompts. It can take long: not for the reactor's threads.

@@ -5,10 +5,11 @@
 
 use forebay_chat::{Thinking, between_slashes, escape_regex, literal};
 use forebay_engine::{CompiledGrammar, Grammar, Grammars, Vocab};
-use forebay_protocol::structured::{JsonSchemaFormat, ResponseFormat, Shape, StructuredOutputs};
+use forebay_protocol::structured::{Shape, StructuredOutputs};
 use serde_json::{Value, json};
 
 use super::schema::{self, Enforcement, NotEnforced};
+use crate::conversation::FieldNames;
 use crate::error::{ApiError, shown};
 use crate::registry::Served;
 
@@ -86,15 +87,37 @@ impl Wanted {
         }
     }
 
-    /// What the fields ask for, if anything.
+    /// Any JSON object.
+    ///
+    /// # Errors
+    /// None is expected.
+    pub fn any_object(names: &FieldNames) -> Result<Self, ApiError> {
+        any_object(names.format)
+    }
+
+    /// JSON by a schema; without one any object.
+    ///
+    /// # Errors
+    /// 400 where its name is none, or the schema cannot be enforced.
+    pub fn named_schema(
+        name: &str,
+        schema: Option<&Value>,
+        strict: Option<bool>,
+        names: &FieldNames,
+    ) -> Result<Self, ApiError> {
+        check_name(names.schema_name, name)?;
+        match schema {
+            Some(schema) => of_schema(names.schema, schema, Enforcement::of(strict)),
+            None => any_object(names.schema),
+        }
+    }
+
+    /// What the fields that vLLM and llama-server have ask for, if anything, beside a `format`.
     ///
     /// # Errors
     /// 400 where a field is not valid, or two of them want something.
-    pub fn of(shape: &Shape<'_>) -> Result<Option<Self>, ApiError> {
-        let mut all = Vec::new();
-        if let Some(format) = shape.response_format {
-            all.extend(of_format(format)?);
-        }
+    pub fn of(shape: &Shape<'_>, format: Option<Self>) -> Result<Option<Self>, ApiError> {
+        let mut all: Vec<Self> = format.into_iter().collect();
         if let Some(outputs) = shape.structured_outputs {
             all.extend(of_outputs(outputs)?);
         }
@@ -193,39 +216,6 @@ impl Wanted {
 fn refused(param: &str, why: &str) -> ApiError {
     let message = format!("'{param}' cannot be enforced: {}.", why.trim_end_matches('.'));
     ApiError::invalid(param, "invalid_value", message)
-}
-
-fn of_format(format: &ResponseFormat) -> Result<Option<Wanted>, ApiError> {
-    let param = "response_format";
-    match (format.kind.as_str(), &format.json_schema) {
-        ("text", None) => Ok(None),
-        ("json_object", None) => Ok(Some(any_object(param)?)),
-        ("json_schema", Some(JsonSchemaFormat { name, schema, strict, .. })) => {
-            check_name("response_format.json_schema.name", name)?;
-            let param = "response_format.json_schema.schema";
-            let Some(schema) = schema else { return any_object(param).map(Some) };
-            of_schema(param, schema, Enforcement::of(*strict)).map(Some)
-        }
-        ("json_schema", None) => {
-            let param = "response_format.json_schema";
-            let message = format!("Missing required parameter: '{param}'.");
-            Err(ApiError::invalid(param, "missing_required_parameter", message))
-        }
-        ("text" | "json_object", Some(_)) => {
-            let message = format!(
-                "'response_format.json_schema' needs the type 'json_schema', not '{}'.",
-                format.kind
-            );
-            Err(ApiError::invalid("response_format.json_schema", "invalid_value", message))
-        }
-        (other, _) => {
-            let message = format!(
-                "'response_format.type' is '{}'; it must be 'text', 'json_object' or 'json_schema'.",
-                shown(other)
-            );
-            Err(ApiError::invalid("response_format.type", "invalid_value", message))
-        }
-    }
 }
 
 /// What OpenAI lets schemas and tools be called.

@@ -1,4 +1,4 @@
-//! From a chat request to the engine's: everything that takes time, as plain functions for the
+//! From a conversation to the engine's request: everything that takes time, as plain functions for the
 //! pool's threads.
 
 use std::collections::BTreeMap;
@@ -6,15 +6,14 @@ use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use forebay_chat::{CallReader, ChannelReader, Thinking, ThoughtReader};
-use forebay_engine::GenerateRequest;
-use forebay_protocol::chat::ChatCompletionRequest;
-use serde_json::Value;
+use forebay_engine::{GenerateRequest, Token};
 
-use super::chat::{self, Parsed, Prompt};
+use super::Against;
 use super::grammar::Wanted;
+use super::prompt::{self, Prompt};
 use super::tools::Toolset;
 use crate::config::{LimitSettings, ServerSettings};
-use crate::dialects::chat::encode::Style;
+use crate::conversation::Conversation;
 use crate::error::ApiError;
 use crate::registry::Served;
 use crate::reply::{ReplyParser, ReplyReader};
@@ -41,52 +40,82 @@ pub struct Prepared {
     pub wanted: Option<Wanted>,
     /// What reads each reply.
     pub readers: Vec<ReplyReader>,
-    /// How to spell the answer.
-    pub style: Style,
-    /// What the answer repeats.
-    pub metadata: Option<BTreeMap<String, Value>>,
+    /// Whether the reply is streamed.
+    pub stream: bool,
 }
 
-/// Checks a request, renders its prompt and tokenises it.
+impl Context {
+    /// What requests are read against.
+    ///
+    /// # Errors
+    /// When the model cannot chat.
+    pub fn against(&self) -> Result<Against<'_>, ApiError> {
+        let ServerSettings { max_choices, strict, .. } = *self.settings;
+        Ok(Against {
+            vocab: self.served.vocab(),
+            knows_effort: self.served.knows_effort()?,
+            strict,
+            max_choices,
+            headers: &self.headers,
+        })
+    }
+}
+
+/// Renders a conversation's prompt, tokenises it and makes the engine's request.
 ///
 /// # Errors
 /// 400 for the first field that cannot be honoured.
-pub fn prepare(request: ChatCompletionRequest, context: &Context) -> Result<Prepared, ApiError> {
+pub fn prepare(conversation: Conversation, context: &Context) -> Result<Prepared, ApiError> {
     let served = &*context.served;
     served.engine()?;
-    let parsed = chat::parse(&request, &context.headers, served, &context.settings)?;
-    let Prompt { tokens, thoughts } = prompt(&request, &parsed, context)?;
-    let Parsed { mut recipe, grammar, tools, style, .. } = parsed;
-    let thinking = served.template()?.thinking().zip(thoughts);
-    recipe.think = chat::think_limit(&request, thinking.as_ref(), served.vocab())?;
-    let wanted = grammar.map(|grammar| grammar.behind_thoughts(thinking.as_ref(), served.vocab()));
-    let request_to_engine = recipe.request("messages", tokens, served.info())?;
+    let grammar = grammar(&conversation, served)?;
+    let prompt = prompt(&conversation, context)?;
+    let Conversation { tools, reasoning, mut recipe, stream, names, .. } = conversation;
+    recipe.spelled = control_tokens(&tools, served)?;
+    let thinking = served.template()?.thinking().zip(prompt.thoughts);
+    let vocab = served.vocab();
+    recipe.think = prompt::reasoning_limit(reasoning.budget, names, thinking.as_ref(), vocab)?;
+    let wanted = grammar.map(|grammar| grammar.behind_thoughts(thinking.as_ref(), vocab));
+    let request = recipe.request(names.conversation, prompt.tokens, served.info())?;
     let readers = readers(&tools, thinking, recipe.choices, served)?;
-    let metadata = request.metadata;
-    Ok(Prepared { request: request_to_engine, wanted, readers, style, metadata })
+    Ok(Prepared { request, wanted, readers, stream })
 }
 
 /// How many tokens a conversation's prompt has.
 ///
 /// # Errors
 /// 400 for the first field that cannot be honoured.
-pub fn count(request: &ChatCompletionRequest, context: &Context) -> Result<u32, ApiError> {
-    let parsed = chat::parse(request, &context.headers, &context.served, &context.settings)?;
-    let Prompt { tokens, .. } = prompt(request, &parsed, context)?;
+pub fn count(conversation: &Conversation, context: &Context) -> Result<u32, ApiError> {
+    let Prompt { tokens, .. } = prompt(conversation, context)?;
     Ok(u32::try_from(tokens.len()).unwrap_or(u32::MAX))
 }
 
-fn prompt(
-    request: &ChatCompletionRequest,
-    parsed: &Parsed,
-    context: &Context,
-) -> Result<Prompt, ApiError> {
-    let variables = chat::variables(request, &context.served)?;
-    let opens = chat::Opening {
-        add_generation_prompt: request.add_generation_prompt.unwrap_or(true),
-        continue_final_message: request.continue_final_message.unwrap_or(false),
-    };
-    chat::prompt(&parsed.turns, &parsed.tools.shown(), context, opens, &variables)
+fn prompt(conversation: &Conversation, context: &Context) -> Result<Prompt, ApiError> {
+    let Conversation { turns, prompt_end, tools, reasoning, names, .. } = conversation;
+    let variables = prompt::variables(reasoning, names, &context.served)?;
+    prompt::render(turns, &tools.shown(), context, *prompt_end, &variables, names.conversation)
+}
+
+/// What the reply has to be, calls included.
+fn grammar(conversation: &Conversation, served: &Served) -> Result<Option<Wanted>, ApiError> {
+    let Conversation { tools, format, .. } = conversation;
+    if !tools.is_active() {
+        return Ok(format.clone());
+    }
+    tools.grammar(served.dialect()?, served.vocab(), format.as_ref())
+}
+
+/// Control tokens that show in the reply's text, because they delimit reasoning or calls.
+fn control_tokens(tools: &Toolset, served: &Served) -> Result<Arc<[Token]>, ApiError> {
+    let thinking = served.template()?.thinking();
+    let mut delimiters: Vec<String> =
+        thinking.into_iter().flat_map(|thinking| thinking.pieces()).collect();
+    if tools.is_active() {
+        delimiters.extend(served.dialect()?.pieces().into_iter().map(str::to_owned));
+    }
+    let delimits = |name: &str| delimiters.iter().any(|piece| piece.contains(name));
+    let controls = served.vocab().controls().filter(|(_, name)| delimits(name));
+    Ok(controls.map(|(token, _)| token).collect())
 }
 
 /// What reads each reply.

@@ -12,7 +12,6 @@ use rand_core::{OsRng, TryRngCore};
 
 use crate::error::{ApiError, shown};
 
-const MAX_STOPS: usize = 4;
 const MAX_STOP_BYTES: usize = 256;
 const MAX_BIASES: usize = 1024;
 const MAX_STOP_TOKENS: usize = 64;
@@ -54,6 +53,7 @@ impl Recipe {
         origin: Origin,
         vocab: &Vocab,
         max_choices: u32,
+        names: StopNames,
     ) -> Result<Self, ApiError> {
         if fields.stream_options.is_some() && !fields.stream {
             let message = "'stream_options' is only allowed when 'stream' is true.";
@@ -99,7 +99,7 @@ impl Recipe {
                 seed,
             },
             stop: StopRules {
-                strings: fields.stop.map_or(Ok(Vec::new()), stop_strings)?,
+                strings: fields.stop.map_or(Ok(Vec::new()), |stop| stop_strings(stop, names))?,
                 tokens: stop_tokens(fields.stop_token_ids.unwrap_or_default(), vocab)?,
                 ignore_eos: fields.ignore_eos,
                 min_tokens: integer("min_tokens", fields.min_tokens, 0, i64::from(i32::MAX))?
@@ -224,17 +224,36 @@ fn number(
     Ok(value)
 }
 
-fn stop_strings(stop: &Stop) -> Result<Vec<String>, ApiError> {
+/// What the field of stop strings is called, and how many it may hold.
+#[derive(Debug, Clone, Copy)]
+pub struct StopNames {
+    /// The field.
+    pub param: &'static str,
+    /// The most strings.
+    pub most: usize,
+}
+
+impl Default for StopNames {
+    /// OpenAI's.
+    fn default() -> Self {
+        Self { param: "stop", most: 4 }
+    }
+}
+
+fn stop_strings(
+    stop: &Stop,
+    StopNames { param, most }: StopNames,
+) -> Result<Vec<String>, ApiError> {
     let strings = stop.clone().into_vec();
-    if strings.len() > MAX_STOPS {
+    if strings.len() > most {
         let message = format!(
-            "Invalid 'stop': expected at most {MAX_STOPS} strings, but got {}.",
+            "Invalid '{param}': expected at most {most} strings, but got {}.",
             strings.len()
         );
-        return Err(ApiError::invalid("stop", "array_above_max_length", message));
+        return Err(ApiError::invalid(param, "array_above_max_length", message));
     }
     for (index, string) in strings.iter().enumerate() {
-        let param = format!("stop[{index}]");
+        let param = format!("{param}[{index}]");
         if string.is_empty() {
             return Err(ApiError::invalid(
                 param,

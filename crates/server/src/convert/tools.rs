@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use forebay_chat::{Calls, Dialect, Target, ToolShape, Unenforceable, call_grammar};
 use forebay_engine::{Grammar, Vocab};
-use forebay_protocol::chat::ChatCompletionRequest;
-use forebay_protocol::tools::{NamedChoice, Tool, ToolChoice};
 use serde_json::{Value, json};
 
 use super::grammar::{Wanted, check_name};
 use super::schema::{self, Enforcement, NotEnforced};
+use crate::conversation::{FieldNames, ToolChoice, ToolDefinition, ToolPath, ToolReference};
 use crate::error::{ApiError, shown};
+use crate::reply::ToolKind;
 
 const MAX_TOOLS: usize = 128;
 /// Bytes of expressions for arguments and their names of which it is found out whether any text matches them
@@ -35,8 +35,9 @@ pub struct Toolset {
 
 #[derive(Debug, Clone)]
 struct Entry {
+    path: ToolPath,
     name: String,
-    custom: bool,
+    kind: ToolKind,
     strict: bool,
     /// Whether it may be called; the model sees it all the same.
     callable: bool,
@@ -59,14 +60,18 @@ enum Need {
 }
 
 impl Toolset {
-    /// Reads and checks the fields.
+    /// Checks the tools of a request; `parallel` is whether a reply may hold several calls.
     ///
     /// # Errors
     /// 400 for the first that cannot be honoured.
-    pub fn of(request: &ChatCompletionRequest) -> Result<Self, ApiError> {
-        let tools = request.tools.as_deref().unwrap_or_default();
+    pub fn new(
+        tools: Vec<ToolDefinition>,
+        choice: ToolChoice,
+        parallel: bool,
+        names: &FieldNames,
+    ) -> Result<Self, ApiError> {
         if tools.is_empty() {
-            return Self::without(request);
+            return Self::without(&choice);
         }
         if tools.len() > MAX_TOOLS {
             let message = format!("'tools' can have at most {MAX_TOOLS} entries.");
@@ -74,63 +79,57 @@ impl Toolset {
         }
         let mut entries: Vec<Entry> = Vec::with_capacity(tools.len());
         let mut shown = Vec::with_capacity(tools.len());
-        for (index, tool) in tools.iter().enumerate() {
-            let (entry, as_shown) = entry(&format!("tools[{index}]"), tool)?;
+        for tool in tools {
+            let (entry, as_shown) = entry(tool)?;
             shown.push(as_shown);
             if entries.iter().any(|other| other.name == entry.name) {
                 let message = format!("There are two tools with the name '{}'.", entry.name);
-                return Err(ApiError::invalid(format!("tools[{index}]"), "invalid_value", message));
+                return Err(ApiError::invalid(entry.path.tool, "invalid_value", message));
             }
             entries.push(entry);
         }
-        let parallel = request.parallel_tool_calls.unwrap_or(true);
         let (tools, shown) = (entries.into(), shown.into());
         let mut set = Self { tools, shown, need: Need::Auto, parallel };
-        match &request.tool_choice {
-            None => {}
-            Some(ToolChoice::Mode(mode)) => set.need = need(mode, "tool_choice")?,
-            Some(ToolChoice::Named(named)) => set.choose(named)?,
-        }
+        set.choose(choice, names)?;
         Ok(set)
     }
 
-    fn without(request: &ChatCompletionRequest) -> Result<Self, ApiError> {
-        let asks = match &request.tool_choice {
-            None => false,
-            Some(ToolChoice::Mode(mode)) => need(mode, "tool_choice")? == Need::Required,
-            Some(ToolChoice::Named(_)) => true,
-        };
-        if asks {
-            let message = "'tool_choice' is only allowed when 'tools' are specified.";
-            return Err(ApiError::invalid("tool_choice", "invalid_value", message));
+    fn without(choice: &ToolChoice) -> Result<Self, ApiError> {
+        if matches!(choice, ToolChoice::Auto | ToolChoice::None) {
+            return Ok(Self::default());
         }
-        Ok(Self::default())
+        let message = "'tool_choice' is only allowed when 'tools' are specified.";
+        Err(ApiError::invalid("tool_choice", "invalid_value", message))
     }
 
-    fn choose(&mut self, choice: &NamedChoice) -> Result<(), ApiError> {
-        if let (Some(allowed), "allowed_tools") = (&choice.allowed_tools, choice.kind.as_str()) {
-            let param = "tool_choice.allowed_tools";
-            self.need = need(&allowed.mode, &format!("{param}.mode"))?;
-            if allowed.tools.len() > MAX_TOOLS {
-                let param = format!("{param}.tools");
-                let message = format!("'{param}' can have at most {MAX_TOOLS} entries.");
-                return Err(ApiError::invalid(param, "array_above_max_length", message));
+    fn choose(&mut self, choice: ToolChoice, names: &FieldNames) -> Result<(), ApiError> {
+        match choice {
+            ToolChoice::Auto => self.need = Need::Auto,
+            ToolChoice::None => self.need = Need::None,
+            ToolChoice::Required => self.need = Need::Required,
+            ToolChoice::Tool(tool) => {
+                self.check_reference(&tool, "tool_choice")?;
+                self.restrict(|entry| entry.name == tool.name);
+                self.need = Need::One;
             }
-            let mut names = HashSet::with_capacity(allowed.tools.len());
-            for (index, tool) in allowed.tools.iter().enumerate() {
-                names.insert(self.named(tool, &format!("{param}.tools[{index}]"))?);
+            ToolChoice::Allowed { tools, required } => {
+                let param = names.allowed_tools;
+                if tools.len() > MAX_TOOLS {
+                    let message = format!("'{param}' can have at most {MAX_TOOLS} entries.");
+                    return Err(ApiError::invalid(param, "array_above_max_length", message));
+                }
+                if tools.is_empty() {
+                    let message = format!("'{param}' must hold at least one tool.");
+                    return Err(ApiError::invalid(param, "empty_array", message));
+                }
+                for (index, tool) in tools.iter().enumerate() {
+                    self.check_reference(tool, &format!("{param}[{index}]"))?;
+                }
+                let allowed: HashSet<&str> = tools.iter().map(|tool| tool.name.as_str()).collect();
+                self.restrict(|entry| allowed.contains(entry.name.as_str()));
+                self.need = if required { Need::Required } else { Need::Auto };
             }
-            if names.is_empty() {
-                let param = format!("{param}.tools");
-                let message = format!("'{param}' must hold at least one tool.");
-                return Err(ApiError::invalid(param, "empty_array", message));
-            }
-            self.restrict(|tool| names.contains(&tool.name));
-            return Ok(());
         }
-        let name = self.named(choice, "tool_choice")?;
-        self.restrict(|tool| tool.name == name);
-        self.need = Need::One;
         Ok(())
     }
 
@@ -141,28 +140,18 @@ impl Toolset {
         }
     }
 
-    /// Those that may be called, each with its place in the request.
-    fn callable(&self) -> impl Iterator<Item = (usize, &Entry)> {
-        self.tools.iter().enumerate().filter(|(_, tool)| tool.callable)
+    /// Those that may be called.
+    fn callable(&self) -> impl Iterator<Item = &Entry> {
+        self.tools.iter().filter(|tool| tool.callable)
     }
 
-    /// The name of the tool that is chosen.
-    fn named(&self, choice: &NamedChoice, param: &str) -> Result<String, ApiError> {
-        let refuse = |message: String| Err(ApiError::invalid(param, "invalid_value", message));
-        let name = match (choice.kind.as_str(), &choice.function, &choice.custom) {
-            ("function", Some(function), None) => &function.name,
-            ("custom", None, Some(custom)) => &custom.name,
-            _ => {
-                return refuse(format!(
-                    "'{param}' must be a 'function' or a 'custom' tool with its name, or 'allowed_tools'."
-                ));
-            }
-        };
-        let custom = choice.kind == "custom";
-        match self.tools.iter().any(|tool| tool.name == *name && tool.custom == custom) {
-            true => Ok(name.clone()),
-            false => refuse(format!("'{param}' names '{}', which is not in 'tools'.", shown(name))),
+    /// Checks that a tool is there.
+    fn check_reference(&self, tool: &ToolReference, param: &str) -> Result<(), ApiError> {
+        if self.tools.iter().any(|entry| entry.name == tool.name && entry.kind == tool.kind) {
+            return Ok(());
         }
+        let message = format!("'{param}' names '{}', which is not in 'tools'.", shown(&tool.name));
+        Err(ApiError::invalid(param, "invalid_value", message))
     }
 
     /// Whether the answer may hold calls.
@@ -177,12 +166,12 @@ impl Toolset {
 
     /// Names, each with its arguments' schema.
     pub fn schemas(&self) -> BTreeMap<String, Value> {
-        self.callable().map(|(_, tool)| (tool.name.clone(), tool.schema.clone())).collect()
+        self.callable().map(|tool| (tool.name.clone(), tool.schema.clone())).collect()
     }
 
     /// Whether a tool takes text.
     pub fn is_custom(&self, name: &str) -> bool {
-        self.tools.iter().any(|tool| tool.custom && tool.name == name)
+        self.tools.iter().any(|tool| tool.kind == ToolKind::Custom && tool.name == name)
     }
 
     /// Whether calls behind the first one are left out.
@@ -201,7 +190,7 @@ impl Toolset {
         vocab: &Vocab,
         answer: Option<&Wanted>,
     ) -> Result<Option<Wanted>, ApiError> {
-        let strict = self.callable().any(|(_, tool)| tool.strict);
+        let strict = self.callable().any(|tool| tool.strict);
         let calls = match self.need {
             Need::None => return Ok(None),
             Need::Auto if !strict && answer.is_none() => return Ok(None),
@@ -222,11 +211,11 @@ impl Toolset {
                 some_text: &|all, none| some_text(&work, all, none),
             };
             let grammar = call_grammar(dialect, &shapes, calls, target, schema.as_ref());
-            let grammar = grammar.map_err(|Unenforceable { tool, why }| {
-                let (index, custom) =
-                    self.callable().nth(tool).map_or((0, false), |(at, tool)| (at, tool.custom));
-                cannot_enforce(index, custom, &why)
-            })?;
+            let grammar =
+                grammar.map_err(|Unenforceable { tool, why }| match self.callable().nth(tool) {
+                    Some(tool) => cannot_enforce(&tool.path, &why),
+                    None => ApiError::internal(format!("no tool {tool}: {why}")),
+                })?;
             grammar.left_out.iter().for_each(|keyword| not_enforced.add_named(keyword));
             Ok(Wanted::of_tools(Grammar::Lark(grammar.lark.into()), not_enforced))
         };
@@ -250,7 +239,7 @@ impl Toolset {
     ) -> Result<(Vec<ToolShape<'_>>, NotEnforced), ApiError> {
         let (mut shapes, mut not_enforced) = (Vec::new(), NotEnforced::default());
         let any = json!({"type": "object"});
-        for (index, tool) in self.callable() {
+        for tool in self.callable() {
             let schema = if calls != Calls::Any || tool.strict { &tool.schema } else { &any };
             let enforcement = if tool.strict { Enforcement::Strict } else { enforcement };
             let enforceable = if dialect.takes_each() {
@@ -258,8 +247,7 @@ impl Toolset {
             } else {
                 schema::enforceable(schema, enforcement)
             };
-            let enforceable =
-                enforceable.map_err(|why| cannot_enforce(index, tool.custom, &why))?;
+            let enforceable = enforceable.map_err(|why| cannot_enforce(&tool.path, &why))?;
             not_enforced = not_enforced.and(enforceable.not_enforced);
             let (schema, sent, strict) = (enforceable.schema, &tool.schema, tool.strict);
             shapes.push(ToolShape { name: &tool.name, schema, sent, strict });
@@ -278,23 +266,10 @@ fn some_text(work: &Cell<usize>, all: &[&str], none: &[&str]) -> Option<bool> {
 }
 
 /// The parameters of a function cannot be enforced, or the format of a custom tool.
-fn cannot_enforce(index: usize, custom: bool, why: &str) -> ApiError {
-    let field = if custom { "custom.format" } else { "function.parameters" };
-    let param = format!("tools[{index}].{field}");
+fn cannot_enforce(path: &ToolPath, why: &str) -> ApiError {
+    let param = path.of_input();
     let message = format!("'{param}' cannot be enforced: {why}.");
     ApiError::invalid(param, "invalid_value", message)
-}
-
-fn need(mode: &str, param: &str) -> Result<Need, ApiError> {
-    match mode {
-        "none" if param == "tool_choice" => Ok(Need::None),
-        "auto" => Ok(Need::Auto),
-        "required" => Ok(Need::Required),
-        other => {
-            let message = format!("'{param}' is '{}', which is not a choice.", shown(other));
-            Err(ApiError::invalid(param, "invalid_value", message))
-        }
-    }
 }
 
 /// What a custom tool's text may be, and whether that has to be enforced.
@@ -319,60 +294,45 @@ fn custom_input(param: &str, format: Option<&Value>) -> Result<(Value, bool), Ap
 }
 
 /// A tool, and how the template gets it.
-fn entry(path: &str, tool: &Tool) -> Result<(Entry, Value), ApiError> {
-    let (kind, name) = match (tool.kind.as_str(), &tool.function, &tool.custom) {
-        ("function", Some(function), None) => ("function", &function.name),
-        ("custom", None, Some(custom)) => ("custom", &custom.name),
-        ("function" | "custom", ..) => {
-            let param = format!("{path}.{}", tool.kind);
-            let message = format!("Missing required parameter: '{param}'.");
-            return Err(ApiError::invalid(param, "missing_required_parameter", message));
-        }
-        (other, ..) => {
-            let param = format!("{path}.type");
-            let message = format!(
-                "'{param}' is '{}'; this server has no tools of its own: 'function' and 'custom' are supported.",
-                shown(other)
-            );
-            return Err(ApiError::invalid(param, "unsupported_value", message));
-        }
-    };
-    check_name(&format!("{path}.{kind}.name"), name)?;
-    if let Some(custom) = &tool.custom {
-        let (input, strict) =
-            custom_input(&format!("{path}.custom.format"), custom.format.as_ref())?;
-        let schema = json!({"type": "object", "properties": {"input": input},
-                            "required": ["input"], "additionalProperties": false});
-        let shown = json!({"type": "function", "function": {
-            "name": name, "description": custom.description, "parameters": schema}});
-        let entry = Entry { name: name.clone(), custom: true, strict, callable: true, schema };
-        return Ok((entry, shown));
+fn entry(tool: ToolDefinition) -> Result<(Entry, Value), ApiError> {
+    check_name(&tool.path.of_name(), &tool.name)?;
+    match tool.kind {
+        ToolKind::Function => function(tool),
+        ToolKind::Custom => custom(tool),
     }
-    let function = tool.function.as_ref();
+}
+
+fn custom(tool: ToolDefinition) -> Result<(Entry, Value), ApiError> {
+    let ToolDefinition { path, kind, name, description, input, .. } = tool;
+    let (input, strict) = custom_input(&path.of_input(), input.as_ref())?;
+    let schema = json!({"type": "object", "properties": {"input": input},
+                        "required": ["input"], "additionalProperties": false});
+    let shown = json!({"type": "function", "function": {
+        "name": name, "description": description, "parameters": schema}});
+    Ok((Entry { path, name, kind, strict, callable: true, schema }, shown))
+}
+
+fn function(tool: ToolDefinition) -> Result<(Entry, Value), ApiError> {
+    let ToolDefinition { path, kind, name, description, input, strict } = tool;
     let none = || json!({"type": "object", "properties": {}, "additionalProperties": false});
-    let parameters = function.and_then(|f| f.parameters.clone()).unwrap_or_else(none);
     let no_object = |code| {
-        let param = format!("{path}.function.parameters");
+        let param = path.of_input();
         let message = format!("'{param}' must be a JSON Schema of an object.");
         ApiError::invalid(param, code, message)
     };
-    let Value::Object(mut schema) = parameters else { return Err(no_object("invalid_type")) };
+    let Value::Object(mut schema) = input.unwrap_or_else(none) else {
+        return Err(no_object("invalid_type"));
+    };
     schema.entry("type").or_insert_with(|| json!("object"));
     if schema["type"] != "object" {
         return Err(no_object("invalid_value"));
     }
-    let mut shown = json!(tool);
-    shown["function"]["parameters"] = Value::Object(schema.clone());
-    if !schema.contains_key("properties") {
-        // Templates take them for granted. Enforced they would be: no arguments at all.
-        shown["function"]["parameters"]["properties"] = json!({});
-    }
-    if let Some(function) = shown["function"].as_object_mut() {
-        function.remove("strict");
-        // Templates take it for granted.
-        function.entry("description").or_insert_with(|| json!(""));
-    }
-    let strict = function.and_then(|f| f.strict).unwrap_or(false);
-    let (name, schema) = (name.clone(), Value::Object(schema));
-    Ok((Entry { name, custom: false, strict, callable: true, schema }, shown))
+    // Templates take a description and properties for granted. Enforced, none would be: no arguments at all.
+    let mut parameters = schema.clone();
+    parameters.entry("properties").or_insert_with(|| json!({}));
+    let description = description.unwrap_or_default();
+    let shown = json!({"type": "function", "function": {
+        "name": name, "description": description, "parameters": parameters}});
+    let schema = Value::Object(schema);
+    Ok((Entry { path, name, kind, strict, callable: true, schema }, shown))
 }

@@ -1,3 +1,4 @@
 //! OpenAI's `/v1/chat/completions`.
 
 pub mod encode;
+pub mod request;

@@ -1,3 +1,4 @@
 //! Anthropic's `/v1/messages`.
 
 pub mod encode;
+pub mod request;

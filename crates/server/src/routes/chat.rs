@@ -1,6 +1,5 @@
 //! `POST /v1/chat/completions`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +15,8 @@ use crate::convert::Stamp;
 use crate::convert::grammar::{Compiled, Wanted};
 use crate::convert::prepare::{Context, Prepared, count, prepare};
 use crate::convert::schema::NotEnforced;
-use crate::dialects::chat::encode::{self, ChatEncoder, Style};
+use crate::dialects::chat::encode::{self, ChatEncoder};
+use crate::dialects::chat::request::{self, Spelling};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::generations::Generations;
@@ -58,11 +58,13 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     let model = request.model.clone();
     let context = context(&state, &model, headers)?;
-    let called = RequestParts { state: &state, record, work };
-    let submitted =
-        prepare_and_submit(called, context, |context| Ok((prepare(request, context)?, ())));
-    let (submitted, ()) = submitted.await?;
-    let Submitted { mut replies, style, metadata, served, not_enforced } = submitted;
+    let called = RequestParts { state: &state, record, work, repeats: false };
+    let submitted = prepare_and_submit(called, context, |context| {
+        let (conversation, spelling) = request::read(request, &context.against()?)?;
+        Ok((prepare(conversation, context)?, spelling))
+    });
+    let (submitted, Spelling { style, metadata }) = submitted.await?;
+    let Submitted { mut replies, served, not_enforced, .. } = submitted;
     let name = state.registry.answer_name(&model, &served);
     let stamp = Stamp::new("chatcmpl", name, &served.info().fingerprint);
     if style.stream {
@@ -96,7 +98,8 @@ pub async fn input_tokens(
 ) -> Result<Response, ApiError> {
     let context = context(&state, &request.model, headers)?;
     let served = Arc::clone(&context.served);
-    let tokens = work.run_for(&served, Effort::Tiny, move || count(&request, &context)).await?;
+    let count = move || count(&request::read(request, &context.against()?)?.0, &context);
+    let tokens = work.run_for(&served, Effort::Tiny, count).await?;
     let answer =
         serde_json::json!({"object": "chat.completion.input_tokens", "input_tokens": tokens});
     Ok(Json(answer).into_response())
@@ -107,14 +110,16 @@ pub(super) struct RequestParts<'a> {
     pub(super) state: &'a AppState,
     pub(super) record: Record,
     pub(super) work: Work,
+    /// Whether the answer repeats parts of the request, or keeps them.
+    pub(super) repeats: bool,
 }
 
 /// A conversation whose answers are being generated.
 #[derive(Debug)]
 pub(super) struct Submitted {
     pub(super) replies: Replies,
-    pub(super) style: Style,
-    pub(super) metadata: Option<BTreeMap<String, serde_json::Value>>,
+    /// Whether they are streamed.
+    pub(super) stream: bool,
     pub(super) served: Arc<Served>,
     /// What the answers may violate.
     pub(super) not_enforced: NotEnforced,
@@ -140,7 +145,7 @@ pub(super) fn context(
 /// # Errors
 /// What cannot be honoured, and what the engine refuses.
 pub(super) async fn prepare_and_submit<E: Send + 'static>(
-    RequestParts { state, record, work }: RequestParts<'_>,
+    RequestParts { state, record, work, repeats }: RequestParts<'_>,
     context: Context,
     prepare: impl FnOnce(&Context) -> Result<(Prepared, E), ApiError> + Send + 'static,
 ) -> Result<(Submitted, E), ApiError> {
@@ -148,15 +153,14 @@ pub(super) async fn prepare_and_submit<E: Send + 'static>(
     served.engine()?.has_room().inspect_err(|_| state.metrics.rejected("engine"))?;
     let prepare = move || prepare(&context);
     let (prepared, besides) = work.run_for(&served, Effort::Tiny, prepare).await?;
-    let Prepared { mut request, wanted, readers, style, metadata } = prepared;
-    record.note(|facts| facts.stream = style.stream);
+    let Prepared { mut request, wanted, readers, stream } = prepared;
+    record.note(|facts| facts.stream = stream);
     let (grammar, not_enforced) = find_or_compile(wanted, &served, &work).await?;
     request.grammar = grammar;
     request.origin.timeout = work.time_left();
     // Of the parsed request only the tools are still in memory, and what a response repeats: no more
     // than half of the estimate.
-    let holds = size_of::<E>() > 0 || readers.iter().any(ReplyReader::has_tools);
-    if holds {
+    if repeats || readers.iter().any(ReplyReader::has_tools) {
         work.keep_half();
     } else {
         work.release();
@@ -164,7 +168,7 @@ pub(super) async fn prepare_and_submit<E: Send + 'static>(
     let generations = Generations::submit(vec![request], &served, record, &state.lifecycle)
         .inspect_err(|_| state.metrics.rejected("engine"))?;
     let replies = Replies::new(generations, readers);
-    Ok((Submitted { replies, style, metadata, served, not_enforced }, besides))
+    Ok((Submitted { replies, stream, served, not_enforced }, besides))
 }
 
 /// A grammar that the engine has compiled, before or now, and what answers by it may violate.

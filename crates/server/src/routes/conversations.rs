@@ -9,8 +9,9 @@ use forebay_protocol::responses::{ConversationRequest, ItemsRequest};
 use serde_json::{Value, json};
 
 use super::stored::{PageQuery, list, spelled, store};
-use crate::convert::responses::{check_items, items};
 use crate::convert::{check_extra, log_unknown, metadata};
+use crate::dialects::responses::items;
+use crate::dialects::responses::request::check_items;
 use crate::error::ApiError;
 use crate::extract::{ApiJson, ApiQuery, Json, JsonText};
 use crate::state::AppState;

@@ -7,14 +7,13 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use forebay_protocol::chat::ChatCompletionRequest;
 use forebay_protocol::messages::{Message, MessageError, MessagesRequest, TokenCount};
 
 use super::chat::{RequestParts, Submitted, context, prepare_and_submit};
 use crate::convert::Stamp;
-use crate::convert::messages::to_chat;
-use crate::convert::prepare::{Context, count, prepare};
+use crate::convert::prepare::{count, prepare};
 use crate::dialects::messages::encode::{MessagesEncoder, message};
+use crate::dialects::messages::request;
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::observe::Record;
@@ -79,16 +78,17 @@ pub async fn create(
     }
     let model = request.model.clone();
     let context = context(&state, &model, headers)?;
-    let called = RequestParts { state: &state, record, work };
+    let called = RequestParts { state: &state, record, work, repeats: false };
     let submitted = prepare_and_submit(called, context, |context| {
-        Ok((prepare(asked(request, context)?, context)?, ()))
+        let conversation = request::read(request, &context.against()?)?;
+        Ok((prepare(conversation, context)?, ()))
     });
     let (submitted, ()) = submitted.await?;
-    let Submitted { mut replies, style, served, not_enforced, .. } = submitted;
+    let Submitted { mut replies, stream, served, not_enforced } = submitted;
     let name = state.registry.answer_name(&model, &served);
     let mut stamp = Stamp::new("msg", name, &served.info().fingerprint);
     stamp.id = stamp.id.replace("msg-", "msg_");
-    if style.stream {
+    if stream {
         let encoder = MessagesEncoder::new(stamp);
         let keepalive = Duration::from_secs(state.settings.keepalive_s);
         return Ok(not_enforced.noted_in(sse::respond(replies, encoder, keepalive)));
@@ -118,14 +118,9 @@ pub async fn count_tokens(
 ) -> Result<Response, InMessages> {
     let ApiJson(request) = body?;
     let context = context(&state, &request.model, headers)?;
-    let request = MessagesRequest { stream: None, ..request };
     let served = Arc::clone(&context.served);
-    let count = move || count(&asked(request, &context)?, &context);
+    let count = move || count(&request::read(request, &context.against()?)?, &context);
     let counted = work.run_for(&served, Effort::Tiny, count);
     let input_tokens = counted.await?;
     Ok(Json(TokenCount { input_tokens }).into_response())
-}
-
-fn asked(request: MessagesRequest, context: &Context) -> Result<ChatCompletionRequest, ApiError> {
-    to_chat(request, context.settings.strict, context.served.knows_effort()?)
 }

@@ -1,6 +1,5 @@
 //! `POST /v1/responses`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +14,9 @@ use serde_json::{Value, json};
 use super::chat::{RequestParts, Submitted, context, prepare_and_submit};
 use crate::convert::Stamp;
 use crate::convert::prepare::{Context, Prepared, count, prepare};
-use crate::convert::responses::{Asked, Input, conversation_id, items, shorten, to_chat};
 use crate::cost::{JsonSize, measure};
-use crate::dialects::responses::encode;
+use crate::dialects::responses::request::{self, Input, Namespaces, conversation_id, shorten};
+use crate::dialects::responses::{encode, items};
 use crate::error::{ApiError, shown};
 use crate::extract::{ApiJson, Json, JsonText};
 use crate::observe::Record;
@@ -62,14 +61,13 @@ pub async fn create(
     let request = Arc::new(request);
     let read = read_stored_input(&state, &owner, &work, &request).await?;
     let mut keeper = keeper(&state, owner, &request)?;
-    let called = RequestParts { state: &state, record, work: work.clone() };
+    let called = RequestParts { state: &state, record, work: work.clone(), repeats: true };
     let (asked, keeps) = (Arc::clone(&request), keeper.is_some());
     let submitted = prepare_and_submit(called, context, move |context| {
-        prepare_response(&asked, read, keeps, context).map_err(renamed)
+        prepare_response(&asked, read, keeps, context)
     });
-    let (submitted, ResponseParts { echo, namespaces, input }) =
-        submitted.await.map_err(renamed)?;
-    let Submitted { mut replies, style, served, not_enforced, .. } = submitted;
+    let (submitted, ResponseParts { echo, namespaces, input }) = submitted.await?;
+    let Submitted { mut replies, stream, served, not_enforced } = submitted;
     if let Some((_, kept)) = &mut keeper {
         kept.input = input;
     }
@@ -84,7 +82,7 @@ pub async fn create(
             response.keep(store.clone(), kept.clone());
             let memory = work.take();
             let (queued, job) = state.jobs.start(replies, response, (store, kept), memory).await?;
-            return Ok(not_enforced.noted_in(if style.stream {
+            return Ok(not_enforced.noted_in(if stream {
                 sse::relay(job.events(0), keepalive)
             } else {
                 JsonText(queued).into_response()
@@ -93,7 +91,7 @@ pub async fn create(
         Some((store, kept)) => response.keep(store, kept),
         None => {}
     }
-    if style.stream {
+    if stream {
         return Ok(not_enforced.noted_in(sse::respond(replies, response, keepalive)));
     }
     replies.read_all(|update| response.update(update, &mut encode::NoEvents)).await?;
@@ -123,13 +121,13 @@ pub async fn input_tokens(
 ) -> Result<Response, ApiError> {
     let owner = Owner::of(&headers);
     let context = context(&state, &request.model, headers)?;
-    let request = Arc::new(ResponsesRequest { stream: None, ..request });
+    let request = Arc::new(request);
     let read = read_stored_input(&state, &owner, &work, &request).await?;
     let served = Arc::clone(&context.served);
     let counted = work.run_for(&served, Effort::Tiny, move || {
         let input = read.parse(&request)?;
-        let Asked { chat, .. } = asked(&request, &input, &context)?;
-        count(&chat, &context).map_err(renamed)
+        let (conversation, _) = request::read(&request, &input, &context.against()?)?;
+        count(&conversation, &context)
     });
     let answer = json!({"object": "response.input_tokens", "input_tokens": counted.await?});
     Ok(Json(answer).into_response())
@@ -148,7 +146,7 @@ struct ResponseParts {
     /// The fields of the response that repeat the request's.
     echo: encode::Echo,
     /// The namespace of each tool that is in one.
-    namespaces: BTreeMap<String, String>,
+    namespaces: Namespaces,
     /// The request's own items, if they are kept.
     input: Arc<[StoredItem]>,
 }
@@ -180,8 +178,8 @@ fn prepare_response(
     let mut input = read.parse(request)?;
     let own = input.new.iter().filter(|_| keeps).map(StoredItem::of).collect();
     loop {
-        let Asked { chat, namespaces } = asked(request, &input, context)?;
-        match prepare(chat, context) {
+        let (conversation, namespaces) = request::read(request, &input, &context.against()?)?;
+        match prepare(conversation, context) {
             Ok(prepared) => {
                 let echo = encode::Echo::of(request, context.served.knows_effort()?)?;
                 return Ok((prepared, ResponseParts { echo, namespaces, input: own }));
@@ -190,10 +188,6 @@ fn prepare_response(
             Err(error) => return Err(error),
         }
     }
-}
-
-fn asked(request: &ResponsesRequest, input: &Input, context: &Context) -> Result<Asked, ApiError> {
-    to_chat(request, input, context.settings.strict, context.served.knows_effort()?)
 }
 
 /// Reads what the store has of the input: what was said before, and items that the request refers to.
@@ -314,16 +308,4 @@ fn cuts(request: &ResponsesRequest, error: &ApiError) -> bool {
 
 fn may_cut(request: &ResponsesRequest) -> bool {
     request.truncation.as_deref() == Some("auto")
-}
-
-/// The error at the field that this API has for it.
-fn renamed(error: ApiError) -> ApiError {
-    let ours = match error.param() {
-        Some("max_completion_tokens") => "max_output_tokens",
-        Some(param) if param == "messages" || param.starts_with("messages[") => "input",
-        Some(param) if param.starts_with("response_format") => "text.format",
-        Some("reasoning_effort") => "reasoning.effort",
-        _ => return error,
-    };
-    error.at(ours)
 }

@@ -16,8 +16,9 @@ use forebay_protocol::tokenize::{
 use serde_json::Map;
 
 use crate::config::LimitSettings;
-use crate::convert::chat::{self, Opening};
+use crate::conversation::PromptEnd;
 use crate::convert::prepare::Context;
+use crate::convert::prompt;
 use crate::convert::{check_extra, log_unknown};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
@@ -100,11 +101,12 @@ fn tokens(request: &TokenizeRequest, context: &Context) -> Result<Vec<Token>, Ap
             let mut unknown = Vec::new();
             let turns = normalise(messages, settings.strict, &mut unknown)?;
             log_unknown(&unknown);
-            let opening = Opening {
+            let end = PromptEnd {
                 add_generation_prompt: request.add_generation_prompt.unwrap_or(true),
                 continue_final_message: false,
             };
-            chat::prompt(&turns, &[], context, opening, &Map::new()).map(|prompt| prompt.tokens)
+            let prompt = prompt::render(&turns, &[], context, end, &Map::new(), "messages")?;
+            Ok(prompt.tokens)
         }
         _ => {
             let message = "Exactly one of 'prompt' and 'messages' must be given.";

@@ -14,6 +14,7 @@ mod http2;
 mod memory;
 mod overload;
 mod processes;
+mod refusals;
 mod server;
 mod structure;
 mod thoughts;

@@ -11,6 +11,7 @@ use forebay_chat::{CallReader, ChatTemplate, Part};
 use forebay_engine::scripted::{answer, can_answer, vocab};
 
 use super::*;
+use crate::dialects::chat::request::toolset as toolset_of;
 
 /// Templates that spell arguments one by one: what stands before a tool's name and between that and its
 /// arguments, before and behind an argument's name, what it is told of texts and of others, what stands behind a
@@ -90,9 +91,13 @@ fn toolset(parameters: &Value, strict: bool, choice: &str) -> Result<Toolset, Ap
     if choice == "auto" {
         tools.push(json!({"type": "function", "function": other}));
     }
-    let request = json!({"model": "m", "messages": [], "tools": tools, "tool_choice": choice,
-               "parallel_tool_calls": false});
-    Toolset::of(&serde_json::from_value(request).unwrap())
+    tools_of(json!(tools), json!(choice), false)
+}
+
+/// The tools of a chat request.
+fn tools_of(tools: Value, choice: Value, parallel: bool) -> Result<Toolset, ApiError> {
+    let (tools, choice) = (serde_json::from_value(tools), serde_json::from_value(choice));
+    toolset_of(tools.unwrap(), Some(&choice.unwrap()), Some(parallel))
 }
 
 fn wanted(parameters: &Value, strict: bool) -> Result<Wanted, ApiError> {
@@ -269,9 +274,7 @@ fn a_custom_tools_format_is_named_by_its_own_field() {
     let regex = "a".repeat(300_000);
     let grammar = json!({"type": "grammar", "grammar": {"syntax": "regex", "definition": regex}});
     let custom = json!({"type": "custom", "custom": {"name": "c", "format": grammar}});
-    let request =
-        json!({"model": "m", "messages": [], "tools": [custom], "tool_choice": "required"});
-    let tools = Toolset::of(&serde_json::from_value(request).unwrap()).unwrap();
+    let tools = tools_of(json!([custom]), json!("required"), true).unwrap();
     let error = tools.grammar(&dialect(), &vocab(), None).unwrap_err();
     assert_eq!(error.param(), Some("tools[0].custom.format"), "{error:?}");
 }

@@ -3,7 +3,7 @@
 use forebay_protocol::chat::{TokenLogprob, TopLogprob};
 use serde::{Serialize, Serializer};
 
-use crate::convert::responses::items::id;
+use crate::dialects::responses::items::id;
 
 /// How far a response or an item has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::config::{Layers, Settings, StoreSettings};
-use crate::convert::responses::{Input, to_chat};
 use crate::convert::tools::Toolset;
-use crate::convert::{Stamp, to_json};
+use crate::convert::{Against, Stamp, to_json};
+use crate::dialects::responses::items;
+use crate::dialects::responses::request::{Input, read as read_request};
 use crate::metrics::Metrics;
 use crate::registry::{Registry, model_config};
 use crate::reply::{ReplyParser, ReplyReader};
@@ -39,7 +40,9 @@ async fn served() -> Arc<Served> {
 /// The response to a request, of which nothing is generated yet.
 fn response(request: &str, served: &Arc<Served>) -> Response {
     let request: ResponsesRequest = serde_json::from_str(request).unwrap();
-    let asked = to_chat(&request, &Input::default(), false, true).unwrap();
+    let input = Input { new: items::of_input(request.input.as_ref()).unwrap(), ..Input::default() };
+    let against = Against::bare(served.vocab(), false, true);
+    let (_, namespaces) = read_request(&request, &input, &against).unwrap();
     let stamp = Stamp {
         id: "resp_1".to_owned(),
         created: 1_700_000_000,
@@ -47,7 +50,7 @@ fn response(request: &str, served: &Arc<Served>) -> Response {
         system_fingerprint: "fp_x".to_owned(),
     };
     let echo = Echo::of(&request, true).unwrap();
-    Response::new(Header::new(stamp, Arc::new(echo)), asked.namespaces, Arc::clone(served))
+    Response::new(Header::new(stamp, Arc::new(echo)), namespaces, Arc::clone(served))
 }
 
 fn kept(conversation: Option<&str>) -> Kept {
