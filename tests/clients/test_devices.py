@@ -118,7 +118,7 @@ def test_a_model_in_several_files_is_planned_with_all_of_them(tmp_path):
 
 
 def test_the_largest_numbers_do_not_fit(tmp_path):
-    numbers = SENSIBLE | {"feed_forward_length": 2**64 - 1, "embedding_length": 2**32 - 1}
+    numbers = SENSIBLE | {"feed_forward_length": 2**64 - 1, "embedding_length": 2**31 - 1}
     model = write_header(tmp_path / "m.gguf", "add_uint64", **numbers)
     said = fit(model, "--gpu", "24", "--gpu-layers", "all")
     assert "DOES NOT FIT" in said and "compute 17179869184.00 GiB" in said

@@ -113,6 +113,25 @@ impl ApiError {
         Self { param, code: Some(code), ..Self::new(Kind::Invalid, message) }
     }
 
+    /// serde's message about a field, as an error with `param` and `code`.
+    pub(crate) fn of_field(path: &str, error: &serde_json::Error) -> Self {
+        let full = error.to_string();
+        // " at line 1 column 20" helps nobody who has the field's path.
+        let why = full.rfind(" at line ").map_or(full.as_str(), |at| &full[..at]);
+        let base = if path == "." { "" } else { path };
+        let quoted = |prefix: &str| why.strip_prefix(prefix)?.split('`').next();
+        if let Some(field) = quoted("missing field `") {
+            let param = if base.is_empty() { field.to_owned() } else { format!("{base}.{field}") };
+            let message = format!("Missing required parameter: '{param}'.");
+            return Self::invalid(param, "missing_required_parameter", message);
+        }
+        if base.is_empty() {
+            return Self::not_json(&format!("it must be an object ({why})"));
+        }
+        let code = if why.starts_with("invalid type") { "invalid_type" } else { "invalid_value" };
+        Self::invalid(base, code, format!("Invalid '{base}': {}.", shown_long(why)))
+    }
+
     /// A body that is not JSON at all.
     pub fn not_json(why: &str) -> Self {
         let message = format!("We could not parse the JSON body of your request: {why}.");

@@ -153,7 +153,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         let path = error.path().to_string();
         let error = error.into_inner();
         if error.is_data() {
-            field_error(&path, &error)
+            ApiError::of_field(&path, &error)
         } else {
             ApiError::not_json(&position(&error))
         }
@@ -164,25 +164,6 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 
 fn position(error: &serde_json::Error) -> String {
     error.to_string()
-}
-
-/// serde's message about a field, as an error with `param` and `code`.
-pub(crate) fn field_error(path: &str, error: &serde_json::Error) -> ApiError {
-    let full = error.to_string();
-    // " at line 1 column 20" helps nobody who has the field's path.
-    let why = full.rfind(" at line ").map_or(full.as_str(), |at| &full[..at]);
-    let base = if path == "." { "" } else { path };
-    let quoted = |prefix: &str| why.strip_prefix(prefix)?.split('`').next();
-    if let Some(field) = quoted("missing field `") {
-        let param = if base.is_empty() { field.to_owned() } else { format!("{base}.{field}") };
-        let message = format!("Missing required parameter: '{param}'.");
-        return ApiError::invalid(param, "missing_required_parameter", message);
-    }
-    if base.is_empty() {
-        return ApiError::not_json(&format!("it must be an object ({why})"));
-    }
-    let code = if why.starts_with("invalid type") { "invalid_type" } else { "invalid_value" };
-    ApiError::invalid(base, code, format!("Invalid '{base}': {}.", crate::error::shown_long(why)))
 }
 
 impl<T: Serialize> IntoResponse for Json<T> {

@@ -1,7 +1,7 @@
 //! Forebay's HTTP server: OpenAI routes, limits, metrics, configuration, the command line.
 //!
-//! A request's way: [`routes`] takes it, `convert` checks it and turns it into the engine's
-//! form, `generations` submits it, `reply` reads what the model answers, `dialects` spell it.
+//! A request's way: [`routes`] takes it, [`dialects`] read it into a [`conversation`], `convert` makes the engine's
+//! request of that, `generations` submits it, [`reply`] reads what the model generates, `dialects` spell it.
 //!
 //! **Invariant:** no sampling, no parsing of what a model says, no `unsafe`.
 

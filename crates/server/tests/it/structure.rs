@@ -101,6 +101,19 @@ fn check_written(name: &str, made: &str) {
     assert!(written == made, "{name} is not what the code serves; UPDATE_OPENAPI=1 rewrites it");
 }
 
+/// Whoever follows the map has to arrive.
+#[test]
+fn every_path_that_the_architecture_names_is_there() {
+    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let folders = ["crates/", "tests/", "docs/", "docker/", "config/"];
+    let paths = text.split('`').skip(1).step_by(2);
+    let paths = paths.filter(|path| folders.iter().any(|folder| path.starts_with(folder)));
+    let paths: Vec<&str> = paths.filter(|path| !path.contains([' ', '*', '{'])).collect();
+    assert!(paths.len() > 60, "{}", paths.len());
+    let lost: Vec<&&str> = paths.iter().filter(|path| !root().join(path).exists()).collect();
+    assert!(lost.is_empty(), "{lost:?}");
+}
+
 #[test]
 fn the_openapi_file_is_what_is_served() {
     check_written("openapi.yaml", &forebay_server::openapi().to_yaml().unwrap());

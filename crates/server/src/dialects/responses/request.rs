@@ -21,7 +21,6 @@ use crate::convert::tools::Toolset;
 use crate::convert::{Against, check_extra, log_unknown, metadata};
 use crate::dialects::chat::request::{mode_choice, required};
 use crate::error::{ApiError, shown};
-use crate::extract::field_error;
 use crate::origin;
 use crate::reply::ToolKind;
 
@@ -320,8 +319,11 @@ fn add_item(param: &str, item: &Value, out: &mut Vec<Turn>) -> Result<(), ApiErr
     let item = match serde_path_to_error::deserialize::<_, InputItem>(item) {
         Ok(item) => item,
         Err(error) => {
-            let path = format!("{param}.{}", error.path());
-            return Err(field_error(&path, error.inner()));
+            let path = match error.path().to_string().as_str() {
+                "." => param.to_owned(),
+                path => format!("{param}.{path}"),
+            };
+            return Err(ApiError::of_field(&path, error.inner()));
         }
     };
     let kind = item.kind.as_deref().unwrap_or("message").to_owned();
