@@ -108,7 +108,7 @@ def test_what_codex_sends_is_taken(client):
     ({"top_logprobs": 21}, "top_logprobs"),
     ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0].content[0]"),
     ({"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}}, "tool_choice"),
-    ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"not": {}}}}}, "text.format"),
+    ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"not": {}}}}}, "text.format.schema"),
     ({"max_output_tokens": 0}, "max_output_tokens"),
 ])
 def test_what_cannot_be_is_refused_by_name(client, fields, param):
