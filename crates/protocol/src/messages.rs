@@ -47,6 +47,7 @@ pub struct MessagesRequest {
 
 /// One message.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(expecting = "a message")]
 pub struct InputMessage {
     /// `user`, `assistant` or `system`.
     pub role: String,
@@ -57,6 +58,7 @@ pub struct InputMessage {
 
 /// A block of a message: the fields of all kinds of blocks that are read.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(expecting = "a block")]
 pub struct InputBlock {
     /// `text`, `thinking`, `redacted_thinking`, `tool_use` or `tool_result`.
     #[serde(rename = "type")]
@@ -81,6 +83,7 @@ pub struct InputBlock {
 
 /// What the model has to call.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(expecting = "an object")]
 pub struct InputToolChoice {
     /// `auto`, `any`, `tool` or `none`.
     #[serde(rename = "type")]
@@ -93,6 +96,7 @@ pub struct InputToolChoice {
 
 /// Whether and how long the model reasons.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(expecting = "an object")]
 pub struct ThinkingConfig {
     /// `enabled`, `adaptive`, `between_tools` or `disabled`.
     #[serde(rename = "type")]
@@ -103,6 +107,7 @@ pub struct ThinkingConfig {
 
 /// What an answer has to be.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
+#[serde(expecting = "an object")]
 pub struct OutputConfig {
     /// How much to reason: `low`, `medium`, `high`, `xhigh` or `max`; for templates that know it.
     pub effort: Option<String>,
@@ -112,6 +117,7 @@ pub struct OutputConfig {
 
 /// The form of an answer.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
+#[serde(expecting = "an object")]
 pub struct OutputFormat {
     /// `json_schema`.
     #[serde(rename = "type")]
@@ -123,6 +129,7 @@ pub struct OutputFormat {
 
 /// A tool.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(expecting = "a tool")]
 pub struct InputTool {
     /// `custom`, or absent; tools of the server's own are refused.
     #[serde(rename = "type")]

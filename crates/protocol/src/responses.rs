@@ -75,6 +75,7 @@ pub struct ResponsesRequest {
 
 /// What an answer has to be.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
+#[serde(expecting = "an object")]
 pub struct TextConfig {
     /// Its form; text by default.
     pub format: Option<TextFormat>,
@@ -84,6 +85,7 @@ pub struct TextConfig {
 
 /// The form of an answer.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
+#[serde(expecting = "an object")]
 pub struct TextFormat {
     /// `text`, `json_object` or `json_schema`.
     #[serde(rename = "type")]
@@ -105,6 +107,7 @@ pub struct TextFormat {
 
 /// How to reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(expecting = "an object")]
 pub struct ReasoningConfig {
     /// How much, as far as the model's template knows: `none` to `max`.
     pub effort: Option<String>,
@@ -114,6 +117,7 @@ pub struct ReasoningConfig {
 
 /// A tool, or a namespace of tools. What other kinds of tools have is kept for the response, which repeats it.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(expecting = "a tool")]
 pub struct ResponseTool {
     /// `function`, `custom` or `namespace`; other kinds are not there.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
@@ -153,6 +157,7 @@ pub enum ResponseToolChoice {
 
 /// A tool, or some of them.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(expecting = "a tool")]
 pub struct ToolSelection {
     /// `function`, `custom` or `allowed_tools`.
     #[serde(rename = "type")]
@@ -173,6 +178,7 @@ pub struct ToolSelection {
 
 /// An item of the input, as far as the model reads it. Items are kept as they were sent.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(expecting = "an item")]
 pub struct InputItem {
     /// `message` (the default), `function_call`, `custom_tool_call`, their `..._output`, or `reasoning`.
     #[serde(rename = "type")]
@@ -197,6 +203,7 @@ pub struct InputItem {
 
 /// A part of an item's content.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(expecting = "a part")]
 pub struct InputPart {
     /// `input_text`, `output_text`, `text`, `summary_text`, `reasoning_text` or `refusal`.
     #[serde(rename = "type")]

@@ -221,6 +221,7 @@ async fn conversations() {
         (Messages, json!({"system": [{"type": "image"}]}), "system[0]"),
         (Responses, json!({"input": [{"type": "function_call", "call_id": "1"}]}), "input[0].name"),
         (Responses, json!({"input": [{"type": "function_call_output", "call_id": "1"}]}), "input[0].output"),
+        (Responses, json!({"input": [{"type": "custom_tool_call", "call_id": "1", "name": "c"}]}), "input[0].input"),
         (Responses, json!({"input": [{"type": "odd"}]}), "input[0].type"),
         (Responses, json!({"input": [{"type": "reasoning", "summary": []}]}), "input"),
     ])

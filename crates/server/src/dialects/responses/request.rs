@@ -219,11 +219,6 @@ fn tool_definitions(tools: &[ResponseTool]) -> Result<(Vec<ToolDefinition>, Name
 
 /// OpenAI's own tools are none here: clients list them without needing them.
 fn tool_definition(path: String, tool: &ResponseTool) -> Result<Option<ToolDefinition>, ApiError> {
-    let missing = |field: &str| {
-        let param = format!("{path}.{field}");
-        let message = format!("Missing required parameter: '{param}'.");
-        ApiError::invalid(param, "missing_required_parameter", message)
-    };
     let (kind, input, name_of_input) = match tool.kind.as_deref() {
         Some("function") => (ToolKind::Function, &tool.parameters, "parameters"),
         Some("custom") => (ToolKind::Custom, &tool.format, "format"),
@@ -231,9 +226,9 @@ fn tool_definition(path: String, tool: &ResponseTool) -> Result<Option<ToolDefin
             tracing::debug!(tool = dropped, "a tool that this server does not have is left out");
             return Ok(None);
         }
-        None => return Err(missing("type")),
+        None => return Err(missing(&path, "type")),
     };
-    let name = tool.name.clone().ok_or_else(|| missing("name"))?;
+    let name = tool.name.clone().ok_or_else(|| missing(&path, "name"))?;
     Ok(Some(ToolDefinition {
         path: ToolPath { tool: path, name: "name", input: name_of_input },
         kind,
@@ -269,11 +264,7 @@ fn reference(param: &str, selection: &ToolSelection) -> Result<ToolReference, Ap
             return Err(ApiError::invalid(param, "unsupported_value", message));
         }
     };
-    let Some(name) = selection.name.clone() else {
-        let param = format!("{param}.name");
-        let message = format!("Missing required parameter: '{param}'.");
-        return Err(ApiError::invalid(param, "missing_required_parameter", message));
-    };
+    let name = selection.name.clone().ok_or_else(|| missing(param, "name"))?;
     Ok(ToolReference { name, kind })
 }
 
@@ -330,23 +321,21 @@ fn add_item(param: &str, item: &Value, out: &mut Vec<Turn>) -> Result<(), ApiErr
     match kind.as_str() {
         "message" => add_message(param, item, out)?,
         "function_call" => {
-            let name = call_name(param, item.name)?;
+            let name = item.name.ok_or_else(|| missing(param, "name"))?;
             let arguments = item.arguments.unwrap_or_default();
             add_call(Call::new(item.call_id.unwrap_or_default(), name, arguments), out);
         }
         "custom_tool_call" => {
-            let name = call_name(param, item.name)?;
-            let arguments = json!({"input": item.input.unwrap_or_default()});
+            let name = item.name.ok_or_else(|| missing(param, "name"))?;
+            let input = item.input.ok_or_else(|| missing(param, "input"))?;
+            let arguments = json!({"input": input});
             add_call(Call::new(item.call_id.unwrap_or_default(), name, arguments), out);
         }
         "function_call_output" | "custom_tool_call_output" => {
             let output = text(&format!("{param}.output"), item.output)?;
             out.push(Turn { call_id: item.call_id, ..Turn::of("tool", output) });
         }
-        "reasoning" => {
-            let thoughts = Some(reasoning(item));
-            out.push(Turn { thoughts, ..Turn::of("assistant", "") });
-        }
+        "reasoning" => add_reasoning(reasoning(item), out),
         other => {
             let param = format!("{param}.type");
             let message = format!("'{param}' is '{}', which is not supported.", shown(other));
@@ -383,12 +372,22 @@ fn add_message(param: &str, item: InputItem, out: &mut Vec<Turn>) -> Result<(), 
     Ok(())
 }
 
-fn call_name(param: &str, name: Option<String>) -> Result<String, ApiError> {
-    name.ok_or_else(|| {
-        let param = format!("{param}.name");
-        let message = format!("Missing required parameter: '{param}'.");
-        ApiError::invalid(param, "missing_required_parameter", message)
-    })
+fn missing(param: &str, field: &str) -> ApiError {
+    let param = format!("{param}.{field}");
+    let message = format!("Missing required parameter: '{param}'.");
+    ApiError::invalid(param, "missing_required_parameter", message)
+}
+
+/// Adds reasoning to the assistant's turn that has nothing else yet, or begins one with it.
+fn add_reasoning(text: String, out: &mut Vec<Turn>) {
+    match open_turn(out).filter(|turn| is_bare(turn)) {
+        Some(Turn { thoughts: Some(before), .. }) if !before.is_empty() => {
+            before.push('\n');
+            before.push_str(&text);
+        }
+        Some(turn) => turn.thoughts = Some(text),
+        None => out.push(Turn { thoughts: Some(text), ..Turn::of("assistant", "") }),
+    }
 }
 
 /// The text of reasoning, or of its summary; empty if there is none.
@@ -447,4 +446,31 @@ fn text(param: &str, content: Option<TextOr<InputPart>>) -> Result<String, ApiEr
         })
     });
     each.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasoning_and_calls_join_the_assistants_turn() {
+        let reasoning = |text| json!({"type": "reasoning", "summary": [{"text": text}]});
+        let items = [
+            json!({"role": "user", "content": "hi"}),
+            reasoning("left out: nothing of the assistant follows"),
+            json!({"role": "user", "content": [{"type": "input_text", "text": "again"}]}),
+            reasoning("a"),
+            reasoning("b"),
+            json!({"role": "assistant", "content": "hello"}),
+            json!({"type": "function_call", "call_id": "1", "name": "f", "arguments": "{\"x\": 1}"}),
+            json!({"type": "function_call_output", "call_id": "1", "output": "done"}),
+        ];
+        let input = Input { history: items[..4].to_vec(), new: items[4..].to_vec() };
+        let turns = turns(Some("Be brief."), &input).unwrap();
+        let roles: Vec<&str> = turns.iter().map(|turn| turn.role).collect();
+        assert_eq!(roles, ["system", "user", "user", "assistant", "tool"]);
+        assert_eq!(turns[3].thoughts.as_deref(), Some("a\nb"));
+        assert_eq!((turns[3].content.as_str(), turns[3].calls.len()), ("hello", 1));
+        assert_eq!(turns[4].name.as_deref(), Some("f"), "by the call's id");
+    }
 }
