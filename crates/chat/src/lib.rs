@@ -38,4 +38,4 @@ pub use parameters::is_any;
 pub use references::{Draft, References};
 pub use template::{ChatTemplate, RenderError, RenderOptions, TemplateError};
 pub use thoughts::{Said, Thinking, ThoughtReader};
-pub use turn::{BadMessage, Call, Turn, name_results, normalise};
+pub use turn::{BadMessage, Call, Turn, name_results, normalise, role};

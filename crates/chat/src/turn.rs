@@ -108,6 +108,17 @@ pub fn name_results(turns: &mut [Turn]) {
     }
 }
 
+/// The role that a turn of this name has for a template.
+pub fn role(name: &str) -> Option<&'static str> {
+    match name {
+        "system" | "developer" => Some("system"),
+        "user" => Some("user"),
+        "assistant" => Some("assistant"),
+        "tool" => Some("tool"),
+        _ => None,
+    }
+}
+
 fn bad(param: impl Into<String>, code: &'static str, message: String) -> BadMessage {
     BadMessage { param: param.into(), code, message, only_strict: false }
 }
@@ -118,19 +129,13 @@ fn turn(
     strict: bool,
     unknown: &mut Vec<String>,
 ) -> Result<Turn, BadMessage> {
-    let role = match message.role.as_str() {
-        "system" | "developer" => "system",
-        "user" => "user",
-        "assistant" => "assistant",
-        "tool" => "tool",
-        other => {
-            let shown: String = other.chars().take(32).collect();
-            let message = format!(
-                "Invalid value: '{shown}'. '{path}.role' must be one of 'system', 'developer', \
-                 'user', 'assistant' and 'tool'."
-            );
-            return Err(bad(format!("{path}.role"), "invalid_value", message));
-        }
+    let Some(role) = role(&message.role) else {
+        let shown: String = message.role.chars().take(32).collect();
+        let message = format!(
+            "Invalid value: '{shown}'. '{path}.role' must be one of 'system', 'developer', \
+             'user', 'assistant' and 'tool'."
+        );
+        return Err(bad(format!("{path}.role"), "invalid_value", message));
     };
     for (key, value) in &message.extra {
         let says_nothing = value.is_null()

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::flex::TextOr;
 
-/// `POST /v1/responses`.
+/// `POST /v1/responses`. What the response repeats stays as it was sent; [`TextConfig`], [`ResponseTool`] and the others
+/// read it.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 pub struct ResponsesRequest {
     /// Model name or alias.
@@ -32,18 +33,20 @@ pub struct ResponsesRequest {
     #[schema(minimum = 0, maximum = 1)]
     pub top_p: Option<f64>,
     /// What the answer has to be.
-    pub text: Option<TextConfig>,
+    #[schema(value_type = Option<TextConfig>)]
+    pub text: Option<Value>,
     /// What the model may call: functions, custom tools and namespaces of them. OpenAI's own tools are
     /// dropped, unless one is chosen.
     #[schema(value_type = Option<Vec<Object>>)]
-    pub tools: Option<Vec<ResponseTool>>,
+    pub tools: Option<Vec<Value>>,
     /// `none`, `auto`, `required`, or a tool.
     #[schema(value_type = Option<Object>)]
-    pub tool_choice: Option<ResponseToolChoice>,
+    pub tool_choice: Option<Value>,
     /// Whether an answer may hold several calls; default true.
     pub parallel_tool_calls: Option<bool>,
     /// `effort`, as far as the model's template knows.
-    pub reasoning: Option<ReasoningConfig>,
+    #[schema(value_type = Option<ReasoningConfig>)]
+    pub reasoning: Option<Value>,
     /// Up to 16 pairs, echoed in the answer.
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<BTreeMap<String, Value>>,
@@ -74,7 +77,7 @@ pub struct ResponsesRequest {
 }
 
 /// What an answer has to be.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(expecting = "an object")]
 pub struct TextConfig {
     /// Its form; text by default.
@@ -84,29 +87,25 @@ pub struct TextConfig {
 }
 
 /// The form of an answer.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(expecting = "an object")]
 pub struct TextFormat {
     /// `text`, `json_object` or `json_schema`.
     #[serde(rename = "type")]
     pub kind: String,
     /// Of `json_schema`: letters, digits, `_` and `-`, at most 64 of them.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Of `json_schema`: what it is for. Not shown to the model.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// Of `json_schema`: the schema; without one any JSON object will do.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub schema: Option<Value>,
     /// Of `json_schema`: whether a schema that cannot be enforced as a whole is refused.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub strict: Option<bool>,
 }
 
 /// How to reason.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(expecting = "an object")]
 pub struct ReasoningConfig {
     /// How much, as far as the model's template knows: `none` to `max`.
@@ -115,39 +114,29 @@ pub struct ReasoningConfig {
     pub summary: Option<String>,
 }
 
-/// A tool, or a namespace of tools. What other kinds of tools have is kept for the response, which repeats it.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+/// A function, a custom tool or a namespace of tools.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(expecting = "a tool")]
 pub struct ResponseTool {
-    /// `function`, `custom` or `namespace`; other kinds are not there.
-    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    /// `function`, `custom` or `namespace`.
+    #[serde(rename = "type")]
     pub kind: Option<String>,
     /// Its name.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// What it does; shown to the model.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// Of a function: a JSON Schema of its arguments.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub parameters: Option<Value>,
     /// Of a function: whether its arguments have to be valid.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub strict: Option<bool>,
     /// Of a custom tool: what its text may be.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<Value>,
     /// Of a namespace: its tools.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tools: Option<Vec<ResponseTool>>,
-    /// Everything else.
-    #[serde(flatten)]
-    pub extra: BTreeMap<String, Value>,
+    pub tools: Option<Vec<Value>>,
 }
 
 /// What the model has to call.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ResponseToolChoice {
     /// `none`, `auto` or `required`.
     Mode(String),
@@ -156,24 +145,18 @@ pub enum ResponseToolChoice {
 }
 
 /// A tool, or some of them.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(expecting = "a tool")]
 pub struct ToolSelection {
     /// `function`, `custom` or `allowed_tools`.
     #[serde(rename = "type")]
     pub kind: Option<String>,
     /// The tool's name.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Of `allowed_tools`: `auto` or `required`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
     /// Of `allowed_tools`: those that may be called.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub tools: Option<Vec<ToolSelection>>,
-    /// Everything else.
-    #[serde(flatten)]
-    pub extra: BTreeMap<String, Value>,
 }
 
 /// An item of the input, as far as the model reads it. Items are kept as they were sent.
@@ -239,15 +222,6 @@ pub struct ItemsRequest {
     #[serde(flatten)]
     #[schema(ignore)]
     pub extra: BTreeMap<String, Value>,
-}
-
-// === impl TextFormat ===
-
-impl TextFormat {
-    /// Any text.
-    pub fn plain() -> Self {
-        Self { kind: "text".to_owned(), ..Self::default() }
-    }
 }
 
 // === impl ResponseToolChoice ===

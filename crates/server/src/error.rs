@@ -122,14 +122,20 @@ impl ApiError {
         let quoted = |prefix: &str| why.strip_prefix(prefix)?.split('`').next();
         if let Some(field) = quoted("missing field `") {
             let param = if base.is_empty() { field.to_owned() } else { format!("{base}.{field}") };
-            let message = format!("Missing required parameter: '{param}'.");
-            return Self::invalid(param, "missing_required_parameter", message);
+            return Self::missing(param);
         }
         if base.is_empty() {
             return Self::not_json(&format!("it must be an object ({why})"));
         }
         let code = if why.starts_with("invalid type") { "invalid_type" } else { "invalid_value" };
         Self::invalid(base, code, format!("Invalid '{base}': {}.", shown_long(why)))
+    }
+
+    /// A field without which there is no request.
+    pub fn missing(param: impl Into<String>) -> Self {
+        let param = param.into();
+        let message = format!("Missing required parameter: '{param}'.");
+        Self::invalid(param, "missing_required_parameter", message)
     }
 
     /// A body that is not JSON at all.

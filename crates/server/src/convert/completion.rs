@@ -99,10 +99,7 @@ fn parse(
     let ServerSettings { max_choices, strict, .. } = *settings;
     log_unknown(&check_extra(fields::COMPLETION, &request.extra, strict)?);
     let prompts = match request.prompt.take() {
-        None => {
-            let message = "Missing required parameter: 'prompt'.";
-            return Err(ApiError::invalid("prompt", "missing_required_parameter", message));
-        }
+        None => return Err(ApiError::missing("prompt")),
         Some(Prompt::Text(text)) => vec![Source::Text(text)],
         Some(Prompt::Texts(texts)) => texts.into_iter().map(Source::Text).collect(),
         Some(Prompt::Tokens(tokens)) => vec![Source::Tokens(tokens)],

@@ -86,6 +86,8 @@ pub fn prepare(conversation: Conversation, context: &Context) -> Result<Prepared
 /// # Errors
 /// 400 for the first field that cannot be honoured.
 pub fn count(conversation: &Conversation, context: &Context) -> Result<u32, ApiError> {
+    // What cannot be enforced is refused here as where it would be generated.
+    grammar(conversation, &context.served)?;
     let Prompt { tokens, .. } = prompt(conversation, context)?;
     Ok(u32::try_from(tokens.len()).unwrap_or(u32::MAX))
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use forebay_chat::{Calls, Dialect, Target, ToolShape, Unenforceable, call_grammar};
 use forebay_engine::{Grammar, Vocab};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::grammar::{Wanted, check_name};
 use super::schema::{self, Enforcement, NotEnforced};
@@ -330,9 +330,11 @@ fn function(tool: ToolDefinition) -> Result<(Entry, Value), ApiError> {
     // Templates take a description and properties for granted. Enforced, none would be: no arguments at all.
     let mut parameters = schema.clone();
     parameters.entry("properties").or_insert_with(|| json!({}));
-    let description = description.unwrap_or_default();
-    let shown = json!({"type": "function", "function": {
-        "name": name, "description": description, "parameters": parameters}});
+    let mut function = Map::from_iter([("name".to_owned(), json!(name))]);
+    function.extend(description.map(|text| ("description".to_owned(), json!(text))));
+    function.insert("parameters".to_owned(), Value::Object(parameters));
+    function.entry("description").or_insert_with(|| json!(""));
+    let shown = json!({"type": "function", "function": function});
     let schema = Value::Object(schema);
     Ok((Entry { path, name, kind, strict, callable: true, schema }, shown))
 }

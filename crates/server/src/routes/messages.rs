@@ -72,9 +72,7 @@ pub async fn create(
 ) -> Result<Response, InMessages> {
     let ApiJson(request) = body?;
     if request.max_tokens.is_none() {
-        let message = "Missing required parameter: 'max_tokens'.";
-        let code = "missing_required_parameter";
-        return Err(ApiError::invalid("max_tokens", code, message).into());
+        return Err(ApiError::missing("max_tokens").into());
     }
     let model = request.model.clone();
     let context = context(&state, &model, headers)?;

@@ -17,12 +17,28 @@ enum Dialect {
 use Dialect::{Chat, Messages, Responses};
 
 impl Dialect {
+    /// Asks for an answer.
     async fn ask(self, client: &Client, fields: &Value) -> Answer {
+        self.send(client, ["/v1/chat/completions", "/v1/messages", "/v1/responses"], fields).await
+    }
+
+    /// Asks for the number of the prompt's tokens.
+    async fn count(self, client: &Client, fields: &Value) -> Answer {
+        let paths = [
+            "/v1/chat/completions/input_tokens",
+            "/v1/messages/count_tokens",
+            "/v1/responses/input_tokens",
+        ];
+        self.send(client, paths, fields).await
+    }
+
+    async fn send(self, client: &Client, paths: [&str; 3], fields: &Value) -> Answer {
         let user = json!([{"role": "user", "content": "hi"}]);
-        let (path, mut body) = match self {
-            Chat => ("/v1/chat/completions", json!({"messages": user})),
-            Messages => ("/v1/messages", json!({"messages": user, "max_tokens": 9})),
-            Responses => ("/v1/responses", json!({"input": user})),
+        let path = paths[self as usize];
+        let mut body = match self {
+            Chat => json!({"messages": user}),
+            Messages => json!({"messages": user, "max_tokens": 9}),
+            Responses => json!({"input": user}),
         };
         body["model"] = json!("m");
         body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
@@ -186,6 +202,7 @@ async fn tools_and_their_choice() {
             json!({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "g"}]}),
             "tool_choice.tools[0]",
         ),
+        (Responses, json!({"type": "allowed_tools", "tools": []}), "tool_choice.mode"),
         (
             Responses,
             json!({"type": "allowed_tools", "mode": "some", "tools": []}),
@@ -199,6 +216,35 @@ async fn tools_and_their_choice() {
         ));
     }
     check(cases).await;
+}
+
+/// Counting tokens refuses what generating them would.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_enforced_is_not_counted() {
+    let server = Server::start(Script::default(), "").await;
+    let bad =
+        json!({"type": "object", "properties": {"a": {"type": "array", "uniqueItems": true}}});
+    for dialect in [Chat, Messages, Responses] {
+        let fields = json!({"tools": [tool(dialect, "f", &bad)]});
+        let count = dialect.count(&server.client(), &fields).await;
+        let asked = dialect.ask(&server.client(), &fields).await;
+        assert_eq!((count.status, asked.status), (400, 400), "{count:?} {asked:?}");
+        assert_eq!(count.json()["error"], asked.json()["error"]);
+        assert_eq!(dialect.count(&server.client(), &json!({})).await.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_are_those_of_chat_in_every_dialect() {
+    let server = Server::start(Script::default(), "").await;
+    for (dialect, field) in [(Chat, "messages"), (Messages, "messages"), (Responses, "input")] {
+        for role in ["system", "developer", "user", "assistant", "tool"] {
+            let messages =
+                json!([{"role": role, "content": "a"}, {"role": "user", "content": "b"}]);
+            let answer = dialect.count(&server.client(), &json!({field: messages})).await;
+            assert_eq!(answer.status, 200, "{dialect:?} {role}: {answer:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -119,11 +119,7 @@ fn format(format: &ResponseFormat) -> Result<Option<Wanted>, ApiError> {
             let schema = named.schema.as_ref();
             Wanted::named_schema(&named.name, schema, named.strict, &NAMES).map(Some)
         }
-        ("json_schema", None) => {
-            let param = "response_format.json_schema";
-            let message = format!("Missing required parameter: '{param}'.");
-            Err(ApiError::invalid(param, "missing_required_parameter", message))
-        }
+        ("json_schema", None) => Err(ApiError::missing("response_format.json_schema")),
         ("text" | "json_object", Some(_)) => {
             let message = format!(
                 "'response_format.json_schema' needs the type 'json_schema', not '{}'.",
@@ -178,11 +174,7 @@ fn tool_definition(path: String, tool: Tool) -> Result<ToolDefinition, ApiError>
             input: custom.format,
             strict: false,
         }),
-        ("function" | "custom", ..) => {
-            let param = format!("{path}.{kind}");
-            let message = format!("Missing required parameter: '{param}'.");
-            Err(ApiError::invalid(param, "missing_required_parameter", message))
-        }
+        ("function" | "custom", ..) => Err(ApiError::missing(format!("{path}.{kind}"))),
         (other, ..) => {
             let param = format!("{path}.type");
             let message = format!(

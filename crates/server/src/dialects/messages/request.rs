@@ -100,11 +100,7 @@ fn tool_choice(choice: InputToolChoice) -> Result<ToolChoice, ApiError> {
         (Some("tool"), Some(name)) => {
             Ok(ToolChoice::Tool(ToolReference { name, kind: ToolKind::Function }))
         }
-        (Some("tool"), None) => {
-            let message = "Missing required parameter: 'tool_choice.name'.";
-            let code = "missing_required_parameter";
-            Err(ApiError::invalid("tool_choice.name", code, message))
-        }
+        (Some("tool"), None) => Err(ApiError::missing("tool_choice.name")),
         _ => {
             let message = "'tool_choice.type' must be 'auto', 'any', 'tool' or 'none'.";
             Err(ApiError::invalid("tool_choice.type", "invalid_value", message))
@@ -196,25 +192,20 @@ fn no_text(param: &str, block: &InputBlock) -> ApiError {
     ApiError::invalid(param, "unsupported_value", message)
 }
 
-fn role(param: &str, role: &str) -> Result<&'static str, ApiError> {
-    match role {
-        "user" => Ok("user"),
-        "assistant" => Ok("assistant"),
-        "system" => Ok("system"),
-        other => {
-            let param = format!("{param}.role");
-            let other = shown(other);
-            let message = format!(
-                "Invalid value: '{other}'. '{param}' must be one of 'user', 'assistant' and 'system'."
-            );
-            Err(ApiError::invalid(param, "invalid_value", message))
-        }
-    }
+fn read_role(param: &str, role: &str) -> Result<&'static str, ApiError> {
+    forebay_chat::role(role).ok_or_else(|| {
+        let param = format!("{param}.role");
+        let message = format!(
+            "Invalid value: '{}'. '{param}' must be one of 'user', 'assistant' and 'system'.",
+            shown(role)
+        );
+        ApiError::invalid(param, "invalid_value", message)
+    })
 }
 
 /// Adds the turns that a message is: each tool's result is one of its own.
 fn add_turns(param: &str, message: InputMessage, out: &mut Vec<Turn>) -> Result<(), ApiError> {
-    let role = role(param, &message.role)?;
+    let role = read_role(param, &message.role)?;
     let param = format!("{param}.content");
     let blocks = match message.content {
         TextOr::Text(text) => {
@@ -245,11 +236,7 @@ fn add_turns(param: &str, message: InputMessage, out: &mut Vec<Turn>) -> Result<
 }
 
 fn call(param: &str, block: InputBlock) -> Result<Call, ApiError> {
-    let Some(name) = block.name else {
-        let param = format!("{param}.name");
-        let message = format!("Missing required parameter: '{param}'.");
-        return Err(ApiError::invalid(param, "missing_required_parameter", message));
-    };
+    let name = block.name.ok_or_else(|| ApiError::missing(format!("{param}.name")))?;
     Ok(Call::new(block.id.unwrap_or_default(), name, block.input.unwrap_or_default()))
 }
 

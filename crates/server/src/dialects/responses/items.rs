@@ -15,10 +15,7 @@ pub fn id(prefix: &str) -> String {
 /// 400 where it is neither a text nor a list of items.
 pub fn of_input(input: Option<&Value>) -> Result<Vec<Value>, ApiError> {
     match input {
-        None | Some(Value::Null) => {
-            let message = "Missing required parameter: 'input'.";
-            Err(ApiError::invalid("input", "missing_required_parameter", message))
-        }
+        None | Some(Value::Null) => Err(ApiError::missing("input")),
         Some(Value::String(text)) => Ok(vec![whole(json!({"role": "user", "content": text}))]),
         Some(Value::Array(items)) => of_list("input", items),
         Some(_) => {

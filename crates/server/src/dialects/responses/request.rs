@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use forebay_chat::{Call, Turn, name_results};
 use forebay_protocol::completion::CommonFields;
 use forebay_protocol::responses::{
-    InputItem, InputPart, ResponseTool, ResponseToolChoice, ResponsesRequest, TextFormat,
-    ToolSelection,
+    InputItem, InputPart, ReasoningConfig, ResponseTool, ResponseToolChoice, ResponsesRequest,
+    TextConfig, TextFormat, ToolSelection,
 };
 use forebay_protocol::{TextOr, fields};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::conversation::{
@@ -61,7 +62,9 @@ pub fn read(
     against: &Against<'_>,
 ) -> Result<(Conversation, Namespaces), ApiError> {
     log_unknown(&check_extra(fields::RESPONSES, &request.extra, against.strict)?);
-    check_words(request)?;
+    let text: TextConfig = typed_or_default("text", request.text.as_ref())?;
+    let reasoning: ReasoningConfig = typed_or_default("reasoning", request.reasoning.as_ref())?;
+    check_words(request, &text)?;
     metadata::check(request.metadata.as_ref())?;
     let turns = turns(request.instructions.as_deref(), input)?;
     let common = CommonFields {
@@ -82,19 +85,18 @@ pub fn read(
     let top = integer("top_logprobs", request.top_logprobs, 0, MAX_TOP_LOGPROBS)?.unwrap_or(0);
     let included = request.include.iter().flatten().any(|name| name == LOGPROBS);
     recipe.logprobs = (included || top > 0).then_some(u32::try_from(top).unwrap_or(0));
-    let format = request.text.as_ref().and_then(|text| text.format.as_ref());
-    let format = format.map(read_format).transpose()?.flatten();
-    let choice = request.tool_choice.as_ref().map(tool_choice).transpose()?.unwrap_or_default();
+    let format = text.format.as_ref().map(read_format).transpose()?.flatten();
+    let choice = request.tool_choice.as_ref().map(|choice| typed("tool_choice", choice));
+    let choice = choice.transpose()?.map(tool_choice).transpose()?.unwrap_or_default();
     let (tools, namespaces) = tool_definitions(request.tools.as_deref().unwrap_or_default())?;
     let parallel = request.parallel_tool_calls.unwrap_or(true);
-    let effort = request.reasoning.as_ref().and_then(|reasoning| reasoning.effort.clone());
     let conversation = Conversation {
         turns,
         prompt_end: PromptEnd::default(),
         tools: Toolset::new(tools, choice, parallel, &NAMES)?,
         format,
         reasoning: Reasoning {
-            effort: effort.filter(|_| against.knows_effort),
+            effort: reasoning.effort.filter(|_| against.knows_effort),
             ..Reasoning::default()
         },
         recipe,
@@ -104,15 +106,35 @@ pub fn read(
     Ok((conversation, namespaces))
 }
 
+/// A value of a request as what it is read as.
+///
+/// # Errors
+/// 400 at the field that has another type, below `param`.
+fn typed<'v, T: Deserialize<'v>>(param: &str, value: &'v Value) -> Result<T, ApiError> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = match error.path().to_string().as_str() {
+            "." => param.to_owned(),
+            path => format!("{param}.{path}"),
+        };
+        ApiError::of_field(&path, error.inner())
+    })
+}
+
+fn typed_or_default<'v, T: Deserialize<'v> + Default>(
+    param: &str,
+    value: Option<&'v Value>,
+) -> Result<T, ApiError> {
+    value.map_or_else(|| Ok(T::default()), |value| typed(param, value))
+}
+
 /// Words that have to be among a few.
-fn check_words(request: &ResponsesRequest) -> Result<(), ApiError> {
+fn check_words(request: &ResponsesRequest, text: &TextConfig) -> Result<(), ApiError> {
     let truncation = request.truncation.as_deref().unwrap_or("disabled");
     if !["auto", "disabled"].contains(&truncation) {
         let message = format!("'truncation' is '{}', not 'auto' or 'disabled'.", shown(truncation));
         return Err(ApiError::invalid("truncation", "invalid_value", message));
     }
-    let verbosity = request.text.as_ref().and_then(|text| text.verbosity.as_deref());
-    if verbosity.is_some_and(|verbosity| verbosity != "medium") {
+    if text.verbosity.as_deref().is_some_and(|verbosity| verbosity != "medium") {
         let message =
             "'text.verbosity' is not supported: no model served here has a verbosity control.";
         return Err(ApiError::invalid("text.verbosity", "unsupported_parameter", message));
@@ -178,11 +200,7 @@ fn read_format(format: &TextFormat) -> Result<Option<Wanted>, ApiError> {
         ("json_schema", Some(name)) => {
             Wanted::named_schema(name, format.schema.as_ref(), format.strict, &NAMES).map(Some)
         }
-        ("json_schema", None) => {
-            let param = NAMES.schema_name;
-            let message = format!("Missing required parameter: '{param}'.");
-            Err(ApiError::invalid(param, "missing_required_parameter", message))
-        }
+        ("json_schema", None) => Err(ApiError::missing(NAMES.schema_name)),
         (other, _) => {
             let param = "text.format.type";
             let message = format!(
@@ -197,64 +215,68 @@ fn read_format(format: &TextFormat) -> Result<Option<Wanted>, ApiError> {
 // === Tools ===
 
 /// The tools that there are, and the namespaces of those that are in one.
-fn tool_definitions(tools: &[ResponseTool]) -> Result<(Vec<ToolDefinition>, Namespaces), ApiError> {
+fn tool_definitions(tools: &[Value]) -> Result<(Vec<ToolDefinition>, Namespaces), ApiError> {
     let (mut out, mut namespaces) = (Vec::new(), BTreeMap::new());
     for (index, tool) in tools.iter().enumerate() {
         let path = format!("tools[{index}]");
-        if tool.kind.as_deref() != Some("namespace") {
+        if tool["type"] != "namespace" {
             out.extend(tool_definition(path, tool)?);
             continue;
         }
-        for (inner, tool) in tool.tools.iter().flatten().enumerate() {
-            let Some(definition) = tool_definition(format!("{path}.tools[{inner}]"), tool)? else {
-                continue;
-            };
-            let namespace = tools[index].name.clone().unwrap_or_default();
-            namespaces.insert(definition.name.clone(), namespace);
+        let namespace: ResponseTool = typed(&path, tool)?;
+        for (inner, tool) in namespace.tools.iter().flatten().enumerate() {
+            let definition = tool_definition(format!("{path}.tools[{inner}]"), tool)?;
+            let Some(definition) = definition else { continue };
+            let name = namespace.name.clone().unwrap_or_default();
+            namespaces.insert(definition.name.clone(), name);
             out.push(definition);
         }
     }
     Ok((out, namespaces))
 }
 
-/// OpenAI's own tools are none here: clients list them without needing them.
-fn tool_definition(path: String, tool: &ResponseTool) -> Result<Option<ToolDefinition>, ApiError> {
-    let (kind, input, name_of_input) = match tool.kind.as_deref() {
-        Some("function") => (ToolKind::Function, &tool.parameters, "parameters"),
-        Some("custom") => (ToolKind::Custom, &tool.format, "format"),
+/// OpenAI's own tools are none here: clients list them without needing them, whatever they hold.
+fn tool_definition(path: String, tool: &Value) -> Result<Option<ToolDefinition>, ApiError> {
+    let kind = match tool["type"].as_str() {
+        Some("function") => ToolKind::Function,
+        Some("custom") => ToolKind::Custom,
         Some(dropped) => {
             tracing::debug!(tool = dropped, "a tool that this server does not have is left out");
             return Ok(None);
         }
-        None => return Err(missing(&path, "type")),
+        None => return Err(ApiError::missing(format!("{path}.type"))),
     };
-    let name = tool.name.clone().ok_or_else(|| missing(&path, "name"))?;
+    let tool: ResponseTool = typed(&path, tool)?;
+    let (input, name_of_input) = match kind {
+        ToolKind::Function => (tool.parameters, "parameters"),
+        ToolKind::Custom => (tool.format, "format"),
+    };
     Ok(Some(ToolDefinition {
+        name: tool.name.ok_or_else(|| ApiError::missing(format!("{path}.name")))?,
         path: ToolPath { tool: path, name: "name", input: name_of_input },
         kind,
-        name,
-        description: tool.description.clone(),
-        input: input.clone(),
+        description: tool.description,
+        input,
         strict: tool.strict.unwrap_or(false),
     }))
 }
 
-fn tool_choice(choice: &ResponseToolChoice) -> Result<ToolChoice, ApiError> {
+fn tool_choice(choice: ResponseToolChoice) -> Result<ToolChoice, ApiError> {
     let selection = match choice {
-        ResponseToolChoice::Mode(mode) => return mode_choice(mode),
+        ResponseToolChoice::Mode(mode) => return mode_choice(&mode),
         ResponseToolChoice::Tools(selection) => selection,
     };
     if selection.kind.as_deref() != Some("allowed_tools") {
         return reference("tool_choice", selection).map(ToolChoice::Tool);
     }
-    let mode = selection.mode.as_deref().unwrap_or("auto");
-    let required = required("tool_choice.mode", mode)?;
-    let each = selection.tools.iter().flatten().enumerate();
+    let mode = selection.mode.ok_or_else(|| ApiError::missing("tool_choice.mode"))?;
+    let required = required("tool_choice.mode", &mode)?;
+    let each = selection.tools.unwrap_or_default().into_iter().enumerate();
     let tools = each.map(|(at, tool)| reference(&format!("{}[{at}]", NAMES.allowed_tools), tool));
     Ok(ToolChoice::Allowed { tools: tools.collect::<Result<_, _>>()?, required })
 }
 
-fn reference(param: &str, selection: &ToolSelection) -> Result<ToolReference, ApiError> {
+fn reference(param: &str, selection: ToolSelection) -> Result<ToolReference, ApiError> {
     let kind = match selection.kind.as_deref() {
         Some("function") => ToolKind::Function,
         Some("custom") => ToolKind::Custom,
@@ -264,38 +286,39 @@ fn reference(param: &str, selection: &ToolSelection) -> Result<ToolReference, Ap
             return Err(ApiError::invalid(param, "unsupported_value", message));
         }
     };
-    let name = selection.name.clone().ok_or_else(|| missing(param, "name"))?;
+    let name = selection.name.ok_or_else(|| ApiError::missing(format!("{param}.name")))?;
     Ok(ToolReference { name, kind })
 }
 
 // === Turns ===
+
+/// Turns while they are made of items.
+#[derive(Debug, Default)]
+struct TurnBuilder {
+    turns: Vec<Turn>,
+    /// Reasoning that the assistant's next turn begins with.
+    reasoning: Option<String>,
+}
 
 /// Checks items that are to be kept.
 ///
 /// # Errors
 /// 400 for what no model could read.
 pub fn check_items(param: &str, items: &[Value]) -> Result<(), ApiError> {
-    let mut turns = Vec::new();
-    let mut each = items.iter().enumerate();
-    each.try_for_each(|(at, item)| add_item(&format!("{param}[{at}]"), item, &mut turns))
+    TurnBuilder::default().add_all(param, items)
 }
 
 fn turns(instructions: Option<&str>, input: &Input) -> Result<Vec<Turn>, ApiError> {
-    let mut turns = Vec::new();
+    let mut builder = TurnBuilder::default();
     if let Some(instructions) = instructions.filter(|text| !text.is_empty()) {
-        turns.push(Turn::of("system", instructions));
+        builder.turns.push(Turn::of("system", instructions));
     }
-    for (param, items) in [("history", &input.history), ("input", &input.new)] {
-        for (index, item) in items.iter().enumerate() {
-            add_item(&format!("{param}[{index}]"), item, &mut turns)?;
-        }
-    }
-    if turns.last().is_some_and(is_bare) {
+    builder.add_all("history", &input.history)?;
+    builder.add_all("input", &input.new)?;
+    let TurnBuilder { mut turns, reasoning } = builder;
+    if reasoning.is_some() {
         let message = "'input' ends with reasoning that nothing follows.";
         return Err(ApiError::invalid("input", "invalid_value", message));
-    }
-    for turn in &mut turns {
-        turn.thoughts = turn.thoughts.take().filter(|text| !text.is_empty());
     }
     if turns.is_empty() {
         let message = "'input' must hold at least one item.";
@@ -305,121 +328,98 @@ fn turns(instructions: Option<&str>, input: &Input) -> Result<Vec<Turn>, ApiErro
     Ok(turns)
 }
 
-/// Adds what an item is: a turn, or a part of the assistant's last one.
-fn add_item(param: &str, item: &Value, out: &mut Vec<Turn>) -> Result<(), ApiError> {
-    let item = match serde_path_to_error::deserialize::<_, InputItem>(item) {
-        Ok(item) => item,
-        Err(error) => {
-            let path = match error.path().to_string().as_str() {
-                "." => param.to_owned(),
-                path => format!("{param}.{path}"),
-            };
-            return Err(ApiError::of_field(&path, error.inner()));
+impl TurnBuilder {
+    fn add_all(&mut self, param: &str, items: &[Value]) -> Result<(), ApiError> {
+        let mut each = items.iter().enumerate();
+        each.try_for_each(|(at, item)| {
+            let param = format!("{param}[{at}]");
+            self.add(&param, typed(&param, item)?)
+        })
+    }
+
+    fn add(&mut self, param: &str, item: InputItem) -> Result<(), ApiError> {
+        let missing = |field: &str| ApiError::missing(format!("{param}.{field}"));
+        match item.kind.as_deref().unwrap_or("message") {
+            "message" => {
+                let content = text(&format!("{param}.content"), item.content)?;
+                let role = item.role.ok_or_else(|| missing("role"))?;
+                self.push(Turn::of(read_role(param, &role)?, content));
+            }
+            "function_call" => {
+                let name = item.name.ok_or_else(|| missing("name"))?;
+                let arguments = item.arguments.unwrap_or_default();
+                self.add_call(Call::new(item.call_id.unwrap_or_default(), name, arguments));
+            }
+            "custom_tool_call" => {
+                let name = item.name.ok_or_else(|| missing("name"))?;
+                let input = item.input.ok_or_else(|| missing("input"))?;
+                let arguments = json!({"input": input});
+                self.add_call(Call::new(item.call_id.unwrap_or_default(), name, arguments));
+            }
+            "function_call_output" | "custom_tool_call_output" => {
+                let output = text(&format!("{param}.output"), item.output)?;
+                self.push(Turn { call_id: item.call_id, ..Turn::of("tool", output) });
+            }
+            "reasoning" => self.add_reasoning(&reasoning(item)),
+            other => {
+                let param = format!("{param}.type");
+                let message = format!("'{param}' is '{}', which is not supported.", shown(other));
+                return Err(ApiError::invalid(param, "invalid_value", message));
+            }
         }
-    };
-    let kind = item.kind.as_deref().unwrap_or("message").to_owned();
-    match kind.as_str() {
-        "message" => add_message(param, item, out)?,
-        "function_call" => {
-            let name = item.name.ok_or_else(|| missing(param, "name"))?;
-            let arguments = item.arguments.unwrap_or_default();
-            add_call(Call::new(item.call_id.unwrap_or_default(), name, arguments), out);
-        }
-        "custom_tool_call" => {
-            let name = item.name.ok_or_else(|| missing(param, "name"))?;
-            let input = item.input.ok_or_else(|| missing(param, "input"))?;
-            let arguments = json!({"input": input});
-            add_call(Call::new(item.call_id.unwrap_or_default(), name, arguments), out);
-        }
-        "function_call_output" | "custom_tool_call_output" => {
-            let output = text(&format!("{param}.output"), item.output)?;
-            out.push(Turn { call_id: item.call_id, ..Turn::of("tool", output) });
-        }
-        "reasoning" => add_reasoning(reasoning(item), out),
-        other => {
-            let param = format!("{param}.type");
-            let message = format!("'{param}' is '{}', which is not supported.", shown(other));
-            return Err(ApiError::invalid(param, "invalid_value", message));
+        Ok(())
+    }
+
+    /// Reasoning that no turn of the assistant follows is left out.
+    fn push(&mut self, turn: Turn) {
+        let reasoning = self.reasoning.take().filter(|text| !text.is_empty());
+        let thoughts = reasoning.filter(|_| turn.role == "assistant");
+        self.turns.push(Turn { thoughts, ..turn });
+    }
+
+    /// A call belongs to the assistant's last turn, unless reasoning came in between.
+    fn add_call(&mut self, call: Call) {
+        let open = self.turns.last_mut().filter(|turn| turn.role == "assistant");
+        match open.filter(|_| self.reasoning.is_none()) {
+            Some(turn) => turn.calls.push(call),
+            None => self.push(Turn { calls: vec![call], ..Turn::of("assistant", "") }),
         }
     }
-    // Reasoning that nothing follows is no turn of its own.
-    let count = out.len();
-    if count >= 2 && out[count - 1].role != "assistant" && is_bare(&out[count - 2]) {
-        out.remove(count - 2);
+
+    fn add_reasoning(&mut self, text: &str) {
+        match &mut self.reasoning {
+            Some(before) if !before.is_empty() => {
+                before.push('\n');
+                before.push_str(text);
+            }
+            before => *before = Some(text.to_owned()),
+        }
     }
-    Ok(())
 }
 
-fn add_message(param: &str, item: InputItem, out: &mut Vec<Turn>) -> Result<(), ApiError> {
-    let content = text(&format!("{param}.content"), item.content)?;
-    let role = match item.role.as_deref() {
-        Some("system" | "developer") => "system",
-        Some("user") => "user",
-        Some("assistant") => "assistant",
-        other => {
-            let param = format!("{param}.role");
-            let other = shown(other.unwrap_or("nothing"));
-            let message = format!(
-                "Invalid value: '{other}'. '{param}' must be one of 'system', 'developer', 'user' and 'assistant'."
-            );
-            return Err(ApiError::invalid(param, "invalid_value", message));
-        }
-    };
-    match open_turn(out).filter(|_| role == "assistant") {
-        Some(turn) if is_bare(turn) => turn.content = content,
-        _ => out.push(Turn::of(role, content)),
-    }
-    Ok(())
-}
-
-fn missing(param: &str, field: &str) -> ApiError {
-    let param = format!("{param}.{field}");
-    let message = format!("Missing required parameter: '{param}'.");
-    ApiError::invalid(param, "missing_required_parameter", message)
-}
-
-/// Adds reasoning to the assistant's turn that has nothing else yet, or begins one with it.
-fn add_reasoning(text: String, out: &mut Vec<Turn>) {
-    match open_turn(out).filter(|turn| is_bare(turn)) {
-        Some(Turn { thoughts: Some(before), .. }) if !before.is_empty() => {
-            before.push('\n');
-            before.push_str(&text);
-        }
-        Some(turn) => turn.thoughts = Some(text),
-        None => out.push(Turn { thoughts: Some(text), ..Turn::of("assistant", "") }),
-    }
+fn read_role(param: &str, role: &str) -> Result<&'static str, ApiError> {
+    forebay_chat::role(role).ok_or_else(|| {
+        let param = format!("{param}.role");
+        let message = format!(
+            "Invalid value: '{}'. '{param}' must be one of 'system', 'developer', 'user' and 'assistant'.",
+            shown(role)
+        );
+        ApiError::invalid(param, "invalid_value", message)
+    })
 }
 
 /// The text of reasoning, or of its summary; empty if there is none.
 fn reasoning(item: InputItem) -> String {
+    let content = match item.content {
+        Some(TextOr::Parts(parts)) => parts,
+        Some(TextOr::Text(_)) | None => Vec::new(),
+    };
     let texts = |parts: Vec<InputPart>| -> Vec<String> {
         parts.into_iter().filter_map(|part| part.text).collect()
     };
-    let content = match item.content {
-        Some(TextOr::Text(text)) => vec![text],
-        Some(TextOr::Parts(parts)) => texts(parts),
-        None => Vec::new(),
-    };
-    let summary = texts(item.summary.unwrap_or_default());
-    let found = [content, summary].into_iter().find(|texts| !texts.is_empty());
+    let parts = [content, item.summary.unwrap_or_default()];
+    let found = parts.into_iter().map(texts).find(|texts| !texts.is_empty());
     found.unwrap_or_default().join("\n")
-}
-
-/// Whether an assistant's turn is reasoning alone.
-fn is_bare(turn: &Turn) -> bool {
-    turn.thoughts.is_some() && turn.content.is_empty() && turn.calls.is_empty()
-}
-
-/// The assistant's turn at the end, if there is one.
-fn open_turn(out: &mut [Turn]) -> Option<&mut Turn> {
-    out.last_mut().filter(|turn| turn.role == "assistant")
-}
-
-fn add_call(call: Call, out: &mut Vec<Turn>) {
-    match open_turn(out) {
-        Some(turn) => turn.calls.push(call),
-        None => out.push(Turn { calls: vec![call], ..Turn::of("assistant", "") }),
-    }
 }
 
 fn text(param: &str, content: Option<TextOr<InputPart>>) -> Result<String, ApiError> {
@@ -472,5 +472,30 @@ mod tests {
         assert_eq!(turns[3].thoughts.as_deref(), Some("a\nb"));
         assert_eq!((turns[3].content.as_str(), turns[3].calls.len()), ("hello", 1));
         assert_eq!(turns[4].name.as_deref(), Some("f"), "by the call's id");
+    }
+
+    #[test]
+    fn an_empty_message_is_a_turn_and_ends_reasoning() {
+        let reasoning =
+            json!({"type": "reasoning", "summary": [{"type": "summary_text", "text": "plan"}]});
+        let empty = |role: &str| json!({"role": role, "content": ""});
+        let read = |items: &[&Value]| {
+            let new = items.iter().map(|item| (*item).clone()).collect();
+            let turns = turns(None, &Input { history: Vec::new(), new })?;
+            let each = turns.into_iter().map(|turn| (turn.role, turn.thoughts.unwrap_or_default()));
+            Ok::<_, ApiError>(each.collect::<Vec<_>>())
+        };
+        let (assistant, user) = (empty("assistant"), empty("user"));
+        let plan = || ("assistant", "plan".to_owned());
+        let none = |role| (role, String::new());
+        assert_eq!(read(&[&reasoning, &assistant]).unwrap(), [plan()]);
+        let with_more = read(&[&reasoning, &assistant, &user]).unwrap();
+        assert_eq!(with_more, [plan(), none("user")]);
+        let two = read(&[&reasoning, &assistant, &assistant]).unwrap();
+        assert_eq!(two, [plan(), none("assistant")]);
+        assert_eq!(read(&[&reasoning, &user]).unwrap(), [none("user")]);
+        assert_eq!(read(&[&user, &reasoning]).unwrap_err().param(), Some("input"));
+        let text = json!({"type": "reasoning", "summary": [], "content": "not a list of parts"});
+        assert_eq!(read(&[&text, &assistant]).unwrap(), [none("assistant")]);
     }
 }

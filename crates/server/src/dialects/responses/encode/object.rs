@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use forebay_protocol::responses::{ResponseToolChoice, ResponsesRequest, TextFormat};
+use forebay_protocol::responses::ResponsesRequest;
 use forebay_protocol::usage::Usage;
 use serde::{Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
@@ -119,11 +119,10 @@ impl Echo {
         request: &ResponsesRequest,
         knows_effort: bool,
     ) -> serde_json::Result<Vec<(&'static str, Box<RawValue>)>> {
-        let reasoning = request.reasoning.as_ref().filter(|_| knows_effort);
-        let effort = reasoning.and_then(|reasoning| reasoning.effort.as_deref());
-        let (auto, plain) = (ResponseToolChoice::Mode("auto".to_owned()), TextFormat::plain());
-        let format = request.text.as_ref().and_then(|text| text.format.as_ref());
-        let text = BTreeMap::from([("format", format.unwrap_or(&plain))]);
+        let effort = request.reasoning.as_ref().filter(|_| knows_effort).map(|r| &r["effort"]);
+        let (auto, plain_text) = (json!("auto"), json!({"type": "text"}));
+        let format = request.text.as_ref().map(|text| &text["format"]).filter(|f| !f.is_null());
+        let text = BTreeMap::from([("format", format.unwrap_or(&plain_text))]);
         Ok(vec![
             ("background", to_raw_value(&request.background.unwrap_or(false))?),
             ("instructions", to_raw_value(&request.instructions)?),

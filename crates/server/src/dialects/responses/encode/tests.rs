@@ -203,6 +203,23 @@ async fn a_stream_has_the_recorded_events() {
     check("stream, whole", vec![whole(&response, &end)]);
 }
 
+#[test]
+fn what_a_response_repeats_is_what_was_sent() {
+    let sent = json!({
+        "tools": [{"type": "function", "name": "f", "parameters": null, "strict": null, "x": 1},
+                  {"type": "web_search", "name": {"a": 1}}],
+        "tool_choice": {"type": "function", "name": "f", "x": null},
+        "text": {"format": {"type": "json_schema", "name": "s", "strict": null, "x": 1}},
+    });
+    let mut request = sent.clone();
+    request["model"] = json!("m");
+    let request: ResponsesRequest = serde_json::from_value(request).unwrap();
+    let echo: Value = serde_json::from_str(&to_json(&Echo::of(&request, true).unwrap())).unwrap();
+    for field in ["tools", "tool_choice", "text"] {
+        assert_eq!(echo[field], sent[field], "{field}");
+    }
+}
+
 #[tokio::test]
 async fn an_answer_that_is_cut_is_incomplete() {
     let served = served().await;
