@@ -10,8 +10,8 @@ use utoipa::ToSchema;
 
 use crate::flex::TextOr;
 
-/// `POST /v1/responses`. What the response repeats stays as it was sent; [`TextConfig`], [`ResponseTool`] and the others
-/// read it.
+// What the response repeats stays as it was sent; `TextConfig`, `ResponseTool` and the others read it.
+/// `POST /v1/responses`.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 pub struct ResponsesRequest {
     /// Model name or alias.

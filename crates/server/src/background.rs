@@ -21,6 +21,7 @@ use crate::dialects::responses::encode::{
     Event as ResponseEvent, EventSink, Header, Progress, Response, ResponseError, Status,
 };
 use crate::error::ApiError;
+use crate::generations::Updates;
 use crate::reply::{Replies, ReplyUpdate};
 use crate::store::{Kept, Store, StoredResponse};
 

@@ -13,6 +13,33 @@ use crate::lifecycle::{Lifecycle, Phase};
 use crate::observe::Record;
 use crate::registry::Served;
 
+/// What happens to the answers to one request, in order: what streams and whole answers are made of.
+pub(crate) trait Updates: Send + 'static {
+    /// One of them.
+    type Update: Send;
+    /// Whether it says only that the model is restarted.
+    fn is_pause(update: &Self::Update) -> bool;
+    /// The next one; `None` when all answers are complete.
+    ///
+    /// # Errors
+    /// When one failed, or the server must end it to shut down.
+    fn next(&mut self) -> impl Future<Output = Result<Option<Self::Update>, ApiError>> + Send;
+    /// Reads to the end.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    async fn read_all(&mut self, mut update: impl FnMut(Self::Update)) -> Result<(), ApiError> {
+        while let Some(next) = self.next().await? {
+            update(next);
+        }
+        Ok(())
+    }
+    /// Tokens so far.
+    fn usage(&self) -> Usage;
+    /// Notes an error in the request's log line, and returns it.
+    fn failed(&self, error: ApiError) -> ApiError;
+}
+
 /// The generations of one HTTP request: one for each prompt. Dropping it cancels them.
 #[derive(Debug)]
 pub(crate) struct Generations {
@@ -96,27 +123,6 @@ impl Generations {
         Self { running: Vec::new(), lifecycle, record, usage: Usage::default() }
     }
 
-    /// What it has cost so far.
-    pub(crate) fn usage(&self) -> Usage {
-        self.usage
-    }
-
-    /// The next event of any generation; `None` when all answers are complete.
-    ///
-    /// # Errors
-    /// When one failed, or the server must end it to shut down.
-    pub(crate) async fn next(&mut self) -> Result<Option<PromptEvent>, ApiError> {
-        let lifecycle = self.lifecycle.clone();
-        tokio::select! {
-            biased;
-            next = poll_fn(|cx| self.poll(cx)) => next,
-            () = lifecycle.reached(Phase::Cut) => Err(self.failed(ApiError::unavailable(
-                "shutting_down",
-                "The server is shutting down before the answer is complete.",
-            ))),
-        }
-    }
-
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<PromptEvent>, ApiError>> {
         for index in 0..self.running.len() {
             let run = &mut self.running[index];
@@ -163,9 +169,32 @@ impl Generations {
         }
         Ok(PromptEvent { prompt: index, event })
     }
+}
 
-    /// Puts an error into the request's log line.
-    pub(crate) fn failed(&self, error: ApiError) -> ApiError {
+impl Updates for Generations {
+    type Update = PromptEvent;
+
+    fn is_pause(update: &PromptEvent) -> bool {
+        matches!(update.event, Event::Paused)
+    }
+
+    async fn next(&mut self) -> Result<Option<PromptEvent>, ApiError> {
+        let lifecycle = self.lifecycle.clone();
+        tokio::select! {
+            biased;
+            next = poll_fn(|cx| self.poll(cx)) => next,
+            () = lifecycle.reached(Phase::Cut) => Err(self.failed(ApiError::unavailable(
+                "shutting_down",
+                "The server is shutting down before the answer is complete.",
+            ))),
+        }
+    }
+
+    fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    fn failed(&self, error: ApiError) -> ApiError {
         self.record.note(|facts| facts.error = Some(error.log_text().to_owned()));
         error
     }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::convert::tools::Toolset;
 use crate::error::ApiError;
-use crate::generations::{Generations, PromptEvent};
+use crate::generations::{Generations, PromptEvent, Updates};
 
 /// What is added to a reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -284,17 +284,16 @@ impl Replies {
     pub(crate) fn choices(&self) -> u32 {
         u32::try_from(self.readers.len()).unwrap_or(u32::MAX)
     }
+}
 
-    /// Tokens so far.
-    pub(crate) fn usage(&self) -> Usage {
-        self.generations.usage().reasoned(self.reasoning_tokens)
+impl Updates for Replies {
+    type Update = ReplyUpdate;
+
+    fn is_pause(update: &ReplyUpdate) -> bool {
+        matches!(update, ReplyUpdate::Paused)
     }
 
-    /// The next update of any reply; `None` when all are complete.
-    ///
-    /// # Errors
-    /// As [`Generations::next`].
-    pub(crate) async fn next(&mut self) -> Result<Option<ReplyUpdate>, ApiError> {
+    async fn next(&mut self) -> Result<Option<ReplyUpdate>, ApiError> {
         loop {
             if let Some(update) = self.ready.pop_front() {
                 if let ReplyUpdate::Added {
@@ -325,22 +324,11 @@ impl Replies {
         }
     }
 
-    /// Reads to the end.
-    ///
-    /// # Errors
-    /// As [`Self::next`].
-    pub(crate) async fn read_all(
-        &mut self,
-        mut update: impl FnMut(ReplyUpdate),
-    ) -> Result<(), ApiError> {
-        while let Some(next) = self.next().await? {
-            update(next);
-        }
-        Ok(())
+    fn usage(&self) -> Usage {
+        self.generations.usage().reasoned(self.reasoning_tokens)
     }
 
-    /// Notes an error in the request's log line, and returns it.
-    pub(crate) fn failed(&self, error: ApiError) -> ApiError {
+    fn failed(&self, error: ApiError) -> ApiError {
         self.generations.failed(error)
     }
 }

@@ -12,22 +12,7 @@ use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
 use serde::Serialize;
 
 use crate::error::ApiError;
-use crate::generations::{Generations, PromptEvent};
-use crate::reply::{Replies, ReplyUpdate};
-
-/// What a stream's chunks are made of.
-pub(crate) trait Updates: Send + 'static {
-    /// One of them.
-    type Update: Send;
-    /// Whether it says only that the model is restarted.
-    fn is_pause(update: &Self::Update) -> bool;
-    /// The next one; `None` when all answers are complete.
-    fn next(&mut self) -> impl Future<Output = Result<Option<Self::Update>, ApiError>> + Send;
-    /// Tokens so far.
-    fn usage(&self) -> Usage;
-    /// Notes an error in the request's log line, and returns it.
-    fn failed(&self, error: ApiError) -> ApiError;
-}
+use crate::generations::Updates;
 
 /// Spells updates as a stream's chunks.
 pub(crate) trait Encoder: Send + 'static {
@@ -107,46 +92,6 @@ pub(crate) fn respond<E: Encoder>(
     relay(stream, keepalive)
 }
 
-impl Updates for Generations {
-    type Update = PromptEvent;
-
-    fn is_pause(update: &PromptEvent) -> bool {
-        matches!(update.event, forebay_engine::Event::Paused)
-    }
-
-    fn next(&mut self) -> impl Future<Output = Result<Option<PromptEvent>, ApiError>> + Send {
-        Self::next(self)
-    }
-
-    fn usage(&self) -> Usage {
-        Self::usage(self)
-    }
-
-    fn failed(&self, error: ApiError) -> ApiError {
-        Self::failed(self, error)
-    }
-}
-
-impl Updates for Replies {
-    type Update = ReplyUpdate;
-
-    fn is_pause(update: &ReplyUpdate) -> bool {
-        matches!(update, ReplyUpdate::Paused)
-    }
-
-    fn next(&mut self) -> impl Future<Output = Result<Option<ReplyUpdate>, ApiError>> + Send {
-        Self::next(self)
-    }
-
-    fn usage(&self) -> Usage {
-        Self::usage(self)
-    }
-
-    fn failed(&self, error: ApiError) -> ApiError {
-        Self::failed(self, error)
-    }
-}
-
 impl<E: Encoder> Streaming<E> {
     async fn next(&mut self) -> Option<SseEvent> {
         loop {
@@ -197,6 +142,7 @@ impl<E: Encoder> Streaming<E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::generations::{Generations, PromptEvent};
     use crate::lifecycle::Lifecycle;
     use crate::observe::Record;
 

@@ -17,7 +17,7 @@ use super::sampling::{MAX_TOP_LOGPROBS, Recipe, StopNames, integer};
 use super::{Stamp, check_extra, finite, log_unknown, token_text, tokens};
 use crate::config::{LimitSettings, ServerSettings};
 use crate::error::ApiError;
-use crate::generations::{Generations, PromptEvent, finish_reason};
+use crate::generations::{Generations, PromptEvent, Updates, finish_reason};
 use crate::origin;
 use crate::registry::Served;
 use crate::sse::{Chunks, Encoder};
@@ -285,7 +285,7 @@ struct Choice {
 /// Reads all continuations of so many prompts to their ends.
 ///
 /// # Errors
-/// As [`Generations::next`]; no part of an answer is kept then.
+/// As [`Updates::next`]; no part of an answer is kept then.
 pub(crate) async fn collect(
     generations: &mut Generations,
     prompts: &[Prompted],
@@ -293,20 +293,19 @@ pub(crate) async fn collect(
 ) -> Result<Vec<Generated>, ApiError> {
     let choices = vec![Choice::default(); style.choices as usize];
     let mut out = vec![Generated { prompt: Vec::new(), choices }; prompts.len()];
-    while let Some(PromptEvent { prompt, event }) = generations.next().await? {
-        match event {
-            Event::Prompt(logprobs) => out[prompt].prompt = logprobs,
-            Event::Delta { choice, text, logprobs, .. } => {
-                let choice = &mut out[prompt].choices[choice as usize];
-                choice.text.push_str(&text);
-                choice.logprobs.extend(logprobs);
-            }
-            Event::Finished { choice, reason, .. } => {
-                out[prompt].choices[choice as usize].finish_reason = finish_reason(&reason);
-            }
-            Event::Started { .. } | Event::Paused | Event::Failed(_) => {}
+    let add = |PromptEvent { prompt, event }| match event {
+        Event::Prompt(logprobs) => out[prompt].prompt = logprobs,
+        Event::Delta { choice, text, logprobs, .. } => {
+            let choice = &mut out[prompt].choices[choice as usize];
+            choice.text.push_str(&text);
+            choice.logprobs.extend(logprobs);
         }
-    }
+        Event::Finished { choice, reason, .. } => {
+            out[prompt].choices[choice as usize].finish_reason = finish_reason(&reason);
+        }
+        Event::Started { .. } | Event::Paused | Event::Failed(_) => {}
+    };
+    generations.read_all(add).await?;
     Ok(out)
 }
 

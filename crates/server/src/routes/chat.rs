@@ -19,7 +19,7 @@ use crate::dialects::chat::encode::{self, ChatEncoder};
 use crate::dialects::chat::request::{self, Spelling};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
-use crate::generations::Generations;
+use crate::generations::{Generations, Updates};
 use crate::observe::Record;
 use crate::pool::Effort;
 use crate::registry::Served;

@@ -15,7 +15,7 @@ use crate::convert::Stamp;
 use crate::convert::completion::{self, CompletionEncoder, Prepared};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
-use crate::generations::Generations;
+use crate::generations::{Generations, Updates};
 use crate::observe::Record;
 use crate::pool::Effort;
 use crate::sse;

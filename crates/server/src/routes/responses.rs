@@ -19,6 +19,7 @@ use crate::dialects::responses::request::{self, Input, Namespaces, conversation_
 use crate::dialects::responses::{encode, items};
 use crate::error::{ApiError, shown};
 use crate::extract::{ApiJson, Json, JsonText};
+use crate::generations::Updates;
 use crate::observe::Record;
 use crate::pool::Effort;
 use crate::sse;

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::convert::{Stamp, chat_logprobs};
 use crate::error::ApiError;
+use crate::generations::Updates;
 use crate::registry::Served;
 use crate::reply::{EndReason, Replies, ReplyEvent, ReplyUpdate, ScoredToken, ToolKind};
 use crate::sse::{Chunks, Encoder};
@@ -135,7 +136,7 @@ impl Choice {
 /// Reads all replies to their ends.
 ///
 /// # Errors
-/// As [`Replies::next`]; no part of an answer is kept then.
+/// As [`Updates::next`]; no part of an answer is kept then.
 pub(crate) async fn collect(replies: &mut Replies) -> Result<Vec<Choice>, ApiError> {
     let mut choices: Vec<Choice> = (0..replies.choices()).map(|_| Choice::default()).collect();
     let add = |update| {

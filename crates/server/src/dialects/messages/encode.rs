@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::convert::Stamp;
 use crate::error::ApiError;
+use crate::generations::Updates;
 use crate::reply::{EndReason, Replies, ReplyEvent, ReplyUpdate};
 use crate::sse::{Chunks, Encoder};
 
@@ -113,7 +114,7 @@ impl Blocks {
 /// Reads the reply to its end and spells it.
 ///
 /// # Errors
-/// As [`Replies::next`].
+/// As [`Updates::next`].
 pub(crate) async fn message(stamp: Stamp, replies: &mut Replies) -> Result<Message, ApiError> {
     let mut blocks = Blocks::default();
     let add = |update| {
