@@ -59,8 +59,7 @@ pub enum EmbeddingInput {
 }
 
 /// Content that is one text, or a list of parts.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum TextOr<T> {
     /// One text.
     Text(String),
@@ -80,7 +79,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOr<T> {
         impl<'de, T: Deserialize<'de>> Visitor<'de> for TextOrVisitor<T> {
             type Value = TextOr<T>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string or an array of parts")
+                f.write_str("a string or an array of content parts")
             }
             fn visit_str<E: de::Error>(self, v: &str) -> Result<TextOr<T>, E> {
                 Ok(TextOr::Text(v.to_owned()))
