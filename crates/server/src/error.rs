@@ -14,6 +14,7 @@ use forebay_protocol::error::{ErrorBody, ErrorEnvelope};
 use forebay_protocol::messages::{MessageError, MessageErrorBody};
 
 use crate::extract::Json;
+use crate::pool::{JobError, panic_message};
 
 /// A failed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -264,9 +265,7 @@ impl ApiError {
 
     /// A panic that was caught, as an internal error.
     pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> Self {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-        Self::internal(format!("a panic: {}", text.unwrap_or("no message")))
+        JobError::Panicked(panic_message(panic)).into()
     }
 
     /// It would work later or elsewhere.
@@ -477,6 +476,15 @@ impl From<Failure> for ApiError {
                 "engine_stopped",
                 "The model's engine has stopped. Try again when the server has been restarted.",
             ),
+        }
+    }
+}
+
+impl From<JobError> for ApiError {
+    fn from(error: JobError) -> Self {
+        match error {
+            JobError::QueueFull => Self::busy("too much waits to be read"),
+            JobError::Panicked(_) | JobError::Lost => Self::internal(error.to_string()),
         }
     }
 }

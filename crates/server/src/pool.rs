@@ -7,14 +7,13 @@
 //! thread wants the core. Every queue is bounded. A job whose client has left is skipped. A model
 //! with a process of its own has a pool of its own as well: its jobs wait for that process.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use tokio::sync::{Semaphore, oneshot};
-
-use crate::error::ApiError;
 
 /// Bytes of address space for each thread's stack; memory is taken as far as it is used. A quarter
 /// of it holds the deepest grammar that the limits of `forebay_engine` allow.
@@ -25,6 +24,20 @@ pub(crate) const QUEUE: usize = 1024;
 /// it can be saved up.
 const QUICK_SHARE: f64 = 0.05;
 const MAX_CREDIT: Duration = Duration::from_millis(200);
+
+/// Why a job returned nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum JobError {
+    /// As many jobs as may are waiting or running.
+    #[error("too many jobs are waiting")]
+    QueueFull,
+    /// It panicked: with this message.
+    #[error("a panic: {0}")]
+    Panicked(String),
+    /// Its thread ended.
+    #[error("a job ended without a result")]
+    Lost,
+}
 
 /// How long a job is likely to take, which decides where it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,12 +109,12 @@ impl Pool {
     /// Runs `job` and returns what it returns. Dropping the future drops a job that has not begun.
     ///
     /// # Errors
-    /// What the job returns; 429 if too much waits already; 500 if it panics.
-    pub(crate) async fn run<T: Send + 'static>(
+    /// What the job returns; a [`JobError`] if the lane's queue is full or the job panics.
+    pub(crate) async fn run<T: Send + 'static, E: From<JobError> + Send + 'static>(
         &self,
         effort: Effort,
-        job: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-    ) -> Result<T, ApiError> {
+        job: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
         let (lane, quick) = match effort {
             Effort::Tiny => return caught(job),
             Effort::Small => return self.quick.run(job).await,
@@ -155,13 +168,13 @@ impl Lane {
     /// Runs `job` and returns what it returns. Dropping the future drops a job that has not begun.
     ///
     /// # Errors
-    /// What the job returns; 429 if too much waits already; 500 if it panics.
-    pub(crate) async fn run<T: Send + 'static>(
+    /// What the job returns; a [`JobError`] if the queue is full or the job panics.
+    pub(crate) async fn run<T: Send + 'static, E: From<JobError> + Send + 'static>(
         &self,
-        job: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-    ) -> Result<T, ApiError> {
+        job: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
         let place = Arc::clone(&self.places).try_acquire_owned();
-        let place = place.map_err(|_| ApiError::busy("too much waits to be read"))?;
+        let place = place.map_err(|_| JobError::QueueFull)?;
         let (reply, result) = oneshot::channel();
         self.threads.spawn_fifo(move || {
             let _place = place;
@@ -170,7 +183,7 @@ impl Lane {
                 drop(reply.send(caught(job)));
             }
         });
-        result.await.unwrap_or_else(|_| Err(ApiError::internal("a job ended without a result")))
+        result.await.unwrap_or_else(|_| Err(JobError::Lost.into()))
     }
 }
 
@@ -191,8 +204,15 @@ impl Credit {
 }
 
 /// A panic ends the job alone.
-fn caught<T>(job: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {
-    catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|panic| Err(ApiError::panicked(&*panic)))
+fn caught<T, E: From<JobError>>(job: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    catch_unwind(AssertUnwindSafe(job))
+        .unwrap_or_else(|panic| Err(JobError::Panicked(panic_message(&*panic)).into()))
+}
+
+/// The message of a panic, as far as it has one.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned()
 }
 
 #[cfg(test)]
@@ -208,12 +228,13 @@ mod tests {
         let (pool, here) = (pool(), std::thread::current().id());
         for (effort, same) in [(Effort::Tiny, true), (Effort::Short, false), (Effort::Long, false)]
         {
-            let id = pool.run(effort, || Ok(std::thread::current().id())).await.unwrap();
+            let here_too = || Ok::<_, JobError>(std::thread::current().id());
+            let id = pool.run(effort, here_too).await.unwrap();
             assert_eq!(id == here, same, "{effort:?}");
-            let failed = pool.run::<()>(effort, || panic!("inside")).await.unwrap_err();
-            assert!(failed.log_text().contains("inside"), "{failed:?}");
+            let failed = pool.run::<(), JobError>(effort, || panic!("inside")).await;
+            assert_eq!(failed, Err(JobError::Panicked("inside".to_owned())));
         }
-        assert_eq!(pool.run(Effort::Short, || Ok(7)).await.unwrap(), 7);
+        assert_eq!(pool.run(Effort::Short, || Ok::<_, JobError>(7)).await, Ok(7));
     }
 
     #[tokio::test]
@@ -222,7 +243,7 @@ mod tests {
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let blocked = pool.run(Effort::Long, move || {
             wait.recv().unwrap();
-            Ok(())
+            Ok::<_, JobError>(())
         });
         let mut blocked = Box::pin(blocked);
         assert!(futures_util::poll!(&mut blocked).is_pending());
@@ -232,13 +253,13 @@ mod tests {
             let ran = Arc::clone(&ran);
             let mut job = Box::pin(pool.run(Effort::Long, move || {
                 *ran.lock().unwrap() += 1;
-                Ok(())
+                Ok::<_, JobError>(())
             }));
             assert!(futures_util::poll!(&mut job).is_pending());
             waiting.push(job);
         }
-        let refused = pool.run(Effort::Long, || Ok(())).await.unwrap_err();
-        assert_eq!(refused.code(), Some("server_busy"));
+        let refused = pool.run(Effort::Long, || Ok::<_, JobError>(())).await;
+        assert_eq!(refused, Err(JobError::QueueFull));
         // Only the last one's client stays.
         let last = waiting.pop().unwrap();
         drop(waiting);
@@ -265,7 +286,7 @@ mod tests {
     #[tokio::test]
     async fn slow_threads_step_back() {
         use thread_priority::{NormalThreadSchedulePolicy, ThreadSchedulePolicy};
-        let policy = || Ok(thread_priority::thread_schedule_policy().unwrap());
+        let policy = || Ok::<_, JobError>(thread_priority::thread_schedule_policy().unwrap());
         let pool = pool();
         let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
         assert_eq!(pool.run(Effort::Long, policy).await.unwrap(), idle);
