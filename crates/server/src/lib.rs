@@ -14,6 +14,7 @@ pub mod dialects;
 pub mod reply;
 
 mod admin;
+mod admission;
 mod app;
 mod background;
 mod bench;
@@ -30,7 +31,6 @@ mod listen;
 mod loading;
 mod metrics;
 mod observe;
-mod origin;
 mod pool;
 mod reference;
 mod registry;

@@ -16,8 +16,8 @@ use bytes::Bytes;
 use hyper::body::{Body as _, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::admission;
 use crate::error::{ApiError, Busy, Internal};
-use crate::origin;
 use crate::registry::Served;
 use crate::state::AppState;
 use crate::work::Work;
@@ -71,7 +71,7 @@ pub(crate) async fn track(
     let method = method_label(request.method());
     let record = Record::default();
     // A header that is no number of seconds is refused where the request is checked.
-    let timeout = origin::timeout(request.headers()).ok().flatten();
+    let timeout = admission::timeout(request.headers()).ok().flatten();
     let work = Work::new(state.shared.clone(), timeout);
     request.extensions_mut().insert(record.clone());
     request.extensions_mut().insert(work.clone());

@@ -15,10 +15,10 @@ use super::grammar::Wanted;
 use super::prepare::Context;
 use super::sampling::{MAX_TOP_LOGPROBS, Recipe, StopNames, integer};
 use super::{Stamp, check_extra, finite, log_unknown, token_text, tokens};
+use crate::admission;
 use crate::config::{LimitSettings, ServerSettings};
 use crate::error::ApiError;
 use crate::generations::{Generations, PromptEvent, Updates, finish_reason};
-use crate::origin;
 use crate::registry::Served;
 use crate::sse::{Chunks, Encoder};
 
@@ -123,7 +123,7 @@ fn parse(
     common.max_tokens = integer("max_tokens", common.max_tokens, least, i64::from(i32::MAX))?;
     let mut recipe = Recipe::new(
         &common,
-        origin::read(headers, &common)?,
+        admission::read(headers, &common)?,
         served.vocab(),
         max_choices,
         StopNames::default(),

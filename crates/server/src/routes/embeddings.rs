@@ -9,11 +9,11 @@ use axum::response::{IntoResponse, Response};
 use forebay_protocol::embedding::{EmbeddingRequest, EmbeddingResponse};
 use forebay_protocol::error::ErrorEnvelope;
 
+use crate::admission;
 use crate::convert::embedding;
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::observe::Record;
-use crate::origin;
 use crate::pool::Effort;
 use crate::state::AppState;
 use crate::work::Work;
@@ -44,7 +44,7 @@ pub async fn create(
     ApiJson(request): ApiJson<EmbeddingRequest>,
 ) -> Result<Response, ApiError> {
     let served = state.registry.resolve(&request.model)?;
-    origin::timeout(&headers)?;
+    admission::timeout(&headers)?;
     let style = embedding::parse(&request, &served, state.settings.strict)?;
     let name = state.registry.answer_name(&request.model, &served);
 

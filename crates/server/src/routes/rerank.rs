@@ -13,6 +13,7 @@ use forebay_protocol::fields;
 use forebay_protocol::rerank::{Ranked, RerankRequest, RerankResponse};
 use forebay_protocol::usage::EmbeddingUsage;
 
+use crate::admission;
 use crate::convert::embedding::{self, Style};
 use crate::convert::rerank;
 use crate::convert::sampling::integer;
@@ -20,7 +21,6 @@ use crate::convert::{Stamp, check_extra, log_unknown};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::observe::Record;
-use crate::origin;
 use crate::pool::Effort;
 use crate::state::AppState;
 use crate::work::Work;
@@ -50,7 +50,7 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     let served = state.registry.resolve(&request.model)?;
     served.embedder()?;
-    origin::timeout(&headers)?;
+    admission::timeout(&headers)?;
     log_unknown(&check_extra(fields::EMBEDDING, &request.extra, state.settings.strict)?);
     let most = integer("top_n", request.top_n, 1, i64::from(i32::MAX))?;
     let most = most.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));

@@ -10,6 +10,7 @@ use forebay_protocol::tools::{NamedChoice, Tool};
 use serde_json::Value;
 
 use super::encode::Style;
+use crate::admission;
 use crate::conversation::{
     Conversation, FieldNames, PromptEnd, Reasoning, ToolChoice, ToolDefinition, ToolPath,
     ToolReference,
@@ -19,7 +20,6 @@ use crate::convert::sampling::{MAX_TOP_LOGPROBS, Recipe, StopNames, integer};
 use crate::convert::tools::Toolset;
 use crate::convert::{Against, check_extra, log_unknown, metadata};
 use crate::error::{ApiError, shown};
-use crate::origin;
 use crate::reply::ToolKind;
 
 /// What this dialect calls its fields.
@@ -64,7 +64,7 @@ pub fn read(
     };
     let given = request.max_completion_tokens.or(common.max_tokens);
     common.max_tokens = integer(max_tokens, given, 1, i64::from(i32::MAX))?;
-    let origin = origin::read(against.headers, &common)?;
+    let origin = admission::read(against.headers, &common)?;
     let mut recipe = Recipe::new(&common, origin, against.vocab, against.max_choices, NAMES.stop)?;
     let logprobs = request.logprobs.unwrap_or(false);
     let top = integer("top_logprobs", request.top_logprobs, 0, MAX_TOP_LOGPROBS)?.unwrap_or(0);
@@ -77,7 +77,7 @@ pub fn read(
         stream: common.stream,
         include_usage: common.stream_options.and_then(|o| o.include_usage).unwrap_or(false),
         logprobs,
-        tier: common.service_tier.map(|_| origin::tier(origin.class)),
+        tier: common.service_tier.map(|_| admission::tier(origin.class)),
     };
     let format = request.response_format.as_ref().map(format).transpose()?.flatten();
     let format = Wanted::of(&request.shape(), format)?;

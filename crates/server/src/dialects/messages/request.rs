@@ -8,6 +8,7 @@ use forebay_protocol::messages::{
 };
 use forebay_protocol::{Stop, TextOr, fields};
 
+use crate::admission;
 use crate::conversation::{
     Conversation, FieldNames, PromptEnd, Reasoning, ToolChoice, ToolDefinition, ToolPath,
     ToolReference,
@@ -17,7 +18,6 @@ use crate::convert::sampling::{Recipe, StopNames, integer};
 use crate::convert::tools::Toolset;
 use crate::convert::{Against, check_extra, log_unknown};
 use crate::error::{ApiError, shown};
-use crate::origin;
 use crate::reply::ToolKind;
 
 /// What this dialect calls its fields.
@@ -54,7 +54,7 @@ pub fn read(request: MessagesRequest, against: &Against<'_>) -> Result<Conversat
         stop: stop.as_ref(),
         ..CommonFields::default()
     };
-    let origin = origin::read(against.headers, &common)?;
+    let origin = admission::read(against.headers, &common)?;
     let recipe = Recipe::new(&common, origin, against.vocab, 1, NAMES.stop)?;
     let config = request.output_config.unwrap_or_default();
     let format = format(&config)?;

@@ -12,6 +12,7 @@ use forebay_protocol::{TextOr, fields};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::admission;
 use crate::conversation::{
     Conversation, FieldNames, PromptEnd, Reasoning, ToolChoice, ToolDefinition, ToolPath,
     ToolReference,
@@ -22,7 +23,6 @@ use crate::convert::tools::Toolset;
 use crate::convert::{Against, check_extra, log_unknown, metadata};
 use crate::dialects::chat::request::{mode_choice, required};
 use crate::error::{ApiError, shown};
-use crate::origin;
 use crate::reply::ToolKind;
 
 /// What `include` calls log probabilities.
@@ -80,7 +80,7 @@ pub fn read(
         cache_salt: request.cache_salt.as_deref(),
         ..CommonFields::default()
     };
-    let origin = origin::read(against.headers, &common)?;
+    let origin = admission::read(against.headers, &common)?;
     let mut recipe = Recipe::new(&common, origin, against.vocab, 1, NAMES.stop)?;
     let top = integer("top_logprobs", request.top_logprobs, 0, MAX_TOP_LOGPROBS)?.unwrap_or(0);
     let included = request.include.iter().flatten().any(|name| name == LOGPROBS);

@@ -1,4 +1,4 @@
-//! Where a request comes from: whose turn it is, whose KV it may reuse, and how long it may take.
+//! Admission of a request: its priority, principal, cache salt and timeout.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use forebay_protocol::completion::CommonFields;
 
 use crate::error::{ApiError, shown};
 
-/// Seconds that a request may take; the request is given up after that.
+/// Header with the seconds that a request may take before it fails with 504.
 const TIMEOUT: &str = "x-request-timeout";
 const MAX_TIMEOUT: f64 = 86_400.0;
 const MAX_SALT_BYTES: usize = 256;
-/// OpenAI's tiers and what they come to here.
+/// OpenAI's service tiers and the class of each.
 const TIERS: [(&str, Class); 6] = [
     ("auto", Class::Normal),
     ("default", Class::Normal),
@@ -23,17 +23,17 @@ const TIERS: [(&str, Class); 6] = [
     ("fast", Class::Interactive),
 ];
 
-/// Reads a request's origin out of its headers and fields.
+/// Reads what admission needs from a request's headers and fields.
 ///
 /// # Errors
-/// 400 for what is not understood, or says two things at once.
+/// 400 for invalid or contradicting values.
 pub(crate) fn read(headers: &HeaderMap, fields: &CommonFields<'_>) -> Result<Origin, ApiError> {
     let salt = fields.cache_salt.unwrap_or_default();
     if salt.len() > MAX_SALT_BYTES {
         let message = format!("'cache_salt' must have at most {MAX_SALT_BYTES} bytes.");
         return Err(ApiError::invalid("cache_salt", "string_above_max_length", message));
     }
-    // Whoever sends no key is one principal with all others who send none.
+    // All clients without a key are one principal.
     let key = headers.get(AUTHORIZATION).map_or(&[][..], |value| value.as_bytes());
     Ok(Origin {
         salt: hash(salt.as_bytes()),
@@ -79,7 +79,7 @@ fn class(fields: &CommonFields<'_>) -> Result<Class, ApiError> {
     }
 }
 
-/// The longest that a request may take.
+/// The request's timeout; `None` without the header.
 ///
 /// # Errors
 /// 400 for what is not a number of seconds.
@@ -98,7 +98,7 @@ pub(crate) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, ApiError>
     }
 }
 
-/// A keyed hash of what a client sent: it cannot choose a value that collides with another's.
+/// A hash with a key of this process, so that a client cannot choose a value that collides with another's.
 fn hash(bytes: &[u8]) -> u64 {
     use std::hash::{BuildHasher, RandomState};
     use std::sync::OnceLock;
