@@ -6,6 +6,7 @@
 mod background;
 mod client;
 mod connections;
+mod edges;
 mod embedding_limits;
 mod faults;
 mod grammars;
