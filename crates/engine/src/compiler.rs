@@ -9,9 +9,9 @@ use std::thread;
 use tokio::sync::mpsc;
 
 use crate::grammar::{CompiledGrammar, GrammarError, Grammars};
-use crate::hub::{Activity, Outbox};
 use crate::lock::lock;
 use crate::message::{Command, Generate};
+use crate::report_sink::{Activity, Outbox};
 use crate::status::Board;
 
 /// Stack of the thread that compiles: what is accepted takes up to 14 MB.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::request::Failure;
+use crate::failure::Failure;
 
 /// How long a request may take.
 #[derive(Debug, Clone, Copy)]

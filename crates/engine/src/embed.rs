@@ -16,11 +16,11 @@ use tokio::sync::mpsc;
 
 use crate::Token;
 use crate::deadlines::{Deadlines, Timeouts};
-use crate::hub::{Activity, Outbox};
+use crate::failure::Failure;
 use crate::lock::lock;
 use crate::message::{Command, Embed, Report};
 use crate::model::{EmbeddingModel, StepError};
-use crate::request::Failure;
+use crate::report_sink::{Activity, Outbox};
 use crate::status::{Board, Status};
 use crate::step_limits::StepKind;
 

@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::failure::Failure;
 use crate::lock::lock;
-use crate::request::{Event, Failure, FinishReason, Stamped, TokenLogprob, TopLogprob};
+use crate::request::{Event, FinishReason, Stamped, TokenLogprob, TopLogprob};
 
 /// Bytes that the allocator takes for itself, for each allocation.
 const OVERHEAD: usize = 16;

@@ -40,7 +40,7 @@ impl Weights {
     }
 }
 
-impl Running {
+impl ContextMemory {
     /// Keys and values of all layers.
     pub fn kv_total(&self) -> u64 {
         sum(self.kv.iter().copied())
@@ -54,7 +54,7 @@ fn sum(sizes: impl IntoIterator<Item = u64>) -> u64 {
 
 /// What running needs beside the weights, in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Running {
+pub struct ContextMemory {
     /// Keys and values of each layer, and recurrent states; nothing for layers that are not listed.
     pub kv: Vec<u64>,
     /// Whether that is what will be allocated, and not only about as much.
@@ -65,7 +65,7 @@ pub struct Running {
 
 /// A device's memory, in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Room {
+pub struct DeviceMemory {
     /// `CUDA0`, ...
     pub name: String,
     /// What nobody uses.
@@ -90,7 +90,7 @@ pub enum GpuLayers {
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Wish {
+pub struct PlanOptions {
     /// How many layers go on GPUs.
     pub layers: GpuLayers,
     /// Layers whose experts stay on the CPU, from the first one; `None` for as few as fit.
@@ -122,7 +122,7 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {
     /// The device.
-    pub room: Room,
+    pub room: DeviceMemory,
     /// Layers on it.
     pub layers: u32,
     /// Weights.
@@ -157,11 +157,16 @@ impl Share {
 }
 
 /// What goes where. Without devices everything stays on the CPU.
-pub fn plan(weights: &Weights, running: &Running, rooms: &[Room], wish: Wish) -> Plan {
+pub fn plan(
+    weights: &Weights,
+    running: &ContextMemory,
+    rooms: &[DeviceMemory],
+    wish: PlanOptions,
+) -> Plan {
     let layers = u32::try_from(weights.layers.len()).unwrap_or(u32::MAX);
     let all = if rooms.is_empty() { 0 } else { layers + 1 };
     let place = |gpu_layers: u32, cpu_experts: u32| {
-        Placement { weights, running, rooms, wish }.place(gpu_layers, cpu_experts)
+        Planner { weights, running, rooms, wish }.place(gpu_layers, cpu_experts)
     };
     let experts = wish.cpu_experts.unwrap_or(0).min(layers);
     match wish.layers {
@@ -182,17 +187,17 @@ pub fn plan(weights: &Weights, running: &Running, rooms: &[Room], wish: Wish) ->
     }
 }
 
-struct Placement<'p> {
+struct Planner<'p> {
     weights: &'p Weights,
-    running: &'p Running,
-    rooms: &'p [Room],
-    wish: Wish,
+    running: &'p ContextMemory,
+    rooms: &'p [DeviceMemory],
+    wish: PlanOptions,
 }
 
-impl Placement<'_> {
+impl Planner<'_> {
     fn place(&self, gpu_layers: u32, cpu_experts: u32) -> Plan {
         let Self { weights, running, rooms, wish } = self;
-        let empty = |room: &Room| {
+        let empty = |room: &DeviceMemory| {
             let compute = if gpu_layers > 0 { running.compute } else { 0 };
             Share { room: room.clone(), layers: 0, weights: 0, kv: 0, compute }
         };
@@ -242,7 +247,7 @@ impl Placement<'_> {
     fn spread(&self, bytes: u64) -> Vec<u64> {
         let mut parts: u128 = self.rooms.iter().map(|room| u128::from(room.part)).sum();
         let mut left = bytes;
-        let part = |room: &Room| {
+        let part = |room: &DeviceMemory| {
             // What earlier devices have left over by rounding is the last one's.
             let own = u128::from(left) * u128::from(room.part) / parts.max(1);
             let own = u64::try_from(own).unwrap_or(left);
@@ -265,7 +270,7 @@ impl Plan {
     }
 
     /// The arithmetic, a line for each device.
-    pub fn explain(&self, weights: &Weights, wish: Wish) -> String {
+    pub fn explain(&self, weights: &Weights, wish: PlanOptions) -> String {
         let mut out = String::new();
         let layers = weights.layers.len();
         let number = (self.gpu_layers as usize).min(layers);
@@ -348,8 +353,8 @@ pub(crate) mod tests {
         Weights { layers: vec![layer; 32], input: GIB / 2, output: GIB / 2, tied: 0 }
     }
 
-    fn rooms(free: &[u64]) -> Vec<Room> {
-        let room = |(n, &free): (usize, &u64)| Room {
+    fn rooms(free: &[u64]) -> Vec<DeviceMemory> {
+        let room = |(n, &free): (usize, &u64)| DeviceMemory {
             name: format!("G{n}"),
             free,
             total: free,
@@ -360,12 +365,12 @@ pub(crate) mod tests {
 
     const KV_LAYER: u64 = 64 << 20;
 
-    fn running() -> Running {
-        Running { kv: vec![KV_LAYER; 32], kv_is_known: true, compute: 300 << 20 }
+    fn running() -> ContextMemory {
+        ContextMemory { kv: vec![KV_LAYER; 32], kv_is_known: true, compute: 300 << 20 }
     }
 
     fn auto(weights: &Weights, free: &[u64]) -> Plan {
-        let wish = Wish { margin: GIB, ..Wish::default() };
+        let wish = PlanOptions { margin: GIB, ..PlanOptions::default() };
         let plan = plan(weights, &running(), &rooms(free), wish);
         let placed: u64 = plan.shares.iter().map(|share| share.weights + share.kv).sum();
         let layers = weights.layers.len() as u64;
@@ -379,7 +384,7 @@ pub(crate) mod tests {
         assert_eq!((plan.gpu_layers, plan.cpu_experts, plan.fits), (33, 0, true));
         assert_eq!(plan.host, dense().input);
         assert_eq!(plan.shares[0].layers, 32);
-        let text = plan.explain(&dense(), Wish { margin: GIB, ..Wish::default() });
+        let text = plan.explain(&dense(), PlanOptions { margin: GIB, ..PlanOptions::default() });
         assert!(text.contains("32 of 32 layers and the output matrix on GPUs"), "{text}");
         assert!(
             text.contains("G0: weights 4.31 GiB + KV cache 2.00 GiB + compute 300 MiB"),
@@ -391,8 +396,11 @@ pub(crate) mod tests {
     fn as_many_layers_as_fit_and_none_more() {
         let plan = auto(&dense(), &[4 * GIB]);
         assert!(plan.fits && (1..33).contains(&plan.gpu_layers), "{plan:?}");
-        let wish =
-            |layers| Wish { layers: GpuLayers::Number(layers), margin: GIB, ..Wish::default() };
+        let wish = |layers| PlanOptions {
+            layers: GpuLayers::Number(layers),
+            margin: GIB,
+            ..PlanOptions::default()
+        };
         let more = super::plan(&dense(), &running(), &rooms(&[4 * GIB]), wish(plan.gpu_layers + 1));
         assert!(!more.fits);
         assert_eq!(auto(&dense(), &[GIB]).gpu_layers, 0);
@@ -401,9 +409,9 @@ pub(crate) mod tests {
 
     #[test]
     fn what_a_device_cannot_hold_at_all_is_too_much() {
-        let wish = Wish { layers: GpuLayers::All, ..Wish::default() };
+        let wish = PlanOptions { layers: GpuLayers::All, ..PlanOptions::default() };
         let all = |free: &[u64]| super::plan(&dense(), &running(), &rooms(free), wish);
-        let full = |total| Room { name: "G0".to_owned(), free: GIB, total, part: GIB };
+        let full = |total| DeviceMemory { name: "G0".to_owned(), free: GIB, total, part: GIB };
         let of = |total| super::plan(&dense(), &running(), &[full(total)], wish);
         assert_eq!(all(&[24 * GIB]).too_much(), None);
         assert_eq!(of(8 * GIB).too_much(), None, "others may leave");
@@ -432,7 +440,7 @@ pub(crate) mod tests {
         for full in [0, GIB / 8] {
             let plan = auto(&dense(), &[24 * GIB, full]);
             assert_eq!((plan.gpu_layers, plan.shares[0].layers), (33, 32), "{plan:?}");
-            let text = plan.explain(&dense(), Wish::default());
+            let text = plan.explain(&dense(), PlanOptions::default());
             assert!(text.contains("G1") && text.contains(": unused"), "{text}");
         }
     }
@@ -441,7 +449,7 @@ pub(crate) mod tests {
     fn devices_get_the_parts_that_they_are_given() {
         let mut rooms = rooms(&[24 * GIB, 24 * GIB]);
         (rooms[0].part, rooms[1].part) = (3_000_000, 1_000_000);
-        let wish = Wish { layers: GpuLayers::All, ..Wish::default() };
+        let wish = PlanOptions { layers: GpuLayers::All, ..PlanOptions::default() };
         let plan = super::plan(&dense(), &running(), &rooms, wish);
         let layers: Vec<u32> = plan.shares.iter().map(|share| share.layers).collect();
         assert_eq!(layers, [25, 7], "and the output matrix");
@@ -450,7 +458,7 @@ pub(crate) mod tests {
 
     #[test]
     fn layers_are_spread_over_all_devices() {
-        let wish = Wish { layers: GpuLayers::All, spread: true, ..Wish::default() };
+        let wish = PlanOptions { layers: GpuLayers::All, spread: true, ..PlanOptions::default() };
         let plan = super::plan(&dense(), &running(), &rooms(&[24 * GIB, 8 * GIB]), wish);
         let [large, small] = &plan.shares[..] else { panic!("{plan:?}") };
         assert_eq!((large.layers, small.layers), (32, 32));
@@ -468,7 +476,7 @@ pub(crate) mod tests {
         let plan = auto(&mixture(), &[24 * GIB]);
         assert_eq!(plan.gpu_layers, 33);
         assert!(plan.fits && plan.cpu_experts > 0, "{plan:?}");
-        let wish = Wish {
+        let wish = PlanOptions {
             cpu_experts: Some(plan.cpu_experts - 1),
             layers: GpuLayers::All,
             margin: GIB,
@@ -502,13 +510,13 @@ pub(crate) mod tests {
             let layers: Vec<Layer> = layers.iter().map(layer).collect();
             let tied = if ties { input.min(output) } else { 0 };
             let weights = Weights { layers, input, output, tied };
-            let wish = Wish {
+            let wish = PlanOptions {
                 layers: number.map_or(GpuLayers::Auto, GpuLayers::Number),
                 margin,
                 spread,
-                ..Wish::default()
+                ..PlanOptions::default()
             };
-            let running = Running { kv, kv_is_known, compute };
+            let running = ContextMemory { kv, kv_is_known, compute };
             let plan = super::plan(&weights, &running, &rooms(&free), wish);
             let sum = |sizes: &[u64]| sizes.iter().map(|&size| u128::from(size)).sum::<u128>();
             let all: Vec<u64> = weights.layers.iter().map(|layer| layer.all).collect();

@@ -10,15 +10,19 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::Token;
+use crate::backend;
 use crate::costs::{CostPlan, CostTable, Measure};
 use crate::events::Receiver;
-use crate::grammar::{Grammar, GrammarError};
-use crate::host::{Announcement, Compiles, Host, LoadError};
-use crate::hub::{Ended, Hub, Link, Outbox};
+use crate::failure::Failure;
+use crate::grammar::{Grammar, GrammarCompiler, GrammarError};
+use crate::host::{Announcement, Host, LoadError};
 use crate::message::{Command, Embed, Generate, Moment};
-use crate::model::{ModelConfig, ModelInfo};
+use crate::model_config::ModelConfig;
+use crate::model_info::ModelInfo;
 use crate::process::{Launcher, Parent};
-use crate::request::{Event, Failure, GenerateRequest, Stamped};
+use crate::report_router::{Ended, Hub, Link};
+use crate::report_sink::Outbox;
+use crate::request::{Event, GenerateRequest, Stamped};
 use crate::status::{Board, CostWatch, Progress, Stats, Status};
 use crate::step_limits::StepLimits;
 use crate::vocab::Vocab;
@@ -42,7 +46,7 @@ pub fn load(config: ModelConfig) -> Result<Loading, LoadError> {
         announce: Box::new(move |announced| ready.send(announced).is_ok()),
         measure: None,
     };
-    let thread = host.start()?;
+    let thread = backend::start(host)?;
     let closer = CloseOnDrop(link.commands);
     Ok(Loading { name, queue_timeout, board, loaded, hub: link.hub, closer, thread })
 }
@@ -92,7 +96,7 @@ pub fn measure_costs(config: ModelConfig, plan: CostPlan) -> Result<CostTable, L
         }),
         measure: Some(Measure { plan, reply }),
     };
-    let thread = host.start()?;
+    let thread = backend::start(host)?;
     let table = measured.recv();
     drop(thread.join());
     match table {
@@ -133,7 +137,7 @@ pub enum Loaded {
 #[derive(Debug, Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
-    compiles: Compiles,
+    compiler: Arc<dyn GrammarCompiler>,
 }
 
 /// The handle of an embedding model. Cheap to clone; the thread ends with the last clone.
@@ -260,11 +264,11 @@ impl Loading {
         let died = || LoadError("the thread ended while it loaded the model".to_owned());
         let Self { name, queue_timeout, board, loaded, hub, closer, thread } = self;
         let announced = loaded.await.map_err(|_| died())??;
-        let compiles = announced.compiles.clone();
+        let compiler = announced.compiler.clone();
         let inner =
             Arc::new(Inner::new((name, queue_timeout), announced, board, hub, closer, thread));
-        Ok(match compiles {
-            Some(compiles) => Loaded::Chat(Engine { inner, compiles }),
+        Ok(match compiler {
+            Some(compiler) => Loaded::Chat(Engine { inner, compiler }),
             None => Loaded::Embedding(Embedder { inner }),
         })
     }
@@ -289,12 +293,12 @@ impl Engine {
     /// # Errors
     /// [`Failure`] if there is no answer; [`GrammarError`], which names what cannot be enforced.
     pub fn compile(&self, grammar: &Grammar) -> Result<Result<(), GrammarError>, Failure> {
-        self.compiles.compile(grammar)
+        self.compiler.compile(grammar)
     }
 
     /// Whether a grammar is compiled already.
     pub fn has_compiled(&self, grammar: &Grammar) -> bool {
-        self.compiles.has_compiled(grammar)
+        self.compiler.has_compiled(grammar)
     }
 
     /// How it is.

@@ -9,12 +9,12 @@ use tokio::sync::mpsc;
 use crate::compiler::Compiler;
 use crate::costs::Measure;
 use crate::embed::{Clients, Contexts, EmbedWorker};
-use crate::grammar::{Grammar, GrammarError, Grammars};
-use crate::hub::Outbox;
+use crate::grammar::{GrammarCompiler, Grammars};
 use crate::message::Command;
-use crate::model::{Capacity, EmbeddingModel, Model, ModelConfig, ModelInfo, Source};
-use crate::process::Remote;
-use crate::request::Failure;
+use crate::model::{Capacity, EmbeddingModel, Model};
+use crate::model_config::ModelConfig;
+use crate::model_info::ModelInfo;
+use crate::report_sink::Outbox;
 use crate::status::{Board, Status};
 use crate::vocab::Vocab;
 use crate::worker::{Ports, Worker};
@@ -33,15 +33,8 @@ pub(crate) struct Announcement {
     pub(crate) capacity: usize,
     /// Tokens of their prompts or inputs.
     pub(crate) token_capacity: usize,
-    /// Of a generation model.
-    pub(crate) compiles: Option<Compiles>,
-}
-
-/// Where a model's grammars are compiled.
-#[derive(Debug, Clone)]
-pub(crate) enum Compiles {
-    Here(Arc<Grammars>),
-    There(Remote),
+    /// Compiles grammars; `None` for embedding models.
+    pub(crate) compiler: Option<Arc<dyn GrammarCompiler>>,
 }
 
 /// Told once of a loaded model, or why there is none; returns whether anybody wants it.
@@ -84,47 +77,21 @@ impl Drop for Live {
     }
 }
 
-impl Compiles {
-    /// Compiles a grammar.
-    pub(crate) fn compile(&self, grammar: &Grammar) -> Result<Result<(), GrammarError>, Failure> {
-        match self {
-            Self::Here(grammars) => Ok(grammars.compile(grammar).map(drop)),
-            Self::There(remote) => remote.compile(grammar),
-        }
-    }
-
-    /// Whether a grammar was compiled.
-    pub(crate) fn has_compiled(&self, grammar: &Grammar) -> bool {
-        match self {
-            Self::Here(grammars) => grammars.compiled(grammar).is_some(),
-            Self::There(remote) => remote.has_compiled(grammar),
-        }
-    }
-}
-
 impl Host {
-    /// Starts the thread.
-    pub(crate) fn start(self) -> Result<JoinHandle<()>, LoadError> {
+    /// Starts the thread, which does `run`.
+    pub(crate) fn start(
+        self,
+        run: impl FnOnce(Self) + Send + 'static,
+    ) -> Result<JoinHandle<()>, LoadError> {
         let live = Live::new();
         let builder = thread::Builder::new().name(format!("engine-{}", self.config.name));
         let run = move || {
-            self.run();
+            let guard = EndOnDrop(Arc::clone(&self.board), Arc::clone(&self.out));
+            run(self);
+            drop(guard);
             drop(live);
         };
         builder.spawn(run).map_err(|e| LoadError(format!("cannot start a thread: {e}")))
-    }
-
-    fn run(self) {
-        let guard = EndOnDrop(Arc::clone(&self.board), Arc::clone(&self.out));
-        match self.config.source.clone() {
-            #[cfg(feature = "llama")]
-            Source::Gguf(path) => crate::llama::run(&path, self),
-            #[cfg(not(feature = "llama"))]
-            Source::Gguf(_) => self.fail("this build has no llama.cpp backend"),
-            #[cfg(feature = "scripted")]
-            Source::Scripted(script) => crate::scripted::run(script, self),
-        }
-        drop(guard);
     }
 
     /// Tells that the model cannot be loaded.
@@ -147,13 +114,13 @@ impl Host {
         let token_capacity = self.config.queue_tokens.unwrap_or(limits.kv.cells as usize * 16);
         let Self { config, board, out, commands, inbox, announce, .. } = self;
         let grammars = Arc::new(Grammars::new(vocab.clone()));
-        let compiler =
+        let recompiler =
             Compiler::new(Arc::clone(&grammars), commands, Arc::clone(&out), Arc::clone(&board));
-        let ports = Ports { board, out, compiler };
+        let ports = Ports { board, out, compiler: recompiler };
         let worker = Worker::new(model, vocab.clone(), &config, limits, ports);
         worker.board().set_status(Status::Ready);
-        let compiles = Some(Compiles::Here(grammars));
-        if announce(Ok(Announcement { info, vocab, capacity, token_capacity, compiles })) {
+        let compiler = Some(grammars as Arc<dyn GrammarCompiler>);
+        if announce(Ok(Announcement { info, vocab, capacity, token_capacity, compiler })) {
             worker.run(inbox);
         }
     }
@@ -171,8 +138,8 @@ impl Host {
         let Self { config, board, out, inbox, announce, .. } = self;
         board.set_status(Status::Ready);
         let clients = Clients { inbox, queue_timeout: config.queue_timeout, out };
-        let (directions, compiles) = (info.ranking.is_none(), None);
-        if announce(Ok(Announcement { info, vocab, capacity, token_capacity, compiles })) {
+        let (directions, compiler) = (info.ranking.is_none(), None);
+        if announce(Ok(Announcement { info, vocab, capacity, token_capacity, compiler })) {
             EmbedWorker::serve(contexts, clients, directions, board);
         }
     }

@@ -1,4 +1,5 @@
-//! How the KV cache is laid out: the one place where that is decided.
+//! How the contexts and the KV cache of a model are laid out. Plans, made from a header before a model is loaded, and
+//! contexts, made after, both ask here.
 //!
 //! On a GPU one pool costs little, and any sequence may have all of it. A CPU's attention goes over every
 //! cell in use for each row, its own or not. If that is much of a model's work, each sequence has a part of
@@ -7,7 +8,7 @@
 
 use forebay_scheduler::KvLimits;
 
-use crate::model::{KvLayout, ModelConfig};
+use crate::model_config::{KvLayout, ModelConfig};
 
 /// Context for each sequence when nobody says otherwise: enough for most chats, and a KV cache
 /// that fits beside the model on a small machine.
@@ -20,6 +21,20 @@ const CHECKPOINT_EVERY: u32 = 512;
 const CHECKPOINT_EVERY_ON_GPU: u32 = 2048;
 /// llama.cpp's own limit of sequences in a context.
 const MAX_SEQUENCES: u32 = 256;
+
+/// What llama.cpp's CPU flash attention computes at once, in queries and in keys.
+pub(crate) const ATTENTION_BLOCK: u32 = 64;
+const DEFAULT_BATCH: u32 = 2048;
+const DEFAULT_UBATCH: u32 = 512;
+/// Context of one embedding input when nobody says otherwise: it costs no KV cache.
+const DEFAULT_EMBEDDING_TOKENS: u32 = 8192;
+/// Inputs of one embedding pass.
+pub(crate) const MAX_EMBEDDING_INPUTS: u32 = 64;
+/// Tokens of one embedding pass: attention is computed over all of them, so more of them cost
+/// more each, and fewer leave the matrix products too thin. See docs/performance.md.
+const DEFAULT_EMBEDDING_BATCH: u32 = 128;
+/// Embedding passes side by side on a CPU, each with its share of the threads.
+const MAX_LANES: u32 = 8;
 
 /// Cost of a multiplication in a decode row's attention on a CPU, relative to one in a matrix product of several
 /// rows: 60 / 16 billion a second (AMD EPYC, 8 and 16 rows).
@@ -49,24 +64,53 @@ impl Arithmetic {
     }
 }
 
+/// What a model keeps of a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SequenceMemory {
+    /// Keys and values of tokens, in some layers.
+    pub(crate) keys_and_values: bool,
+    /// A recurrent state, in some layers.
+    pub(crate) state: bool,
+    /// Whether some layers keep keys and values of a sliding window alone.
+    pub(crate) window: bool,
+}
+
+impl SequenceMemory {
+    /// Whether a sequence can be cut back to any length: what a recurrent state or a sliding window has passed cannot
+    /// be brought back.
+    pub(crate) fn rewinds(self) -> bool {
+        !(self.state || self.window)
+    }
+
+    /// Whether what a slot holds can be copied to host memory and back into any slot. In a state of all three llama.cpp
+    /// does not report where one of them begins.
+    fn saves(self) -> bool {
+        !(self.keys_and_values && self.state && self.window)
+    }
+}
+
 /// What the layout depends on.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Facts {
+pub(crate) struct ModelFacts {
     /// Longest sequence the model was trained on, in tokens.
     pub(crate) n_ctx_train: u32,
     pub(crate) on_cpu: bool,
-    /// Whether a sequence can be cut back to any length.
-    pub(crate) rewinds: bool,
-    /// Whether what a slot holds can be copied to host memory and back into any slot.
-    pub(crate) saves: bool,
+    pub(crate) memory: SequenceMemory,
     /// Bytes of a token's keys and values.
     pub(crate) kv_bytes: u64,
     pub(crate) arithmetic: Arithmetic,
 }
 
-/// The layout of a model's KV cache.
-pub(crate) fn of(config: &ModelConfig, facts: &Facts) -> KvLimits {
-    let Facts { n_ctx_train, on_cpu, rewinds, saves, kv_bytes, arithmetic } = *facts;
+/// The most tokens of a decode call, and how many of them a device computes at once, for generation.
+pub(crate) fn batch_sizes(config: &ModelConfig) -> (u32, u32) {
+    let batch = config.batch_size.unwrap_or(DEFAULT_BATCH).max(config.parallel + 1);
+    (batch, config.ubatch_size.unwrap_or(DEFAULT_UBATCH).min(batch))
+}
+
+/// The layout of a generation model's KV cache.
+pub(crate) fn kv_limits(config: &ModelConfig, facts: &ModelFacts) -> KvLimits {
+    let ModelFacts { n_ctx_train, on_cpu, memory, kv_bytes, arithmetic } = *facts;
+    let (rewinds, saves) = (memory.rewinds(), memory.saves());
     // Rounding up must not overflow.
     let n_ctx_train = n_ctx_train.min(1 << 30);
     let parallel = config.parallel;
@@ -111,10 +155,34 @@ pub(crate) fn of(config: &ModelConfig, facts: &Facts) -> KvLimits {
     }
 }
 
+/// How many tokens the contexts of an embedding model hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EmbeddingLayout {
+    /// The longest input.
+    pub(crate) slot_tokens: u32,
+    /// Tokens of a usual pass.
+    pub(crate) budget: u32,
+    /// Tokens of the largest pass: an input is pooled whole, so the longest one must fit.
+    pub(crate) wide: u32,
+    /// Usual passes side by side, each with a context of its own where there are several.
+    pub(crate) lanes: u32,
+}
+
+impl EmbeddingLayout {
+    /// The layout of a model with this longest sequence, in tokens.
+    pub(crate) fn of(config: &ModelConfig, n_ctx_train: u32, on_cpu: bool) -> Self {
+        let slot_tokens = n_ctx_train.min(config.ctx_size.unwrap_or(DEFAULT_EMBEDDING_TOKENS));
+        let default = if on_cpu { DEFAULT_EMBEDDING_BATCH } else { DEFAULT_BATCH };
+        let budget = config.batch_size.unwrap_or(default);
+        let lanes = if on_cpu { config.thread_count().min(MAX_LANES) } else { 1 };
+        Self { slot_tokens, budget, wide: budget.max(slot_tokens), lanes }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Source;
+    use crate::model_config::Source;
 
     /// Whether a model on a CPU has a shared pool.
     fn shares(config: &ModelConfig, arithmetic: Arithmetic) -> bool {
@@ -122,15 +190,10 @@ mod tests {
     }
 
     fn limits(config: &ModelConfig, arithmetic: Arithmetic) -> KvLimits {
-        let facts = Facts {
-            n_ctx_train: 32_768,
-            on_cpu: true,
-            rewinds: true,
-            saves: true,
-            kv_bytes: 1,
-            arithmetic,
-        };
-        of(config, &facts)
+        let memory = SequenceMemory { keys_and_values: true, state: false, window: false };
+        let facts =
+            ModelFacts { n_ctx_train: 32_768, on_cpu: true, memory, kv_bytes: 1, arithmetic };
+        kv_limits(config, &facts)
     }
 
     fn config(parallel: u32, each: u32) -> ModelConfig {

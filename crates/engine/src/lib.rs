@@ -11,6 +11,7 @@
 //! **Invariant:** knows neither HTTP nor OpenAI. Only `llama.rs` names `llama_cpp_2`. Requests
 //! arrive validated: there are no defaults and no range checks here.
 
+mod backend;
 mod compiler;
 mod costs;
 mod deadlines;
@@ -25,11 +26,12 @@ mod stop;
 
 mod embed;
 mod events;
+mod exit_cause;
+mod failure;
 pub mod fit;
 mod grammar;
 mod handle;
 mod host;
-mod hub;
 #[cfg(feature = "llama")]
 mod layout;
 mod lock;
@@ -37,9 +39,15 @@ mod lock;
 mod long;
 mod message;
 mod model;
+mod model_config;
+mod model_info;
 mod patience;
 pub mod process;
+mod report_router;
+mod report_sink;
 mod request;
+#[cfg(feature = "scripted")]
+mod script;
 #[cfg(any(feature = "llama", feature = "fuzzing", test))]
 mod state;
 mod status;
@@ -59,6 +67,8 @@ mod llama;
 pub mod scripted;
 
 pub use costs::{CostPlan, CostSample, CostTable, LogitsCost};
+pub use exit_cause::ExitCause;
+pub use failure::Failure;
 pub use forebay_scheduler::{
     CallSample, Class, Counts, ItlTarget, LearnedCosts, Principal, Reuse, Salt,
 };
@@ -71,12 +81,11 @@ pub use handle::{
     measure_costs,
 };
 pub use host::{LoadError, live_threads};
-pub use model::{
-    Device, Gpu, Kind, KvLayout, KvType, ModelConfig, ModelInfo, Pooling, Ranking, Source, Split,
-};
+pub use model_config::{GpuSettings, KvLayout, KvType, ModelConfig, Pooling, Source, Split};
+pub use model_info::{Device, Kind, ModelInfo, Ranking};
 pub use patience::{be_patient, waited};
 pub use request::{
-    Event, Failure, FinishReason, GenerateRequest, Origin, SamplingParams, StopRules, TokenLogprob,
+    Event, FinishReason, GenerateRequest, Origin, SamplingParams, StopRules, TokenLogprob,
     TopLogprob,
 };
 pub use status::{CostWatch, Progress, Stats, Status};
@@ -88,7 +97,7 @@ pub use vocab::{NoTokens, ParseSpecial, Tokenize, Vocab};
 pub type Token = u32;
 
 #[cfg(feature = "llama")]
-pub use llama::{devices, fit as fit_file, never_here, system_info};
+pub use llama::{devices::devices, never_here, placement::fit as fit_file, system_info};
 
 /// The devices that can compute; without a backend there are none.
 #[cfg(not(feature = "llama"))]

@@ -1,110 +1,40 @@
-//! llama.cpp: the only module that names it, and the only file with unsafe code.
+//! llama.cpp: the only module that names it. This file holds all unsafe code, each call behind a safe function;
+//! its folder holds what is made of them.
 //!
-//! KV layout: `kv_unified` on is [`KvLayout::Shared`], off is [`KvLayout::Split`] (a stream for each
-//! slot). Copying between slots is a matter of metadata in the first; in the second llama.cpp
-//! copies whole streams, when the next batch is decoded. Which one: `layout.rs`.
+//! | file | what it holds |
+//! |---|---|
+//! | `serve.rs` | loading a file and serving it on the engine's thread |
+//! | `header.rs`, `context_memory.rs` | what a GGUF header says of a model, and the memory that follows from it |
+//! | `devices.rs`, `placement.rs` | the GPUs there are, and what of a model goes on which |
+//! | `generation.rs`, `embedding.rs` | the contexts of the two kinds of models |
+//! | `metadata.rs` | what a loaded model says of itself, and its vocabulary |
 
 use std::ffi::{CStr, CString};
 use std::path::Path;
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::session::LlamaStateSeqFlags;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
-use llama_cpp_2::{LogOptions, list_llama_ggml_backend_devices, send_logs_to_tracing};
+use llama_cpp_2::{LogOptions, send_logs_to_tracing};
 
-use crate::fit::{FitError, Room};
-use crate::host::Host;
-use crate::model::{Device, Kind, ModelConfig, StepError};
+use crate::model::StepError;
 
+mod context_memory;
+mod context_params;
+pub(crate) mod devices;
 mod embedding;
 mod error_log;
 mod generation;
-mod gpus;
 mod header;
+mod loaded_model;
 mod metadata;
-mod place;
-mod running;
-
-use gpus::Gpu;
-use header::{Header, integer_width};
-use metadata::{Metadata, vocab};
-use place::Placed;
-pub use place::fit;
-
-/// What llama.cpp's CPU flash attention computes at once, in queries and in keys.
-const ATTENTION_BLOCK: u32 = 64;
-const DEFAULT_BATCH: u32 = 2048;
-const DEFAULT_UBATCH: u32 = 512;
-
-/// The most tokens of a decode call, and how many of them a device computes at once, for generation.
-fn batch_sizes(config: &ModelConfig) -> (u32, u32) {
-    let batch = config.batch_size.unwrap_or(DEFAULT_BATCH).max(config.parallel + 1);
-    (batch, config.ubatch_size.unwrap_or(DEFAULT_UBATCH).min(batch))
-}
-
-/// Loads a GGUF file on this thread and serves it until the last handle is gone.
-pub(crate) fn run(path: &Path, host: Host) {
-    let Some(backend) = backend() else {
-        return host.fail("llama.cpp could not be initialised");
-    };
-    let loaded = Placed::of(path, &host.config)
-        .and_then(|placed| Ok((placed.load(backend, path, &host)?, placed)));
-    let (model, placed) = match loaded {
-        Ok((model, placed)) => (Arc::new(model), placed),
-        Err(why) => return host.fail(why),
-    };
-    let metadata = Metadata::read(&model);
-    let kind = host.config.kind.unwrap_or_else(|| metadata.kind());
-    let loaded = Loaded { backend, model: &model, metadata: &metadata, placed: &placed };
-    let result = match kind {
-        Kind::Chat => generation::serve(&loaded, vocab(&model), host),
-        Kind::Embedding => embedding::serve(&loaded, vocab(&model), host),
-    };
-    if let Err(failed) = result {
-        let (host, why) = *failed;
-        host.fail(why);
-    }
-}
-
-/// The devices that llama.cpp can compute on.
-pub fn devices() -> Vec<Device> {
-    if backend().is_none() {
-        return Vec::new();
-    }
-    list_llama_ggml_backend_devices()
-        .into_iter()
-        .map(|d| Device {
-            name: d.name,
-            description: d.description,
-            memory_total: d.memory_total,
-            memory_free: d.memory_free,
-        })
-        .collect()
-}
-
-/// The devices beside the CPU that a model may be put on.
-fn gpus() -> Vec<Gpu> {
-    use llama_cpp_2::LlamaBackendDeviceType as Type;
-    let listed = list_llama_ggml_backend_devices().into_iter();
-    let beside =
-        listed.filter(|device| matches!(device.device_type, Type::Gpu | Type::IntegratedGpu));
-    let all = beside.map(|device| {
-        let (free, total) = (device.memory_free as u64, device.memory_total as u64);
-        Gpu {
-            index: device.index,
-            room: Room { name: device.name, free, total, part: free },
-            backend: device.backend,
-            id: device_id(device.index),
-            integrated: device.device_type == Type::IntegratedGpu,
-        }
-    });
-    gpus::usable(all.collect())
-}
+pub(crate) mod placement;
+pub(crate) mod serve;
 
 /// The address of a device's hardware, by its number in ggml's list.
 fn device_id(index: usize) -> Option<String> {
@@ -281,123 +211,102 @@ fn load_backends() {
     if let Some(folder) = named.or(beside) {
         llama_cpp_2::llama_backend::load_backends_from_path(&folder);
     }
-    if list_llama_ggml_backend_devices().is_empty() {
+    if llama_cpp_2::list_llama_ggml_backend_devices().is_empty() {
         llama_cpp_2::llama_backend::load_backends();
     }
 }
 
-/// Checks that a file can be read.
-///
-/// # Errors
-/// Why it cannot.
-fn readable(path: &Path) -> Result<(), String> {
-    let shown = path.display();
-    let unreadable = |e| format!("cannot read {shown}: {e}");
-    // A pipe would be waited for without end.
-    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
-        return Err(format!("{shown} is not a regular file"));
-    }
-    std::fs::File::open(path).map(drop).map_err(unreadable)
+/// An entry of a GGUF file's header.
+enum GgufEntry<'g> {
+    Tensor {
+        name: String,
+        bytes: u64,
+        /// Where its data ends in the file, in bytes.
+        end: u64,
+    },
+    Value {
+        key: String,
+        /// The type of the value, or of an array's elements.
+        kind: llama_cpp_sys_2::gguf_type,
+        is_array: bool,
+        /// Elements of an array; else 1.
+        count: usize,
+        /// Integers and booleans as they lie in memory; empty for other types.
+        bytes: &'g [u8],
+        /// A string that is in no array.
+        text: Option<String>,
+    },
 }
 
-impl Header {
-    /// Reads it, with the tensors of the model's other files.
-    fn read(path: &Path) -> Result<Self, FitError> {
-        let name = |path: &Path| path.display().to_string();
-        let read = |path: &Path| {
-            readable(path).map_err(FitError::Unreadable)?;
-            let none = || {
-                FitError::Unreadable(format!("{} is not a GGUF file that can be read", name(path)))
-            };
-            let (header, end) = Self::of_file(path).ok_or_else(none)?;
-            let size = std::fs::metadata(path).map_or(u64::MAX, |file| file.len());
-            if size < end {
-                let why =
-                    format!("it has {size} bytes, and its header wants {end}: it is cut short");
-                return Err(FitError::NoModel { file: name(path), why });
-            }
-            Ok(header)
-        };
-        let mut header = read(path)?;
-        let others = header.other_files(path);
-        for other in others.map_err(|why| FitError::NoModel { file: name(path), why })? {
-            header.tensors.extend(read(&other)?.tensors);
-        }
-        Ok(header)
+/// Bytes of an integer or boolean of this GGUF type; `None` if the type is another one.
+fn integer_width(kind: llama_cpp_sys_2::gguf_type) -> Option<usize> {
+    use llama_cpp_sys_2 as sys;
+    match kind {
+        sys::GGUF_TYPE_UINT8 | sys::GGUF_TYPE_INT8 | sys::GGUF_TYPE_BOOL => Some(1),
+        sys::GGUF_TYPE_UINT16 | sys::GGUF_TYPE_INT16 => Some(2),
+        sys::GGUF_TYPE_UINT32 | sys::GGUF_TYPE_INT32 => Some(4),
+        sys::GGUF_TYPE_UINT64 | sys::GGUF_TYPE_INT64 => Some(8),
+        _ => None,
     }
+}
 
-    /// One file's, and where the last tensor ends, in bytes; `None` where it has none.
-    fn of_file(path: &Path) -> Option<(Self, u64)> {
-        use llama_cpp_sys_2 as sys;
-        let name = CString::new(path.to_str()?).ok()?;
-        let params = sys::gguf_init_params { no_alloc: true, ctx: std::ptr::null_mut() };
-        let text = |text: *const std::ffi::c_char| {
-            #[expect(unsafe_code, reason = "llama-cpp-2 does not wrap these functions")]
-            // SAFETY: gguf's names are null-terminated and live as long as the header, which is
-            // freed at the end of this function.
-            let text = unsafe { CStr::from_ptr(text) };
-            text.to_string_lossy().into_owned()
-        };
-        let (mut header, mut end) = (Self::default(), 0);
+/// Passes each entry of a GGUF file's header to `visit`, tensors first. Returns `None` if the file cannot be read
+/// as one.
+fn read_gguf(path: &Path, visit: &mut dyn FnMut(GgufEntry<'_>)) -> Option<()> {
+    use llama_cpp_sys_2 as sys;
+    let name = CString::new(path.to_str()?).ok()?;
+    let params = sys::gguf_init_params { no_alloc: true, ctx: std::ptr::null_mut() };
+    let text = |text: *const std::ffi::c_char| {
         #[expect(unsafe_code, reason = "llama-cpp-2 does not wrap these functions")]
-        // SAFETY: the header is checked for null, used by this thread alone and freed once; all
-        // numbers of tensors and keys are below the counts that it gives, a value is read as the
-        // type that it is said to be, and an array has as many elements as it is said to have.
-        unsafe {
-            let gguf = sys::gguf_init_from_file(name.as_ptr(), params);
-            if gguf.is_null() {
-                return None;
-            }
-            for tensor in 0..sys::gguf_get_n_tensors(gguf) {
-                let name = text(sys::gguf_get_tensor_name(gguf, tensor));
-                let bytes = sys::gguf_get_tensor_size(gguf, tensor) as u64;
-                let (data, start) = (
-                    sys::gguf_get_data_offset(gguf) as u64,
-                    sys::gguf_get_tensor_offset(gguf, tensor) as u64,
-                );
-                end = data.saturating_add(start).saturating_add(bytes).max(end);
-                header.tensors.push((name, bytes));
-            }
-            for key in 0..sys::gguf_get_n_kv(gguf) {
-                let name = text(sys::gguf_get_key(gguf, key));
-                let (is_array, kind) = match sys::gguf_get_kv_type(gguf, key) {
-                    sys::GGUF_TYPE_ARRAY => (true, sys::gguf_get_arr_type(gguf, key)),
-                    kind => (false, kind),
-                };
-                let count = if is_array { sys::gguf_get_arr_n(gguf, key) } else { 1 };
-                if is_array && name == "tokenizer.ggml.tokens" {
-                    header.n_vocab = count as u64;
-                }
-                let is_text = kind == sys::GGUF_TYPE_STRING && !is_array;
-                if is_text && name == "general.architecture" {
-                    header.architecture = text(sys::gguf_get_val_str(gguf, key));
-                }
-                let width = integer_width(kind).filter(|_| count > 0);
-                if let Some(width) = width {
-                    let data = match is_array {
-                        true => sys::gguf_get_arr_data(gguf, key),
-                        false => sys::gguf_get_val_data(gguf, key),
-                    };
-                    let bytes = std::slice::from_raw_parts(data.cast::<u8>(), count * width);
-                    header.note(name, kind, bytes, is_array);
-                }
-            }
-            sys::gguf_free(gguf);
+        // SAFETY: gguf's names are null-terminated and live as long as the header, which is
+        // freed at the end of this function.
+        let text = unsafe { CStr::from_ptr(text) };
+        text.to_string_lossy().into_owned()
+    };
+    #[expect(unsafe_code, reason = "llama-cpp-2 does not wrap these functions")]
+    // SAFETY: the header is checked for null, used by this thread alone and freed once; all
+    // numbers of tensors and keys are below the counts that it gives, a value is read as the
+    // type that it is said to be, and an array has as many elements as it is said to have.
+    unsafe {
+        let gguf = sys::gguf_init_from_file(name.as_ptr(), params);
+        if gguf.is_null() {
+            return None;
         }
-        Some((header, end))
+        for tensor in 0..sys::gguf_get_n_tensors(gguf) {
+            let name = text(sys::gguf_get_tensor_name(gguf, tensor));
+            let bytes = sys::gguf_get_tensor_size(gguf, tensor) as u64;
+            let (data, start) = (
+                sys::gguf_get_data_offset(gguf) as u64,
+                sys::gguf_get_tensor_offset(gguf, tensor) as u64,
+            );
+            let end = data.saturating_add(start).saturating_add(bytes);
+            visit(GgufEntry::Tensor { name, bytes, end });
+        }
+        for at in 0..sys::gguf_get_n_kv(gguf) {
+            let key = text(sys::gguf_get_key(gguf, at));
+            let (is_array, kind) = match sys::gguf_get_kv_type(gguf, at) {
+                sys::GGUF_TYPE_ARRAY => (true, sys::gguf_get_arr_type(gguf, at)),
+                kind => (false, kind),
+            };
+            let count = if is_array { sys::gguf_get_arr_n(gguf, at) } else { 1 };
+            let is_text = kind == sys::GGUF_TYPE_STRING && !is_array;
+            let value = is_text.then(|| text(sys::gguf_get_val_str(gguf, at)));
+            let bytes: &[u8] = match integer_width(kind).filter(|_| count > 0) {
+                Some(width) => {
+                    let data = match is_array {
+                        true => sys::gguf_get_arr_data(gguf, at),
+                        false => sys::gguf_get_val_data(gguf, at),
+                    };
+                    std::slice::from_raw_parts(data.cast::<u8>(), count * width)
+                }
+                None => &[],
+            };
+            visit(GgufEntry::Value { key, kind, is_array, count, bytes, text: value });
+        }
+        sys::gguf_free(gguf);
     }
+    Some(())
 }
-
-/// A model that was loaded, and what is known of it.
-struct Loaded<'m> {
-    backend: &'m LlamaBackend,
-    model: &'m LlamaModel,
-    metadata: &'m Metadata,
-    placed: &'m Placed,
-}
-
-/// An error after loading comes with the host to report it through.
-type Served = Result<(), Box<(Host, String)>>;
 
 fn new_batch(tokens: u32, sequences: i32) -> LlamaBatch<'static> {
     LlamaBatch::new(tokens as usize, sequences)

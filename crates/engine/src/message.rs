@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::Token;
-use crate::request::{Failure, FinishReason, GenerateRequest, TokenLogprob};
+use crate::failure::Failure;
+use crate::request::{FinishReason, GenerateRequest, TokenLogprob};
 
 /// What an engine is asked to do. Numbers of requests are given by whoever asks, each once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -9,66 +9,25 @@ use forebay_scheduler::{KvLimits, KvOp, Pass, SavedId};
 
 use crate::Token;
 use crate::embed::Contexts;
+use crate::failure::Failure;
 use crate::grammar::{Grammar, GrammarError, Grammars};
 use crate::host::Host;
-use crate::model::{Capacity, EmbeddingModel, Kind, Model, ModelInfo, Row, StepError};
-use crate::request::Failure;
+use crate::model::{Capacity, EmbeddingModel, Model, Row, StepError};
+use crate::model_info::{Kind, ModelInfo};
 use crate::vocab::{ParseSpecial, Tokenize, Vocab, VocabTable};
 
-/// How the scripted model behaves.
-///
-/// Its vocabulary is the 256 bytes, then `<s>`, `</s>` and `<|x|>`. For every sequence it says
-/// [`Script::says`] over and over, one byte a token: from the beginning, or from where the tokens
-/// so far end in a part of it. It holds the scheduler to its word: a row that does not follow on
-/// what its slot holds, or a cell too many, fails the step.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Script {
-    /// What it is.
-    pub kind: Kind,
-    /// What it says; an `\0` stands for the end-of-text token.
-    pub says: String,
-    /// The logit of what it says; all others are 0.
-    pub peak: f32,
-    /// How long each step takes.
-    pub step_time: Duration,
-    /// Steps (counted from 1) that fail.
-    pub failing_steps: Vec<u64>,
-    /// The step (counted from 1) in which its thread dies.
-    pub dies_at: Option<u64>,
-    /// A token that does this when it is to be computed as a sequence's second.
-    pub poison: Option<(Token, Poison)>,
-    /// A text that does this when it is tokenised, but ends the process where that says to die.
-    pub poison_text: Option<(String, Poison)>,
-    /// What one request can hold, in tokens.
-    pub slot_tokens: u32,
-    /// KV cells, shared by all; `None` for enough.
-    pub cells: Option<u32>,
-    /// Its chat template.
-    pub chat_template: Option<String>,
-}
+pub use crate::script::{Poison, Script};
 
-/// What a poisonous token does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum Poison {
-    /// It ends its thread.
-    Die,
-    /// Its step never ends.
-    Hang,
-    /// Its step takes more and more memory.
-    Swell,
-}
-
-impl Poison {
-    fn swallowed(self) -> ! {
-        let mut memory = Vec::new();
-        loop {
-            match self {
-                Self::Die => panic!("the script says to die of this token"),
-                Self::Hang => {}
-                Self::Swell => memory.push(vec![1_u8; 16 << 20]),
-            }
-            std::thread::sleep(Duration::from_millis(20));
+/// Does what a poisonous token does.
+fn swallow(poison: Poison) -> ! {
+    let mut memory = Vec::new();
+    loop {
+        match poison {
+            Poison::Die => panic!("the script says to die of this token"),
+            Poison::Hang => {}
+            Poison::Swell => memory.push(vec![1_u8; 16 << 20]),
         }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -76,26 +35,6 @@ impl Poison {
 pub const EOS: Token = 257;
 const CONTROL: [&str; 3] = ["<s>", "</s>", "<|x|>"];
 const VOCAB: usize = 256 + CONTROL.len();
-
-impl Default for Script {
-    fn default() -> Self {
-        Self {
-            kind: Kind::Chat,
-            says: "abc ".to_owned(),
-            peak: 20.0,
-            step_time: Duration::ZERO,
-            failing_steps: Vec::new(),
-            dies_at: None,
-            poison: None,
-            poison_text: None,
-            slot_tokens: 4096,
-            cells: None,
-            chat_template: Some(
-                "{% for m in messages %}<|x|>{{ m.role }}:{{ m.content }}{% endfor %}".to_owned(),
-            ),
-        }
-    }
-}
 
 #[derive(Default)]
 pub(crate) struct ByteTokenizer {
@@ -109,7 +48,7 @@ impl Tokenize for ByteTokenizer {
         {
             match effect {
                 Poison::Die => std::process::abort(),
-                effect => effect.swallowed(),
+                &effect => swallow(effect),
             }
         }
         Ok(texts.iter().map(|text| Self::tokens(text, special)).collect())
@@ -296,7 +235,7 @@ impl Player {
         if !tokens.any(|token| token == poison) {
             return;
         }
-        effect.swallowed();
+        swallow(effect);
     }
 
     /// What it says next: the longest part of the script that the tokens end in goes on.

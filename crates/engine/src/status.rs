@@ -10,10 +10,10 @@ use forebay_scheduler::{Counts, LearnedCosts};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::hub::{Activity, Outbox};
+use crate::exit_cause::ExitCause;
+use crate::failure::Failure;
 use crate::lock::lock;
-use crate::process::Death;
-use crate::request::Failure;
+use crate::report_sink::{Activity, Outbox};
 use crate::step_limits::{StepKind, StepLimits};
 use crate::step_times::StepTimes;
 
@@ -77,7 +77,7 @@ pub struct Stats {
     /// What the scheduler has done.
     pub scheduler: Counts,
     /// Processes that died, by cause.
-    pub deaths: BTreeMap<Death, u64>,
+    pub deaths: BTreeMap<ExitCause, u64>,
 }
 
 /// What a board tells, as plain data.
@@ -171,7 +171,7 @@ pub(crate) struct Board {
     told: Mutex<(StepTimes, Counts)>,
     /// What calls were learned to cost, and from how many calls.
     costs: Mutex<(u64, Arc<LearnedCosts>)>,
-    deaths: Mutex<BTreeMap<Death, u64>>,
+    deaths: Mutex<BTreeMap<ExitCause, u64>>,
     /// Requests that wait for the engine to be started again before they are prepared.
     outside: AtomicU64,
 }
@@ -398,7 +398,7 @@ impl Board {
     }
 
     /// Counts the death of the engine's process.
-    pub(crate) fn died(&self, death: Death) {
+    pub(crate) fn died(&self, death: ExitCause) {
         *lock(&self.deaths).entry(death).or_default() += 1;
         self.set_process(None);
         lock(&self.running_steps).clear();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::Token;
-use crate::request::Failure;
+use crate::failure::Failure;
 
 /// A model's vocabulary: a table of every token's bytes, and the model's tokeniser.
 ///

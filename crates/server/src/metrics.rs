@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use forebay_engine::process::Death;
+use forebay_engine::ExitCause;
 use forebay_engine::{Reuse, Stats, StepPart};
 use metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
@@ -205,7 +205,7 @@ fn model_gauges(served: &Served) {
     labelled("forebay_cancelled_total", "cause", "timeout", stats.timed_out);
     set("forebay_unread_bytes", stats.unread_bytes as f64);
     total("forebay_unread_answers_cut_total", stats.cut);
-    for death in Death::ALL {
+    for death in ExitCause::ALL {
         let count = stats.deaths.get(&death).copied().unwrap_or(0);
         labelled("forebay_engine_deaths_total", "cause", death.label(), count);
     }

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use forebay_chat::{ChatTemplate, Dialect};
 use forebay_engine::{
-    Embedder, Engine, Failure, Gpu, ItlTarget, Kind, KvLayout, LearnedCosts, Loaded, ModelConfig,
-    ModelInfo, Pooling, Source, Split, Stats, Status, Vocab,
+    Embedder, Engine, Failure, GpuSettings, ItlTarget, Kind, KvLayout, LearnedCosts, Loaded,
+    ModelConfig, ModelInfo, Pooling, Source, Split, Stats, Status, Vocab,
 };
 
 use futures_util::future::join_all;
@@ -362,7 +362,7 @@ pub(crate) fn model_config(settings: &ModelSettings, source: Source) -> ModelCon
         }),
         reproducible: settings.reproducible,
         threads: unless_zero(settings.threads),
-        gpu: Gpu {
+        gpu: GpuSettings {
             layers: settings.gpu_layers.0,
             cpu_experts: u32::try_from(settings.cpu_moe_layers).ok(),
             margin_bytes: u64::from(settings.gpu_margin_mib) << 20,

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::GrammarError;
 use super::limits::{Cost, MAX_LEVELS, MAX_NESTING, MAX_TERMINALS, MAX_UNITS, within};
 use super::schema_cost;
+use super::source::GrammarError;
 
 /// Counts what a grammar costs.
 ///

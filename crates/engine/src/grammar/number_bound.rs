@@ -123,7 +123,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::request::Failure;
+    use crate::failure::Failure;
     use crate::vocab::{ParseSpecial, Tokenize, VocabTable};
 
     #[test]

@@ -8,11 +8,11 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
-use super::GrammarError;
 use super::limits::{
     Cost, MAX_COUNTED_PROPERTIES, MAX_EXPRESSIONS_TOGETHER, MAX_LEVELS, MAX_PAIRS,
     MAX_PATTERN_PAIRS, MAX_UNITS, within,
 };
+use super::source::GrammarError;
 
 /// Keywords that constrain nothing, and those that [`Walk::flatten`] resolves.
 const NEUTRAL: [&str; 18] = [

@@ -1,14 +1,18 @@
 //! What compiling accepts and refuses, and what it takes. The hostile sources are those that ended
 //! the process, or took seconds or hundreds of megabytes, without the limits.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::limits::{MAX_LEVELS, check};
+use super::constraint::QUESTION;
+use super::cost::check;
+use super::limits::MAX_LEVELS;
 use super::*;
-use crate::request::Failure;
-use crate::vocab::{Tokenize, VocabTable};
+use crate::Token;
+use crate::failure::Failure;
+use crate::vocab::{ParseSpecial, Tokenize, Vocab, VocabTable};
 
 /// A quarter of what the server's threads for such work have.
 const STACK: usize = 16 << 20;

@@ -7,55 +7,24 @@ use llama_cpp_2::context::params::LlamaPoolingType;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
 
-use super::place::{context_params, threads};
-use super::{
-    ATTENTION_BLOCK, DEFAULT_BATCH, Loaded, Movable, Served, error_log, llama_id, new_batch,
-    step_error,
-};
+use super::context_params::context_params;
+use super::loaded_model::{LoadedModel, Served};
+use super::{Movable, error_log, llama_id, new_batch, step_error};
 use crate::Token;
 use crate::embed::Contexts;
 use crate::host::Host;
-use crate::model::{EmbeddingModel, Kind, ModelConfig, Pooling, StepError};
+use crate::layout::{ATTENTION_BLOCK, EmbeddingLayout, MAX_EMBEDDING_INPUTS};
+use crate::model::{EmbeddingModel, StepError};
+use crate::model_config::Pooling;
+use crate::model_info::Kind;
 use crate::vocab::Vocab;
 
-/// Context of one embedding input when nobody says otherwise: it costs no KV cache.
-const DEFAULT_EMBEDDING_TOKENS: u32 = 8192;
-/// Inputs of one embedding pass.
-pub(super) const MAX_EMBEDDING_INPUTS: u32 = 64;
-/// Tokens of one embedding pass: attention is computed over all of them, so more of them cost
-/// more each, and fewer leave the matrix products too thin. See docs/performance.md.
-const DEFAULT_EMBEDDING_BATCH: u32 = 128;
-/// Embedding passes side by side on a CPU, each with its share of the threads.
-const MAX_LANES: u32 = 8;
-
-/// How many tokens the contexts of an embedding model hold.
-pub(super) struct Sizes {
-    /// The longest input.
-    pub(super) slot_tokens: u32,
-    /// Tokens of a usual pass.
-    pub(super) budget: u32,
-    /// Tokens of the largest pass: an input is pooled whole, so the longest one must fit.
-    pub(super) wide: u32,
-    /// Usual passes side by side, each with a context of its own where there are several.
-    pub(super) lanes: u32,
-}
-
-impl Sizes {
-    pub(super) fn of(config: &ModelConfig, n_ctx_train: u32, on_cpu: bool) -> Self {
-        let slot_tokens = n_ctx_train.min(config.ctx_size.unwrap_or(DEFAULT_EMBEDDING_TOKENS));
-        let default = if on_cpu { DEFAULT_EMBEDDING_BATCH } else { DEFAULT_BATCH };
-        let budget = config.batch_size.unwrap_or(default);
-        let lanes = if on_cpu { threads(config).min(MAX_LANES) } else { 1 };
-        Self { slot_tokens, budget, wide: budget.max(slot_tokens), lanes }
-    }
-}
-
-pub(super) fn serve(loaded: &Loaded<'_>, vocab: Vocab, host: Host) -> Served {
-    let &Loaded { backend, model, metadata, placed } = loaded;
+pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: Host) -> Served {
+    let &LoadedModel { backend, model, metadata, placement } = loaded;
     let config = &host.config;
-    let on_cpu = placed.on_cpu();
-    let Sizes { slot_tokens, budget, wide, lanes } =
-        Sizes::of(config, metadata.n_ctx_train, on_cpu);
+    let on_cpu = placement.on_cpu();
+    let EmbeddingLayout { slot_tokens, budget, wide, lanes } =
+        EmbeddingLayout::of(config, metadata.n_ctx_train, on_cpu);
     let pooling = match config.pooling {
         Some(Pooling::Mean) => LlamaPoolingType::Mean,
         Some(Pooling::Cls) => LlamaPoolingType::Cls,
@@ -64,7 +33,7 @@ pub(super) fn serve(loaded: &Loaded<'_>, vocab: Vocab, host: Host) -> Served {
         None if metadata.causal => LlamaPoolingType::Last,
         None => LlamaPoolingType::Mean,
     };
-    let threads = threads(config);
+    let threads = config.thread_count();
     let pooler = |threads: u32, tokens: u32| -> Result<Pooler<'_>, u32> {
         // llama.cpp aborts where the inputs cannot have equal shares of the tokens.
         let tokens = tokens.next_multiple_of(MAX_EMBEDDING_INPUTS);
@@ -91,7 +60,7 @@ pub(super) fn serve(loaded: &Loaded<'_>, vocab: Vocab, host: Host) -> Served {
             let why = format!(
                 "llama.cpp cannot make a context of {tokens} tokens, which ctx_size and batch_size decide"
             );
-            return Err(Box::new((host, placed.explained(&why))));
+            return Err(Box::new((host, placement.explained(&why))));
         }
     };
     let mut info = metadata.info(model, Kind::Embedding, MAX_EMBEDDING_INPUTS, slot_tokens);

@@ -13,38 +13,32 @@ use llama_cpp_2::context::session::LlamaStateSeqFlags;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
 
-use super::place::{context_params, threads};
-use super::{
-    ATTENTION_BLOCK, Loaded, Served, batch_sizes, error_log, llama_id, new_batch, restore_bytes,
-    saved_bytes, step_error,
-};
+use super::context_params::context_params;
+use super::loaded_model::{LoadedModel, Served};
+use super::{error_log, llama_id, new_batch, restore_bytes, saved_bytes, step_error};
 use crate::host::Host;
-use crate::layout::{self, Facts};
+use crate::layout::{self, ATTENTION_BLOCK, ModelFacts, batch_sizes};
 use crate::long::WithLong;
-use crate::model::{Capacity, Kind, Model, Row, StepError};
+use crate::model::{Capacity, Model, Row, StepError};
+use crate::model_info::Kind;
 use crate::state::{Shape, of_one_stream, of_streams};
 use crate::vocab::Vocab;
 
-pub(super) fn serve(loaded: &Loaded<'_>, vocab: Vocab, host: Host) -> Served {
-    let &Loaded { backend, model, metadata, placed } = loaded;
+pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: Host) -> Served {
+    let &LoadedModel { backend, model, metadata, placement } = loaded;
     let config = &host.config;
     let (batch_tokens, ubatch_tokens) = batch_sizes(config);
-    let recurs = model.is_recurrent() || model.is_hybrid();
-    let kv = layout::of(
-        config,
-        &Facts {
-            n_ctx_train: metadata.n_ctx_train,
-            on_cpu: placed.on_cpu(),
-            // What a recurrent state or a sliding window has passed cannot be brought back.
-            rewinds: !(recurs || metadata.sliding_window),
-            // llama.cpp does not tell where in a state of all three one of them begins.
-            saves: !(model.is_hybrid() && metadata.sliding_window),
-            kv_bytes: placed.kv_bytes,
-            arithmetic: placed.arithmetic,
-        },
-    );
-    let block = if placed.on_cpu() { ATTENTION_BLOCK } else { 1 };
-    let params = context_params(config, threads(config))
+    // The loaded model is asked again: its header may leave open what llama.cpp knows of the architecture.
+    let memory = metadata.sequence_memory(model);
+    let facts = ModelFacts {
+        n_ctx_train: metadata.n_ctx_train,
+        on_cpu: placement.on_cpu(),
+        memory,
+        ..placement.facts
+    };
+    let kv = layout::kv_limits(config, &facts);
+    let block = if placement.on_cpu() { ATTENTION_BLOCK } else { 1 };
+    let params = context_params(config, config.thread_count())
         .with_kv_unified(kv.shares)
         // Of what has left the window nothing is used again.
         .with_swa_full(kv.rewinds)
@@ -63,11 +57,11 @@ pub(super) fn serve(loaded: &Loaded<'_>, vocab: Vocab, host: Host) -> Served {
         let streams = if kv.shares { 1 } else { slots };
         let (batch, saved) = (new_batch(batch_tokens, 1), Rc::clone(&saved));
         let (places, kept) = (Vec::new(), Vec::new());
-        Ok(Runner { context, batch, places, kept, streams, saved, recurs })
+        Ok(Runner { context, batch, places, kept, streams, saved, has_state: memory.state })
     };
     let usual = match runner(kv.slots, kv.cells) {
         Ok(usual) => usual,
-        Err(why) => return Err(Box::new((host, placed.explained(&why.to_string())))),
+        Err(why) => return Err(Box::new((host, placement.explained(&why.to_string())))),
     };
     let info = metadata.info(model, Kind::Chat, config.parallel, kv.request_tokens());
     tracing::info!(
@@ -105,7 +99,7 @@ struct Runner<'m> {
     /// Of the KV cache.
     streams: u32,
     /// Whether the model has a recurrent state.
-    recurs: bool,
+    has_state: bool,
 }
 
 /// Where a row's logits are.
@@ -131,7 +125,7 @@ impl<'m> Runner<'m> {
         let all = self.context.state_seq_get_size_ext(slot, flags);
         // The part that cannot be cut back is what follows the cells of all tokens, if there are any.
         let part = self.context.state_seq_get_size_ext(slot, LlamaStateSeqFlags::PARTIAL_ONLY);
-        let shape = match (all.saturating_sub(part), self.recurs) {
+        let shape = match (all.saturating_sub(part), self.has_state) {
             (0, false) => Shape::Cells,
             (0, true) => Shape::Recurrent,
             (first, false) => Shape::Windowed(first),

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use llama_cpp_sys_2 as sys;
 
-use crate::fit::{Layer, Weights};
+use super::{GgufEntry, integer_width, read_gguf};
+use crate::fit::{FitError, Layer, Weights};
 use crate::layout::Arithmetic;
-use crate::model::Kind;
+use crate::model_info::Kind;
 
 /// The most layers that llama.cpp takes: `LLAMA_MAX_LAYERS`.
 pub(super) const MOST_LAYERS: usize = 512;
@@ -75,17 +76,6 @@ pub(super) fn layer_of(tensor: &str) -> Option<(usize, &str)> {
     Some((layer, part))
 }
 
-/// Bytes of an integer or boolean of this GGUF type; `None` if the type is another one.
-pub(super) fn integer_width(kind: sys::gguf_type) -> Option<usize> {
-    match kind {
-        sys::GGUF_TYPE_UINT8 | sys::GGUF_TYPE_INT8 | sys::GGUF_TYPE_BOOL => Some(1),
-        sys::GGUF_TYPE_UINT16 | sys::GGUF_TYPE_INT16 => Some(2),
-        sys::GGUF_TYPE_UINT32 | sys::GGUF_TYPE_INT32 => Some(4),
-        sys::GGUF_TYPE_UINT64 | sys::GGUF_TYPE_INT64 => Some(8),
-        _ => None,
-    }
-}
-
 /// Integers or booleans of this GGUF type, as they lie in memory; `None` where one is below 0.
 pub(super) fn integers(
     kind: sys::gguf_type,
@@ -106,12 +96,73 @@ pub(super) fn integers(
     bytes.chunks_exact(integer_width(kind).unwrap_or(usize::MAX)).map(number)
 }
 
+/// Checks that a file can be read.
+///
+/// # Errors
+/// Why it cannot.
+fn readable(path: &Path) -> Result<(), String> {
+    let shown = path.display();
+    let unreadable = |e| format!("cannot read {shown}: {e}");
+    // A pipe would be waited for without end.
+    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(format!("{shown} is not a regular file"));
+    }
+    std::fs::File::open(path).map(drop).map_err(unreadable)
+}
+
 /// Their product, or the largest number.
 pub(super) fn product(factors: &[u64]) -> u64 {
     factors.iter().fold(1_u64, |all, &factor| all.saturating_mul(factor))
 }
 
 impl Header {
+    /// Reads it, with the tensors of the model's other files.
+    pub(super) fn read(path: &Path) -> Result<Self, FitError> {
+        let name = |path: &Path| path.display().to_string();
+        let read = |path: &Path| {
+            readable(path).map_err(FitError::Unreadable)?;
+            let none = || {
+                FitError::Unreadable(format!("{} is not a GGUF file that can be read", name(path)))
+            };
+            let (header, end) = Self::of_file(path).ok_or_else(none)?;
+            let size = std::fs::metadata(path).map_or(u64::MAX, |file| file.len());
+            if size < end {
+                let why =
+                    format!("it has {size} bytes, and its header wants {end}: it is cut short");
+                return Err(FitError::NoModel { file: name(path), why });
+            }
+            Ok(header)
+        };
+        let mut header = read(path)?;
+        let others = header.other_files(path);
+        for other in others.map_err(|why| FitError::NoModel { file: name(path), why })? {
+            header.tensors.extend(read(&other)?.tensors);
+        }
+        Ok(header)
+    }
+
+    /// One file's, and where the last tensor ends, in bytes; `None` if it is no GGUF file.
+    fn of_file(path: &Path) -> Option<(Self, u64)> {
+        let (mut header, mut last) = (Self::default(), 0);
+        read_gguf(path, &mut |entry| match entry {
+            GgufEntry::Tensor { name, bytes, end } => {
+                last = end.max(last);
+                header.tensors.push((name, bytes));
+            }
+            GgufEntry::Value { key, kind, is_array, count, bytes, text } => {
+                if is_array && key == "tokenizer.ggml.tokens" {
+                    header.n_vocab = count as u64;
+                }
+                match text {
+                    Some(text) if key == "general.architecture" => header.architecture = text,
+                    _ if bytes.is_empty() => {}
+                    _ => header.note(key, kind, bytes, is_array),
+                }
+            }
+        })?;
+        Some((header, last))
+    }
+
     /// A number of the model's architecture, such as `block_count`.
     pub(super) fn number(&self, key: &str) -> Option<u64> {
         self.numbers.get(&format!("{}.{key}", self.architecture)).copied()
@@ -212,7 +263,7 @@ impl Header {
                 number("attention.head_count")
             ));
         }
-        self.check_window()
+        Ok(())
     }
 
     /// The sizes of a file's parts.

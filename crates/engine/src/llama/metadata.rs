@@ -6,8 +6,9 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 
 use crate::Token;
-use crate::model::{Kind, ModelInfo, Ranking};
-use crate::request::Failure;
+use crate::failure::Failure;
+use crate::layout::SequenceMemory;
+use crate::model_info::{Kind, ModelInfo, Ranking};
 use crate::vocab::{ParseSpecial, Tokenize, Vocab, VocabTable};
 
 /// What `pooling_type` is of a model with a classifier.
@@ -22,7 +23,7 @@ pub(super) struct Metadata {
     /// A reranker's own template, and the kind of its vocabulary.
     rerank: (Option<String>, Option<String>),
     pub(super) causal: bool,
-    pub(super) sliding_window: bool,
+    sliding_window: bool,
 }
 
 impl Metadata {
@@ -44,6 +45,15 @@ impl Metadata {
     /// What the model is for, if nobody says otherwise.
     pub(super) fn kind(&self) -> Kind {
         Kind::by(self.pooling.map(u64::from), self.causal)
+    }
+
+    /// What the model keeps of a sequence.
+    pub(super) fn sequence_memory(&self, model: &LlamaModel) -> SequenceMemory {
+        SequenceMemory {
+            keys_and_values: !model.is_recurrent(),
+            state: model.is_recurrent() || model.is_hybrid(),
+            window: self.sliding_window,
+        }
     }
 
     pub(super) fn info(

@@ -14,13 +14,15 @@ use rustix::stdio::dup2_stdout;
 use tokio::sync::mpsc;
 
 use super::black_box::BlackBox;
-use super::{Answer, Description, FromChild, Question, ToChild, frames};
-use crate::grammar::GrammarError;
-use crate::host::{Announcement, Compiles, Host, LoadError};
-use crate::hub::{Activity, Outbox};
+use super::frames;
+use super::messages::{Answer, Description, FromChild, Question, ToChild};
+use crate::backend;
+use crate::grammar::{GrammarCompiler, GrammarError};
+use crate::host::{Announcement, Host, LoadError};
 use crate::lock::lock;
 use crate::message::Report;
 use crate::patience::be_patient;
+use crate::report_sink::{Activity, Outbox};
 use crate::status::Board;
 use crate::step_limits::StepLimits;
 use crate::vocab::Vocab;
@@ -73,7 +75,7 @@ pub fn serve() -> io::Result<()> {
         measure: None,
     };
     // It ends the process when it ends.
-    drop(host.start().map_err(|error| io::Error::other(error.0))?);
+    drop(backend::start(host).map_err(|error| io::Error::other(error.0))?);
     let helpers = Helpers::start(&name, &out, &board, &model)?;
     let teller = Arc::clone(&out);
     thread::Builder::new().name(format!("{name}/state")).spawn(move || tell(&teller))?;
@@ -107,7 +109,7 @@ fn end_with_parent() -> io::Result<()> {
 /// What of a loaded model is needed besides its worker.
 struct Model {
     vocab: Vocab,
-    compiles: Option<Compiles>,
+    compiler: Option<Arc<dyn GrammarCompiler>>,
 }
 
 /// The socket to the parent, and the black box. Writing waits until the parent reads.
@@ -181,17 +183,17 @@ fn announce(
     model: &OnceLock<Model>,
     announced: Result<Announcement, LoadError>,
 ) -> bool {
-    let Announcement { info, vocab, capacity, token_capacity, compiles } = match announced {
+    let Announcement { info, vocab, capacity, token_capacity, compiler } = match announced {
         Ok(announcement) => announcement,
         Err(LoadError(why)) => {
             out.send(&FromChild::LoadFailed(why));
             return false;
         }
     };
-    let generates = compiles.is_some();
+    let generates = compiler.is_some();
     let table = vocab.table().as_ref().clone();
     let (capacity, token_capacity) = (capacity as u64, token_capacity as u64);
-    let _ = model.set(Model { vocab, compiles });
+    let _ = model.set(Model { vocab, compiler });
     let description = Description { info, table, capacity, token_capacity, generates };
     out.send(&FromChild::Loaded(Box::new(description)));
     true
@@ -280,7 +282,7 @@ impl Model {
             }
             Question::Compile(grammar) => {
                 let none = || Ok(Err(GrammarError::no_engine()));
-                let compiled = self.compiles.as_ref().map_or_else(none, |c| c.compile(&grammar));
+                let compiled = self.compiler.as_ref().map_or_else(none, |c| c.compile(&grammar));
                 Answer::Compiled(compiled.unwrap_or_else(|_| Err(GrammarError::no_engine())))
             }
         }

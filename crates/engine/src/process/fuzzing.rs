@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
+use super::frames;
 use super::ledger::{Ledger, Outcome};
-use super::{Description, FromChild, Question, ToChild, frames};
-use crate::hub::{Link, Outbox};
+use super::messages::{Description, FromChild, Question, ToChild};
 use crate::message::{Command, Embed, Generate, Moment};
+use crate::report_router::Link;
+use crate::report_sink::Outbox;
 use crate::request::{Event, GenerateRequest, SamplingParams};
 use crate::status::{Board, State, Stats};
 use crate::step_limits::StepLimits;

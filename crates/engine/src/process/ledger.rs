@@ -10,10 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::{Answer, Question, ToChild, frames};
+use super::frames;
+use super::messages::{Answer, Question, ToChild};
 use crate::deadlines::Timeouts;
+use crate::failure::Failure;
 use crate::message::{Command, Embed, Generate, Grown, News, Report, Said, What};
-use crate::request::Failure;
 
 /// What counts against a request: a child that died while it computed it, and one that died while it had
 /// it and computed nothing that is known.

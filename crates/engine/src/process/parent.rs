@@ -16,15 +16,21 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use super::black_box::BlackBox;
+use super::launcher::Launcher;
 use super::ledger::{Ledger, Outcome};
+use super::messages::{Description, FromChild, ToChild};
 use super::remote::{Asked, Remote, Reply};
 use super::running::{End, Frames, LAST_BREATH, LEAVE, Running};
-use super::{Death, Description, FromChild, Launcher, ToChild, frames, memory};
-use crate::host::{Announce, Announcement, Compiles, EndOnDrop, LoadError};
-use crate::hub::{Hub, Outbox};
+use super::{frames, memory};
+use crate::exit_cause::ExitCause;
+use crate::failure::Failure;
+use crate::grammar::GrammarCompiler;
+use crate::host::{Announce, Announcement, EndOnDrop, LoadError};
 use crate::message::{Command, Report};
-use crate::model::{ModelConfig, ModelInfo};
-use crate::request::Failure;
+use crate::model_config::ModelConfig;
+use crate::model_info::ModelInfo;
+use crate::report_router::Hub;
+use crate::report_sink::Outbox;
 use crate::status::{Board, State, Stats, Status};
 use crate::step_limits::StepKind;
 use crate::vocab::{Vocab, VocabTable};
@@ -149,7 +155,7 @@ impl Keeper {
             let end = match self.live().await {
                 Ok(end) => end,
                 Err(error) if self.loaded.is_some() => {
-                    End::Died(Death::ProtocolError, error.to_string())
+                    End::Died(ExitCause::ProtocolError, error.to_string())
                 }
                 Err(error) => End::CannotLoad(error.to_string()),
             };
@@ -210,7 +216,7 @@ impl Keeper {
     /// How a child ends that has closed its socket.
     async fn last_breath(&self, child: &mut Running) -> End {
         match child.last_breath(self.is_ending(), self.patience()).await {
-            End::Died(Death::Silent, _) if self.is_ending() && self.is_done() => End::Closed,
+            End::Died(ExitCause::Silent, _) if self.is_ending() && self.is_done() => End::Closed,
             end => end,
         }
     }
@@ -281,7 +287,7 @@ impl Keeper {
     fn look_at(&mut self, child: &mut Running) -> io::Result<Option<End>> {
         let silent = child.look();
         if TICK * silent > self.parent.launcher.silence {
-            return Ok(Some(End::Died(Death::Silent, "it says nothing".to_owned())));
+            return Ok(Some(End::Died(ExitCause::Silent, "it says nothing".to_owned())));
         }
         if self.is_ending() && self.is_done() {
             self.ending += 1;
@@ -294,7 +300,7 @@ impl Keeper {
             if taken > limit {
                 let how =
                     format!("it takes {} MiB of memory, but may {}", taken >> 20, limit >> 20);
-                return Ok(Some(End::Died(Death::Memory, how)));
+                return Ok(Some(End::Died(ExitCause::Memory, how)));
             }
         }
         let stalled = self.parent.board.stalled_for().unwrap_or_default();
@@ -345,7 +351,7 @@ impl Keeper {
                 self.counted.clone_from(stats);
                 self.seen.clone_from(seen);
                 let end = overdue.map(|took| {
-                    End::Died(Death::Hung, format!("a step has run for {} s", took.as_secs()))
+                    End::Died(ExitCause::Hung, format!("a step has run for {} s", took.as_secs()))
                 });
                 self.parent.board.follow(*state, &self.before);
                 return Ok(end);
@@ -380,7 +386,8 @@ impl Keeper {
                 vocab: Vocab::new(now.1, Arc::new(self.remote.clone())),
                 capacity: count(capacity),
                 token_capacity: count(token_capacity),
-                compiles: generates.then(|| Compiles::There(self.remote.clone())),
+                compiler: generates
+                    .then(|| Arc::new(self.remote.clone()) as Arc<dyn GrammarCompiler>),
             };
             // Nobody may want it any more.
             if !announce(Ok(announcement)) {
@@ -425,14 +432,14 @@ impl Keeper {
     fn take_note(&mut self, end: End) -> ControlFlow<()> {
         let (death, how) = match end {
             End::Closed => return ControlFlow::Break(()),
-            End::CannotLoad(why) => (Death::CannotLoad, why),
+            End::CannotLoad(why) => (ExitCause::CannotLoad, why),
             End::Died(death, how) => (death, how),
         };
         self.failed_loads += u32::from(self.loaded.is_none());
         self.parent.board.died(death);
         if let Some(announce) = self.parent.announce.take() {
             let why = match death {
-                Death::CannotLoad => how,
+                ExitCause::CannotLoad => how,
                 _ => format!("the engine died while it loaded the model: {how}"),
             };
             announce(Err(LoadError(why)));

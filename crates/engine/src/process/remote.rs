@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::{Answer, Question};
+use super::messages::{Answer, Question};
 use crate::Token;
-use crate::grammar::{Grammar, GrammarError};
+use crate::failure::Failure;
+use crate::grammar::{Grammar, GrammarCompiler, GrammarError};
 use crate::lock::lock;
 use crate::patience::{has_waited, is_patient};
-use crate::request::Failure;
 use crate::vocab::{ParseSpecial, Tokenize};
 
 /// Grammars of which is known that they can be compiled, and the longest of them in bytes: for longer ones
@@ -46,22 +46,6 @@ impl Remote {
         Self { questions, known: Arc::new(Mutex::new(LruCache::new(KNOWN))) }
     }
 
-    /// Compiles a grammar there.
-    pub(crate) fn compile(&self, grammar: &Grammar) -> Result<Result<(), GrammarError>, Failure> {
-        let Answer::Compiled(compiled) = self.ask(Question::Compile(grammar.clone()))? else {
-            return Err(Failure::EngineGone);
-        };
-        if compiled.is_ok() && grammar.source().len() <= LONGEST_KNOWN {
-            self.known().put(grammar.clone(), ());
-        }
-        Ok(compiled)
-    }
-
-    /// Whether a grammar was compiled there.
-    pub(crate) fn has_compiled(&self, grammar: &Grammar) -> bool {
-        grammar.source().len() <= LONGEST_KNOWN && self.known().get(grammar).is_some()
-    }
-
     fn ask(&self, question: Question) -> Result<Answer, Failure> {
         let (reply, answer) = sync_channel(1);
         let asked = Asked { question, patient: is_patient(), reply };
@@ -84,5 +68,21 @@ impl Tokenize for Remote {
             Answer::Tokens(tokens) if tokens.len() == texts.len() => Ok(tokens),
             Answer::Tokens(_) | Answer::Compiled(_) => Err(Failure::EngineGone),
         }
+    }
+}
+
+impl GrammarCompiler for Remote {
+    fn compile(&self, grammar: &Grammar) -> Result<Result<(), GrammarError>, Failure> {
+        let Answer::Compiled(compiled) = self.ask(Question::Compile(grammar.clone()))? else {
+            return Err(Failure::EngineGone);
+        };
+        if compiled.is_ok() && grammar.source().len() <= LONGEST_KNOWN {
+            self.known().put(grammar.clone(), ());
+        }
+        Ok(compiled)
+    }
+
+    fn has_compiled(&self, grammar: &Grammar) -> bool {
+        grammar.source().len() <= LONGEST_KNOWN && self.known().get(grammar).is_some()
     }
 }

@@ -14,7 +14,10 @@ use tokio::task::JoinHandle;
 use tokio_util::codec::Framed;
 
 use super::black_box::BlackBox;
-use super::{Death, FromChild, Launcher, ToChild, frames};
+use super::frames;
+use super::launcher::Launcher;
+use super::messages::{FromChild, ToChild};
+use crate::exit_cause::ExitCause;
 
 /// How long a child that is to end, or has closed its socket, may take for that.
 pub(super) const LAST_BREATH: Duration = Duration::from_secs(2);
@@ -40,7 +43,7 @@ pub(super) enum End {
     /// It cannot load the model.
     CannotLoad(String),
     /// Otherwise, or it is to be killed.
-    Died(Death, String),
+    Died(ExitCause, String),
 }
 
 /// What a child says.
@@ -108,9 +111,9 @@ impl Running {
     pub(super) async fn last_breath(&mut self, closing: bool, wait: Duration) -> End {
         match tokio::time::timeout(wait, self.process.wait()).await {
             Ok(Ok(status)) if closing && status.success() => End::Closed,
-            Ok(Ok(status)) => End::Died(Death::of(status), status.to_string()),
-            Ok(Err(error)) => End::Died(Death::Exited, error.to_string()),
-            Err(_) => End::Died(Death::Silent, "it does not end".to_owned()),
+            Ok(Ok(status)) => End::Died(ExitCause::of(status), status.to_string()),
+            Ok(Err(error)) => End::Died(ExitCause::Exited, error.to_string()),
+            Err(_) => End::Died(ExitCause::Silent, "it does not end".to_owned()),
         }
     }
 

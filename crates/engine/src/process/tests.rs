@@ -1,19 +1,29 @@
 //! Every message that crosses, sent and read again.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::BytesMut;
-use forebay_scheduler::CallSample;
+use forebay_scheduler::{CallSample, LearnedCosts};
+use serde::Serialize;
 use tokio_util::codec::{Decoder as _, Encoder as _};
 
-use super::*;
+use super::frames;
+use super::messages::*;
+use crate::Token;
+use crate::exit_cause::ExitCause;
+use crate::failure::Failure;
 use crate::fit::GpuLayers;
-use crate::message::{Embed, Generate, Grown, Moment, News, Report, Said, What};
-use crate::model::{Kind, Ranking, Source};
+use crate::grammar::{Grammar, GrammarError};
+use crate::message::{Command, Embed, Generate, Grown, Moment, News, Report, Said, What};
+use crate::model_config::{ModelConfig, Source};
+use crate::model_info::{Kind, ModelInfo, Ranking};
 use crate::request::{
-    Failure, FinishReason, GenerateRequest, SamplingParams, StopRules, TokenLogprob, TopLogprob,
+    FinishReason, GenerateRequest, SamplingParams, StopRules, TokenLogprob, TopLogprob,
 };
-use crate::status::Stats;
+use crate::status::{Progress, State, Stats};
+use crate::step_limits::StepKind;
+use crate::vocab::{ParseSpecial, VocabTable};
 
 fn logprob(token: Token) -> TokenLogprob {
     let top = vec![TopLogprob { token: 9, logprob: -0.5 }];
@@ -110,7 +120,7 @@ fn from_child() -> Vec<FromChild> {
     let table = VocabTable { bytes: vec![0xff, 0], ends: vec![2], ..VocabTable::default() };
     let (capacity, token_capacity, generates) = (u64::MAX, 1, true);
     let description = Description { info, table, capacity, token_capacity, generates };
-    let stats = Stats { deaths: [(Death::Hung, 3)].into(), steps: 7, ..Stats::default() };
+    let stats = Stats { deaths: [(ExitCause::Hung, 3)].into(), steps: 7, ..Stats::default() };
     let (backlog, overdue) = (Duration::from_secs(1), Some(Duration::MAX));
     let state =
         State { stats, backlog, stalled: None, overdue, seen: vec![StepKind::new(0, false)] };

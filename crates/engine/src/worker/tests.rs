@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use crate::model::{Kind, ModelConfig, Source};
-use crate::request::{Event, Failure, FinishReason, GenerateRequest, Origin, SamplingParams};
+use crate::failure::Failure;
+use crate::model_config::{ModelConfig, Source};
+use crate::model_info::Kind;
+use crate::request::{Event, FinishReason, GenerateRequest, Origin, SamplingParams};
 use crate::scripted::Script;
 use crate::{Engine, Generation, ItlTarget, Loaded, Stats, Status, StepPart, SubmitError, load};
 

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use forebay_engine::process::{Death, Launcher};
+use forebay_engine::process::Launcher;
 use forebay_engine::scripted::{Poison, Script};
 use forebay_engine::{
-    Embedder, Engine, Event, Failure, FinishReason, GenerateRequest, Grammar, Loaded, ModelConfig,
-    ParseSpecial, SamplingParams, Source, Status, StopRules, TokenLogprob, Vocab, load,
-    load_in_process,
+    Embedder, Engine, Event, ExitCause, Failure, FinishReason, GenerateRequest, Grammar, Loaded,
+    ModelConfig, ParseSpecial, SamplingParams, Source, Status, StopRules, TokenLogprob, Vocab,
+    load, load_in_process,
 };
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
@@ -180,9 +180,9 @@ async fn nobody_sees_more_of_a_death_than_a_pause() {
         }
         assert_ne!(engine.status(), Status::Failed);
         let cause = match signal {
-            Signal::KILL => Death::Killed,
-            Signal::ABORT => Death::Crashed,
-            _ => Death::Silent,
+            Signal::KILL => ExitCause::Killed,
+            Signal::ABORT => ExitCause::Crashed,
+            _ => ExitCause::Silent,
         };
         assert_eq!(engine.stats().deaths, [(cause, u64::from(deaths))].into());
     }
@@ -364,14 +364,14 @@ fn poisonous(token: u32) -> GenerateRequest {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_that_hangs_and_one_that_takes_all_memory_are_ended() {
     const POISON: u32 = 7;
-    for (poison, death) in [(Poison::Hang, Death::Hung), (Poison::Swell, Death::Memory)] {
+    for (poison, death) in [(Poison::Hang, ExitCause::Hung), (Poison::Swell, ExitCause::Memory)] {
         let config = ModelConfig {
             step_limit: Duration::from_millis(100),
-            memory_limit: (death == Death::Memory).then_some(300 << 20),
+            memory_limit: (death == ExitCause::Memory).then_some(300 << 20),
             ..config(Script { poison: Some((POISON, poison)), ..script() })
         };
         let config = match death {
-            Death::Memory => ModelConfig { step_limit: ModelConfig::STEP_LIMIT, ..config },
+            ExitCause::Memory => ModelConfig { step_limit: ModelConfig::STEP_LIMIT, ..config },
             _ => config,
         };
         let engine = chat(load_in_process(config, launcher())).await;
@@ -388,15 +388,15 @@ async fn a_step_that_hangs_and_one_that_takes_all_memory_are_ended() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_text_that_kills_has_no_tokens_and_nobody_else_is_to_blame() {
-    kills_alone(Poison::Die, Death::Crashed).await;
+    kills_alone(Poison::Die, ExitCause::Crashed).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_text_whose_tokenising_does_not_end_has_no_tokens_either() {
-    kills_alone(Poison::Hang, Death::Hung).await;
+    kills_alone(Poison::Hang, ExitCause::Hung).await;
 }
 
-async fn kills_alone(poison: Poison, death: Death) {
+async fn kills_alone(poison: Poison, death: ExitCause) {
     let undisturbed = read(&chat(load(config(script()))).await, request(0)).await;
     let script = Script { poison_text: Some(("deadly".to_owned(), poison)), ..script() };
     let config = ModelConfig { step_limit: Duration::from_millis(300), ..config(script) };

@@ -6,11 +6,17 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::llama::header::tests::{any_header, is_product, qwen3};
-use crate::model::Source;
+use crate::model_config::Source;
 
 fn config(ctx_size: u32, parallel: u32) -> ModelConfig {
     let source = Source::Gguf("m".into());
     ModelConfig { ctx_size: Some(ctx_size), parallel, ..ModelConfig::new("m", source) }
+}
+
+impl Header {
+    fn memory(&self, config: &ModelConfig, on_cpu: bool) -> ContextMemory {
+        self.context_memory(config, &self.facts(config, on_cpu))
+    }
 }
 
 /// A header with these numbers and one tensor in each layer.
@@ -44,9 +50,9 @@ fn the_width_of_heads_is_what_the_header_says() {
     let qwen3 = || layers(qwen3());
     assert_eq!(qwen3().kv_bytes(KvType::F16), 28 * 8 * (128 + 128) * 2);
     assert_eq!(qwen3().kv_bytes(KvType::Q8_0), 28 * 8 * (128 + 128) * 34 / 32);
-    let running = qwen3().running(&config(4096, 1), false);
-    assert_eq!(running.kv_total(), qwen3().kv_bytes(KvType::F16) * 4096);
-    assert!(running.kv_is_known);
+    let memory = qwen3().memory(&config(4096, 1), false);
+    assert_eq!(memory.kv_total(), qwen3().kv_bytes(KvType::F16) * 4096);
+    assert!(memory.kv_is_known);
     // Where it says nothing, heads share the width.
     let mut silent = qwen3();
     for key in ["attention.key_length", "attention.value_length"] {
@@ -67,11 +73,13 @@ fn a_recurrent_layer_keeps_a_state_for_each_sequence() {
     ];
     let mamba = made("mamba", &numbers, &["ssm_in"; 3]);
     let state = (3 * 128 + 16 * 128) * 4;
-    let shared =
-        ModelConfig { kv_layout: Some(crate::model::KvLayout::Shared), ..config(1 << 24, 8) };
-    let running = mamba.running(&shared, true);
-    assert_eq!(running.kv, [16 * state; 3], "a shared pool has twice as many slots as requests");
-    assert!(running.compute < 32 << 20, "nothing is attended to");
+    let shared = ModelConfig {
+        kv_layout: Some(crate::model_config::KvLayout::Shared),
+        ..config(1 << 24, 8)
+    };
+    let memory = mamba.memory(&shared, true);
+    assert_eq!(memory.kv, [16 * state; 3], "a shared pool has twice as many slots as requests");
+    assert!(memory.compute < 32 << 20, "nothing is attended to");
     let rwkv = made("rwkv6", &[("embedding_length", 64), ("wkv.head_size", 32)], &["time_mix_w1"]);
     assert_eq!(rwkv.state_numbers(), 64 * (32 + 2));
     let lfm2 =
@@ -89,17 +97,17 @@ fn a_hybrid_keeps_both() {
     let config = config(8192, 1);
     // Two slots in a pool for one request.
     let state = 2 * 128 * 16 * 4;
-    assert_eq!(jamba.running(&config, true).kv, [state, 8192 * TOKEN, 8192 * TOKEN / 2]);
+    assert_eq!(jamba.memory(&config, true).kv, [state, 8192 * TOKEN, 8192 * TOKEN / 2]);
     // A matrix of all three in a recurrent layer is none of attention.
     let qwen = made("qwen3next", &numbers, &["attn_qkv"]);
-    assert_eq!(qwen.running(&config, true).kv, [8192 * TOKEN]);
+    assert_eq!(qwen.memory(&config, true).kv, [8192 * TOKEN]);
     // Some files say it in numbers: each second layer attends.
     let lightning = [&ATTENTION[..], &[("full_attention_interval", 2)]].concat();
     let minimax = made("minimax-01", &lightning, &["attn_qkv"; 2]);
-    assert_eq!(minimax.running(&config, true).kv, [2 * 4 * 16 * 16 * 4, 8192 * TOKEN]);
+    assert_eq!(minimax.memory(&config, true).kv, [2 * 4 * 16 * 16 * 4, 8192 * TOKEN]);
     let mut qwen = made("qwen3next", &numbers, &["attn_qkv"]);
     qwen.tensors.push(("blk.0.ssm_out.weight".to_owned(), 1));
-    assert_eq!(qwen.running(&config, true).kv, [state]);
+    assert_eq!(qwen.memory(&config, true).kv, [state]);
 }
 
 #[test]
@@ -108,8 +116,8 @@ fn a_window_is_kept_where_layers_attend_to_one() {
     let layers = ["attn_k"; 6];
     let config = config(8192, 1);
     let kv = |header: Header| {
-        let running = header.running(&config, true);
-        (running.kv.iter().map(|bytes| bytes / TOKEN).collect::<Vec<_>>(), running.kv_is_known)
+        let memory = header.memory(&config, true);
+        (memory.kv.iter().map(|bytes| bytes / TOKEN).collect::<Vec<_>>(), memory.kv_is_known)
     };
     // Two slots in a pool for one request, and the 512 rows of a call.
     let window = 3 * 512;
@@ -144,19 +152,19 @@ fn an_encoder_keeps_nothing() {
     let numbers = [&ATTENTION[..], &[("attention.causal", 0), ("pooling_type", 1)]].concat();
     let bert = made("bert", &numbers, &["attn_k"; 3]);
     assert_eq!(bert.kind(), Kind::Embedding);
-    assert_eq!(bert.running(&config(512, 4), false).kv_total(), 0);
+    assert_eq!(bert.memory(&config(512, 4), false).kv_total(), 0);
     // One pass of the longest input, and usual ones.
     // What attends in both directions keeps all the same, unless its architecture has no memory.
     let both = made("llama-embed", &numbers, &["attn_k"; 3]);
-    assert_eq!(both.running(&config(512, 4), false).kv, [2048 * TOKEN; 3]);
+    assert_eq!(both.memory(&config(512, 4), false).kv, [2048 * TOKEN; 3]);
     let states = made(
         "mamba",
         &[("ssm.inner_size", 128), ("ssm.state_size", 16), ("pooling_type", 3)],
         &["ssm_in"],
     );
-    assert_eq!(states.running(&config(512, 4), false).kv, [64 * 128 * 16 * 4], "of each input");
+    assert_eq!(states.memory(&config(512, 4), false).kv, [64 * 128 * 16 * 4], "of each input");
     let causal = made("qwen3", &[&ATTENTION[..], &[("pooling_type", 3)]].concat(), &["attn_k"; 3]);
-    assert_eq!(causal.running(&config(512, 4), false).kv, [2048 * TOKEN; 3]);
+    assert_eq!(causal.memory(&config(512, 4), false).kv, [2048 * TOKEN; 3]);
 }
 
 proptest! {
@@ -182,34 +190,31 @@ proptest! {
         let head = keys.saturating_add(values);
         let cells = match kind {
             Kind::Embedding => {
-                let Sizes { wide, lanes, budget, .. } = Sizes::of(&config, header.context_length(), on_cpu);
+                let EmbeddingLayout { wide, lanes, budget, .. } = EmbeddingLayout::of(&config, header.context_length(), on_cpu);
                 u64::from(wide) + if lanes > 1 { u64::from(lanes) * u64::from(budget) } else { 0 }
             }
             Kind::Chat => {
-                let facts = Facts {
-                    n_ctx_train: header.context_length(),
-                    on_cpu,
-                    rewinds: window.unwrap_or(0) == 0,
-                    saves: true,
-                    kv_bytes: 1,
-                    arithmetic: header.arithmetic(),
+                let window = window.unwrap_or(0) > 0;
+                let facts = ModelFacts {
+                    memory: SequenceMemory { keys_and_values: true, state: false, window },
+                    ..header.facts(&config, on_cpu)
                 };
-                u64::from(layout::of(&config, &facts).cells)
+                u64::from(layout::kv_limits(&config, &facts).cells)
             }
         };
-        let running = header.running(&config, on_cpu);
+        let memory = header.memory(&config, on_cpu);
         let attends: HashMap<usize, ()> = header.tensors.iter().filter_map(|(name, _)| {
             layer_of(name).filter(|(_, part)| part.starts_with("attn_k")).map(|(layer, _)| (layer, ()))
         }).collect();
-        for (layer, &bytes) in running.kv.iter().enumerate() {
+        for (layer, &bytes) in memory.kv.iter().enumerate() {
             let expected = if attends.contains_key(&layer) { [cells, kv_heads, head, 2] } else { [0; 4] };
-            prop_assert!(is_product(bytes, &expected), "{layer} of {running:?}");
+            prop_assert!(is_product(bytes, &expected), "{layer} of {memory:?}");
         }
         if kind == Kind::Chat {
             prop_assert!(cells <= 1 << 25, "{cells} cells");
-            prop_assert!(running.compute >= product(&[512, header.n_vocab, 4]).max(16 << 20), "{running:?}");
+            prop_assert!(memory.compute >= product(&[512, header.n_vocab, 4]).max(16 << 20), "{memory:?}");
         }
         let network = header.number("feed_forward_length").unwrap_or(0);
-        prop_assert!(running.compute >= product(&[network, 4]).max(16 << 20), "{running:?}");
+        prop_assert!(memory.compute >= product(&[network, 4]).max(16 << 20), "{memory:?}");
     }
 }

@@ -2,12 +2,13 @@
 //! sequences, layer by layer, and results between layers. Estimated, from what llama.cpp's `llama_kv_cache`,
 //! `llama_kv_cache_iswa` and `llama_memory_recurrent` allocate.
 
-use super::batch_sizes;
-use super::embedding::{MAX_EMBEDDING_INPUTS, Sizes};
 use super::header::{Header, MOST_LAYERS, Shape, layer_of, product};
-use crate::fit::Running;
-use crate::layout::{self, Facts};
-use crate::model::{Kind, KvType, ModelConfig};
+use crate::fit::ContextMemory;
+use crate::layout::{
+    self, EmbeddingLayout, MAX_EMBEDDING_INPUTS, ModelFacts, SequenceMemory, batch_sizes,
+};
+use crate::model_config::{KvType, ModelConfig};
+use crate::model_info::Kind;
 
 /// Architectures in which most layers attend to a window, if the file has one: how many layers there are for each that
 /// attends to all tokens, unless the file says more; 0 if it has to say for each layer. Of llama.cpp's models the best
@@ -80,11 +81,28 @@ struct Keeps {
 }
 
 impl Header {
-    /// Memory that running takes beside the weights, in bytes.
-    pub(super) fn running(&self, config: &ModelConfig, on_cpu: bool) -> Running {
+    /// What the KV cache's layout depends on, as far as the header says it.
+    pub(super) fn facts(&self, config: &ModelConfig, on_cpu: bool) -> ModelFacts {
+        let keeps = self.keeps();
+        let memory = SequenceMemory {
+            keys_and_values: keeps.iter().any(|layer| layer.tokens),
+            state: keeps.iter().any(|layer| layer.state),
+            window: self.window() > 0,
+        };
+        ModelFacts {
+            n_ctx_train: self.context_length(),
+            on_cpu,
+            memory,
+            kv_bytes: self.kv_bytes(config.kv_type),
+            arithmetic: self.arithmetic(),
+        }
+    }
+
+    /// Memory that contexts of this configuration take besides the weights, in bytes.
+    pub(super) fn context_memory(&self, config: &ModelConfig, facts: &ModelFacts) -> ContextMemory {
         match config.kind.unwrap_or_else(|| self.kind()) {
-            Kind::Chat => self.generating(config, on_cpu),
-            Kind::Embedding => self.embedding(config, on_cpu),
+            Kind::Chat => self.generation_memory(config, facts),
+            Kind::Embedding => self.embedding_memory(config, facts.on_cpu),
         }
     }
 
@@ -94,19 +112,8 @@ impl Header {
         self.kept(kind, size).into_iter().fold(0, u64::saturating_add).max(1)
     }
 
-    fn generating(&self, config: &ModelConfig, on_cpu: bool) -> Running {
-        let keeps = self.keeps();
-        let recurs = keeps.iter().any(|layer| layer.state);
-        let facts = Facts {
-            n_ctx_train: self.context_length(),
-            on_cpu,
-            rewinds: !recurs && self.window() == 0,
-            saves: true,
-            kv_bytes: 1,
-            arithmetic: self.arithmetic(),
-        };
-        // `saves` and `kv_bytes` are for host memory alone.
-        let kv = layout::of(config, &facts);
+    fn generation_memory(&self, config: &ModelConfig, facts: &ModelFacts) -> ContextMemory {
+        let kv = layout::kv_limits(config, facts);
         let rows = u64::from(batch_sizes(config).1);
         let (streams, in_one) = if kv.shares { (1, kv.slots) } else { (kv.slots, 1) };
         let cells = u64::from(kv.cells);
@@ -117,21 +124,19 @@ impl Header {
         let size = ContextSize { cells, window, sequences: kv.slots.into() };
         // The widest results: logits of a step, or the feed-forward network's beside a few others.
         let widest = self.n_vocab.max(self.network_results());
-        let attended = if keeps.iter().any(|layer| layer.tokens) {
-            cells / u64::from(streams).max(1)
-        } else {
-            0
-        };
+        let attended =
+            if facts.memory.keys_and_values { cells / u64::from(streams).max(1) } else { 0 };
         let attended = product(&[attended, self.results_of_cell(config)]);
-        Running {
+        ContextMemory {
             kv: self.kept(config.kv_type, size),
             kv_is_known: self.kv_is_known(),
             compute: results(rows, widest.saturating_add(attended)),
         }
     }
 
-    fn embedding(&self, config: &ModelConfig, on_cpu: bool) -> Running {
-        let Sizes { wide, lanes, budget, .. } = Sizes::of(config, self.context_length(), on_cpu);
+    fn embedding_memory(&self, config: &ModelConfig, on_cpu: bool) -> ContextMemory {
+        let EmbeddingLayout { wide, lanes, budget, .. } =
+            EmbeddingLayout::of(config, self.context_length(), on_cpu);
         let narrow = if lanes > 1 { u64::from(lanes) * u64::from(budget) } else { 0 };
         let cells = u64::from(wide).saturating_add(narrow);
         let contexts = if lanes > 1 { 1 + u64::from(lanes) } else { 1 };
@@ -140,7 +145,7 @@ impl Header {
         let kv = self.kept(config.kv_type, size);
         let attended = self.network_results().saturating_add(wide.into());
         // Contexts side by side round their sizes.
-        Running { kv, kv_is_known: false, compute: results(cells, attended) }
+        ContextMemory { kv, kv_is_known: false, compute: results(cells, attended) }
     }
 
     /// Numbers for a cell and a token that attends to it: the mask, and without flash attention every head's scores.

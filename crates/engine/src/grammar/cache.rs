@@ -4,10 +4,11 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use lru::LruCache;
 
-use super::{CompiledGrammar, Grammar, GrammarError};
+use super::constraint::CompiledGrammar;
+use super::source::{Grammar, GrammarError};
 use crate::lock::lock;
 
-/// The most bytes of sources and compiled grammars that are kept.
+/// The most bytes of sources and compiled grammars that are cache.
 const MOST_BYTES: usize = 64 << 20;
 
 /// The result of compiling, and an estimate of its size in bytes.
@@ -16,7 +17,7 @@ pub(super) type Compiled = (Result<CompiledGrammar, GrammarError>, usize);
 /// The grammars that were used last. Refusals are kept too: the same source would cost as much to
 /// refuse again.
 #[derive(Default)]
-pub(super) struct Kept(Mutex<Entries>);
+pub(super) struct GrammarCache(Mutex<Entries>);
 
 struct Entries {
     /// Compiled, or being compiled by the thread that came first.
@@ -30,7 +31,7 @@ impl Default for Entries {
     }
 }
 
-impl Kept {
+impl GrammarCache {
     /// A grammar that was compiled before; never waits for one that is being compiled.
     pub(super) fn find(&self, grammar: &Grammar) -> Option<CompiledGrammar> {
         let mut entries = lock(&self.0);
@@ -76,7 +77,7 @@ impl Entries {
 
     fn account(&mut self, grammar: &Grammar, entry: &Arc<OnceLock<Compiled>>, bytes: usize) {
         // It may have been evicted, and compiled anew, meanwhile.
-        if self.grammars.peek(grammar).is_some_and(|kept| Arc::ptr_eq(kept, entry)) {
+        if self.grammars.peek(grammar).is_some_and(|present| Arc::ptr_eq(present, entry)) {
             self.bytes += bytes;
             self.shrink();
         }
@@ -105,11 +106,11 @@ mod tests {
 
     #[test]
     fn the_same_source_is_compiled_once() {
-        let (kept, count) = (Kept::default(), std::sync::atomic::AtomicUsize::new(0));
+        let (cache, count) = (GrammarCache::default(), std::sync::atomic::AtomicUsize::new(0));
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    kept.get_or_compile(&regex("a"), || {
+                    cache.get_or_compile(&regex("a"), || {
                         count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                         std::thread::sleep(std::time::Duration::from_millis(50));
                         refusal()
@@ -122,10 +123,10 @@ mod tests {
 
     #[test]
     fn another_source_does_not_wait() {
-        let kept = Kept::default();
-        let outer = kept.get_or_compile(&regex("a"), || {
+        let cache = GrammarCache::default();
+        let outer = cache.get_or_compile(&regex("a"), || {
             // While one is compiled another one is.
-            assert!(kept.get_or_compile(&regex("b"), refusal).is_err());
+            assert!(cache.get_or_compile(&regex("b"), refusal).is_err());
             refusal()
         });
         assert!(outer.is_err());
@@ -133,17 +134,17 @@ mod tests {
 
     #[test]
     fn bytes_are_bounded() {
-        let kept = Kept::default();
+        let cache = GrammarCache::default();
         for at in 0..100 {
             let source = format!("{at}");
-            let _ = kept.get_or_compile(&regex(&source), || (refusal().0, MOST_BYTES / 4));
+            let _ = cache.get_or_compile(&regex(&source), || (refusal().0, MOST_BYTES / 4));
         }
-        let entries = kept.0.lock().unwrap();
+        let entries = cache.0.lock().unwrap();
         assert!(entries.bytes <= MOST_BYTES, "{}", entries.bytes);
         assert_eq!(entries.grammars.len(), 3);
         drop(entries);
-        let _ = kept.get_or_compile(&regex("large"), || (refusal().0, MOST_BYTES + 1));
-        let entries = kept.0.lock().unwrap();
+        let _ = cache.get_or_compile(&regex("large"), || (refusal().0, MOST_BYTES + 1));
+        let entries = cache.0.lock().unwrap();
         assert_eq!((entries.bytes, entries.grammars.len()), (0, 0));
     }
 }

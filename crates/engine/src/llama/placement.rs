@@ -3,18 +3,18 @@
 use std::ffi::CString;
 use std::path::Path;
 
-use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaSplitMode;
 use llama_cpp_2::{LlamaBackendDeviceType, list_llama_ggml_backend_devices};
 
-use super::gpus::{self, Gpu};
-use super::{Header, Load, error_log, llama_id};
-use crate::fit::{self, FitError, Plan, Room, Share, Wish};
+use super::devices::{self, GpuDevice};
+use super::header::Header;
+use super::{Load, error_log, llama_id};
+use crate::fit::{self, DeviceMemory, FitError, Plan, PlanOptions, Share};
 use crate::host::Host;
-use crate::layout::Arithmetic;
-use crate::model::{KvType, ModelConfig, Split};
+use crate::layout::ModelFacts;
+use crate::model_config::{ModelConfig, Split};
 use crate::status::Progress;
 
 /// What llama.cpp and its backends say where an allocation failed.
@@ -27,38 +27,6 @@ const OUT_OF_MEMORY: [&str; 6] = [
     "OutOfDeviceMemory",
 ];
 
-/// The CPU threads that a model may use.
-pub(super) fn threads(config: &ModelConfig) -> u32 {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    config.threads.unwrap_or_else(|| u32::try_from(cores).unwrap_or(1))
-}
-
-/// What all contexts have in common.
-pub(super) fn context_params(config: &ModelConfig, threads: u32) -> LlamaContextParams {
-    let threads = llama_id(threads);
-    let attention = match config.flash_attention {
-        None => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_AUTO,
-        Some(true) => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_ENABLED,
-        Some(false) => llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_DISABLED,
-    };
-    let kind = match config.kv_type {
-        KvType::F32 => KvCacheType::F32,
-        KvType::F16 => KvCacheType::F16,
-        KvType::Bf16 => KvCacheType::BF16,
-        KvType::Q8_0 => KvCacheType::Q8_0,
-        KvType::Q5_1 => KvCacheType::Q5_1,
-        KvType::Q5_0 => KvCacheType::Q5_0,
-        KvType::Q4_1 => KvCacheType::Q4_1,
-        KvType::Q4_0 => KvCacheType::Q4_0,
-    };
-    LlamaContextParams::default()
-        .with_n_threads(threads)
-        .with_n_threads_batch(threads)
-        .with_flash_attention_policy(attention)
-        .with_type_k(kind)
-        .with_type_v(kind)
-}
-
 /// What would go where; `memory` stands for the GPUs that there are, in bytes each.
 ///
 /// # Errors
@@ -68,20 +36,20 @@ pub fn fit(path: &Path, config: &ModelConfig, memory: &[u64]) -> Result<String, 
     let none = || FitError::Unreadable("llama.cpp could not be initialised".to_owned());
     super::backend().ok_or_else(none)?;
     let gpus = match memory {
-        [] => super::gpus(),
+        [] => devices::gpus(),
         sizes => sizes.iter().enumerate().map(made_up).collect(),
     };
-    Ok(Placed::among(gpus, path, config)?.explanation)
+    Ok(Placement::among(gpus, path, config)?.explanation)
 }
 
 /// A GPU that nobody else uses.
-fn made_up((index, &size): (usize, &u64)) -> Gpu {
-    let room = Room { name: format!("GPU{index}"), free: size, total: size, part: size };
-    Gpu { index, room, ..Gpu::default() }
+fn made_up((index, &size): (usize, &u64)) -> GpuDevice {
+    let memory = DeviceMemory { name: format!("GPU{index}"), free: size, total: size, part: size };
+    GpuDevice { index, memory, ..GpuDevice::default() }
 }
 
 /// A model's place.
-pub(super) struct Placed {
+pub(super) struct Placement {
     plan: Plan,
     /// Bytes in host memory, results included where the CPU computes all of it.
     host: u64,
@@ -90,70 +58,69 @@ pub(super) struct Placed {
     /// Bytes on all devices and in host memory.
     needed: u64,
     explanation: String,
-    /// What the model computes for each token.
-    pub(super) arithmetic: Arithmetic,
-    /// Bytes of a token's keys and values in all layers.
-    pub(super) kv_bytes: u64,
+    /// What the KV cache's layout depends on, as the header says it.
+    pub(super) facts: ModelFacts,
 }
 
-impl Placed {
+impl Placement {
     /// The place of a file's model on this machine.
     ///
     /// # Errors
     /// If the file cannot be read, or the settings are for other devices.
     pub(super) fn of(path: &Path, config: &ModelConfig) -> Result<Self, String> {
-        let placed = Self::among(super::gpus(), path, config).map_err(|why| why.to_string())?;
-        if placed.devices.is_empty() {
-            for setting in gpus::without_effect(&config.gpu) {
+        let placement =
+            Self::among(devices::gpus(), path, config).map_err(|why| why.to_string())?;
+        if placement.devices.is_empty() {
+            for setting in devices::without_effect(&config.gpu) {
                 tracing::warn!("{setting} has no effect: there is no GPU");
             }
         }
-        if !placed.plan.shares.is_empty() {
-            for line in placed.explanation.lines() {
+        if !placement.plan.shares.is_empty() {
+            for line in placement.explanation.lines() {
                 tracing::info!("{line}");
             }
         }
-        Ok(placed)
+        Ok(placement)
     }
 
     /// The place of a file's model among these devices.
-    fn among(gpus: Vec<Gpu>, path: &Path, config: &ModelConfig) -> Result<Self, FitError> {
+    fn among(gpus: Vec<GpuDevice>, path: &Path, config: &ModelConfig) -> Result<Self, FitError> {
         let header = Header::read(path)?;
         let no_model = |why| FitError::NoModel { file: path.display().to_string(), why };
-        header.check().map_err(no_model)?;
+        header.check().and_then(|()| header.check_window()).map_err(no_model)?;
         if config.gpu.split == Split::Tensor && !gpus.is_empty() {
-            gpus::check_tensor_mode(&header.architecture, config).map_err(FitError::Devices)?;
+            devices::check_tensor_mode(&header.architecture, config).map_err(FitError::Devices)?;
         }
-        let gpus = gpus::chosen(gpus, &config.gpu).map_err(FitError::Devices)?;
+        let gpus = devices::chosen(gpus, &config.gpu).map_err(FitError::Devices)?;
         Ok(Self::on(&header, config, &gpus))
     }
 
-    fn on(header: &Header, config: &ModelConfig, gpus: &[Gpu]) -> Self {
-        let (rooms, devices): (Vec<Room>, _) =
-            gpus.iter().map(|gpu| (gpu.room.clone(), gpu.index)).unzip();
+    fn on(header: &Header, config: &ModelConfig, gpus: &[GpuDevice]) -> Self {
+        let (devices, indices): (Vec<DeviceMemory>, _) =
+            gpus.iter().map(|gpu| (gpu.memory.clone(), gpu.index)).unzip();
         let weights = header.weights();
-        let on_cpu = rooms.is_empty() || config.gpu.layers == fit::GpuLayers::Number(0);
-        let running = header.running(config, on_cpu);
-        let wish = Wish {
+        let on_cpu = devices.is_empty() || config.gpu.layers == fit::GpuLayers::Number(0);
+        let facts = header.facts(config, on_cpu);
+        let context = header.context_memory(config, &facts);
+        let options = PlanOptions {
             layers: config.gpu.layers,
             cpu_experts: config.gpu.cpu_experts,
             margin: config.gpu.margin_bytes,
             spread: config.gpu.split == Split::Tensor,
         };
-        let plan = fit::plan(&weights, &running, &rooms, wish);
-        let mut explanation = plan.explain(&weights, wish);
-        let kv = running.kv_total();
+        let plan = fit::plan(&weights, &context, &devices, options);
+        let mut explanation = plan.explain(&weights, options);
+        let kv = context.kv_total();
         explanation.push_str(&format!(
             "KV cache {}, compute {} on each device (estimated)\n",
             fit::size(kv),
-            fit::size(running.compute)
+            fit::size(context.compute)
         ));
         let held = plan.shares.iter().map(Share::total);
-        let on_host = if plan.gpu_layers == 0 { running.compute } else { 0 };
+        let on_host = if plan.gpu_layers == 0 { context.compute } else { 0 };
         let host = plan.host.saturating_add(on_host);
         let needed = held.fold(host, u64::saturating_add);
-        let (arithmetic, kv_bytes) = (header.arithmetic(), header.kv_bytes(config.kv_type));
-        Self { plan, host, devices, needed, explanation, arithmetic, kv_bytes }
+        Self { plan, host, devices: indices, needed, explanation, facts }
     }
 
     /// Whether nothing is computed elsewhere than on the CPU.

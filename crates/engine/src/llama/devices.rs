@@ -1,16 +1,18 @@
-//! The devices that a model is put on, beside the CPU: which of those that llama.cpp lists, and what part of
-//! a model each gets.
+//! The devices that llama.cpp lists: those that a model is put on besides the CPU, and each one's share of a model.
 
-use crate::fit::{MOST_GPUS, Room};
-use crate::model::{Gpu as Settings, ModelConfig, Split};
+use crate::fit::{DeviceMemory, MOST_GPUS};
+use llama_cpp_2::list_llama_ggml_backend_devices;
+
+use crate::model_config::{GpuSettings, ModelConfig, Split};
+use crate::model_info::Device;
 
 /// A device as ggml lists it.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Gpu {
+pub(super) struct GpuDevice {
     /// Its number in ggml's list.
     pub(super) index: usize,
     /// Its name and memory.
-    pub(super) room: Room,
+    pub(super) memory: DeviceMemory,
     /// ggml's backend for it: `CUDA`, `Vulkan`.
     pub(super) backend: String,
     /// The address of the hardware, where the backend tells: two backends may list the same device.
@@ -54,17 +56,53 @@ const NOT_SPREAD: [&str; 30] = [
     "qwen3tts",
 ];
 
+/// The devices that llama.cpp can compute on.
+pub fn devices() -> Vec<Device> {
+    if super::backend().is_none() {
+        return Vec::new();
+    }
+    list_llama_ggml_backend_devices()
+        .into_iter()
+        .map(|d| Device {
+            name: d.name,
+            description: d.description,
+            memory_total: d.memory_total,
+            memory_free: d.memory_free,
+        })
+        .collect()
+}
+
+/// The devices beside the CPU that a model may be put on.
+pub(super) fn gpus() -> Vec<GpuDevice> {
+    use llama_cpp_2::LlamaBackendDeviceType as Type;
+    let listed = list_llama_ggml_backend_devices().into_iter();
+    let beside =
+        listed.filter(|device| matches!(device.device_type, Type::Gpu | Type::IntegratedGpu));
+    let all = beside.map(|device| {
+        let (free, total) = (device.memory_free as u64, device.memory_total as u64);
+        GpuDevice {
+            index: device.index,
+            memory: DeviceMemory { name: device.name, free, total, part: free },
+            backend: device.backend,
+            id: super::device_id(device.index),
+            integrated: device.device_type == Type::IntegratedGpu,
+        }
+    });
+    usable(all.collect())
+}
+
 /// Those to use, as llama.cpp's own default has it: a device once, by the first backend that lists it, and
 /// integrated ones, of one backend, where there are no others.
-pub(super) fn usable(all: Vec<Gpu>) -> Vec<Gpu> {
-    let (integrated, own): (Vec<Gpu>, Vec<Gpu>) = all.into_iter().partition(|gpu| gpu.integrated);
+pub(super) fn usable(all: Vec<GpuDevice>) -> Vec<GpuDevice> {
+    let (integrated, own): (Vec<GpuDevice>, Vec<GpuDevice>) =
+        all.into_iter().partition(|gpu| gpu.integrated);
     let backend = integrated.first().map(|gpu| gpu.backend.clone());
     let of_one = integrated.into_iter().filter(|gpu| Some(&gpu.backend) == backend.as_ref());
     let candidates = if own.is_empty() { of_one.collect() } else { own };
-    let mut once: Vec<Gpu> = Vec::new();
+    let mut once: Vec<GpuDevice> = Vec::new();
     for gpu in candidates {
         if once.len() == MOST_GPUS {
-            tracing::warn!(name = gpu.room.name, "more than {MOST_GPUS} GPUs: it is not used");
+            tracing::warn!(name = gpu.memory.name, "more than {MOST_GPUS} GPUs: it is not used");
         } else if gpu.id.is_none() || once.iter().all(|before| before.id != gpu.id) {
             once.push(gpu);
         }
@@ -86,8 +124,8 @@ pub(super) fn check_tensor_mode(architecture: &str, config: &ModelConfig) -> Res
     Ok(())
 }
 
-/// Settings that count for nothing where there is no GPU.
-pub(super) fn without_effect(settings: &Settings) -> Vec<&'static str> {
+/// GpuSettings that count for nothing where there is no GPU.
+pub(super) fn without_effect(settings: &GpuSettings) -> Vec<&'static str> {
     let set = [
         ("tensor_split", !settings.tensor_split.is_empty()),
         ("split_mode", settings.split != Split::Layer),
@@ -100,9 +138,12 @@ pub(super) fn without_effect(settings: &Settings) -> Vec<&'static str> {
 ///
 /// # Errors
 /// If the settings are for other devices than these.
-pub(super) fn chosen(mut gpus: Vec<Gpu>, settings: &Settings) -> Result<Vec<Gpu>, String> {
-    let names = |gpus: &[Gpu]| {
-        let names: Vec<&str> = gpus.iter().map(|gpu| gpu.room.name.as_str()).collect();
+pub(super) fn chosen(
+    mut gpus: Vec<GpuDevice>,
+    settings: &GpuSettings,
+) -> Result<Vec<GpuDevice>, String> {
+    let names = |gpus: &[GpuDevice]| {
+        let names: Vec<&str> = gpus.iter().map(|gpu| gpu.memory.name.as_str()).collect();
         names.join(", ")
     };
     if gpus.is_empty() {
@@ -122,13 +163,13 @@ pub(super) fn chosen(mut gpus: Vec<Gpu>, settings: &Settings) -> Result<Vec<Gpu>
     }
     if settings.split == Split::Tensor {
         // With uneven parts this llama.cpp writes where it must not.
-        gpus.iter_mut().for_each(|gpu| gpu.room.part = 1);
+        gpus.iter_mut().for_each(|gpu| gpu.memory.part = 1);
         return Ok(gpus);
     }
     if settings.tensor_split.is_empty() {
-        if gpus.iter().all(|gpu| gpu.room.part == 0) {
+        if gpus.iter().all(|gpu| gpu.memory.part == 0) {
             // Nothing is free anywhere, or no driver says what is.
-            gpus.iter_mut().for_each(|gpu| gpu.room.part = 1);
+            gpus.iter_mut().for_each(|gpu| gpu.memory.part = 1);
         }
         return Ok(gpus);
     }
@@ -140,29 +181,30 @@ pub(super) fn chosen(mut gpus: Vec<Gpu>, settings: &Settings) -> Result<Vec<Gpu>
         ));
     }
     for (gpu, &part) in gpus.iter_mut().zip(&settings.tensor_split) {
-        gpu.room.part = part;
+        gpu.memory.part = part;
     }
-    gpus.retain(|gpu| gpu.room.part > 0);
+    gpus.retain(|gpu| gpu.memory.part > 0);
     Ok(gpus)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Source;
+    use crate::model_config::Source;
 
-    fn gpu(index: usize, backend: &str, id: Option<&str>) -> Gpu {
-        let room = Room { name: format!("{backend}{index}"), free: 10, total: 20, part: 10 };
-        Gpu {
+    fn gpu(index: usize, backend: &str, id: Option<&str>) -> GpuDevice {
+        let memory =
+            DeviceMemory { name: format!("{backend}{index}"), free: 10, total: 20, part: 10 };
+        GpuDevice {
             index,
-            room,
+            memory,
             backend: backend.to_owned(),
             id: id.map(str::to_owned),
-            ..Gpu::default()
+            ..GpuDevice::default()
         }
     }
 
-    fn numbers(gpus: &[Gpu]) -> Vec<usize> {
+    fn numbers(gpus: &[GpuDevice]) -> Vec<usize> {
         gpus.iter().map(|gpu| gpu.index).collect()
     }
 
@@ -186,7 +228,8 @@ mod tests {
 
     #[test]
     fn integrated_devices_are_for_where_there_are_no_others() {
-        let integrated = |index, backend| Gpu { integrated: true, ..gpu(index, backend, None) };
+        let integrated =
+            |index, backend| GpuDevice { integrated: true, ..gpu(index, backend, None) };
         let alone = vec![integrated(1, "Vulkan"), integrated(2, "SYCL"), integrated(3, "Vulkan")];
         assert_eq!(numbers(&usable(alone.clone())), [1, 3]);
         let beside = [alone, vec![gpu(0, "CUDA", None)]].concat();
@@ -200,12 +243,12 @@ mod tests {
     fn where_nothing_is_free_all_get_the_same() {
         let full = |index| {
             let mut gpu = gpu(index, "CUDA", None);
-            (gpu.room.free, gpu.room.part) = (0, 0);
+            (gpu.memory.free, gpu.memory.part) = (0, 0);
             gpu
         };
         let parts = |gpus| {
-            let gpus = chosen(gpus, &Settings::default()).unwrap();
-            gpus.iter().map(|gpu| gpu.room.part).collect::<Vec<_>>()
+            let gpus = chosen(gpus, &GpuSettings::default()).unwrap();
+            gpus.iter().map(|gpu| gpu.memory.part).collect::<Vec<_>>()
         };
         assert_eq!(parts(vec![full(0), full(1)]), [1, 1]);
         assert_eq!(parts(vec![full(0), gpu(1, "CUDA", None)]), [0, 10]);
@@ -227,8 +270,8 @@ mod tests {
 
     #[test]
     fn settings_for_gpus_are_named_where_there_are_none() {
-        assert!(without_effect(&Settings::default()).is_empty());
-        let settings = Settings { split: Split::None, main: 1, ..Settings::default() };
+        assert!(without_effect(&GpuSettings::default()).is_empty());
+        let settings = GpuSettings { split: Split::None, main: 1, ..GpuSettings::default() };
         assert_eq!(without_effect(&settings), ["split_mode", "main_gpu"]);
     }
 
@@ -237,9 +280,10 @@ mod tests {
         let gpus = || (0..3).map(|n| gpu(n, "CUDA", None)).collect::<Vec<_>>();
         let with = |tensor_split: &[u64]| {
             let tensor_split = tensor_split.to_vec();
-            chosen(gpus(), &Settings { tensor_split, ..Settings::default() })
+            chosen(gpus(), &GpuSettings { tensor_split, ..GpuSettings::default() })
         };
-        let parts = |gpus: Vec<Gpu>| gpus.iter().map(|gpu| gpu.room.part).collect::<Vec<_>>();
+        let parts =
+            |gpus: Vec<GpuDevice>| gpus.iter().map(|gpu| gpu.memory.part).collect::<Vec<_>>();
         assert_eq!(parts(with(&[]).unwrap()), [10, 10, 10]);
         assert_eq!(parts(with(&[3, 2, 1]).unwrap()), [3, 2, 1]);
         assert_eq!(numbers(&with(&[3, 0, 1]).unwrap()), [0, 2]);
@@ -248,15 +292,16 @@ mod tests {
             "tensor_split has 2 parts, but the GPUs are 3: CUDA0, CUDA1, CUDA2; 0 leaves one out"
         );
         // Where there are none the CPU computes.
-        let settings = Settings { tensor_split: vec![3, 1], ..Settings::default() };
+        let settings = GpuSettings { tensor_split: vec![3, 1], ..GpuSettings::default() };
         assert!(chosen(Vec::new(), &settings).unwrap().is_empty());
     }
 
     #[test]
     fn the_main_one_alone() {
         let gpus = || (0..2).map(|n| gpu(n, "CUDA", None)).collect::<Vec<_>>();
-        let with =
-            |main| chosen(gpus(), &Settings { main, split: Split::None, ..Settings::default() });
+        let with = |main| {
+            chosen(gpus(), &GpuSettings { main, split: Split::None, ..GpuSettings::default() })
+        };
         assert_eq!(numbers(&with(1).unwrap()), [1]);
         assert_eq!(with(2).unwrap_err(), "main_gpu is 2, but the GPUs are 0 to 1: CUDA0, CUDA1");
     }

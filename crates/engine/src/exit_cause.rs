@@ -1,4 +1,4 @@
-//! How engines' processes end.
+//! Why an engine's process ended.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// Why an engine's process ended without being asked to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Death {
+pub enum ExitCause {
     /// By a signal of its own making: an abort, a fault.
     Crashed,
     /// By a signal from outside, that of an operating system without memory for it included.
@@ -27,7 +27,7 @@ pub enum Death {
     CannotLoad,
 }
 
-impl Death {
+impl ExitCause {
     /// All of them.
     pub const ALL: [Self; 8] = [
         Self::Crashed,
@@ -55,7 +55,7 @@ impl Death {
     }
 
     /// What an exit status tells.
-    pub(super) fn of(status: ExitStatus) -> Self {
+    pub(crate) fn of(status: ExitStatus) -> Self {
         let from_outside = [Signal::KILL, Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
         match status.signal() {
             Some(signal) if from_outside.iter().any(|s| s.as_raw() == signal) => Self::Killed,

@@ -1,0 +1,25 @@
+//! Which backend runs a model: llama.cpp for a GGUF file, the player for a script.
+
+use std::thread::JoinHandle;
+
+use crate::host::{Host, LoadError};
+use crate::model_config::Source;
+
+/// Starts the thread that loads a model and serves it.
+///
+/// # Errors
+/// When the operating system cannot start a thread.
+pub(crate) fn start(host: Host) -> Result<JoinHandle<()>, LoadError> {
+    host.start(run)
+}
+
+fn run(host: Host) {
+    match host.config.source.clone() {
+        #[cfg(feature = "llama")]
+        Source::Gguf(path) => crate::llama::serve::run(&path, host),
+        #[cfg(not(feature = "llama"))]
+        Source::Gguf(_) => host.fail("this build has no llama.cpp backend"),
+        #[cfg(feature = "scripted")]
+        Source::Scripted(script) => crate::scripted::run(script, host),
+    }
+}

@@ -1,0 +1,35 @@
+//! Loading a GGUF file and serving it on the engine's thread.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::loaded_model::LoadedModel;
+use super::metadata::{Metadata, vocab};
+use super::placement::Placement;
+use super::{embedding, generation};
+use crate::host::Host;
+use crate::model_info::Kind;
+
+/// Loads a GGUF file on this thread and serves it until the last handle is gone.
+pub(crate) fn run(path: &Path, host: Host) {
+    let Some(backend) = super::backend() else {
+        return host.fail("llama.cpp could not be initialised");
+    };
+    let loaded = Placement::of(path, &host.config)
+        .and_then(|placement| Ok((placement.load(backend, path, &host)?, placement)));
+    let (model, placement) = match loaded {
+        Ok((model, placement)) => (Arc::new(model), placement),
+        Err(why) => return host.fail(why),
+    };
+    let metadata = Metadata::read(&model);
+    let kind = host.config.kind.unwrap_or_else(|| metadata.kind());
+    let loaded = LoadedModel { backend, model: &model, metadata: &metadata, placement: &placement };
+    let result = match kind {
+        Kind::Chat => generation::serve(&loaded, vocab(&model), host),
+        Kind::Embedding => embedding::serve(&loaded, vocab(&model), host),
+    };
+    if let Err(failed) = result {
+        let (host, why) = *failed;
+        host.fail(why);
+    }
+}

@@ -1,0 +1,78 @@
+//! What a loaded model is, and the devices that it can be computed on.
+
+use serde::{Deserialize, Serialize};
+
+/// What a model is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// Text generation.
+    Chat,
+    /// Text to vectors.
+    Embedding,
+}
+
+impl Kind {
+    /// Of a model whose file names this `pooling_type`: one that pools, or attends in both directions, is for
+    /// embeddings.
+    pub(crate) fn by(pooling: Option<u64>, is_causal: bool) -> Self {
+        let pools = pooling.is_some_and(|pooling| pooling != 0);
+        if pools || !is_causal { Self::Embedding } else { Self::Chat }
+    }
+}
+
+/// What a loaded model is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelInfo {
+    /// `llama`, `bert`, ...
+    pub architecture: String,
+    /// What it is used for.
+    pub kind: Kind,
+    /// Longest sequence it was trained on, in tokens.
+    pub n_ctx_train: u32,
+    /// What one request can hold, prompt and answer, in tokens.
+    pub slot_tokens: u32,
+    /// Sequences that run together.
+    pub slots: u32,
+    /// Length of its vectors.
+    pub n_embd: u32,
+    /// Number of weights.
+    pub n_params: u64,
+    /// Size of the weights in bytes.
+    pub size_bytes: u64,
+    /// The Jinja source of its chat template.
+    pub chat_template: Option<String>,
+    /// How it wants a query and a document, if it is a reranker: then it makes scores, not vectors.
+    pub ranking: Option<Ranking>,
+    /// Short hash of the file's metadata, for `system_fingerprint`.
+    pub fingerprint: String,
+}
+
+/// How a reranker wants a query and a document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ranking {
+    /// A text with `{query}` and `{document}`; without one, they stand behind each other with the
+    /// model's own markers around both.
+    pub template: Option<String>,
+    /// Whether the marker that ends the query stands there twice, as RoBERTa's family wants it.
+    pub twice: bool,
+}
+
+/// Something that can compute.
+#[derive(Debug, Clone)]
+pub struct Device {
+    /// `CUDA0`, `CPU`, ...
+    pub name: String,
+    /// What it is.
+    pub description: String,
+    /// Memory in bytes.
+    pub memory_total: usize,
+    /// Memory that is free, in bytes.
+    pub memory_free: usize,
+}
+
+impl ModelInfo {
+    /// The most tokens a request with a prompt this long can generate.
+    pub fn room_after(&self, prompt_tokens: u32) -> u32 {
+        self.slot_tokens.saturating_sub(prompt_tokens)
+    }
+}

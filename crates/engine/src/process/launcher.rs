@@ -1,0 +1,21 @@
+//! How a child is started.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How to start a child: it must call [`crate::process::serve`].
+#[derive(Debug, Clone)]
+pub struct Launcher {
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments, before `--name=` with the model's name.
+    pub arguments: Vec<OsString>,
+    /// How long a child may be silent until it is killed.
+    pub silence: Duration,
+}
+
+impl Launcher {
+    /// Ten states a second are sent: 15 s are enough for a machine that swaps.
+    pub const SILENCE: Duration = Duration::from_secs(15);
+}

@@ -1,0 +1,76 @@
+//! The messages between a parent and its child.
+
+use std::time::Duration;
+
+use forebay_scheduler::LearnedCosts;
+use serde::{Deserialize, Serialize};
+
+use crate::Token;
+use crate::grammar::{Grammar, GrammarError};
+use crate::message::{Command, Report};
+use crate::model_config::ModelConfig;
+use crate::model_info::ModelInfo;
+use crate::status::{Progress, State};
+use crate::step_limits::StepKind;
+use crate::vocab::{ParseSpecial, VocabTable};
+
+/// A message from the parent. The first one is `Load`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) enum ToChild {
+    /// What to load, with what calls cost, and the kinds of steps that a child before this one has
+    /// computed.
+    Load {
+        config: Box<ModelConfig>,
+        seen: Vec<StepKind>,
+    },
+    Command(Command),
+    /// Something to answer; `patient` where it may take long, so as to hold up nobody.
+    Question {
+        id: u64,
+        question: Question,
+        patient: bool,
+    },
+}
+
+/// Something to be answered at once, whatever the engine does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) enum Question {
+    Tokenise(Vec<String>, ParseSpecial),
+    Compile(Grammar),
+}
+
+/// The answer to a [`Question`].
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum Answer {
+    Tokens(Vec<Vec<Token>>),
+    Compiled(Result<(), GrammarError>),
+}
+
+/// A message from the child. The first one that is no `Progress` or `State` is `Loaded` or `LoadFailed`.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum FromChild {
+    Progress(Progress),
+    Loaded(Box<Description>),
+    LoadFailed(String),
+    Report(Report),
+    /// The answer to a question, and the time that it took.
+    Answer {
+        id: u64,
+        answer: Answer,
+        took: Duration,
+    },
+    /// Sent ten times a second: a child that is silent hangs.
+    State(Box<State>),
+    /// What calls were learned to cost: sent now and then when it has changed, and at an orderly end.
+    Costs(Box<LearnedCosts>),
+}
+
+/// A model that a child has loaded.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Description {
+    pub(super) info: ModelInfo,
+    pub(super) table: VocabTable,
+    pub(super) capacity: u64,
+    pub(super) token_capacity: u64,
+    pub(super) generates: bool,
+}
