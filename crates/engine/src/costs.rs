@@ -4,7 +4,7 @@
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use forebay_scheduler::{KvOp, SavedId, SlotId};
+use forebay_scheduler::{HostCopyId, KvOp, SlotId};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Capacity, Model, Row, StepError};
@@ -118,7 +118,7 @@ impl Measure {
 
 /// The slot of chunks; rows are in those after it.
 const PROMPT: u32 = 0;
-const SAVED: SavedId = SavedId(0);
+const SAVED: HostCopyId = HostCopyId(0);
 /// Tokens computed at once when a slot is filled.
 const FILL: u32 = 512;
 /// The deepest that rows and a chunk are measured together on a CPU.
@@ -172,7 +172,7 @@ impl<M: Model> Bench<'_, M> {
                 self.change(KvOp::Trim { slot: SlotId(slot), keep: 0 })?;
             }
             if depth > 0 {
-                self.change(KvOp::Forget { saved: SAVED })?;
+                self.change(KvOp::Forget { copy: SAVED })?;
             }
         }
         Ok(())
@@ -215,7 +215,7 @@ impl<M: Model> Bench<'_, M> {
             self.model.step(&rows, &[rows.len()])?;
         }
         if depth > 0 {
-            self.change(KvOp::Save { slot: SlotId(PROMPT), saved: SAVED })?;
+            self.change(KvOp::Save { slot: SlotId(PROMPT), copy: SAVED })?;
         }
         Ok(())
     }
@@ -225,7 +225,7 @@ impl<M: Model> Bench<'_, M> {
         if self.depth == 0 {
             return Ok(());
         }
-        self.change(KvOp::Restore { saved: SAVED, slot: SlotId(slot), keep: self.depth })
+        self.change(KvOp::Restore { copy: SAVED, slot: SlotId(slot), keep: self.depth })
     }
 
     /// Times one kind of call, in milliseconds, if it fits and there is time.

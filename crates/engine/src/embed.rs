@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use forebay_scheduler::{EmbeddingQueue, Item, JobId, Pass};
+use forebay_scheduler::{EmbeddingInput, EmbeddingQueue, EmbeddingRequestId, PassLimits};
 use tokio::sync::mpsc;
 
 use crate::Token;
@@ -33,7 +33,7 @@ const WEIGHT: f64 = 0.1;
 /// A request while the worker has it.
 #[derive(Debug)]
 struct EmbedJob {
-    id: JobId,
+    id: EmbeddingRequestId,
     inputs: Vec<Vec<Token>>,
     vectors: Vec<Vec<f32>>,
     missing: usize,
@@ -57,7 +57,7 @@ pub(crate) struct Contexts<M> {
     /// Each takes one [`Contexts::pass`]. None: all passes go to the wide one.
     pub(crate) narrow: Vec<M>,
     /// What a pass can hold, unless one input is longer.
-    pub(crate) pass: Pass,
+    pub(crate) pass: PassLimits,
 }
 
 /// What the lanes share. Where both locks are held, the desk's was taken first.
@@ -68,7 +68,7 @@ pub(crate) struct EmbedWorker<M> {
     jobs: Mutex<Jobs>,
     out: Arc<dyn Outbox>,
     wide: Mutex<M>,
-    pass: Pass,
+    pass: PassLimits,
     /// Whether what comes out are vectors, of which only the direction counts; else it is scores.
     directions: bool,
     board: Arc<Board>,
@@ -88,14 +88,14 @@ struct Desk {
 
 /// The requests that are not yet answered, and when their time is up.
 struct Jobs {
-    open: BTreeMap<JobId, EmbedJob>,
-    deadlines: Deadlines<JobId>,
+    open: BTreeMap<EmbeddingRequestId, EmbedJob>,
+    deadlines: Deadlines<EmbeddingRequestId>,
     queue_timeout: Option<Duration>,
 }
 
 /// What one lane computes at once.
 struct Portion {
-    items: Vec<Item>,
+    items: Vec<EmbeddingInput>,
     inputs: Vec<Vec<Token>>,
     wide: bool,
 }
@@ -104,7 +104,7 @@ impl EmbedJob {
     fn new(embed: Embed) -> Self {
         let Embed { id, inputs, submitted, started, timeout } = embed;
         let (missing, submitted) = (inputs.len(), submitted.0);
-        let (id, vectors) = (JobId(id), vec![Vec::new(); missing]);
+        let (id, vectors) = (EmbeddingRequestId(id), vec![Vec::new(); missing]);
         Self { id, inputs, vectors, missing, submitted, timeout, started }
     }
 
@@ -130,14 +130,14 @@ impl Jobs {
         self.open.insert(job.id, job);
     }
 
-    fn remove(&mut self, id: JobId) -> Option<EmbedJob> {
+    fn remove(&mut self, id: EmbeddingRequestId) -> Option<EmbedJob> {
         let job = self.open.remove(&id)?;
         self.deadlines.remove(job.deadline(self.queue_timeout), id);
         Some(job)
     }
 
     /// An input that is about to be computed: its request waits no longer.
-    fn start(&mut self, item: &Item) -> Option<Vec<Token>> {
+    fn start(&mut self, item: &EmbeddingInput) -> Option<Vec<Token>> {
         let job = self.open.get_mut(&item.job)?;
         if !job.started {
             self.deadlines.remove(job.deadline(self.queue_timeout), job.id);
@@ -155,7 +155,7 @@ impl Jobs {
     }
 
     /// Takes out a request that has all its vectors.
-    fn take_if_complete(&mut self, id: JobId) -> Option<Report> {
+    fn take_if_complete(&mut self, id: EmbeddingRequestId) -> Option<Report> {
         self.open.get(&id).filter(|job| job.missing == 0)?;
         let job = self.remove(id)?;
         Some(Report::Vectors { id: id.0, vectors: Ok(job.vectors) })
@@ -274,8 +274,8 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
         match command {
             Command::Embed(embed) => self.accept(desk, *embed),
             Command::Cancel(id) => {
-                if lock(&self.jobs).remove(JobId(id)).is_some() {
-                    desk.queue.cancel(JobId(id));
+                if lock(&self.jobs).remove(EmbeddingRequestId(id)).is_some() {
+                    desk.queue.cancel(EmbeddingRequestId(id));
                     self.board.cancelled.fetch_add(1, Relaxed);
                     self.out.report(Report::Dropped(id));
                 }
@@ -356,7 +356,7 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
         result
     }
 
-    fn emit(&self, items: &[Item], mut vectors: Vec<Vec<f32>>) {
+    fn emit(&self, items: &[EmbeddingInput], mut vectors: Vec<Vec<f32>>) {
         self.failed_passes.store(0, Relaxed);
         if self.directions {
             vectors.iter_mut().for_each(|vector| normalise(vector));
@@ -375,7 +375,7 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
     }
 
     /// Fails the requests of a failed pass. Returns whether to go on.
-    fn survive(&self, items: &[Item]) -> bool {
+    fn survive(&self, items: &[EmbeddingInput]) -> bool {
         self.board.step_errors.fetch_add(1, Relaxed);
         let failed: Vec<EmbedJob> = {
             let mut jobs = lock(&self.jobs);

@@ -70,7 +70,7 @@ pub use costs::{CostPlan, CostSample, CostTable, LogitsCost};
 pub use exit_cause::ExitCause;
 pub use failure::Failure;
 pub use forebay_scheduler::{
-    CallSample, Class, Counts, ItlTarget, LearnedCosts, Principal, Reuse, Salt,
+    CallSample, Counters, ItlTarget, LearnedCosts, Principal, Priority, Reuse, Salt, Token,
 };
 pub use grammar::{
     CompiledGrammar, Grammar, GrammarError, Grammars, MAX_EXPRESSION, MAX_SOURCE, check_source,
@@ -81,6 +81,8 @@ pub use handle::{
     measure_costs,
 };
 pub use host::{LoadError, live_threads};
+#[cfg(feature = "llama")]
+pub use llama::{devices::devices, never_here, placement::fit as fit_file, system_info};
 pub use model_config::{GpuSettings, KvLayout, KvType, ModelConfig, Pooling, Source, Split};
 pub use model_info::{Device, Kind, ModelInfo, Ranking};
 pub use patience::{be_patient, waited};
@@ -92,12 +94,6 @@ pub use status::{CostWatch, Progress, Stats, Status};
 pub use step_times::{StepPart, StepTimes};
 pub use thinking::ThinkLimit;
 pub use vocab::{NoTokens, ParseSpecial, Tokenize, Vocab};
-
-/// A token id of a model's vocabulary.
-pub type Token = u32;
-
-#[cfg(feature = "llama")]
-pub use llama::{devices::devices, never_here, placement::fit as fit_file, system_info};
 
 /// The devices that can compute; without a backend there are none.
 #[cfg(not(feature = "llama"))]

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use forebay_scheduler::{KvOp, SavedId, SlotId};
+use forebay_scheduler::{HostCopyId, KvOp, SlotId};
 
 use crate::model::{Model, Row, StepError};
 
@@ -77,11 +77,11 @@ impl<M: Model, F: FnMut() -> Result<M, StepError>> Model for WithLong<M, F> {
             KvOp::Trim { slot, keep } if slot == self.slot => {
                 (true, KvOp::Trim { slot: there, keep })
             }
-            KvOp::Save { slot, saved } if slot == self.slot => {
-                (true, KvOp::Save { slot: there, saved })
+            KvOp::Save { slot, copy } if slot == self.slot => {
+                (true, KvOp::Save { slot: there, copy })
             }
-            KvOp::Restore { saved, slot, keep } if slot == self.slot => {
-                (true, KvOp::Restore { saved, slot: there, keep })
+            KvOp::Restore { copy, slot, keep } if slot == self.slot => {
+                (true, KvOp::Restore { copy, slot: there, keep })
             }
             other => (false, other),
         };
@@ -93,9 +93,9 @@ impl<M: Model, F: FnMut() -> Result<M, StepError>> Model for WithLong<M, F> {
         }
     }
 
-    fn saved_bytes(&self, saved: SavedId) -> Option<u64> {
-        let long = || self.long.as_ref().and_then(|long| long.saved_bytes(saved));
-        self.usual.saved_bytes(saved).or_else(long)
+    fn copy_bytes(&self, copy: HostCopyId) -> Option<u64> {
+        let long = || self.long.as_ref().and_then(|long| long.copy_bytes(copy));
+        self.usual.copy_bytes(copy).or_else(long)
     }
 }
 
@@ -127,7 +127,7 @@ mod tests {
             Ok(())
         }
 
-        fn saved_bytes(&self, _: SavedId) -> Option<u64> {
+        fn copy_bytes(&self, _: HostCopyId) -> Option<u64> {
             None
         }
     }
@@ -157,8 +157,8 @@ mod tests {
         let none = || Err(StepError("no memory".to_owned()));
         let mut model = WithLong::new(Echo::default(), SlotId(2), none);
         assert!(model.open(SlotId(2)).is_err());
-        let saved = SavedId(0);
-        model.change(KvOp::Restore { saved, slot: SlotId(2), keep: 5 }).unwrap();
+        let copy = HostCopyId(0);
+        model.change(KvOp::Restore { copy, slot: SlotId(2), keep: 5 }).unwrap();
         model.step(&[row(1, 0)], &[1]).unwrap();
         assert_eq!(model.logits(0), [1.0]);
     }

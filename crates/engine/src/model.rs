@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use forebay_scheduler::{KvLimits, KvOp, SavedId, SlotId};
+use forebay_scheduler::{HostCopyId, KvLimits, KvOp, SlotId};
 
 use crate::Token;
 
@@ -48,7 +48,7 @@ pub(crate) trait Model {
     /// Changes what slots hold.
     fn change(&mut self, op: KvOp) -> Result<(), StepError>;
     /// What a copy in host memory takes; `None` where there is none.
-    fn saved_bytes(&self, saved: SavedId) -> Option<u64>;
+    fn copy_bytes(&self, copy: HostCopyId) -> Option<u64>;
 }
 
 /// An embedding model on its own thread.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_scheduler::{Class, Principal, Salt};
+use forebay_scheduler::{Principal, Priority, Salt};
 use serde::{Deserialize, Serialize};
 
 use crate::Token;
@@ -87,7 +87,7 @@ pub struct Origin {
     /// Tokens are shared fairly between principals.
     pub principal: Principal,
     /// How urgent it is.
-    pub class: Class,
+    pub priority: Priority,
     /// The longest it may take from submission to its last token.
     pub timeout: Option<Duration>,
 }

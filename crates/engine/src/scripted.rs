@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use forebay_scheduler::{KvLimits, KvOp, Pass, SavedId};
+use forebay_scheduler::{HostCopyId, KvLimits, KvOp, PassLimits};
 
 use crate::Token;
 use crate::embed::Contexts;
@@ -201,7 +201,7 @@ pub(crate) fn run(script: Script, host: Host) {
             host.serve_generation(info, vocab, capacity, player);
         }
         Kind::Embedding => {
-            let pass = Pass { tokens: batch, inputs: info.slots as usize, block: 1 };
+            let pass = PassLimits { tokens: batch, inputs: info.slots as usize, block: 1 };
             let contexts = Contexts { wide: player, narrow: Vec::new(), pass };
             host.serve_embedding(info, vocab, contexts);
         }
@@ -215,7 +215,7 @@ struct Player {
     rows: Vec<Vec<f32>>,
     /// The tokens each slot holds.
     slots: HashMap<u32, Vec<Token>>,
-    saved: HashMap<SavedId, Vec<Token>>,
+    saved: HashMap<HostCopyId, Vec<Token>>,
 }
 
 impl Player {
@@ -301,23 +301,23 @@ impl Model for Player {
             KvOp::Copy { from, to, keep } => {
                 self.slots.insert(to.0, cut(&held(from.0), keep));
             }
-            KvOp::Save { slot, saved } => {
-                self.saved.insert(saved, held(slot.0));
+            KvOp::Save { slot, copy } => {
+                self.saved.insert(copy, held(slot.0));
             }
-            KvOp::Restore { saved, slot, keep } => {
+            KvOp::Restore { copy, slot, keep } => {
                 let none = || StepError("nothing was saved".to_owned());
-                let all = self.saved.get(&saved).ok_or_else(none)?;
+                let all = self.saved.get(&copy).ok_or_else(none)?;
                 self.slots.insert(slot.0, cut(all, keep));
             }
-            KvOp::Forget { saved } => {
-                self.saved.remove(&saved);
+            KvOp::Forget { copy } => {
+                self.saved.remove(&copy);
             }
         }
         Ok(())
     }
 
-    fn saved_bytes(&self, saved: SavedId) -> Option<u64> {
-        self.saved.get(&saved).map(|held| held.len() as u64)
+    fn copy_bytes(&self, copy: HostCopyId) -> Option<u64> {
+        self.saved.get(&copy).map(|held| held.len() as u64)
     }
 }
 

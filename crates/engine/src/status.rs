@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use forebay_scheduler::{Counts, LearnedCosts};
+use forebay_scheduler::{Counters, LearnedCosts};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -75,7 +75,7 @@ pub struct Stats {
     /// Where the time of steps went.
     pub times: StepTimes,
     /// What the scheduler has done.
-    pub scheduler: Counts,
+    pub scheduler: Counters,
     /// Processes that died, by cause.
     pub deaths: BTreeMap<ExitCause, u64>,
 }
@@ -168,7 +168,7 @@ pub(crate) struct Board {
     pub(crate) backlog_ms: AtomicU64,
     /// How often a draft's token must be right for drafts to pay, in hundredths.
     pub(crate) break_even: AtomicU32,
-    told: Mutex<(StepTimes, Counts)>,
+    told: Mutex<(StepTimes, Counters)>,
     /// What calls were learned to cost, and from how many calls.
     costs: Mutex<(u64, Arc<LearnedCosts>)>,
     deaths: Mutex<BTreeMap<ExitCause, u64>>,
@@ -433,7 +433,7 @@ impl Board {
     }
 
     /// Tells where the time went and what the scheduler has done.
-    pub(crate) fn tell(&self, times: StepTimes, counts: Counts) {
+    pub(crate) fn tell(&self, times: StepTimes, counts: Counters) {
         *lock(&self.told) = (times, counts);
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use forebay_scheduler::{CallKind, ItlTarget, Step, Why};
+use forebay_scheduler::{BudgetReason, CallKind, ItlTarget, Step};
 
 /// Steps longer than the target until that is logged: the first ones measure what chunks cost.
 const STEPS: u32 = 8;
@@ -43,11 +43,11 @@ impl StepLog {
             prefill,
             prefill_us = prefill_took.as_micros(),
             prefill_expected_us = prefill_expected.as_micros(),
-            prompts = step.work.iter().filter(|w| w.tokens > 1).count(),
+            prompts = step.spans.iter().filter(|w| w.tokens > 1).count(),
             calls = step.calls.len(),
-            drafts = step.work.iter().map(|w| w.drafts).sum::<u32>(),
+            drafts = step.spans.iter().map(|w| w.drafts).sum::<u32>(),
             kv_ops = step.kv.len(),
-            why = ?step.why,
+            why = ?step.budget_reason,
         );
     }
 
@@ -55,7 +55,7 @@ impl StepLog {
     fn over_target(&mut self, step: &Step, took: &[Duration]) {
         let (ItlTarget::Held(target) | ItlTarget::Adaptive(target)) = self.target;
         let time = took.iter().sum::<Duration>();
-        if step.why != Why::Efficient || self.over >= STEPS || time <= target {
+        if step.budget_reason != BudgetReason::Efficient || self.over >= STEPS || time <= target {
             return;
         }
         self.over += 1;

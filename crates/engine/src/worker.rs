@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use forebay_scheduler::{KvOp, Limits, Output, Request, RequestId, Scheduler, SeqId, Step, Work};
+use forebay_scheduler::{
+    KvOp, Output, Request, RequestId, Scheduler, SchedulerLimits, SeqId, Step, TokenSpan,
+};
 use tokio::sync::mpsc;
 
 use crate::Token;
@@ -103,7 +105,7 @@ impl<M: Model> Worker<M> {
     ) -> Self {
         let Ports { board, out, compiler } = ports;
         let Capacity { kv, batch_tokens, block } = capacity;
-        let limits = Limits {
+        let limits = SchedulerLimits {
             parallel: config.parallel,
             kv,
             batch_tokens,
@@ -154,7 +156,7 @@ impl<M: Model> Worker<M> {
             self.clock.begin();
             self.reap();
             let mut step = self.scheduler.plan();
-            if step.work.is_empty() && step.kv.is_empty() {
+            if step.spans.is_empty() && step.kv.is_empty() {
                 self.publish();
                 // Between a request's end and the next plan; never for long.
                 self.report();
@@ -234,7 +236,7 @@ impl<M: Model> Worker<M> {
     fn accept(&mut self, generate: Generate, grammar: Option<CompiledGrammar>) {
         let Generate { id, request, submitted, started, said } = generate;
         let id = RequestId(id);
-        let Origin { salt, principal, class, .. } = request.origin;
+        let Origin { salt, principal, priority, .. } = request.origin;
         let tokens = |said: &Option<Said>| said.as_ref().map(|said| said.tokens.clone());
         let accepted = self.scheduler.submit(&Request {
             id,
@@ -242,11 +244,11 @@ impl<M: Model> Worker<M> {
             borders: if self.checkpoints { self.borders(&request.prompt) } else { Arc::new([]) },
             salt,
             principal,
-            class,
+            priority,
             max_new_tokens: request.max_tokens,
             choices: request.choices,
             all_logits: request.prompt_logprobs.is_some(),
-            said: said.iter().map(tokens).collect(),
+            generated: said.iter().map(tokens).collect(),
         });
         let complete = said.iter().filter(|said| said.is_none()).count();
         let ticket = Ticket {
@@ -313,26 +315,26 @@ impl<M: Model> Worker<M> {
 
     /// Tells what a step is about to compute, and how long that may take.
     fn begin(&self, step: &Step) {
-        let mut ids = step.work.iter().map(|work| work.seq.request.0);
+        let mut ids = step.spans.iter().map(|span| span.seq.request.0);
         self.out.computing(Activity::Step(LANE), &mut ids);
         let predicted = step.predicted();
-        let rows = step.work.iter().map(|work| work.tokens as usize).sum();
-        let prompts = step.work.iter().any(|work| work.tokens > 1);
+        let rows = step.spans.iter().map(|span| span.tokens as usize).sum();
+        let prompts = step.spans.iter().any(|span| span.tokens > 1);
         self.board.begin_step(LANE, StepKind::new(rows, prompts), predicted);
     }
 
     /// Leaves out, and fails, what has a slot that cannot be made.
     fn open_slots(&mut self, step: &mut Step) {
-        step.retain(|work| match self.model.open(work.slot) {
+        step.retain(|span| match self.model.open(span.slot) {
             Ok(()) => true,
             Err(error) => {
                 tracing::error!(%error, "a slot cannot be made");
-                self.fail(work.seq.request, Failure::Step);
+                self.fail(span.seq.request, Failure::Step);
                 false
             }
         });
         // What else such a request had in the step has gone with it.
-        step.retain(|work| self.requests.contains_key(&work.seq.request));
+        step.retain(|span| self.requests.contains_key(&span.seq.request));
     }
 
     /// Runs the model over one step. Returns how long it took, if it worked.
@@ -341,9 +343,9 @@ impl<M: Model> Worker<M> {
         self.calls.clear();
         for call in &step.calls {
             let before = self.rows.len();
-            for work in step.work.get(call.work.clone()).unwrap_or_default() {
-                self.start(work);
-                self.add_rows(work);
+            for span in step.spans.get(call.spans.clone()).unwrap_or_default() {
+                self.start(span);
+                self.add_rows(span);
             }
             self.calls.push(self.rows.len() - before);
         }
@@ -371,8 +373,8 @@ impl<M: Model> Worker<M> {
         // All of them, even where one fails: the scheduler takes them as done.
         let changes: Vec<_> = step.kv.iter().map(|&op| self.model.change(op)).collect();
         for op in &step.kv {
-            if let KvOp::Save { saved, .. } = *op {
-                self.scheduler.saved(saved, self.model.saved_bytes(saved));
+            if let KvOp::Save { copy, .. } = *op {
+                self.scheduler.record_copy_size(copy, self.model.copy_bytes(copy));
             }
         }
         self.clock.end(StepPart::Kv);
@@ -381,7 +383,7 @@ impl<M: Model> Worker<M> {
             return Ok(Vec::new());
         }
         // What may come next does not depend on what the model says.
-        let sampled = step.work.iter().filter(|w| w.output.samples()).map(|w| w.seq);
+        let sampled = step.spans.iter().filter(|w| w.output.samples()).map(|w| w.seq);
         let constrained = |seq: &SeqId| self.sequences.get(seq).is_some_and(|s| s.is_constrained());
         let constrained: Vec<SeqId> = sampled.filter(constrained).collect();
         if constrained.is_empty() {
@@ -405,26 +407,26 @@ impl<M: Model> Worker<M> {
         seqs.filter_map(|seq| self.sequences.remove_entry(&seq)).collect()
     }
 
-    fn add_rows(&mut self, work: &Work) {
-        let Some(sequence) = self.sequences.get(&work.seq) else { return };
-        let end = work.start + work.tokens;
-        let sampled = end - 1 - work.drafts;
-        for pos in work.start..end {
+    fn add_rows(&mut self, span: &TokenSpan) {
+        let Some(sequence) = self.sequences.get(&span.seq) else { return };
+        let end = span.start + span.tokens;
+        let sampled = end - 1 - span.drafts;
+        for pos in span.start..end {
             let Some(token) = sequence.token_at(pos) else { continue };
-            let logits = match work.output {
+            let logits = match span.output {
                 Output::None => false,
                 Output::Last => pos >= sampled,
                 Output::All { .. } => true,
             };
-            self.rows.push(Row { token, pos, slot: work.slot.0, logits });
+            self.rows.push(Row { token, pos, slot: span.slot.0, logits });
         }
     }
 
     /// Creates a sequence when its first step comes, and tells of its request's.
-    fn start(&mut self, work: &Work) {
-        let Some(ticket) = self.requests.get_mut(&work.seq.request) else { return };
-        if !self.sequences.contains_key(&work.seq) {
-            let Work { seq, .. } = *work;
+    fn start(&mut self, span: &TokenSpan) {
+        let Some(ticket) = self.requests.get_mut(&span.seq.request) else { return };
+        if !self.sequences.contains_key(&span.seq) {
+            let TokenSpan { seq, .. } = *span;
             let (request, grammar) = (&ticket.request, ticket.grammar.as_ref());
             let mut sequence =
                 Sequence::new(request, seq.choice, grammar, &self.vocab, self.speculate);
@@ -434,19 +436,19 @@ impl<M: Model> Worker<M> {
             self.sequences.insert(seq, Box::new(sequence));
         }
         if !ticket.started {
-            self.deadlines.remove(ticket.deadline(self.queue_timeout), work.seq.request);
+            self.deadlines.remove(ticket.deadline(self.queue_timeout), span.seq.request);
             ticket.started = true;
-            self.deadlines.insert(ticket.deadline(self.queue_timeout), work.seq.request);
+            self.deadlines.insert(ticket.deadline(self.queue_timeout), span.seq.request);
             let queued = ticket.submitted.elapsed();
-            let what = What::Started { queued, cached: work.start };
-            self.news.push(ticket.news(work.seq.request, what));
+            let what = What::Started { queued, cached: span.start };
+            self.news.push(ticket.news(span.seq.request, what));
         }
     }
 
     /// Fails the requests of a failed step. Returns whether to go on.
     fn survive(&mut self, step: &Step) -> bool {
-        for work in &step.work {
-            self.fail(work.seq.request, Failure::Step);
+        for span in &step.spans {
+            self.fail(span.seq.request, Failure::Step);
         }
         self.failed_steps < MAX_FAILED_STEPS
     }
@@ -458,18 +460,18 @@ impl<M: Model> Worker<M> {
 
     /// Samples where a step asked for it and sends what came of it.
     fn emit(&mut self, step: &Step, took: &[Duration]) {
-        self.scheduler.complete(step, took);
+        self.scheduler.complete_step(&step, took);
         let mut row = 0;
         let mut sampled = BTreeMap::new();
-        for work in &step.work {
-            self.board.drafted.fetch_add(u64::from(work.drafts), Relaxed);
-            let rows = row..row + work.tokens as usize;
+        for span in &step.spans {
+            self.board.drafted.fetch_add(u64::from(span.drafts), Relaxed);
+            let rows = row..row + span.tokens as usize;
             row = rows.end;
-            if matches!(work.output, Output::All { .. }) {
-                self.collect_prompt_logprobs(work, rows.start);
+            if matches!(span.output, Output::All { .. }) {
+                self.collect_prompt_logprobs(span, rows.start);
             }
-            if work.output.samples() {
-                sampled.insert(work.seq, rows.end - 1 - work.drafts as usize..rows.end);
+            if span.output.samples() {
+                sampled.insert(span.seq, rows.end - 1 - span.drafts as usize..rows.end);
             }
         }
         let drawn = self.draw(&sampled);
@@ -513,12 +515,12 @@ impl<M: Model> Worker<M> {
                 Some(reason) => return self.finish(seq, reason, tokens),
                 None if as_drafted => {
                     self.board.accepted.fetch_add(1, Relaxed);
-                    self.scheduler.accept(seq, token);
+                    self.scheduler.accept_draft(seq, token);
                 }
-                None => self.scheduler.append(seq, token),
+                None => self.scheduler.append_token(seq, token),
             }
         }
-        self.scheduler.propose(seq, drafts, likely);
+        self.scheduler.offer_drafts(seq, drafts, likely);
     }
 
     fn finish(&mut self, seq: SeqId, reason: FinishReason, tokens: u32) {
@@ -535,21 +537,21 @@ impl<M: Model> Worker<M> {
     }
 
     /// Reads the log probabilities of the prompt's tokens out of the rows before each.
-    fn collect_prompt_logprobs(&mut self, work: &Work, first_row: usize) {
-        let Some(ticket) = self.requests.get_mut(&work.seq.request) else { return };
+    fn collect_prompt_logprobs(&mut self, span: &TokenSpan, first_row: usize) {
+        let Some(ticket) = self.requests.get_mut(&span.seq.request) else { return };
         let top = ticket.request.prompt_logprobs.unwrap_or(0);
-        if work.start == 0 {
+        if span.start == 0 {
             // Computed from the start: again, where it had been taken out.
             ticket.prompt_logprobs.clear();
         }
-        for (row, pos) in (first_row..).zip(work.start..work.start + work.tokens) {
+        for (row, pos) in (first_row..).zip(span.start..span.start + span.tokens) {
             // The row at `pos` predicts the token behind it.
             let Some(&token) = ticket.request.prompt.get(pos as usize + 1) else { continue };
             ticket.prompt_logprobs.push(token_logprob(self.model.logits(row), token, top));
         }
-        if work.output.samples() {
+        if span.output.samples() {
             let logprobs = std::mem::take(&mut ticket.prompt_logprobs);
-            self.news.push(ticket.news(work.seq.request, What::Prompt(logprobs)));
+            self.news.push(ticket.news(span.seq.request, What::Prompt(logprobs)));
         }
     }
 

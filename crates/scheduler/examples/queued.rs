@@ -8,11 +8,13 @@
 
 use std::time::{Duration, Instant};
 
-use forebay_scheduler::{Class, KvLimits, Limits, Request, RequestId, Scheduler, Step};
+use forebay_scheduler::{
+    KvLimits, Principal, Priority, Request, RequestId, Salt, Scheduler, SchedulerLimits, Step,
+};
 
 const PARALLEL: u32 = 16;
 
-fn limits() -> Limits {
+fn limits() -> SchedulerLimits {
     let kv = KvLimits {
         slots: 64,
         cells: 65_536,
@@ -25,7 +27,7 @@ fn limits() -> Limits {
         saved_bytes: 0,
         checkpoint_every: 0,
     };
-    Limits {
+    SchedulerLimits {
         parallel: PARALLEL,
         kv,
         batch_tokens: 512,
@@ -43,22 +45,22 @@ fn request(id: u64, principal: u64) -> Request {
         id: RequestId(id),
         prompt: (first..first + 20).collect(),
         borders: std::sync::Arc::new([]),
-        salt: 0,
-        principal,
-        class: Class::Normal,
+        salt: Salt(0),
+        principal: Principal(principal),
+        priority: Priority::Normal,
         max_new_tokens: 4000,
         choices: 1,
         all_logits: false,
-        said: Vec::new(),
+        generated: Vec::new(),
     }
 }
 
 fn step(scheduler: &mut Scheduler) -> Step {
     let step = scheduler.plan();
     let ms = Duration::from_millis(1);
-    scheduler.complete(&step, &vec![ms; step.calls.len()]);
-    for work in step.work.iter().filter(|w| w.output.samples()) {
-        scheduler.append(work.seq, 7);
+    scheduler.complete_step(&step, &vec![ms; step.calls.len()]);
+    for span in step.spans.iter().filter(|w| w.output.samples()) {
+        scheduler.append_token(span.seq, 7);
     }
     step
 }

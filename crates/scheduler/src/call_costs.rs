@@ -2,26 +2,27 @@
 
 use std::time::Duration;
 
-use crate::cost::{Curve, Load};
+use crate::call_load::CallLoad;
+use crate::cost_curve::CostCurve;
 use crate::learned_costs::LearnedCosts;
-use crate::step::{CallKind, Cutting, DecodeCall, Output, Work};
+use crate::step::{CallKind, CallSplitter, DecodeCall, Output, TokenSpan};
 
 /// A cost curve for each kind of call.
 #[derive(Debug)]
 pub(crate) struct CallCosts {
-    cutting: Cutting,
-    rows: Curve,
-    short: Curve,
-    chunk: Curve,
-    mixed: Curve,
+    cutting: CallSplitter,
+    rows: CostCurve,
+    short: CostCurve,
+    chunk: CostCurve,
+    mixed: CostCurve,
 }
 
 /// The largest chunk that a price is asked for: larger ones cost no less for a token.
 pub(crate) const LARGEST_CHUNK: u32 = 512;
 
 impl CallCosts {
-    pub(crate) fn new(cutting: Cutting) -> Self {
-        let new = Curve::new;
+    pub(crate) fn new(cutting: CallSplitter) -> Self {
+        let new = CostCurve::new;
         Self { cutting, rows: new(), short: new(), chunk: new(), mixed: new() }
     }
 
@@ -63,8 +64,8 @@ impl CallCosts {
     }
 
     /// Cuts work into calls, and estimates how long each takes.
-    pub(crate) fn cut(&self, work: &mut [Work]) -> Vec<DecodeCall> {
-        let mut calls = self.cutting.cut(work);
+    pub(crate) fn cut(&self, spans: &mut [TokenSpan]) -> Vec<DecodeCall> {
+        let mut calls = self.cutting.cut(spans);
         for call in &mut calls {
             call.predicted = self.curve(call.kind).predict(call.load);
         }
@@ -73,37 +74,37 @@ impl CallCosts {
 
     /// Cuts off the last token of short prompts if they then share a call with others: a token alone is
     /// a row of the next step, which costs next to nothing beside other rows.
-    pub(crate) fn align_short_chunks(&self, chunks: &mut [Work]) {
-        chunks.sort_by_key(|work| work.tokens);
+    pub(crate) fn align_short_chunks(&self, chunks: &mut [TokenSpan]) {
+        chunks.sort_by_key(|span| span.tokens);
         let mut length = 0;
-        for work in chunks {
-            let joins = work.output == Output::Last && work.tokens == length + 1;
+        for span in chunks {
+            let joins = span.output == Output::Last && span.tokens == length + 1;
             if joins && self.cutting.has_equal_lengths(length) {
-                (work.tokens, work.output) = (length, Output::None);
+                (span.tokens, span.output) = (length, Output::None);
             }
-            length = work.tokens;
+            length = span.tokens;
         }
     }
 
     /// How long this work takes.
-    pub(crate) fn time(&self, work: &[Work]) -> Duration {
-        self.cut(&mut work.to_vec()).iter().map(|call| call.predicted).sum()
+    pub(crate) fn time(&self, spans: &[TokenSpan]) -> Duration {
+        self.cut(&mut spans.to_vec()).iter().map(|call| call.predicted).sum()
     }
 
     /// How long a chunk takes in a call of its own.
     pub(crate) fn chunk_time(&self, tokens: u32, before: u32) -> Duration {
         let tokens = tokens.max(2);
-        self.curve(self.cutting.kind(tokens)).predict(Load::of(tokens, before))
+        self.curve(self.cutting.kind(tokens)).predict(CallLoad::of(tokens, before))
     }
 
     /// How long a chunk takes beside decode rows: the time that it adds to their call, if calls mix.
-    pub(crate) fn added_time(&self, rows: Load, tokens: u32, before: u32) -> Duration {
+    pub(crate) fn added_time(&self, rows: CallLoad, tokens: u32, before: u32) -> Duration {
         let alone = self.chunk_time(tokens, before);
         if rows.tokens == 0 || !self.cutting.mixes() || self.mixed.is_blank() {
             return alone;
         }
         let without = self.rows.predict(rows);
-        let with = self.mixed.predict(rows.plus(Load::of(tokens, before)));
+        let with = self.mixed.predict(rows.plus(CallLoad::of(tokens, before)));
         // Beside rows a chunk costs no more than alone.
         with.saturating_sub(without).min(alone)
     }
@@ -147,17 +148,17 @@ impl CallCosts {
     /// How long a step of so many decode rows takes, each at a depth of `before` tokens.
     pub(crate) fn decode_time(&self, rows: u32, before: u32) -> Duration {
         let depth = u64::from(rows) * u64::from(before);
-        self.rows.predict(Load { tokens: rows, depth })
+        self.rows.predict(CallLoad { tokens: rows, depth })
     }
 
     /// Whether nothing is known of decode rows, or of anything else.
     pub(crate) fn is_blank(&self) -> bool {
         let all = [&self.short, &self.chunk, &self.mixed];
-        self.rows.is_blank() || all.into_iter().all(Curve::is_blank)
+        self.rows.is_blank() || all.into_iter().all(CostCurve::is_blank)
     }
 
     /// The curve of calls of a kind; that of a kind like it while it is blank.
-    fn curve(&self, kind: CallKind) -> &Curve {
+    fn curve(&self, kind: CallKind) -> &CostCurve {
         let order = match kind {
             CallKind::Rows => [&self.rows; 3],
             CallKind::Short => [&self.short, &self.chunk, &self.mixed],
@@ -171,8 +172,8 @@ impl CallCosts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generation::{RequestId, SeqId};
-    use crate::kv::{KvLimits, SlotId};
+    use crate::ids::{RequestId, SeqId, SlotId};
+    use crate::kv::KvLimits;
 
     const KV: KvLimits = KvLimits {
         slots: 8,
@@ -189,10 +190,10 @@ mod tests {
 
     /// A call takes `base` ms and `token` ms for each token.
     fn known(block: u32, base: f64, token: f64) -> CallCosts {
-        let mut costs = CallCosts::new(Cutting::new(block, &KV));
+        let mut costs = CallCosts::new(CallSplitter::new(block, &KV));
         let mut learn = |kind, tokens: u32| {
-            let load = Load::of(tokens, 0);
-            let call = DecodeCall { kind, work: 0..1, load, predicted: Duration::ZERO };
+            let load = CallLoad::of(tokens, 0);
+            let call = DecodeCall { kind, spans: 0..1, load, predicted: Duration::ZERO };
             let ms = base + token * f64::from(tokens);
             costs.learn(&[call], &[Duration::from_secs_f64(ms / 1e3)]);
         };
@@ -212,19 +213,19 @@ mod tests {
         // A GPU: a call takes much, a token next to nothing.
         assert_eq!(known(1, 6.0, 0.07).efficient_chunk(0, 1.15, 5000), 256);
         assert_eq!(known(1, 6.0, 0.07).efficient_chunk(0, 1.03, 5000), 512);
-        let blank = CallCosts::new(Cutting::new(64, &KV));
+        let blank = CallCosts::new(CallSplitter::new(64, &KV));
         assert_eq!(blank.efficient_chunk(0, 1.15, 500), 64);
     }
 
     #[test]
     fn prompts_that_are_a_token_apart_share_a_call() {
-        let work = |tokens: u32| {
+        let span = |tokens: u32| {
             let seq = SeqId { request: RequestId(tokens.into()), choice: 0 };
             let slot = SlotId(tokens);
-            Work { seq, slot, start: 0, tokens, drafts: 0, output: Output::Last }
+            TokenSpan { seq, slot, start: 0, tokens, drafts: 0, output: Output::Last }
         };
-        let mut chunks: Vec<Work> = [16, 14, 13, 15, 30, 64, 65].map(work).to_vec();
-        CallCosts::new(Cutting::new(64, &KV)).align_short_chunks(&mut chunks);
+        let mut chunks: Vec<TokenSpan> = [16, 14, 13, 15, 30, 64, 65].map(span).to_vec();
+        CallCosts::new(CallSplitter::new(64, &KV)).align_short_chunks(&mut chunks);
         let parts: Vec<_> = chunks.iter().map(|w| (w.tokens, w.output)).collect();
         let (none, last) = (Output::None, Output::Last);
         assert_eq!(

@@ -7,44 +7,34 @@
 //! its slot is parked; it comes back like any other sequence, with a longer prompt.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::call_costs::CallCosts;
-use crate::kv::{Kv, KvLimits, Reuse, Salt, SavedId};
+use crate::fair_queue::{FairQueue, QueuedSequence};
+use crate::ids::{HostCopyId, Principal, RequestId, SeqId, Token};
+use crate::kv::{KvCache, KvLimits, Reuse};
 use crate::learned_costs::LearnedCosts;
-use crate::queue::{Class, Principal, Queue, Waiting};
-use crate::step::{Cutting, Step};
+use crate::request::{Rejected, Request};
+use crate::step::{CallSplitter, Step};
 use crate::step_budget::{ItlTarget, StepBudget};
 
 mod admission;
+mod allowance;
 mod fairness;
-mod gaps;
+
 mod planning;
+mod row_gaps;
 mod sequence;
 
-use fairness::Allowance;
-use sequence::{Sequence, State};
+use allowance::Allowance;
+use sequence::{ScheduledSequence, SequenceState};
 
 /// The depth that answers have somewhere in their middle, for estimates, in tokens.
 const ANSWER_DEPTH: u32 = 256;
 
-/// A generation request, as the engine numbers it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RequestId(pub u64);
-
-/// One of a request's answers: the sequence of its prompt and that answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SeqId {
-    /// The request.
-    pub request: RequestId,
-    /// Which of its answers, from 0.
-    pub choice: u32,
-}
-
 /// What the engine can do. All counts are in tokens unless they say otherwise.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct SchedulerLimits {
     /// Sequences that can be in a step together.
     pub parallel: u32,
     /// The KV cache. At least `parallel` slots.
@@ -64,53 +54,9 @@ pub struct Limits {
     pub queue: usize,
 }
 
-/// A request as the scheduler sees it.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// Its number; never used before.
-    pub id: RequestId,
-    /// The prompt, at least one token.
-    pub prompt: Arc<[u32]>,
-    /// Where messages begin or end in it, ascending: other prompts are likely to part from it there.
-    /// Of use where slots cannot be cut back.
-    pub borders: Arc<[u32]>,
-    /// Whose KV it may reuse: that of requests with the same salt.
-    pub salt: Salt,
-    /// On whose behalf it comes.
-    pub principal: Principal,
-    /// How urgent it is.
-    pub class: Class,
-    /// The most tokens an answer can have.
-    pub max_new_tokens: u32,
-    /// Number of answers, at least 1.
-    pub choices: u32,
-    /// Whether the logits of every prompt token are wanted, not only the last one's.
-    pub all_logits: bool,
-    /// Where it goes on somewhere else's work: what each answer has so far, `None` of those that are
-    /// complete. Empty for one that begins.
-    pub said: Vec<Option<Vec<u32>>>,
-}
-
-/// Why a request was not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rejected {
-    /// The queue holds as many requests as it may.
-    QueueFull {
-        /// That number.
-        limit: usize,
-    },
-    /// It can never fit into a slot.
-    TooLong {
-        /// What it needs, in tokens.
-        needed: u32,
-        /// What a slot holds, in tokens.
-        limit: u32,
-    },
-}
-
 /// What has happened since the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Counts {
+pub struct Counters {
     /// Sequences that got a slot, by whether it held some of their tokens already, and why not.
     pub reuse: BTreeMap<Reuse, u64>,
     /// Sequences that waited for a prefix that another was computing.
@@ -129,10 +75,10 @@ pub struct Counts {
 /// The queue, the KV cache and the policy.
 #[derive(Debug)]
 pub struct Scheduler {
-    limits: Limits,
-    sequences: BTreeMap<SeqId, Sequence>,
-    queue: Queue,
-    kv: Kv,
+    limits: SchedulerLimits,
+    sequences: BTreeMap<SeqId, ScheduledSequence>,
+    queue: FairQueue,
+    kv: KvCache,
     costs: CallCosts,
     budget: StepBudget,
     /// Those of them that are not in the queue: steps visit these alone, however many wait.
@@ -146,7 +92,7 @@ pub struct Scheduler {
     allowance: Allowance,
     /// Mean length of the answers so far.
     answer_tokens: f64,
-    counts: Counts,
+    counts: Counters,
 }
 
 // === impl Scheduler ===
@@ -156,7 +102,7 @@ impl Scheduler {
     ///
     /// # Panics
     /// If a step cannot hold one decode row for each sequence, or there are too few slots.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: SchedulerLimits) -> Self {
         let rows = limits.parallel + u32::from(limits.kv.long_tokens > 0);
         assert!(
             limits.parallel > 0
@@ -167,9 +113,9 @@ impl Scheduler {
         Self {
             limits,
             sequences: BTreeMap::new(),
-            queue: Queue::default(),
-            kv: Kv::new(limits.kv),
-            costs: CallCosts::new(Cutting::new(limits.block, &limits.kv)),
+            queue: FairQueue::default(),
+            kv: KvCache::new(limits.kv),
+            costs: CallCosts::new(CallSplitter::new(limits.block, &limits.kv)),
             budget: StepBudget::new(limits.itl_target),
             admitted: BTreeSet::new(),
             long: None,
@@ -177,7 +123,7 @@ impl Scheduler {
             prefilled: 0,
             allowance: Allowance::default(),
             answer_tokens: 64.0,
-            counts: Counts::default(),
+            counts: Counters::default(),
         }
     }
 
@@ -186,7 +132,7 @@ impl Scheduler {
     ///
     /// # Panics
     /// As [`Scheduler::new`].
-    pub fn with_costs(limits: Limits, kept: &LearnedCosts) -> Self {
+    pub fn with_costs(limits: SchedulerLimits, kept: &LearnedCosts) -> Self {
         let mut scheduler = Self::new(limits);
         scheduler.costs.restore(kept);
         scheduler
@@ -206,12 +152,14 @@ impl Scheduler {
         if !self.has_room() {
             return Err(Rejected::QueueFull { limit: self.limits.queue });
         }
-        let said = |choice: u32| request.said.get(choice as usize);
+        let generated = |choice: u32| request.generated.get(choice as usize);
         for choice in 0..request.choices {
-            let Some(said) = said(choice).map_or(Some(&[][..]), Option::as_deref) else { continue };
+            let Some(generated) = generated(choice).map_or(Some(&[][..]), Option::as_deref) else {
+                continue;
+            };
             self.arrivals += 1;
             let seq = SeqId { request: request.id, choice };
-            let sequence = Sequence::new(request, choice, said, self.arrivals);
+            let sequence = ScheduledSequence::new(request, choice, generated, self.arrivals);
             self.queue.push(self.waiting_for(seq, &sequence));
             self.sequences.insert(seq, sequence);
         }
@@ -233,12 +181,12 @@ impl Scheduler {
     /// Takes back a request whose slots may hold anything after a step that failed.
     pub fn discard(&mut self, id: RequestId) {
         for seq in self.seqs_of(id) {
-            match self.sequences.get(&seq).and_then(Sequence::slot) {
+            match self.sequences.get(&seq).and_then(ScheduledSequence::slot) {
                 None => self.finish(seq),
                 Some(slot) => {
                     self.kv.release(slot);
                     self.sequences.remove(&seq);
-                    self.vacate(seq);
+                    self.clear_admission(seq);
                 }
             }
         }
@@ -246,16 +194,16 @@ impl Scheduler {
 
     /// Ends one sequence. Its slot is parked.
     pub fn finish(&mut self, seq: SeqId) {
-        self.settle_drafts(seq);
+        self.drop_rejected_drafts(seq);
         let Some(sequence) = self.sequences.remove(&seq) else { return };
         match sequence.state {
-            State::Queued => self.queue.remove(&self.waiting_for(seq, &sequence)),
-            State::Awaiting(_) => {
-                self.vacate(seq);
+            SequenceState::Queued => self.queue.remove(&self.waiting_for(seq, &sequence)),
+            SequenceState::Awaiting(_) => {
+                self.clear_admission(seq);
                 self.queue.refund(sequence.principal, sequence.known());
             }
-            State::Active(slot) => {
-                self.vacate(seq);
+            SequenceState::Active(slot) => {
+                self.clear_admission(seq);
                 self.kv.park(slot);
                 let length = f64::from(sequence.generated()) + 1.0;
                 self.answer_tokens += 0.05 * (length - self.answer_tokens);
@@ -264,60 +212,60 @@ impl Scheduler {
     }
 
     /// Tells that a token was sampled for `seq`; the next step will compute it.
-    pub fn append(&mut self, seq: SeqId, token: u32) {
+    pub fn append_token(&mut self, seq: SeqId, token: Token) {
         if let Some(sequence) = self.sequences.get_mut(&seq) {
             sequence.tokens.push(token);
         }
     }
 
     /// Tells that the next draft of `seq` is what was sampled: its KV is there already.
-    pub fn accept(&mut self, seq: SeqId, token: u32) {
+    pub fn accept_draft(&mut self, seq: SeqId, token: Token) {
         let Some(sequence) = self.sequences.get_mut(&seq) else { return };
         // The token before it was computed; this one was as well, as a draft.
         sequence.tokens.push(token);
         sequence.computed += 1;
         sequence.accepted += 1;
-        if let State::Active(slot) = sequence.state {
+        if let SequenceState::Active(slot) = sequence.state {
             self.kv.extend(slot, &[token]);
         }
     }
 
     /// Offers drafts: as many tokens as are likely to follow the last one of `seq`. The next step
     /// takes as many of them as are worth their time.
-    pub fn propose(&mut self, seq: SeqId, drafts: u32, likely: f64) {
+    pub fn offer_drafts(&mut self, seq: SeqId, drafts: u32, likely: f64) {
         if let Some(sequence) = self.sequences.get_mut(&seq) {
             (sequence.offered, sequence.likely) = (drafts, likely);
         }
     }
 
     /// Records that `step` was computed, and how long each of its calls took.
-    pub fn complete(&mut self, step: &Step, took: &[Duration]) {
+    pub fn complete_step(&mut self, step: &Step, took: &[Duration]) {
         self.costs.learn(&step.calls, took);
-        for work in &step.work {
-            let Some(sequence) = self.sequences.get_mut(&work.seq) else { continue };
-            let sure = work.tokens - work.drafts;
-            let (from, to) = (work.start as usize, (work.start + sure) as usize);
-            self.kv.extend(work.slot, sequence.tokens.get(from..to).unwrap_or_default());
+        for span in &step.spans {
+            let Some(sequence) = self.sequences.get_mut(&span.seq) else { continue };
+            let sure = span.tokens - span.drafts;
+            let (from, to) = (span.start as usize, (span.start + sure) as usize);
+            self.kv.extend(span.slot, sequence.tokens.get(from..to).unwrap_or_default());
             sequence.computed += sure;
-            if work.tokens > 1 && sequence.generated() == 0 {
+            if span.tokens > 1 && sequence.generated() == 0 {
                 self.prefilled += u64::from(sure);
                 sequence.prefilled_baseline += u64::from(sure);
             }
-            sequence.drafted = work.drafts;
+            sequence.drafted = span.drafts;
             sequence.accepted = 0;
             sequence.all_logits &= sequence.missing() > 0;
-            if sequence.stops.contains(&sequence.computed) {
-                self.kv.checkpoint(work.slot);
+            if sequence.checkpoints.contains(&sequence.computed) {
+                self.kv.checkpoint(span.slot);
             }
             self.queue.charge(sequence.principal, sure);
         }
         let active: Vec<Principal> = self.admitted_sequences().map(|(_, s)| s.principal).collect();
-        self.queue.settle(active.into_iter());
+        self.queue.forget_idle(active.into_iter());
     }
 
     /// Tells how many bytes a copy in host memory has taken; `None` where it could not be made.
-    pub fn saved(&mut self, copy: SavedId, bytes: Option<u64>) {
-        self.kv.measured(copy, bytes);
+    pub fn record_copy_size(&mut self, copy: HostCopyId, bytes: Option<u64>) {
+        self.kv.record_copy_size(copy, bytes);
     }
 
     /// Sequences that wait to be admitted.
@@ -342,12 +290,12 @@ impl Scheduler {
 
     /// What host memory keeps, in tokens.
     pub fn saved_tokens(&self) -> u64 {
-        self.kv.saved()
+        self.kv.host_tokens()
     }
 
     /// What has happened since the start.
-    pub fn counts(&self) -> Counts {
-        Counts { evicted: self.kv.evictions(), ..self.counts.clone() }
+    pub fn counts(&self) -> Counters {
+        Counters { evicted: self.kv.evictions(), ..self.counts.clone() }
     }
 
     /// How long it will take until what waits now has been served, by what steps cost; zero where
@@ -376,14 +324,14 @@ impl Scheduler {
         self.costs.samples()
     }
 
-    fn waiting_for(&self, seq: SeqId, sequence: &Sequence) -> Waiting {
+    fn waiting_for(&self, seq: SeqId, sequence: &ScheduledSequence) -> QueuedSequence {
         let has_long = self.limits.kv.long_tokens > 0;
         let slot_tokens = if has_long { self.limits.kv.slot_tokens } else { u32::MAX };
         sequence.waiting(seq, slot_tokens)
     }
 
     /// Gives back the place that an admitted sequence has.
-    fn vacate(&mut self, seq: SeqId) {
+    fn clear_admission(&mut self, seq: SeqId) {
         self.admitted.remove(&seq);
         self.long.take_if(|long| *long == seq);
     }
@@ -395,9 +343,10 @@ impl Scheduler {
     }
 
     /// Drops the KV of drafts that were not what was sampled.
-    fn settle_drafts(&mut self, seq: SeqId) {
+    fn drop_rejected_drafts(&mut self, seq: SeqId) {
         let Some(sequence) = self.sequences.get_mut(&seq) else { return };
-        if let (State::Active(slot), true) = (sequence.state, sequence.drafted > sequence.accepted)
+        if let (SequenceState::Active(slot), true) =
+            (sequence.state, sequence.drafted > sequence.accepted)
         {
             self.kv.truncate(slot, sequence.computed);
         }

@@ -3,11 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::cost::{CLASSES, Load, SAMPLES};
+use crate::call_load::CallSample;
+use crate::cost_curve::{CLASSES, SAMPLES};
 
-/// The shortest and the longest time of a call that is believed, in seconds.
-const SHORTEST: f64 = 1e-6;
-const LONGEST: f64 = 3600.0;
 /// The most samples of one kind of call.
 const MOST: usize = SAMPLES * CLASSES;
 
@@ -23,17 +21,6 @@ pub struct LearnedCosts {
     pub chunk: Vec<CallSample>,
     /// Of calls with decode rows and prompts.
     pub mixed: Vec<CallSample>,
-}
-
-/// What one call held, and how long it took.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct CallSample {
-    /// Tokens in it.
-    pub tokens: u32,
-    /// Sum over its tokens of the tokens before each in its sequence.
-    pub depth: u64,
-    /// How long it took, in seconds.
-    pub seconds: f64,
 }
 
 impl LearnedCosts {
@@ -70,34 +57,6 @@ impl LearnedCosts {
     fn kinds(&self) -> [&Vec<CallSample>; 4] {
         [&self.rows, &self.short, &self.chunk, &self.mixed]
     }
-}
-
-impl CallSample {
-    /// What its time depends on.
-    pub(crate) fn load(self) -> Load {
-        Load { tokens: self.tokens, depth: self.depth }
-    }
-
-    /// Whether a call can have been like that. A token has fewer than 2^32 before it.
-    pub(crate) fn is_plausible(&self) -> bool {
-        self.tokens > 0
-            && self.depth / u64::from(self.tokens) <= u64::from(u32::MAX)
-            && (SHORTEST..=LONGEST).contains(&self.seconds)
-    }
-}
-
-/// Any sample at all, and often one that makes sense.
-#[cfg(test)]
-pub(crate) fn any_sample() -> impl proptest::strategy::Strategy<Value = CallSample> {
-    use proptest::prelude::*;
-    let seconds = prop_oneof![any::<f64>(), SHORTEST..LONGEST, Just(SHORTEST), Just(LONGEST)];
-    let tokens = prop_oneof![any::<u32>(), 0_u32..1000];
-    let depth = prop_oneof![any::<u64>(), 0_u64..1_000_000];
-    (tokens, depth, seconds).prop_map(|(tokens, depth, seconds)| CallSample {
-        tokens,
-        depth,
-        seconds,
-    })
 }
 
 #[cfg(test)]

@@ -18,22 +18,25 @@
 //! calls it makes the same decisions.
 
 mod call_costs;
-mod cost;
+mod call_load;
+mod cost_curve;
 mod drafts;
-mod embedding;
+mod embedding_queue;
+mod fair_queue;
+mod generation;
+mod ids;
 mod kv;
 mod learned_costs;
-mod queue;
+mod request;
 mod step;
 mod step_budget;
 
-pub mod generation;
-
-pub use cost::Load;
-pub use embedding::{EmbeddingQueue, Item, JobId, Pass};
-pub use generation::{Counts, Limits, Rejected, Request, RequestId, Scheduler, SeqId};
-pub use kv::{KvLimits, KvOp, Reuse, Salt, SavedId, SlotId};
-pub use learned_costs::{CallSample, LearnedCosts};
-pub use queue::{Class, Principal};
-pub use step::{CallKind, DecodeCall, Output, Step, Work};
-pub use step_budget::{ItlTarget, Why};
+pub use call_load::{CallLoad, CallSample};
+pub use embedding_queue::{EmbeddingInput, EmbeddingQueue, EmbeddingRequestId, PassLimits};
+pub use generation::{Counters, Scheduler, SchedulerLimits};
+pub use ids::{HostCopyId, Principal, RequestId, Salt, SeqId, SlotId, Token};
+pub use kv::{KvLimits, KvOp, Reuse};
+pub use learned_costs::LearnedCosts;
+pub use request::{Priority, Rejected, Request};
+pub use step::{BudgetReason, CallKind, DecodeCall, Output, Step, TokenSpan};
+pub use step_budget::ItlTarget;

@@ -3,10 +3,9 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::cost::Load;
-use crate::generation::SeqId;
-use crate::kv::{KvLimits, KvOp, SlotId};
-use crate::step_budget::Why;
+use crate::call_load::CallLoad;
+use crate::ids::{SeqId, SlotId};
+use crate::kv::{KvLimits, KvOp};
 
 /// One forward pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -15,11 +14,27 @@ pub struct Step {
     pub kv: Vec<KvOp>,
     /// What is computed, call by call, and within a call in order of slots, so that a backend finds
     /// neighbours side by side. Empty if there is nothing to compute.
-    pub work: Vec<Work>,
+    pub spans: Vec<TokenSpan>,
     /// The decode calls, in order. Together they hold all of `work`.
     pub calls: Vec<DecodeCall>,
     /// Why its prompts have as many tokens as they have.
-    pub why: Why,
+    pub budget_reason: BudgetReason,
+}
+
+/// Why the prompts got as much of a step as they got.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum BudgetReason {
+    /// No prompt is waiting to be computed.
+    #[default]
+    NoPrompt,
+    /// No sequence decodes: chunks are as large as makes them cheap.
+    NoDecodeRows,
+    /// What fits beside the decode rows within the target.
+    Target,
+    /// An efficient chunk, though the step takes longer than the target.
+    Efficient,
+    /// This step makes up for one that took longer than the target: only prompts that end within it.
+    Pace,
 }
 
 /// One call of the model's decode function.
@@ -28,9 +43,9 @@ pub struct DecodeCall {
     /// Which calls it is compared with when costs are learned.
     pub kind: CallKind,
     /// Its part of [`Step::work`].
-    pub work: Range<usize>,
+    pub spans: Range<usize>,
     /// What its time depends on.
-    pub load: Load,
+    pub load: CallLoad,
     /// How long it should take; zero if that is not known yet.
     pub predicted: Duration,
 }
@@ -51,7 +66,7 @@ pub enum CallKind {
 /// One sequence's part of a call: its tokens `start .. start + tokens` go in. A prompt may have two parts in a
 /// step: a token among the rows, and a chunk after that.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Work {
+pub struct TokenSpan {
     /// The sequence.
     pub seq: SeqId,
     /// Where its KV is.
@@ -66,7 +81,7 @@ pub struct Work {
     pub output: Output,
 }
 
-/// Which rows of a [`Work`] need logits.
+/// Which rows of a [`TokenSpan`] need logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Output {
     /// None: the prompt goes on in a later step.
@@ -82,7 +97,7 @@ pub enum Output {
 
 /// How work is cut into calls.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Cutting {
+pub(crate) struct CallSplitter {
     /// A chunk of at least this many tokens is computed otherwise than a shorter one.
     block: u32,
     /// Whether decode rows and prompts share a call. Not where each slot has a KV stream of its own:
@@ -104,10 +119,10 @@ impl Output {
     }
 }
 
-impl Load {
+impl CallLoad {
     /// That of a call which holds this work.
-    pub(crate) fn sum(work: &[Work]) -> Self {
-        let each = work.iter().map(|w| Self::of(w.tokens, w.start));
+    pub(crate) fn sum(spans: &[TokenSpan]) -> Self {
+        let each = spans.iter().map(|w| Self::of(w.tokens, w.start));
         each.fold(Self::default(), Self::plus)
     }
 }
@@ -116,16 +131,16 @@ impl Load {
 
 impl Step {
     /// Leaves out work that cannot be computed.
-    pub fn retain(&mut self, mut keep: impl FnMut(&Work) -> bool) {
-        let all = std::mem::take(&mut self.work);
+    pub fn retain(&mut self, mut keep: impl FnMut(&TokenSpan) -> bool) {
+        let all = std::mem::take(&mut self.spans);
         for call in &mut self.calls {
-            let begin = self.work.len();
-            let part = all.get(call.work.clone()).unwrap_or_default();
-            self.work.extend(part.iter().filter(|work| keep(work)).cloned());
-            call.work = begin..self.work.len();
-            call.load = Load::sum(&self.work[begin..]);
+            let begin = self.spans.len();
+            let part = all.get(call.spans.clone()).unwrap_or_default();
+            self.spans.extend(part.iter().filter(|span| keep(span)).cloned());
+            call.spans = begin..self.spans.len();
+            call.load = CallLoad::sum(&self.spans[begin..]);
         }
-        self.calls.retain(|call| !call.work.is_empty());
+        self.calls.retain(|call| !call.spans.is_empty());
     }
 
     /// How long it should take; zero if that is not known yet.
@@ -134,31 +149,31 @@ impl Step {
     }
 }
 
-// === impl Cutting ===
+// === impl CallSplitter ===
 
-impl Cutting {
+impl CallSplitter {
     pub(crate) fn new(block: u32, kv: &KvLimits) -> Self {
         let (mixes, streams) = (kv.shares && block == 1, !kv.shares);
         Self { block, mixes, streams, long: kv.long_slot() }
     }
 
     /// Puts work in the order of its calls and says where they are.
-    pub(crate) fn cut(self, work: &mut [Work]) -> Vec<DecodeCall> {
-        let mixed = self.mixes && work.iter().any(|w| w.tokens > 1);
-        let kind = |w: &Work| if mixed { CallKind::Mixed } else { self.kind(w.tokens) };
-        let call = |w: &Work| {
+    pub(crate) fn cut(self, spans: &mut [TokenSpan]) -> Vec<DecodeCall> {
+        let mixed = self.mixes && spans.iter().any(|w| w.tokens > 1);
+        let kind = |w: &TokenSpan| if mixed { CallKind::Mixed } else { self.kind(w.tokens) };
+        let call = |w: &TokenSpan| {
             let own = (kind(w) == CallKind::Chunk && self.block > 1) || Some(w.slot) == self.long;
             let length = if self.has_equal_lengths(w.tokens) { w.tokens } else { 0 };
             (Some(w.slot) == self.long, kind(w), length, own.then_some(w.slot))
         };
-        work.sort_by_key(|w| (call(w), w.slot));
+        spans.sort_by_key(|w| (call(w), w.slot));
         let mut end = 0;
-        let calls = work.chunk_by(|a, b| call(a) == call(b)).map(|of| {
+        let calls = spans.chunk_by(|a, b| call(a) == call(b)).map(|of| {
             end += of.len();
-            let load = Load::sum(of);
+            let load = CallLoad::sum(of);
             let alone = Some(of[0].slot) == self.long;
             let kind = if alone { self.kind(of[0].tokens) } else { kind(&of[0]) };
-            DecodeCall { kind, work: end - of.len()..end, load, predicted: Duration::ZERO }
+            DecodeCall { kind, spans: end - of.len()..end, load, predicted: Duration::ZERO }
         });
         calls.collect()
     }
@@ -193,18 +208,18 @@ impl Cutting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generation::RequestId;
+    use crate::ids::RequestId;
 
-    fn work(slot: u32, start: u32, tokens: u32) -> Work {
+    fn span(slot: u32, start: u32, tokens: u32) -> TokenSpan {
         let seq = SeqId { request: RequestId(slot.into()), choice: 0 };
-        Work { seq, slot: SlotId(slot), start, tokens, drafts: 0, output: Output::Last }
+        TokenSpan { seq, slot: SlotId(slot), start, tokens, drafts: 0, output: Output::Last }
     }
 
     /// The kinds of calls, each with the slots and tokens of its work.
-    fn cut(cutting: Cutting, work: &mut [Work]) -> Vec<(CallKind, Vec<(u32, u32)>)> {
-        let calls = cutting.cut(work);
+    fn cut(cutting: CallSplitter, spans: &mut [TokenSpan]) -> Vec<(CallKind, Vec<(u32, u32)>)> {
+        let calls = cutting.cut(spans);
         let parts = |call: &DecodeCall| {
-            let of = work[call.work.clone()].iter();
+            let of = spans[call.spans.clone()].iter();
             (call.kind, of.map(|w| (w.slot.0, w.tokens)).collect())
         };
         calls.iter().map(parts).collect()
@@ -212,16 +227,17 @@ mod tests {
 
     #[test]
     fn calls_with_streams_hold_what_is_equally_long() {
-        let streams = Cutting { block: 64, mixes: false, streams: true, long: Some(SlotId(9)) };
+        let streams =
+            CallSplitter { block: 64, mixes: false, streams: true, long: Some(SlotId(9)) };
         let mut all = [
-            work(9, 500, 1),
-            work(0, 10, 1),
-            work(4, 0, 20),
-            work(1, 0, 128),
-            work(3, 30, 20),
-            work(5, 0, 21),
-            work(2, 7, 1),
-            work(6, 0, 128),
+            span(9, 500, 1),
+            span(0, 10, 1),
+            span(4, 0, 20),
+            span(1, 0, 128),
+            span(3, 30, 20),
+            span(5, 0, 21),
+            span(2, 7, 1),
+            span(6, 0, 128),
         ];
         let expected = vec![
             (CallKind::Rows, vec![(0, 1), (2, 1)]),
@@ -236,12 +252,12 @@ mod tests {
 
     #[test]
     fn one_call_holds_all_only_where_that_costs_nothing() {
-        let mixes = Cutting { block: 1, mixes: true, streams: false, long: None };
-        let mut all = [work(1, 0, 100), work(0, 10, 1), work(2, 0, 30)];
+        let mixes = CallSplitter { block: 1, mixes: true, streams: false, long: None };
+        let mut all = [span(1, 0, 100), span(0, 10, 1), span(2, 0, 30)];
         let one = vec![(CallKind::Mixed, vec![(0, 1), (1, 100), (2, 30)])];
         assert_eq!(cut(mixes, &mut all), one);
-        assert_eq!(cut(mixes, &mut [work(0, 10, 1)]), [(CallKind::Rows, vec![(0, 1)])]);
-        let blocks = Cutting { block: 64, mixes: false, ..mixes };
+        assert_eq!(cut(mixes, &mut [span(0, 10, 1)]), [(CallKind::Rows, vec![(0, 1)])]);
+        let blocks = CallSplitter { block: 64, mixes: false, ..mixes };
         let apart = vec![
             (CallKind::Rows, vec![(0, 1)]),
             (CallKind::Short, vec![(2, 30)]),
@@ -252,16 +268,19 @@ mod tests {
 
     #[test]
     fn what_is_left_out_is_in_no_call() {
-        let streams = Cutting { block: 64, mixes: false, streams: true, long: None };
-        let mut all = vec![work(0, 10, 1), work(1, 20, 1), work(2, 0, 64), work(3, 0, 30)];
+        let streams = CallSplitter { block: 64, mixes: false, streams: true, long: None };
+        let mut all = vec![span(0, 10, 1), span(1, 20, 1), span(2, 0, 64), span(3, 0, 30)];
         let calls = streams.cut(&mut all);
-        let mut step = Step { work: all, calls, ..Step::default() };
-        step.retain(|work| work.slot.0 == 1 || work.slot.0 == 3);
-        let parts: Vec<_> = step.calls.iter().map(|c| (c.kind, c.work.clone(), c.load)).collect();
+        let mut step = Step { spans: all, calls, ..Step::default() };
+        step.retain(|span| span.slot.0 == 1 || span.slot.0 == 3);
+        let parts: Vec<_> = step.calls.iter().map(|c| (c.kind, c.spans.clone(), c.load)).collect();
         assert_eq!(
             parts,
-            [(CallKind::Rows, 0..1, Load::of(1, 20)), (CallKind::Short, 1..2, Load::of(30, 0))]
+            [
+                (CallKind::Rows, 0..1, CallLoad::of(1, 20)),
+                (CallKind::Short, 1..2, CallLoad::of(30, 0))
+            ]
         );
-        assert_eq!(step.work.iter().map(|w| w.slot.0).collect::<Vec<_>>(), [1, 3]);
+        assert_eq!(step.spans.iter().map(|w| w.slot.0).collect::<Vec<_>>(), [1, 3]);
     }
 }

@@ -8,7 +8,8 @@
 use std::time::Duration;
 
 use crate::call_costs::{CallCosts, LARGEST_CHUNK};
-use crate::cost::Load;
+use crate::call_load::CallLoad;
+use crate::step::BudgetReason;
 
 /// What a token may cost in a chunk, in terms of the best: beside decode rows, and with nobody to wait
 /// for it but requests that come later.
@@ -31,22 +32,6 @@ pub enum ItlTarget {
     Adaptive(Duration),
 }
 
-/// Why the prompts got as much of a step as they got.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Why {
-    /// No prompt is waiting to be computed.
-    #[default]
-    NoPrompt,
-    /// No sequence decodes: chunks are as large as makes them cheap.
-    NobodyDecodes,
-    /// What fits beside the decode rows within the target.
-    Target,
-    /// An efficient chunk, though the step takes longer than the target.
-    Efficient,
-    /// This step makes up for one that took longer than the target: only prompts that end within it.
-    Pace,
-}
-
 /// The target, and what steps before have left of it.
 #[derive(Debug)]
 pub(crate) struct StepBudget {
@@ -57,15 +42,15 @@ pub(crate) struct StepBudget {
 
 /// The time that prompts may take in one step.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct PromptTime {
+pub(crate) struct PrefillBudget {
     /// What is left of it, and what was granted.
     left: Duration,
     used: Duration,
     /// The decode rows of the step.
-    rows: Load,
+    rows: CallLoad,
     /// What a token may cost in terms of the best.
     tolerance: f64,
-    pub(crate) why: Why,
+    pub(crate) reason: BudgetReason,
 }
 
 impl ItlTarget {
@@ -86,18 +71,18 @@ impl StepBudget {
 
     /// The time for prompts in a step with these decode rows, which take `decoding`. The first prompt
     /// has `before` tokens.
-    pub(crate) fn prompt_time(
+    pub(crate) fn prefill_budget(
         &mut self,
         costs: &CallCosts,
-        rows: Load,
+        rows: CallLoad,
         decoding: Duration,
         before: u32,
-    ) -> PromptTime {
+    ) -> PrefillBudget {
         if rows.tokens == 0 {
             let tokens = costs.efficient_chunk(before, IDLE_TOLERANCE, LARGEST_CHUNK);
             let left = costs.chunk_time(tokens, before).max(self.target.duration());
-            let (tolerance, why) = (IDLE_TOLERANCE, Why::NobodyDecodes);
-            return PromptTime { left, used: Duration::ZERO, rows, tolerance, why };
+            let (tolerance, reason) = (IDLE_TOLERANCE, BudgetReason::NoDecodeRows);
+            return PrefillBudget { left, used: Duration::ZERO, rows, tolerance, reason };
         }
         // Not what the first prompt needs: what it leaves is for others.
         let time = |tolerance| {
@@ -106,51 +91,51 @@ impl StepBudget {
         };
         let (efficient, target) = (time(TOLERANCE), self.target.duration());
         let (spare, least) = (target.saturating_sub(decoding), decoding.mul_f64(LEAST_SHARE));
-        let of = |left, why| {
+        let of = |left, reason| {
             let (used, tolerance) = (Duration::ZERO, TOLERANCE);
-            PromptTime { left, used, rows, tolerance, why }
+            PrefillBudget { left, used, rows, tolerance, reason }
         };
         if spare >= efficient.max(least) {
             self.saved = Duration::ZERO;
-            return of(spare, Why::Target);
+            return of(spare, BudgetReason::Target);
         }
         if self.target == ItlTarget::Adaptive(target) || decoding >= target {
             let allowed = (target * GIVES_WAY).saturating_sub(decoding);
             let time = time(IDLE_TOLERANCE).min(allowed).max(efficient).max(least);
-            return of(time, Why::Efficient);
+            return of(time, BudgetReason::Efficient);
         }
         if spare >= efficient {
-            return of(spare, Why::Target);
+            return of(spare, BudgetReason::Target);
         }
         // No more than for the next chunk: what is saved for long would be spent in one go.
         self.saved += spare.max(decoding.mul_f64(LEAST_SHARE_HELD));
         self.saved = self.saved.min(efficient * 2);
         if let Some(left) = self.saved.checked_sub(efficient) {
             self.saved = left;
-            return of(efficient, Why::Efficient);
+            return of(efficient, BudgetReason::Efficient);
         }
-        of(spare, Why::Pace)
+        of(spare, BudgetReason::Pace)
     }
 
     /// Takes what prompts used of a step that makes up for a longer one.
-    pub(crate) fn spend(&mut self, time: &PromptTime) {
-        if time.why == Why::Pace {
+    pub(crate) fn spend(&mut self, time: &PrefillBudget) {
+        if time.reason == BudgetReason::Pace {
             self.saved = self.saved.saturating_sub(time.used);
         }
     }
 
     /// What the smallest chunk takes that a prompt gets which lacks `need` tokens at `before`.
-    pub(crate) fn least_time(costs: &CallCosts, (need, before): (u32, u32)) -> Duration {
+    pub(crate) fn smallest_chunk_time(costs: &CallCosts, (need, before): (u32, u32)) -> Duration {
         costs.chunk_time(costs.efficient_chunk(before, TOLERANCE, need), before)
     }
 }
 
-impl PromptTime {
+impl PrefillBudget {
     /// The next prompt's tokens, of the `need` that it lacks at `before`; at most `room`. All of it, or
     /// at least an efficient chunk, or none. The `first` one gets an efficient chunk in any case, and with
     /// nobody decoding an even part of what it lacks and there is room for, up to one and a half times what
     /// fits and a block.
-    pub(crate) fn grant(
+    pub(crate) fn allot(
         &mut self,
         costs: &CallCosts,
         (need, before): (u32, u32),
@@ -165,12 +150,12 @@ impl PromptTime {
         let efficient = costs.efficient_chunk(before, self.tolerance, most);
         let tokens = if time(most) <= self.left {
             most
-        } else if self.why == Why::Pace {
+        } else if self.reason == BudgetReason::Pace {
             0
         } else {
             let fits = largest_within(most, |tokens| time(tokens) <= self.left);
             let fits = costs.whole_blocks(fits);
-            if first && self.why == Why::NobodyDecodes {
+            if first && self.reason == BudgetReason::NoDecodeRows {
                 costs.whole_blocks_up(even_part(most, fits.max(efficient))).min(most)
             } else if fits >= efficient {
                 fits
@@ -250,16 +235,16 @@ mod tests {
                 rewinds: true, parked_tokens: 0, saved_tokens: 0, saved_bytes: 0,
                 checkpoint_every: 0,
             };
-            let costs = CallCosts::new(crate::step::Cutting::new(64, &kv));
+            let costs = CallCosts::new(crate::step::CallSplitter::new(64, &kv));
             let target = Duration::from_millis(150);
             let target = if held { ItlTarget::Held(target) } else { ItlTarget::Adaptive(target) };
             let mut budget = StepBudget::new(target);
-            let load = Load { tokens: rows, depth: 100 };
+            let load = CallLoad { tokens: rows, depth: 100 };
             let mut time =
-                budget.prompt_time(&costs, load, Duration::from_millis(decoding), before);
-            let tokens = time.grant(&costs, (need, before), true, room);
+                budget.prefill_budget(&costs, load, Duration::from_millis(decoding), before);
+            let tokens = time.allot(&costs, (need, before), true, room);
             prop_assert!(tokens <= need.min(room));
-            prop_assert!(tokens > 0 || time.why == Why::Pace);
+            prop_assert!(tokens > 0 || time.reason == BudgetReason::Pace);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
-use forebay_engine::{Class, Origin};
+use forebay_engine::{Origin, Principal, Priority, Salt};
 use forebay_protocol::completion::CommonFields;
 
 use crate::error::{ApiError, shown};
@@ -13,14 +13,14 @@ use crate::error::{ApiError, shown};
 const TIMEOUT: &str = "x-request-timeout";
 const MAX_TIMEOUT: f64 = 86_400.0;
 const MAX_SALT_BYTES: usize = 256;
-/// OpenAI's service tiers and the class of each.
-const TIERS: [(&str, Class); 6] = [
-    ("auto", Class::Normal),
-    ("default", Class::Normal),
-    ("scale", Class::Normal),
-    ("flex", Class::Background),
-    ("priority", Class::Interactive),
-    ("fast", Class::Interactive),
+/// OpenAI's service tiers and the priority of each.
+const TIERS: [(&str, Priority); 6] = [
+    ("auto", Priority::Normal),
+    ("default", Priority::Normal),
+    ("scale", Priority::Normal),
+    ("flex", Priority::Background),
+    ("priority", Priority::Interactive),
+    ("fast", Priority::Interactive),
 ];
 
 /// Reads what admission needs from a request's headers and fields.
@@ -36,27 +36,27 @@ pub(crate) fn read(headers: &HeaderMap, fields: &CommonFields<'_>) -> Result<Ori
     // All clients without a key are one principal.
     let key = headers.get(AUTHORIZATION).map_or(&[][..], |value| value.as_bytes());
     Ok(Origin {
-        salt: hash(salt.as_bytes()),
-        principal: hash(key),
-        class: class(fields)?,
+        salt: Salt(hash(salt.as_bytes())),
+        principal: Principal(hash(key)),
+        priority: priority(fields)?,
         timeout: timeout(headers)?,
     })
 }
 
-/// The tier that an answer of this class reports.
-pub(crate) fn tier(class: Class) -> &'static str {
-    match class {
-        Class::Interactive => "priority",
-        Class::Normal => "default",
-        Class::Background => "flex",
+/// The tier that an answer of this priority reports.
+pub(crate) fn tier(priority: Priority) -> &'static str {
+    match priority {
+        Priority::Interactive => "priority",
+        Priority::Normal => "default",
+        Priority::Background => "flex",
     }
 }
 
-fn class(fields: &CommonFields<'_>) -> Result<Class, ApiError> {
+fn priority(fields: &CommonFields<'_>) -> Result<Priority, ApiError> {
     let by_tier = match fields.service_tier {
         None => None,
         Some(tier) => match TIERS.iter().find(|(name, _)| *name == tier) {
-            Some((_, class)) => Some(*class),
+            Some((_, priority)) => Some(*priority),
             None => {
                 let names = TIERS.map(|(name, _)| name);
                 let message =
@@ -66,9 +66,9 @@ fn class(fields: &CommonFields<'_>) -> Result<Class, ApiError> {
         },
     };
     let by_priority = fields.priority.map(|priority| match priority {
-        ..0 => Class::Interactive,
-        0 => Class::Normal,
-        1.. => Class::Background,
+        ..0 => Priority::Interactive,
+        0 => Priority::Normal,
+        1.. => Priority::Background,
     });
     match (by_tier, by_priority) {
         (Some(tier), Some(priority)) if tier != priority => {
@@ -123,14 +123,14 @@ mod tests {
 
     #[test]
     fn priorities_and_tiers_are_classes() {
-        let class = |fields| read_json(&[], fields).map(|o| o.class);
-        assert_eq!(class(""), Ok(Class::Normal));
-        assert_eq!(class(r#","priority":-3"#), Ok(Class::Interactive));
-        assert_eq!(class(r#","priority":1"#), Ok(Class::Background));
-        assert_eq!(class(r#","service_tier":"flex""#), Ok(Class::Background));
-        assert_eq!(class(r#","service_tier":"flex","priority":1"#), Ok(Class::Background));
-        assert_eq!(class(r#","service_tier":"flex","priority":0"#), Err("priority".into()));
-        assert_eq!(class(r#","service_tier":"gold""#), Err("service_tier".into()));
+        let priority = |fields| read_json(&[], fields).map(|o| o.priority);
+        assert_eq!(priority(""), Ok(Priority::Normal));
+        assert_eq!(priority(r#","priority":-3"#), Ok(Priority::Interactive));
+        assert_eq!(priority(r#","priority":1"#), Ok(Priority::Background));
+        assert_eq!(priority(r#","service_tier":"flex""#), Ok(Priority::Background));
+        assert_eq!(priority(r#","service_tier":"flex","priority":1"#), Ok(Priority::Background));
+        assert_eq!(priority(r#","service_tier":"flex","priority":0"#), Err("priority".into()));
+        assert_eq!(priority(r#","service_tier":"gold""#), Err("service_tier".into()));
     }
 
     #[test]

@@ -60,7 +60,7 @@ fn start(lanes: usize) -> Running {
     let clients = Clients { inbox, queue_timeout: None, out };
     let board = Arc::new(Board::new(StepLimits::new(Duration::from_secs(60), Vec::new())));
     let narrow = (0..lanes).map(|_| Lengths { capacity: 64 }).collect();
-    let pass = Pass { tokens: 64, inputs: 16, block: 64 };
+    let pass = PassLimits { tokens: 64, inputs: 16, block: 64 };
     let contexts = Contexts { wide: Lengths { capacity: 500 }, narrow, pass };
     let shared = Arc::clone(&board);
     let body = move || EmbedWorker::serve(contexts, clients, true, shared);

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use forebay_scheduler::Pass;
+use forebay_scheduler::PassLimits;
 use llama_cpp_2::context::params::LlamaPoolingType;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
@@ -69,7 +69,7 @@ pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: Host) -> Serve
         info.ranking = None;
     }
     let block = if on_cpu { ATTENTION_BLOCK } else { 1 };
-    let pass = Pass { tokens: budget, inputs: MAX_EMBEDDING_INPUTS as usize, block };
+    let pass = PassLimits { tokens: budget, inputs: MAX_EMBEDDING_INPUTS as usize, block };
     host.serve_embedding(info, vocab, Contexts { wide, narrow, pass });
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use forebay_scheduler::{KvOp, SavedId};
+use forebay_scheduler::{HostCopyId, KvOp};
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::session::LlamaStateSeqFlags;
 use llama_cpp_2::llama_batch::LlamaBatch;
@@ -85,7 +85,7 @@ pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: Host) -> Serve
 }
 
 /// What slots held, in host memory, for all contexts of a model: as of one stream.
-type Saved = Rc<RefCell<HashMap<SavedId, (Vec<u8>, Shape)>>>;
+type Saved = Rc<RefCell<HashMap<HostCopyId, (Vec<u8>, Shape)>>>;
 
 /// A context that generates.
 struct Runner<'m> {
@@ -205,33 +205,33 @@ impl Model for Runner<'_> {
                 self.context.copy_kv_cache_seq(from, id, None, None).map_err(step_error)?;
                 self.trim(to.0, keep)
             }
-            KvOp::Save { slot, saved } => {
+            KvOp::Save { slot, copy } => {
                 match self.save(slot.0) {
-                    Ok(state) => drop(self.saved.borrow_mut().insert(saved, state)),
+                    Ok(state) => drop(self.saved.borrow_mut().insert(copy, state)),
                     // There is no copy then, which is seen from its missing size.
                     Err(error) => tracing::warn!(%error, "no copy in host memory"),
                 }
                 Ok(())
             }
-            KvOp::Restore { saved, slot, keep } => {
-                let none = || StepError(format!("nothing was saved as {}", saved.0));
+            KvOp::Restore { copy, slot, keep } => {
+                let none = || StepError(format!("nothing was saved as {}", copy.0));
                 let states = Rc::clone(&self.saved);
                 let states = states.borrow();
-                let (state, shape) = states.get(&saved).ok_or_else(none)?;
+                let (state, shape) = states.get(&copy).ok_or_else(none)?;
                 match self.streams {
                     1 => self.restore(slot.0, state)?,
                     streams => self.restore(slot.0, &of_streams(state, *shape, streams))?,
                 }
                 self.trim(slot.0, keep)
             }
-            KvOp::Forget { saved } => {
-                self.saved.borrow_mut().remove(&saved);
+            KvOp::Forget { copy } => {
+                self.saved.borrow_mut().remove(&copy);
                 Ok(())
             }
         }
     }
 
-    fn saved_bytes(&self, saved: SavedId) -> Option<u64> {
-        self.saved.borrow().get(&saved).map(|(state, _)| state.len() as u64)
+    fn copy_bytes(&self, copy: HostCopyId) -> Option<u64> {
+        self.saved.borrow().get(&copy).map(|(state, _)| state.len() as u64)
     }
 }

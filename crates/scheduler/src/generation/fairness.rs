@@ -1,6 +1,6 @@
 //! What principals with many sequences leave to those with few.
 //!
-//! Places are shared by admission. Here the steps are: where principals run beside each other, the
+//! AdmittedCounts are shared by admission. Here the steps are: where principals run beside each other, the
 //! rows and prompts of those with more sequences than others are left out until time for them is
 //! saved up, a part of what the others' rows take. Then all of their rows go at once: a wide step
 //! costs little more than a narrow one. Where rows cost next to nothing, as on a GPU, they are in
@@ -9,22 +9,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::sequence::Sequence;
-use super::{Scheduler, SeqId};
-use crate::queue::Principal;
-use crate::step::Work;
+use super::Scheduler;
+use super::allowance::{Allowance, PROMPTS, ROWS};
+use super::sequence::ScheduledSequence;
+use crate::ids::{Principal, SeqId};
+use crate::step::TokenSpan;
 use crate::step_budget::StepBudget;
-
-/// Time saved up in each step, as parts of what the rows of those with fewer sequences take.
-const ROWS: f64 = 0.3;
-const PROMPTS: f64 = 0.15;
-
-/// Time saved up for those who have more sequences than others.
-#[derive(Debug, Default)]
-pub(super) struct Allowance {
-    rows: Duration,
-    prompts: Duration,
-}
 
 /// Principals beside each other, some of which have more sequences than others.
 #[derive(Debug)]
@@ -52,7 +42,7 @@ impl Scheduler {
         for (&principal, count) in &mut counts {
             *count = self.queue.len_of(principal, least);
         }
-        for (_, s) in self.admitted_sequences().filter(|(_, s)| s.class <= least) {
+        for (_, s) in self.admitted_sequences().filter(|(_, s)| s.priority <= least) {
             counts.entry(s.principal).and_modify(|count| *count += 1);
         }
         // Background sequences keep their slot, but take no part while others run.
@@ -63,16 +53,20 @@ impl Scheduler {
     }
 
     /// Leaves out the rows of those who have more, unless time for them is saved up.
-    pub(super) fn fair_rows(&mut self, rows: Vec<Work>, contention: &Contention) -> Vec<Work> {
-        let is_heavy = |row: &Work| {
+    pub(super) fn fair_rows(
+        &mut self,
+        rows: Vec<TokenSpan>,
+        contention: &Contention,
+    ) -> Vec<TokenSpan> {
+        let is_heavy = |row: &TokenSpan| {
             self.sequences.get(&row.seq).is_some_and(|s| contention.is_heavy(s.principal))
         };
-        let light: Vec<Work> = rows.iter().filter(|row| !is_heavy(row)).cloned().collect();
+        let light: Vec<TokenSpan> = rows.iter().filter(|row| !is_heavy(row)).cloned().collect();
         if light.is_empty() {
             self.allowance = Allowance::default();
             return rows;
         }
-        let time = |rows: &[Work]| self.costs.time(rows);
+        let time = |rows: &[TokenSpan]| self.costs.time(rows);
         let base = time(&light);
         let cost = time(&rows).saturating_sub(base);
         self.allowance.prompts += base.mul_f64(PROMPTS);
@@ -90,19 +84,22 @@ impl Scheduler {
     /// than others only once the time is saved up for one.
     pub(super) fn fair_prompts<'s>(
         &self,
-        prompts: Vec<(SeqId, &'s Sequence)>,
-        rows: &[Work],
+        prompts: Vec<(SeqId, &'s ScheduledSequence)>,
+        rows: &[TokenSpan],
         contention: &Contention,
-    ) -> Vec<(SeqId, &'s Sequence)> {
-        let light = |s: &Sequence| !contention.is_heavy(s.principal);
-        let of = |row: &Work| self.sequences.get(&row.seq);
+    ) -> Vec<(SeqId, &'s ScheduledSequence)> {
+        let light = |s: &ScheduledSequence| !contention.is_heavy(s.principal);
+        let of = |row: &TokenSpan| self.sequences.get(&row.seq);
         let is_felt = rows.iter().filter_map(of).any(light);
         let mut allowance = self.allowance.prompts;
-        let may = |&(seq, s): &(SeqId, &Sequence)| {
+        let may = |&(seq, s): &(SeqId, &ScheduledSequence)| {
             if light(s) || !is_felt {
                 return true;
             }
-            let cost = StepBudget::least_time(&self.costs, (self.need(seq, s), s.computed));
+            let cost = StepBudget::smallest_chunk_time(
+                &self.costs,
+                (self.chunk_limit(seq, s), s.computed),
+            );
             let saved = allowance >= cost;
             allowance = allowance.saturating_sub(cost);
             saved
@@ -111,7 +108,11 @@ impl Scheduler {
     }
 
     /// Takes what the prompts of those who have more used of the time saved up.
-    pub(super) fn settle_allowance(&mut self, chunks: &[Work], contention: Option<&Contention>) {
+    pub(super) fn charge_allowance(
+        &mut self,
+        chunks: &[TokenSpan],
+        contention: Option<&Contention>,
+    ) {
         let Some(contention) = contention else {
             self.allowance = Allowance::default();
             return;

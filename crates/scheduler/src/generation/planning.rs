@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use super::Scheduler;
 use super::fairness::Contention;
-use super::sequence::{Sequence, State};
-use super::{Scheduler, SeqId};
-use crate::cost::Load;
-use crate::queue::Class;
-use crate::step::{Output, Step, Work};
-use crate::step_budget::Why;
+use super::sequence::{ScheduledSequence, SequenceState};
+use crate::call_load::CallLoad;
+use crate::ids::{SeqId, SlotId};
+use crate::request::Priority;
+use crate::step::{BudgetReason, Output, Step, TokenSpan};
 
 impl Scheduler {
     /// Admits what fits and says what the next forward pass holds.
@@ -16,38 +16,38 @@ impl Scheduler {
         let drafted = self.admitted_sequences().filter(|(_, s)| s.drafted > 0);
         let drafted: Vec<SeqId> = drafted.map(|(seq, _)| seq).collect();
         for seq in drafted {
-            self.settle_drafts(seq);
+            self.drop_rejected_drafts(seq);
         }
-        self.move_outgrown();
+        self.preempt_outgrown();
         self.admit();
-        self.wake();
-        let mut work = self.rows_with_cells();
+        self.resume_ready();
+        let mut spans = self.rows_with_cells();
         let contention = self.contention();
         if let Some(contention) = &contention {
-            work = self.fair_rows(work, contention);
+            spans = self.fair_rows(spans, contention);
         }
-        let (mut chunks, why) = self.chunks(&work, contention.as_ref());
-        while work.is_empty() && chunks.is_empty() {
+        let (mut chunks, budget_reason) = self.chunks(&spans, contention.as_ref());
+        while spans.is_empty() && chunks.is_empty() {
             // Nothing goes on because the cells are full of half-computed prompts.
             match self.victim().filter(|_| self.prefilling().next().is_some()) {
                 Some(seq) => self.preempt(seq),
                 None => break,
             }
             self.counts.preempted_for_cells += 1;
-            (chunks, _) = self.chunks(&work, None);
+            (chunks, _) = self.chunks(&spans, None);
         }
-        self.settle_allowance(&chunks, contention.as_ref());
-        let used: u32 = work.iter().chain(&chunks).map(|w| w.tokens).sum();
-        self.close_gaps(&mut work, &mut chunks, self.limits.batch_tokens.saturating_sub(used));
+        self.charge_allowance(&chunks, contention.as_ref());
+        let used: u32 = spans.iter().chain(&chunks).map(|w| w.tokens).sum();
+        self.close_gaps(&mut spans, &mut chunks, self.limits.batch_tokens.saturating_sub(used));
         self.costs.align_short_chunks(&mut chunks);
-        work.append(&mut chunks);
-        self.kv.make_room(self.cells_for(&work));
-        let calls = self.costs.cut(&mut work);
-        Step { kv: self.kv.take_ops(!work.is_empty()), work, calls, why }
+        spans.append(&mut chunks);
+        self.kv.make_room(self.cells_for(&spans));
+        let calls = self.costs.cut(&mut spans);
+        Step { kv: self.kv.take_ops(!spans.is_empty()), spans, calls, budget_reason }
     }
 
     /// The decode rows, after taking sequences out until there is a cell for each.
-    fn rows_with_cells(&mut self) -> Vec<Work> {
+    fn rows_with_cells(&mut self) -> Vec<TokenSpan> {
         loop {
             let rows = self.rows();
             let victim =
@@ -59,16 +59,16 @@ impl Scheduler {
     }
 
     /// Cells that this work takes of those that slots share or divide.
-    fn cells_for(&self, work: &[Work]) -> u32 {
+    fn cells_for(&self, spans: &[TokenSpan]) -> u32 {
         let long = self.limits.kv.long_slot();
-        work.iter().filter(|w| Some(w.slot) != long).map(|w| w.tokens).sum()
+        spans.iter().filter(|w| Some(w.slot) != long).map(|w| w.tokens).sum()
     }
 
     /// The decode rows: each sequence's last token, and what else of its answer is not computed.
-    fn rows(&self) -> Vec<Work> {
+    fn rows(&self) -> Vec<TokenSpan> {
         let count = u32::try_from(self.decoding().count()).unwrap_or(u32::MAX);
         let mut more = self.limits.batch_tokens.saturating_sub(count);
-        let row = |(seq, s): (SeqId, &Sequence)| {
+        let row = |(seq, s): (SeqId, &ScheduledSequence)| {
             let tokens = s.missing().min(1 + more);
             more -= tokens - 1;
             chunk(seq, s, tokens)
@@ -77,7 +77,7 @@ impl Scheduler {
     }
 
     /// Decode rows with as many of their drafts as are worth the time.
-    fn with_drafts(&mut self, mut rows: Vec<Work>) -> Vec<Work> {
+    fn with_drafts(&mut self, mut rows: Vec<TokenSpan>) -> Vec<TokenSpan> {
         let alone = self.prefilling().next().is_none();
         let mut cells = self.kv.available().saturating_sub(self.cells_for(&rows));
         let used: u32 = rows.iter().map(|row| row.tokens).sum();
@@ -101,17 +101,23 @@ impl Scheduler {
     }
 
     /// The prompts' parts of a step that holds these rows.
-    fn chunks(&mut self, rows: &[Work], contention: Option<&Contention>) -> (Vec<Work>, Why) {
+    fn chunks(
+        &mut self,
+        rows: &[TokenSpan],
+        contention: Option<&Contention>,
+    ) -> (Vec<TokenSpan>, BudgetReason) {
         let used: u32 = rows.iter().map(|w| w.tokens).sum();
         let room = self.limits.batch_tokens.saturating_sub(used);
         let mut room = room.min(self.kv.available().saturating_sub(used));
         let prompts = self.prompts(rows, contention);
-        let Some(&(_, first)) = prompts.first() else { return (Vec::new(), Why::NoPrompt) };
-        let (load, decoding) = (Load::sum(rows), self.costs.time(rows));
-        let mut time = self.budget.prompt_time(&self.costs, load, decoding, first.1);
+        let Some(&(_, first)) = prompts.first() else {
+            return (Vec::new(), BudgetReason::NoPrompt);
+        };
+        let (load, decoding) = (CallLoad::sum(rows), self.costs.time(rows));
+        let mut time = self.budget.prefill_budget(&self.costs, load, decoding, first.1);
         let mut chunks = Vec::new();
         for (seq, part) in prompts {
-            let tokens = time.grant(&self.costs, part, chunks.is_empty(), room);
+            let tokens = time.allot(&self.costs, part, chunks.is_empty(), room);
             let tokens = self.in_whole_blocks(tokens, part.0, room);
             if let (1.., Some(s)) = (tokens, self.sequences.get(&seq)) {
                 room -= tokens;
@@ -119,7 +125,7 @@ impl Scheduler {
             }
         }
         self.budget.spend(&time);
-        (chunks, time.why)
+        (chunks, time.reason)
     }
 
     /// So many tokens of a prompt that lacks `need`, or, where texts shall be reproducible, such a number
@@ -138,39 +144,45 @@ impl Scheduler {
     }
 
     /// The prompts that may be in a step, in order, each with the tokens that it needs and has.
-    fn prompts(&self, rows: &[Work], contention: Option<&Contention>) -> Vec<(SeqId, (u32, u32))> {
-        let mut prompts = self.turns();
+    fn prompts(
+        &self,
+        rows: &[TokenSpan],
+        contention: Option<&Contention>,
+    ) -> Vec<(SeqId, (u32, u32))> {
+        let mut prompts = self.prompts_by_urgency();
         match contention {
             Some(contention) => prompts = self.fair_prompts(prompts, rows, contention),
             None => leave_begun(&mut prompts),
         }
-        let part = |(seq, s): (SeqId, &Sequence)| (seq, (self.need(seq, s), s.computed));
+        let part =
+            |(seq, s): (SeqId, &ScheduledSequence)| (seq, (self.chunk_limit(seq, s), s.computed));
         prompts.into_iter().map(part).collect()
     }
 
-    fn decoding(&self) -> impl Iterator<Item = (SeqId, &Sequence)> {
+    fn decoding(&self) -> impl Iterator<Item = (SeqId, &ScheduledSequence)> {
         let least = self.least_urgent();
-        self.admitted_sequences().filter(move |(_, s)| s.is_decoding() && s.class <= least)
+        self.admitted_sequences().filter(move |(_, s)| s.is_decoding() && s.priority <= least)
     }
 
-    fn prefilling(&self) -> impl Iterator<Item = (SeqId, &Sequence)> {
+    fn prefilling(&self) -> impl Iterator<Item = (SeqId, &ScheduledSequence)> {
         let least = self.least_urgent();
-        self.admitted_sequences().filter(move |(_, s)| s.is_prefilling() && s.class <= least)
+        self.admitted_sequences().filter(move |(_, s)| s.is_prefilling() && s.priority <= least)
     }
 
-    /// The least urgent class that takes part: the background does while nobody else runs.
-    pub(super) fn least_urgent(&self) -> Class {
-        let is_busy = |s: &Sequence| s.slot().is_some() && s.class < Class::Background;
+    /// The least urgent priority that takes part: the background does while nobody else runs.
+    pub(super) fn least_urgent(&self) -> Priority {
+        let is_busy =
+            |s: &ScheduledSequence| s.slot().is_some() && s.priority < Priority::Background;
         let busy = self.admitted_sequences().any(|(_, s)| is_busy(s));
-        if busy { Class::Normal } else { Class::Background }
+        if busy { Priority::Normal } else { Priority::Background }
     }
 
     /// The prompts in the order in which they get their parts: the more urgent first, then those that
     /// lack the fewest tokens, so that on average they wait the least. One that waits while others are
     /// computed comes forward. Answers that were taken out, or were in another engine, come before those
     /// that have not begun: clients read them.
-    fn turns(&self) -> Vec<(SeqId, &Sequence)> {
-        let mut prompts: Vec<(SeqId, &Sequence)> = self.prefilling().collect();
+    fn prompts_by_urgency(&self) -> Vec<(SeqId, &ScheduledSequence)> {
+        let mut prompts: Vec<(SeqId, &ScheduledSequence)> = self.prefilling().collect();
         let waiting = self.shortest_waiting();
         prompts.sort_by_key(|(seq, s)| {
             // One that lacks more than another goes before it once the difference has been computed
@@ -178,7 +190,7 @@ impl Scheduler {
             let waited = self.prefilled - s.prefilled_baseline;
             let lacks = waiting.get(seq).map_or(s.missing(), |&shorter| shorter.min(s.missing()));
             let lacks = u64::from(lacks).saturating_sub(waited);
-            (s.class, s.generated() == 0, lacks, s.arrival)
+            (s.priority, s.generated() == 0, lacks, s.arrival)
         });
         prompts
     }
@@ -188,7 +200,7 @@ impl Scheduler {
     fn shortest_waiting(&self) -> BTreeMap<SeqId, u32> {
         let mut shortest = BTreeMap::new();
         for (_, s) in self.admitted_sequences() {
-            let State::Awaiting(Some(prefix)) = s.state else { continue };
+            let SequenceState::Awaiting(Some(prefix)) = s.state else { continue };
             let Some(leader) = self.sequences.get(&prefix.leader) else { continue };
             let lacks = s.known().saturating_sub(leader.computed);
             let least = shortest.entry(prefix.leader).or_insert(lacks);
@@ -198,29 +210,29 @@ impl Scheduler {
     }
 
     /// What a prompt can take of a step.
-    pub(super) fn need(&self, seq: SeqId, s: &Sequence) -> u32 {
-        let missing = self.next_stop(seq, s.computed, s.known()) - s.computed;
+    pub(super) fn chunk_limit(&self, seq: SeqId, s: &ScheduledSequence) -> u32 {
+        let missing = self.next_checkpoint(seq, s.computed, s.known()) - s.computed;
         if s.all_logits { missing.min(self.limits.all_logits_tokens) } else { missing }
     }
 }
 
 /// The next tokens of a sequence.
-pub(super) fn chunk(seq: SeqId, s: &Sequence, tokens: u32) -> Work {
+pub(super) fn chunk(seq: SeqId, s: &ScheduledSequence, tokens: u32) -> TokenSpan {
     let complete = s.computed + tokens == s.known();
     let output = match (s.all_logits, complete) {
         (true, complete) => Output::All { complete },
         (false, true) => Output::Last,
         (false, false) => Output::None,
     };
-    let slot = s.slot().unwrap_or(crate::kv::SlotId(u32::MAX));
-    Work { seq, slot, start: s.computed, tokens, drafts: 0, output }
+    let slot = s.slot().unwrap_or(SlotId(u32::MAX));
+    TokenSpan { seq, slot, start: s.computed, tokens, drafts: 0, output }
 }
 
 /// Where answers have begun that are to be computed again, leaves them alone, and what is more urgent: all
 /// that is new waits for them, or they would share each step with ever new prompts.
-fn leave_begun(prompts: &mut Vec<(SeqId, &Sequence)>) {
-    let begun = prompts.iter().filter(|(_, s)| s.generated() > 0).map(|(_, s)| s.class).min();
-    if let Some(class) = begun {
-        prompts.retain(|(_, s)| s.class < class || s.generated() > 0);
+fn leave_begun(prompts: &mut Vec<(SeqId, &ScheduledSequence)>) {
+    let begun = prompts.iter().filter(|(_, s)| s.generated() > 0).map(|(_, s)| s.priority).min();
+    if let Some(priority) = begun {
+        prompts.retain(|(_, s)| s.priority < priority || s.generated() > 0);
     }
 }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Request, SeqId};
-use crate::kv::{Salt, SlotId};
-use crate::queue::{Class, Lane, Principal, Waiting};
+use crate::fair_queue::{QueuedSequence, SlotKind};
+use crate::ids::{Principal, Salt, SeqId, SlotId, Token};
+use crate::request::{Priority, Request};
 
 /// Cells set aside for a sequence's next tokens, so that it does not have to leave its slot at
 /// once.
@@ -16,17 +16,17 @@ const AT_ONCE: u32 = 16;
 
 /// A sequence, from its submission to its end.
 #[derive(Debug)]
-pub(super) struct Sequence {
-    pub(super) state: State,
-    pub(super) tokens: Tokens,
+pub(super) struct ScheduledSequence {
+    pub(super) state: SequenceState,
+    pub(super) tokens: SequenceTokens,
     /// Where messages begin or end in its prompt.
     pub(super) borders: Arc<[u32]>,
-    /// Where its computation stops for checkpoints.
-    pub(super) stops: Vec<u32>,
+    /// Where its computation checkpoints for checkpoints.
+    pub(super) checkpoints: Vec<u32>,
     /// Tokens whose KV is in the slot.
     pub(super) computed: u32,
     pub(super) max_new_tokens: u32,
-    pub(super) class: Class,
+    pub(super) priority: Priority,
     pub(super) principal: Principal,
     pub(super) salt: Salt,
     /// Its number in order of arrival; kept when it goes back to the queue.
@@ -45,18 +45,18 @@ pub(super) struct Sequence {
 
 /// Where a sequence is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum SequenceState {
     /// In the queue.
     Queued,
     /// Admitted, without a slot: waits for what somebody else computes.
-    Awaiting(Option<Prefix>),
+    Awaiting(Option<PendingPrefix>),
     /// In a slot.
     Active(SlotId),
 }
 
 /// The part of a prompt that another sequence is computing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Prefix {
+pub(super) struct PendingPrefix {
     pub(super) leader: SeqId,
     /// Its length in tokens.
     pub(super) upto: u32,
@@ -64,14 +64,14 @@ pub(super) struct Prefix {
 
 /// A prompt, shared with whoever has it too, and what came behind it.
 #[derive(Debug)]
-pub(super) struct Tokens {
-    prompt: Arc<[u32]>,
+pub(super) struct SequenceTokens {
+    prompt: Arc<[Token]>,
     /// All tokens, once there is something behind the prompt.
-    all: Vec<u32>,
+    all: Vec<Token>,
 }
 
-impl Tokens {
-    pub(super) fn push(&mut self, token: u32) {
+impl SequenceTokens {
+    pub(super) fn push(&mut self, token: Token) {
         if self.all.is_empty() {
             self.all.extend_from_slice(&self.prompt);
         }
@@ -79,27 +79,27 @@ impl Tokens {
     }
 }
 
-impl std::ops::Deref for Tokens {
-    type Target = [u32];
+impl std::ops::Deref for SequenceTokens {
+    type Target = [Token];
 
-    fn deref(&self) -> &[u32] {
+    fn deref(&self) -> &[Token] {
         if self.all.is_empty() { &self.prompt } else { &self.all }
     }
 }
 
-impl Sequence {
-    /// Answer number `choice` of a request, of which `said` is there.
-    pub(super) fn new(request: &Request, choice: u32, said: &[u32], arrival: u64) -> Self {
-        let mut tokens = Tokens { prompt: Arc::clone(&request.prompt), all: Vec::new() };
-        said.iter().for_each(|&token| tokens.push(token));
+impl ScheduledSequence {
+    /// Answer number `choice` of a request, that starts with the tokens `generated`.
+    pub(super) fn new(request: &Request, choice: u32, generated: &[Token], arrival: u64) -> Self {
+        let mut tokens = SequenceTokens { prompt: Arc::clone(&request.prompt), all: Vec::new() };
+        generated.iter().for_each(|&token| tokens.push(token));
         Self {
-            state: State::Queued,
+            state: SequenceState::Queued,
             tokens,
             borders: Arc::clone(&request.borders),
-            stops: Vec::new(),
+            checkpoints: Vec::new(),
             computed: 0,
             max_new_tokens: request.max_new_tokens,
-            class: request.class,
+            priority: request.priority,
             principal: request.principal,
             salt: request.salt,
             arrival,
@@ -140,8 +140,8 @@ impl Sequence {
     /// Its slot, if it has one.
     pub(super) fn slot(&self) -> Option<SlotId> {
         match self.state {
-            State::Active(slot) => Some(slot),
-            State::Queued | State::Awaiting(_) => None,
+            SequenceState::Active(slot) => Some(slot),
+            SequenceState::Queued | SequenceState::Awaiting(_) => None,
         }
     }
 
@@ -157,10 +157,10 @@ impl Sequence {
 
     /// Its entry in the queue, if it is to have a slot of so many tokens: the long one where it
     /// would outgrow another soon.
-    pub(super) fn waiting(&self, seq: SeqId, slot_tokens: u32) -> Waiting {
-        let Self { class, principal, arrival, .. } = *self;
+    pub(super) fn waiting(&self, seq: SeqId, slot_tokens: u32) -> QueuedSequence {
+        let Self { priority, principal, arrival, .. } = *self;
         let soon = self.known() + self.growth().min(RESERVE);
-        let lane = if soon > slot_tokens { Lane::Long } else { Lane::Usual };
-        Waiting { seq, lane, class, principal, arrival, tokens: self.known() }
+        let kind = if soon > slot_tokens { SlotKind::Long } else { SlotKind::Regular };
+        QueuedSequence { seq, kind, priority, principal, arrival, tokens: self.known() }
     }
 }

@@ -1,11 +1,14 @@
 //! The policy on a simulated engine.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::kv::{KvOp, SlotId};
-use crate::step::{CallKind, DecodeCall, Output, Work};
-use crate::step_budget::Why;
+use crate::ids::{Salt, SlotId};
+use crate::kv::KvOp;
+use crate::request::Priority;
+use crate::step::{BudgetReason, CallKind, DecodeCall, Output, TokenSpan};
 use simulation::{Engine, took};
 
 mod checkpoints;
@@ -17,7 +20,7 @@ mod simulation;
 const TARGET: Duration = Duration::from_millis(150);
 const BLOCK: u32 = 64;
 
-const LIMITS: Limits = Limits {
+const LIMITS: SchedulerLimits = SchedulerLimits {
     parallel: 4,
     kv: KvLimits {
         slots: 4,
@@ -40,15 +43,15 @@ const LIMITS: Limits = Limits {
 };
 
 /// The same with shared cells, more slots than places, and this many cells.
-fn shared(cells: u32) -> Limits {
+fn shared(cells: u32) -> SchedulerLimits {
     let kv = KvLimits { slots: 16, cells, shares: true, parked_tokens: cells, ..LIMITS.kv };
-    Limits { kv, queue: 100, ..LIMITS }
+    SchedulerLimits { kv, queue: 100, ..LIMITS }
 }
 
 /// Slots of 250 tokens and a long one of 1000.
-fn with_long() -> Limits {
+fn with_long() -> SchedulerLimits {
     let kv = KvLimits { cells: 1000, slot_tokens: 250, long_tokens: 1000, ..LIMITS.kv };
-    Limits { kv, queue: 100, ..LIMITS }
+    SchedulerLimits { kv, queue: 100, ..LIMITS }
 }
 
 /// A prompt of its own.
@@ -58,13 +61,13 @@ fn request(id: u64, prompt: u32, new: u32, choices: u32) -> Request {
         id: RequestId(id),
         prompt: (own..own + prompt).collect(),
         borders: Arc::new([]),
-        salt: 0,
-        principal: 0,
-        class: Class::Normal,
+        salt: Salt(0),
+        principal: Principal(0),
+        priority: Priority::Normal,
         max_new_tokens: new,
         choices,
         all_logits: false,
-        said: Vec::new(),
+        generated: Vec::new(),
     }
 }
 
@@ -84,65 +87,69 @@ fn a_request_prefills_in_chunks_and_decodes_one_token_a_step() {
     let mut s = Scheduler::new(LIMITS);
     s.submit(&request(1, 100, 3, 1)).unwrap();
     let first = s.plan();
-    assert_eq!((first.work[0].tokens, first.work[0].output), (64, Output::None));
-    s.complete(&first, &took(&first));
+    assert_eq!((first.spans[0].tokens, first.spans[0].output), (64, Output::None));
+    s.complete_step(&first, &took(&first));
     let second = s.plan();
-    assert_eq!((second.work[0].start, second.work[0].tokens), (64, 36));
-    assert_eq!(second.work[0].output, Output::Last);
-    s.complete(&second, &took(&second));
-    s.append(second.work[0].seq, 7);
+    assert_eq!((second.spans[0].start, second.spans[0].tokens), (64, 36));
+    assert_eq!(second.spans[0].output, Output::Last);
+    s.complete_step(&second, &took(&second));
+    s.append_token(second.spans[0].seq, 7);
     let third = s.plan();
-    assert_eq!((third.work[0].start, third.work[0].tokens), (100, 1));
+    assert_eq!((third.spans[0].start, third.spans[0].tokens), (100, 1));
 }
 
 #[test]
 fn what_has_begun_is_computed_again_before_anything_new() {
     let mut s = Scheduler::new(LIMITS);
     s.submit(&request(1, 200, 5, 1)).unwrap();
-    s.submit(&Request { said: vec![Some(vec![7; 50])], ..request(2, 200, 100, 1) }).unwrap();
+    s.submit(&Request { generated: vec![Some(vec![7; 50])], ..request(2, 200, 100, 1) }).unwrap();
     let (mut others, mut computed) = (0, 0);
     while computed < 250 {
         let step = s.plan();
-        for work in &step.work {
-            let own = work.seq.request == RequestId(2);
-            computed += if own { work.tokens } else { 0 };
-            others += if own { 0 } else { work.tokens };
+        for span in &step.spans {
+            let own = span.seq.request == RequestId(2);
+            computed += if own { span.tokens } else { 0 };
+            others += if own { 0 } else { span.tokens };
         }
-        s.complete(&step, &took(&step));
+        s.complete_step(&step, &took(&step));
     }
     assert_eq!((computed, others), (250, 0));
-    s.append(seq(2), 7);
+    s.append_token(seq(2), 7);
     let mut steps = std::iter::repeat_with(|| {
         let step = s.plan();
-        s.complete(&step, &took(&step));
-        s.append(seq(2), 7);
+        s.complete_step(&step, &took(&step));
+        s.append_token(seq(2), 7);
         step
     });
-    let has_turn = steps.by_ref().take(3).any(|step| step.work.iter().any(|w| w.seq == seq(1)));
+    let has_turn = steps.by_ref().take(3).any(|step| step.spans.iter().any(|w| w.seq == seq(1)));
     assert!(has_turn, "then the new one has its turn");
 }
 
 #[test]
 fn decode_rows_are_in_every_step_and_chunks_are_efficient() {
     for target in [ItlTarget::Held(TARGET), ItlTarget::Adaptive(TARGET)] {
-        let mut s = Scheduler::new(Limits { itl_target: target, batch_tokens: 512, ..LIMITS });
+        let mut s =
+            Scheduler::new(SchedulerLimits { itl_target: target, batch_tokens: 512, ..LIMITS });
         s.submit(&request(1, 10, 50, 1)).unwrap();
         let step = s.plan();
-        s.complete(&step, &took(&step));
-        s.append(step.work[0].seq, 7);
+        s.complete_step(&step, &took(&step));
+        s.append_token(step.spans[0].seq, 7);
         s.submit(&request(2, 500, 5, 1)).unwrap();
         let (mut times, mut chunks) = (Vec::<Duration>::new(), Vec::new());
         for _ in 0..22 {
             let step = s.plan();
-            assert_eq!(step.work[0].seq.request, RequestId(1));
-            chunks.extend(step.work.get(1).map(|work| (work.tokens, step.why)));
+            assert_eq!(step.spans[0].seq.request, RequestId(1));
+            chunks.extend(step.spans.get(1).map(|span| (span.tokens, step.budget_reason)));
             times.push(took(&step).iter().sum());
-            s.complete(&step, &took(&step));
-            s.append(step.work[0].seq, 7);
+            s.complete_step(&step, &took(&step));
+            s.append_token(step.spans[0].seq, 7);
         }
         // A block takes 264 ms, and half of one is hardly cheaper for a token.
-        assert_eq!(chunks.pop(), Some((500 % BLOCK, Why::Efficient)), "{chunks:?}");
-        assert!(chunks.iter().all(|chunk| *chunk == (BLOCK, Why::Efficient)), "{chunks:?}");
+        assert_eq!(chunks.pop(), Some((500 % BLOCK, BudgetReason::Efficient)), "{chunks:?}");
+        assert!(
+            chunks.iter().all(|chunk| *chunk == (BLOCK, BudgetReason::Efficient)),
+            "{chunks:?}"
+        );
         let mean = times.iter().sum::<Duration>() / 22;
         if target == ItlTarget::Held(TARGET) {
             // The last of the 22 steps save up for the next chunk.
@@ -160,7 +167,7 @@ fn decode_rows_are_in_every_step_and_chunks_are_efficient() {
 #[test]
 fn steps_hold_the_target_over_thousands_of_steps() {
     let kv = KvLimits { slots: 6, cells: 240_000, slot_tokens: 40_000, ..LIMITS.kv };
-    let mut s = Scheduler::new(Limits { parallel: 6, kv, batch_tokens: 512, ..LIMITS });
+    let mut s = Scheduler::new(SchedulerLimits { parallel: 6, kv, batch_tokens: 512, ..LIMITS });
     for id in 0..4 {
         s.submit(&request(id, 40, 30_000, 1)).unwrap();
     }
@@ -177,7 +184,7 @@ fn steps_hold_the_target_over_thousands_of_steps() {
         let scatter = 0.85 + 0.3 * ((noise >> 40) as f64 / 16_777_216.0);
         let slow = if (2000..2600).contains(&turn) { 3.0 } else { 1.0 };
         let real: Vec<_> = took(&step).iter().map(|t| t.mul_f64(scatter * slow)).collect();
-        s.complete(&step, &real);
+        s.complete_step(&step, &real);
         let is_rows = |call: &DecodeCall| call.kind == CallKind::Rows;
         let rows = step.calls.iter().filter(|call| is_rows(call)).map(|call| call.load.tokens);
         if rows.sum::<u32>() >= 4 && slow < 2.0 {
@@ -187,8 +194,8 @@ fn steps_hold_the_target_over_thousands_of_steps() {
                 spent += *took;
             }
         }
-        for work in step.work.iter().filter(|w| w.output.samples()) {
-            if work.seq.request.0 < 4 { s.append(work.seq, 7) } else { s.finish(work.seq) }
+        for span in step.spans.iter().filter(|w| w.output.samples()) {
+            if span.seq.request.0 < 4 { s.append_token(span.seq, 7) } else { s.finish(span.seq) }
         }
     }
     let mean = times.iter().sum::<Duration>() / u32::try_from(times.len()).unwrap();
@@ -206,7 +213,7 @@ fn a_short_prompt_does_not_wait_for_a_long_one() {
     s.submit(&request(1, 900, 1, 1)).unwrap();
     s.submit(&request(2, 20, 1, 1)).unwrap();
     let step = s.plan();
-    let short = step.work.iter().find(|w| w.seq.request == RequestId(2)).unwrap();
+    let short = step.spans.iter().find(|w| w.seq.request == RequestId(2)).unwrap();
     assert_eq!(short.output, Output::Last);
 }
 
@@ -229,13 +236,13 @@ fn all_logits_are_asked_for_in_small_chunks_until_the_prompt_ends() {
     let mut outputs = Vec::new();
     for _ in 0..3 {
         let step = s.plan();
-        outputs.push((step.work[0].tokens, step.work[0].output));
-        s.complete(&step, &took(&step));
+        outputs.push((step.spans[0].tokens, step.spans[0].output));
+        s.complete_step(&step, &took(&step));
     }
     let part = Output::All { complete: false };
     assert_eq!(outputs, [(8, part), (8, part), (1, Output::All { complete: true })]);
-    s.append(seq(1), 7);
-    assert_eq!(s.plan().work[0].output, Output::Last);
+    s.append_token(seq(1), 7);
+    assert_eq!(s.plan().spans[0].output, Output::Last);
 }
 
 #[test]
@@ -261,7 +268,7 @@ fn cancelling_frees_every_place_of_a_request() {
     assert_eq!((s.running(), s.waiting()), (4, 1));
     s.cancel(RequestId(1));
     assert_eq!(s.running(), 0);
-    assert_eq!(s.plan().work[0].seq.request, RequestId(2));
+    assert_eq!(s.plan().spans[0].seq.request, RequestId(2));
     s.cancel(RequestId(2));
     s.cancel(RequestId(2));
     assert_eq!((s.running(), s.waiting(), s.kv_tokens()), (0, 0, 0), "twice is harmless");
@@ -276,7 +283,7 @@ fn a_shared_prefix_is_computed_once_and_waited_for() {
         let mut engine = Engine::new(limits);
         engine.submit(&requests);
         let first = engine.scheduler.plan();
-        assert_eq!(first.work.len(), 1, "the others wait");
+        assert_eq!(first.spans.len(), 1, "the others wait");
         engine.step(&first);
         engine.run(1000);
         // Where it can go back, it computes a whole block.
@@ -296,7 +303,7 @@ fn who_waits_for_a_prefix_goes_on_when_its_leader_leaves() {
     engine.step(&first);
     engine.scheduler.cancel(RequestId(1));
     let next = engine.scheduler.plan();
-    assert_eq!((next.work[0].seq, next.work[0].start), (seq(2), 64), "with what is there");
+    assert_eq!((next.spans[0].seq, next.spans[0].start), (seq(2), 64), "with what is there");
     engine.step(&next);
     engine.run(100);
 }
@@ -306,10 +313,10 @@ fn a_failed_step_leaves_nothing_to_reuse() {
     let mut s = Scheduler::new(shared(4000));
     s.submit(&with_head(1, 40, 10, 4)).unwrap();
     let step = s.plan();
-    s.discard(step.work[0].seq.request);
+    s.discard(step.spans[0].seq.request);
     assert_eq!((s.running(), s.kv_tokens(), s.parked_tokens()), (0, 0, 0));
     s.submit(&with_head(2, 40, 10, 4)).unwrap();
-    assert_eq!(s.plan().work[0].start, 0);
+    assert_eq!(s.plan().spans[0].start, 0);
 }
 
 #[test]
@@ -342,19 +349,20 @@ fn one_request_may_take_all_cells() {
 
 #[test]
 fn the_background_waits_for_everybody_and_yields_within_a_step() {
-    let mut engine = Engine::new(Limits { batch_tokens: 128, ..LIMITS });
-    let class = Class::Background;
-    engine
-        .submit(&(0..4).map(|id| Request { class, ..request(id, 20, 50, 1) }).collect::<Vec<_>>());
+    let mut engine = Engine::new(SchedulerLimits { batch_tokens: 128, ..LIMITS });
+    let priority = Priority::Background;
+    engine.submit(
+        &(0..4).map(|id| Request { priority, ..request(id, 20, 50, 1) }).collect::<Vec<_>>(),
+    );
     for _ in 0..5 {
         let step = engine.scheduler.plan();
-        assert_eq!(step.work.len(), 4);
+        assert_eq!(step.spans.len(), 4);
         engine.step(&step);
     }
     engine.submit(&[request(10, 20, 5, 1)]);
     for _ in 0..5 {
         let step = engine.scheduler.plan();
-        let who: Vec<u64> = step.work.iter().map(|w| w.seq.request.0).collect();
+        let who: Vec<u64> = step.spans.iter().map(|w| w.seq.request.0).collect();
         assert_eq!(who, [10], "and none of the background");
         engine.step(&step);
     }
@@ -365,7 +373,7 @@ fn the_background_waits_for_everybody_and_yields_within_a_step() {
 fn two_beside(many: u64) -> (Duration, usize) {
     let mut engine = Engine::new(shared(4000));
     let big: Vec<Request> =
-        (0..many).map(|id| Request { principal: 1, ..request(id, 20, 30, 1) }).collect();
+        (0..many).map(|id| Request { principal: Principal(1), ..request(id, 20, 30, 1) }).collect();
     engine.submit(&big);
     for _ in 0..8 {
         let step = engine.scheduler.plan();
@@ -410,7 +418,7 @@ fn tokens_that_come_together_are_computed_together() {
 
 #[test]
 fn the_backlog_is_known_once_costs_are() {
-    let mut engine = Engine::new(Limits { queue: 100, ..LIMITS });
+    let mut engine = Engine::new(SchedulerLimits { queue: 100, ..LIMITS });
     let requests: Vec<Request> = (0..40).map(|id| request(id, 100, 30, 1)).collect();
     engine.submit(&requests);
     assert_eq!(engine.scheduler.backlog(), Duration::ZERO);
@@ -422,7 +430,7 @@ fn the_backlog_is_known_once_costs_are() {
     let expected = engine.scheduler.backlog();
     loop {
         let step = engine.scheduler.plan();
-        if step.work.is_empty() {
+        if step.spans.is_empty() {
             break;
         }
         elapsed += took(&step).iter().sum::<Duration>();
@@ -440,9 +448,9 @@ fn a_request_may_use_the_whole_context() {
     while engine.scheduler.sequences.contains_key(&seq(1)) {
         let step = engine.scheduler.plan();
         if engine.scheduler.sequences.contains_key(&seq(0)) {
-            assert!(step.work.iter().any(|w| w.seq == seq(0)), "nobody waits for a long one");
+            assert!(step.spans.iter().any(|w| w.seq == seq(0)), "nobody waits for a long one");
         }
-        let place = step.work.iter().find(|w| w.seq == seq(1)).map(|w| (w.slot.0, w.start));
+        let place = step.spans.iter().find(|w| w.seq == seq(1)).map(|w| (w.slot.0, w.start));
         places.extend(place.filter(|p| places.last().is_none_or(|last| last.0 != p.0)));
         engine.step(&step);
     }
@@ -480,7 +488,7 @@ fn a_long_conversation_goes_on_where_it_was() {
 #[test]
 fn the_long_slot_goes_to_the_more_urgent() {
     let mut engine = Engine::new(with_long());
-    let background = Request { class: Class::Background, ..request(1, 500, 100, 1) };
+    let background = Request { priority: Priority::Background, ..request(1, 500, 100, 1) };
     engine.submit(&[background]);
     for _ in 0..20 {
         let step = engine.scheduler.plan();
@@ -488,7 +496,7 @@ fn the_long_slot_goes_to_the_more_urgent() {
     }
     engine.submit(&[request(2, 300, 5, 1)]);
     let step = engine.scheduler.plan();
-    assert_eq!(step.work.iter().map(|w| w.seq).collect::<Vec<_>>(), [seq(2)]);
+    assert_eq!(step.spans.iter().map(|w| w.seq).collect::<Vec<_>>(), [seq(2)]);
     engine.step(&step);
     assert_eq!(engine.run(1000).values().copied().collect::<Vec<_>>(), [100, 5]);
 }
@@ -498,14 +506,15 @@ fn with_prompt(id: u64, of: &Request) -> Request {
     Request { id: RequestId(id), ..of.clone() }
 }
 
-/// Shapes of requests: prompt, answer, choices, all logits, shared head, class and principal.
+/// Shapes of requests: prompt, answer, choices, all logits, shared head, priority and principal.
 type Shape = (u32, u32, u32, bool, u32, u8);
 
 fn of_shape(id: u64, (prompt, new, choices, all_logits, head, kind): Shape) -> Request {
     let prompt = with_head(id, head * 40, prompt, new).prompt;
-    let class = [Class::Interactive, Class::Normal, Class::Background][usize::from(kind % 3)];
-    let (salt, principal) = (u64::from(kind % 2), u64::from(kind / 3));
-    Request { prompt, class, salt, principal, all_logits, ..request(id, 1, new, choices) }
+    let priority =
+        [Priority::Interactive, Priority::Normal, Priority::Background][usize::from(kind % 3)];
+    let (salt, principal) = (Salt(u64::from(kind % 2)), Principal(u64::from(kind / 3)));
+    Request { prompt, priority, salt, principal, all_logits, ..request(id, 1, new, choices) }
 }
 
 proptest! {
@@ -535,7 +544,7 @@ proptest! {
         limits.kv.rewinds = rewinds;
         (limits.kv.saved_tokens, limits.kv.checkpoint_every) = (saved, every);
         limits.kv.saved_bytes = u64::from(saved) * 10;
-        let mut engine = Engine::new(Limits { queue: 100, ..limits });
+        let mut engine = Engine::new(SchedulerLimits { queue: 100, ..limits });
         engine.drafts = drafts.filter(|_| rewinds);
         engine.forces = forces;
         engine.submit(&requests);
@@ -545,9 +554,9 @@ proptest! {
                 engine.scheduler.cancel(RequestId(id));
             }
             let step = engine.scheduler.plan();
-            if at == fails && !step.work.is_empty() {
+            if at == fails && !step.spans.is_empty() {
                 engine.fail(&step);
-                gone.extend(step.work.iter().map(|w| w.seq.request.0));
+                gone.extend(step.spans.iter().map(|w| w.seq.request.0));
             } else {
                 engine.step(&step);
             }

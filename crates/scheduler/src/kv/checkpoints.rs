@@ -11,9 +11,9 @@
 //! - a little before the end, and at intervals that grow with the depth: so that what parts anywhere
 //!   does not begin anew.
 
-use crate::kv::host::whole;
-use crate::kv::tree::Match;
-use crate::kv::{Kv, Salt, SlotId};
+use crate::ids::{Salt, SlotId, Token};
+use crate::kv::KvCache;
+use crate::kv::prefix_tree::Match;
 
 /// Minimum number of tokens that a checkpoint saves, unless another prompt is known to continue there.
 const APART: u32 = 64;
@@ -28,17 +28,23 @@ const DEPTH: u32 = 8;
 
 /// What is known of a prompt before it gets a slot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct KnownPrefix {
     /// How much of it the longest checkpoint has.
     pub(crate) kept: u32,
     /// How much of it anybody has, usable or not.
     pub(crate) parts: u32,
 }
 
-impl Seen {
+impl KnownPrefix {
     /// Where to stop for a checkpoint in a prompt of `len` tokens of which `cached` are there, in
     /// ascending order. `borders` is where its messages begin or end, ascending.
-    pub(crate) fn stops(self, len: u32, borders: &[u32], cached: u32, every: u32) -> Vec<u32> {
+    pub(crate) fn checkpoints(
+        self,
+        len: u32,
+        borders: &[u32],
+        cached: u32,
+        every: u32,
+    ) -> Vec<u32> {
         let mut stops = Vec::new();
         if len < 2 * APART {
             return stops;
@@ -76,16 +82,16 @@ impl Seen {
     }
 }
 
-impl Kv {
+impl KvCache {
     /// What there is of a prompt, before it gets a slot.
-    pub(crate) fn seen(&self, salt: Salt, tokens: &[u32]) -> Seen {
+    pub(crate) fn known_prefix(&self, salt: Salt, tokens: &[Token]) -> KnownPrefix {
         let longest = |matches: &mut dyn Iterator<Item = u32>| matches.max().unwrap_or(0);
         let device = self.tree.matches(salt, tokens);
-        let host = self.saved.matches(salt, tokens);
+        let host = self.copies.matches(salt, tokens);
         let mut device = device.iter().map(|m| m.len);
         let parts = longest(&mut device).max(longest(&mut host.iter().map(|m| m.len)));
         let mut kept = host.iter().filter(|m| m.whole).map(|m: &Match<_>| m.len);
-        Seen { kept: longest(&mut kept), parts }
+        KnownPrefix { kept: longest(&mut kept), parts }
     }
 
     /// Keeps a copy of what a running slot holds now, if there is none.
@@ -95,9 +101,9 @@ impl Kv {
             None => (self.tree.salt(slot), self.tree.tokens(slot)),
         };
         let len = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
-        let there = whole(&self.saved, salt, &tokens, len).is_some_and(|m| m.len == len);
+        let there = self.copies.longest_whole(salt, &tokens, len).is_some_and(|m| m.len == len);
         if len >= APART && !there {
-            self.store(slot, salt, &tokens, 1.0);
+            self.add_copy(slot, salt, &tokens, 1.0);
         }
     }
 }
@@ -108,29 +114,33 @@ mod tests {
 
     use super::*;
 
-    const NEW: Seen = Seen { kept: 0, parts: 0 };
+    const NEW: KnownPrefix = KnownPrefix { kept: 0, parts: 0 };
 
     #[test]
     fn a_prompt_stops_where_another_will_go_on() {
         // Instructions of 300 tokens, a question of 700 behind them, and the answer's head.
         let borders = [0, 300, 302, 1000, 1002];
-        assert_eq!(NEW.stops(1005, &borders, 0, 512), [302, 512, 808, 936, 1000]);
+        assert_eq!(NEW.checkpoints(1005, &borders, 0, 512), [302, 512, 808, 936, 1000]);
         // The same conversation goes on.
-        let seen = Seen { kept: 1000, parts: 1040 };
+        let seen = KnownPrefix { kept: 1000, parts: 1040 };
         let borders = [0, 300, 302, 1000, 1002, 1040, 1042, 1200, 1202];
-        assert_eq!(seen.stops(1205, &borders, 1040, 512), [1136, 1200]);
-        assert_eq!(seen.stops(1050, &borders, 1040, 512), [], "too little for a checkpoint more");
+        assert_eq!(seen.checkpoints(1205, &borders, 1040, 512), [1136, 1200]);
+        assert_eq!(
+            seen.checkpoints(1050, &borders, 1040, 512),
+            [],
+            "too little for a checkpoint more"
+        );
         // Somebody had the first 700 tokens.
-        let seen = Seen { kept: 512, parts: 700 };
-        assert_eq!(seen.stops(1500, &[], 512, 512), [700, 1024, 1304, 1432, 1496]);
+        let seen = KnownPrefix { kept: 512, parts: 700 };
+        assert_eq!(seen.checkpoints(1500, &[], 512, 512), [700, 1024, 1304, 1432, 1496]);
         // A short question behind long instructions.
-        assert_eq!(NEW.stops(600, &[0, 570, 572, 595], 0, 512), [403, 572, 595]);
-        assert_eq!(NEW.stops(127, &[], 0, 512), []);
+        assert_eq!(NEW.checkpoints(600, &[0, 570, 572, 595], 0, 512), [403, 572, 595]);
+        assert_eq!(NEW.checkpoints(127, &[], 0, 512), []);
     }
 
     #[test]
     fn a_long_prompt_has_few_checkpoints() {
-        let stops = NEW.stops(100_000, &[], 0, 512);
+        let stops = NEW.checkpoints(100_000, &[], 0, 512);
         assert!(stops.len() < 45, "{}", stops.len());
         let mut before = 0;
         for stop in stops {
@@ -148,7 +158,7 @@ mod tests {
         ) {
             borders.sort_unstable();
             let (cached, kept) = (cached.min(len), kept.min(len));
-            let stops = Seen { kept, parts }.stops(len, &borders, cached, every);
+            let stops = KnownPrefix { kept, parts }.checkpoints(len, &borders, cached, every);
             for &stop in &stops {
                 prop_assert!(stop > cached && stop >= kept + END && stop < len, "{:?}", stops);
             }

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Where slots cannot be cut back, with host memory for some ten checkpoints.
-fn windowed(of: Limits) -> Limits {
+fn windowed(of: SchedulerLimits) -> SchedulerLimits {
     let kv = KvLimits {
         rewinds: false,
         saved_tokens: 0,
@@ -11,11 +11,11 @@ fn windowed(of: Limits) -> Limits {
         checkpoint_every: 256,
         ..of.kv
     };
-    Limits { kv, queue: 100, ..of }
+    SchedulerLimits { kv, queue: 100, ..of }
 }
 
 /// What is computed of this prompt when it comes after others.
-fn computed_of(engine: &mut Engine, id: u64, prompt: &[u32]) -> u32 {
+fn computed_of(engine: &mut Engine, id: u64, prompt: &[Token]) -> u32 {
     let before = engine.computed;
     engine.submit(&[Request { prompt: prompt.into(), ..request(id, 1, 1, 1) }]);
     engine.run(1000);
@@ -45,7 +45,7 @@ fn what_cannot_be_cut_back_goes_on_from_checkpoints() {
         );
         let reuse = engine.scheduler.counts().reuse;
         assert_eq!(reuse, BTreeMap::from([(Reuse::Host, 4), (Reuse::Unseen, 1)]));
-        let other = Request { salt: 1, prompt: first.into(), ..request(6, 1, 1, 1) };
+        let other = Request { salt: Salt(1), prompt: first.into(), ..request(6, 1, 1, 1) };
         let before = engine.computed;
         engine.submit(&[other]);
         engine.run(1000);
@@ -71,8 +71,8 @@ fn borders_between_messages_are_checkpoints() {
 
 #[test]
 fn a_preempted_sequence_that_was_evicted_comes_back_from_a_checkpoint() {
-    let mut engine = Engine::new(windowed(Limits { parallel: 1, ..LIMITS }));
-    engine.submit(&[Request { class: Class::Background, ..request(1, 900, 20, 1) }]);
+    let mut engine = Engine::new(windowed(SchedulerLimits { parallel: 1, ..LIMITS }));
+    engine.submit(&[Request { priority: Priority::Background, ..request(1, 900, 20, 1) }]);
     for _ in 0..14 {
         let step = engine.scheduler.plan();
         engine.step(&step);
@@ -81,7 +81,7 @@ fn a_preempted_sequence_that_was_evicted_comes_back_from_a_checkpoint() {
         engine.submit(&[request(id, 300, 5, 1)]);
         while engine.scheduler.sequences.contains_key(&seq(id)) {
             let step = engine.scheduler.plan();
-            assert_eq!(step.work[0].seq, seq(id));
+            assert_eq!(step.spans[0].seq, seq(id));
             engine.step(&step);
         }
     }

@@ -5,29 +5,29 @@ use super::*;
 #[test]
 fn a_prompt_between_rows_lends_them_a_token() {
     let itl_target = ItlTarget::Adaptive(TARGET);
-    let mut s = Scheduler::new(Limits { batch_tokens: 512, itl_target, ..LIMITS });
+    let mut s = Scheduler::new(SchedulerLimits { batch_tokens: 512, itl_target, ..LIMITS });
     for id in 0..3 {
         s.submit(&request(id, 10, 50, 1)).unwrap();
     }
     let step = s.plan();
-    assert_eq!(step.work.iter().map(|w| w.slot.0).collect::<Vec<_>>(), [0, 1, 2]);
-    s.complete(&step, &took(&step));
-    for work in &step.work {
-        s.append(work.seq, 7);
+    assert_eq!(step.spans.iter().map(|w| w.slot.0).collect::<Vec<_>>(), [0, 1, 2]);
+    s.complete_step(&step, &took(&step));
+    for span in &step.spans {
+        s.append_token(span.seq, 7);
     }
     // The one in the middle leaves, and its slot gets a prompt.
     s.finish(seq(1));
     s.submit(&request(9, 300, 5, 1)).unwrap();
     let step = s.plan();
-    let parts: Vec<_> = step.work.iter().map(|w| (w.slot.0, w.start, w.tokens)).collect();
+    let parts: Vec<_> = step.spans.iter().map(|w| (w.slot.0, w.start, w.tokens)).collect();
     assert_eq!(parts[..3], [(0, 10, 1), (1, 0, 1), (2, 10, 1)], "{step:?}");
     assert_eq!(step.calls[0].kind, CallKind::Rows);
     assert_eq!((parts[3].0, parts[3].1), (1, 1), "its chunk goes on after that");
     assert!(parts[3].2 >= BLOCK, "and is still a block: {parts:?}");
-    assert!(step.work[1].output == Output::None);
-    s.complete(&step, &took(&step));
+    assert!(step.spans[1].output == Output::None);
+    s.complete_step(&step, &took(&step));
     let next = s.plan();
-    assert!(next.work.iter().any(|w| w.slot.0 == 1 && w.start == 1 + parts[3].2), "{next:?}");
+    assert!(next.spans.iter().any(|w| w.slot.0 == 1 && w.start == 1 + parts[3].2), "{next:?}");
 }
 
 proptest! {
@@ -44,7 +44,7 @@ proptest! {
         let kv = KvLimits { slot_tokens: 4000, cells: 16_000, ..LIMITS.kv };
         let itl_target = if held { ItlTarget::Held(TARGET) } else { ItlTarget::Adaptive(TARGET) };
         let mut s =
-            Scheduler::new(Limits { reproducible: true, batch_tokens: 2048, kv, itl_target, ..LIMITS });
+            Scheduler::new(SchedulerLimits { reproducible: true, batch_tokens: 2048, kv, itl_target, ..LIMITS });
         let took = |step: &Step| -> Vec<Duration> {
             let time = |tokens: u32| Duration::from_secs_f64(base + token * f64::from(tokens));
             step.calls.iter().map(|call| time(call.load.tokens)).collect()
@@ -58,20 +58,20 @@ proptest! {
         let (mut again, mut reused, mut is_new) = (0, 0, false);
         for _ in 0..200 {
             let step = s.plan();
-            for work in step.work.iter().filter(|w| !decoding.contains(&w.seq)) {
-                prop_assert_eq!(work.start % BLOCK, 0, "{:?}", step);
+            for span in step.spans.iter().filter(|w| !decoding.contains(&w.seq)) {
+                prop_assert_eq!(span.start % BLOCK, 0, "{:?}", step);
                 if std::mem::take(&mut is_new) {
                     again += 1;
-                    reused += u32::from(work.start > 0);
+                    reused += u32::from(span.start > 0);
                 }
-                let is_last = work.output == Output::Last;
-                prop_assert!(is_last || work.tokens % BLOCK == 0, "{:?}", step);
-                prop_assert!(work.tokens >= BLOCK, "{:?}", step);
+                let is_last = span.output == Output::Last;
+                prop_assert!(is_last || span.tokens % BLOCK == 0, "{:?}", step);
+                prop_assert!(span.tokens >= BLOCK, "{:?}", step);
             }
-            s.complete(&step, &took(&step));
-            for work in step.work.iter().filter(|w| w.output == Output::Last) {
-                decoding.insert(work.seq);
-                s.append(work.seq, 7);
+            s.complete_step(&step, &took(&step));
+            for span in step.spans.iter().filter(|w| w.output == Output::Last) {
+                decoding.insert(span.seq);
+                s.append_token(span.seq, 7);
             }
             if decoding.len() as u64 == beside + 1 {
                 // The same again, and another that begins like it, in turn: what is there is reused.

@@ -1,7 +1,8 @@
 //! Schedulers that begin with what another one has learned.
 
 use super::*;
-use crate::learned_costs::{LearnedCosts, any_sample};
+use crate::call_load::any_sample;
+use crate::learned_costs::LearnedCosts;
 
 /// What a scheduler has learned from serving a few requests.
 fn learned() -> LearnedCosts {
@@ -45,7 +46,7 @@ proptest! {
         let kept = LearnedCosts { rows: next(), short: next(), chunk: next(), mixed: next() };
         let limits = if shares { shared(3000) } else { LIMITS };
         let itl_target = if held { limits.itl_target } else { ItlTarget::DEFAULT };
-        let limits = Limits { itl_target, ..limits };
+        let limits = SchedulerLimits { itl_target, ..limits };
         let mut engine = Engine::new(limits);
         engine.scheduler = Scheduler::with_costs(limits, &kept);
         engine.drafts = drafts;

@@ -6,19 +6,24 @@ use super::*;
 
 /// The least time of a step's decisions beside so many queued requests.
 fn step_time(queued: u64, principals: u64) -> Duration {
-    let mut s = Scheduler::new(Limits { queue: usize::MAX, ..shared(4000) });
+    let mut s = Scheduler::new(SchedulerLimits { queue: usize::MAX, ..shared(4000) });
     for id in 0..queued + 4 {
-        let class = [Class::Normal, Class::Background][usize::from(id % 2 == 1)];
-        s.submit(&Request { principal: id % principals, class, ..request(id, 5, 900, 1) }).unwrap();
+        let priority = [Priority::Normal, Priority::Background][usize::from(id % 2 == 1)];
+        s.submit(&Request {
+            principal: Principal(id % principals),
+            priority,
+            ..request(id, 5, 900, 1)
+        })
+        .unwrap();
     }
     let mut least = Duration::MAX;
     for _ in 0..300 {
         let begin = Instant::now();
         let step = s.plan();
-        s.complete(&step, &took(&step));
+        s.complete_step(&step, &took(&step));
         least = least.min(begin.elapsed());
-        for work in step.work.iter().filter(|w| w.output.samples()) {
-            s.append(work.seq, 7);
+        for span in step.spans.iter().filter(|w| w.output.samples()) {
+            s.append_token(span.seq, 7);
         }
     }
     assert!(s.waiting() as u64 >= queued);
@@ -36,7 +41,7 @@ fn a_step_costs_the_same_however_many_wait() {
 
 #[test]
 fn what_waits_leaves_in_the_time_it_takes_to_find_it() {
-    let mut s = Scheduler::new(Limits { queue: usize::MAX, ..LIMITS });
+    let mut s = Scheduler::new(SchedulerLimits { queue: usize::MAX, ..LIMITS });
     for id in 0..100_000 {
         s.submit(&request(id, 1, 5, 1)).unwrap();
     }

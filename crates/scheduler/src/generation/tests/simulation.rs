@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::cost::Load;
-use crate::kv::SavedId;
+use crate::call_load::CallLoad;
 
 /// How long each call takes on a slow machine.
 pub(super) fn took(step: &Step) -> Vec<Duration> {
     #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-    let time = |Load { tokens, depth }: Load| {
+    let time = |CallLoad { tokens, depth }: CallLoad| {
         Duration::from_secs_f64(8e-3 + 4e-3 * f64::from(tokens) + 4e-7 * depth as f64)
     };
     step.calls.iter().map(|call| time(call.load)).collect()
@@ -18,14 +17,14 @@ pub(super) fn took(step: &Step) -> Vec<Duration> {
 /// A model that says what the tokens so far say: their sum.
 pub(super) struct Engine {
     pub(super) scheduler: Scheduler,
-    limits: Limits,
+    limits: SchedulerLimits,
     requests: BTreeMap<RequestId, Request>,
     /// What each sequence has generated.
     texts: BTreeMap<SeqId, Vec<u32>>,
     slots: BTreeMap<SlotId, Vec<u32>>,
-    saved: BTreeMap<SavedId, Vec<u32>>,
+    copies: BTreeMap<HostCopyId, Vec<u32>>,
     /// Whose tokens they are.
-    salts: (BTreeMap<SlotId, Salt>, BTreeMap<SavedId, Salt>),
+    salts: (BTreeMap<SlotId, Salt>, BTreeMap<HostCopyId, Salt>),
     /// Drafts offered for each row; every third one is wrong.
     pub(super) drafts: Option<u32>,
     /// Whether every fifth token brings the next ones with it.
@@ -35,23 +34,23 @@ pub(super) struct Engine {
 }
 
 /// What a slot's state takes in host memory: a recurrent one, a window, and all that attention sees.
-fn state_bytes(tokens: &[u32]) -> u64 {
+fn state_bytes(tokens: &[Token]) -> u64 {
     2000 + 20 * tokens.len().min(50) as u64 + 4 * tokens.len() as u64
 }
 
-fn next(tokens: &[u32]) -> u32 {
+fn next(tokens: &[Token]) -> u32 {
     tokens.iter().fold(7_u32, |sum, &t| sum.wrapping_mul(31).wrapping_add(t)) % 1000
 }
 
 impl Engine {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: SchedulerLimits) -> Self {
         Self {
             scheduler: Scheduler::new(limits),
             limits,
             requests: BTreeMap::new(),
             texts: BTreeMap::new(),
             slots: BTreeMap::new(),
-            saved: BTreeMap::new(),
+            copies: BTreeMap::new(),
             salts: (BTreeMap::new(), BTreeMap::new()),
             drafts: None,
             forces: false,
@@ -72,7 +71,7 @@ impl Engine {
     pub(super) fn run(&mut self, max_steps: usize) -> BTreeMap<SeqId, u32> {
         for _ in 0..max_steps {
             let step = self.scheduler.plan();
-            if step.work.is_empty() {
+            if step.spans.is_empty() {
                 self.change(&step);
                 assert_eq!(self.scheduler.waiting(), 0, "somebody waits and nothing runs");
                 let texts = self.texts.iter();
@@ -86,68 +85,68 @@ impl Engine {
     /// A step that does not work: its slots hold anything.
     pub(super) fn fail(&mut self, step: &Step) {
         self.change(step);
-        for work in &step.work {
-            self.slots.entry(work.slot).or_default().push(u32::MAX);
-            self.scheduler.discard(work.seq.request);
+        for span in &step.spans {
+            self.slots.entry(span.slot).or_default().push(u32::MAX);
+            self.scheduler.discard(span.seq.request);
         }
     }
 
     pub(super) fn step(&mut self, step: &Step) {
         self.change(step);
         self.check(step);
-        for work in &step.work {
-            let all = self.all_tokens(work.seq);
-            let cells = self.slots.entry(work.slot).or_default();
-            let salt = self.requests[&work.seq.request].salt;
-            let whose = self.salts.0.insert(work.slot, salt);
-            assert!(cells.is_empty() || whose == Some(salt), "{work:?} goes on from another salt");
-            assert_eq!(*cells, all[..work.start as usize], "the slot holds what came before");
-            let sure = (work.start + work.tokens - work.drafts) as usize;
-            cells.extend_from_slice(&all[work.start as usize..sure]);
+        for span in &step.spans {
+            let all = self.all_tokens(span.seq);
+            let cells = self.slots.entry(span.slot).or_default();
+            let salt = self.requests[&span.seq.request].salt;
+            let whose = self.salts.0.insert(span.slot, salt);
+            assert!(cells.is_empty() || whose == Some(salt), "{span:?} goes on from another salt");
+            assert_eq!(*cells, all[..span.start as usize], "the slot holds what came before");
+            let sure = (span.start + span.tokens - span.drafts) as usize;
+            cells.extend_from_slice(&all[span.start as usize..sure]);
             let mut text = all[..sure].to_vec();
-            for i in 0..work.drafts {
+            for i in 0..span.drafts {
                 let wrong = u32::from((self.steps + i as usize).is_multiple_of(3));
                 text.push(next(&text) + wrong);
             }
             cells.extend_from_slice(&text[sure..]);
-            self.computed += work.tokens - work.drafts;
+            self.computed += span.tokens - span.drafts;
         }
         let cells: BTreeSet<&[u32]> = self.slots.values().map(Vec::as_slice).collect();
-        assert!(!cells.is_empty() || step.work.is_empty());
-        self.scheduler.complete(step, &took(step));
+        assert!(!cells.is_empty() || step.spans.is_empty());
+        self.scheduler.complete_step(step, &took(step));
         self.steps += 1;
-        for work in step.work.iter().filter(|w| w.output.samples()) {
-            self.sample(work);
+        for span in step.spans.iter().filter(|w| w.output.samples()) {
+            self.sample(span);
         }
     }
 
     /// Chooses tokens until one is not what was drafted.
-    fn sample(&mut self, work: &Work) {
+    fn sample(&mut self, span: &TokenSpan) {
         let drafted: Vec<u32> = {
-            let held = &self.slots[&work.slot];
-            held[held.len() - work.drafts as usize..].to_vec()
+            let held = &self.slots[&span.slot];
+            held[held.len() - span.drafts as usize..].to_vec()
         };
-        let new = self.requests[&work.seq.request].max_new_tokens;
-        for i in 0..=work.drafts as usize {
-            let token = next(&self.all_tokens(work.seq));
-            let text = self.texts.entry(work.seq).or_default();
+        let new = self.requests[&span.seq.request].max_new_tokens;
+        for i in 0..=span.drafts as usize {
+            let token = next(&self.all_tokens(span.seq));
+            let text = self.texts.entry(span.seq).or_default();
             text.push(token);
             let right = drafted.get(i) == Some(&token);
             if u32::try_from(text.len()).unwrap() == new {
-                return self.scheduler.finish(work.seq);
+                return self.scheduler.finish(span.seq);
             }
             if right {
-                self.scheduler.accept(work.seq, token);
+                self.scheduler.accept_draft(span.seq, token);
             } else {
-                self.scheduler.append(work.seq, token);
-                if self.forces && token.is_multiple_of(5) && !self.force(work.seq, new) {
+                self.scheduler.append_token(span.seq, token);
+                if self.forces && token.is_multiple_of(5) && !self.force(span.seq, new) {
                     return;
                 }
                 break;
             }
         }
         if let Some(drafts) = self.drafts {
-            self.scheduler.propose(work.seq, drafts, 0.9);
+            self.scheduler.offer_drafts(span.seq, drafts, 0.9);
         }
     }
 
@@ -161,7 +160,7 @@ impl Engine {
                 self.scheduler.finish(seq);
                 return false;
             }
-            self.scheduler.append(seq, token);
+            self.scheduler.append_token(seq, token);
             if token.is_multiple_of(7) {
                 break;
             }
@@ -190,38 +189,38 @@ impl Engine {
                     self.salts.0.insert(to, self.salts.0[&from]);
                     self.put(to, &all, keep);
                 }
-                KvOp::Save { slot, saved } => {
-                    self.salts.1.insert(saved, self.salts.0[&slot]);
-                    assert!(self.saved.insert(saved, self.slots[&slot].clone()).is_none());
+                KvOp::Save { slot, copy } => {
+                    self.salts.1.insert(copy, self.salts.0[&slot]);
+                    assert!(self.copies.insert(copy, self.slots[&slot].clone()).is_none());
                 }
-                KvOp::Restore { saved, slot, keep } => {
-                    let all = self.saved[&saved].clone();
-                    self.salts.0.insert(slot, self.salts.1[&saved]);
+                KvOp::Restore { copy, slot, keep } => {
+                    let all = self.copies[&copy].clone();
+                    self.salts.0.insert(slot, self.salts.1[&copy]);
                     self.put(slot, &all, keep);
                 }
-                KvOp::Forget { saved } => assert!(self.saved.remove(&saved).is_some()),
+                KvOp::Forget { copy } => assert!(self.copies.remove(&copy).is_some()),
             }
         }
         let mut new = BTreeSet::new();
         for &op in &step.kv {
-            if let KvOp::Save { saved, .. } = op {
-                new.insert(saved);
-                let copy = self.saved.get(&saved);
-                self.scheduler.saved(saved, copy.map(|copy| state_bytes(copy)));
+            if let KvOp::Save { copy, .. } = op {
+                new.insert(copy);
+                let tokens = self.copies.get(&copy);
+                self.scheduler.record_copy_size(copy, tokens.map(|tokens| state_bytes(tokens)));
             }
         }
         if self.limits.kv.rewinds {
-            let saved: usize = self.saved.values().map(Vec::len).sum();
-            assert!(saved <= self.limits.kv.saved_tokens as usize);
+            let tokens: usize = self.copies.values().map(Vec::len).sum();
+            assert!(tokens <= self.limits.kv.saved_tokens as usize);
         } else {
             // How large a new copy is was a guess: what is too much goes with the next step.
-            let known = self.saved.iter().filter(|(saved, _)| !new.contains(saved));
-            let saved: u64 = known.map(|(_, copy)| state_bytes(copy)).sum();
-            assert!(saved <= self.limits.kv.saved_bytes, "{saved} bytes");
+            let known = self.copies.iter().filter(|(copy, _)| !new.contains(copy));
+            let bytes: u64 = known.map(|(_, tokens)| state_bytes(tokens)).sum();
+            assert!(bytes <= self.limits.kv.saved_bytes, "{bytes} bytes");
         }
     }
 
-    fn put(&mut self, slot: SlotId, all: &[u32], keep: u32) {
+    fn put(&mut self, slot: SlotId, all: &[Token], keep: u32) {
         let keep = keep as usize;
         assert!(self.limits.kv.rewinds || keep == all.len(), "a part of what cannot be cut");
         let cells = self.slots.entry(slot).or_default();
@@ -246,28 +245,28 @@ impl Engine {
     }
 
     fn check(&self, step: &Step) {
-        let total: u32 = step.work.iter().map(|w| w.tokens).sum();
+        let total: u32 = step.spans.iter().map(|w| w.tokens).sum();
         assert!(total <= self.limits.batch_tokens, "{step:?}");
         let mut slots: BTreeMap<SlotId, (SeqId, u32)> = BTreeMap::new();
-        for work in &step.work {
-            let after = slots.insert(work.slot, (work.seq, work.start + work.tokens));
+        for span in &step.spans {
+            let after = slots.insert(span.slot, (span.seq, span.start + span.tokens));
             // A prompt that lends a token to the rows goes on in its chunk.
-            assert!(after.is_none_or(|lent| lent == (work.seq, work.start)), "{step:?}");
+            assert!(after.is_none_or(|lent| lent == (span.seq, span.start)), "{step:?}");
         }
-        let seqs: BTreeSet<_> = step.work.iter().map(|w| w.seq).collect();
+        let seqs: BTreeSet<_> = step.spans.iter().map(|w| w.seq).collect();
         assert_eq!(seqs.len(), slots.len(), "a sequence is in one slot");
         for call in &step.calls {
-            let of: BTreeSet<_> = step.work[call.work.clone()].iter().map(|w| w.slot).collect();
-            assert_eq!(of.len(), call.work.len(), "a slot is in a call once");
+            let of: BTreeSet<_> = step.spans[call.spans.clone()].iter().map(|w| w.slot).collect();
+            assert_eq!(of.len(), call.spans.len(), "a slot is in a call once");
         }
         let kv = &self.limits.kv;
         let usual = slots.keys().filter(|slot| Some(**slot) != kv.long_slot());
         assert!(usual.count() <= self.limits.parallel as usize);
-        for work in &step.work {
-            assert!(work.start + work.tokens <= kv.capacity(work.slot), "{work:?}");
+        for span in &step.spans {
+            assert!(span.start + span.tokens <= kv.capacity(span.slot), "{span:?}");
         }
         if self.steps.is_multiple_of(16) {
-            let long = step.work.iter().filter(|w| Some(w.slot) == kv.long_slot());
+            let long = step.spans.iter().filter(|w| Some(w.slot) == kv.long_slot());
             let long: u32 = long.map(|w| w.tokens).sum();
             let cells = self.cells() + (total - long) as usize;
             assert!(cells <= self.limits.kv.cells as usize, "{cells} cells");

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_scheduler::{
-    Class, KvLimits, Limits, Request, RequestId, Scheduler, SeqId, Step, Work,
+    KvLimits, Principal, Priority, Request, RequestId, Salt, Scheduler, SchedulerLimits, SeqId,
+    Step, TokenSpan,
 };
 
 use super::costs::{CostTable, Part};
@@ -25,27 +26,27 @@ impl<'t> Forebay<'t> {
         Self { table, scheduler: Scheduler::new(limits(table)) }
     }
 
-    fn time(&self, work: &[Work]) -> Duration {
+    fn time(&self, spans: &[TokenSpan]) -> Duration {
         let parts =
-            work.iter().map(|w| (w.slot.0 as usize, Part { tokens: w.tokens, depth: w.start }));
+            spans.iter().map(|w| (w.slot.0 as usize, Part { tokens: w.tokens, depth: w.start }));
         let parts: Vec<_> = parts.collect();
-        if work.iter().all(|w| w.tokens == 1) {
+        if spans.iter().all(|w| w.tokens == 1) {
             return self.table.time_of_rows(&parts);
         }
         self.table.time(&parts.iter().map(|part| part.1).collect::<Vec<_>>())
     }
 
     fn rows_alone(&self, step: &Step) -> Duration {
-        let rows: Vec<Work> = step.work.iter().filter(|w| w.tokens == 1).cloned().collect();
+        let rows: Vec<TokenSpan> = step.spans.iter().filter(|w| w.tokens == 1).cloned().collect();
         if rows.is_empty() { Duration::ZERO } else { self.time(&rows) }
     }
 }
 
 /// What the engine would say of such a machine.
-fn limits(table: &CostTable) -> Limits {
+fn limits(table: &CostTable) -> SchedulerLimits {
     let CostTable { parallel, shared, block, on_cpu, .. } = *table;
     let cells = SLOT_TOKENS * parallel;
-    Limits {
+    SchedulerLimits {
         parallel,
         kv: KvLimits {
             slots: if shared { (parallel * 4).max(16) } else { parallel },
@@ -74,13 +75,13 @@ impl Server for Forebay<'_> {
         let request = Request {
             id: RequestId(id),
             prompt,
-            salt: 0,
-            principal: 0,
-            class: Class::Normal,
+            salt: Salt(0),
+            principal: Principal(0),
+            priority: Priority::Normal,
             max_new_tokens: answer,
             choices: 1,
             all_logits: false,
-            said: Vec::new(),
+            generated: Vec::new(),
             borders: [].into(),
         };
         self.scheduler.submit(&request).expect("room for all");
@@ -88,13 +89,13 @@ impl Server for Forebay<'_> {
 
     fn step(&mut self) -> Option<Pass> {
         let step = self.scheduler.plan();
-        if step.work.is_empty() {
+        if step.spans.is_empty() {
             return None;
         }
         let calls = step.calls.iter();
-        let took: Vec<Duration> = calls.map(|c| self.time(&step.work[c.work.clone()])).collect();
-        self.scheduler.complete(&step, &took);
-        let sampled = step.work.iter().filter(|w| w.output.samples());
+        let took: Vec<Duration> = calls.map(|c| self.time(&step.spans[c.spans.clone()])).collect();
+        self.scheduler.complete_step(&step, &took);
+        let sampled = step.spans.iter().filter(|w| w.output.samples());
         Some(Pass {
             took: took.iter().sum(),
             rows_alone: self.rows_alone(&step),
@@ -104,6 +105,6 @@ impl Server for Forebay<'_> {
 
     fn sampled(&mut self, id: u64, token: u32, last: bool) {
         let seq = SeqId { request: RequestId(id), choice: 0 };
-        if last { self.scheduler.finish(seq) } else { self.scheduler.append(seq, token) }
+        if last { self.scheduler.finish(seq) } else { self.scheduler.append_token(seq, token) }
     }
 }

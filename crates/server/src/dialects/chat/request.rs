@@ -77,7 +77,7 @@ pub fn read(
         stream: common.stream,
         include_usage: common.stream_options.and_then(|o| o.include_usage).unwrap_or(false),
         logprobs,
-        tier: common.service_tier.map(|_| admission::tier(origin.class)),
+        tier: common.service_tier.map(|_| admission::tier(origin.priority)),
     };
     let format = request.response_format.as_ref().map(format).transpose()?.flatten();
     let format = Wanted::of(&request.shape(), format)?;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::kv::tree::Salt;
+use crate::ids::{Salt, Token};
 
 /// How many tokens must be the same for a prompt to count as one that was here.
 pub(super) const LENGTH: u32 = 32;
@@ -10,10 +10,10 @@ const REMEMBERED: usize = 1024;
 
 /// The beginnings of evicted sequences, as hashes.
 #[derive(Debug, Default)]
-pub(crate) struct Ghosts(VecDeque<u64>);
+pub(crate) struct EvictedPrefixes(VecDeque<u64>);
 
-impl Ghosts {
-    pub(crate) fn add(&mut self, salt: Salt, tokens: &[u32]) {
+impl EvictedPrefixes {
+    pub(crate) fn add(&mut self, salt: Salt, tokens: &[Token]) {
         let Some(hash) = hash(salt, tokens) else { return };
         if !self.0.contains(&hash) {
             self.0.push_back(hash);
@@ -23,16 +23,16 @@ impl Ghosts {
         }
     }
 
-    pub(crate) fn knows(&self, salt: Salt, tokens: &[u32]) -> bool {
+    pub(crate) fn knows(&self, salt: Salt, tokens: &[Token]) -> bool {
         hash(salt, tokens).is_some_and(|hash| self.0.contains(&hash))
     }
 }
 
 /// FNV-1a over the first tokens; nothing where there are too few.
-fn hash(salt: Salt, tokens: &[u32]) -> Option<u64> {
+fn hash(salt: Salt, tokens: &[Token]) -> Option<u64> {
     let head = tokens.get(..LENGTH as usize)?.iter().map(|&t| u64::from(t));
     let mix = |hash: u64, value: u64| (hash ^ value).wrapping_mul(0x0100_0000_01b3);
-    Some(std::iter::once(salt).chain(head).fold(0xcbf2_9ce4_8422_2325, mix))
+    Some(std::iter::once(salt.0).chain(head).fold(0xcbf2_9ce4_8422_2325, mix))
 }
 
 #[cfg(test)]
@@ -41,12 +41,12 @@ mod tests {
 
     #[test]
     fn it_knows_what_was_here_by_its_beginning() {
-        let mut ghosts = Ghosts::default();
+        let mut evicted_prefixes = EvictedPrefixes::default();
         let long: Vec<u32> = (0..100).collect();
-        ghosts.add(1, &long);
-        assert!(ghosts.knows(1, &long[..40]));
-        assert!(!ghosts.knows(2, &long));
-        assert!(!ghosts.knows(1, &long[1..]));
-        assert!(!ghosts.knows(1, &long[..8]), "too short to tell");
+        evicted_prefixes.add(Salt(1), &long);
+        assert!(evicted_prefixes.knows(Salt(1), &long[..40]));
+        assert!(!evicted_prefixes.knows(Salt(2), &long));
+        assert!(!evicted_prefixes.knows(Salt(1), &long[1..]));
+        assert!(!evicted_prefixes.knows(Salt(1), &long[..8]), "too short to tell");
     }
 }

@@ -7,14 +7,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Whose KV is apart from everybody else's: nothing is found across it.
-pub type Salt = u64;
+use crate::ids::{Salt, Token};
 
 type NodeId = usize;
 
 /// What each holder holds. `K` names holders.
 #[derive(Debug)]
-pub(crate) struct Tree<K> {
+pub(crate) struct PrefixTree<K> {
     nodes: Vec<Node<K>>,
     vacant: Vec<NodeId>,
     roots: BTreeMap<Salt, Vec<NodeId>>,
@@ -25,7 +24,7 @@ pub(crate) struct Tree<K> {
 
 #[derive(Debug)]
 struct Node<K> {
-    tokens: Vec<u32>,
+    tokens: Vec<Token>,
     parent: Option<NodeId>,
     children: Vec<NodeId>,
     /// The holders whose path goes through or ends here.
@@ -51,7 +50,7 @@ pub(crate) struct Match<K> {
     pub(crate) whole: bool,
 }
 
-impl<K: Copy + Ord> Tree<K> {
+impl<K: Copy + Ord> PrefixTree<K> {
     /// An empty tree, of a cache that shares cells between holders or copies them.
     pub(crate) fn new(shares: bool) -> Self {
         Self {
@@ -75,7 +74,7 @@ impl<K: Copy + Ord> Tree<K> {
     }
 
     /// The tokens a holder holds.
-    pub(crate) fn tokens(&self, holder: K) -> Vec<u32> {
+    pub(crate) fn tokens(&self, holder: K) -> Vec<Token> {
         let mut parts = Vec::new();
         let mut at = self.holders.get(&holder).and_then(|h| h.tail);
         while let Some(id) = at {
@@ -87,7 +86,7 @@ impl<K: Copy + Ord> Tree<K> {
 
     /// Whose cells a holder's are apart from.
     pub(crate) fn salt(&self, holder: K) -> Salt {
-        self.holders.get(&holder).map_or(0, |h| h.salt)
+        self.holders.get(&holder).map_or(Salt::default(), |h| h.salt)
     }
 
     /// Cells that would be free without this holder.
@@ -133,7 +132,7 @@ impl<K: Copy + Ord> Tree<K> {
     }
 
     /// Adds tokens to what a holder holds.
-    pub(crate) fn extend(&mut self, holder: K, tokens: &[u32]) {
+    pub(crate) fn extend(&mut self, holder: K, tokens: &[Token]) {
         let Some(&Holder { tail, len, salt }) = self.holders.get(&holder) else { return };
         if tokens.is_empty() {
             return;
@@ -186,7 +185,7 @@ impl<K: Copy + Ord> Tree<K> {
 
     /// Every holder that begins like `tokens`, the longest common prefix of each; holders that
     /// have nothing in common are left out.
-    pub(crate) fn matches(&self, salt: Salt, tokens: &[u32]) -> Vec<Match<K>> {
+    pub(crate) fn matches(&self, salt: Salt, tokens: &[Token]) -> Vec<Match<K>> {
         let mut found = BTreeMap::new();
         let mut open: Vec<(NodeId, u32)> =
             self.roots.get(&salt).into_iter().flatten().map(|&id| (id, 0)).collect();
@@ -209,6 +208,17 @@ impl<K: Copy + Ord> Tree<K> {
         let whole = |holder, len| len == self.len(holder);
         let found = found.into_iter();
         found.map(|(holder, len)| Match { holder, len, whole: whole(holder, len) }).collect()
+    }
+
+    /// The longest holder that holds a prefix of `tokens` and nothing else, of at most `limit` tokens.
+    pub(crate) fn longest_whole(
+        &self,
+        salt: Salt,
+        tokens: &[Token],
+        limit: u32,
+    ) -> Option<Match<K>> {
+        let found = self.matches(salt, tokens).into_iter();
+        found.filter(|m| m.whole && m.len <= limit).max_by_key(|m| m.len)
     }
 
     /// The node of a holder's path that ends at `len`, split off where there is none.
@@ -298,12 +308,12 @@ impl<K: Copy + Ord> Tree<K> {
 }
 
 /// How many tokens both begin with.
-pub(crate) fn common_prefix(a: &[u32], b: &[u32]) -> u32 {
+pub(crate) fn common_prefix(a: &[Token], b: &[Token]) -> u32 {
     let differs = a.iter().zip(b).position(|(x, y)| x != y);
     u32::try_from(differs.unwrap_or(a.len().min(b.len()))).unwrap_or(u32::MAX)
 }
 
-fn count(tokens: &[u32]) -> u32 {
+fn count(tokens: &[Token]) -> u32 {
     u32::try_from(tokens.len()).unwrap_or(u32::MAX)
 }
 
@@ -315,8 +325,8 @@ mod tests {
 
     #[test]
     fn shared_runs_are_counted_once() {
-        let mut tree = Tree::new(true);
-        tree.open(1, 0);
+        let mut tree = PrefixTree::new(true);
+        tree.open(1, Salt(0));
         tree.extend(1, &[5, 6, 7, 8]);
         tree.fork(1, 2, 3);
         tree.extend(2, &[9, 9]);
@@ -330,19 +340,19 @@ mod tests {
 
     #[test]
     fn a_lookup_says_how_much_each_holder_has() {
-        let mut tree = Tree::new(true);
-        tree.open(1, 0);
+        let mut tree = PrefixTree::new(true);
+        tree.open(1, Salt(0));
         tree.extend(1, &[5, 6, 7, 8]);
         tree.fork(1, 2, 2);
-        tree.open(3, 1);
+        tree.open(3, Salt(1));
         tree.extend(3, &[5, 6, 7]);
-        let found = tree.matches(0, &[5, 6, 7, 1]);
+        let found = tree.matches(Salt(0), &[5, 6, 7, 1]);
         assert_eq!(
             found,
             [Match { holder: 1, len: 3, whole: false }, Match { holder: 2, len: 2, whole: true }]
         );
-        assert_eq!(tree.matches(1, &[5, 6, 7, 1])[0].holder, 3, "another salt, another tree");
-        assert_eq!(tree.matches(2, &[5]), []);
+        assert_eq!(tree.matches(Salt(1), &[5, 6, 7, 1])[0].holder, 3, "another salt, another tree");
+        assert_eq!(tree.matches(Salt(2), &[5]), []);
     }
 
     /// What to do to a tree: which of few holders, what, with how many tokens.
@@ -355,13 +365,13 @@ mod tests {
             shares: bool,
             deeds in proptest::collection::vec((0_u8..5, 0_u8..5, 0_u8..5, 0_u8..12), 1..60),
         ) {
-            let mut tree = Tree::new(shares);
+            let mut tree = PrefixTree::new(shares);
             let mut map: BTreeMap<u8, Vec<u32>> = BTreeMap::new();
             for (deed, a, b, n) in deeds as Vec<Deed> {
-                let tokens: Vec<u32> = (0..n).map(|i| u32::from(i % (b + 1))).collect();
+                let tokens: Vec<Token> = (0..n).map(|i| u32::from(i % (b + 1))).collect();
                 match deed {
                     0 => {
-                        tree.open(a, 0);
+                        tree.open(a, Salt(0));
                         map.insert(a, Vec::new());
                     }
                     1 if map.contains_key(&a) => {
@@ -385,7 +395,7 @@ mod tests {
                 }
                 for (&holder, held) in &map {
                     prop_assert_eq!(&tree.tokens(holder), held);
-                    for found in tree.matches(0, held) {
+                    for found in tree.matches(Salt(0), held) {
                         prop_assert_eq!(found.len, common_prefix(&map[&found.holder], held));
                     }
                 }

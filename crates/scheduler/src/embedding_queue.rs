@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// An embedding request, as the engine numbers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct JobId(pub u64);
+pub struct EmbeddingRequestId(pub u64);
 
 /// One input of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Item {
+pub struct EmbeddingInput {
     /// The request.
-    pub job: JobId,
+    pub job: EmbeddingRequestId,
     /// Which of its inputs.
     pub index: u32,
     /// Its length in tokens.
@@ -19,14 +19,14 @@ pub struct Item {
 
 /// What a forward pass can hold.
 #[derive(Debug, Clone, Copy)]
-pub struct Pass {
+pub struct PassLimits {
     /// Tokens, at least 1. An input that is longer goes alone.
     pub tokens: u32,
     /// Inputs, at least 1.
     pub inputs: usize,
     /// The backend computes attention for blocks of this many tokens and leaves out what is
     /// between blocks without an input in common: inputs that fill blocks exactly cost the least.
-    /// At most [`Pass::MAX_BLOCK`]; 1 where it makes no difference.
+    /// At most [`PassLimits::MAX_BLOCK`]; 1 where it makes no difference.
     pub block: u32,
 }
 
@@ -35,15 +35,15 @@ pub struct Pass {
 #[derive(Debug, Default)]
 pub struct EmbeddingQueue {
     /// In order of turns: whoever had its turn gets the next number.
-    jobs: BTreeMap<u64, Job>,
-    turns: BTreeMap<JobId, u64>,
+    jobs: BTreeMap<u64, QueuedRequest>,
+    turns: BTreeMap<EmbeddingRequestId, u64>,
     next_turn: u64,
     tokens: u64,
 }
 
 #[derive(Debug)]
-struct Job {
-    id: JobId,
+struct QueuedRequest {
+    id: EmbeddingRequestId,
     /// Index and length of the inputs still to do.
     inputs: VecDeque<(u32, u32)>,
 }
@@ -51,9 +51,9 @@ struct Job {
 /// Inputs among which those are sought that fill a block.
 const WINDOW: usize = 64;
 
-// === impl Pass ===
+// === impl PassLimits ===
 
-impl Pass {
+impl PassLimits {
     /// The largest block.
     pub const MAX_BLOCK: u32 = 64;
 }
@@ -67,16 +67,16 @@ impl EmbeddingQueue {
     }
 
     /// Adds a request by the lengths of its inputs, in tokens.
-    pub fn push(&mut self, id: JobId, lengths: impl IntoIterator<Item = u32>) {
+    pub fn push(&mut self, id: EmbeddingRequestId, lengths: impl IntoIterator<Item = u32>) {
         let inputs: VecDeque<(u32, u32)> = (0..).zip(lengths).collect();
         self.tokens += inputs.iter().map(|&(_, tokens)| u64::from(tokens)).sum::<u64>();
         if !inputs.is_empty() {
-            self.line_up(Job { id, inputs });
+            self.line_up(QueuedRequest { id, inputs });
         }
     }
 
     /// Forgets a request's remaining inputs.
-    pub fn cancel(&mut self, id: JobId) {
+    pub fn cancel(&mut self, id: EmbeddingRequestId) {
         let turn = self.turns.remove(&id);
         if let Some(job) = turn.and_then(|turn| self.jobs.remove(&turn)) {
             self.tokens -= job.inputs.iter().map(|&(_, tokens)| u64::from(tokens)).sum::<u64>();
@@ -101,12 +101,12 @@ impl EmbeddingQueue {
     /// Takes the next forward pass, group after group. The first begins with the input whose turn
     /// it is, the others with the next one that fits; a group goes on with whatever fills its
     /// block best.
-    pub fn next_batch(&mut self, pass: Pass) -> Vec<Item> {
-        let block = pass.block.clamp(1, Pass::MAX_BLOCK);
+    pub fn next_batch(&mut self, pass: PassLimits) -> Vec<EmbeddingInput> {
+        let block = pass.block.clamp(1, PassLimits::MAX_BLOCK);
         let (mut batch, mut used) = (Vec::new(), 0_u32);
         while batch.len() < pass.inputs {
             let room = pass.tokens.saturating_sub(used);
-            let fits = |item: &Item| batch.is_empty() || item.tokens <= room;
+            let fits = |item: &EmbeddingInput| batch.is_empty() || item.tokens <= room;
             let Some(first) = self.window().find(fits) else { break };
             used = used.saturating_add(first.tokens);
             self.take(first, &mut batch);
@@ -115,7 +115,7 @@ impl EmbeddingQueue {
             if gap == 0 {
                 continue;
             }
-            let others: Vec<Item> = self.window().collect();
+            let others: Vec<EmbeddingInput> = self.window().collect();
             for item in best_fill(&others, gap, pass.inputs - batch.len()) {
                 used += item.tokens;
                 self.take(item, &mut batch);
@@ -126,20 +126,20 @@ impl EmbeddingQueue {
 
     /// The inputs whose turn comes next: the first of each request, the second of each, ... As many
     /// as there are, [`WINDOW`] at most, so no request beyond as many is looked at.
-    fn window(&self) -> impl Iterator<Item = Item> {
+    fn window(&self) -> impl Iterator<Item = EmbeddingInput> {
         let jobs = || self.jobs.values().take(WINDOW);
         let longest = jobs().map(|job| job.inputs.len()).max().unwrap_or(0);
         let round = move |nth: usize| {
             jobs().filter_map(move |job| {
                 let &(index, tokens) = job.inputs.get(nth)?;
-                Some(Item { job: job.id, index, tokens })
+                Some(EmbeddingInput { job: job.id, index, tokens })
             })
         };
         (0..longest).flat_map(round).take(WINDOW)
     }
 
     /// Moves an input into a batch. It is the next request's turn if it was this one's.
-    fn take(&mut self, item: Item, batch: &mut Vec<Item>) {
+    fn take(&mut self, item: EmbeddingInput, batch: &mut Vec<EmbeddingInput>) {
         batch.push(item);
         let Some(&turn) = self.turns.get(&item.job) else { return };
         let Some(job) = self.jobs.get_mut(&turn) else { return };
@@ -157,7 +157,7 @@ impl EmbeddingQueue {
     }
 
     /// Puts a request behind all others.
-    fn line_up(&mut self, job: Job) {
+    fn line_up(&mut self, job: QueuedRequest) {
         self.turns.insert(job.id, self.next_turn);
         self.jobs.insert(self.next_turn, job);
         self.next_turn += 1;
@@ -166,7 +166,7 @@ impl EmbeddingQueue {
 
 /// Some of `items`, at most `limit`, whose tokens add up to `gap` or as little less as possible;
 /// of several such choices one of those that come first.
-fn best_fill(items: &[Item], gap: u32, limit: usize) -> Vec<Item> {
+fn best_fill(items: &[EmbeddingInput], gap: u32, limit: usize) -> Vec<EmbeddingInput> {
     // Bit s of `sums[n]`: the first n items can add up to s.
     let mut sums = vec![1_u64];
     let inside = |sum: u64| if gap >= 63 { sum } else { sum & ((1 << (gap + 1)) - 1) };
@@ -196,24 +196,24 @@ mod tests {
 
     use super::*;
 
-    fn pass(tokens: u32, inputs: usize, block: u32) -> Pass {
-        Pass { tokens, inputs, block }
+    fn pass(tokens: u32, inputs: usize, block: u32) -> PassLimits {
+        PassLimits { tokens, inputs, block }
     }
 
     #[test]
     fn a_small_request_does_not_wait_for_a_large_one() {
         let mut q = EmbeddingQueue::new();
-        q.push(JobId(1), vec![10; 1000]);
-        q.push(JobId(2), vec![10]);
+        q.push(EmbeddingRequestId(1), vec![10; 1000]);
+        q.push(EmbeddingRequestId(2), vec![10]);
         let batch = q.next_batch(pass(40, 64, 1));
         assert_eq!(batch.len(), 4);
-        assert!(batch.iter().any(|i| i.job == JobId(2)));
+        assert!(batch.iter().any(|i| i.job == EmbeddingRequestId(2)));
     }
 
     #[test]
     fn an_oversized_input_goes_alone() {
         let mut q = EmbeddingQueue::new();
-        q.push(JobId(1), vec![500, 3]);
+        q.push(EmbeddingRequestId(1), vec![500, 3]);
         assert_eq!(q.next_batch(pass(100, 8, 64)).len(), 1);
         assert_eq!(q.next_batch(pass(100, 8, 64))[0].tokens, 3);
         assert!(q.is_empty());
@@ -222,8 +222,8 @@ mod tests {
     #[test]
     fn a_cancelled_request_leaves_nothing() {
         let mut q = EmbeddingQueue::new();
-        q.push(JobId(1), vec![1; 5]);
-        q.cancel(JobId(1));
+        q.push(EmbeddingRequestId(1), vec![1; 5]);
+        q.cancel(EmbeddingRequestId(1));
         assert_eq!(q.tokens(), 0);
         assert!(q.next_batch(pass(10, 10, 1)).is_empty());
     }
@@ -231,24 +231,29 @@ mod tests {
     #[test]
     fn inputs_are_chosen_to_fill_blocks() {
         let mut q = EmbeddingQueue::new();
-        q.push(JobId(1), vec![30, 50, 20, 14, 40, 24]);
-        q.push(JobId(2), vec![34]);
-        let lengths = |batch: Vec<Item>| batch.iter().map(|i| i.tokens).collect::<Vec<_>>();
+        q.push(EmbeddingRequestId(1), vec![30, 50, 20, 14, 40, 24]);
+        q.push(EmbeddingRequestId(2), vec![34]);
+        let lengths =
+            |batch: Vec<EmbeddingInput>| batch.iter().map(|i| i.tokens).collect::<Vec<_>>();
         let batch = lengths(q.next_batch(pass(128, 64, 64)));
         let (first, second) = batch.split_at(2);
         assert_eq!((first, second.iter().sum::<u32>()), (&[30, 34][..], 64), "{batch:?}");
         // An input longer than a block is filled up to the end of its second one.
         let mut q = EmbeddingQueue::new();
-        q.push(JobId(1), vec![80, 60, 40, 8]);
+        q.push(EmbeddingRequestId(1), vec![80, 60, 40, 8]);
         assert_eq!(lengths(q.next_batch(pass(128, 64, 64))).iter().sum::<u32>(), 128);
     }
 
     #[test]
     fn the_best_fill_is_exact_where_it_can_be() {
-        let items = |lengths: &[u32]| -> Vec<Item> {
+        let items = |lengths: &[u32]| -> Vec<EmbeddingInput> {
             (0..)
                 .zip(lengths)
-                .map(|(index, &tokens)| Item { job: JobId(0), index, tokens })
+                .map(|(index, &tokens)| EmbeddingInput {
+                    job: EmbeddingRequestId(0),
+                    index,
+                    tokens,
+                })
                 .collect()
         };
         let sum = |lengths: &[u32], gap| {
@@ -272,7 +277,7 @@ mod tests {
         ) {
             let mut q = EmbeddingQueue::new();
             for (i, lengths) in jobs.iter().enumerate() {
-                q.push(JobId(i as u64), lengths.clone());
+                q.push(EmbeddingRequestId(i as u64), lengths.clone());
             }
             prop_assert_eq!(q.tokens(), u64::from(jobs.iter().flatten().sum::<u32>()));
             let mut done: Vec<Vec<bool>> = jobs.iter().map(|j| vec![false; j.len()]).collect();

@@ -7,9 +7,10 @@
 
 use std::collections::BTreeMap;
 
+use super::Scheduler;
 use super::planning::chunk;
-use super::{Scheduler, SeqId};
-use crate::step::Work;
+use crate::ids::SeqId;
+use crate::step::TokenSpan;
 
 /// Slots between two rows that may be filled: more rows cost more than another group.
 const WIDEST: u32 = 4;
@@ -17,13 +18,18 @@ const WIDEST: u32 = 4;
 impl Scheduler {
     /// Adds the next tokens of prompts to `rows` where that closes gaps between them. A prompt that is in
     /// `chunks` as well computes that token before its chunk.
-    pub(super) fn close_gaps(&self, rows: &mut Vec<Work>, chunks: &mut [Work], mut room: u32) {
+    pub(super) fn close_gaps(
+        &self,
+        rows: &mut Vec<TokenSpan>,
+        chunks: &mut [TokenSpan],
+        mut room: u32,
+    ) {
         if self.limits.kv.shares || self.limits.block <= 1 {
             return;
         }
         let least = self.least_urgent();
         let prompts = self.admitted_sequences().filter(|(seq, s)| {
-            s.is_prefilling() && s.class <= least && !s.all_logits && Some(*seq) != self.long
+            s.is_prefilling() && s.priority <= least && !s.all_logits && Some(*seq) != self.long
         });
         let prompts: BTreeMap<u32, SeqId> =
             prompts.filter_map(|(seq, s)| Some((s.slot()?.0, seq))).collect();
@@ -43,7 +49,7 @@ impl Scheduler {
                 let Some(s) = self.sequences.get(&seq) else { continue };
                 rows.push(chunk(seq, s, 1));
                 room -= 1;
-                if let Some(own) = chunks.iter_mut().find(|work| work.seq == seq) {
+                if let Some(own) = chunks.iter_mut().find(|span| span.seq == seq) {
                     let shifts = self.can_shift(seq, own);
                     own.start += 1;
                     own.tokens -= u32::from(!shifts);
@@ -54,20 +60,20 @@ impl Scheduler {
 
     /// Whether a prompt has a token to lend: something is left of it and of its chunk, which stays in a
     /// call of the same kind.
-    fn can_lend(&self, seq: SeqId, chunks: &[Work]) -> bool {
+    fn can_lend(&self, seq: SeqId, chunks: &[TokenSpan]) -> bool {
         let Some(s) = self.sequences.get(&seq) else { return false };
-        let own = chunks.iter().find(|work| work.seq == seq);
-        let shrinks = |own: &&Work| !self.can_shift(seq, own);
+        let own = chunks.iter().find(|span| span.seq == seq);
+        let shrinks = |own: &&TokenSpan| !self.can_shift(seq, own);
         let is_left = own.filter(shrinks).is_none_or(|own| {
             let left = own.tokens - 1;
             left > 1 && own.tokens != self.limits.block
         });
-        is_left && self.need(seq, s) > 1
+        is_left && self.chunk_limit(seq, s) > 1
     }
 
     /// Whether a chunk can begin a token later and be as long: if the prompt does not end there.
-    fn can_shift(&self, seq: SeqId, own: &Work) -> bool {
+    fn can_shift(&self, seq: SeqId, own: &TokenSpan) -> bool {
         let Some(s) = self.sequences.get(&seq) else { return false };
-        own.start + own.tokens + 1 < s.computed + self.need(seq, s)
+        own.start + own.tokens + 1 < s.computed + self.chunk_limit(seq, s)
     }
 }

@@ -3,18 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::learned_costs::CallSample;
+use crate::call_load::{CallLoad, CallSample};
 
-/// What the time of one decode call depends on.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Load {
-    /// Tokens in it.
-    pub tokens: u32,
-    /// Sum over its tokens of the tokens before each in its sequence: what attention reads.
-    pub depth: u64,
-}
-
-/// What a call's time is fitted to, see [`Load::features`].
+/// What a call's time is fitted to, see [`CallLoad::features`].
 const FEATURES: usize = 4;
 /// Samples kept of each size class, and the number of classes: one for each power of two.
 pub(crate) const SAMPLES: usize = 8;
@@ -38,18 +29,18 @@ const DRIFT_WEIGHT: f64 = 0.1;
 /// and so much for the depth whatever the tokens (attention works in blocks, and the last one is
 /// rarely full), fitted to the relative error of recent samples of all sizes.
 #[derive(Debug)]
-pub(crate) struct Curve {
-    classes: [VecDeque<Sample>; CLASSES],
+pub(crate) struct CostCurve {
+    classes: [VecDeque<TimedCall>; CLASSES],
     coefficients: [f64; FEATURES],
     drift: f64,
     samples: u32,
     /// Until samples of another engine are scaled.
-    kept: Option<Kept>,
+    kept: Option<RestoredSamples>,
 }
 
 /// How samples of another engine compare with the first ones of this.
 #[derive(Debug)]
-struct Kept {
+struct RestoredSamples {
     /// What they were fitted to.
     coefficients: [f64; FEATURES],
     /// Seconds that calls took, by what these coefficients say.
@@ -59,8 +50,8 @@ struct Kept {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Sample {
-    load: Load,
+struct TimedCall {
+    load: CallLoad,
     features: [f64; FEATURES],
     seconds: f64,
     number: u32,
@@ -68,24 +59,9 @@ struct Sample {
     weight: f64,
 }
 
-// === impl Load ===
+// === impl CallLoad ===
 
-impl Load {
-    /// `tokens` tokens of one sequence that has `before` already.
-    pub fn of(tokens: u32, before: u32) -> Self {
-        let (tokens64, before) = (u64::from(tokens), u64::from(before));
-        Self { tokens, depth: tokens64 * before + tokens64 * tokens64 / 2 }
-    }
-
-    /// Both together.
-    #[must_use]
-    pub fn plus(self, other: Self) -> Self {
-        Self {
-            tokens: self.tokens.saturating_add(other.tokens),
-            depth: self.depth.saturating_add(other.depth),
-        }
-    }
-
+impl CallLoad {
     /// Base, tokens, depth and mean depth, in units that make them alike.
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     fn features(self) -> [f64; FEATURES] {
@@ -99,9 +75,9 @@ impl Load {
     }
 }
 
-// === impl Curve ===
+// === impl CostCurve ===
 
-impl Curve {
+impl CostCurve {
     pub(crate) fn new() -> Self {
         let classes = std::array::from_fn(|_| VecDeque::with_capacity(SAMPLES));
         Self { classes, coefficients: [0.0; FEATURES], drift: 1.0, samples: 0, kept: None }
@@ -119,7 +95,7 @@ impl Curve {
     }
 
     /// Takes in how long a call took.
-    pub(crate) fn learn(&mut self, load: Load, took: Duration) {
+    pub(crate) fn learn(&mut self, load: CallLoad, took: Duration) {
         let seconds = took.as_secs_f64();
         if load.tokens == 0 || seconds <= 0.0 {
             return;
@@ -142,13 +118,13 @@ impl Curve {
         if self.samples > 0 {
             self.fit();
             let (coefficients, ratios) = (self.coefficients, Vec::with_capacity(SCALED_TO));
-            self.kept = Some(Kept { coefficients, ratios, scale: 1.0 });
+            self.kept = Some(RestoredSamples { coefficients, ratios, scale: 1.0 });
         }
     }
 
     /// Makes samples of another engine as fast or as slow as the first calls of this one: the machine may have
     /// changed, and sizes that are not seen for long rest on them. Removes them if they make no sense.
-    fn scale_kept(&mut self, load: Load, seconds: f64) {
+    fn scale_kept(&mut self, load: CallLoad, seconds: f64) {
         let Some(mut kept) = self.kept.take() else { return };
         kept.ratios.push(seconds / load.seconds(&kept.coefficients).max(1e-12));
         kept.ratios.sort_by(f64::total_cmp);
@@ -167,12 +143,10 @@ impl Curve {
 
     /// The samples that the estimate rests on, the oldest first.
     pub(crate) fn learned(&self) -> Vec<CallSample> {
-        let mut samples: Vec<&Sample> = self.classes.iter().flatten().collect();
+        let mut samples: Vec<&TimedCall> = self.classes.iter().flatten().collect();
         samples.sort_by_key(|sample| sample.number);
-        let kept = |&Sample { load: Load { tokens, depth }, seconds, .. }: &Sample| CallSample {
-            tokens,
-            depth,
-            seconds,
+        let kept = |&TimedCall { load: CallLoad { tokens, depth }, seconds, .. }: &TimedCall| {
+            CallSample { tokens, depth, seconds }
         };
         samples.into_iter().map(kept).collect()
     }
@@ -182,18 +156,18 @@ impl Curve {
         self.samples
     }
 
-    fn insert(&mut self, load: Load, seconds: f64, weight: f64) {
+    fn insert(&mut self, load: CallLoad, seconds: f64, weight: f64) {
         self.samples = self.samples.saturating_add(1);
         let class = &mut self.classes[(load.tokens.ilog2() as usize).min(CLASSES - 1)];
         if class.len() == SAMPLES {
             class.pop_front();
         }
         let (features, number) = (load.features(), self.samples);
-        class.push_back(Sample { load, features, seconds, number, weight });
+        class.push_back(TimedCall { load, features, seconds, number, weight });
     }
 
     /// How long a call will take.
-    pub(crate) fn predict(&self, load: Load) -> Duration {
+    pub(crate) fn predict(&self, load: CallLoad) -> Duration {
         if load.tokens == 0 {
             return Duration::ZERO;
         }
@@ -201,7 +175,7 @@ impl Curve {
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO)
     }
 
-    fn fitted(&self, load: Load) -> f64 {
+    fn fitted(&self, load: CallLoad) -> f64 {
         load.seconds(&self.coefficients)
     }
 
@@ -276,19 +250,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::learned_costs::any_sample;
+    use crate::call_load::any_sample;
 
     /// The table: a base, so much a token, so much for depth.
-    fn truth(load: Load) -> Duration {
+    fn truth(load: CallLoad) -> Duration {
         #[expect(clippy::cast_precision_loss, reason = "small numbers")]
         let depth = load.depth as f64;
         Duration::from_secs_f64(8e-3 + 4e-3 * f64::from(load.tokens) + 4e-7 * depth)
     }
 
-    fn trained() -> Curve {
-        let mut curve = Curve::new();
+    fn trained() -> CostCurve {
+        let mut curve = CostCurve::new();
         for round in 0..40 {
-            let load = Load::of(1 << (round % 9), 37 * round);
+            let load = CallLoad::of(1 << (round % 9), 37 * round);
             curve.learn(load, truth(load));
         }
         curve
@@ -301,14 +275,14 @@ mod tests {
     #[test]
     fn samples_of_another_engine_are_scaled_to_this_machine() {
         for times in [0.1, 4.0, 10.0] {
-            let mut curve = Curve::new();
+            let mut curve = CostCurve::new();
             curve.restore(&trained().learned());
             for round in 0..30_u32 {
-                let load = Load::of(1 << (round % 3), 37 * round);
+                let load = CallLoad::of(1 << (round % 3), 37 * round);
                 curve.learn(load, truth(load).mul_f64(times));
             }
             for tokens in [1, 64, 256] {
-                let load = Load::of(tokens, 100);
+                let load = CallLoad::of(tokens, 100);
                 let ratio = curve.predict(load).as_secs_f64() / truth(load).as_secs_f64() / times;
                 assert!((0.7..1.4).contains(&ratio), "{times}, {tokens} tokens: {ratio}");
             }
@@ -320,9 +294,9 @@ mod tests {
         for seconds in [1e-6, 3600.0] {
             let kept: Vec<CallSample> =
                 (0..9).map(|n| CallSample { tokens: 1 << n, depth: 0, seconds }).collect();
-            let mut curve = Curve::new();
+            let mut curve = CostCurve::new();
             curve.restore(&kept);
-            let load = Load::of(64, 100);
+            let load = CallLoad::of(64, 100);
             for _ in 0..3 {
                 curve.learn(load, truth(load));
             }
@@ -335,7 +309,12 @@ mod tests {
     #[test]
     fn it_finds_what_the_times_depend_on() {
         let curve = trained();
-        for load in [Load::of(3, 10), Load::of(100, 0), Load::of(300, 1000), Load::of(1, 1200)] {
+        for load in [
+            CallLoad::of(3, 10),
+            CallLoad::of(100, 0),
+            CallLoad::of(300, 1000),
+            CallLoad::of(1, 1200),
+        ] {
             let (seen, real) = (curve.predict(load), truth(load));
             assert!(close(seen, real), "{load:?}: {seen:?} instead of {real:?}");
         }
@@ -343,17 +322,17 @@ mod tests {
 
     #[test]
     fn one_sample_gives_a_price_for_a_token() {
-        let mut curve = Curve::new();
+        let mut curve = CostCurve::new();
         assert!(curve.is_blank());
-        curve.learn(Load::of(64, 0), Duration::from_millis(64));
-        assert!(curve.predict(Load::of(128, 0)) > Duration::from_millis(70));
-        assert!(curve.predict(Load::of(32, 0)) < Duration::from_millis(60));
+        curve.learn(CallLoad::of(64, 0), Duration::from_millis(64));
+        assert!(curve.predict(CallLoad::of(128, 0)) > Duration::from_millis(70));
+        assert!(curve.predict(CallLoad::of(32, 0)) < Duration::from_millis(60));
     }
 
     #[test]
     fn it_follows_a_machine_that_becomes_slower() {
         let mut curve = trained();
-        let load = Load::of(64, 100);
+        let load = CallLoad::of(64, 100);
         for _ in 0..30 {
             curve.learn(load, truth(load) * 2);
         }
@@ -363,8 +342,8 @@ mod tests {
     }
 
     /// One that begins with what another engine has learned.
-    fn restored() -> Curve {
-        let mut curve = Curve::new();
+    fn restored() -> CostCurve {
+        let mut curve = CostCurve::new();
         curve.restore(&trained().learned());
         curve
     }
@@ -373,7 +352,12 @@ mod tests {
     fn what_was_kept_predicts_as_before() {
         let curve = restored();
         assert!(!curve.is_blank());
-        for load in [Load::of(3, 10), Load::of(100, 0), Load::of(300, 1000), Load::of(1, 1200)] {
+        for load in [
+            CallLoad::of(3, 10),
+            CallLoad::of(100, 0),
+            CallLoad::of(300, 1000),
+            CallLoad::of(1, 1200),
+        ] {
             let (seen, real) = (curve.predict(load), truth(load));
             assert!(close(seen, real), "{load:?}: {seen:?} instead of {real:?}");
         }
@@ -384,19 +368,19 @@ mod tests {
     fn what_was_kept_gives_way_on_a_slower_or_faster_machine() {
         for times in [2.0, 0.5] {
             let real = |load| truth(load).mul_f64(times);
-            let check = |curve: &Curve, load| {
+            let check = |curve: &CostCurve, load| {
                 let seen = curve.predict(load).as_secs_f64() / truth(load).as_secs_f64() / times;
                 assert!((0.85..1.3).contains(&seen), "{load:?}, {times} times: {seen}");
             };
             let (mut same, mut all) = (restored(), restored());
             for round in 0..30 {
-                same.learn(Load::of(64, 100), real(Load::of(64, 100)));
-                let load = Load::of(1 << (round % 5), 37 * round);
+                same.learn(CallLoad::of(64, 100), real(CallLoad::of(64, 100)));
+                let load = CallLoad::of(1 << (round % 5), 37 * round);
                 all.learn(load, real(load));
             }
-            check(&same, Load::of(64, 100));
+            check(&same, CallLoad::of(64, 100));
             for tokens in [1, 3, 16, 64, 200] {
-                check(&all, Load::of(tokens, 500));
+                check(&all, CallLoad::of(tokens, 500));
             }
         }
     }
@@ -407,7 +391,7 @@ mod tests {
         let seconds = [f64::NAN, f64::INFINITY, 0.0, -0.0, -1.0, 3601.0, f64::MIN_POSITIVE];
         let bad = seconds.map(|seconds| CallSample { seconds, ..good });
         let more = [CallSample { tokens: 0, ..good }, CallSample { depth: u64::MAX, ..good }];
-        let mut curve = Curve::new();
+        let mut curve = CostCurve::new();
         curve.restore(&bad);
         curve.restore(&more);
         assert!(curve.is_blank());
@@ -424,13 +408,13 @@ mod tests {
             asked in (any::<u32>(), any::<u64>()),
             new in proptest::collection::vec((1_u32..5000, 0_u32..100_000, 1_u64..10_000_000), 0..20),
         ) {
-            let mut curve = Curve::new();
+            let mut curve = CostCurve::new();
             curve.restore(&kept);
-            let load = Load { tokens: asked.0, depth: asked.1 };
+            let load = CallLoad { tokens: asked.0, depth: asked.1 };
             for (tokens, before, micros) in new {
                 prop_assert!(curve.coefficients.iter().all(|&c| c.is_finite() && c >= 0.0));
                 prop_assert!(curve.predict(load).as_secs_f64() <= LONGEST_ESTIMATE);
-                curve.learn(Load::of(tokens, before), Duration::from_micros(micros));
+                curve.learn(CallLoad::of(tokens, before), Duration::from_micros(micros));
             }
             prop_assert!(curve.coefficients.iter().all(|&c| c.is_finite() && c >= 0.0));
             prop_assert!(curve.drift.is_finite() && curve.drift > 0.0);
@@ -441,6 +425,6 @@ mod tests {
     #[test]
     fn nothing_takes_no_time() {
         let curve = trained();
-        assert_eq!(curve.predict(Load::default()), Duration::ZERO);
+        assert_eq!(curve.predict(CallLoad::default()), Duration::ZERO);
     }
 }
