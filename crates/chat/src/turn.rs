@@ -48,6 +48,11 @@ impl Call {
         };
         Self { id, name, arguments }
     }
+
+    /// A call of a custom tool: its text is the argument `input`.
+    pub fn custom(id: String, name: String, input: &str) -> Self {
+        Self { id, name, arguments: json!({"input": input}) }
+    }
 }
 
 impl Turn {
@@ -192,9 +197,7 @@ fn call(path: &str, call: &ToolCall) -> Result<Call, BadMessage> {
         (Some(function), None) => {
             Ok(Call::new(id, function.name.clone(), function.arguments.clone()))
         }
-        (None, Some(custom)) => {
-            Ok(Call { id, name: custom.name.clone(), arguments: json!({"input": custom.input}) })
-        }
+        (None, Some(custom)) => Ok(Call::custom(id, custom.name.clone(), &custom.input)),
         _ => {
             let message = format!("'{path}' must have either 'function' or 'custom'.");
             Err(bad(path, "invalid_value", message))

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -58,13 +59,23 @@ pub enum EmbeddingInput {
     TokenLists(Vec<Vec<u32>>),
 }
 
-/// Content that is one text, or a list of parts.
-#[derive(Debug, Clone, PartialEq)]
+/// One text, or a list of parts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
 pub enum TextOr<T> {
     /// One text.
     Text(String),
     /// Parts.
     Parts(Vec<T>),
+}
+
+/// One text, or an object.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TextOrObject<T> {
+    /// One text.
+    Text(String),
+    /// An object.
+    Object(T),
 }
 
 /// `logit_bias`: token id (as a JSON object key, hence text) to bias.
@@ -75,11 +86,11 @@ pub struct LogitBias(pub BTreeMap<String, f32>);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOr<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextOrVisitor<T>(std::marker::PhantomData<T>);
+        struct TextOrVisitor<T>(PhantomData<T>);
         impl<'de, T: Deserialize<'de>> Visitor<'de> for TextOrVisitor<T> {
             type Value = TextOr<T>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string or an array of content parts")
+                f.write_str("a string or an array of objects")
             }
             fn visit_str<E: de::Error>(self, v: &str) -> Result<TextOr<T>, E> {
                 Ok(TextOr::Text(v.to_owned()))
@@ -92,7 +103,29 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOr<T> {
                 Ok(TextOr::Parts(parts))
             }
         }
-        deserializer.deserialize_any(TextOrVisitor(std::marker::PhantomData))
+        deserializer.deserialize_any(TextOrVisitor(PhantomData))
+    }
+}
+
+// === impl TextOrObject ===
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOrObject<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrObjectVisitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for TextOrObjectVisitor<T> {
+            type Value = TextOrObject<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or an object")
+            }
+            fn visit_str<E: de::Error>(self, v: &str) -> Result<TextOrObject<T>, E> {
+                Ok(TextOrObject::Text(v.to_owned()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<TextOrObject<T>, A::Error> {
+                let object = de::value::MapAccessDeserializer::new(map);
+                T::deserialize(object).map(TextOrObject::Object)
+            }
+        }
+        deserializer.deserialize_any(TextOrObjectVisitor(PhantomData))
     }
 }
 

@@ -23,4 +23,4 @@ pub mod tokenize;
 pub mod tools;
 pub mod usage;
 
-pub use flex::{EmbeddingInput, LogitBias, Prompt, Stop, TextOr};
+pub use flex::{EmbeddingInput, LogitBias, Prompt, Stop, TextOr, TextOrObject};

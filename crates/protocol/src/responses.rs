@@ -1,14 +1,13 @@
 //! OpenAI's Responses API: what it asks. Its answers are many shapes of one object, written as JSON.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
-use serde::Deserialize;
-use serde::de::{self, Deserializer, MapAccess, Visitor};
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::flex::TextOr;
+use crate::flex::{TextOr, TextOrObject};
 
 // What the response repeats stays as it was sent; `TextConfig`, `ResponseTool` and the others read it.
 /// `POST /v1/responses`.
@@ -18,7 +17,7 @@ pub struct ResponsesRequest {
     pub model: String,
     /// A text, or items: messages, calls and their outputs, reasoning.
     #[schema(value_type = Option<Object>)]
-    pub input: Option<Value>,
+    pub input: Option<TextOr<InputItem>>,
     /// Put before the input, as a system message.
     pub instructions: Option<String>,
     /// Whether to answer as server-sent events; default false.
@@ -57,7 +56,7 @@ pub struct ResponsesRequest {
     pub previous_response_id: Option<String>,
     /// A conversation, as id or `{"id": ...}`, that this response follows on and becomes a part of.
     #[schema(value_type = Option<Object>)]
-    pub conversation: Option<Value>,
+    pub conversation: Option<TextOrObject<ConversationId>>,
     /// Whether to answer at once and generate meanwhile; default false. Needs `store`.
     pub background: Option<bool>,
     /// Log probabilities with `message.output_text.logprobs`; what else it may name is not there.
@@ -135,13 +134,15 @@ pub struct ResponseTool {
     pub tools: Option<Vec<Value>>,
 }
 
-/// What the model has to call.
-#[derive(Debug, Clone, PartialEq)]
-pub enum ResponseToolChoice {
-    /// `none`, `auto` or `required`.
-    Mode(String),
-    /// A tool, or some of them.
-    Tools(ToolSelection),
+/// What the model has to call: `none`, `auto` or `required`, a tool, or some of them.
+pub type ResponseToolChoice = TextOrObject<ToolSelection>;
+
+/// The conversation of a response.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(expecting = "a conversation")]
+pub struct ConversationId {
+    /// Its id.
+    pub id: String,
 }
 
 /// A tool, or some of them.
@@ -159,42 +160,66 @@ pub struct ToolSelection {
     pub tools: Option<Vec<ToolSelection>>,
 }
 
-/// An item of the input, as far as the model reads it. Items are kept as they were sent.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+/// An item: a message, a call, its output, reasoning, or a reference to a stored item. Fields that are not
+/// here are stored as they were sent.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(expecting = "an item")]
 pub struct InputItem {
-    /// `message` (the default), `function_call`, `custom_tool_call`, their `..._output`, or `reasoning`.
-    #[serde(rename = "type")]
+    /// `message` (the default), `function_call`, `custom_tool_call`, their `..._output`, `reasoning`, or
+    /// `item_reference`.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
+    /// Its id; a new item gets one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `completed` (the default), `in_progress` or `incomplete`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
     /// Of a message.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
     /// Of a message or of reasoning.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<TextOr<InputPart>>,
     /// Of reasoning.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub summary: Option<Vec<InputPart>>,
     /// Of a call or its output.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub call_id: Option<String>,
     /// Of a call: the tool's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Of a function call: JSON as text.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub arguments: Option<Value>,
     /// Of a custom tool's call: its text.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
     /// Of a call's output.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<TextOr<InputPart>>,
+    /// Everything else the client sent.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 /// A part of an item's content.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(expecting = "a part")]
 pub struct InputPart {
     /// `input_text`, `output_text`, `text`, `summary_text`, `reasoning_text` or `refusal`.
-    #[serde(rename = "type")]
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// The text.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
     /// Of a refusal.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
+    /// Everything else the client sent.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 /// `POST /v1/conversations` and `POST /v1/conversations/{id}`.
@@ -202,7 +227,7 @@ pub struct InputPart {
 pub struct ConversationRequest {
     /// What it begins with: at most 20 items; only where one is made.
     #[schema(value_type = Option<Vec<Object>>, max_items = 20)]
-    pub items: Option<Vec<Value>>,
+    pub items: Option<Vec<InputItem>>,
     /// Up to 16 pairs.
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<BTreeMap<String, Value>>,
@@ -217,31 +242,59 @@ pub struct ConversationRequest {
 pub struct ItemsRequest {
     /// At most 20 items.
     #[schema(value_type = Vec<Object>, max_items = 20)]
-    pub items: Vec<Value>,
+    pub items: Vec<InputItem>,
     /// Everything else the client sent.
     #[serde(flatten)]
     #[schema(ignore)]
     pub extra: BTreeMap<String, Value>,
 }
 
-// === impl ResponseToolChoice ===
+/// A conversation, without its items.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Conversation {
+    /// Its id.
+    pub id: String,
+    /// `conversation`
+    pub object: String,
+    /// Seconds since 1970.
+    pub created_at: u64,
+    /// Up to 16 pairs.
+    #[schema(value_type = Object)]
+    pub metadata: BTreeMap<String, Value>,
+}
 
-impl<'de> Deserialize<'de> for ResponseToolChoice {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ChoiceVisitor;
-        impl<'de> Visitor<'de> for ChoiceVisitor {
-            type Value = ResponseToolChoice;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string or an object")
-            }
-            fn visit_str<E: de::Error>(self, v: &str) -> Result<ResponseToolChoice, E> {
-                Ok(ResponseToolChoice::Mode(v.to_owned()))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ResponseToolChoice, A::Error> {
-                let selection = de::value::MapAccessDeserializer::new(map);
-                Deserialize::deserialize(selection).map(ResponseToolChoice::Tools)
-            }
-        }
-        deserializer.deserialize_any(ChoiceVisitor)
-    }
+/// A response or a conversation was deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Deleted {
+    /// Its id.
+    pub id: String,
+    /// `response` or `conversation.deleted`.
+    pub object: &'static str,
+    /// `true`
+    pub deleted: bool,
+}
+
+/// The number of tokens of an input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct InputTokens {
+    /// `response.input_tokens` or `chat.completion.input_tokens`.
+    pub object: &'static str,
+    /// The number.
+    pub input_tokens: u32,
+}
+
+/// A page of a list of items, oldest or newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ItemList<'a> {
+    /// `list`
+    pub object: &'static str,
+    /// The items.
+    #[schema(value_type = Vec<Object>)]
+    pub data: Vec<&'a RawValue>,
+    /// The first item's id.
+    pub first_id: Option<&'a str>,
+    /// The last item's id.
+    pub last_id: Option<&'a str>,
+    /// Whether more items follow.
+    pub has_more: bool,
 }

@@ -17,7 +17,7 @@ use crate::error::ApiError;
 use crate::observe::{REQUEST_ID, track};
 use crate::routes::{
     chat, completions, conversations, docs, embeddings, health, messages, models, rerank,
-    responses, stored, tokenize,
+    responses, stored_responses, tokenize,
 };
 use crate::state::AppState;
 
@@ -49,9 +49,9 @@ fn v1() -> OpenApiRouter<AppState> {
         .routes(routes!(completions::create))
         .routes(routes!(responses::create))
         .routes(routes!(responses::input_tokens))
-        .routes(routes!(stored::retrieve, stored::delete))
-        .routes(routes!(stored::cancel))
-        .routes(routes!(stored::input_items))
+        .routes(routes!(stored_responses::retrieve, stored_responses::delete))
+        .routes(routes!(stored_responses::cancel))
+        .routes(routes!(stored_responses::input_items))
         .routes(routes!(conversations::create))
         .routes(routes!(conversations::retrieve, conversations::update, conversations::delete))
         .routes(routes!(conversations::create_items, conversations::list_items))

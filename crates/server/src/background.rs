@@ -1,5 +1,5 @@
-//! Responses that are generated while nobody waits: each a task of its own, whose events anybody
-//! may read from the beginning, also after it has ended.
+//! Responses that are generated in the background: each by a task of its own, whose events can be read from
+//! the beginning, by several clients, and also after it has ended.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -7,9 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::response::sse::Event as SseEvent;
 use futures_util::{FutureExt as _, Stream, stream};
-use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
@@ -22,8 +20,9 @@ use crate::dialects::responses::encode::{
 };
 use crate::error::ApiError;
 use crate::generations::Updates;
+use crate::persistence::{Destination, snapshot};
 use crate::reply::{Replies, ReplyUpdate};
-use crate::store::{Kept, Store, StoredResponse};
+use crate::response_store::{ResponseSnapshot, StoreError};
 
 /// Bytes of memory for the events of all running jobs. Beyond that a job goes on, but adds no more
 /// deltas to its list: the events that close items repeat their text.
@@ -33,10 +32,10 @@ const CANCEL_WAIT: Duration = Duration::from_secs(5);
 
 /// The tasks that run, by the ids of their responses. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Jobs(Arc<Shared>);
+pub(crate) struct Jobs(Arc<JobTable>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct JobTable {
     tasks: TaskTracker,
     jobs: Mutex<HashMap<String, Arc<Job>>>,
     /// Bytes of the events of all jobs.
@@ -46,12 +45,11 @@ struct Shared {
 /// A response that is being generated.
 #[derive(Debug)]
 pub(crate) struct Job {
-    told: watch::Sender<Told>,
+    emitted: watch::Sender<Emitted>,
     cancel: CancellationToken,
     task: Mutex<Option<AbortHandle>>,
-    store: Store,
-    kept: Kept,
-    /// What is known of the response if the task ends without an end of its own.
+    destination: Destination,
+    /// What is known of the response if the task ends before it has finished it.
     header: Header,
     /// Bytes of events, its own and those of all jobs.
     bytes: AtomicUsize,
@@ -60,12 +58,12 @@ pub(crate) struct Job {
 
 /// What a job has emitted so far, and whether it is over.
 #[derive(Debug, Default)]
-struct Told {
+struct Emitted {
     /// Its events as JSON, by number.
     events: Vec<Arc<str>>,
-    /// Whether its end is being kept.
+    /// Whether its end is being stored.
     ending: bool,
-    /// Whether its end is kept.
+    /// Whether its end is stored.
     over: bool,
 }
 
@@ -77,14 +75,14 @@ struct NewEvents {
     deltas: bool,
 }
 
-/// A job's task: generates the response and keeps it.
-struct Work {
+/// A job's task: generates the response and stores it.
+struct JobTask {
     replies: Replies,
     response: Response,
     job: Arc<Job>,
 }
 
-/// Ends a job whose task ends in any other way than by [`Work::finish`].
+/// Ends a job whose task ends in any other way than by [`JobTask::run`].
 struct EndOnDrop {
     jobs: Jobs,
     id: String,
@@ -105,28 +103,31 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 // === impl Jobs ===
 
 impl Jobs {
-    /// Keeps the response as it is and generates it in a task. Returns it as JSON, and its job.
+    /// Stores the response as it is and starts a task that generates it. Returns it as JSON, and its job.
     ///
     /// # Errors
-    /// Where it cannot be kept.
+    /// If it cannot be stored.
     pub(crate) async fn start(
         &self,
         replies: Replies,
         mut response: Response,
-        (store, kept): (Store, Kept),
+        destination: Destination,
         memory: Reservation,
-    ) -> Result<(String, Arc<Job>), ApiError> {
+    ) -> Result<(String, Arc<Job>), StoreError> {
+        let Destination { store, entry } = &destination;
+        response.set_stored(entry.retrievable, entry.conversation.as_deref());
         let queued = Progress::of(Status::Queued);
-        store.keep(kept.clone(), response.stored(&queued)).await?;
+        store.save(entry.clone(), snapshot(response.header(), &queued, &[])).await?;
         let object = to_json(&response.object(&queued));
-        let job = Job::new(store, kept, response.header().clone(), Arc::clone(&self.0.bytes));
+        let header = response.header().clone();
+        let job = Job::new(destination, header, Arc::clone(&self.0.bytes));
         let mut events = job.new_events();
         response.opening(&["response.created", "response.queued"], &mut events);
         job.add(events.texts);
-        let work = Work { replies, response, job: Arc::clone(&job) };
+        let task = JobTask { replies, response, job: Arc::clone(&job) };
         // What the request has is held until the job is over.
         let run = async move {
-            work.run().await;
+            task.run().await;
             drop(memory);
         };
         self.spawn(&job, run);
@@ -157,7 +158,7 @@ impl Jobs {
 
     /// The task of this response, while it runs.
     pub(crate) fn find(&self, id: &str) -> Option<Arc<Job>> {
-        lock(&self.0.jobs).get(id).filter(|job| !job.told.borrow().over).cloned()
+        lock(&self.0.jobs).get(id).filter(|job| !job.emitted.borrow().over).cloned()
     }
 
     /// Waits until none runs, once no new ones can come.
@@ -172,7 +173,7 @@ impl Jobs {
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
         lock(&self.jobs.0.jobs).remove(&self.id);
-        if self.job.told.borrow().over {
+        if self.job.emitted.borrow().over {
             return;
         }
         // The task was dropped: by `cancel`, or because the runtime ends. Then nothing can be kept
@@ -187,13 +188,12 @@ impl Drop for EndOnDrop {
 // === impl Job ===
 
 impl Job {
-    fn new(store: Store, kept: Kept, header: Header, all_bytes: Arc<AtomicUsize>) -> Arc<Self> {
+    fn new(destination: Destination, header: Header, all_bytes: Arc<AtomicUsize>) -> Arc<Self> {
         Arc::new(Self {
-            told: watch::Sender::default(),
+            emitted: watch::Sender::default(),
             cancel: CancellationToken::new(),
             task: Mutex::new(None),
-            store,
-            kept,
+            destination,
             header,
             bytes: AtomicUsize::new(0),
             all_bytes,
@@ -204,8 +204,8 @@ impl Job {
     /// dropped, and the response is kept without its output.
     pub(crate) async fn cancel(&self) {
         self.cancel.cancel();
-        let mut told = self.told.subscribe();
-        let over = told.wait_for(|told| told.over);
+        let mut emitted = self.emitted.subscribe();
+        let over = emitted.wait_for(|emitted| emitted.over);
         if tokio::time::timeout(CANCEL_WAIT, over).await.is_ok() {
             return;
         }
@@ -221,49 +221,46 @@ impl Job {
         let error = error.map(ResponseError::from);
         let progress = Progress { error, ..Progress::of(status) };
         let object = self.header.object(&progress, &[]);
-        let number = self.told.borrow().events.len() as u64;
+        let number = self.emitted.borrow().events.len() as u64;
         let last = ResponseEvent::closing(&object).numbered(number);
-        self.end(self.header.stored(&progress, &[]), to_json(&last).into()).await;
+        self.end(snapshot(&self.header, &progress, &[]), to_json(&last).into()).await;
     }
 
-    /// Keeps the response as it is at its end, and its events. Only the first end counts.
-    async fn end(&self, response: StoredResponse, last: Arc<str>) {
-        let mut kept = self.kept.clone();
-        let first = self.told.send_if_modified(|told| {
-            kept.events.clone_from(&told.events);
-            !std::mem::replace(&mut told.ending, true)
+    /// Stores the response as it is at its end, and its events. Only the first end counts.
+    async fn end(&self, response: ResponseSnapshot, last: Arc<str>) {
+        let mut destination = self.destination.clone();
+        let first = self.emitted.send_if_modified(|emitted| {
+            destination.entry.events.clone_from(&emitted.events);
+            !std::mem::replace(&mut emitted.ending, true)
         });
         if first {
-            kept.events.push(Arc::clone(&last));
-            // Those who wait go on even if this task is dropped while it waits for the store.
+            destination.entry.events.push(Arc::clone(&last));
+            // Waiting readers go on even if this task is dropped while it waits for the store.
             let _over = OverOnDrop { job: self, last: Some(last) };
-            self.keep(kept, response).await;
+            destination.save(response).await;
         }
     }
 
-    /// Keeps the response as it is on its way, unless it has been ended.
-    async fn keep_state(&self, response: StoredResponse) {
-        if !self.told.borrow().ending {
-            self.keep(self.kept.clone(), response).await;
+    /// Stores the response as it is so far, unless it has been ended.
+    async fn save_progress(&self, response: ResponseSnapshot) {
+        if !self.emitted.borrow().ending {
+            self.destination.clone().save(response).await;
         }
     }
 
-    async fn keep(&self, kept: Kept, response: StoredResponse) {
-        if let Err(error) = self.store.keep(kept, response).await {
-            tracing::error!(error = error.log_text(), "a response could not be kept");
-        }
-    }
-
-    /// Its events from this number on, until it is over.
-    pub(crate) fn events(self: Arc<Self>, from: usize) -> impl Stream<Item = SseEvent> + Send {
-        let told = self.told.subscribe();
+    /// Its events from number `from` on, as JSON, until it is over.
+    pub(crate) fn events(self: Arc<Self>, from: usize) -> impl Stream<Item = Arc<str>> + Send {
+        let emitted = self.emitted.subscribe();
         // The job is held so that its sender lives.
-        stream::unfold((self, told, from), |(job, mut told, next)| async move {
+        stream::unfold((self, emitted, from), |(job, mut emitted, next)| async move {
             let event = {
-                let now = told.wait_for(|told| told.over || told.events.len() > next).await.ok()?;
-                named(now.events.get(next)?)
+                let now = emitted
+                    .wait_for(|emitted| emitted.over || emitted.events.len() > next)
+                    .await
+                    .ok()?;
+                Arc::clone(now.events.get(next)?)
             };
-            Some((event, (job, told, next + 1)))
+            Some((event, (job, emitted, next + 1)))
         })
     }
 
@@ -278,7 +275,7 @@ impl Job {
         let bytes = events.iter().map(|event| event.len()).sum();
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.all_bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.told.send_modify(|told| told.events.extend(events));
+        self.emitted.send_modify(|emitted| emitted.events.extend(events));
     }
 }
 
@@ -294,9 +291,9 @@ impl EventSink for NewEvents {
 
 impl Drop for OverOnDrop<'_> {
     fn drop(&mut self) {
-        self.job.told.send_modify(|told| {
-            told.events.extend(self.last.take());
-            told.over = true;
+        self.job.emitted.send_modify(|emitted| {
+            emitted.events.extend(self.last.take());
+            emitted.over = true;
         });
     }
 }
@@ -307,28 +304,21 @@ impl Drop for Job {
     }
 }
 
-/// An event under its name.
-pub(crate) fn named(json: &str) -> SseEvent {
-    #[derive(Deserialize)]
-    struct Named<'a> {
-        #[serde(rename = "type", borrow)]
-        name: &'a str,
-    }
-    let name = serde_json::from_str(json).map_or("", |Named { name }| name);
-    SseEvent::default().event(name).data(json)
-}
+// === impl JobTask ===
 
-// === impl Work ===
-
-impl Work {
+impl JobTask {
     async fn run(mut self) {
         let end = self.generate().await;
         let mut last = NewEvents { texts: Vec::new(), deltas: false };
         self.response.closing(&end, &mut last);
         let last = last.texts.pop().unwrap_or_default();
-        self.job.end(self.response.stored(&end), last).await;
+        self.job.end(self.snapshot(&end), last).await;
         let (id, status) = (self.job.header.id(), end.status);
         tracing::info!(id, ?status, usage = ?self.replies.usage(), "a background response is over");
+    }
+
+    fn snapshot(&self, progress: &Progress) -> ResponseSnapshot {
+        snapshot(self.response.header(), progress, self.response.items())
     }
 
     /// Generates the response to its end.
@@ -346,7 +336,7 @@ impl Work {
                     if matches!(update, ReplyUpdate::Started { .. }) {
                         self.response.opening(&["response.in_progress"], &mut events);
                         let running = Progress::of(Status::InProgress);
-                        job.keep_state(self.response.stored(&running)).await;
+                        job.save_progress(self.snapshot(&running)).await;
                     }
                     self.response.update(update, &mut events);
                     job.add(events.texts);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
-use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use crate::cost::{JsonSize, Reservation, measure};
 use crate::error::ApiError;
 use crate::pool::Effort;
+use crate::response_store::{Owner, ResponseStore};
 use crate::state::AppState;
 use crate::work::Work;
 
@@ -30,6 +31,15 @@ pub struct ApiJson<T>(pub T);
 /// The query behind a path.
 #[derive(Debug)]
 pub struct ApiQuery<T>(pub T);
+
+/// The response store, and whose part of it a request may see.
+#[derive(Debug, Clone)]
+pub struct StoreAccess {
+    /// The store.
+    pub store: ResponseStore,
+    /// Whose responses and conversations.
+    pub owner: Owner,
+}
 
 /// A response body as JSON.
 #[derive(Debug)]
@@ -77,6 +87,24 @@ impl<T: DeserializeOwned> FromRequestParts<AppState> for ApiQuery<T> {
             let why = crate::error::shown_long(&error.body_text());
             ApiError::invalid("query", "invalid_value", format!("{why}."))
         })
+    }
+}
+
+impl FromRequestParts<AppState> for Owner {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
+        Ok(Self::of_key(parts.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes)))
+    }
+}
+
+impl FromRequestParts<AppState> for StoreAccess {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        let store = state.store.clone();
+        let store = store.ok_or_else(|| ApiError::turned_off("this server keeps no responses"))?;
+        Ok(Self { store, owner: Owner::from_request_parts(parts, state).await? })
     }
 }
 

@@ -31,13 +31,14 @@ mod listen;
 mod loading;
 mod metrics;
 mod observe;
+mod persistence;
 mod pool;
 mod reference;
 mod registry;
+mod response_store;
 mod shutdown;
 mod sse;
 mod state;
-mod store;
 mod work;
 
 use std::future::Future;
@@ -63,7 +64,7 @@ pub enum ServeError {
     Model(#[from] CannotServe),
     /// The responses' database cannot be used.
     #[error("the store of responses cannot be opened: {0}")]
-    Store(#[from] store::CannotOpen),
+    Store(#[from] response_store::OpenError),
     /// The operating system has no threads left.
     #[error("the threads for requests cannot be started: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
@@ -120,7 +121,11 @@ where
         registry: Arc::new(registry::Registry::new(&settings.models)),
         metrics: Arc::new(metrics::Metrics::new()),
         lifecycle: Lifecycle::default(),
-        store: settings.store.enabled.then(|| store::Store::open(&settings.store)).transpose()?,
+        store: settings
+            .store
+            .enabled
+            .then(|| response_store::ResponseStore::open(&settings.store))
+            .transpose()?,
         jobs: background::Jobs::default(),
     };
     #[cfg(feature = "llama")]

@@ -27,7 +27,7 @@ const MAX_CREDIT: Duration = Duration::from_millis(200);
 
 /// Why a job returned nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum JobError {
+pub enum JobError {
     /// As many jobs as may are waiting or running.
     #[error("too many jobs are waiting")]
     QueueFull,

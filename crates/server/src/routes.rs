@@ -10,5 +10,5 @@ pub mod messages;
 pub mod models;
 pub mod rerank;
 pub mod responses;
-pub mod stored;
+pub mod stored_responses;
 pub mod tokenize;

@@ -9,7 +9,7 @@ use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use forebay_protocol::usage::Usage;
 use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::ApiError;
 use crate::generations::Updates;
@@ -24,8 +24,8 @@ pub(crate) trait Encoder: Send + 'static {
     fn start(&mut self, out: &mut Chunks);
     /// What an update adds.
     fn update(&mut self, update: <Self::Updates as Updates>::Update, out: &mut Chunks);
-    /// What has to be done before the end is sent.
-    fn settle(&mut self, _usage: Usage) -> impl Future<Output = ()> + Send {
+    /// What has to happen before the end is sent.
+    fn before_end(&mut self, _usage: Usage) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
     /// What comes after the last update; with the tokens of all answers.
@@ -66,8 +66,25 @@ impl Chunks {
     }
 }
 
-/// The response that streams chunks that are made elsewhere.
-pub(crate) fn relay(
+/// The response that streams events that are JSON already, each under the name that is its `type`.
+pub(crate) fn relay<T: AsRef<str> + 'static>(
+    events: impl Stream<Item = T> + Send + 'static,
+    keepalive: Duration,
+) -> Response {
+    into_response(events.map(|event| named(event.as_ref())), keepalive)
+}
+
+fn named(json: &str) -> SseEvent {
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(rename = "type", borrow)]
+        name: &'a str,
+    }
+    let name = serde_json::from_str(json).map_or("", |Named { name }| name);
+    SseEvent::default().event(name).data(json)
+}
+
+fn into_response(
     chunks: impl Stream<Item = SseEvent> + Send + 'static,
     keepalive: Duration,
 ) -> Response {
@@ -89,7 +106,7 @@ pub(crate) fn respond<E: Encoder>(
             let event = stream.next().await?;
             Some((event, stream))
         });
-    relay(stream, keepalive)
+    into_response(stream, keepalive)
 }
 
 impl<E: Encoder> Streaming<E> {
@@ -119,7 +136,7 @@ impl<E: Encoder> Streaming<E> {
             Ok(Some(update)) => self.encoder.update(update, &mut self.chunks),
             Ok(None) => {
                 let usage = self.updates.usage();
-                self.encoder.settle(usage).await;
+                self.encoder.before_end(usage).await;
                 self.encoder.end(usage, &mut self.chunks);
                 let done = E::DONE.map(|done| SseEvent::default().data(done));
                 self.chunks.0.extend(done);

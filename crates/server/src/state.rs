@@ -12,7 +12,7 @@ use crate::convert::prepare::Context;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::registry::{Registry, Served};
-use crate::store::Store;
+use crate::response_store::ResponseStore;
 use crate::work::Shared;
 
 /// Cheap to clone.
@@ -35,7 +35,7 @@ pub struct AppState {
     /// Where the process is in its life.
     pub lifecycle: Lifecycle,
     /// Where responses and conversations are kept, if they are.
-    pub store: Option<Store>,
+    pub store: Option<ResponseStore>,
     /// Responses that are generated in the background.
     pub(crate) jobs: Jobs,
 }

@@ -4,13 +4,13 @@ use super::*;
 use crate::config::StoreSettings;
 use crate::convert::Stamp;
 use crate::dialects::responses::encode::Echo;
-use crate::store::Owner;
+use crate::response_store::{Owner, ResponseEntry, ResponseStore};
 
-fn kept() -> Kept {
-    let owner = Owner::of(&axum::http::HeaderMap::new());
+fn entry() -> ResponseEntry {
+    let owner = Owner::of_key(None);
     let (previous, conversation) = (None, None);
     let (input, events) = (Arc::default(), Vec::new());
-    Kept { owner, previous, conversation, input, retrievable: true, events }
+    ResponseEntry { owner, previous, conversation, input, retrievable: true, events }
 }
 
 /// What is known of a background response of this id.
@@ -24,31 +24,32 @@ fn header(id: &str) -> Header {
     let request = r#"{"model": "m", "input": "x", "background": true, "metadata": {"k": "v"}}"#;
     let echo = Echo::of(&serde_json::from_str(request).unwrap(), true).unwrap();
     let mut header = Header::new(stamp, Arc::new(echo));
-    header.set_kept(&kept());
+    header.set_stored(true, None);
     header
 }
 
 /// A job as it is after `queued` was kept, with one event.
-async fn job(jobs: &Jobs, store: &Store, id: &str) -> Arc<Job> {
+async fn job(jobs: &Jobs, store: &ResponseStore, id: &str) -> Arc<Job> {
     let header = header(id);
-    store.keep(kept(), header.stored(&Progress::of(Status::Queued), &[])).await.unwrap();
-    let job = Job::new(store.clone(), kept(), header, Arc::clone(&jobs.0.bytes));
+    store.save(entry(), snapshot(&header, &Progress::of(Status::Queued), &[])).await.unwrap();
+    let destination = Destination { store: store.clone(), entry: entry() };
+    let job = Job::new(destination, header, Arc::clone(&jobs.0.bytes));
     let event = json!({"type": "response.created", "sequence_number": 0});
     job.add(vec![event.to_string().into()]);
     job
 }
 
-fn store() -> Store {
-    Store::open(&StoreSettings::default()).unwrap()
+fn store() -> ResponseStore {
+    ResponseStore::open(&StoreSettings::default()).unwrap()
 }
 
 /// What is kept of a response.
-async fn whole(store: &Store, id: &str) -> Value {
-    let response = store.get(&kept().owner, id).await.unwrap().unwrap().json;
+async fn whole(store: &ResponseStore, id: &str) -> Value {
+    let response = store.object(&entry().owner, id).await.unwrap().unwrap().json;
     serde_json::from_str(&response).unwrap()
 }
 
-async fn status(store: &Store, id: &str) -> Value {
+async fn status(store: &ResponseStore, id: &str) -> Value {
     let response = whole(store, id).await;
     json!([response["status"], response["error"]["code"]])
 }
@@ -65,13 +66,13 @@ async fn a_panic_ends_its_job() {
     assert_eq!((&queued["status"], &queued["background"]), (&json!("queued"), &json!(true)));
     jobs.spawn(&job, async { panic!("the work panics") });
     let events = Arc::clone(&job).events(0);
-    let events: Vec<SseEvent> = soon(futures_util::StreamExt::collect(events)).await;
+    let events: Vec<Arc<str>> = soon(futures_util::StreamExt::collect(events)).await;
     assert_eq!(events.len(), 2, "what it told, and that it failed");
     soon(job.cancel()).await;
     assert_eq!(status(&store, "a").await, json!(["failed", "internal_error"]));
     soon(jobs.idle()).await;
     assert!(jobs.find("a").is_none());
-    let kept = store.events(&kept().owner, "a", 1, 10).await.unwrap();
+    let kept = store.events(&entry().owner, "a", 1, 10).await.unwrap();
     assert!(kept.len() == 1 && kept[0].contains("response.failed"), "{kept:?}");
     assert!(kept[0].contains("\"sequence_number\":1"), "{kept:?}");
     let mut failed = queued;
@@ -96,7 +97,7 @@ async fn a_job_that_does_not_answer_is_dropped() {
     assert_eq!(status(&store, "a").await, json!(["cancelled", null]));
     cancelled["status"] = json!("cancelled");
     assert_eq!(whole(&store, "a").await, cancelled);
-    let kept = store.events(&kept().owner, "a", 1, 10).await.unwrap();
+    let kept = store.events(&entry().owner, "a", 1, 10).await.unwrap();
     let last = json!({"type": "response.failed", "response": cancelled, "sequence_number": 1});
     assert_eq!(kept.len(), 1, "{kept:?}");
     assert_eq!(serde_json::from_str::<Value>(&kept[0]).unwrap(), last);
@@ -111,9 +112,9 @@ async fn the_first_end_counts() {
     let work = Arc::clone(&job);
     jobs.spawn(&job, async move {
         work.cancel.cancelled().await;
-        let stored = |status| work.header.stored(&Progress::of(status), &[]);
+        let stored = |status| snapshot(&work.header, &Progress::of(status), &[]);
         work.end(stored(Status::Completed), "{}".into()).await;
-        work.keep_state(stored(Status::InProgress)).await;
+        work.save_progress(stored(Status::InProgress)).await;
         panic!("afterwards");
     });
     soon(job.cancel()).await;

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use forebay_engine::Grammar;
 use forebay_protocol::chat::{ChatCompletion, ChatCompletionRequest};
 use forebay_protocol::error::ErrorEnvelope;
+use forebay_protocol::responses::InputTokens;
 
 use crate::convert::Stamp;
 use crate::convert::grammar::{Compiled, Wanted};
@@ -100,9 +101,8 @@ pub async fn input_tokens(
     let served = Arc::clone(&context.served);
     let count = move || count(&request::read(request, &context.against()?)?.0, &context);
     let tokens = work.run_for(&served, Effort::Tiny, count).await?;
-    let answer =
-        serde_json::json!({"object": "chat.completion.input_tokens", "input_tokens": tokens});
-    Ok(Json(answer).into_response())
+    let object = "chat.completion.input_tokens";
+    Ok(Json(InputTokens { object, input_tokens: tokens }).into_response())
 }
 
 /// What a request came with, besides its body.

@@ -2,20 +2,20 @@
 
 use axum::Extension;
 use axum::extract::{Path, State};
-use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use forebay_protocol::error::ErrorEnvelope;
-use forebay_protocol::responses::{ConversationRequest, ItemsRequest};
-use serde_json::{Value, json};
+use forebay_protocol::responses::{
+    Conversation, ConversationRequest, Deleted, InputItem, ItemsRequest,
+};
 
-use super::stored::{PageQuery, list, spelled, store};
-use crate::convert::{check_extra, log_unknown, metadata};
+use super::stored_responses::{PageQuery, item_list, list};
+use crate::convert::{check_extra, log_unknown, metadata, to_json};
 use crate::dialects::responses::items;
 use crate::dialects::responses::request::check_items;
 use crate::error::ApiError;
-use crate::extract::{ApiJson, ApiQuery, Json, JsonText};
+use crate::extract::{ApiJson, ApiQuery, Json, JsonText, StoreAccess};
+use crate::response_store::{ItemPage, StoredItem};
 use crate::state::AppState;
-use crate::store::{Listed, Owner, Store};
 use crate::work::Work;
 
 /// Most items that one request adds.
@@ -37,22 +37,24 @@ const MAX_ITEMS: usize = 20;
 pub async fn create(
     State(state): State<AppState>,
     Extension(work): Extension<Work>,
-    headers: HeaderMap,
+    access: StoreAccess,
     ApiJson(request): ApiJson<ConversationRequest>,
 ) -> Result<Response, ApiError> {
-    let (store, owner) = (store(&state)?, Owner::of(&headers));
     log_unknown(&check_extra(&[], &request.extra, state.settings.strict)?);
     metadata::check(request.metadata.as_ref())?;
     let metadata = request.metadata;
     work.check_kept(&state.limits)?;
-    let items = work.run(move || checked(&request.items.unwrap_or_default())).await?;
-    let body = json!({
-        "id": items::id("conv"), "object": "conversation", "created_at": crate::convert::now(),
-        "metadata": metadata.unwrap_or_default(),
-    });
-    store.put_conversation(&owner, &body).await?;
-    store.extend(&owner, body["id"].as_str().unwrap_or_default(), items).await?;
-    Ok(Json(body).into_response())
+    let items = work.run(move || checked(request.items.unwrap_or_default())).await?;
+    let conversation = Conversation {
+        id: items::new_id("conv"),
+        object: "conversation".to_owned(),
+        created_at: crate::convert::now(),
+        metadata: metadata.unwrap_or_default(),
+    };
+    let StoreAccess { store, owner } = &access;
+    store.put_conversation(owner, &conversation.id, to_json(&conversation)).await?;
+    store.append(owner, &conversation.id, items).await?;
+    Ok(Json(conversation).into_response())
 }
 
 /// Retrieve a conversation
@@ -68,13 +70,8 @@ pub async fn create(
         (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
     ),
 )]
-pub async fn retrieve(
-    State(state): State<AppState>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    let body = conversation(store(&state)?, &Owner::of(&headers), &id).await?;
-    Ok(JsonText(body).into_response())
+pub async fn retrieve(Path(id): Path<String>, access: StoreAccess) -> Result<Response, ApiError> {
+    Ok(JsonText(conversation(&access, &id).await?).into_response())
 }
 
 /// Change a conversation's metadata
@@ -94,21 +91,21 @@ pub async fn retrieve(
 pub async fn update(
     State(state): State<AppState>,
     Path(id): Path<String>,
-    headers: HeaderMap,
+    access: StoreAccess,
     ApiJson(request): ApiJson<ConversationRequest>,
 ) -> Result<Response, ApiError> {
-    let (store, owner) = (store(&state)?, Owner::of(&headers));
     if request.items.is_some() {
         let message = "'items' are added at /v1/conversations/{id}/items.";
         return Err(ApiError::invalid("items", "unsupported_parameter", message));
     }
     log_unknown(&check_extra(&[], &request.extra, state.settings.strict)?);
     metadata::check(request.metadata.as_ref())?;
-    let body = conversation(store, &owner, &id).await?;
-    let mut body: Value = serde_json::from_str(&body).unwrap_or_default();
-    body["metadata"] = json!(request.metadata.unwrap_or_default());
-    store.put_conversation(&owner, &body).await?;
-    Ok(Json(body).into_response())
+    let stored = conversation(&access, &id).await?;
+    let stored = serde_json::from_str::<Conversation>(&stored);
+    let stored = stored.map_err(|error| ApiError::internal(format!("a stored object: {error}")))?;
+    let conversation = Conversation { metadata: request.metadata.unwrap_or_default(), ..stored };
+    access.store.put_conversation(&access.owner, &id, to_json(&conversation)).await?;
+    Ok(Json(conversation).into_response())
 }
 
 /// Delete a conversation
@@ -124,15 +121,10 @@ pub async fn update(
         (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
     ),
 )]
-pub async fn delete(
-    State(state): State<AppState>,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    let (store, owner) = (store(&state)?, Owner::of(&headers));
-    conversation(store, &owner, &id).await?;
-    store.delete(&owner, &id).await?;
-    Ok(Json(json!({"id": id, "object": "conversation.deleted", "deleted": true})).into_response())
+pub async fn delete(Path(id): Path<String>, access: StoreAccess) -> Result<Response, ApiError> {
+    conversation(&access, &id).await?;
+    access.store.delete(&access.owner, &id).await?;
+    Ok(Json(Deleted { id, object: "conversation.deleted", deleted: true }).into_response())
 }
 
 /// Add items to a conversation
@@ -153,16 +145,16 @@ pub async fn create_items(
     State(state): State<AppState>,
     Extension(work): Extension<Work>,
     Path(id): Path<String>,
-    headers: HeaderMap,
+    access: StoreAccess,
     ApiJson(request): ApiJson<ItemsRequest>,
 ) -> Result<Response, ApiError> {
     log_unknown(&check_extra(&[], &request.extra, state.settings.strict)?);
     work.check_kept(&state.limits)?;
-    let (items, answer) = work.run(move || checked_and_spelled(&request.items)).await?;
-    if !store(&state)?.extend(&Owner::of(&headers), &id, items).await? {
+    let (items, list) = work.run(move || checked_list(request.items)).await?;
+    if !access.store.append(&access.owner, &id, items).await? {
         return Err(ApiError::not_found("Conversation", &id));
     }
-    Ok(JsonText(answer).into_response())
+    Ok(JsonText(list).into_response())
 }
 
 /// List a conversation's items
@@ -182,12 +174,11 @@ pub async fn list_items(
     State(state): State<AppState>,
     Extension(work): Extension<Work>,
     Path(id): Path<String>,
-    headers: HeaderMap,
+    access: StoreAccess,
     ApiQuery(query): ApiQuery<PageQuery>,
 ) -> Result<Response, ApiError> {
-    let (store, owner) = (store(&state)?, Owner::of(&headers));
-    conversation(store, &owner, &id).await?;
-    list((&state, &work), store, &owner, &id, query).await
+    conversation(&access, &id).await?;
+    list(&state.limits, &work, &access, &id, query).await
 }
 
 /// Retrieve a conversation's item
@@ -210,12 +201,11 @@ pub async fn retrieve_item(
     State(state): State<AppState>,
     Extension(work): Extension<Work>,
     Path((id, item)): Path<(String, String)>,
-    headers: HeaderMap,
+    access: StoreAccess,
 ) -> Result<Response, ApiError> {
-    let (store, owner) = (store(&state)?, Owner::of(&headers));
-    conversation(store, &owner, &id).await?;
+    conversation(&access, &id).await?;
     work.expect_answer(state.limits.history_kib << 10).await?;
-    let found = store.item_of(&owner, &id, &item).await?;
+    let found = access.store.item_of(&access.owner, &id, &item).await?;
     let found = found.ok_or_else(|| ApiError::not_found("Item", &item))?;
     Ok(JsonText(found).into_response())
 }
@@ -237,41 +227,38 @@ pub async fn retrieve_item(
     ),
 )]
 pub async fn delete_item(
-    State(state): State<AppState>,
     Path((id, item)): Path<(String, String)>,
-    headers: HeaderMap,
+    access: StoreAccess,
 ) -> Result<Response, ApiError> {
-    let (store, owner) = (store(&state)?, Owner::of(&headers));
-    let body = conversation(store, &owner, &id).await?;
-    if !store.delete_item(&owner, &id, &item).await? {
+    let body = conversation(&access, &id).await?;
+    if !access.store.delete_item(&access.owner, &id, &item).await? {
         return Err(ApiError::not_found("Item", &item));
     }
     Ok(JsonText(body).into_response())
 }
 
 /// A conversation as JSON: its metadata, without its items.
-async fn conversation(store: &Store, owner: &Owner, id: &str) -> Result<String, ApiError> {
-    let found = store.get(owner, id).await?.filter(|found| found.object == "conversation");
+async fn conversation(access: &StoreAccess, id: &str) -> Result<String, ApiError> {
+    let found = access.store.object(&access.owner, id).await?;
+    let found = found.filter(|found| found.object == "conversation");
     found.map(|found| found.json).ok_or_else(|| ApiError::not_found("Conversation", id))
 }
 
-/// The items as they are kept, and the list that answers them.
-fn checked_and_spelled(items: &[Value]) -> Result<(Vec<Value>, String), ApiError> {
+/// The items as they are stored, and the list that is the response.
+fn checked_list(items: Vec<InputItem>) -> Result<(Vec<StoredItem>, String), ApiError> {
     let items = checked(items)?;
-    let each = items
-        .iter()
-        .map(|item| (item["id"].as_str().unwrap_or_default().to_owned(), item.to_string()));
-    let answer = spelled(&Listed { items: each.collect(), more: false });
-    Ok((items, answer))
+    let each = items.iter().map(|item| (item.id.clone().unwrap_or_default(), item.json.clone()));
+    let list = item_list(&ItemPage { items: each.collect(), more: false })?;
+    Ok((items, list))
 }
 
-/// The items as they are kept.
-fn checked(items: &[Value]) -> Result<Vec<Value>, ApiError> {
+/// The items as they are stored.
+fn checked(items: Vec<InputItem>) -> Result<Vec<StoredItem>, ApiError> {
     if items.len() > MAX_ITEMS {
         let message = format!("'items' can have at most {MAX_ITEMS} at once.");
         return Err(ApiError::invalid("items", "array_above_max_length", message));
     }
-    let items = items::of_list("items", items)?;
+    let items: Vec<InputItem> = items.into_iter().map(items::complete).collect();
     check_items("items", &items)?;
-    Ok(items)
+    Ok(items.iter().map(items::stored).collect())
 }

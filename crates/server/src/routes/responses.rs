@@ -7,9 +7,9 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
+use forebay_protocol::TextOr;
 use forebay_protocol::error::ErrorEnvelope;
-use forebay_protocol::responses::ResponsesRequest;
-use serde_json::{Value, json};
+use forebay_protocol::responses::{InputItem, InputTokens, ResponsesRequest};
 
 use super::chat::{RequestParts, Submitted, context, prepare_and_submit};
 use crate::convert::Stamp;
@@ -19,12 +19,12 @@ use crate::dialects::responses::request::{self, Input, Namespaces, conversation_
 use crate::dialects::responses::{encode, items};
 use crate::error::{ApiError, shown};
 use crate::extract::{ApiJson, Json, JsonText};
-use crate::generations::Updates;
 use crate::observe::Record;
+use crate::persistence::{Destination, PersistedResponse};
 use crate::pool::Effort;
+use crate::response_store::{History, ItemError, NotFound, Owner, ResponseEntry, StoredItem};
 use crate::sse;
 use crate::state::AppState;
-use crate::store::{History, Kept, Missing, NoItem, Owner, Store, StoredItem};
 use crate::work::Work;
 
 /// Answer as a response
@@ -53,52 +53,45 @@ pub async fn create(
     State(state): State<AppState>,
     Extension(record): Extension<Record>,
     Extension(work): Extension<Work>,
+    owner: Owner,
     headers: HeaderMap,
     ApiJson(request): ApiJson<ResponsesRequest>,
 ) -> Result<Response, ApiError> {
-    let owner = Owner::of(&headers);
     work.check_kept(&state.limits)?;
     let context = context(&state, &request.model, headers)?;
     let request = Arc::new(request);
     let read = read_stored_input(&state, &owner, &work, &request).await?;
-    let mut keeper = keeper(&state, owner, &request)?;
+    let mut destination = destination(&state, owner, &request)?;
     let called = RequestParts { state: &state, record, work: work.clone(), repeats: true };
-    let (asked, keeps) = (Arc::clone(&request), keeper.is_some());
+    let (asked, stores) = (Arc::clone(&request), destination.is_some());
     let submitted = prepare_and_submit(called, context, move |context| {
-        prepare_response(&asked, read, keeps, context)
+        prepare_response(&asked, read, stores, context)
     });
     let (submitted, ResponseParts { echo, namespaces, input }) = submitted.await?;
-    let Submitted { mut replies, stream, served, not_enforced } = submitted;
-    if let Some((_, kept)) = &mut keeper {
-        kept.input = input;
+    let Submitted { replies, stream, served, not_enforced } = submitted;
+    if let Some(destination) = &mut destination {
+        destination.entry.input = input;
     }
     let name = state.registry.answer_name(&request.model, &served);
     let mut stamp = Stamp::new("resp", name, &served.info().fingerprint);
-    stamp.id = items::id("resp");
+    stamp.id = items::new_id("resp");
     let header = encode::Header::new(stamp, Arc::new(echo));
-    let mut response = encode::Response::new(header, namespaces, served);
+    let response = encode::Response::new(header, namespaces, served);
     let keepalive = Duration::from_secs(state.settings.keepalive_s);
-    match keeper {
-        Some((store, kept)) if request.background == Some(true) => {
-            response.keep(store.clone(), kept.clone());
-            let memory = work.take();
-            let (queued, job) = state.jobs.start(replies, response, (store, kept), memory).await?;
-            return Ok(not_enforced.noted_in(if stream {
-                sse::relay(job.events(0), keepalive)
-            } else {
-                JsonText(queued).into_response()
-            }));
-        }
-        Some((store, kept)) => response.keep(store, kept),
-        None => {}
+    if let Some(destination) = destination.take_if(|_| request.background == Some(true)) {
+        let (queued, job) = state.jobs.start(replies, response, destination, work.take()).await?;
+        return Ok(not_enforced.noted_in(if stream {
+            sse::relay(job.events(0), keepalive)
+        } else {
+            JsonText(queued).into_response()
+        }));
     }
-    if stream {
-        return Ok(not_enforced.noted_in(sse::respond(replies, response, keepalive)));
-    }
-    replies.read_all(|update| response.update(update, &mut encode::NoEvents)).await?;
-    response.settle(replies.usage()).await;
-    let end = response.finished(replies.usage());
-    Ok(not_enforced.noted_in(Json(response.object(&end)).into_response()))
+    let response = PersistedResponse::new(response, destination);
+    Ok(not_enforced.noted_in(if stream {
+        sse::respond(replies, response, keepalive)
+    } else {
+        JsonText(response.collect(replies).await?).into_response()
+    }))
 }
 
 /// Count a response's input tokens
@@ -117,10 +110,10 @@ pub async fn create(
 pub async fn input_tokens(
     State(state): State<AppState>,
     Extension(work): Extension<Work>,
+    owner: Owner,
     headers: HeaderMap,
     ApiJson(request): ApiJson<ResponsesRequest>,
 ) -> Result<Response, ApiError> {
-    let owner = Owner::of(&headers);
     let context = context(&state, &request.model, headers)?;
     let request = Arc::new(request);
     let read = read_stored_input(&state, &owner, &work, &request).await?;
@@ -130,8 +123,8 @@ pub async fn input_tokens(
         let (conversation, _) = request::read(&request, &input, &context.against()?)?;
         count(&conversation, &context)
     });
-    let answer = json!({"object": "response.input_tokens", "input_tokens": counted.await?});
-    Ok(Json(answer).into_response())
+    let (object, input_tokens) = ("response.input_tokens", counted.await?);
+    Ok(Json(InputTokens { object, input_tokens }).into_response())
 }
 
 /// The part of a request's input that is read from the store, as JSON texts.
@@ -148,36 +141,36 @@ struct ResponseParts {
     echo: encode::Echo,
     /// The namespace of each tool that is in one.
     namespaces: Namespaces,
-    /// The request's own items, if they are kept.
+    /// The request's own items, if they are stored.
     input: Arc<[StoredItem]>,
 }
 
 impl StoredInput {
     /// All that the model is to read.
     fn parse(self, request: &ResponsesRequest) -> Result<Input, ApiError> {
-        let parse = |text: String| serde_json::from_str(&text).unwrap_or_default();
-        let history = self.history.into_iter().map(parse).collect();
-        let (mut new, mut referred) =
-            (items::of_input(request.input.as_ref())?, self.referred.into_iter());
-        for item in &mut new {
-            if items::reference(item).is_some() {
-                *item = referred.next().map(parse).unwrap_or_default();
-            }
+        let parsed = |texts: &[String]| -> Result<Vec<InputItem>, ApiError> {
+            texts.iter().map(|text| items::of_stored(text)).collect()
+        };
+        let (history, referred) = (parsed(&self.history)?, parsed(&self.referred)?);
+        let mut new = items::of_input(request.input.as_ref())?;
+        let references = new.iter_mut().filter(|item| items::reference(item).is_some());
+        for (reference, item) in references.zip(referred) {
+            *reference = item;
         }
         Ok(Input { history, new })
     }
 }
 
 /// Prepares a response's request. Where it may be cut and is too long, the oldest items are left
-/// out. What the response repeats and keeps of it becomes JSON text here, off the async runtime.
+/// out. What the response repeats and stores of it becomes JSON text here, off the async runtime.
 fn prepare_response(
     request: &ResponsesRequest,
     read: StoredInput,
-    keeps: bool,
+    stores: bool,
     context: &Context,
 ) -> Result<(Prepared, ResponseParts), ApiError> {
     let mut input = read.parse(request)?;
-    let own = input.new.iter().filter(|_| keeps).map(StoredItem::of).collect();
+    let own = input.new.iter().filter(|_| stores).map(items::stored).collect();
     loop {
         let (conversation, namespaces) = request::read(request, &input, &context.against()?)?;
         match prepare(conversation, context) {
@@ -232,8 +225,9 @@ async fn referred(
     limit: usize,
     too_long: impl Fn(&str) -> ApiError,
 ) -> Result<Vec<String>, ApiError> {
-    let all = request.input.as_ref().and_then(Value::as_array).into_iter().flatten();
+    let Some(TextOr::Parts(all)) = &request.input else { return Ok(Vec::new()) };
     let references = all
+        .iter()
         .enumerate()
         .filter_map(|(at, item)| items::reference(item).map(|id| (at, id.to_owned())));
     let (places, ids): (Vec<usize>, Vec<String>) = references.unzip();
@@ -244,8 +238,8 @@ async fn referred(
     let Some(store) = &state.store else { return Err(missing(0)) };
     match store.items(owner, ids.clone(), limit).await? {
         Ok(items) => Ok(items),
-        Err(NoItem::Missing(at)) => Err(missing(at)),
-        Err(NoItem::TooLong(_)) => Err(too_long("input")),
+        Err(ItemError::NotFound(at)) => Err(missing(at)),
+        Err(ItemError::TooLong(_)) => Err(too_long("input")),
     }
 }
 
@@ -264,22 +258,22 @@ async fn history(
     }
     match store.history(owner, id, limit).await? {
         Ok(history) => Ok(history),
-        Err(Missing(id)) if param == "conversation" => {
+        Err(NotFound(id)) if param == "conversation" => {
             Err(ApiError::not_found("Conversation", &id).at(param))
         }
-        Err(Missing(id)) => {
+        Err(NotFound(id)) => {
             let message = format!("Previous response with id '{}' not found.", shown(&id));
             Err(ApiError::invalid(param, "previous_response_not_found", message))
         }
     }
 }
 
-/// Where the response goes at the end, if anywhere.
-fn keeper(
+/// Where the response is stored, if it is.
+fn destination(
     state: &AppState,
     owner: Owner,
     request: &ResponsesRequest,
-) -> Result<Option<(Store, Kept)>, ApiError> {
+) -> Result<Option<Destination>, ApiError> {
     let background = request.background == Some(true);
     let Some(store) = &state.store else {
         return if background { Err(no_store("background")) } else { Ok(None) };
@@ -293,8 +287,8 @@ fn keeper(
     let previous = request.previous_response_id.clone();
     let wanted = retrievable || conversation.is_some();
     let (input, events) = (Arc::default(), Vec::new());
-    let kept = Kept { owner, previous, conversation, input, retrievable, events };
-    Ok(wanted.then(|| (store.clone(), kept)))
+    let entry = ResponseEntry { owner, previous, conversation, input, retrievable, events };
+    Ok(wanted.then(|| Destination { store: store.clone(), entry }))
 }
 
 fn no_store(param: &str) -> ApiError {

@@ -11,18 +11,17 @@ mod item;
 mod object;
 
 pub use self::event::{Event, EventSink, NoEvents};
-pub use self::item::Status;
+pub use self::item::{Item, Status};
 pub use self::object::{Echo, Header, Object, Progress, ResponseError};
 
 use self::event::Numbering;
-use self::item::{Call, Content, Item, Logprobs, Part};
+use self::item::{Call, Content, Logprobs, Part};
 use self::object::TokenUsage;
 use crate::convert::chat_logprobs;
 use crate::error::ApiError;
 use crate::registry::Served;
 use crate::reply::{EndReason, Replies, ReplyEvent, ReplyUpdate, ScoredToken, ToolKind};
 use crate::sse::{Chunks, Encoder};
-use crate::store::{Kept, Store, StoredResponse};
 
 /// A response while it grows.
 #[derive(Debug)]
@@ -37,8 +36,6 @@ pub struct Response {
     cut: bool,
     /// For the tokens of log probabilities.
     served: Arc<Served>,
-    /// Where it goes at the end.
-    keep: Option<(Store, Kept)>,
 }
 
 impl Response {
@@ -52,14 +49,22 @@ impl Response {
             numbering: Numbering::default(),
             cut: false,
             served,
-            keep: None,
         }
     }
 
-    /// Keeps it at the end.
-    pub fn keep(&mut self, store: Store, kept: Kept) {
-        self.header.set_kept(&kept);
-        self.keep = Some((store, kept));
+    /// Records whether it can be retrieved later, and the conversation that it belongs to.
+    pub fn set_stored(&mut self, retrievable: bool, conversation: Option<&str>) {
+        self.header.set_stored(retrievable, conversation);
+    }
+
+    /// Records that it could not be stored.
+    pub fn set_not_stored(&mut self) {
+        self.header.set_not_stored();
+    }
+
+    /// The items so far.
+    pub fn items(&self) -> &[Item] {
+        &self.items
     }
 
     /// What was known before it was generated.
@@ -70,11 +75,6 @@ impl Response {
     /// The object with the items so far.
     pub fn object<'a>(&'a self, progress: &'a Progress) -> Object<'a> {
         self.header.object(progress, &self.items)
-    }
-
-    /// The same as it is kept.
-    pub fn stored(&self, progress: &Progress) -> StoredResponse {
-        self.header.stored(progress, &self.items)
     }
 
     /// The end of an answer that did not fail.
@@ -88,16 +88,6 @@ impl Response {
     pub fn failure(error: &ApiError) -> Progress {
         let error = ResponseError::from(error).with_code();
         Progress { error: Some(error), ..Progress::of(Status::Failed) }
-    }
-
-    /// Keeps the whole object, if it is to be kept. Where that fails, the object says so.
-    pub async fn settle(&mut self, usage: Usage) {
-        let Some((store, kept)) = self.keep.take() else { return };
-        let stored = self.stored(&self.finished(usage));
-        if let Err(error) = store.keep(kept, stored).await {
-            tracing::error!(error = error.log_text(), "a response could not be kept");
-            self.header.set_not_stored();
-        }
     }
 
     /// Reads an update and emits what it adds.
@@ -217,10 +207,6 @@ impl Encoder for Response {
 
     fn update(&mut self, update: ReplyUpdate, out: &mut Chunks) {
         Response::update(self, update, out);
-    }
-
-    async fn settle(&mut self, usage: Usage) {
-        Response::settle(self, usage).await;
     }
 
     fn end(&mut self, usage: Usage, out: &mut Chunks) {

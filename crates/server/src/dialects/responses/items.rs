@@ -1,91 +1,99 @@
-//! Items as they are kept and listed: each with an id, its type and parts.
+//! Items as they are stored and listed: each with an id, its type, its status and parts.
 
-use serde_json::{Value, json};
+use forebay_protocol::TextOr;
+use forebay_protocol::responses::{InputItem, InputPart};
+use serde_json::Value;
 
+use crate::convert::to_json;
 use crate::error::{ApiError, shown};
+use crate::response_store::StoredItem;
 
-/// A new id behind `prefix`.
-pub fn id(prefix: &str) -> String {
+/// A new id: `prefix`, `_` and 32 hexadecimal digits.
+pub fn new_id(prefix: &str) -> String {
     format!("{prefix}_{}", uuid::Uuid::new_v4().simple())
 }
 
-/// A request's input as items. Those of a reference are only what refers to them.
+/// A request's input as complete items; references stay what they are.
 ///
 /// # Errors
-/// 400 where it is neither a text nor a list of items.
-pub fn of_input(input: Option<&Value>) -> Result<Vec<Value>, ApiError> {
+/// 400 if there is no input.
+pub fn of_input(input: Option<&TextOr<InputItem>>) -> Result<Vec<InputItem>, ApiError> {
     match input {
-        None | Some(Value::Null) => Err(ApiError::missing("input")),
-        Some(Value::String(text)) => Ok(vec![whole(json!({"role": "user", "content": text}))]),
-        Some(Value::Array(items)) => of_list("input", items),
-        Some(_) => {
-            let message = "'input' must be a string or an array of items.";
-            Err(ApiError::invalid("input", "invalid_type", message))
+        None => Err(ApiError::missing("input")),
+        Some(TextOr::Text(text)) => {
+            let content = Some(TextOr::Text(text.clone()));
+            let role = Some("user".to_owned());
+            Ok(vec![complete(InputItem { role, content, ..InputItem::default() })])
         }
+        Some(TextOr::Parts(items)) => Ok(items.iter().cloned().map(complete).collect()),
     }
 }
 
-/// A list of items, `param` in errors.
-///
-/// # Errors
-/// 400 for what is no item.
-pub fn of_list(param: &str, items: &[Value]) -> Result<Vec<Value>, ApiError> {
-    let each = items.iter().enumerate().map(|(index, item)| {
-        if item.is_object() {
-            return Ok(whole(item.clone()));
-        }
-        let param = format!("{param}[{index}]");
-        let message = format!("'{param}' must be an object.");
-        Err(ApiError::invalid(param, "invalid_type", message))
-    });
-    each.collect()
-}
-
-/// The id that an item refers to, if it is a reference.
-pub fn reference(item: &Value) -> Option<&str> {
-    let is_reference = match item["type"].as_str() {
+/// The id of the stored item that an item refers to, if it is a reference.
+pub fn reference(item: &InputItem) -> Option<&str> {
+    let is_reference = match &item.kind {
         Some(kind) => kind == "item_reference",
-        None => item.get("role").is_none(),
+        None => item.role.is_none(),
     };
-    item["id"].as_str().filter(|_| is_reference)
+    item.id.as_deref().filter(|_| is_reference)
 }
 
-/// Adds what a client may leave out.
-fn whole(mut item: Value) -> Value {
+/// Adds what a client may leave out: type, id, status, and the part around a message's text.
+pub fn complete(mut item: InputItem) -> InputItem {
     if reference(&item).is_some() {
         return item;
     }
-    if item["type"].is_null() {
-        item["type"] = json!("message");
-    }
-    let prefix = match item["type"].as_str() {
-        Some("message") => "msg",
-        Some("function_call") => "fc",
-        Some("function_call_output") => "fco",
-        Some("custom_tool_call") => "ctc",
-        Some("custom_tool_call_output") => "ctco",
-        Some("reasoning") => "rs",
+    let kind = item.kind.get_or_insert_with(|| "message".to_owned());
+    let prefix = match kind.as_str() {
+        "message" => "msg",
+        "function_call" => "fc",
+        "function_call_output" => "fco",
+        "custom_tool_call" => "ctc",
+        "custom_tool_call_output" => "ctco",
+        "reasoning" => "rs",
         _ => "item",
     };
-    if !item["id"].is_string() {
-        item["id"] = json!(id(prefix));
-    }
-    if item["status"].is_null() {
-        item["status"] = json!("completed");
-    }
-    if let ("msg", Some(text)) = (prefix, item["content"].as_str()) {
-        let part = match item["role"].as_str() {
-            Some("assistant") => {
-                json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []})
-            }
-            _ => json!({"type": "input_text", "text": text}),
-        };
-        item["content"] = json!([part]);
+    item.id.get_or_insert_with(|| new_id(prefix));
+    item.status.get_or_insert_with(|| "completed".to_owned());
+    if prefix == "msg" {
+        let is_reply = item.role.as_deref() == Some("assistant");
+        item.content = item.content.map(|content| match content {
+            TextOr::Text(text) => TextOr::Parts(vec![text_part(text, is_reply)]),
+            parts @ TextOr::Parts(_) => parts,
+        });
     }
     item
 }
 
-/// The error where no such item is kept.
+/// A message's text as its only part.
+fn text_part(text: String, is_reply: bool) -> InputPart {
+    let mut part = InputPart { text: Some(text), ..InputPart::default() };
+    if is_reply {
+        part.kind = Some("output_text".to_owned());
+        let lists = ["annotations", "logprobs"];
+        part.extra =
+            lists.map(|name| (name.to_owned(), Value::Array(Vec::new()))).into_iter().collect();
+    } else {
+        part.kind = Some("input_text".to_owned());
+    }
+    part
+}
+
+/// An item as it is stored.
+pub fn stored(item: &InputItem) -> StoredItem {
+    StoredItem { id: item.id.clone(), json: to_json(item) }
+}
+
+/// An item that was stored.
+///
+/// # Errors
+/// 500 if it is no item.
+pub fn of_stored(json: &str) -> Result<InputItem, ApiError> {
+    serde_json::from_str(json)
+        .map_err(|error| ApiError::internal(format!("a stored item: {error}")))
+}
+
+/// The error for a reference to an item that is not stored.
 pub fn no_such_item(param: String, id: &str) -> ApiError {
     let message = format!("Item with id '{}' not found.", shown(id));
     ApiError::invalid(param, "item_not_found", message)

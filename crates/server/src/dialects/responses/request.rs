@@ -1,16 +1,16 @@
 //! Responses requests to conversations: items become turns.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use forebay_chat::{Call, Turn, name_results};
 use forebay_protocol::completion::CommonFields;
 use forebay_protocol::responses::{
-    InputItem, InputPart, ReasoningConfig, ResponseTool, ResponseToolChoice, ResponsesRequest,
-    TextConfig, TextFormat, ToolSelection,
+    ConversationId, InputItem, InputPart, ReasoningConfig, ResponseTool, ResponseToolChoice,
+    ResponsesRequest, TextConfig, TextFormat, ToolSelection,
 };
-use forebay_protocol::{TextOr, fields};
+use forebay_protocol::{TextOr, TextOrObject, fields};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::admission;
 use crate::conversation::{
@@ -44,9 +44,9 @@ pub static NAMES: FieldNames = FieldNames {
 #[derive(Debug, Clone, Default)]
 pub struct Input {
     /// What was said before.
-    pub history: Vec<Value>,
+    pub history: Vec<InputItem>,
     /// What the request adds.
-    pub new: Vec<Value>,
+    pub new: Vec<InputItem>,
 }
 
 /// Namespaces of tools, by the tools' names.
@@ -145,51 +145,48 @@ fn check_words(request: &ResponsesRequest, text: &TextConfig) -> Result<(), ApiE
 /// The id of a request's conversation.
 ///
 /// # Errors
-/// 400 where it is none.
+/// 400 if the request also follows a response.
 pub fn conversation_id(request: &ResponsesRequest) -> Result<Option<String>, ApiError> {
-    let Some(conversation) = &request.conversation else { return Ok(None) };
-    let id = conversation.as_str().or_else(|| conversation["id"].as_str());
-    let invalid = |code, message: &str| Err(ApiError::invalid("conversation", code, message));
-    match id {
-        _ if conversation.is_null() => Ok(None),
-        Some(_) if request.previous_response_id.is_some() => invalid(
-            "mutually_exclusive_parameters",
-            "'conversation' and 'previous_response_id' cannot both be given.",
-        ),
-        Some(id) => Ok(Some(id.to_owned())),
-        None => invalid("invalid_type", "'conversation' must be an id, or an object with one."),
+    let id = match &request.conversation {
+        None => return Ok(None),
+        Some(TextOrObject::Text(id) | TextOrObject::Object(ConversationId { id })) => id,
+    };
+    if request.previous_response_id.is_some() {
+        let message = "'conversation' and 'previous_response_id' cannot both be given.";
+        return Err(ApiError::invalid("conversation", "mutually_exclusive_parameters", message));
     }
+    Ok(Some(id.clone()))
 }
 
-/// Leaves out the oldest items, some at a time: what instructs the model, and the last, stay.
-/// Whether there was anything to leave out.
+/// Drops the oldest items, an eighth of all at a time: system and developer messages and the last item stay.
+/// Returns whether there was anything to drop.
 pub fn shorten(input: &mut Input) -> bool {
     let Input { history, new } = input;
     let count = history.len() + new.len();
     let mut left = count.div_ceil(8);
-    let stays = |item: &Value| matches!(item["role"].as_str(), Some("system" | "developer"));
+    let stays = |item: &InputItem| matches!(item.role.as_deref(), Some("system" | "developer"));
     let mut at = 0;
-    let mut drop = |item: &Value| {
+    let mut keeps = |item: &InputItem| {
         at += 1;
-        let drop = left > 0 && at < count && !stays(item);
-        left -= usize::from(drop);
-        !drop
+        let drops = left > 0 && at < count && !stays(item);
+        left -= usize::from(drops);
+        !drops
     };
-    history.retain(&mut drop);
-    new.retain(&mut drop);
+    history.retain(&mut keeps);
+    new.retain(&mut keeps);
     // A call's output is nothing without the call.
-    let calls: Vec<Value> = history
+    let calls: HashSet<String> = history
         .iter()
         .chain(&*new)
-        .filter(|i| i.get("name").is_some())
-        .map(|call| call["call_id"].clone())
+        .filter(|item| item.name.is_some())
+        .filter_map(|call| call.call_id.clone())
         .collect();
-    let whole = |item: &Value| {
-        let is_output = item["type"].as_str().is_some_and(|kind| kind.ends_with("_call_output"));
-        !is_output || calls.contains(&item["call_id"])
+    let has_its_call = |item: &InputItem| {
+        let is_output = item.kind.as_deref().is_some_and(|kind| kind.ends_with("_call_output"));
+        !is_output || item.call_id.as_ref().is_none_or(|id| calls.contains(id))
     };
-    history.retain(whole);
-    new.retain(whole);
+    history.retain(has_its_call);
+    new.retain(has_its_call);
     history.len() + new.len() < count && !new.is_empty()
 }
 
@@ -219,7 +216,7 @@ fn tool_definitions(tools: &[Value]) -> Result<(Vec<ToolDefinition>, Namespaces)
     let (mut out, mut namespaces) = (Vec::new(), BTreeMap::new());
     for (index, tool) in tools.iter().enumerate() {
         let path = format!("tools[{index}]");
-        if tool["type"] != "namespace" {
+        if type_of(&path, tool)? != "namespace" {
             out.extend(tool_definition(path, tool)?);
             continue;
         }
@@ -237,14 +234,13 @@ fn tool_definitions(tools: &[Value]) -> Result<(Vec<ToolDefinition>, Namespaces)
 
 /// OpenAI's own tools are none here: clients list them without needing them, whatever they hold.
 fn tool_definition(path: String, tool: &Value) -> Result<Option<ToolDefinition>, ApiError> {
-    let kind = match tool["type"].as_str() {
-        Some("function") => ToolKind::Function,
-        Some("custom") => ToolKind::Custom,
-        Some(dropped) => {
+    let kind = match type_of(&path, tool)?.as_str() {
+        "function" => ToolKind::Function,
+        "custom" => ToolKind::Custom,
+        dropped => {
             tracing::debug!(tool = dropped, "a tool that this server does not have is left out");
             return Ok(None);
         }
-        None => return Err(ApiError::missing(format!("{path}.type"))),
     };
     let tool: ResponseTool = typed(&path, tool)?;
     let (input, name_of_input) = match kind {
@@ -261,10 +257,22 @@ fn tool_definition(path: String, tool: &Value) -> Result<Option<ToolDefinition>,
     }))
 }
 
+/// A tool's type: nothing else is read of a tool that this server does not have.
+fn type_of(path: &str, tool: &Value) -> Result<String, ApiError> {
+    typed::<TypeOnly>(path, tool)?.kind.ok_or_else(|| ApiError::missing(format!("{path}.type")))
+}
+
+#[derive(Deserialize)]
+#[serde(expecting = "a tool")]
+struct TypeOnly {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+}
+
 fn tool_choice(choice: ResponseToolChoice) -> Result<ToolChoice, ApiError> {
     let selection = match choice {
-        ResponseToolChoice::Mode(mode) => return mode_choice(&mode),
-        ResponseToolChoice::Tools(selection) => selection,
+        TextOrObject::Text(mode) => return mode_choice(&mode),
+        TextOrObject::Object(selection) => selection,
     };
     if selection.kind.as_deref() != Some("allowed_tools") {
         return reference("tool_choice", selection).map(ToolChoice::Tool);
@@ -300,11 +308,11 @@ struct TurnBuilder {
     reasoning: Option<String>,
 }
 
-/// Checks items that are to be kept.
+/// Checks items that are to be stored.
 ///
 /// # Errors
 /// 400 for what no model could read.
-pub fn check_items(param: &str, items: &[Value]) -> Result<(), ApiError> {
+pub fn check_items(param: &str, items: &[InputItem]) -> Result<(), ApiError> {
     TurnBuilder::default().add_all(param, items)
 }
 
@@ -329,36 +337,33 @@ fn turns(instructions: Option<&str>, input: &Input) -> Result<Vec<Turn>, ApiErro
 }
 
 impl TurnBuilder {
-    fn add_all(&mut self, param: &str, items: &[Value]) -> Result<(), ApiError> {
+    fn add_all(&mut self, param: &str, items: &[InputItem]) -> Result<(), ApiError> {
         let mut each = items.iter().enumerate();
-        each.try_for_each(|(at, item)| {
-            let param = format!("{param}[{at}]");
-            self.add(&param, typed(&param, item)?)
-        })
+        each.try_for_each(|(at, item)| self.add(&format!("{param}[{at}]"), item))
     }
 
-    fn add(&mut self, param: &str, item: InputItem) -> Result<(), ApiError> {
+    fn add(&mut self, param: &str, item: &InputItem) -> Result<(), ApiError> {
         let missing = |field: &str| ApiError::missing(format!("{param}.{field}"));
+        let call_id = item.call_id.clone();
         match item.kind.as_deref().unwrap_or("message") {
             "message" => {
-                let content = text(&format!("{param}.content"), item.content)?;
-                let role = item.role.ok_or_else(|| missing("role"))?;
-                self.push(Turn::of(read_role(param, &role)?, content));
+                let content = text(&format!("{param}.content"), item.content.as_ref())?;
+                let role = item.role.as_ref().ok_or_else(|| missing("role"))?;
+                self.push(Turn::of(read_role(param, role)?, content));
             }
             "function_call" => {
-                let name = item.name.ok_or_else(|| missing("name"))?;
-                let arguments = item.arguments.unwrap_or_default();
-                self.add_call(Call::new(item.call_id.unwrap_or_default(), name, arguments));
+                let name = item.name.clone().ok_or_else(|| missing("name"))?;
+                let arguments = item.arguments.clone().unwrap_or_default();
+                self.add_call(Call::new(call_id.unwrap_or_default(), name, arguments));
             }
             "custom_tool_call" => {
-                let name = item.name.ok_or_else(|| missing("name"))?;
-                let input = item.input.ok_or_else(|| missing("input"))?;
-                let arguments = json!({"input": input});
-                self.add_call(Call::new(item.call_id.unwrap_or_default(), name, arguments));
+                let name = item.name.clone().ok_or_else(|| missing("name"))?;
+                let input = item.input.as_deref().ok_or_else(|| missing("input"))?;
+                self.add_call(Call::custom(call_id.unwrap_or_default(), name, input));
             }
             "function_call_output" | "custom_tool_call_output" => {
-                let output = text(&format!("{param}.output"), item.output)?;
-                self.push(Turn { call_id: item.call_id, ..Turn::of("tool", output) });
+                let output = text(&format!("{param}.output"), item.output.as_ref())?;
+                self.push(Turn { call_id, ..Turn::of("tool", output) });
             }
             "reasoning" => self.add_reasoning(&reasoning(item)),
             other => {
@@ -408,40 +413,39 @@ fn read_role(param: &str, role: &str) -> Result<&'static str, ApiError> {
     })
 }
 
-/// The text of reasoning, or of its summary; empty if there is none.
-fn reasoning(item: InputItem) -> String {
-    let content = match item.content {
-        Some(TextOr::Parts(parts)) => parts,
-        Some(TextOr::Text(_)) | None => Vec::new(),
+/// The text of reasoning, or else of its summary; empty if there is none.
+fn reasoning(item: &InputItem) -> String {
+    let content = match &item.content {
+        Some(TextOr::Parts(parts)) => parts.as_slice(),
+        Some(TextOr::Text(_)) | None => &[],
     };
-    let texts = |parts: Vec<InputPart>| -> Vec<String> {
-        parts.into_iter().filter_map(|part| part.text).collect()
+    let summary = item.summary.as_deref().unwrap_or_default();
+    let texts = |parts: &[InputPart]| -> Vec<String> {
+        parts.iter().filter_map(|part| part.text.clone()).collect()
     };
-    let parts = [content, item.summary.unwrap_or_default()];
-    let found = parts.into_iter().map(texts).find(|texts| !texts.is_empty());
+    let found = [content, summary].into_iter().map(texts).find(|texts| !texts.is_empty());
     found.unwrap_or_default().join("\n")
 }
 
-fn text(param: &str, content: Option<TextOr<InputPart>>) -> Result<String, ApiError> {
+fn text(param: &str, content: Option<&TextOr<InputPart>>) -> Result<String, ApiError> {
     let parts = match content {
-        Some(TextOr::Text(text)) => return Ok(text),
+        Some(TextOr::Text(text)) => return Ok(text.clone()),
         Some(TextOr::Parts(parts)) => parts,
         None => {
             let message = format!("'{param}' must be a string or an array of parts.");
             return Err(ApiError::invalid(param, "invalid_type", message));
         }
     };
-    let each = parts.into_iter().enumerate().map(|(index, part)| {
-        let InputPart { kind, text, refusal } = part;
-        let kind = kind.unwrap_or_default();
-        let text = match kind.as_str() {
-            "refusal" => refusal,
-            "input_text" | "output_text" | "text" => text,
+    let each = parts.iter().enumerate().map(|(index, part)| {
+        let kind = part.kind.as_deref().unwrap_or_default();
+        let text = match kind {
+            "refusal" => part.refusal.as_deref(),
+            "input_text" | "output_text" | "text" => part.text.as_deref(),
             _ => None,
         };
         text.ok_or_else(|| {
             let param = format!("{param}[{index}]");
-            let message = format!("'{param}' is '{}': this model reads text only.", shown(&kind));
+            let message = format!("'{param}' is '{}': this model reads text only.", shown(kind));
             ApiError::invalid(param, "unsupported_value", message)
         })
     });
@@ -450,12 +454,18 @@ fn text(param: &str, content: Option<TextOr<InputPart>>) -> Result<String, ApiEr
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    fn items(items: &[Value]) -> Vec<InputItem> {
+        items.iter().map(|item| InputItem::deserialize(item).unwrap()).collect()
+    }
 
     #[test]
     fn reasoning_and_calls_join_the_assistants_turn() {
         let reasoning = |text| json!({"type": "reasoning", "summary": [{"text": text}]});
-        let items = [
+        let sent = [
             json!({"role": "user", "content": "hi"}),
             reasoning("left out: nothing of the assistant follows"),
             json!({"role": "user", "content": [{"type": "input_text", "text": "again"}]}),
@@ -465,7 +475,7 @@ mod tests {
             json!({"type": "function_call", "call_id": "1", "name": "f", "arguments": "{\"x\": 1}"}),
             json!({"type": "function_call_output", "call_id": "1", "output": "done"}),
         ];
-        let input = Input { history: items[..4].to_vec(), new: items[4..].to_vec() };
+        let input = Input { history: items(&sent[..4]), new: items(&sent[4..]) };
         let turns = turns(Some("Be brief."), &input).unwrap();
         let roles: Vec<&str> = turns.iter().map(|turn| turn.role).collect();
         assert_eq!(roles, ["system", "user", "user", "assistant", "tool"]);
@@ -479,8 +489,8 @@ mod tests {
         let reasoning =
             json!({"type": "reasoning", "summary": [{"type": "summary_text", "text": "plan"}]});
         let empty = |role: &str| json!({"role": role, "content": ""});
-        let read = |items: &[&Value]| {
-            let new = items.iter().map(|item| (*item).clone()).collect();
+        let read = |sent: &[&Value]| {
+            let new = sent.iter().flat_map(|item| items(&[(*item).clone()])).collect();
             let turns = turns(None, &Input { history: Vec::new(), new })?;
             let each = turns.into_iter().map(|turn| (turn.role, turn.thoughts.unwrap_or_default()));
             Ok::<_, ApiError>(each.collect::<Vec<_>>())

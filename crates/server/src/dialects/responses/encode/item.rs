@@ -3,7 +3,7 @@
 use forebay_protocol::chat::{TokenLogprob, TopLogprob};
 use serde::{Serialize, Serializer};
 
-use crate::dialects::responses::items::id;
+use crate::dialects::responses::items::new_id;
 
 /// How far a response or an item has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -118,7 +118,7 @@ impl Item {
             Content::FunctionCall { .. } => "fc",
             Content::CustomToolCall { .. } => "ctc",
         };
-        Self { id: id(prefix), status: Status::InProgress, content }
+        Self { id: new_id(prefix), status: Status::InProgress, content }
     }
 
     /// Its first part, unless it is a call.

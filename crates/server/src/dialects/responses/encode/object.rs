@@ -6,13 +6,12 @@ use std::sync::Arc;
 use forebay_protocol::responses::ResponsesRequest;
 use forebay_protocol::usage::Usage;
 use serde::{Serialize, Serializer};
+use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
-use serde_json::{Value, json};
 
 use super::item::{Item, Status};
-use crate::convert::{Stamp, to_json};
+use crate::convert::Stamp;
 use crate::error::ApiError;
-use crate::store::{Kept, StoredItem, StoredResponse};
 
 /// The fields of a response that repeat its request's. They are JSON texts: the request may have
 /// many values, and every whole object repeats them.
@@ -20,6 +19,12 @@ use crate::store::{Kept, StoredItem, StoredResponse};
 pub struct Echo {
     background: bool,
     fields: Vec<(&'static str, Box<RawValue>)>,
+}
+
+#[derive(Serialize)]
+struct ReasoningEcho<'a> {
+    effort: Option<&'a Value>,
+    summary: Option<&'a str>,
 }
 
 /// What is known of a response before it is generated. Cheap to clone.
@@ -119,10 +124,15 @@ impl Echo {
         request: &ResponsesRequest,
         knows_effort: bool,
     ) -> serde_json::Result<Vec<(&'static str, Box<RawValue>)>> {
-        let effort = request.reasoning.as_ref().filter(|_| knows_effort).map(|r| &r["effort"]);
-        let (auto, plain_text) = (json!("auto"), json!({"type": "text"}));
-        let format = request.text.as_ref().map(|text| &text["format"]).filter(|f| !f.is_null());
-        let text = BTreeMap::from([("format", format.unwrap_or(&plain_text))]);
+        let effort = field(request.reasoning.as_ref(), "effort").filter(|_| knows_effort);
+        let format = match field(request.text.as_ref(), "format") {
+            Some(format) => to_raw_value(format)?,
+            None => to_raw_value(&BTreeMap::from([("type", "text")]))?,
+        };
+        let tool_choice = match &request.tool_choice {
+            Some(choice) => to_raw_value(choice)?,
+            None => to_raw_value("auto")?,
+        };
         Ok(vec![
             ("background", to_raw_value(&request.background.unwrap_or(false))?),
             ("instructions", to_raw_value(&request.instructions)?),
@@ -131,17 +141,22 @@ impl Echo {
             ("metadata", to_raw_value(request.metadata.as_ref().unwrap_or(&BTreeMap::new()))?),
             ("parallel_tool_calls", to_raw_value(&request.parallel_tool_calls.unwrap_or(true))?),
             ("previous_response_id", to_raw_value(&request.previous_response_id)?),
-            ("reasoning", to_raw_value(&json!({"effort": effort, "summary": null}))?),
+            ("reasoning", to_raw_value(&ReasoningEcho { effort, summary: None })?),
             ("service_tier", to_raw_value("default")?),
             ("temperature", to_raw_value(&request.temperature.unwrap_or(1.0))?),
-            ("text", to_raw_value(&text)?),
-            ("tool_choice", to_raw_value(request.tool_choice.as_ref().unwrap_or(&auto))?),
+            ("text", to_raw_value(&BTreeMap::from([("format", format)]))?),
+            ("tool_choice", tool_choice),
             ("tools", to_raw_value(request.tools.as_deref().unwrap_or_default())?),
             ("top_logprobs", to_raw_value(&request.top_logprobs.unwrap_or(0))?),
             ("top_p", to_raw_value(&request.top_p.unwrap_or(1.0))?),
             ("truncation", to_raw_value(request.truncation.as_deref().unwrap_or("disabled"))?),
         ])
     }
+}
+
+/// A field of an object, unless it is null.
+fn field<'v>(object: Option<&'v Value>, name: &str) -> Option<&'v Value> {
+    object?.get(name).filter(|value| !value.is_null())
 }
 
 impl Serialize for Echo {
@@ -168,13 +183,13 @@ impl Header {
         self.echo.background
     }
 
-    /// Puts in where the response will be found.
-    pub fn set_kept(&mut self, kept: &Kept) {
-        self.stored = kept.retrievable;
-        self.conversation.clone_from(&kept.conversation);
+    /// Records whether the response can be retrieved later, and the conversation that it belongs to.
+    pub fn set_stored(&mut self, retrievable: bool, conversation: Option<&str>) {
+        self.stored = retrievable;
+        self.conversation = conversation.map(str::to_owned);
     }
 
-    /// Puts in that the response could not be kept.
+    /// Records that the response could not be stored.
     pub fn set_not_stored(&mut self) {
         self.stored = false;
     }
@@ -201,15 +216,9 @@ impl Header {
         }
     }
 
-    /// The response as it is kept.
-    pub fn stored(&self, progress: &Progress, output: &[Item]) -> StoredResponse {
-        let item = |item: &Item| StoredItem { id: Some(item.id.clone()), json: to_json(item) };
-        StoredResponse {
-            id: self.stamp.id.clone(),
-            complete: matches!(progress.status, Status::Completed | Status::Incomplete),
-            body: to_json(&Object { output: None, ..self.object(progress, &[]) }),
-            output: output.iter().map(item).collect(),
-        }
+    /// The object without its items, which are stored apart from it.
+    pub fn object_without_items<'a>(&'a self, progress: &'a Progress) -> Object<'a> {
+        Object { output: None, ..self.object(progress, &[]) }
     }
 }
 

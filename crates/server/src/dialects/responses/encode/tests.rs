@@ -12,9 +12,10 @@ use crate::convert::{Against, Stamp, to_json};
 use crate::dialects::responses::items;
 use crate::dialects::responses::request::{Input, read as read_request};
 use crate::metrics::Metrics;
+use crate::persistence::{Destination, snapshot};
 use crate::registry::{Registry, model_config};
 use crate::reply::{ReplyParser, ReplyReader};
-use crate::store::Owner;
+use crate::response_store::{Owner, ResponseEntry, ResponseStore};
 
 const REQUEST: &str = r#"{
     "model": "m", "input": "hi", "instructions": "Be brief.", "max_output_tokens": 30,
@@ -51,17 +52,6 @@ fn response(request: &str, served: &Arc<Served>) -> Response {
     };
     let echo = Echo::of(&request, true).unwrap();
     Response::new(Header::new(stamp, Arc::new(echo)), namespaces, Arc::clone(served))
-}
-
-fn kept(conversation: Option<&str>) -> Kept {
-    Kept {
-        owner: Owner::of(&axum::http::HeaderMap::new()),
-        previous: None,
-        conversation: conversation.map(str::to_owned),
-        input: Arc::default(),
-        retrievable: true,
-        events: Vec::new(),
-    }
 }
 
 fn usage() -> Usage {
@@ -249,8 +239,7 @@ async fn a_background_response_begins_queued() {
     let served = served().await;
     let request = r#"{"model": "m", "input": "hi", "background": true, "metadata": null}"#;
     let mut response = response(request, &served);
-    let store = Store::open(&StoreSettings::default()).unwrap();
-    response.keep(store.clone(), kept(Some("conv_1")));
+    response.set_stored(true, Some("conv_1"));
     let mut events = Vec::new();
     response.opening(&["response.created", "response.queued"], &mut events);
     response.opening(&["response.in_progress"], &mut events);
@@ -260,16 +249,28 @@ async fn a_background_response_begins_queued() {
 }
 
 #[tokio::test]
-async fn what_is_kept_is_what_was_told() {
+async fn what_is_stored_is_what_was_sent() {
     let served = served().await;
     let mut response = response(REQUEST, &served);
-    let store = Store::open(&StoreSettings::default()).unwrap();
-    response.keep(store.clone(), kept(None));
+    let store = ResponseStore::open(&StoreSettings::default()).unwrap();
+    response.set_stored(true, None);
     generate(&mut response, FinishReason::EndOfText, &mut NoEvents);
-    response.settle(usage()).await;
-    let found = store.get(&kept(None).owner, "resp_1").await.unwrap().unwrap();
+    let end = response.finished(usage());
+    let (owner, input) = (Owner::of_key(None), Arc::default());
+    let (previous, conversation, events) = (None, None, Vec::new());
+    let entry = ResponseEntry {
+        owner: owner.clone(),
+        previous,
+        conversation,
+        input,
+        retrievable: true,
+        events,
+    };
+    let snapshot = snapshot(response.header(), &end, response.items());
+    assert!(Destination { store: store.clone(), entry }.save(snapshot).await);
+    let found = store.object(&owner, "resp_1").await.unwrap().unwrap();
     let found: Value = serde_json::from_str(&found.json).unwrap();
-    assert_eq!(found, whole(&response, &response.finished(usage())));
+    assert_eq!(found, whole(&response, &end));
     check("kept", vec![found]);
 }
 

@@ -1,26 +1,29 @@
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 
 fn owner(key: &'static str) -> Owner {
-    let key = axum::http::HeaderValue::from_static(key);
-    Owner::of(&[(axum::http::header::AUTHORIZATION, key)].into_iter().collect())
+    Owner::of_key(Some(key.as_bytes()))
 }
 
-fn open(path: Option<&Path>, max_bytes: i64) -> Store {
-    Store::at(path, max_bytes, Duration::from_secs(60)).unwrap()
+fn stored(item: &Value) -> StoredItem {
+    StoredItem { id: item["id"].as_str().map(str::to_owned), json: item.to_string() }
+}
+
+fn open(path: Option<&Path>, max_bytes: i64) -> ResponseStore {
+    ResponseStore::at(path, max_bytes, Duration::from_secs(60)).unwrap()
 }
 
 fn item(id: &str) -> Value {
     json!({"id": id, "type": "message"})
 }
 
-fn kept(input: &str, previous: Option<&str>, conversation: Option<&str>) -> Kept {
-    Kept {
+fn entry(input: &str, previous: Option<&str>, conversation: Option<&str>) -> ResponseEntry {
+    ResponseEntry {
         owner: owner("a"),
         previous: previous.map(str::to_owned),
         conversation: conversation.map(str::to_owned),
-        input: Arc::new([StoredItem::of(&item(input))]),
+        input: Arc::new([stored(&item(input))]),
         retrievable: true,
         events: vec!["{}".into(), "{\"n\": 1}".into()],
     }
@@ -30,23 +33,28 @@ fn response(id: &str, status: &str, output: &str) -> Value {
     json!({"id": id, "object": "response", "status": status, "output": [item(output)]})
 }
 
-/// Keeps a response of this form.
-async fn keep(store: &Store, kept: Kept, mut response: Value) {
+/// Stores a response of this form.
+async fn save(store: &ResponseStore, entry: ResponseEntry, mut response: Value) {
     let output = response["output"].take();
-    let stored = StoredResponse {
+    let snapshot = ResponseSnapshot {
         id: response["id"].as_str().unwrap().to_owned(),
         complete: response["status"] == "completed",
         body: response.to_string(),
-        output: output.as_array().unwrap().iter().map(StoredItem::of).collect(),
+        output: output.as_array().unwrap().iter().map(stored).collect(),
     };
-    store.keep(kept, stored).await.unwrap();
+    store.save(entry, snapshot).await.unwrap();
 }
 
-fn ids(page: &Listed) -> Vec<&str> {
+async fn put(store: &ResponseStore, owner: &Owner, conversation: Value) {
+    let id = conversation["id"].as_str().unwrap();
+    store.put_conversation(owner, id, conversation.to_string()).await.unwrap();
+}
+
+fn ids(page: &ItemPage) -> Vec<&str> {
     page.items.iter().map(|(id, _)| id.as_str()).collect()
 }
 
-async fn history(store: &Store, id: &str) -> Result<Vec<String>, Missing> {
+async fn history(store: &ResponseStore, id: &str) -> Result<Vec<String>, NotFound> {
     let History { items, whole } = store.history(&owner("a"), id, 1 << 20).await.unwrap()?;
     assert!(whole);
     Ok(items.iter().map(|item| id_of(item)).collect())
@@ -57,16 +65,20 @@ fn id_of(item: &str) -> String {
 }
 
 /// The whole of a holder.
-async fn get(store: &Store, key: &'static str, id: &str) -> Option<Value> {
-    let found = store.get(&owner(key), id).await.unwrap()?;
+async fn get(store: &ResponseStore, key: &'static str, id: &str) -> Option<Value> {
+    let found = store.object(&owner(key), id).await.unwrap()?;
     let value: Value = serde_json::from_str(&found.json).unwrap();
     assert_eq!(value["object"].as_str().unwrap_or_default(), found.object);
-    let kind = store.kind(&owner(key), id).await.unwrap().unwrap();
+    let kind = store.object_type(&owner(key), id).await.unwrap().unwrap();
     assert_eq!(kind, (found.object, found.background));
     Some(value)
 }
 
-async fn item_at(store: &Store, key: &'static str, id: &str) -> Result<Vec<String>, NoItem> {
+async fn item_at(
+    store: &ResponseStore,
+    key: &'static str,
+    id: &str,
+) -> Result<Vec<String>, ItemError> {
     let items = store.items(&owner(key), vec![id.to_owned()], 1 << 20).await.unwrap()?;
     Ok(items.iter().map(|item| id_of(item)).collect())
 }
@@ -74,9 +86,9 @@ async fn item_at(store: &Store, key: &'static str, id: &str) -> Result<Vec<Strin
 #[tokio::test]
 async fn responses_follow_on_each_other() {
     let store = open(None, 1 << 20);
-    keep(&store, kept("i1", None, None), response("r1", "completed", "o1")).await;
-    keep(&store, kept("i2", Some("r1"), None), response("r2", "in_progress", "o0")).await;
-    keep(&store, kept("i2", Some("r1"), None), response("r2", "completed", "o2")).await;
+    save(&store, entry("i1", None, None), response("r1", "completed", "o1")).await;
+    save(&store, entry("i2", Some("r1"), None), response("r2", "in_progress", "o0")).await;
+    save(&store, entry("i2", Some("r1"), None), response("r2", "completed", "o2")).await;
     assert_eq!(history(&store, "r2").await.unwrap(), ["i1", "o1", "i2", "o2"]);
     let got = get(&store, "a", "r2").await.unwrap();
     assert_eq!(got, response("r2", "completed", "o2"));
@@ -85,30 +97,30 @@ async fn responses_follow_on_each_other() {
     assert_eq!(item_at(&store, "a", "o1").await, Ok(vec!["o1".to_owned()]));
     // Another key sees nothing of it.
     assert_eq!(get(&store, "b", "r2").await, None);
-    assert_eq!(item_at(&store, "b", "o1").await, Err(NoItem::Missing(0)));
+    assert_eq!(item_at(&store, "b", "o1").await, Err(ItemError::NotFound(0)));
     assert!(store.events(&owner("b"), "r2", 0, 9).await.unwrap().is_empty());
     assert!(!store.delete(&owner("b"), "r1").await.unwrap());
     assert!(store.delete(&owner("a"), "r1").await.unwrap());
     assert!(!store.delete(&owner("a"), "r1").await.unwrap());
-    assert_eq!(history(&store, "r2").await, Err(Missing("r1".to_owned())));
-    assert_eq!(item_at(&store, "a", "o1").await, Err(NoItem::Missing(0)));
+    assert_eq!(history(&store, "r2").await, Err(NotFound("r1".to_owned())));
+    assert_eq!(item_at(&store, "a", "o1").await, Err(ItemError::NotFound(0)));
 }
 
 #[tokio::test]
 async fn conversations_grow_by_what_was_said() {
     let store = open(None, 1 << 20);
     let a = owner("a");
-    store.put_conversation(&a, &json!({"id": "c", "metadata": {}})).await.unwrap();
-    assert!(store.extend(&a, "c", vec![item("i0")]).await.unwrap());
-    assert!(!store.extend(&owner("b"), "c", vec![item("x")]).await.unwrap());
-    keep(&store, kept("i1", None, Some("c")), response("r1", "completed", "o1")).await;
-    keep(&store, kept("i2", None, Some("c")), response("r2", "failed", "o2")).await;
+    put(&store, &a, json!({"id": "c", "metadata": {}})).await;
+    assert!(store.append(&a, "c", vec![stored(&item("i0"))]).await.unwrap());
+    assert!(!store.append(&owner("b"), "c", vec![stored(&item("x"))]).await.unwrap());
+    save(&store, entry("i1", None, Some("c")), response("r1", "completed", "o1")).await;
+    save(&store, entry("i2", None, Some("c")), response("r2", "failed", "o2")).await;
     assert_eq!(history(&store, "c").await.unwrap(), ["i0", "i1", "o1"]);
     // What came later is no history of a response.
-    assert!(store.extend(&a, "c", vec![item("i3")]).await.unwrap());
+    assert!(store.append(&a, "c", vec![stored(&item("i3"))]).await.unwrap());
     assert_eq!(history(&store, "r1").await.unwrap(), ["i0", "i1", "o1"]);
     let page = |after: Option<&str>, descending| {
-        let page = Page { limit: 2, after: after.map(str::to_owned), descending };
+        let page = PageRequest { limit: 2, after: after.map(str::to_owned), descending };
         store.page(&a, "c", page, 1 << 20)
     };
     let first = page(None, false).await.unwrap().unwrap();
@@ -118,10 +130,10 @@ async fn conversations_grow_by_what_was_said() {
     let back = page(Some("i3"), true).await.unwrap().unwrap();
     assert_eq!(ids(&back), ["o1", "i1"]);
     assert_eq!(ids(&page(None, true).await.unwrap().unwrap()), ["i3", "o1"]);
-    assert_eq!(page(Some("x"), true).await.unwrap(), Err(Missing("x".to_owned())));
+    assert_eq!(page(Some("x"), true).await.unwrap(), Err(NotFound("x".to_owned())));
     assert!(store.delete_item(&a, "c", "i1").await.unwrap());
     assert_eq!(history(&store, "c").await.unwrap(), ["i0", "o1", "i3"]);
-    store.put_conversation(&a, &json!({"id": "c", "metadata": {"k": "v"}})).await.unwrap();
+    put(&store, &a, json!({"id": "c", "metadata": {"k": "v"}})).await;
     assert_eq!(get(&store, "a", "c").await.unwrap()["metadata"]["k"], "v");
     assert_eq!(history(&store, "c").await.unwrap(), ["i0", "o1", "i3"]);
 }
@@ -134,15 +146,15 @@ async fn what_nobody_uses_makes_room() {
     for n in 0..4 {
         let mut body = response(&format!("r{n}"), "completed", "o");
         body["filler"] = json!(filler);
-        keep(&store, kept("i", None, None), body).await;
+        save(&store, entry("i", None, None), body).await;
     }
     let mut there = Vec::new();
     for n in 0..4 {
         there.push(get(&store, "a", &format!("r{n}")).await.is_some());
     }
     assert_eq!(there, [false, false, true, true]);
-    let bytes = |store: &Store| -> i64 {
-        let db = store.db.lock().unwrap();
+    let bytes = |store: &ResponseStore| -> i64 {
+        let db = store.database.lock().unwrap();
         db.connection.query_row("SELECT bytes FROM size", [], |row| row.get(0)).unwrap()
     };
     assert!(bytes(&store) > 2 * 300);
@@ -151,8 +163,14 @@ async fn what_nobody_uses_makes_room() {
     }
     assert_eq!(bytes(&store), 0);
     // What is older than the limit goes with the next change.
-    keep(&store, kept("i", None, None), response("old", "completed", "o")).await;
-    store.db.lock().unwrap().connection.execute("UPDATE holder SET used = used - 61", []).unwrap();
+    save(&store, entry("i", None, None), response("old", "completed", "o")).await;
+    store
+        .database
+        .lock()
+        .unwrap()
+        .connection
+        .execute("UPDATE holder SET used = used - 61", [])
+        .unwrap();
     assert!(get(&store, "a", "none").await.is_none());
     assert!(get(&store, "a", "old").await.is_none());
 }
@@ -162,9 +180,9 @@ async fn a_file_outlives_the_process() {
     let name = format!("forebay-store-{}.sqlite", std::process::id());
     let path = std::env::temp_dir().join(name);
     let store = open(Some(&path), 1 << 20);
-    keep(&store, kept("i1", None, None), response("r1", "completed", "o1")).await;
-    keep(&store, kept("i2", None, None), response("r2", "in_progress", "o2")).await;
-    let second = Store::at(Some(&path), 1 << 20, Duration::ZERO).unwrap_err().to_string();
+    save(&store, entry("i1", None, None), response("r1", "completed", "o1")).await;
+    save(&store, entry("i2", None, None), response("r2", "in_progress", "o2")).await;
+    let second = ResponseStore::at(Some(&path), 1 << 20, Duration::ZERO).unwrap_err().to_string();
     assert!(second.contains("locked"), "{second}");
     drop(store);
     let store = open(Some(&path), 1 << 20);
@@ -184,21 +202,21 @@ async fn a_file_outlives_the_process() {
 async fn what_is_read_at_a_time_is_bounded() {
     let store = open(None, 1 << 20);
     let a = owner("a");
-    store.put_conversation(&a, &json!({"id": "c", "object": "conversation"})).await.unwrap();
+    put(&store, &a, json!({"id": "c", "object": "conversation"})).await;
     let long = |id: &str| json!({"id": id, "type": "message", "content": "x".repeat(1000)});
-    let items: Vec<Value> = (0..8).map(|n| long(&format!("i{n}"))).collect();
-    store.extend(&a, "c", items).await.unwrap();
+    let items = (0..8).map(|n| stored(&long(&format!("i{n}")))).collect();
+    store.append(&a, "c", items).await.unwrap();
     let read = store.history(&a, "c", 2500).await.unwrap().unwrap();
     let ids_read: Vec<String> = read.items.iter().map(|item| id_of(item)).collect();
     assert_eq!((ids_read, read.whole), (vec!["i6".to_owned(), "i7".to_owned()], false));
-    let page = Page { limit: 8, after: None, descending: false };
+    let page = PageRequest { limit: 8, after: None, descending: false };
     let listed = store.page(&a, "c", page.clone(), 2500).await.unwrap().unwrap();
     assert_eq!((ids(&listed), listed.more), (vec!["i0", "i1"], true));
     let listed = store.page(&a, "c", page, 10).await.unwrap().unwrap();
     assert_eq!((ids(&listed), listed.more), (vec!["i0"], true), "a page is never empty");
     // However often the same item is named, each time counts.
     let named = vec!["i3".to_owned(); 3];
-    assert_eq!(store.items(&a, named, 2500).await.unwrap(), Err(NoItem::TooLong(2)));
+    assert_eq!(store.items(&a, named, 2500).await.unwrap(), Err(ItemError::TooLong(2)));
 }
 
 #[tokio::test]
@@ -208,12 +226,12 @@ async fn long_chains_are_cut() {
     for n in 0..MAX_CHAIN + 10 {
         let id = format!("r{n}");
         let body = json!({"id": id, "object": "response", "status": "completed", "output": []});
-        let kept = Kept {
+        let entry = ResponseEntry {
             input: Arc::default(),
             events: Vec::new(),
-            ..kept("i", previous.as_deref(), None)
+            ..entry("i", previous.as_deref(), None)
         };
-        keep(&store, kept, body).await;
+        save(&store, entry, body).await;
         previous = Some(id);
     }
     let read = store.history(&owner("a"), &previous.unwrap(), 1 << 20).await.unwrap().unwrap();

@@ -5,21 +5,21 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::{Path, State};
-use axum::http::HeaderMap;
-use axum::response::sse::Event as SseEvent;
 use axum::response::{IntoResponse, Response};
 use forebay_protocol::error::ErrorEnvelope;
+use forebay_protocol::responses::{Deleted, ItemList};
 use futures_util::{Stream, stream};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::value::RawValue;
 use utoipa::IntoParams;
 
-use crate::background::named;
+use crate::config::LimitSettings;
+use crate::convert::to_json;
 use crate::error::ApiError;
-use crate::extract::{ApiQuery, Json, JsonText};
+use crate::extract::{ApiQuery, Json, JsonText, StoreAccess};
+use crate::response_store::{ItemPage, NotFound, PageRequest, StoredObject};
 use crate::sse;
 use crate::state::AppState;
-use crate::store::{Holder, Listed, Missing, Owner, Page, Store};
 use crate::work::Work;
 
 /// Most items of a page.
@@ -70,14 +70,13 @@ pub async fn retrieve(
     State(state): State<AppState>,
     Extension(work): Extension<Work>,
     Path(id): Path<String>,
-    headers: HeaderMap,
+    access: StoreAccess,
     ApiQuery(query): ApiQuery<RetrieveQuery>,
 ) -> Result<Response, ApiError> {
-    let owner = Owner::of(&headers);
     work.expect_answer(state.limits.history_kib << 10).await?;
     // Looked for before it is read: it may end in between.
     let job = state.jobs.find(&id);
-    let (store, response) = response(&state, &owner, &id).await?;
+    let response = response(&access, &id).await?;
     if query.stream != Some(true) {
         return Ok(JsonText(response.json).into_response());
     }
@@ -92,32 +91,22 @@ pub async fn retrieve(
         let message = "'stream' is for responses that were made with 'background'.";
         return Err(ApiError::invalid("stream", "unsupported_value", message));
     }
-    Ok(sse::relay(kept_events(store.clone(), owner, id, from), keepalive))
+    Ok(sse::relay(stored_events(access, id, from), keepalive))
 }
 
-/// A response's events, read as they are sent: a long one's take many times its text.
-fn kept_events(
-    store: Store,
-    owner: Owner,
-    id: String,
-    from: u64,
-) -> impl Stream<Item = SseEvent> + Send {
-    let state = (from, VecDeque::new());
-    stream::unfold(
-        (store, owner, id, state),
-        |(store, owner, id, (mut next, mut ready))| async move {
-            if ready.is_empty() {
-                let read = store.events(&owner, &id, next, EVENTS_AT_ONCE).await;
-                let read = read.inspect_err(|error| {
-                    tracing::error!(error = error.log_text(), "events could not be read");
-                });
-                ready = VecDeque::from(read.ok()?);
-            }
-            let event: String = ready.pop_front()?;
-            next += 1;
-            Some((named(&event), (store, owner, id, (next, ready))))
-        },
-    )
+/// A response's events, read as they are sent: all of a long one's would take many times its text.
+fn stored_events(access: StoreAccess, id: String, from: u64) -> impl Stream<Item = String> + Send {
+    let state = (access, id, from, VecDeque::new());
+    stream::unfold(state, |(access, id, mut next, mut ready)| async move {
+        if ready.is_empty() {
+            let read = access.store.events(&access.owner, &id, next, EVENTS_AT_ONCE).await;
+            let read = read.inspect_err(|error| tracing::error!(%error, "events are not read"));
+            ready = VecDeque::from(read.ok()?);
+        }
+        let event: String = ready.pop_front()?;
+        next += 1;
+        Some((event, (access, id, next, ready)))
+    })
 }
 
 /// Delete a response
@@ -136,15 +125,14 @@ fn kept_events(
 pub async fn delete(
     State(state): State<AppState>,
     Path(id): Path<String>,
-    headers: HeaderMap,
+    access: StoreAccess,
 ) -> Result<Response, ApiError> {
-    let owner = Owner::of(&headers);
-    let (store, _) = kind(&state, &owner, &id).await?;
+    in_background(&access, &id).await?;
     if let Some(job) = state.jobs.find(&id) {
         job.cancel().await;
     }
-    store.delete(&owner, &id).await?;
-    Ok(Json(json!({"id": id, "object": "response", "deleted": true})).into_response())
+    access.store.delete(&access.owner, &id).await?;
+    Ok(Json(Deleted { id, object: "response", deleted: true }).into_response())
 }
 
 /// Cancel a response
@@ -166,11 +154,9 @@ pub async fn cancel(
     State(state): State<AppState>,
     Extension(work): Extension<Work>,
     Path(id): Path<String>,
-    headers: HeaderMap,
+    access: StoreAccess,
 ) -> Result<Response, ApiError> {
-    let owner = Owner::of(&headers);
-    let (_, background) = kind(&state, &owner, &id).await?;
-    if !background {
+    if !in_background(&access, &id).await? {
         let message = "Only a response that was made with 'background' can be cancelled.";
         return Err(ApiError::invalid("response_id", "not_in_background", message));
     }
@@ -178,7 +164,7 @@ pub async fn cancel(
         job.cancel().await;
     }
     work.expect_answer(state.limits.history_kib << 10).await?;
-    let (_, response) = response(&state, &owner, &id).await?;
+    let response = response(&access, &id).await?;
     Ok(JsonText(response.json).into_response())
 }
 
@@ -199,19 +185,18 @@ pub async fn input_items(
     State(state): State<AppState>,
     Extension(work): Extension<Work>,
     Path(id): Path<String>,
-    headers: HeaderMap,
+    access: StoreAccess,
     ApiQuery(query): ApiQuery<PageQuery>,
 ) -> Result<Response, ApiError> {
-    let owner = Owner::of(&headers);
-    let (store, _) = kind(&state, &owner, &id).await?;
-    list((&state, &work), store, &owner, &id, query).await
+    in_background(&access, &id).await?;
+    list(&state.limits, &work, &access, &id, query).await
 }
 
-/// A page of a holder's items as OpenAI spells lists.
+/// A page of the items of a response's input, or of a conversation.
 pub(super) async fn list(
-    (state, work): (&AppState, &Work),
-    store: &Store,
-    owner: &Owner,
+    limits: &LimitSettings,
+    work: &Work,
+    StoreAccess { store, owner }: &StoreAccess,
     id: &str,
     query: PageQuery,
 ) -> Result<Response, ApiError> {
@@ -229,52 +214,40 @@ pub(super) async fn list(
         }
     };
     let limit = usize::try_from(limit).unwrap_or(1);
-    let page = Page { limit, after: query.after, descending };
-    work.expect_answer(state.limits.history_kib << 10).await?;
-    let listed = store
-        .page(owner, id, page, state.limits.history_kib << 10)
-        .await?
-        .map_err(|Missing(id)| ApiError::not_found("Item", &id).at("after"))?;
-    Ok(JsonText(spelled(&listed)).into_response())
+    let page = PageRequest { limit, after: query.after, descending };
+    let max_bytes = limits.history_kib << 10;
+    work.expect_answer(max_bytes).await?;
+    let page = store.page(owner, id, page, max_bytes).await?;
+    let page = page.map_err(|NotFound(id)| ApiError::not_found("Item", &id).at("after"))?;
+    Ok(JsonText(item_list(&page)?).into_response())
 }
 
-/// OpenAI's shape of a list.
-pub(super) fn spelled(Listed { items, more }: &Listed) -> String {
-    let id = |item: Option<&(String, String)>| item.map_or(Value::Null, |(id, _)| json!(id));
-    let texts: Vec<&str> = items.iter().map(|(_, json)| json.as_str()).collect();
-    format!(
-        r#"{{"object":"list","data":[{}],"first_id":{},"last_id":{},"has_more":{more}}}"#,
-        texts.join(","),
-        id(items.first()),
-        id(items.last()),
-    )
+/// A page as OpenAI's list, as JSON.
+///
+/// # Errors
+/// 500 if a stored item is no JSON.
+pub(super) fn item_list(ItemPage { items, more }: &ItemPage) -> Result<String, ApiError> {
+    let data = items.iter().map(|(_, json)| serde_json::from_str::<&RawValue>(json));
+    let data = data.collect::<Result<_, _>>();
+    Ok(to_json(&ItemList {
+        object: "list",
+        data: data.map_err(|error| ApiError::internal(format!("a stored item: {error}")))?,
+        first_id: items.first().map(|(id, _)| id.as_str()),
+        last_id: items.last().map(|(id, _)| id.as_str()),
+        has_more: *more,
+    }))
 }
 
-/// The store, if there is one.
-pub(super) fn store(state: &AppState) -> Result<&Store, ApiError> {
-    state.store.as_ref().ok_or_else(|| ApiError::turned_off("this server keeps no responses"))
+/// The response with this id.
+async fn response(access: &StoreAccess, id: &str) -> Result<StoredObject, ApiError> {
+    let found = access.store.object(&access.owner, id).await?;
+    let found = found.filter(|found| found.object == "response");
+    found.ok_or_else(|| ApiError::not_found("Response", id))
 }
 
-/// The response of this id, and the store that has it.
-async fn response<'a>(
-    state: &'a AppState,
-    owner: &Owner,
-    id: &str,
-) -> Result<(&'a Store, Holder), ApiError> {
-    let store = store(state)?;
-    let found = store.get(owner, id).await?.filter(|found| found.object == "response");
-    let found = found.ok_or_else(|| ApiError::not_found("Response", id))?;
-    Ok((store, found))
-}
-
-/// Whether the response of this id was made in the background, and the store that has it.
-async fn kind<'a>(
-    state: &'a AppState,
-    owner: &Owner,
-    id: &str,
-) -> Result<(&'a Store, bool), ApiError> {
-    let store = store(state)?;
-    let found = store.kind(owner, id).await?.filter(|(object, _)| object == "response");
-    let (_, background) = found.ok_or_else(|| ApiError::not_found("Response", id))?;
-    Ok((store, background))
+/// Whether the response with this id was generated in the background.
+async fn in_background(access: &StoreAccess, id: &str) -> Result<bool, ApiError> {
+    let found = access.store.object_type(&access.owner, id).await?;
+    let found = found.filter(|(object, _)| object == "response");
+    found.map(|(_, background)| background).ok_or_else(|| ApiError::not_found("Response", id))
 }
