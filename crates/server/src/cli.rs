@@ -5,21 +5,16 @@ use std::fmt::Write as _;
 use std::future::poll_fn;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::{Args, Parser, Subcommand};
 use forebay_engine::Source;
 use tokio::sync::mpsc;
-use toml::Value;
 use tracing_subscriber::EnvFilter;
 
 use crate::bench::BenchArgs;
-use crate::config::{
-    GpuLayersSetting, KvLayoutSetting, KvTypeSetting, Layers, LogFormat, ModelSettings, Origin,
-    PoolingSetting, Settings, SplitSetting, Switch, TensorSplitSetting,
-};
+use crate::config::{ConfigArgs, LogFormat, ModelSettings, Settings};
 use crate::{Shutdown, hardware, serve};
 
 /// Serves GGUF models behind the OpenAI API.
@@ -68,102 +63,6 @@ enum Command {
         #[arg(long)]
         markdown: bool,
     },
-}
-
-/// Flags win over the environment (FOREBAY_SERVER__PORT), which wins over the file.
-#[derive(Debug, Args)]
-pub(crate) struct ConfigArgs {
-    /// Configuration file; every setting is documented in config/forebay.toml.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// GGUF file to serve, perhaps with a name to call it by. May be given several times.
-    #[arg(short, long, value_name = "[NAME=]FILE")]
-    model: Vec<String>,
-    /// Further name for the (only) model: "gpt-4o", or "*" for any. May be given several times.
-    #[arg(short, long, value_name = "NAME")]
-    alias: Vec<String>,
-    /// Address to listen on [default: 127.0.0.1].
-    #[arg(long, value_name = "ADDRESS")]
-    host: Option<String>,
-    /// Port to listen on [default: 8080]; 0 for any free one.
-    #[arg(long, value_name = "PORT")]
-    port: Option<u16>,
-    /// Port of a second listener for health and metrics alone [default: none].
-    #[arg(long, value_name = "PORT")]
-    admin_port: Option<u16>,
-    /// KV cache over all answers, in tokens [default: the model's context up to 4096, times
-    /// parallel].
-    #[arg(short = 'c', long, value_name = "TOKENS")]
-    ctx_size: Option<u32>,
-    /// Answers generated at the same time [default: 4].
-    #[arg(long, visible_alias = "np", value_name = "N")]
-    parallel: Option<u32>,
-    /// How sequences lie in the KV cache [default: auto].
-    #[arg(long, value_name = "LAYOUT")]
-    kv_layout: Option<KvLayoutSetting>,
-    /// Host memory for what the KV cache has no room for, in MiB [default: 1024].
-    #[arg(long, value_name = "MIB")]
-    kv_host_mib: Option<u32>,
-    /// Tokens computed in one step.
-    #[arg(short, long, value_name = "TOKENS")]
-    batch_size: Option<u32>,
-    /// Tokens that the backend computes at once.
-    #[arg(long, value_name = "TOKENS")]
-    ubatch_size: Option<u32>,
-    /// CPU threads [default: all cores].
-    #[arg(short, long, value_name = "N")]
-    threads: Option<u32>,
-    /// Layers to put on GPUs: a number, "all", or "auto" for as many as fit [default: auto].
-    #[arg(long, visible_alias = "ngl", value_name = "N", allow_negative_numbers = true)]
-    gpu_layers: Option<GpuLayersSetting>,
-    /// How several GPUs share a model [default: layer].
-    #[arg(long, value_name = "MODE")]
-    split_mode: Option<SplitSetting>,
-    /// The part of a model that each GPU gets, such as 3,1 [default: in proportion to free memory].
-    #[arg(long, visible_alias = "ts", value_name = "PARTS")]
-    tensor_split: Option<TensorSplitSetting>,
-    /// The GPU that has all with split mode none [default: 0].
-    #[arg(long, value_name = "N")]
-    main_gpu: Option<u32>,
-    /// Layers whose experts stay on the CPU; -1 for as few as fit [default: -1].
-    #[arg(long, visible_alias = "n-cpu-moe", value_name = "N", allow_negative_numbers = true)]
-    cpu_moe_layers: Option<i32>,
-    /// How keys and values are stored [default: f16].
-    #[arg(long, value_name = "TYPE")]
-    kv_type: Option<KvTypeSetting>,
-    /// Whether attention is computed in blocks [default: auto].
-    #[arg(long, visible_alias = "fa", value_name = "WHEN")]
-    flash_attention: Option<Switch>,
-    /// Requests that may wait; more get 429 at once [default: 256].
-    #[arg(long, value_name = "N")]
-    queue: Option<u32>,
-    /// Use a text generation model for embeddings.
-    #[arg(long, visible_alias = "embedding")]
-    embeddings: bool,
-    /// How token vectors become one.
-    #[arg(long, value_name = "KIND")]
-    pooling: Option<PoolingSetting>,
-    /// Jinja chat template to use instead of the model's own.
-    #[arg(long, visible_alias = "chat-template-file", value_name = "FILE")]
-    chat_template: Option<PathBuf>,
-    /// SQLite file to keep responses and conversations in [default: memory].
-    #[arg(long, value_name = "FILE")]
-    store: Option<PathBuf>,
-    /// Keep no responses and conversations.
-    #[arg(long, conflicts_with = "store")]
-    no_store: bool,
-    /// Cache directory, of learned costs; "" for none [default: $XDG_CACHE_HOME/forebay or ~/.cache/forebay].
-    #[arg(long, value_name = "DIRECTORY")]
-    cache_dir: Option<String>,
-    /// Refuse unknown request fields.
-    #[arg(long)]
-    strict: bool,
-    /// Level or filter of the log [default: info].
-    #[arg(long, value_name = "LEVEL")]
-    log_level: Option<String>,
-    /// How log lines look [default: text].
-    #[arg(long, value_name = "FORMAT")]
-    log_format: Option<LogFormat>,
 }
 
 /// What is asked about.
@@ -275,89 +174,6 @@ fn with_settings(
             Exit::Usage
         }
     }
-}
-
-impl ConfigArgs {
-    /// File, environment and flags, in this order.
-    fn layers(&self, variables: impl Iterator<Item = (String, String)>) -> Layers {
-        let mut layers = Layers::default();
-        if let Some(path) = &self.config {
-            layers.file(path);
-        }
-        layers.environment(variables);
-        if !self.model.is_empty() {
-            layers.model_list(&self.model, &Origin::Flag("--model"));
-        }
-        if !self.alias.is_empty() && layers.model_count() > 1 {
-            layers.error(
-                "--alias needs a single model; several get theirs in the configuration file"
-                    .to_owned(),
-            );
-        }
-        for (flag, key, value) in self.values() {
-            if let Some(value) = value {
-                layers.set(key, value, Origin::Flag(flag));
-            }
-        }
-        layers
-    }
-
-    fn values(&self) -> [(&'static str, &'static str, Option<Value>); 29] {
-        let text = |text: &String| Value::String(text.clone());
-        let path = |path: &PathBuf| Value::String(path.to_string_lossy().into_owned());
-        let number = |n: u32| Value::Integer(n.into());
-        let word = |n: GpuLayersSetting| Value::String(n.to_string());
-        let aliases =
-            (!self.alias.is_empty()).then(|| self.alias.iter().map(text).collect::<Vec<_>>());
-        [
-            ("--host", "server.host", self.host.as_ref().map(text)),
-            ("--port", "server.port", self.port.map(|p| number(p.into()))),
-            ("--admin-port", "admin.port", self.admin_port.map(|p| number(p.into()))),
-            ("--strict", "server.strict", self.strict.then_some(Value::Boolean(true))),
-            ("--cache-dir", "server.cache_dir", self.cache_dir.as_ref().map(text)),
-            ("--store", "store.path", self.store.as_ref().map(path)),
-            ("--no-store", "store.enabled", self.no_store.then_some(Value::Boolean(false))),
-            ("--log-level", "log.level", self.log_level.as_ref().map(text)),
-            ("--log-format", "log.format", self.log_format.map(choice)),
-            ("--alias", "model.aliases", aliases.map(Value::Array)),
-            ("--ctx-size", "model.ctx_size", self.ctx_size.map(number)),
-            ("--parallel", "model.parallel", self.parallel.map(number)),
-            ("--kv-layout", "model.kv_layout", self.kv_layout.map(choice)),
-            ("--kv-host-mib", "model.kv_host_mib", self.kv_host_mib.map(number)),
-            ("--batch-size", "model.batch_size", self.batch_size.map(number)),
-            ("--ubatch-size", "model.ubatch_size", self.ubatch_size.map(number)),
-            ("--threads", "model.threads", self.threads.map(number)),
-            ("--gpu-layers", "model.gpu_layers", self.gpu_layers.map(word)),
-            ("--split-mode", "model.split_mode", self.split_mode.map(choice)),
-            (
-                "--tensor-split",
-                "model.tensor_split",
-                self.tensor_split.as_ref().map(|parts| Value::String(parts.to_string())),
-            ),
-            ("--main-gpu", "model.main_gpu", self.main_gpu.map(number)),
-            (
-                "--cpu-moe-layers",
-                "model.cpu_moe_layers",
-                self.cpu_moe_layers.map(|n| Value::Integer(n.into())),
-            ),
-            ("--kv-type", "model.kv_type", self.kv_type.map(choice)),
-            ("--flash-attention", "model.flash_attention", self.flash_attention.map(choice)),
-            ("--queue", "model.queue", self.queue.map(number)),
-            (
-                "--embeddings",
-                "model.kind",
-                self.embeddings.then(|| Value::String("embedding".to_owned())),
-            ),
-            ("--pooling", "model.pooling", self.pooling.map(choice)),
-            ("--chat-template", "model.chat_template", self.chat_template.as_ref().map(path)),
-            ("--model", "model.path", None),
-        ]
-    }
-}
-
-/// A choice by its name.
-fn choice<T: std::fmt::Debug>(choice: T) -> Value {
-    Value::String(format!("{choice:?}").to_lowercase())
 }
 
 /// Bytes of stack for the runtime's threads: short conversations are rendered there, and what a model

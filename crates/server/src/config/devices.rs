@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use forebay_engine::KvType;
 use forebay_engine::fit::GpuLayers;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A number of layers, `all`, or `auto`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -50,8 +50,14 @@ impl<'de> Deserialize<'de> for GpuLayersSetting {
     }
 }
 
+impl Serialize for GpuLayersSetting {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// How several GPUs share a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum SplitSetting {
     /// Each has some of the layers.
@@ -116,11 +122,10 @@ impl FromStr for TensorSplitSetting {
     }
 }
 
-impl std::fmt::Display for TensorSplitSetting {
+impl Serialize for TensorSplitSetting {
     #[expect(clippy::cast_precision_loss, reason = "up to 10^12")]
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let parts = self.0.iter().map(|&part| (part as f64 / Self::ONE).to_string());
-        f.write_str(&parts.collect::<Vec<_>>().join(","))
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|&part| part as f64 / Self::ONE))
     }
 }
 
@@ -143,7 +148,7 @@ impl<'de> Deserialize<'de> for TensorSplitSetting {
 }
 
 /// Something that may be left to the program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "they say it")]
 pub enum Switch {
@@ -153,7 +158,7 @@ pub enum Switch {
 }
 
 /// How keys and values are stored, by ggml's names of its types.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 #[value(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "ggml's names")]

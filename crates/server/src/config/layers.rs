@@ -1,4 +1,4 @@
-//! Values by dotted key, each with where it came from; later layers replace earlier ones.
+//! Values by dotted key, each with its origin; later layers replace earlier ones.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,15 +7,26 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use toml::Value;
 
-/// Where a value came from, for messages.
+use super::table::Setting;
+
+/// Where a setting's value came from, for messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
+pub enum SettingOrigin {
     /// The configuration file.
     File(String),
     /// An environment variable.
     Environment(String),
     /// A command-line flag.
     Flag(&'static str),
+}
+
+/// A value before it has the setting's type.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LayerValue {
+    /// Of the configuration file.
+    Toml(Value),
+    /// Of the environment or a flag: `8080`, `true` and `["a"]` are TOML; anything else is a string.
+    Text(String),
 }
 
 /// Everything that is wrong with a configuration.
@@ -26,7 +37,7 @@ pub struct ConfigErrors(pub Vec<String>);
 /// from the environment or a flag counts for every model.
 #[derive(Debug, Default)]
 pub struct Layers {
-    values: BTreeMap<String, (Value, Origin)>,
+    values: BTreeMap<String, (LayerValue, SettingOrigin)>,
     errors: Vec<String>,
     known: Vec<String>,
     models: usize,
@@ -77,10 +88,11 @@ impl Layers {
 
     fn section(&mut self, prefix: &str, value: Value, shown: &str) {
         let Value::Table(table) = value else {
-            return self.error(format!("{shown}: {prefix} stands outside of any section"));
+            return self.error(format!("{shown}: {prefix} is outside of any section"));
         };
         for (key, value) in table {
-            self.set(&format!("{prefix}.{key}"), value, Origin::File(shown.to_owned()));
+            let origin = SettingOrigin::File(shown.to_owned());
+            self.set(&format!("{prefix}.{key}"), LayerValue::Toml(value), origin);
         }
     }
 
@@ -98,22 +110,19 @@ impl Layers {
                 continue;
             } else if name == MODEL_LIST {
                 let models: Vec<String> = text.split(',').map(str::to_owned).collect();
-                self.model_list(&models, &Origin::Environment(name));
+                self.model_list(&models, &SettingOrigin::Environment(name));
             } else if !from_kubernetes(&name) {
                 rest.push((name, text));
             }
         }
         for (name, text) in rest {
             let key = name[PREFIX.len()..].to_lowercase().replace("__", ".");
-            // `8080`, `true` and `["a"]` are TOML; anything else is a string.
-            let parsed = format!("v = {text}").parse::<toml::Table>();
-            let value = parsed.ok().and_then(|mut t| t.remove("v")).unwrap_or(Value::String(text));
-            self.set(&key, value, Origin::Environment(name));
+            self.set(&key, LayerValue::Text(text), SettingOrigin::Environment(name));
         }
     }
 
     /// Replaces the models by a list of `FILE` or `NAME=FILE`.
-    pub fn model_list(&mut self, models: &[String], origin: &Origin) {
+    pub fn model_list(&mut self, models: &[String], origin: &SettingOrigin) {
         self.values.retain(|key, _| !key.starts_with("model."));
         self.models = models.len();
         for (index, model) in models.iter().enumerate() {
@@ -124,7 +133,7 @@ impl Layers {
             let mut set = |key: &str, text: &str| {
                 self.set(
                     &format!("model.{index}.{key}"),
-                    Value::String(text.to_owned()),
+                    LayerValue::Toml(Value::String(text.to_owned())),
                     origin.clone(),
                 );
             };
@@ -136,7 +145,7 @@ impl Layers {
     }
 
     /// Sets one value.
-    pub fn set(&mut self, key: &str, value: Value, origin: Origin) {
+    pub fn set(&mut self, key: &str, value: LayerValue, origin: SettingOrigin) {
         let for_all = key.strip_prefix("model.").filter(|rest| !rest.contains('.'));
         match for_all {
             Some(name) => {
@@ -166,39 +175,30 @@ impl Layers {
         self.models
     }
 
-    /// Notes something that is wrong.
+    /// Adds an error.
     pub fn error(&mut self, message: String) {
         self.errors.push(message);
     }
 
-    /// Reads a key into `target` if some layer has it.
-    pub fn take<T: DeserializeOwned>(&mut self, key: &str, target: &mut T) {
-        self.known.push(key.to_owned());
-        let Some((value, origin)) = self.values.remove(key) else { return };
-        match value.try_into::<T>() {
-            Ok(value) => *target = value,
-            Err(error) => {
-                let why = error.to_string();
-                self.error(format!("{key} ({origin}): {}", why.trim()));
+    /// Reads a setting into `target` if some layer has it.
+    pub(super) fn read<T: DeserializeOwned>(
+        &mut self,
+        section: &str,
+        setting: &Setting<T>,
+        target: &mut T,
+    ) {
+        let key = format!("{section}.{}", setting.name);
+        if let Some((value, origin)) = self.values.remove(&key) {
+            let value = value.read().and_then(|value| setting.accepts(&value).map(|()| value));
+            match value {
+                Ok(value) => *target = value,
+                Err(why) => self.error(format!("{key} ({origin}): {why}")),
             }
         }
+        self.known.push(key);
     }
 
-    /// Reads a number that must be in `min..=max`.
-    pub fn take_in<T>(&mut self, key: &str, target: &mut T, min: T, max: T)
-    where
-        T: DeserializeOwned + PartialOrd + fmt::Display + Copy,
-    {
-        let mut value = *target;
-        self.take(key, &mut value);
-        if value < min || value > max {
-            self.error(format!("{key}: {value} is not between {min} and {max}"));
-        } else {
-            *target = value;
-        }
-    }
-
-    /// Ends reading: what nobody took is unknown.
+    /// Ends reading: keys that are still there are unknown.
     ///
     /// # Errors
     /// All that was wrong.
@@ -212,7 +212,8 @@ impl Layers {
     }
 
     fn nearest(&self, key: &str) -> Option<&str> {
-        let scored = self.known.iter().map(|known| (distance(known, key), known.as_str()));
+        let known = self.known.iter();
+        let scored = known.map(|known| (strsim::levenshtein(known, key), known.as_str()));
         scored.min().filter(|(distance, _)| *distance <= 3).map(|(_, known)| known)
     }
 }
@@ -226,21 +227,26 @@ fn from_kubernetes(name: &str) -> bool {
     ["SERVICE_HOST", "SERVICE_PORT", "PORT"].into_iter().any(described)
 }
 
-/// Levenshtein distance in bytes.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.bytes().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
+impl LayerValue {
+    /// # Errors
+    /// Why the value is not a `T`.
+    fn read<T: DeserializeOwned>(self) -> Result<T, String> {
+        let (value, text) = match self {
+            Self::Toml(value) => (value, None),
+            Self::Text(text) => match text.parse::<Value>() {
+                Ok(value) => (value, Some(text)),
+                Err(_) => (Value::String(text), None),
+            },
+        };
+        value.try_into::<T>().or_else(|error| {
+            // A name such as `7` is TOML too.
+            let as_string = text.and_then(|text| Value::String(text).try_into().ok());
+            as_string.ok_or_else(|| error.to_string().trim().to_owned())
+        })
     }
-    row[b.len()]
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for SettingOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(name) | Self::Environment(name) => f.write_str(name),

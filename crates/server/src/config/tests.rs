@@ -16,7 +16,7 @@ fn the_documented_file_is_the_defaults_and_names_every_setting() {
     // the defaults, and be all there are.
     let uncommented: String = DOCUMENTED
         .lines()
-        .map(|line| match line.strip_prefix("#: ") {
+        .map(|line| match line.strip_prefix(example::COMMENTED) {
             Some(setting) => format!("{setting}\n"),
             None => format!("{line}\n"),
         })
@@ -50,6 +50,17 @@ fn later_layers_win() {
     let settings = resolve(text, &[("FOREBAY_MODEL", "x=1.gguf,2.gguf")]).unwrap();
     let names: Vec<_> = settings.models.iter().map(|m| m.name.as_str()).collect();
     assert_eq!(names, ["x", "2"]);
+}
+
+#[test]
+fn a_text_from_the_environment_may_look_like_another_type() {
+    let text = "[[model]]\npath = \"a.gguf\"";
+    for (name, is_name) in [("7", "7"), ("true", "true"), ("\"q\"", "q"), ("a b", "a b")] {
+        let settings = resolve(text, &[("FOREBAY_MODEL__NAME", name)]).unwrap();
+        assert_eq!(settings.models[0].name, is_name);
+    }
+    let errors = resolve(text, &[("FOREBAY_SERVER__PORT", "true")]).unwrap_err();
+    assert!(errors[0].contains("boolean `true`, expected u16"), "{errors:?}");
 }
 
 #[test]
@@ -109,14 +120,14 @@ fn the_cache_is_the_users_unless_it_is_set() {
 }
 
 #[test]
-fn all_errors_are_told_at_once_with_their_origin() {
+fn all_errors_are_reported_at_once_with_their_origin() {
     let text = "[server]\nport = \"x\"\nprot = 1\n[log]\nlevel = \"a=b=c\"\n[[model]]\nparallel = 0\n[cache]\nsize = 1";
     let errors = resolve(text, &[("FOREBAY_LOG__FORMAT", "xml")]).unwrap_err();
     let expected = [
         "server.port (f.toml): ",
         "log.format (FOREBAY_LOG__FORMAT): ",
-        "log.level: ",
-        "model.0.parallel: 0 is not between 1 and 256",
+        "log.level (f.toml): ",
+        "model.0.parallel (f.toml): 0 is not between 1 and 256",
         "model.0.path: which GGUF file?",
         "cache.size (f.toml): no such setting",
         "server.prot (f.toml): no such setting; did you mean server.port?",

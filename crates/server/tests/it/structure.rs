@@ -98,7 +98,7 @@ fn check_written(name: &str, made: &str) {
         std::fs::write(&path, made).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == made, "{name} is not what the code serves; UPDATE_OPENAPI=1 rewrites it");
+    assert!(written == made, "{name} is not what the code writes; UPDATE_OPENAPI=1 rewrites it");
 }
 
 /// Whoever follows the map has to arrive.
@@ -126,4 +126,9 @@ fn the_reference_is_what_is_served() {
         assert!(reference.contains(field), "{field} is missing");
     }
     check_written("docs/api.md", &reference);
+}
+
+#[test]
+fn the_example_configuration_is_what_the_tables_write() {
+    check_written("config/forebay.toml", &forebay_server::config::example_file());
 }
