@@ -9,7 +9,9 @@ mod example;
 mod flags;
 mod layers;
 mod model;
+mod sections;
 mod server;
+mod setting;
 mod table;
 
 use std::path::PathBuf;
@@ -43,18 +45,6 @@ pub struct Settings {
     pub models: Vec<ModelSettings>,
     /// The directory that `server.cache_dir` means; `None` without a cache.
     pub cache: Option<PathBuf>,
-}
-
-/// All tables, in the order of the file and of the flags.
-fn sections() -> [table::Section; 6] {
-    [
-        ServerSettings::section(),
-        LimitSettings::section(),
-        AdminSettings::section(),
-        LogSettings::section(),
-        StoreSettings::section(),
-        ModelSettings::section(),
-    ]
 }
 
 impl Settings {

@@ -2,7 +2,8 @@
 
 use std::fmt::{self, Write as _};
 
-use super::table::Section;
+use super::sections::sections;
+use super::setting::Section;
 
 const HEAD: &str = "\
 # Every setting of Forebay with its default. This file is written from the tables in crates/server/src/config.
@@ -18,7 +19,7 @@ pub(super) const COMMENTED: &str = "#: ";
 /// The text of `config/forebay.toml`.
 pub fn example_file() -> String {
     let mut out = HEAD.to_owned();
-    for section in super::sections() {
+    for section in sections() {
         // Writing to a String cannot fail.
         let _ = match section.name {
             "model" => write_section(&section, "[[model]]", COMMENTED, &mut out),

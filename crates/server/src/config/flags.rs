@@ -8,7 +8,8 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use toml::Value;
 
 use super::layers::{LayerValue, Layers, SettingOrigin};
-use super::table::{Description, Flag, FlagValue};
+use super::sections::sections;
+use super::setting::{Description, Flag, FlagValue};
 
 /// Flags win over the environment (FOREBAY_SERVER__PORT), which wins over the file.
 #[derive(Debug, Args)]
@@ -60,7 +61,7 @@ impl ConfigArgs {
 
 /// Calls `each` for every flag of every table.
 fn for_each_flag(mut each: impl FnMut(&'static str, &Description, &Flag)) {
-    for section in super::sections() {
+    for section in sections() {
         for setting in &section.settings {
             for flag in &setting.flags {
                 each(section.name, setting, flag);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use toml::Value;
 
-use super::table::Setting;
+use super::setting::Setting;
 
 /// Where a setting's value came from, for messages.
 #[derive(Debug, Clone, PartialEq, Eq)]

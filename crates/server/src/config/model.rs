@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::devices::{GpuLayersSetting, KvTypeSetting, SplitSetting, Switch, TensorSplitSetting};
+use super::layers::Layers;
 use super::table::settings;
-use super::{GpuLayersSetting, KvTypeSetting, Layers, SplitSetting, Switch, TensorSplitSetting};
 
 settings! {
     /// One section for each model; as many as you like, chat and embedding models side by side.
