@@ -10,7 +10,7 @@ use forebay_protocol::usage::Usage;
 
 use crate::error::ApiError;
 use crate::lifecycle::{Lifecycle, Phase};
-use crate::observe::Record;
+use crate::record::Record;
 use crate::registry::Served;
 
 /// What happens to the answers to one request, in order: what streams and whole answers are made of.
@@ -110,7 +110,7 @@ impl Generations {
             running.push(Running { generation, unfinished, meter });
         }
         served.metrics.prompt_tokens.increment(u64::from(usage.prompt_tokens));
-        record.note(|facts| {
+        record.update(|facts| {
             facts.model = Some(Arc::clone(served));
             facts.prompt_tokens = usage.prompt_tokens;
         });
@@ -156,14 +156,14 @@ impl Generations {
             Event::Finished { tokens, reason, .. } => {
                 run.unfinished -= 1;
                 self.usage = self.usage.plus(0, 0, *tokens);
-                self.record.note(|facts| {
+                self.record.update(|facts| {
                     facts.completion_tokens = self.usage.completion_tokens;
                     facts.finish_reason = Some(finish_reason(reason));
                 });
             }
             Event::Started { cached, .. } => {
                 self.usage = self.usage.plus(0, *cached, 0);
-                self.record.note(|facts| facts.cached_tokens += cached);
+                self.record.update(|facts| facts.cached_tokens += cached);
             }
             Event::Paused | Event::Prompt(_) | Event::Delta { .. } => {}
         }
@@ -195,7 +195,7 @@ impl Updates for Generations {
     }
 
     fn failed(&self, error: ApiError) -> ApiError {
-        self.record.note(|facts| facts.error = Some(error.log_text().to_owned()));
+        self.record.update(|facts| facts.error = Some(error.log_text().to_owned()));
         error
     }
 }
@@ -218,7 +218,7 @@ impl Meter {
                 if std::mem::replace(&mut self.first_token, false) {
                     metrics.ttft.record(at.as_secs_f64());
                     metrics.prefill.record(at.saturating_sub(self.started).as_secs_f64());
-                    record.note(|facts| facts.ttft = Some(at));
+                    record.update(|facts| facts.ttft = Some(at));
                 }
                 let Some((last, first, count)) = self.choices.get_mut(*choice as usize) else {
                     return;

@@ -33,6 +33,7 @@ mod metrics;
 mod observe;
 mod persistence;
 mod pool;
+mod record;
 mod reference;
 mod registry;
 mod response_store;

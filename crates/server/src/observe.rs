@@ -3,9 +3,8 @@
 use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
@@ -17,8 +16,8 @@ use hyper::body::{Body as _, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::admission;
-use crate::error::{ApiError, Busy, Internal};
-use crate::registry::Served;
+use crate::error::{ApiError, Busy, Internal, MessagesError};
+use crate::record::Record;
 use crate::state::AppState;
 use crate::work::Work;
 
@@ -30,31 +29,6 @@ const MAX_ID: usize = 128;
 const MAX_HEADERS: usize = 100;
 /// What is logged and counted when the client left before there was a response.
 const CLIENT_GONE: u16 = 499;
-
-/// What a handler learns about its request, for the log line. Shared with the handler through the
-/// request's extensions.
-#[derive(Debug, Clone, Default)]
-pub struct Record(Arc<Mutex<Facts>>);
-
-/// The facts of a [`Record`].
-#[derive(Debug, Default)]
-pub struct Facts {
-    pub model: Option<Arc<Served>>,
-    pub stream: bool,
-    pub prompt_tokens: u32,
-    pub cached_tokens: u32,
-    pub completion_tokens: u32,
-    pub ttft: Option<Duration>,
-    pub finish_reason: Option<&'static str>,
-    pub error: Option<String>,
-}
-
-impl Record {
-    /// Notes something. The lock guards plain facts and is held for the closure alone.
-    pub fn note(&self, f: impl FnOnce(&mut Facts)) {
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-}
 
 /// Gives the request an id and a record, and sees its response through to the last byte.
 pub(crate) async fn track(
@@ -102,7 +76,7 @@ pub(crate) async fn track(
         }
     }
     if let Some(Internal(error)) = response.extensions_mut().remove() {
-        completion.record.note(|facts| facts.error = Some(error));
+        completion.record.update(|facts| facts.error = Some(error));
     }
     if response.extensions_mut().remove::<Busy>().is_some() {
         completion.state.metrics.rejected("busy");
@@ -124,7 +98,7 @@ fn refusal(headers: &HeaderMap, full: bool) -> Option<ApiError> {
 /// An error in the dialect of a route.
 fn spelled_for(route: &str, error: ApiError) -> Response {
     if route.ends_with("/messages") || route.ends_with("/messages/count_tokens") {
-        return crate::routes::messages::InMessages::from(error).into_response();
+        return MessagesError::from(error).into_response();
     }
     error.into_response()
 }
@@ -195,7 +169,7 @@ impl hyper::body::Body for Tracked {
         let polled = std::panic::catch_unwind(polled).unwrap_or_else(|panic| {
             let error = ApiError::panicked(&*panic);
             tracing::error!(error = error.log_text(), "a response body panicked");
-            this.completion.record.note(|facts| facts.error = Some(error.log_text().to_owned()));
+            this.completion.record.update(|facts| facts.error = Some(error.log_text().to_owned()));
             Poll::Ready(Some(Err(axum::Error::new("the server failed"))))
         });
         if matches!(polled, Poll::Ready(None)) || self.inner.is_end_stream() {
@@ -217,8 +191,7 @@ impl Drop for Completion {
     fn drop(&mut self) {
         let duration = self.started.elapsed();
         self.state.metrics.response(&self.route, self.method, self.status);
-        let mut facts = self.record.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let facts = std::mem::take(&mut *facts);
+        let facts = self.record.take();
         if let Some(model) = &facts.model {
             model.metrics.duration.record(duration.as_secs_f64());
         }

@@ -161,7 +161,7 @@ mod tests {
     use super::*;
     use crate::generations::{Generations, PromptEvent};
     use crate::lifecycle::Lifecycle;
-    use crate::observe::Record;
+    use crate::record::Record;
 
     /// Panics at its end, and at its error event if `twice`.
     struct Panics {
@@ -201,7 +201,7 @@ mod tests {
             assert!(error.contains("internal_error") && !error.contains("panics"), "{body}");
             assert_eq!(body.contains("event: oops"), !twice, "{body}");
             assert!(!body.contains("[DONE]"), "{body}");
-            record.note(|facts| {
+            record.update(|facts| {
                 assert_eq!(facts.error.as_deref(), Some("a panic: the encoder panics"));
             });
         }

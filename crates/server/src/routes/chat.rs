@@ -21,8 +21,8 @@ use crate::dialects::chat::request::{self, Spelling};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::generations::{Generations, Updates};
-use crate::observe::Record;
 use crate::pool::Effort;
+use crate::record::Record;
 use crate::registry::Served;
 use crate::reply::{Replies, ReplyReader};
 use crate::sse;
@@ -154,7 +154,7 @@ pub(super) async fn prepare_and_submit<E: Send + 'static>(
     let prepare = move || prepare(&context);
     let (prepared, besides) = work.run_for(&served, Effort::Tiny, prepare).await?;
     let Prepared { mut request, wanted, readers, stream } = prepared;
-    record.note(|facts| facts.stream = stream);
+    record.update(|facts| facts.stream = stream);
     let (grammar, not_enforced) = find_or_compile(wanted, &served, &work).await?;
     request.grammar = grammar;
     request.origin.timeout = work.time_left();

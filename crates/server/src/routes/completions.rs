@@ -16,8 +16,8 @@ use crate::convert::completion::{self, CompletionEncoder, Prepared};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::generations::{Generations, Updates};
-use crate::observe::Record;
 use crate::pool::Effort;
+use crate::record::Record;
 use crate::sse;
 use crate::state::AppState;
 use crate::work::Work;
@@ -57,7 +57,7 @@ pub async fn create(
     let prepare = move || completion::prepare_all(request, &context);
     let prepared = work.run_for(&served, Effort::Tiny, prepare).await?;
     let Prepared { mut requests, wanted, prompts, style } = prepared;
-    record.note(|facts| facts.stream = style.stream);
+    record.update(|facts| facts.stream = style.stream);
     let (grammar, not_enforced) = find_or_compile(wanted, &served, &work).await?;
     for request in &mut requests {
         request.grammar.clone_from(&grammar);

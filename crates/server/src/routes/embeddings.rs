@@ -13,8 +13,8 @@ use crate::admission;
 use crate::convert::embedding;
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
-use crate::observe::Record;
 use crate::pool::Effort;
+use crate::record::Record;
 use crate::state::AppState;
 use crate::work::Work;
 
@@ -55,7 +55,7 @@ pub async fn create(
     work.release();
     let count: usize = inputs.iter().map(Vec::len).sum();
     let prompt_tokens = u32::try_from(count).unwrap_or(u32::MAX);
-    record.note(|facts| {
+    record.update(|facts| {
         facts.model = Some(Arc::clone(&served));
         facts.prompt_tokens = prompt_tokens;
     });

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse as _, Response};
 use forebay_protocol::messages::{Message, MessageError, MessagesRequest, TokenCount};
 
 use super::chat::{RequestParts, Submitted, context, prepare_and_submit};
@@ -14,34 +14,13 @@ use crate::convert::Stamp;
 use crate::convert::prepare::{count, prepare};
 use crate::dialects::messages::encode::{MessagesEncoder, message};
 use crate::dialects::messages::request;
-use crate::error::ApiError;
+use crate::error::{ApiError, MessagesError};
 use crate::extract::{ApiJson, Json};
-use crate::observe::Record;
 use crate::pool::Effort;
+use crate::record::Record;
 use crate::sse;
 use crate::state::AppState;
 use crate::work::Work;
-
-/// An error in Anthropic's envelope.
-#[derive(Debug)]
-pub struct InMessages(ApiError);
-
-impl From<ApiError> for InMessages {
-    fn from(error: ApiError) -> Self {
-        Self(error)
-    }
-}
-
-impl IntoResponse for InMessages {
-    fn into_response(self) -> Response {
-        let body = Json(self.0.in_messages()).into_response().into_body();
-        let (parts, _) = self.0.into_response().into_parts();
-        let mut response = Response::from_parts(parts, body);
-        // The other envelope's.
-        response.headers_mut().remove(axum::http::header::CONTENT_LENGTH);
-        response
-    }
-}
 
 /// Answer a conversation, in Anthropic's dialect
 ///
@@ -69,7 +48,7 @@ pub async fn create(
     Extension(work): Extension<Work>,
     headers: HeaderMap,
     body: Result<ApiJson<MessagesRequest>, ApiError>,
-) -> Result<Response, InMessages> {
+) -> Result<Response, MessagesError> {
     let ApiJson(request) = body?;
     if request.max_tokens.is_none() {
         return Err(ApiError::missing("max_tokens").into());
@@ -113,7 +92,7 @@ pub async fn count_tokens(
     Extension(work): Extension<Work>,
     headers: HeaderMap,
     body: Result<ApiJson<MessagesRequest>, ApiError>,
-) -> Result<Response, InMessages> {
+) -> Result<Response, MessagesError> {
     let ApiJson(request) = body?;
     let context = context(&state, &request.model, headers)?;
     let served = Arc::clone(&context.served);

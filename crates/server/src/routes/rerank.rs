@@ -20,8 +20,8 @@ use crate::convert::sampling::integer;
 use crate::convert::{Stamp, check_extra, log_unknown};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
-use crate::observe::Record;
 use crate::pool::Effort;
+use crate::record::Record;
 use crate::state::AppState;
 use crate::work::Work;
 
@@ -74,7 +74,7 @@ pub async fn create(
     let inputs = work.run_for(&served, Effort::Tiny, tokens).await?;
     let count: usize = inputs.iter().map(Vec::len).sum();
     let prompt_tokens = u32::try_from(count).unwrap_or(u32::MAX);
-    record.note(|facts| {
+    record.update(|facts| {
         facts.model = Some(Arc::clone(&served));
         facts.prompt_tokens = prompt_tokens;
     });

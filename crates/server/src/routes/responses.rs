@@ -19,9 +19,9 @@ use crate::dialects::responses::request::{self, Input, Namespaces, conversation_
 use crate::dialects::responses::{encode, items};
 use crate::error::{ApiError, shown};
 use crate::extract::{ApiJson, Json, JsonText};
-use crate::observe::Record;
 use crate::persistence::{Destination, PersistedResponse};
 use crate::pool::Effort;
+use crate::record::Record;
 use crate::response_store::{History, ItemError, NotFound, Owner, ResponseEntry, StoredItem};
 use crate::sse;
 use crate::state::AppState;

@@ -22,8 +22,8 @@ use crate::convert::prompt;
 use crate::convert::{check_extra, log_unknown};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
-use crate::observe::Record;
 use crate::pool::Effort;
+use crate::record::Record;
 use crate::state::AppState;
 use crate::work::Work;
 
@@ -50,7 +50,7 @@ pub async fn tokenize(
     ApiJson(request): ApiJson<TokenizeRequest>,
 ) -> Result<Response, ApiError> {
     let served = state.registry.resolve(&request.model)?;
-    record.note(|facts| facts.model = Some(Arc::clone(&served)));
+    record.update(|facts| facts.model = Some(Arc::clone(&served)));
     log_unknown(&check_extra(fields::TOKENIZE, &request.extra, state.settings.strict)?);
     let strings = request.return_token_strs.unwrap_or(false);
     let context = state.context(Arc::clone(&served), headers);
@@ -145,7 +145,7 @@ pub async fn detokenize(
     ApiJson(request): ApiJson<DetokenizeRequest>,
 ) -> Result<Json<DetokenizeResponse>, ApiError> {
     let served = state.registry.resolve(&request.model)?;
-    record.note(|facts| facts.model = Some(Arc::clone(&served)));
+    record.update(|facts| facts.model = Some(Arc::clone(&served)));
     log_unknown(&check_extra(fields::TOKENIZE, &request.extra, state.settings.strict)?);
     let vocab = served.vocab();
     if let Some(at) = request.tokens.iter().position(|&token| token as usize >= vocab.len()) {
