@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use forebay_protocol::error::{ErrorBody, ErrorEnvelope};
 use forebay_protocol::messages::{MessageError, MessageErrorBody};
 
-pub use self::messages::MessagesError;
+pub(crate) use self::messages::MessagesError;
 use crate::extract::Json;
 use crate::pool::{JobError, panic_message};
 

@@ -1,4 +1,4 @@
-//! Running generations: their events, and what is measured of them.
+//! The generations of a request: their events, and what is measured of them.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use crate::lifecycle::{Lifecycle, Phase};
 use crate::record::Record;
 use crate::registry::Served;
 
-/// What happens to the answers to one request, in order: what streams and whole answers are made of.
+/// The updates of all answers to one request, in order: streams and whole answers are made of them.
 pub(crate) trait Updates: Send + 'static {
     /// One of them.
     type Update: Send;
-    /// Whether it says only that the model is restarted.
+    /// Whether it is only a notice that the model is being restarted.
     fn is_pause(update: &Self::Update) -> bool;
     /// The next one; `None` when all answers are complete.
     ///
@@ -36,14 +36,14 @@ pub(crate) trait Updates: Send + 'static {
     }
     /// Tokens so far.
     fn usage(&self) -> Usage;
-    /// Notes an error in the request's log line, and returns it.
+    /// Adds an error to the request's log line, and returns it.
     fn failed(&self, error: ApiError) -> ApiError;
 }
 
 /// The generations of one HTTP request: one for each prompt. Dropping it cancels them.
 #[derive(Debug)]
 pub(crate) struct Generations {
-    running: Vec<Running>,
+    running: Vec<RunningGeneration>,
     lifecycle: Lifecycle,
     record: Record,
     usage: Usage,
@@ -59,15 +59,15 @@ pub(crate) struct PromptEvent {
 }
 
 #[derive(Debug)]
-struct Running {
+struct RunningGeneration {
     generation: Generation,
     unfinished: u32,
-    meter: Meter,
+    meter: GenerationMeter,
 }
 
 /// Records what one generation took. Times are since its submission.
 #[derive(Debug)]
-struct Meter {
+struct GenerationMeter {
     served: Arc<Served>,
     started: Duration,
     first_token: bool,
@@ -106,8 +106,8 @@ impl Generations {
             usage = usage.plus(prompt, 0, 0);
             let generation = engine.generate(request)?;
             served.metrics.request_prompt.record(f64::from(prompt));
-            let meter = Meter::new(Arc::clone(served), choices);
-            running.push(Running { generation, unfinished, meter });
+            let meter = GenerationMeter::new(Arc::clone(served), choices);
+            running.push(RunningGeneration { generation, unfinished, meter });
         }
         served.metrics.prompt_tokens.increment(u64::from(usage.prompt_tokens));
         record.update(|facts| {
@@ -131,7 +131,9 @@ impl Generations {
             }
             match run.generation.poll_next(cx) {
                 Poll::Pending => {}
-                Poll::Ready(Some(event)) => return Poll::Ready(self.take(index, event).map(Some)),
+                Poll::Ready(Some(event)) => {
+                    return Poll::Ready(self.observe(index, event).map(Some));
+                }
                 Poll::Ready(None) => {
                     let gone = forebay_engine::Failure::EngineGone.into();
                     return Poll::Ready(Err(self.failed(gone)));
@@ -145,7 +147,8 @@ impl Generations {
         }
     }
 
-    fn take(&mut self, index: usize, event: Event) -> Result<PromptEvent, ApiError> {
+    /// Measures an event; a failure becomes an error.
+    fn observe(&mut self, index: usize, event: Event) -> Result<PromptEvent, ApiError> {
         let run = &mut self.running[index];
         run.meter.event(&event, run.generation.elapsed(), &self.record);
         match &event {
@@ -200,7 +203,7 @@ impl Updates for Generations {
     }
 }
 
-impl Meter {
+impl GenerationMeter {
     fn new(served: Arc<Served>, choices: usize) -> Self {
         let choices = vec![(Duration::ZERO, Duration::ZERO, 0); choices];
         Self { served, started: Duration::ZERO, first_token: true, choices }

@@ -1,4 +1,4 @@
-//! Replies: the model's answers while they are read, in no dialect. The encoders of `dialects` spell them, whole or
+//! Replies: the model's answers while they are read, in no dialect. The encoders in `dialects` write them, whole or
 //! as a stream, from the same updates.
 
 use std::collections::VecDeque;
@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use forebay_chat::{CallReader, ChannelReader, Part, Said, ThoughtReader};
 use forebay_engine::{Event, FinishReason, TokenLogprob};
 use forebay_protocol::usage::Usage;
-use serde_json::Value;
+use serde::Deserialize;
 
 use crate::convert::tools::Toolset;
 use crate::error::ApiError;
@@ -61,7 +61,7 @@ pub enum EndReason {
     Length,
 }
 
-/// What happens to the replies of one request.
+/// An update of the replies to one request.
 #[derive(Debug, Clone)]
 pub enum ReplyUpdate {
     /// The model is restarted; the replies will go on.
@@ -100,6 +100,12 @@ pub enum ReplyParser {
     Channels(ChannelReader),
 }
 
+/// The arguments of a custom tool, as the model writes them.
+#[derive(Deserialize)]
+struct CustomArguments {
+    input: String,
+}
+
 /// Reads one reply from the engine's events.
 #[derive(Debug, Clone)]
 pub struct ReplyReader {
@@ -119,6 +125,18 @@ pub(crate) struct Replies {
     readers: Vec<ReplyReader>,
     ready: VecDeque<ReplyUpdate>,
     reasoning_tokens: u32,
+}
+
+impl ReplyUpdate {
+    /// The tokens of a reply's reasoning, if the reply is complete.
+    fn reasoning_tokens(&self) -> Option<u32> {
+        match self {
+            Self::Added { event: ReplyEvent::Ended { reasoning_tokens, .. }, .. } => {
+                Some(*reasoning_tokens)
+            }
+            Self::Added { .. } | Self::Started { .. } | Self::Paused => None,
+        }
+    }
 }
 
 impl ReplyParser {
@@ -263,14 +281,11 @@ impl ReplyReader {
         ReplyEvent::CallStarted { id, name, kind }
     }
 
-    /// Takes a custom tool's text out of its JSON arguments, now that they are complete.
+    /// Emits a custom tool's text, which is in its JSON arguments, now that they are complete.
     fn end_custom(&mut self, out: &mut Vec<ReplyEvent>) {
         let Some(arguments) = self.custom.take() else { return };
-        let input = match serde_json::from_str::<Value>(&arguments) {
-            Ok(value) => value["input"].as_str().unwrap_or(&arguments).to_owned(),
-            Err(_) => arguments,
-        };
-        out.push(ReplyEvent::CallArguments(input));
+        let input = serde_json::from_str::<CustomArguments>(&arguments);
+        out.push(ReplyEvent::CallArguments(input.map_or(arguments, |parsed| parsed.input)));
     }
 }
 
@@ -296,13 +311,8 @@ impl Updates for Replies {
     async fn next(&mut self) -> Result<Option<ReplyUpdate>, ApiError> {
         loop {
             if let Some(update) = self.ready.pop_front() {
-                if let ReplyUpdate::Added {
-                    event: ReplyEvent::Ended { reasoning_tokens, .. },
-                    ..
-                } = &update
-                {
-                    self.reasoning_tokens = self.reasoning_tokens.saturating_add(*reasoning_tokens);
-                }
+                let ended = update.reasoning_tokens().unwrap_or(0);
+                self.reasoning_tokens = self.reasoning_tokens.saturating_add(ended);
                 return Ok(Some(update));
             }
             let Some(PromptEvent { event, .. }) = self.generations.next().await? else {

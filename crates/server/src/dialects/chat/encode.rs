@@ -21,9 +21,9 @@ use crate::registry::Served;
 use crate::reply::{EndReason, Replies, ReplyEvent, ReplyUpdate, ScoredToken, ToolKind};
 use crate::sse::{Chunks, Encoder};
 
-/// How to spell the answer.
+/// How an answer is written.
 #[derive(Debug, Clone, Copy)]
-pub struct Style {
+pub struct ChatStyle {
     /// As chunks.
     pub stream: bool,
     /// With a usage chunk at a stream's end.
@@ -34,9 +34,9 @@ pub struct Style {
     pub tier: Option<&'static str>,
 }
 
-/// One choice of a whole answer, while it is read.
+/// A choice of a whole answer, while its reply is read.
 #[derive(Debug, Default)]
-pub struct Choice {
+pub struct ChoiceBuilder {
     reasoning: Option<String>,
     content: String,
     calls: Vec<ToolCall>,
@@ -44,11 +44,11 @@ pub struct Choice {
     finish_reason: &'static str,
 }
 
-/// Spells a stream.
+/// Writes an answer as chunks.
 #[derive(Debug)]
 pub struct ChatEncoder {
     stamp: Stamp,
-    style: Style,
+    style: ChatStyle,
     /// For the tokens of log probabilities.
     served: Arc<Served>,
     /// The calls of each choice so far: how many, and the last one's kind.
@@ -69,19 +69,19 @@ fn call_id(id: &str) -> String {
 }
 
 /// Log probabilities in chat's shape.
-fn spell_logprobs(served: &Served, tokens: &[TokenLogprob]) -> ChatLogprobs {
+fn written_logprobs(served: &Served, tokens: &[TokenLogprob]) -> ChatLogprobs {
     ChatLogprobs { content: Some(chat_logprobs(served.vocab(), tokens)), refusal: None }
 }
 
-fn bare(logprobs: Vec<ScoredToken>) -> impl Iterator<Item = TokenLogprob> {
+fn unscored(logprobs: Vec<ScoredToken>) -> impl Iterator<Item = TokenLogprob> {
     logprobs.into_iter().map(|scored| scored.logprob)
 }
 
-// === impl Choice ===
+// === impl ChoiceBuilder ===
 
-impl Choice {
+impl ChoiceBuilder {
     fn add(&mut self, event: ReplyEvent, logprobs: Vec<ScoredToken>) {
-        self.logprobs.extend(bare(logprobs));
+        self.logprobs.extend(unscored(logprobs));
         match event {
             ReplyEvent::Reasoning(text) => {
                 self.reasoning.get_or_insert_default().push_str(&text);
@@ -115,7 +115,7 @@ impl Choice {
         }
     }
 
-    fn spell(self, index: u32, style: Style, served: &Served) -> ChatChoice {
+    fn finish(self, index: u32, style: ChatStyle, served: &Served) -> ChatChoice {
         let has_content = !self.content.is_empty() || self.calls.is_empty();
         ChatChoice {
             index,
@@ -127,7 +127,7 @@ impl Choice {
                 tool_calls: self.calls,
                 annotations: Vec::new(),
             },
-            logprobs: style.logprobs.then(|| spell_logprobs(served, &self.logprobs)),
+            logprobs: style.logprobs.then(|| written_logprobs(served, &self.logprobs)),
             finish_reason: self.finish_reason.to_owned(),
         }
     }
@@ -137,8 +137,9 @@ impl Choice {
 ///
 /// # Errors
 /// As [`Updates::next`]; no part of an answer is kept then.
-pub(crate) async fn collect(replies: &mut Replies) -> Result<Vec<Choice>, ApiError> {
-    let mut choices: Vec<Choice> = (0..replies.choices()).map(|_| Choice::default()).collect();
+pub(crate) async fn collect(replies: &mut Replies) -> Result<Vec<ChoiceBuilder>, ApiError> {
+    let mut choices: Vec<ChoiceBuilder> =
+        (0..replies.choices()).map(|_| ChoiceBuilder::default()).collect();
     let add = |update| {
         if let ReplyUpdate::Added { choice, event, logprobs } = update
             && let Some(choice) = choices.get_mut(choice as usize)
@@ -153,16 +154,16 @@ pub(crate) async fn collect(replies: &mut Replies) -> Result<Vec<Choice>, ApiErr
 /// A whole answer.
 pub fn completion(
     stamp: Stamp,
-    choices: Vec<Choice>,
+    choices: Vec<ChoiceBuilder>,
     usage: Usage,
-    style: Style,
+    style: ChatStyle,
     served: &Served,
     metadata: Option<BTreeMap<String, Value>>,
 ) -> ChatCompletion {
-    let spell = |(index, choice): (u32, Choice)| choice.spell(index, style, served);
+    let finish = |(index, choice): (u32, ChoiceBuilder)| choice.finish(index, style, served);
     ChatCompletion {
         object: "chat.completion".to_owned(),
-        choices: (0..).zip(choices).map(spell).collect(),
+        choices: (0..).zip(choices).map(finish).collect(),
         usage,
         service_tier: style.tier.map(str::to_owned),
         metadata,
@@ -177,7 +178,7 @@ pub fn completion(
 
 impl ChatEncoder {
     /// For so many choices.
-    pub fn new(stamp: Stamp, style: Style, served: Arc<Served>, choices: u32) -> Self {
+    pub fn new(stamp: Stamp, style: ChatStyle, served: Arc<Served>, choices: u32) -> Self {
         Self { stamp, style, served, calls: vec![(0, ToolKind::Function); choices as usize] }
     }
 
@@ -262,8 +263,8 @@ impl Encoder for ChatEncoder {
             _ => None,
         };
         let shows = self.style.logprobs && (finish_reason.is_none() || !logprobs.is_empty());
-        let logprobs: Vec<TokenLogprob> = bare(logprobs).collect();
-        let logprobs = shows.then(|| spell_logprobs(&self.served, &logprobs));
+        let logprobs: Vec<TokenLogprob> = unscored(logprobs).collect();
+        let logprobs = shows.then(|| written_logprobs(&self.served, &logprobs));
         let delta = self.delta(index, event);
         let choice = ChunkChoice { index, delta, logprobs, finish_reason };
         out.push(&self.chunk(vec![choice], None));

@@ -9,7 +9,7 @@ use forebay_protocol::structured::ResponseFormat;
 use forebay_protocol::tools::{NamedChoice, Tool};
 use serde_json::Value;
 
-use super::encode::Style;
+use super::encode::ChatStyle;
 use crate::admission;
 use crate::conversation::{
     Conversation, FieldNames, PromptEnd, Reasoning, ToolChoice, ToolDefinition, ToolPath,
@@ -38,7 +38,7 @@ pub static NAMES: FieldNames = FieldNames {
 #[derive(Debug)]
 pub struct Spelling {
     /// How to spell it.
-    pub style: Style,
+    pub style: ChatStyle,
     /// What it repeats.
     pub metadata: Option<BTreeMap<String, Value>>,
 }
@@ -73,7 +73,7 @@ pub fn read(
         return Err(ApiError::invalid("top_logprobs", "invalid_value", message));
     }
     recipe.logprobs = logprobs.then_some(u32::try_from(top).unwrap_or(0));
-    let style = Style {
+    let style = ChatStyle {
         stream: common.stream,
         include_usage: common.stream_options.and_then(|o| o.include_usage).unwrap_or(false),
         logprobs,

@@ -12,28 +12,28 @@ use crate::generations::Updates;
 use crate::reply::{EndReason, Replies, ReplyEvent, ReplyUpdate};
 use crate::sse::{Chunks, Encoder};
 
-/// The blocks of a whole message, while it is read.
+/// The blocks of a whole message, while its reply is read.
 #[derive(Debug, Default)]
-struct Blocks {
+struct MessageBuilder {
     blocks: Vec<ContentBlock>,
     /// JSON text of the last call's arguments.
     arguments: String,
     end: MessageEnd,
 }
 
-/// Spells a stream.
+/// Writes a message as named events.
 #[derive(Debug)]
 pub struct MessagesEncoder {
     stamp: Stamp,
     /// Index of the open block, or of the next one.
     index: u32,
     /// The block that text can be appended to.
-    open: Option<Kind>,
+    open: Option<BlockKind>,
     end: MessageEnd,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum BlockKind {
     Thinking,
     Text,
     ToolUse,
@@ -50,7 +50,7 @@ fn message_end(reason: EndReason) -> MessageEnd {
     MessageEnd { stop_reason: Some(stop_reason.to_owned()), stop_sequence }
 }
 
-fn spell_usage(usage: Usage) -> MessageUsage {
+fn message_usage(usage: Usage) -> MessageUsage {
     let cached = usage.prompt_tokens_details.cached_tokens;
     MessageUsage {
         input_tokens: usage.prompt_tokens.saturating_sub(cached),
@@ -68,7 +68,7 @@ fn thinking(thinking: String) -> ContentBlock {
     ContentBlock::Thinking { thinking, signature: String::new() }
 }
 
-fn spell(stamp: Stamp, content: Vec<ContentBlock>, end: MessageEnd, usage: Usage) -> Message {
+fn build(stamp: Stamp, content: Vec<ContentBlock>, end: MessageEnd, usage: Usage) -> Message {
     Message {
         id: stamp.id,
         kind: "message".to_owned(),
@@ -76,13 +76,13 @@ fn spell(stamp: Stamp, content: Vec<ContentBlock>, end: MessageEnd, usage: Usage
         model: stamp.model,
         content,
         end,
-        usage: spell_usage(usage),
+        usage: message_usage(usage),
     }
 }
 
-// === impl Blocks ===
+// === impl MessageBuilder ===
 
-impl Blocks {
+impl MessageBuilder {
     fn add(&mut self, event: ReplyEvent) {
         if !matches!(event, ReplyEvent::CallArguments(_)) {
             self.finish_call();
@@ -111,19 +111,19 @@ impl Blocks {
     }
 }
 
-/// Reads the reply to its end and spells it.
+/// Reads the reply to its end and builds the message.
 ///
 /// # Errors
 /// As [`Updates::next`].
 pub(crate) async fn message(stamp: Stamp, replies: &mut Replies) -> Result<Message, ApiError> {
-    let mut blocks = Blocks::default();
+    let mut blocks = MessageBuilder::default();
     let add = |update| {
         if let ReplyUpdate::Added { event, .. } = update {
             blocks.add(event);
         }
     };
     replies.read_all(add).await?;
-    Ok(spell(stamp, blocks.blocks, blocks.end, replies.usage()))
+    Ok(build(stamp, blocks.blocks, blocks.end, replies.usage()))
 }
 
 // === impl MessagesEncoder ===
@@ -135,14 +135,20 @@ impl MessagesEncoder {
     }
 
     /// Appends to a block of this kind; opens one if the last is of another kind.
-    fn append(&mut self, kind: Kind, block: ContentBlock, delta: BlockDelta, out: &mut Chunks) {
+    fn append(
+        &mut self,
+        kind: BlockKind,
+        block: ContentBlock,
+        delta: BlockDelta,
+        out: &mut Chunks,
+    ) {
         if self.open != Some(kind) {
             self.start_block(kind, block, out);
         }
         self.delta(delta, out);
     }
 
-    fn start_block(&mut self, kind: Kind, content_block: ContentBlock, out: &mut Chunks) {
+    fn start_block(&mut self, kind: BlockKind, content_block: ContentBlock, out: &mut Chunks) {
         self.close_block(out);
         self.open = Some(kind);
         push(out, &StreamEvent::ContentBlockStart { index: self.index, content_block });
@@ -178,7 +184,7 @@ impl Encoder for MessagesEncoder {
         let event = match update {
             ReplyUpdate::Paused => return,
             ReplyUpdate::Started { usage } => {
-                let message = spell(self.stamp.clone(), Vec::new(), MessageEnd::default(), usage);
+                let message = build(self.stamp.clone(), Vec::new(), MessageEnd::default(), usage);
                 return push(out, &StreamEvent::MessageStart { message });
             }
             ReplyUpdate::Added { event, .. } => event,
@@ -186,14 +192,14 @@ impl Encoder for MessagesEncoder {
         match event {
             ReplyEvent::Reasoning(text) => {
                 let delta = BlockDelta::ThinkingDelta { thinking: text };
-                self.append(Kind::Thinking, thinking(String::new()), delta, out);
+                self.append(BlockKind::Thinking, thinking(String::new()), delta, out);
             }
             ReplyEvent::Text(text) => {
                 let block = ContentBlock::Text { text: String::new() };
-                self.append(Kind::Text, block, BlockDelta::TextDelta { text }, out);
+                self.append(BlockKind::Text, block, BlockDelta::TextDelta { text }, out);
             }
             ReplyEvent::CallStarted { id, name, .. } => {
-                self.start_block(Kind::ToolUse, tool_use(&id, name), out);
+                self.start_block(BlockKind::ToolUse, tool_use(&id, name), out);
             }
             ReplyEvent::CallArguments(partial_json) => {
                 self.delta(BlockDelta::InputJsonDelta { partial_json }, out);
@@ -207,7 +213,7 @@ impl Encoder for MessagesEncoder {
 
     fn end(&mut self, usage: Usage, out: &mut Chunks) {
         let delta = std::mem::take(&mut self.end);
-        push(out, &StreamEvent::MessageDelta { delta, usage: spell_usage(usage) });
+        push(out, &StreamEvent::MessageDelta { delta, usage: message_usage(usage) });
         push(out, &StreamEvent::MessageStop);
     }
 
