@@ -23,24 +23,39 @@ const TIERS: [(&str, Priority); 6] = [
     ("fast", Priority::Interactive),
 ];
 
-/// Reads what admission needs from a request's headers and fields.
-///
-/// # Errors
-/// 400 for invalid or contradicting values.
-pub(crate) fn read(headers: &HeaderMap, fields: &CommonFields<'_>) -> Result<Origin, ApiError> {
-    let salt = fields.cache_salt.unwrap_or_default();
-    if salt.len() > MAX_SALT_BYTES {
-        let message = format!("'cache_salt' must have at most {MAX_SALT_BYTES} bytes.");
-        return Err(ApiError::invalid("cache_salt", "string_above_max_length", message));
+/// Who sent a request, and its timeout: what its headers tell of it, as plain values.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    /// By the API key; all clients without one are one principal.
+    pub principal: Principal,
+    /// How long the request may take.
+    pub timeout: Option<Duration>,
+}
+
+impl Caller {
+    /// Reads a request's headers.
+    ///
+    /// # Errors
+    /// 400 for an invalid timeout.
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
+        let key = headers.get(AUTHORIZATION).map_or(&[][..], |value| value.as_bytes());
+        Ok(Self { principal: Principal(hash(key)), timeout: timeout(headers)? })
     }
-    // All clients without a key are one principal.
-    let key = headers.get(AUTHORIZATION).map_or(&[][..], |value| value.as_bytes());
-    Ok(Origin {
-        salt: Salt(hash(salt.as_bytes())),
-        principal: Principal(hash(key)),
-        priority: priority(fields)?,
-        timeout: timeout(headers)?,
-    })
+
+    /// What the engine has to know of a request with these fields for its admission.
+    ///
+    /// # Errors
+    /// 400 for invalid or contradicting values.
+    pub(crate) fn origin(self, fields: &CommonFields<'_>) -> Result<Origin, ApiError> {
+        let salt = fields.cache_salt.unwrap_or_default();
+        if salt.len() > MAX_SALT_BYTES {
+            let message = format!("'cache_salt' must have at most {MAX_SALT_BYTES} bytes.");
+            return Err(ApiError::invalid("cache_salt", "string_above_max_length", message));
+        }
+        let Self { principal, timeout } = self;
+        let salt = Salt(hash(salt.as_bytes()));
+        Ok(Origin { salt, principal, priority: priority(fields)?, timeout })
+    }
 }
 
 /// The tier that an answer of this priority reports.
@@ -117,7 +132,8 @@ mod tests {
         let headers = headers.iter().map(|&(name, value)| {
             (name.parse().unwrap(), axum::http::HeaderValue::from_static(value))
         });
-        read(&headers.collect(), &request.common())
+        Caller::of(&headers.collect())
+            .and_then(|caller| caller.origin(&request.common()))
             .map_err(|e| e.envelope().error.param.unwrap_or_default())
     }
 

@@ -36,6 +36,7 @@ mod pool;
 mod record;
 mod reference;
 mod registry;
+mod request_context;
 mod response_store;
 mod shutdown;
 mod sse;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use forebay_chat::{ChatTemplate, Dialect};
+use forebay_chat::ChatTemplate;
 use forebay_engine::{
     Embedder, Engine, Failure, GpuSettings, ItlTarget, Kind, KvLayout, LearnedCosts, Loaded,
     ModelConfig, ModelInfo, Pooling, Source, Split, Stats, Status, Vocab,
@@ -14,6 +14,7 @@ use futures_util::future::join_all;
 use crate::config::{
     KindSetting, KvLayoutSetting, ModelSettings, PoolingSetting, SplitSetting, Switch,
 };
+use crate::convert::{ChatFormat, ChatView, EmbeddingView, ModelView};
 use crate::error::ApiError;
 use crate::metrics::{Metrics, ModelMetrics};
 use crate::pool::Pool;
@@ -50,7 +51,7 @@ pub struct Served {
 
 #[derive(Debug)]
 enum Handle {
-    Chat { engine: Engine, template: Option<Box<ChatTemplate>>, dialect: OnceLock<Box<Dialect>> },
+    Chat { engine: Engine, format: Option<Box<ChatFormat>> },
     Embedding(Embedder),
 }
 
@@ -184,7 +185,10 @@ impl Handle {
             .map(|source| ChatTemplate::new(&source, vocab.bos_text(), vocab.eos_text(), names))
             .transpose()
             .map_err(|e| format!("{e}; --chat-template FILE replaces it"))?;
-        Ok(Self::Chat { engine, template: template.map(Box::new), dialect: OnceLock::new() })
+        Ok(Self::Chat {
+            engine,
+            format: template.map(|template| Box::new(ChatFormat::new(template))),
+        })
     }
 }
 
@@ -202,14 +206,14 @@ impl Served {
         }
     }
 
-    /// The chat template.
+    /// The chat template and the spelling of tool calls.
     ///
     /// # Errors
-    /// 400 if the model has none.
-    pub fn template(&self) -> Result<&ChatTemplate, ApiError> {
+    /// 400 if the model has no template.
+    pub fn chat_format(&self) -> Result<&ChatFormat, ApiError> {
         match &self.handle {
-            Handle::Chat { template: Some(template), .. } => Ok(template),
-            Handle::Chat { template: None, .. } => Err(self.wrong_kind(
+            Handle::Chat { format: Some(format), .. } => Ok(format),
+            Handle::Chat { format: None, .. } => Err(self.wrong_kind(
                 "a model without a chat template: use /v1/completions, or start the server with \
                  --chat-template FILE",
             )),
@@ -217,31 +221,32 @@ impl Served {
         }
     }
 
-    /// Whether the model's template has a control for how much it thinks.
+    /// What converting text requests needs, with the longest text to tokenise in bytes.
+    pub(crate) fn view(&self, max_text_bytes: usize) -> ModelView<'_> {
+        ModelView { vocab: self.vocab(), info: self.info(), max_text_bytes }
+    }
+
+    /// What converting chat requests needs, with the longest text to tokenise in bytes.
     ///
     /// # Errors
     /// 400 if the model has no template.
-    pub fn knows_effort(&self) -> Result<bool, ApiError> {
-        let template = self.template()?;
-        Ok(template.asks_for("reasoning_effort") || template.asks_for("enable_thinking"))
+    pub(crate) fn chat_view(&self, max_text_bytes: usize) -> Result<ChatView<'_>, ApiError> {
+        Ok(ChatView { model: self.view(max_text_bytes), format: self.chat_format()? })
     }
 
-    /// How the model calls tools: learned when that is first asked.
+    /// What converting embedding and rerank requests needs.
     ///
     /// # Errors
-    /// 400 if the model has no chat template.
-    pub fn dialect(&self) -> Result<&Dialect, ApiError> {
-        let template = self.template()?;
-        let Handle::Chat { engine, dialect, .. } = &self.handle else {
-            return Err(self.wrong_kind("an embedding model: it cannot chat"));
-        };
-        Ok(dialect.get_or_init(|| {
-            let vocab = engine.vocab();
-            let ends = vocab.end_of_generation().iter();
-            let ends = ends.filter_map(|&end| std::str::from_utf8(vocab.piece(end)).ok());
-            let ends: Vec<&str> = ends.filter(|end| !end.is_empty()).collect();
-            Box::new(Dialect::learn(template, &ends))
-        }))
+    /// 400 if the model makes no vectors.
+    pub(crate) fn embedding_view(&self) -> Result<EmbeddingView<'_>, ApiError> {
+        let embedder = self.embedder()?;
+        Ok(EmbeddingView {
+            name: &self.name,
+            vocab: embedder.vocab(),
+            info: embedder.info(),
+            is_matryoshka: self.matryoshka,
+            max_request_tokens: embedder.max_request_tokens(),
+        })
     }
 
     /// The embedder, if the model makes vectors.

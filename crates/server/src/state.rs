@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use axum::http::HeaderMap;
 use forebay_engine::process::Launcher;
 use tokio::sync::Semaphore;
 
+use crate::admission::Caller;
 use crate::background::Jobs;
 use crate::config::{LimitSettings, ServerSettings};
-use crate::convert::prepare::Context;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::registry::{Registry, Served};
+use crate::request_context::RequestContext;
 use crate::response_store::ResponseStore;
 use crate::work::Shared;
 
@@ -41,9 +41,9 @@ pub struct AppState {
 }
 
 impl AppState {
-    /// What a request to this model is checked against.
-    pub(crate) fn context(&self, served: Arc<Served>, headers: HeaderMap) -> Context {
+    /// What a request of this caller to this model is converted with.
+    pub(crate) fn context(&self, served: Arc<Served>, caller: Caller) -> RequestContext {
         let (settings, limits) = (Arc::clone(&self.settings), Arc::clone(&self.limits));
-        Context { served, headers, settings, limits }
+        RequestContext { served, caller, settings, limits }
     }
 }

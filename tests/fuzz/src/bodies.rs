@@ -14,7 +14,7 @@ use forebay_protocol::responses::{ConversationRequest, ItemsRequest, ResponsesRe
 use forebay_protocol::tokenize::{DetokenizeRequest, TokenizeRequest};
 use forebay_server::conversation::Conversation;
 use forebay_server::convert::grammar::Wanted;
-use forebay_server::convert::{Against, metadata};
+use forebay_server::convert::{RequestRules, metadata};
 use forebay_server::dialects::responses::items;
 use forebay_server::dialects::responses::request::{self as responses, Input};
 use forebay_server::dialects::{chat, messages};
@@ -59,14 +59,14 @@ pub fn run(data: &[u8]) {
         0..=2 => {
             let Ok(request) = serde_json::from_slice::<ChatCompletionRequest>(body) else { return };
             let messages = request.messages.len();
-            let (conversation, _) = check!(chat::request::read(request, &against(strict, strict)));
+            let (conversation, _) = check!(chat::request::read(request, &rules(strict, strict)));
             assert_eq!(conversation.turns.len(), messages);
             render(&conversation, model, body.len());
         }
         3 | 4 => {
             let Ok(request) = serde_json::from_slice::<MessagesRequest>(body) else { return };
-            let against = against(strict, kind & 0x40 != 0);
-            let conversation = check!(messages::request::read(request, &against));
+            let rules = rules(strict, kind & 0x40 != 0);
+            let conversation = check!(messages::request::read(request, &rules));
             render(&conversation, model, body.len());
         }
         5 | 6 => {
@@ -103,7 +103,7 @@ fn response(request: &ResponsesRequest, strict: bool, model: usize, len: usize) 
     let half = new.len() / 2;
     let mut input = Input { history: new[..half].to_vec(), new: new[half..].to_vec() };
     check!(responses::conversation_id(request));
-    let (conversation, _) = check!(responses::read(request, &input, &against(strict, strict)));
+    let (conversation, _) = check!(responses::read(request, &input, &rules(strict, strict)));
     render(&conversation, model, len);
     let mut count = input.history.len() + input.new.len();
     while responses::shorten(&mut input) {
@@ -113,8 +113,8 @@ fn response(request: &ResponsesRequest, strict: bool, model: usize, len: usize) 
     }
 }
 
-fn against(strict: bool, knows_effort: bool) -> Against<'static> {
-    Against::bare(&VOCAB, strict, knows_effort)
+fn rules(strict: bool, has_effort_control: bool) -> RequestRules<'static> {
+    RequestRules::without_caller(&VOCAB, strict, has_effort_control)
 }
 
 fn render(conversation: &Conversation, model: usize, len: usize) {

@@ -7,6 +7,7 @@ use forebay_engine::fuzzing::{follow, vocab};
 use forebay_engine::{Grammars, Vocab};
 use forebay_protocol::structured::Shape;
 use forebay_server::convert::grammar::Wanted;
+use forebay_server::convert::prompt::ExpectedReasoning;
 use forebay_server::dialects::chat;
 use serde_json::Value;
 
@@ -33,9 +34,10 @@ pub fn run(data: &[u8]) {
     };
     let Ok(Some(mut wanted)) = wanted else { return };
     if thinks % 4 == 0 {
-        let marked = templates::parsed("{{ '<think>' }}").and_then(|t| t.thinking());
-        let thinking = marked.map(|thinking| (thinking, thinks & 4 != 0));
-        wanted = wanted.behind_thoughts(thinking.as_ref(), &VOCAB);
+        let markers = templates::parsed("{{ '<think>' }}").and_then(|t| t.thinking());
+        let is_opened = thinks & 4 != 0;
+        let reasoning = markers.map(|markers| ExpectedReasoning { markers, is_opened });
+        wanted = wanted.behind_thoughts(reasoning.as_ref(), &VOCAB);
     }
     let grammars = Grammars::new(VOCAB.clone());
     if let Ok(compiled) = grammars.compile(wanted.grammar()) {

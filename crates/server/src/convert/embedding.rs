@@ -9,25 +9,26 @@ use forebay_protocol::embedding::{
 use forebay_protocol::usage::EmbeddingUsage;
 use forebay_protocol::{EmbeddingInput, fields};
 
+use super::model_view::EmbeddingView;
+use super::request_rules::{check_extra, log_unknown};
 use super::sampling::integer;
-use super::{check_extra, log_unknown, tokens};
+use super::tokens;
 use crate::error::{ApiError, shown};
-use crate::registry::Served;
 
 const MAX_INPUTS: usize = 2048;
 
-/// How to spell the answer.
+/// How inputs are read and vectors returned.
 #[derive(Debug, Clone, Copy)]
-pub struct Style {
+pub struct EmbeddingOptions {
     base64: bool,
     /// Leading dimensions to keep.
     dimensions: Option<usize>,
     truncate: bool,
 }
 
-impl Style {
+impl EmbeddingOptions {
     /// Whole vectors of whole texts.
-    pub fn plain() -> Self {
+    pub fn whole() -> Self {
         Self { base64: false, dimensions: None, truncate: false }
     }
 }
@@ -36,11 +37,14 @@ impl Style {
 ///
 /// # Errors
 /// 400 for the first field that cannot be honoured.
-pub fn parse(request: &EmbeddingRequest, served: &Served, strict: bool) -> Result<Style, ApiError> {
-    served.embedder()?;
-    if served.info().ranking.is_some() {
+pub fn read_options(
+    request: &EmbeddingRequest,
+    model: EmbeddingView<'_>,
+    strict: bool,
+) -> Result<EmbeddingOptions, ApiError> {
+    if model.info.ranking.is_some() {
         let message =
-            format!("'{}' is a reranker: it makes no vectors. Use /v1/rerank.", served.name);
+            format!("'{}' is a reranker: it makes no vectors. Use /v1/rerank.", model.name);
         return Err(ApiError::invalid("model", "model_not_supported", message));
     }
     log_unknown(&check_extra(fields::EMBEDDING, &request.extra, strict)?);
@@ -55,35 +59,35 @@ pub fn parse(request: &EmbeddingRequest, served: &Served, strict: bool) -> Resul
             return Err(ApiError::invalid("encoding_format", "invalid_value", message));
         }
     };
-    let dimensions = dimensions(request.dimensions, served)?;
-    Ok(Style { base64, dimensions, truncate: request.truncate.unwrap_or(false) })
+    let dimensions = dimensions(request.dimensions, model)?;
+    Ok(EmbeddingOptions { base64, dimensions, truncate: request.truncate.unwrap_or(false) })
 }
 
-fn dimensions(wanted: Option<i64>, served: &Served) -> Result<Option<usize>, ApiError> {
-    let full = served.info().n_embd;
+fn dimensions(wanted: Option<i64>, model: EmbeddingView<'_>) -> Result<Option<usize>, ApiError> {
+    let full = model.info.n_embd;
     let Some(wanted) = integer("dimensions", wanted, 1, i64::from(full))? else { return Ok(None) };
     if wanted == i64::from(full) {
         return Ok(None);
     }
-    if !served.matryoshka {
+    if !model.is_matryoshka {
         let message = format!(
             "'dimensions' is not supported by the model `{}`: its vectors have {full} dimensions \
              and were not trained to be cut.",
-            served.name
+            model.name
         );
         return Err(ApiError::invalid("dimensions", "unsupported_value", message));
     }
     Ok(usize::try_from(wanted).ok())
 }
 
-/// The inputs' tokens. It can take long: not for the reactor's threads.
+/// The inputs' tokens. It can take long, so it runs off the async runtime.
 ///
 /// # Errors
 /// 400 for inputs that are too many, empty or too long.
-pub fn tokenise(
+pub fn tokenize(
     input: EmbeddingInput,
-    style: Style,
-    served: &Served,
+    options: EmbeddingOptions,
+    model: EmbeddingView<'_>,
 ) -> Result<Vec<Vec<Token>>, ApiError> {
     let (inputs, many) = match input {
         EmbeddingInput::Text(one) => (Inputs::Texts(vec![one]), false),
@@ -97,9 +101,10 @@ pub fn tokenise(
             check_count(texts.len())?;
             let each = texts.iter().enumerate();
             let cut = each.map(|(index, text)| {
-                tokens::cut(text, style.truncate, served).map_err(|error| error.at(param(index)))
+                tokens::cut(text, options.truncate, model.info)
+                    .map_err(|error| error.at(param(index)))
             });
-            tokens::of_inputs(&cut.collect::<Result<Vec<_>, _>>()?, served)?
+            tokens::tokenize_inputs(&cut.collect::<Result<Vec<_>, _>>()?, model.vocab)?
         }
         Inputs::Tokens(lists) => {
             check_count(lists.len())?;
@@ -107,8 +112,10 @@ pub fn tokenise(
         }
     };
     let each = tokens.into_iter().enumerate();
-    each.map(|(index, tokens)| one(tokens, style, served).map_err(|error| error.at(param(index))))
-        .collect()
+    each.map(|(index, tokens)| {
+        add_markers(tokens, options, model).map_err(|error| error.at(param(index)))
+    })
+    .collect()
 }
 
 /// Inputs as sent.
@@ -136,9 +143,16 @@ pub(super) fn check_count(count: usize) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn one(tokens: Vec<Token>, style: Style, served: &Served) -> Result<Vec<Token>, ApiError> {
-    let vocab = served.vocab();
-    let limit = served.info().slot_tokens;
+/// An input with the model's markers, cut to the context's length if the options say so.
+///
+/// # Errors
+/// 400 for an empty input, an unknown token, and more tokens than fit.
+fn add_markers(
+    tokens: Vec<Token>,
+    options: EmbeddingOptions,
+    EmbeddingView { vocab, info, .. }: EmbeddingView<'_>,
+) -> Result<Vec<Token>, ApiError> {
+    let limit = info.slot_tokens;
     let mut tokens = vocab.with_markers(tokens);
     if tokens.is_empty() {
         return Err(ApiError::invalid("input", "invalid_value", "An input cannot be empty."));
@@ -148,7 +162,7 @@ fn one(tokens: Vec<Token>, style: Style, served: &Served) -> Result<Vec<Token>, 
         return Err(ApiError::invalid("input", "invalid_value", message));
     }
     if tokens.len() > limit as usize {
-        if !style.truncate {
+        if !options.truncate {
             let count = tokens.len();
             let message = format!(
                 "This model's maximum input length is {limit} tokens, but the input has {count}. \
@@ -162,17 +176,17 @@ fn one(tokens: Vec<Token>, style: Style, served: &Served) -> Result<Vec<Token>, 
     Ok(tokens)
 }
 
-/// The answer. Long for many inputs: not for the reactor's threads.
+/// The response. It takes long for many inputs, so it is made off the async runtime.
 pub fn response(
     vectors: Vec<Vec<f32>>,
-    style: Style,
+    options: EmbeddingOptions,
     model: String,
     prompt_tokens: u32,
 ) -> EmbeddingResponse {
     let data = (0..).zip(vectors).map(|(index, vector)| Embedding {
         object: "embedding".to_owned(),
         index,
-        embedding: spell(cut(vector, style.dimensions), style.base64),
+        embedding: encode(cut(vector, options.dimensions), options.base64),
     });
     EmbeddingResponse {
         object: "list".to_owned(),
@@ -194,7 +208,7 @@ fn cut(mut vector: Vec<f32>, dimensions: Option<usize>) -> Vec<f32> {
     vector
 }
 
-fn spell(vector: Vec<f32>, base64: bool) -> EmbeddingVector {
+fn encode(vector: Vec<f32>, base64: bool) -> EmbeddingVector {
     if !base64 {
         return EmbeddingVector::Float(vector);
     }
@@ -215,7 +229,7 @@ mod tests {
 
     #[test]
     fn base64_is_little_endian_floats() {
-        let EmbeddingVector::Base64(text) = spell(vec![1.0, -2.5], true) else { panic!() };
+        let EmbeddingVector::Base64(text) = encode(vec![1.0, -2.5], true) else { panic!() };
         assert_eq!(BASE64_STANDARD.decode(text).unwrap(), [0, 0, 128, 63, 0, 0, 32, 192]);
     }
 }

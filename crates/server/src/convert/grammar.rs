@@ -4,14 +4,14 @@
 //! not ask for `strict` is enforced as far as it can be, and the rest is noted.
 
 use forebay_chat::{Thinking, between_slashes, escape_regex, literal};
-use forebay_engine::{CompiledGrammar, Grammar, Grammars, Vocab};
+use forebay_engine::{CompiledGrammar, Engine, Grammar, Grammars, Vocab};
 use forebay_protocol::structured::{Shape, StructuredOutputs};
 use serde_json::{Value, json};
 
+use super::prompt::ExpectedReasoning;
 use super::schema::{self, Enforcement, NotEnforced};
 use crate::conversation::FieldNames;
 use crate::error::{ApiError, shown};
-use crate::registry::Served;
 
 const MAX_NAME: usize = 64;
 const MAX_CHOICES: usize = 1024;
@@ -146,9 +146,9 @@ impl Wanted {
     /// The same, behind thoughts: `thinking` says how they are marked, and whether the prompt has
     /// begun them.
     #[must_use]
-    pub fn behind_thoughts(self, thinking: Option<&(Thinking, bool)>, vocab: &Vocab) -> Self {
-        let Some(of @ (thinking, opened)) = thinking else { return self };
-        let Thinking { open, close, then, answer } = thinking;
+    pub fn behind_thoughts(self, expected: Option<&ExpectedReasoning>, vocab: &Vocab) -> Self {
+        let Some(reasoning) = expected else { return self };
+        let Thinking { open, close, then, answer } = &reasoning.markers;
         let control = |text: &str| vocab.control_at(text);
         // Calls say themselves to whom they speak.
         let answer = if self.of_tools { String::new() } else { literal(answer, &control) };
@@ -170,14 +170,14 @@ impl Wanted {
                 (format!("closed {then} GAP?"), closed)
             }
         };
-        let thoughts = match opened {
+        let thoughts = match reasoning.is_opened {
             true => thought,
             false => format!("({open} {thought})?"),
         };
         // The lines of a client's grammar keep their numbers, which messages name.
         let lark = format!("start: {thoughts} {answer} {shaped}\n{rules}GAP: /[ \\n]{{1,3}}/\n");
         let grammar = Grammar::Lark(lark.into());
-        let behind = |weaker: Box<Self>| Box::new(weaker.behind_thoughts(Some(of), vocab));
+        let behind = |weaker: Box<Self>| Box::new(weaker.behind_thoughts(Some(reasoning), vocab));
         Self { grammar, weaker: self.weaker.map(behind), ..self }
     }
 
@@ -185,20 +185,20 @@ impl Wanted {
     ///
     /// # Errors
     /// 400 where it cannot be enforced, 500 where the model's engine gives no answer.
-    pub fn compile(self, served: &Served) -> Result<Compiled, ApiError> {
+    pub fn compile(self, engine: &Engine) -> Result<Compiled, ApiError> {
         let Self { param, grammar, not_enforced, weaker, .. } = self;
-        match (served.engine()?.compile(&grammar)?, weaker) {
+        match (engine.compile(&grammar)?, weaker) {
             (Ok(()), _) => Ok(Compiled { grammar, not_enforced }),
-            (Err(_), Some(weaker)) => weaker.compile(served),
+            (Err(_), Some(weaker)) => weaker.compile(engine),
             (Err(error), None) => Err(refused(&param, &error.to_string())),
         }
     }
 
     /// It, if the engine has it compiled.
     #[must_use]
-    pub fn compiled(&self, served: &Served) -> Option<Compiled> {
+    pub fn find_compiled(&self, engine: &Engine) -> Option<Compiled> {
         let Self { grammar, not_enforced, .. } = self;
-        let compiled = served.engine().ok()?.has_compiled(grammar);
+        let compiled = engine.has_compiled(grammar);
         compiled.then(|| Compiled { grammar: grammar.clone(), not_enforced: *not_enforced })
     }
 
@@ -313,9 +313,11 @@ mod tests {
     /// The same behind thoughts that the prompt has begun.
     fn behind(wanted: Wanted) -> Grammar {
         let text = str::to_owned;
-        let thinking =
+        let markers =
             Thinking { open: text("<think>"), close: text("</think>"), then: "", answer: "" };
-        wanted.behind_thoughts(Some(&(thinking, true)), &vocab()).grammar
+        wanted
+            .behind_thoughts(Some(&ExpectedReasoning { markers, is_opened: true }), &vocab())
+            .grammar
     }
 
     #[test]

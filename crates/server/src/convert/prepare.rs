@@ -1,39 +1,22 @@
-//! From a conversation to the engine's request: everything that takes time, as plain functions for the
-//! pool's threads.
+//! A conversation to the engine's request: plain functions for the pool's threads, as they take time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::http::HeaderMap;
-use forebay_chat::{CallReader, ChannelReader, Thinking, ThoughtReader};
+use forebay_chat::{CallReader, ChannelReader, ThoughtReader};
 use forebay_engine::{GenerateRequest, Token};
 
-use super::Against;
 use super::grammar::Wanted;
-use super::prompt::{self, Prompt};
+use super::model_view::ChatView;
+use super::prompt::{self, ExpectedReasoning, Prompt};
 use super::tools::Toolset;
-use crate::config::{LimitSettings, ServerSettings};
 use crate::conversation::Conversation;
 use crate::error::ApiError;
-use crate::registry::Served;
 use crate::reply::{ReplyParser, ReplyReader};
-
-/// What a request is checked against. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Context {
-    /// The model.
-    pub served: Arc<Served>,
-    /// The request's headers.
-    pub headers: HeaderMap,
-    /// `[server]`
-    pub settings: Arc<ServerSettings>,
-    /// `[limits]`
-    pub limits: Arc<LimitSettings>,
-}
 
 /// A checked request whose prompt is tokenised.
 #[derive(Debug)]
-pub struct Prepared {
+pub struct PreparedConversation {
     /// The engine's request, without a grammar.
     pub request: GenerateRequest,
     /// The grammar to compile into it.
@@ -44,104 +27,84 @@ pub struct Prepared {
     pub stream: bool,
 }
 
-impl Context {
-    /// What requests are read against.
-    ///
-    /// # Errors
-    /// When the model cannot chat.
-    pub fn against(&self) -> Result<Against<'_>, ApiError> {
-        let ServerSettings { max_choices, strict, .. } = *self.settings;
-        Ok(Against {
-            vocab: self.served.vocab(),
-            knows_effort: self.served.knows_effort()?,
-            strict,
-            max_choices,
-            headers: &self.headers,
-        })
-    }
-}
-
 /// Renders a conversation's prompt, tokenises it and makes the engine's request.
 ///
 /// # Errors
 /// 400 for the first field that cannot be honoured.
-pub fn prepare(conversation: Conversation, context: &Context) -> Result<Prepared, ApiError> {
-    let served = &*context.served;
-    served.engine()?;
-    let grammar = grammar(&conversation, served)?;
-    let prompt = prompt(&conversation, context)?;
+pub fn prepare(
+    conversation: Conversation,
+    chat: ChatView<'_>,
+) -> Result<PreparedConversation, ApiError> {
+    let ChatView { model, .. } = chat;
+    let grammar = grammar(&conversation, chat)?;
+    let Prompt { tokens, reasoning: expected } = prompt(&conversation, chat)?;
     let Conversation { tools, reasoning, mut recipe, stream, names, .. } = conversation;
-    recipe.spelled = control_tokens(&tools, served)?;
-    let thinking = served.template()?.thinking().zip(prompt.thoughts);
-    let vocab = served.vocab();
-    recipe.think = prompt::reasoning_limit(reasoning.budget, names, thinking.as_ref(), vocab)?;
-    let wanted = grammar.map(|grammar| grammar.behind_thoughts(thinking.as_ref(), vocab));
-    let request = recipe.request(names.conversation, prompt.tokens, served.info())?;
-    let readers = readers(&tools, thinking, recipe.choices, served)?;
-    Ok(Prepared { request, wanted, readers, stream })
+    recipe.spelled = delimiter_tokens(&tools, chat);
+    recipe.think =
+        ExpectedReasoning::limit(expected.as_ref(), reasoning.budget, names, model.vocab)?;
+    let wanted = grammar.map(|grammar| grammar.behind_thoughts(expected.as_ref(), model.vocab));
+    let request = recipe.request(names.conversation, tokens, model.info)?;
+    let reader = ReplyReader::new(parser(&tools, expected, chat), tools);
+    let readers = vec![reader; recipe.choices as usize];
+    Ok(PreparedConversation { request, wanted, readers, stream })
 }
 
-/// How many tokens a conversation's prompt has.
+/// Counts the tokens of a conversation's prompt.
 ///
 /// # Errors
 /// 400 for the first field that cannot be honoured.
-pub fn count(conversation: &Conversation, context: &Context) -> Result<u32, ApiError> {
-    // What cannot be enforced is refused here as where it would be generated.
-    grammar(conversation, &context.served)?;
-    let Prompt { tokens, .. } = prompt(conversation, context)?;
+pub fn count(conversation: &Conversation, chat: ChatView<'_>) -> Result<u32, ApiError> {
+    // A grammar that cannot be enforced is refused here as it is for a generation.
+    grammar(conversation, chat)?;
+    let Prompt { tokens, .. } = prompt(conversation, chat)?;
     Ok(u32::try_from(tokens.len()).unwrap_or(u32::MAX))
 }
 
-fn prompt(conversation: &Conversation, context: &Context) -> Result<Prompt, ApiError> {
+fn prompt(conversation: &Conversation, chat: ChatView<'_>) -> Result<Prompt, ApiError> {
     let Conversation { turns, prompt_end, tools, reasoning, names, .. } = conversation;
-    let variables = prompt::variables(reasoning, names, &context.served)?;
-    prompt::render(turns, &tools.shown(), context, *prompt_end, &variables, names.conversation)
+    let variables = prompt::variables(reasoning, names, chat)?;
+    prompt::render(turns, &tools.shown(), chat, *prompt_end, &variables, names.conversation)
 }
 
-/// What the reply has to be, calls included.
-fn grammar(conversation: &Conversation, served: &Served) -> Result<Option<Wanted>, ApiError> {
+/// The grammar of the reply, calls included.
+fn grammar(conversation: &Conversation, chat: ChatView<'_>) -> Result<Option<Wanted>, ApiError> {
     let Conversation { tools, format, .. } = conversation;
     if !tools.is_active() {
         return Ok(format.clone());
     }
-    tools.grammar(served.dialect()?, served.vocab(), format.as_ref())
+    tools.grammar(chat.calls(), chat.model.vocab, format.as_ref())
 }
 
-/// Control tokens that show in the reply's text, because they delimit reasoning or calls.
-fn control_tokens(tools: &Toolset, served: &Served) -> Result<Arc<[Token]>, ApiError> {
-    let thinking = served.template()?.thinking();
+/// Control tokens that delimit reasoning or calls, and so have to show in the reply's text.
+fn delimiter_tokens(tools: &Toolset, chat: ChatView<'_>) -> Arc<[Token]> {
+    let markers = chat.format.template().thinking();
     let mut delimiters: Vec<String> =
-        thinking.into_iter().flat_map(|thinking| thinking.pieces()).collect();
+        markers.into_iter().flat_map(|markers| markers.pieces()).collect();
     if tools.is_active() {
-        delimiters.extend(served.dialect()?.pieces().into_iter().map(str::to_owned));
+        delimiters.extend(chat.calls().pieces().into_iter().map(str::to_owned));
     }
     let delimits = |name: &str| delimiters.iter().any(|piece| piece.contains(name));
-    let controls = served.vocab().controls().filter(|(_, name)| delimits(name));
-    Ok(controls.map(|(token, _)| token).collect())
+    let controls = chat.model.vocab.controls().filter(|(_, name)| delimits(name));
+    controls.map(|(token, _)| token).collect()
 }
 
-/// What reads each reply.
-fn readers(
-    tools: &Toolset,
-    thinking: Option<(Thinking, bool)>,
-    choices: u32,
-    served: &Served,
-) -> Result<Vec<ReplyReader>, ApiError> {
+/// The parser of each reply's text.
+fn parser(tools: &Toolset, expected: Option<ExpectedReasoning>, chat: ChatView<'_>) -> ReplyParser {
     let schemas = tools.schemas();
-    let parser = match thinking {
-        Some((thinking, _)) if thinking.in_channels() => {
+    match expected {
+        Some(ExpectedReasoning { markers, .. }) if markers.in_channels() => {
             let names = if tools.is_active() { schemas } else { BTreeMap::new() };
             ReplyParser::Channels(ChannelReader::new(names.into_keys(), tools.only_one()))
         }
-        thinking => {
-            let thoughts = thinking.map(|(thinking, opened)| ThoughtReader::new(thinking, opened));
-            let dialect = if tools.is_active() { Some(served.dialect()?) } else { None };
-            let schemas = Arc::new(schemas);
-            let reader =
-                dialect.map(|d| Box::new(CallReader::new(d.clone(), schemas, tools.only_one())));
-            ReplyParser::Markers(thoughts, reader)
+        expected => {
+            let reasoning = expected.map(|ExpectedReasoning { markers, is_opened }| {
+                ThoughtReader::new(markers, is_opened)
+            });
+            let calls = tools.is_active().then(|| {
+                let format = chat.calls().clone();
+                Box::new(CallReader::new(format, Arc::new(schemas), tools.only_one()))
+            });
+            ReplyParser::Markers(reasoning, calls)
         }
-    };
-    let reader = ReplyReader::new(parser, tools.clone());
-    Ok(vec![reader; choices as usize])
+    }
 }

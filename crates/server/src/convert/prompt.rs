@@ -2,72 +2,83 @@
 
 use forebay_chat::{RenderError, RenderOptions, Thinking, Turn};
 use forebay_engine::{ParseSpecial, ThinkLimit, Token, Vocab};
-use serde_json::Map;
+use serde_json::{Map, Value};
 
-use super::prepare::Context;
+use super::model_view::ChatView;
 use super::sampling::integer;
 use super::tokens;
 use crate::conversation::{FieldNames, PromptEnd, Reasoning};
 use crate::error::{ApiError, shown};
-use crate::registry::Served;
 
 const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 
-/// The bound on reasoning that a request sets, if its reply may have some.
-///
-/// # Errors
-/// 400 where it is out of range.
-pub fn reasoning_limit(
-    budget: Option<i64>,
-    names: &FieldNames,
-    thinking: Option<&(Thinking, bool)>,
-    vocab: &Vocab,
-) -> Result<Option<ThinkLimit>, ApiError> {
-    let tokens = integer(names.reasoning_budget, budget, -1, i64::from(i32::MAX))?;
-    let tokens = tokens.and_then(|tokens| u32::try_from(tokens).ok());
-    let Some((tokens, (thinking, opened))) = tokens.zip(thinking) else { return Ok(None) };
-    let Thinking { open, close, then, .. } = thinking;
-    let closing = match thinking.in_channels() {
-        true => format!("{close}{then}"),
-        false => format!("\n{close}\n\n"),
-    };
-    let closing = vocab.tokenize(&closing, ParseSpecial::Yes)?;
-    Ok(Some(ThinkLimit {
-        tokens,
-        opened: *opened,
-        open: open.as_str().into(),
-        close: close.as_str().into(),
-        closing: closing.into(),
-    }))
-}
-
-/// A prompt.
+/// A rendered and tokenised prompt.
 #[derive(Debug)]
 pub struct Prompt {
     /// Its tokens.
     pub tokens: Vec<Token>,
-    /// Whether the answer can begin with thoughts: not, or it does because the prompt has begun
-    /// them, or it may.
-    pub thoughts: Option<bool>,
+    /// The reasoning that the reply can begin with, if it can.
+    pub reasoning: Option<ExpectedReasoning>,
 }
 
-/// The prompt's tokens. It can take long: not for the reactor's threads.
+/// Reasoning that a reply can begin with.
+#[derive(Debug, Clone)]
+pub struct ExpectedReasoning {
+    /// How it is delimited.
+    pub markers: Thinking,
+    /// Whether the prompt ends with the opening marker, so that the reply begins inside.
+    pub is_opened: bool,
+}
+
+impl ExpectedReasoning {
+    /// The engine's limit on its tokens, if the request sets one.
+    ///
+    /// # Errors
+    /// 400 where it is out of range.
+    pub fn limit(
+        expected: Option<&Self>,
+        budget: Option<i64>,
+        names: &FieldNames,
+        vocab: &Vocab,
+    ) -> Result<Option<ThinkLimit>, ApiError> {
+        let tokens = integer(names.reasoning_budget, budget, -1, i64::from(i32::MAX))?;
+        let tokens = tokens.and_then(|tokens| u32::try_from(tokens).ok());
+        let Some((tokens, Self { markers, is_opened })) = tokens.zip(expected) else {
+            return Ok(None);
+        };
+        let Thinking { open, close, then, .. } = markers;
+        let closing = match markers.in_channels() {
+            true => format!("{close}{then}"),
+            false => format!("\n{close}\n\n"),
+        };
+        let closing = vocab.tokenize(&closing, ParseSpecial::Yes)?;
+        Ok(Some(ThinkLimit {
+            tokens,
+            opened: *is_opened,
+            open: open.as_str().into(),
+            close: close.as_str().into(),
+            closing: closing.into(),
+        }))
+    }
+}
+
+/// Renders and tokenises a prompt. It can take long, so it runs off the async runtime.
 ///
 /// # Errors
 /// What the template refuses, and more text than the model's context holds.
 pub fn render(
     turns: &[Turn],
-    tools: &[serde_json::Value],
-    context: &Context,
+    tools: &[Value],
+    chat: ChatView<'_>,
     end: PromptEnd,
-    variables: &Map<String, serde_json::Value>,
+    variables: &Map<String, Value>,
     param: &str,
 ) -> Result<Prompt, ApiError> {
-    let served = &*context.served;
+    let ChatView { model, format } = chat;
     let bytes = turns.iter().map(|turn| turn.content.len()).sum();
-    tokens::check_text(param, bytes, served, &context.limits)?;
+    tokens::check_text(param, bytes, model)?;
     // Each turn is at least a token.
-    let limit = served.info().slot_tokens;
+    let limit = model.info.slot_tokens;
     if turns.len() > limit as usize {
         return Err(ApiError::context_length_at_least(param, turns.len(), limit));
     }
@@ -81,24 +92,25 @@ pub fn render(
     };
     let has_calls = turns.iter().any(|turn| turn.role == "tool" || !turn.calls.is_empty());
     let pieces = if tools.is_empty() && !has_calls {
-        served.template()?.render(turns, &options)
+        format.template().render(turns, &options)
     } else {
-        let dialect = served.dialect()?;
-        options.arguments_as_text = dialect.takes_text();
-        if !dialect.native {
+        let calls = chat.calls();
+        options.arguments_as_text = calls.takes_text();
+        if !calls.native {
             options.tools = &[];
         }
-        served.template()?.render(&dialect.adapt(turns, tools), &options)
+        format.template().render(&calls.adapt(turns, tools), &options)
     };
     let pieces = pieces.map_err(|error| at_conversation(error, param))?;
-    let tokens = tokens::of_pieces(param, &pieces, served, &context.limits)?;
-    let thinking = served.template()?.thinking().filter(|_| !end.continue_final_message);
-    let thoughts = thinking.and_then(|Thinking { open, close, .. }| {
+    let tokens = tokens::tokenize_prompt(param, &pieces, model)?;
+    let markers = format.template().thinking().filter(|_| !end.continue_final_message);
+    let reasoning = markers.and_then(|markers| {
         let end = pieces.last().map_or("", |piece| piece.trim_end());
-        // Where the prompt holds empty thoughts, they are not wanted.
-        (!end.ends_with(&close)).then(|| end.ends_with(&open))
+        // A prompt that ends with empty reasoning turns it off.
+        let is_opened = end.ends_with(&markers.open);
+        (!end.ends_with(&markers.close)).then_some(ExpectedReasoning { markers, is_opened })
     });
-    Ok(Prompt { tokens: served.vocab().with_prefix(tokens), thoughts })
+    Ok(Prompt { tokens: model.vocab.with_prefix(tokens), reasoning })
 }
 
 /// A template's error, at the field that the conversation is in.
@@ -107,18 +119,18 @@ fn at_conversation(error: RenderError, param: &str) -> ApiError {
     if error.param() == Some("messages") { error.at(param) } else { error }
 }
 
-/// The template's variables: those of the request, and what it says of reasoning.
+/// The template's variables: those of the request, and those that control reasoning.
 ///
 /// # Errors
-/// 400 where the template has no such control.
+/// 400 if the template has no such control.
 pub fn variables(
     reasoning: &Reasoning,
     names: &FieldNames,
-    served: &Served,
-) -> Result<Map<String, serde_json::Value>, ApiError> {
+    chat: ChatView<'_>,
+) -> Result<Map<String, Value>, ApiError> {
     let mut variables = reasoning.variables.clone();
     let Some(effort) = reasoning.effort.as_deref() else { return Ok(variables) };
-    let (param, template) = (names.effort, served.template()?);
+    let (param, template) = (names.effort, chat.format.template());
     if !EFFORTS.contains(&effort) {
         let message =
             format!("'{param}' must be one of {}, but is '{}'.", EFFORTS.join(", "), shown(effort));

@@ -1,35 +1,35 @@
 //! Queries and documents as a reranker reads them, and scores as clients read them.
 
-use forebay_engine::{ParseSpecial, Ranking, Token};
+use forebay_engine::{ParseSpecial, Ranking, Token, Vocab};
 
 use super::embedding::check_count;
+use super::model_view::EmbeddingView;
 use super::tokens;
 use crate::error::ApiError;
-use crate::registry::Served;
 
-/// Each document behind the query, the texts' first.
+/// Query and document together, for each document. The first of the texts is the query.
 ///
 /// # Errors
 /// 400 for too many texts, or a pair that is too long.
-pub fn pairs(
+pub fn tokenize_pairs(
     texts: &[String],
     ranking: &Ranking,
-    served: &Served,
+    model: EmbeddingView<'_>,
 ) -> Result<Vec<Vec<Token>>, ApiError> {
     // As many as an embedding model takes.
     check_count(texts.len()).map_err(|error| error.at("documents"))?;
     let param = |index: usize| format!("documents[{index}]");
     let texts = texts.iter().enumerate().map(|(index, text)| {
         let at = || index.checked_sub(1).map_or_else(|| "query".to_owned(), param);
-        tokens::cut(text, false, served).map_err(|error| error.at(at()))
+        tokens::cut(text, false, model.info).map_err(|error| error.at(at()))
     });
     let texts: Vec<&str> = texts.collect::<Result<_, _>>()?;
-    let mut texts = tokens::of_inputs(&texts, served)?.into_iter();
+    let mut texts = tokens::tokenize_inputs(&texts, model.vocab)?.into_iter();
     let Some(query) = texts.next() else { return Ok(Vec::new()) };
-    let frame = frame(query, ranking, served)?;
-    let limit = served.info().slot_tokens as usize;
+    let frame = frame(query, ranking, model.vocab)?;
+    let limit = model.info.slot_tokens as usize;
     // The query is in every pair: a short request can have a great many tokens.
-    let (most, mut total) = (served.embedder()?.max_request_tokens(), 0);
+    let (max, mut total) = (model.max_request_tokens, 0);
     let pair = |(index, document): (usize, Vec<Token>)| {
         let tokens = frame.join(&document[..]);
         if tokens.len() > limit {
@@ -41,22 +41,17 @@ pub fn pairs(
             return Err(ApiError::invalid(param, "context_length_exceeded", message));
         }
         total += tokens.len();
-        if total > most {
-            return Err(ApiError::too_many_tokens(total, most).at("documents"));
+        if total > max {
+            return Err(ApiError::too_many_tokens(total, max).at("documents"));
         }
         Ok(tokens)
     };
     texts.enumerate().map(pair).collect()
 }
 
-/// What stands around each document, the query in it: tokenised once for all documents. Of a template
-/// its own text is read with control tokens, the user's without.
-fn frame(
-    query: Vec<Token>,
-    ranking: &Ranking,
-    served: &Served,
-) -> Result<Vec<Vec<Token>>, ApiError> {
-    let vocab = served.vocab();
+/// The tokens around each document, the query among them, tokenised once for all documents. A template's own
+/// text is read with control tokens, the user's without.
+fn frame(query: Vec<Token>, ranking: &Ranking, vocab: &Vocab) -> Result<Vec<Vec<Token>>, ApiError> {
     let Some(template) = &ranking.template else {
         let mut before = vocab.with_markers(query);
         if ranking.twice {

@@ -2,29 +2,23 @@
 //!
 //! llama.cpp's tokenisers take more than a hundred bytes of memory for each byte of a text.
 
-use forebay_engine::{NoTokens, ParseSpecial, Token};
+use forebay_engine::{ModelInfo, NoTokens, ParseSpecial, Token, Vocab};
 
-use crate::config::LimitSettings;
+use super::model_view::ModelView;
 use crate::error::ApiError;
-use crate::registry::Served;
 
 /// Refuses a text that is longer than any prompt may be.
 ///
 /// # Errors
 /// 400 at `param`.
-pub(super) fn check_text(
-    param: &str,
-    bytes: usize,
-    served: &Served,
-    limits: &LimitSettings,
-) -> Result<(), ApiError> {
-    let most = limits.text_kib << 10;
-    if bytes > most {
-        let message = format!("The text of '{param}' has {bytes} bytes; the most is {most}.");
+pub(super) fn check_text(param: &str, bytes: usize, model: ModelView<'_>) -> Result<(), ApiError> {
+    let max = model.max_text_bytes;
+    if bytes > max {
+        let message = format!("The text of '{param}' has {bytes} bytes; the most is {max}.");
         return Err(ApiError::invalid(param, "context_length_exceeded", message));
     }
-    let least = served.vocab().fewest_tokens(bytes);
-    let limit = served.info().slot_tokens;
+    let least = model.vocab.fewest_tokens(bytes);
+    let limit = model.info.slot_tokens;
     if least > limit as usize {
         return Err(ApiError::context_length_at_least(param, least, limit));
     }
@@ -35,15 +29,14 @@ pub(super) fn check_text(
 ///
 /// # Errors
 /// 400 at `param` for more than the model's context holds.
-pub(super) fn of_pieces(
+pub fn tokenize_prompt(
     param: &str,
     pieces: &[String],
-    served: &Served,
-    limits: &LimitSettings,
+    model: ModelView<'_>,
 ) -> Result<Vec<Token>, ApiError> {
-    check_text(param, pieces.iter().map(String::len).sum(), served, limits)?;
-    let limit = served.info().slot_tokens;
-    let tokens = served.vocab().tokenize_within(pieces, ParseSpecial::Yes, limit as usize);
+    check_text(param, pieces.iter().map(String::len).sum(), model)?;
+    let limit = model.info.slot_tokens;
+    let tokens = model.vocab.tokenize_within(pieces, ParseSpecial::Yes, limit as usize);
     tokens.map_err(|none| match none {
         NoTokens::TooMany { count, exact: true } => ApiError::context_length(param, count, limit),
         NoTokens::TooMany { count, exact: false } => {
@@ -64,13 +57,17 @@ const MIN_INPUT: usize = 16 << 10;
 ///
 /// # Errors
 /// 400 for more text than could fit.
-pub(super) fn cut<'t>(text: &'t str, truncate: bool, served: &Served) -> Result<&'t str, ApiError> {
-    let most = (served.info().slot_tokens as usize * BYTES_PER_TOKEN).max(MIN_INPUT);
+pub(super) fn cut<'t>(
+    text: &'t str,
+    truncate: bool,
+    info: &ModelInfo,
+) -> Result<&'t str, ApiError> {
+    let max = (info.slot_tokens as usize * BYTES_PER_TOKEN).max(MIN_INPUT);
     match text.len() {
-        len if len <= most => Ok(text),
-        _ if truncate => Ok(&text[..text.floor_char_boundary(most)]),
+        len if len <= max => Ok(text),
+        _ if truncate => Ok(&text[..text.floor_char_boundary(max)]),
         len => {
-            let message = format!("An input can have at most {most} bytes, but this has {len}.");
+            let message = format!("An input can have at most {max} bytes, but this has {len}.");
             Err(ApiError::invalid("input", "context_length_exceeded", message))
         }
     }
@@ -79,7 +76,7 @@ pub(super) fn cut<'t>(text: &'t str, truncate: bool, served: &Served) -> Result<
 /// The tokens of each of an embedding model's inputs, which were [`cut`].
 ///
 /// # Errors
-/// 500 where the model's engine gives no answer.
-pub(super) fn of_inputs(texts: &[&str], served: &Served) -> Result<Vec<Vec<Token>>, ApiError> {
-    Ok(served.vocab().tokenize_all(texts, ParseSpecial::No)?)
+/// 500 if the model's engine does not answer.
+pub(super) fn tokenize_inputs(texts: &[&str], vocab: &Vocab) -> Result<Vec<Vec<Token>>, ApiError> {
+    Ok(vocab.tokenize_all(texts, ParseSpecial::No)?)
 }

@@ -12,9 +12,10 @@ use forebay_protocol::chat::{ChatCompletion, ChatCompletionRequest};
 use forebay_protocol::error::ErrorEnvelope;
 use forebay_protocol::responses::InputTokens;
 
+use crate::admission::Caller;
 use crate::convert::Stamp;
 use crate::convert::grammar::{Compiled, Wanted};
-use crate::convert::prepare::{Context, Prepared, count, prepare};
+use crate::convert::prepare::{PreparedConversation, count, prepare};
 use crate::convert::schema::NotEnforced;
 use crate::dialects::chat::encode::{self, ChatEncoder};
 use crate::dialects::chat::request::{self, Spelling};
@@ -25,6 +26,7 @@ use crate::pool::Effort;
 use crate::record::Record;
 use crate::registry::Served;
 use crate::reply::{Replies, ReplyReader};
+use crate::request_context::RequestContext;
 use crate::sse;
 use crate::state::AppState;
 use crate::work::Work;
@@ -58,11 +60,11 @@ pub async fn create(
     ApiJson(request): ApiJson<ChatCompletionRequest>,
 ) -> Result<Response, ApiError> {
     let model = request.model.clone();
-    let context = context(&state, &model, headers)?;
+    let context = context(&state, &model, &headers)?;
     let called = RequestParts { state: &state, record, work, repeats: false };
     let submitted = prepare_and_submit(called, context, |context| {
-        let (conversation, spelling) = request::read(request, &context.against()?)?;
-        Ok((prepare(conversation, context)?, spelling))
+        let (conversation, spelling) = request::read(request, &context.rules())?;
+        Ok((prepare(conversation, context.chat()?)?, spelling))
     });
     let (submitted, Spelling { style, metadata }) = submitted.await?;
     let Submitted { mut replies, served, not_enforced, .. } = submitted;
@@ -97,9 +99,9 @@ pub async fn input_tokens(
     headers: HeaderMap,
     ApiJson(request): ApiJson<ChatCompletionRequest>,
 ) -> Result<Response, ApiError> {
-    let context = context(&state, &request.model, headers)?;
+    let context = context(&state, &request.model, &headers)?;
     let served = Arc::clone(&context.served);
-    let count = move || count(&request::read(request, &context.against()?)?.0, &context);
+    let count = move || count(&request::read(request, &context.rules())?.0, context.chat()?);
     let tokens = work.run_for(&served, Effort::Tiny, count).await?;
     let object = "chat.completion.input_tokens";
     Ok(Json(InputTokens { object, input_tokens: tokens }).into_response())
@@ -125,18 +127,18 @@ pub(super) struct Submitted {
     pub(super) not_enforced: NotEnforced,
 }
 
-/// What a request to `model` is checked against.
+/// What a request to `model` is converted with.
 ///
 /// # Errors
-/// When there is no such model, or it cannot chat.
+/// If there is no such model, it cannot chat, or a header is invalid.
 pub(super) fn context(
     state: &AppState,
     model: &str,
-    headers: HeaderMap,
-) -> Result<Context, ApiError> {
+    headers: &HeaderMap,
+) -> Result<RequestContext, ApiError> {
     let served = state.registry.resolve(model)?;
-    served.template()?;
-    Ok(state.context(served, headers))
+    served.chat_format()?;
+    Ok(state.context(served, Caller::of(headers)?))
 }
 
 /// Prepares a request on the pool's threads, compiles its grammar and submits it. `prepare` returns
@@ -146,14 +148,16 @@ pub(super) fn context(
 /// What cannot be honoured, and what the engine refuses.
 pub(super) async fn prepare_and_submit<E: Send + 'static>(
     RequestParts { state, record, work, repeats }: RequestParts<'_>,
-    context: Context,
-    prepare: impl FnOnce(&Context) -> Result<(Prepared, E), ApiError> + Send + 'static,
+    context: RequestContext,
+    prepare: impl FnOnce(&RequestContext) -> Result<(PreparedConversation, E), ApiError>
+    + Send
+    + 'static,
 ) -> Result<(Submitted, E), ApiError> {
     let served = Arc::clone(&context.served);
     served.engine()?.has_room().inspect_err(|_| state.metrics.rejected("engine"))?;
     let prepare = move || prepare(&context);
     let (prepared, besides) = work.run_for(&served, Effort::Tiny, prepare).await?;
-    let Prepared { mut request, wanted, readers, stream } = prepared;
+    let PreparedConversation { mut request, wanted, readers, stream } = prepared;
     record.update(|facts| facts.stream = stream);
     let (grammar, not_enforced) = find_or_compile(wanted, &served, &work).await?;
     request.grammar = grammar;
@@ -181,11 +185,11 @@ pub(super) async fn find_or_compile(
     work: &Work,
 ) -> Result<(Option<Grammar>, NotEnforced), ApiError> {
     let Some(wanted) = wanted else { return Ok((None, NotEnforced::default())) };
-    let compiled = match wanted.compiled(served) {
+    let compiled = match wanted.find_compiled(served.engine()?) {
         Some(compiled) => compiled,
         None => {
             let model = Arc::clone(served);
-            work.run_for(served, Effort::Unclear, move || wanted.compile(&model)).await?
+            work.run_for(served, Effort::Unclear, move || wanted.compile(model.engine()?)).await?
         }
     };
     let Compiled { grammar, not_enforced } = compiled;

@@ -11,8 +11,10 @@ use forebay_protocol::completion::{Completion, CompletionRequest};
 use forebay_protocol::error::ErrorEnvelope;
 
 use super::chat::find_or_compile;
+use crate::admission::Caller;
 use crate::convert::Stamp;
-use crate::convert::completion::{self, CompletionEncoder, Prepared};
+use crate::dialects::completions::encode::{CompletionEncoder, collect, completion};
+use crate::dialects::completions::request::{self, PreparedCompletion};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::generations::{Generations, Updates};
@@ -51,13 +53,15 @@ pub async fn create(
     ApiJson(request): ApiJson<CompletionRequest>,
 ) -> Result<Response, ApiError> {
     let served = state.registry.resolve(&request.model)?;
-    served.engine()?.has_room().inspect_err(|_| state.metrics.rejected("engine"))?;
+    let engine = served.engine()?;
+    engine.has_room().inspect_err(|_| state.metrics.rejected("engine"))?;
+    let max_prompts = engine.capacity();
     let name = state.registry.answer_name(&request.model, &served);
-    let context = state.context(Arc::clone(&served), headers);
-    let prepare = move || completion::prepare_all(request, &context);
+    let context = state.context(Arc::clone(&served), Caller::of(&headers)?);
+    let prepare = move || request::prepare(request, &context.rules(), context.model(), max_prompts);
     let prepared = work.run_for(&served, Effort::Tiny, prepare).await?;
-    let Prepared { mut requests, wanted, prompts, style } = prepared;
-    record.update(|facts| facts.stream = style.stream);
+    let PreparedCompletion { mut requests, wanted, prompts, options } = prepared;
+    record.update(|facts| facts.stream = options.stream);
     let (grammar, not_enforced) = find_or_compile(wanted, &served, &work).await?;
     for request in &mut requests {
         request.grammar.clone_from(&grammar);
@@ -66,13 +70,13 @@ pub async fn create(
     let stamp = Stamp::new("cmpl", name, &served.info().fingerprint);
     let mut generations = Generations::submit(requests, &served, record, &state.lifecycle)
         .inspect_err(|_| state.metrics.rejected("engine"))?;
-    if style.stream {
-        let encoder = CompletionEncoder::new(stamp, style, served, prompts);
+    if options.stream {
+        let encoder = CompletionEncoder::new(stamp, options, served, prompts);
         let keepalive = Duration::from_secs(state.settings.keepalive_s);
         return Ok(not_enforced.noted_in(sse::respond(generations, encoder, keepalive)));
     }
-    let generated = completion::collect(&mut generations, &prompts, style).await?;
+    let generated = collect(&mut generations, &prompts, options).await?;
     let usage = generations.usage();
-    let answer = completion::completion(&stamp, &prompts, generated, usage, style, served.vocab());
+    let answer = completion(&stamp, &prompts, generated, usage, options, served.vocab());
     Ok(not_enforced.noted_in(Json(answer).into_response()))
 }

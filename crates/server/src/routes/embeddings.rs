@@ -45,12 +45,13 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     let served = state.registry.resolve(&request.model)?;
     admission::timeout(&headers)?;
-    let style = embedding::parse(&request, &served, state.settings.strict)?;
+    let options =
+        embedding::read_options(&request, served.embedding_view()?, state.settings.strict)?;
     let name = state.registry.answer_name(&request.model, &served);
 
     let (model, input) = (Arc::clone(&served), request.input);
-    let tokenise = move || embedding::tokenise(input, style, &model);
-    let inputs = work.run_for(&served, Effort::Tiny, tokenise).await?;
+    let tokenize = move || embedding::tokenize(input, options, model.embedding_view()?);
+    let inputs = work.run_for(&served, Effort::Tiny, tokenize).await?;
     // The texts are gone; tokens are bounded by the model's queue.
     work.release();
     let count: usize = inputs.iter().map(Vec::len).sum();
@@ -67,7 +68,8 @@ pub async fn create(
         .inspect_err(|_| state.metrics.rejected("engine"))??;
     served.metrics.prompt_tokens.increment(u64::from(prompt_tokens));
     served.metrics.request_prompt.record(f64::from(prompt_tokens));
-    let spell =
-        move || Ok(Json(embedding::response(vectors, style, name, prompt_tokens)).into_response());
+    let spell = move || {
+        Ok(Json(embedding::response(vectors, options, name, prompt_tokens)).into_response())
+    };
     work.run_at_least(effort, spell).await
 }

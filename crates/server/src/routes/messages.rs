@@ -54,11 +54,11 @@ pub async fn create(
         return Err(ApiError::missing("max_tokens").into());
     }
     let model = request.model.clone();
-    let context = context(&state, &model, headers)?;
+    let context = context(&state, &model, &headers)?;
     let called = RequestParts { state: &state, record, work, repeats: false };
     let submitted = prepare_and_submit(called, context, |context| {
-        let conversation = request::read(request, &context.against()?)?;
-        Ok((prepare(conversation, context)?, ()))
+        let conversation = request::read(request, &context.rules())?;
+        Ok((prepare(conversation, context.chat()?)?, ()))
     });
     let (submitted, ()) = submitted.await?;
     let Submitted { mut replies, stream, served, not_enforced } = submitted;
@@ -94,9 +94,9 @@ pub async fn count_tokens(
     body: Result<ApiJson<MessagesRequest>, ApiError>,
 ) -> Result<Response, MessagesError> {
     let ApiJson(request) = body?;
-    let context = context(&state, &request.model, headers)?;
+    let context = context(&state, &request.model, &headers)?;
     let served = Arc::clone(&context.served);
-    let count = move || count(&request::read(request, &context.against()?)?, &context);
+    let count = move || count(&request::read(request, &context.rules())?, context.chat()?);
     let counted = work.run_for(&served, Effort::Tiny, count);
     let input_tokens = counted.await?;
     Ok(Json(TokenCount { input_tokens }).into_response())

@@ -14,7 +14,7 @@ use forebay_protocol::rerank::{Ranked, RerankRequest, RerankResponse};
 use forebay_protocol::usage::EmbeddingUsage;
 
 use crate::admission;
-use crate::convert::embedding::{self, Style};
+use crate::convert::embedding::{self, EmbeddingOptions};
 use crate::convert::rerank;
 use crate::convert::sampling::integer;
 use crate::convert::{Stamp, check_extra, log_unknown};
@@ -66,10 +66,15 @@ pub async fn create(
         return Err(why.at(param_of(index)));
     }
     let model = Arc::clone(&served);
-    let tokens = move || match model.info().ranking.clone() {
-        Some(ranking) => rerank::pairs(&input, &ranking, &model),
-        None => embedding::tokenise(EmbeddingInput::Texts(input), Style::plain(), &model)
-            .map_err(renamed),
+    let tokens = move || {
+        let model = model.embedding_view()?;
+        match &model.info.ranking {
+            Some(ranking) => rerank::tokenize_pairs(&input, ranking, model),
+            None => {
+                let (input, options) = (EmbeddingInput::Texts(input), EmbeddingOptions::whole());
+                embedding::tokenize(input, options, model).map_err(renamed)
+            }
+        }
     };
     let inputs = work.run_for(&served, Effort::Tiny, tokens).await?;
     let count: usize = inputs.iter().map(Vec::len).sum();

@@ -13,7 +13,7 @@ use forebay_protocol::responses::{InputItem, InputTokens, ResponsesRequest};
 
 use super::chat::{RequestParts, Submitted, context, prepare_and_submit};
 use crate::convert::Stamp;
-use crate::convert::prepare::{Context, Prepared, count, prepare};
+use crate::convert::prepare::{PreparedConversation, count, prepare};
 use crate::cost::{JsonSize, measure};
 use crate::dialects::responses::request::{self, Input, Namespaces, conversation_id, shorten};
 use crate::dialects::responses::{encode, items};
@@ -22,6 +22,7 @@ use crate::extract::{ApiJson, Json, JsonText};
 use crate::persistence::{Destination, PersistedResponse};
 use crate::pool::Effort;
 use crate::record::Record;
+use crate::request_context::RequestContext;
 use crate::response_store::{History, ItemError, NotFound, Owner, ResponseEntry, StoredItem};
 use crate::sse;
 use crate::state::AppState;
@@ -58,7 +59,7 @@ pub async fn create(
     ApiJson(request): ApiJson<ResponsesRequest>,
 ) -> Result<Response, ApiError> {
     work.check_kept(&state.limits)?;
-    let context = context(&state, &request.model, headers)?;
+    let context = context(&state, &request.model, &headers)?;
     let request = Arc::new(request);
     let read = read_stored_input(&state, &owner, &work, &request).await?;
     let mut destination = destination(&state, owner, &request)?;
@@ -114,14 +115,14 @@ pub async fn input_tokens(
     headers: HeaderMap,
     ApiJson(request): ApiJson<ResponsesRequest>,
 ) -> Result<Response, ApiError> {
-    let context = context(&state, &request.model, headers)?;
+    let context = context(&state, &request.model, &headers)?;
     let request = Arc::new(request);
     let read = read_stored_input(&state, &owner, &work, &request).await?;
     let served = Arc::clone(&context.served);
     let counted = work.run_for(&served, Effort::Tiny, move || {
         let input = read.parse(&request)?;
-        let (conversation, _) = request::read(&request, &input, &context.against()?)?;
-        count(&conversation, &context)
+        let (conversation, _) = request::read(&request, &input, &context.rules())?;
+        count(&conversation, context.chat()?)
     });
     let (object, input_tokens) = ("response.input_tokens", counted.await?);
     Ok(Json(InputTokens { object, input_tokens }).into_response())
@@ -167,15 +168,15 @@ fn prepare_response(
     request: &ResponsesRequest,
     read: StoredInput,
     stores: bool,
-    context: &Context,
-) -> Result<(Prepared, ResponseParts), ApiError> {
+    context: &RequestContext,
+) -> Result<(PreparedConversation, ResponseParts), ApiError> {
     let mut input = read.parse(request)?;
     let own = input.new.iter().filter(|_| stores).map(items::stored).collect();
     loop {
-        let (conversation, namespaces) = request::read(request, &input, &context.against()?)?;
-        match prepare(conversation, context) {
+        let (conversation, namespaces) = request::read(request, &input, &context.rules())?;
+        match prepare(conversation, context.chat()?) {
             Ok(prepared) => {
-                let echo = encode::Echo::of(request, context.served.knows_effort()?)?;
+                let echo = encode::Echo::of(request, context.has_effort_control())?;
                 return Ok((prepared, ResponseParts { echo, namespaces, input: own }));
             }
             Err(error) if cuts(request, &error) && shorten(&mut input) => {}

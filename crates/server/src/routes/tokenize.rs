@@ -15,15 +15,16 @@ use forebay_protocol::tokenize::{
 };
 use serde_json::Map;
 
+use crate::admission::Caller;
 use crate::config::LimitSettings;
 use crate::conversation::PromptEnd;
-use crate::convert::prepare::Context;
 use crate::convert::prompt;
 use crate::convert::{check_extra, log_unknown};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::pool::Effort;
 use crate::record::Record;
+use crate::request_context::RequestContext;
 use crate::state::AppState;
 use crate::work::Work;
 
@@ -53,7 +54,7 @@ pub async fn tokenize(
     record.update(|facts| facts.model = Some(Arc::clone(&served)));
     log_unknown(&check_extra(fields::TOKENIZE, &request.extra, state.settings.strict)?);
     let strings = request.return_token_strs.unwrap_or(false);
-    let context = state.context(Arc::clone(&served), headers);
+    let context = state.context(Arc::clone(&served), Caller::of(&headers)?);
     let answer = work.run_for(&served, Effort::Tiny, move || {
         let tokens = tokens(&request, &context)?;
         let vocab = context.served.vocab();
@@ -69,8 +70,8 @@ pub async fn tokenize(
     answer.await
 }
 
-fn tokens(request: &TokenizeRequest, context: &Context) -> Result<Vec<Token>, ApiError> {
-    let Context { served, settings, limits, .. } = context;
+fn tokens(request: &TokenizeRequest, context: &RequestContext) -> Result<Vec<Token>, ApiError> {
+    let RequestContext { served, settings, limits, .. } = context;
     let only_for = |field: &str, other: &str| {
         let message = format!("'{field}' is for '{other}' only.");
         Err(ApiError::invalid(field, "invalid_value", message))
@@ -105,7 +106,8 @@ fn tokens(request: &TokenizeRequest, context: &Context) -> Result<Vec<Token>, Ap
                 add_generation_prompt: request.add_generation_prompt.unwrap_or(true),
                 continue_final_message: false,
             };
-            let prompt = prompt::render(&turns, &[], context, end, &Map::new(), "messages")?;
+            let prompt =
+                prompt::render(&turns, &[], context.chat()?, end, &Map::new(), "messages")?;
             Ok(prompt.tokens)
         }
         _ => {

@@ -18,7 +18,7 @@ use crate::conversation::{
 use crate::convert::grammar::Wanted;
 use crate::convert::sampling::{MAX_TOP_LOGPROBS, Recipe, StopNames, integer};
 use crate::convert::tools::Toolset;
-use crate::convert::{Against, check_extra, log_unknown, metadata};
+use crate::convert::{RequestRules, check_extra, log_unknown, metadata};
 use crate::error::{ApiError, shown};
 use crate::reply::ToolKind;
 
@@ -49,9 +49,9 @@ pub struct Spelling {
 /// 400 for the first field that cannot be honoured.
 pub fn read(
     request: ChatCompletionRequest,
-    against: &Against<'_>,
+    rules: &RequestRules<'_>,
 ) -> Result<(Conversation, Spelling), ApiError> {
-    let strict = against.strict;
+    let strict = rules.strict;
     let mut unknown = check_extra(fields::CHAT, &request.extra, strict)?;
     let turns = normalise(&request.messages, strict, &mut unknown)?;
     log_unknown(&unknown);
@@ -64,8 +64,8 @@ pub fn read(
     };
     let given = request.max_completion_tokens.or(common.max_tokens);
     common.max_tokens = integer(max_tokens, given, 1, i64::from(i32::MAX))?;
-    let origin = admission::read(against.headers, &common)?;
-    let mut recipe = Recipe::new(&common, origin, against.vocab, against.max_choices, NAMES.stop)?;
+    let origin = rules.caller.origin(&common)?;
+    let mut recipe = Recipe::new(&common, origin, rules.vocab, rules.max_choices, NAMES.stop)?;
     let logprobs = request.logprobs.unwrap_or(false);
     let top = integer("top_logprobs", request.top_logprobs, 0, MAX_TOP_LOGPROBS)?.unwrap_or(0);
     if top > 0 && !logprobs {

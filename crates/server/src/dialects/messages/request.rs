@@ -8,7 +8,6 @@ use forebay_protocol::messages::{
 };
 use forebay_protocol::{Stop, TextOr, fields};
 
-use crate::admission;
 use crate::conversation::{
     Conversation, FieldNames, PromptEnd, Reasoning, ToolChoice, ToolDefinition, ToolPath,
     ToolReference,
@@ -16,7 +15,7 @@ use crate::conversation::{
 use crate::convert::grammar::Wanted;
 use crate::convert::sampling::{Recipe, StopNames, integer};
 use crate::convert::tools::Toolset;
-use crate::convert::{Against, check_extra, log_unknown};
+use crate::convert::{RequestRules, check_extra, log_unknown};
 use crate::error::{ApiError, shown};
 use crate::reply::ToolKind;
 
@@ -41,8 +40,8 @@ const SCHEMA_NAME: &str = "answer";
 ///
 /// # Errors
 /// 400 for the first field that cannot be honoured.
-pub fn read(request: MessagesRequest, against: &Against<'_>) -> Result<Conversation, ApiError> {
-    log_unknown(&check_extra(fields::MESSAGES, &request.extra, against.strict)?);
+pub fn read(request: MessagesRequest, rules: &RequestRules<'_>) -> Result<Conversation, ApiError> {
+    log_unknown(&check_extra(fields::MESSAGES, &request.extra, rules.strict)?);
     let turns = turns(request.system, request.messages)?;
     let stop = request.stop_sequences.map(Stop::Many);
     let common = CommonFields {
@@ -54,8 +53,8 @@ pub fn read(request: MessagesRequest, against: &Against<'_>) -> Result<Conversat
         stop: stop.as_ref(),
         ..CommonFields::default()
     };
-    let origin = admission::read(against.headers, &common)?;
-    let recipe = Recipe::new(&common, origin, against.vocab, 1, NAMES.stop)?;
+    let origin = rules.caller.origin(&common)?;
+    let recipe = Recipe::new(&common, origin, rules.vocab, 1, NAMES.stop)?;
     let config = request.output_config.unwrap_or_default();
     let format = format(&config)?;
     let alone = request.tool_choice.as_ref().and_then(|choice| choice.disable_parallel_tool_use);
@@ -68,7 +67,7 @@ pub fn read(request: MessagesRequest, against: &Against<'_>) -> Result<Conversat
         prompt_end: PromptEnd::default(),
         tools: Toolset::new(tools, choice, alone != Some(true), &NAMES)?,
         format,
-        reasoning: reasoning(request.thinking, config, against.knows_effort)?,
+        reasoning: reasoning(request.thinking, config, rules.has_effort_control)?,
         recipe,
         stream: common.stream,
         names: &NAMES,
@@ -111,7 +110,7 @@ fn tool_choice(choice: InputToolChoice) -> Result<ToolChoice, ApiError> {
 fn reasoning(
     thinking: Option<ThinkingConfig>,
     config: OutputConfig,
-    knows_effort: bool,
+    has_effort_control: bool,
 ) -> Result<Reasoning, ApiError> {
     let mut reasoning = Reasoning::default();
     if let Some(thinking) = thinking {
@@ -133,7 +132,7 @@ fn reasoning(
         return Err(ApiError::invalid(param, "invalid_value", message));
     }
     // Clients of this dialect always send it: to a model that has no such control it is a hint.
-    reasoning.effort = Some(effort).filter(|_| knows_effort);
+    reasoning.effort = Some(effort).filter(|_| has_effort_control);
     Ok(reasoning)
 }
 

@@ -12,7 +12,6 @@ use forebay_protocol::{TextOr, TextOrObject, fields};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::admission;
 use crate::conversation::{
     Conversation, FieldNames, PromptEnd, Reasoning, ToolChoice, ToolDefinition, ToolPath,
     ToolReference,
@@ -20,7 +19,7 @@ use crate::conversation::{
 use crate::convert::grammar::Wanted;
 use crate::convert::sampling::{MAX_TOP_LOGPROBS, Recipe, StopNames, integer};
 use crate::convert::tools::Toolset;
-use crate::convert::{Against, check_extra, log_unknown, metadata};
+use crate::convert::{RequestRules, check_extra, log_unknown, metadata};
 use crate::dialects::chat::request::{mode_choice, required};
 use crate::error::{ApiError, shown};
 use crate::reply::ToolKind;
@@ -59,9 +58,9 @@ pub type Namespaces = BTreeMap<String, String>;
 pub fn read(
     request: &ResponsesRequest,
     input: &Input,
-    against: &Against<'_>,
+    rules: &RequestRules<'_>,
 ) -> Result<(Conversation, Namespaces), ApiError> {
-    log_unknown(&check_extra(fields::RESPONSES, &request.extra, against.strict)?);
+    log_unknown(&check_extra(fields::RESPONSES, &request.extra, rules.strict)?);
     let text: TextConfig = typed_or_default("text", request.text.as_ref())?;
     let reasoning: ReasoningConfig = typed_or_default("reasoning", request.reasoning.as_ref())?;
     check_words(request, &text)?;
@@ -80,8 +79,8 @@ pub fn read(
         cache_salt: request.cache_salt.as_deref(),
         ..CommonFields::default()
     };
-    let origin = admission::read(against.headers, &common)?;
-    let mut recipe = Recipe::new(&common, origin, against.vocab, 1, NAMES.stop)?;
+    let origin = rules.caller.origin(&common)?;
+    let mut recipe = Recipe::new(&common, origin, rules.vocab, 1, NAMES.stop)?;
     let top = integer("top_logprobs", request.top_logprobs, 0, MAX_TOP_LOGPROBS)?.unwrap_or(0);
     let included = request.include.iter().flatten().any(|name| name == LOGPROBS);
     recipe.logprobs = (included || top > 0).then_some(u32::try_from(top).unwrap_or(0));
@@ -96,7 +95,7 @@ pub fn read(
         tools: Toolset::new(tools, choice, parallel, &NAMES)?,
         format,
         reasoning: Reasoning {
-            effort: reasoning.effort.filter(|_| against.knows_effort),
+            effort: reasoning.effort.filter(|_| rules.has_effort_control),
             ..Reasoning::default()
         },
         recipe,

@@ -110,21 +110,21 @@ struct Incomplete {
 // === impl Echo ===
 
 impl Echo {
-    /// What the response to this request repeats; `knows_effort` where the model's template does.
+    /// What the response to this request repeats; `has_effort_control` where the model's template does.
     ///
     /// # Errors
     /// Where a field cannot be written as JSON.
-    pub fn of(request: &ResponsesRequest, knows_effort: bool) -> Result<Self, ApiError> {
-        let written = Self::fields(request, knows_effort);
+    pub fn of(request: &ResponsesRequest, has_effort_control: bool) -> Result<Self, ApiError> {
+        let written = Self::fields(request, has_effort_control);
         let fields = written.map_err(|error| ApiError::internal(error.to_string()))?;
         Ok(Self { background: request.background.unwrap_or(false), fields })
     }
 
     fn fields(
         request: &ResponsesRequest,
-        knows_effort: bool,
+        has_effort_control: bool,
     ) -> serde_json::Result<Vec<(&'static str, Box<RawValue>)>> {
-        let effort = field(request.reasoning.as_ref(), "effort").filter(|_| knows_effort);
+        let effort = field(request.reasoning.as_ref(), "effort").filter(|_| has_effort_control);
         let format = match field(request.text.as_ref(), "format") {
             Some(format) => to_raw_value(format)?,
             None => to_raw_value(&BTreeMap::from([("type", "text")]))?,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::config::{Layers, Settings, StoreSettings};
 use crate::convert::tools::Toolset;
-use crate::convert::{Against, Stamp, to_json};
+use crate::convert::{RequestRules, Stamp, to_json};
 use crate::dialects::responses::items;
 use crate::dialects::responses::request::{Input, read as read_request};
 use crate::metrics::Metrics;
@@ -42,8 +42,8 @@ async fn served() -> Arc<Served> {
 fn response(request: &str, served: &Arc<Served>) -> Response {
     let request: ResponsesRequest = serde_json::from_str(request).unwrap();
     let input = Input { new: items::of_input(request.input.as_ref()).unwrap(), ..Input::default() };
-    let against = Against::bare(served.vocab(), false, true);
-    let (_, namespaces) = read_request(&request, &input, &against).unwrap();
+    let rules = RequestRules::without_caller(served.vocab(), false, true);
+    let (_, namespaces) = read_request(&request, &input, &rules).unwrap();
     let stamp = Stamp {
         id: "resp_1".to_owned(),
         created: 1_700_000_000,
