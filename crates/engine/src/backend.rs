@@ -2,18 +2,18 @@
 
 use std::thread::JoinHandle;
 
-use crate::host::{Host, LoadError};
+use crate::engine_thread::{EngineThread, LoadError};
 use crate::model_config::Source;
 
 /// Starts the thread that loads a model and serves it.
 ///
 /// # Errors
 /// When the operating system cannot start a thread.
-pub(crate) fn start(host: Host) -> Result<JoinHandle<()>, LoadError> {
+pub(crate) fn start(host: EngineThread) -> Result<JoinHandle<()>, LoadError> {
     host.start(run)
 }
 
-fn run(host: Host) {
+fn run(host: EngineThread) {
     match host.config.source.clone() {
         #[cfg(feature = "llama")]
         Source::Gguf(path) => crate::llama::serve::run(&path, host),

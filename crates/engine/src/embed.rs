@@ -18,11 +18,11 @@ use crate::Token;
 use crate::deadlines::{Deadlines, Timeouts};
 use crate::failure::Failure;
 use crate::lock::lock;
-use crate::message::{Command, Embed, Report};
+use crate::message::{Command, EmbedCommand, Report};
 use crate::model::{EmbeddingModel, StepError};
-use crate::report_sink::{Activity, Outbox};
-use crate::status::{Board, Status};
-use crate::step_limits::StepKind;
+use crate::report_sink::{Activity, ReportSink};
+use crate::status::{Status, StatusBoard};
+use crate::step_timeouts::StepKind;
 
 /// Passes that may fail one after the other before the engine gives up.
 const MAX_FAILED_PASSES: u32 = 3;
@@ -32,7 +32,7 @@ const WEIGHT: f64 = 0.1;
 
 /// A request while the worker has it.
 #[derive(Debug)]
-struct EmbedJob {
+struct EmbeddingJob {
     id: EmbeddingRequestId,
     inputs: Vec<Vec<Token>>,
     vectors: Vec<Vec<f32>>,
@@ -44,34 +44,34 @@ struct EmbedJob {
 }
 
 /// Where requests come from, how long they may take, and where answers go.
-pub(crate) struct Clients {
+pub(crate) struct EmbeddingChannels {
     pub(crate) inbox: mpsc::UnboundedReceiver<Command>,
     pub(crate) queue_timeout: Option<Duration>,
-    pub(crate) out: Arc<dyn Outbox>,
+    pub(crate) out: Arc<dyn ReportSink>,
 }
 
 /// What passes are computed in.
-pub(crate) struct Contexts<M> {
+pub(crate) struct EmbeddingContexts<M> {
     /// Takes any input that the model takes.
     pub(crate) wide: M,
-    /// Each takes one [`Contexts::pass`]. None: all passes go to the wide one.
+    /// Each takes one [`EmbeddingContexts::pass`]. None: all passes go to the wide one.
     pub(crate) narrow: Vec<M>,
     /// What a pass can hold, unless one input is longer.
     pub(crate) pass: PassLimits,
 }
 
-/// What the lanes share. Where both locks are held, the desk's was taken first.
+/// What the lanes share. Where both locks are held, the inbox's was taken first.
 pub(crate) struct EmbedWorker<M> {
     /// What is not yet being computed. Held by the lane that waits for something to do.
-    desk: Mutex<Desk>,
+    inbox: Mutex<EmbeddingInbox>,
     /// The requests that are not yet answered.
     jobs: Mutex<Jobs>,
-    out: Arc<dyn Outbox>,
+    out: Arc<dyn ReportSink>,
     wide: Mutex<M>,
     pass: PassLimits,
     /// Whether what comes out are vectors, of which only the direction counts; else it is scores.
     directions: bool,
-    board: Arc<Board>,
+    board: Arc<StatusBoard>,
     computing: AtomicUsize,
     failed_passes: AtomicU32,
     ended: AtomicBool,
@@ -79,7 +79,7 @@ pub(crate) struct EmbedWorker<M> {
     token_time: AtomicU64,
 }
 
-struct Desk {
+struct EmbeddingInbox {
     inbox: mpsc::UnboundedReceiver<Command>,
     queue: EmbeddingQueue,
     /// Whether to end when all that was asked is done.
@@ -88,21 +88,21 @@ struct Desk {
 
 /// The requests that are not yet answered, and when their time is up.
 struct Jobs {
-    open: BTreeMap<EmbeddingRequestId, EmbedJob>,
+    open: BTreeMap<EmbeddingRequestId, EmbeddingJob>,
     deadlines: Deadlines<EmbeddingRequestId>,
     queue_timeout: Option<Duration>,
 }
 
 /// What one lane computes at once.
-struct Portion {
+struct PassInput {
     items: Vec<EmbeddingInput>,
     inputs: Vec<Vec<Token>>,
     wide: bool,
 }
 
-impl EmbedJob {
-    fn new(embed: Embed) -> Self {
-        let Embed { id, inputs, submitted, started, timeout } = embed;
+impl EmbeddingJob {
+    fn new(embed: EmbedCommand) -> Self {
+        let EmbedCommand { id, inputs, submitted, started, timeout } = embed;
         let (missing, submitted) = (inputs.len(), submitted.0);
         let (id, vectors) = (EmbeddingRequestId(id), vec![Vec::new(); missing]);
         Self { id, inputs, vectors, missing, submitted, timeout, started }
@@ -125,12 +125,12 @@ impl EmbedJob {
 }
 
 impl Jobs {
-    fn insert(&mut self, job: EmbedJob) {
+    fn insert(&mut self, job: EmbeddingJob) {
         self.deadlines.insert(job.deadline(self.queue_timeout), job.id);
         self.open.insert(job.id, job);
     }
 
-    fn remove(&mut self, id: EmbeddingRequestId) -> Option<EmbedJob> {
+    fn remove(&mut self, id: EmbeddingRequestId) -> Option<EmbeddingJob> {
         let job = self.open.remove(&id)?;
         self.deadlines.remove(job.deadline(self.queue_timeout), id);
         Some(job)
@@ -148,7 +148,7 @@ impl Jobs {
     }
 
     /// Takes out a request whose time is up, and says by which limit.
-    fn pop_overdue(&mut self, now: Instant) -> Option<(EmbedJob, Failure)> {
+    fn pop_overdue(&mut self, now: Instant) -> Option<(EmbeddingJob, Failure)> {
         let id = self.deadlines.pop_due(now)?;
         let failure = self.open.get(&id)?.timeouts(self.queue_timeout).overdue(now)?;
         Some((self.open.remove(&id)?, failure))
@@ -165,16 +165,20 @@ impl Jobs {
 impl<M: EmbeddingModel + Send> EmbedWorker<M> {
     /// Serves until it is told to end or too many passes have failed.
     pub(crate) fn serve(
-        contexts: Contexts<M>,
-        clients: Clients,
+        contexts: EmbeddingContexts<M>,
+        clients: EmbeddingChannels,
         directions: bool,
-        board: Arc<Board>,
+        board: Arc<StatusBoard>,
     ) {
-        let Contexts { wide, narrow, pass } = contexts;
-        let Clients { inbox, queue_timeout, out } = clients;
+        let EmbeddingContexts { wide, narrow, pass } = contexts;
+        let EmbeddingChannels { inbox, queue_timeout, out } = clients;
         let (open, deadlines) = (BTreeMap::new(), Deadlines::default());
         let worker = Self {
-            desk: Mutex::new(Desk { inbox, queue: EmbeddingQueue::new(), closing: false }),
+            inbox: Mutex::new(EmbeddingInbox {
+                inbox,
+                queue: EmbeddingQueue::new(),
+                closing: false,
+            }),
             jobs: Mutex::new(Jobs { open, deadlines, queue_timeout }),
             out,
             wide: Mutex::new(wide),
@@ -205,8 +209,8 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
 
     /// One lane's loop.
     fn lane(&self, number: usize, mut own: Option<M>) {
-        let _end = EndOnDrop(self);
-        while let Some(Portion { items, inputs, wide }) = self.take() {
+        let _end = LaneEndGuard(self);
+        while let Some(PassInput { items, inputs, wide }) = self.take() {
             self.out.computing(Activity::Step(number), &mut items.iter().map(|item| item.job.0));
             let computed = self.compute(number, &inputs, own.as_mut().filter(|_| !wide));
             self.out.computing(Activity::Step(number), &mut std::iter::empty());
@@ -224,14 +228,14 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
 
     /// The next pass; waits while there is nothing to do. `None` when there will be nothing more, or
     /// another lane has given up.
-    fn take(&self) -> Option<Portion> {
-        let mut desk = lock(&self.desk);
+    fn take(&self) -> Option<PassInput> {
+        let mut inbox = lock(&self.inbox);
         loop {
-            if !self.receive(&mut desk) || self.ended.load(Relaxed) {
+            if !self.receive(&mut inbox) || self.ended.load(Relaxed) {
                 return None;
             }
-            let mut items = desk.queue.next_batch(self.pass);
-            self.publish(&desk);
+            let mut items = inbox.queue.next_batch(self.pass);
+            self.publish(&inbox);
             let mut jobs = lock(&self.jobs);
             // The rest of a request of which a pass has failed.
             items.retain(|item| jobs.open.contains_key(&item.job));
@@ -239,57 +243,57 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
                 continue;
             }
             let inputs = items.iter().filter_map(|item| jobs.start(item)).collect();
-            let alone = self.computing.fetch_add(1, Relaxed) == 0 && desk.queue.is_empty();
+            let alone = self.computing.fetch_add(1, Relaxed) == 0 && inbox.queue.is_empty();
             let long = items.iter().any(|item| item.tokens > self.pass.tokens);
-            return Some(Portion { items, inputs, wide: alone || long });
+            return Some(PassInput { items, inputs, wide: alone || long });
         }
     }
 
     /// Takes what has arrived, and drops the requests whose time is up; with nothing to do, waits.
     /// Returns false when there will be nothing more.
-    fn receive(&self, desk: &mut Desk) -> bool {
-        while desk.queue.is_empty() {
-            if desk.closing || self.ended.load(Relaxed) {
+    fn receive(&self, inbox: &mut EmbeddingInbox) -> bool {
+        while inbox.queue.is_empty() {
+            if inbox.closing || self.ended.load(Relaxed) {
                 return false;
             }
-            self.publish(desk);
-            match desk.inbox.blocking_recv() {
-                Some(command) => self.obey(desk, command),
+            self.publish(inbox);
+            match inbox.inbox.blocking_recv() {
+                Some(command) => self.obey(inbox, command),
                 None => return false,
             }
         }
-        while let Ok(command) = desk.inbox.try_recv() {
-            self.obey(desk, command);
+        while let Ok(command) = inbox.inbox.try_recv() {
+            self.obey(inbox, command);
         }
         let mut jobs = lock(&self.jobs);
         while let Some((job, failure)) = jobs.pop_overdue(Instant::now()) {
-            desk.queue.cancel(job.id);
+            inbox.queue.cancel(job.id);
             self.board.timed_out.fetch_add(1, Relaxed);
             self.out.report(job.failed(failure));
         }
         true
     }
 
-    fn obey(&self, desk: &mut Desk, command: Command) {
+    fn obey(&self, inbox: &mut EmbeddingInbox, command: Command) {
         match command {
-            Command::Embed(embed) => self.accept(desk, *embed),
+            Command::Embed(embed) => self.accept(inbox, *embed),
             Command::Cancel(id) => {
                 if lock(&self.jobs).remove(EmbeddingRequestId(id)).is_some() {
-                    desk.queue.cancel(EmbeddingRequestId(id));
+                    inbox.queue.cancel(EmbeddingRequestId(id));
                     self.board.cancelled.fetch_add(1, Relaxed);
                     self.out.report(Report::Dropped(id));
                 }
             }
-            Command::Close => desk.closing = true,
+            Command::Close => inbox.closing = true,
             Command::Generate(_) => tracing::error!("an embedding model was asked for text"),
         }
     }
 
-    fn accept(&self, desk: &mut Desk, embed: Embed) {
-        let job = EmbedJob::new(embed);
+    fn accept(&self, inbox: &mut EmbeddingInbox, embed: EmbedCommand) {
+        let job = EmbeddingJob::new(embed);
         let id = job.id;
         let lengths = job.inputs.iter().map(|i| u32::try_from(i.len()).unwrap_or(u32::MAX));
-        desk.queue.push(id, lengths);
+        inbox.queue.push(id, lengths);
         let mut jobs = lock(&self.jobs);
         jobs.insert(job);
         if let Some(answer) = jobs.take_if_complete(id) {
@@ -298,10 +302,10 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
     }
 
     /// Reports what waits, and how long that is likely to take.
-    fn publish(&self, desk: &Desk) {
-        self.board.waiting.store(desk.queue.len() as u64, Relaxed);
+    fn publish(&self, inbox: &EmbeddingInbox) {
+        self.board.waiting.store(inbox.queue.len() as u64, Relaxed);
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let tokens = desk.queue.tokens() as f64;
+        let tokens = inbox.queue.tokens() as f64;
         let backlog = tokens * f64::from_bits(self.token_time.load(Relaxed)) * 1e3;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
         self.board.backlog_ms.store(backlog as u64, Relaxed);
@@ -377,7 +381,7 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
     /// Fails the requests of a failed pass. Returns whether to go on.
     fn survive(&self, items: &[EmbeddingInput]) -> bool {
         self.board.step_errors.fetch_add(1, Relaxed);
-        let failed: Vec<EmbedJob> = {
+        let failed: Vec<EmbeddingJob> = {
             let mut jobs = lock(&self.jobs);
             items.iter().filter_map(|item| jobs.remove(item.job)).collect()
         };
@@ -389,9 +393,9 @@ impl<M: EmbeddingModel + Send> EmbedWorker<M> {
 }
 
 /// Ends all lanes with the first one that ends, however that was, a panic included.
-struct EndOnDrop<'w, M>(&'w EmbedWorker<M>);
+struct LaneEndGuard<'w, M>(&'w EmbedWorker<M>);
 
-impl<M> Drop for EndOnDrop<'_, M> {
+impl<M> Drop for LaneEndGuard<'_, M> {
     fn drop(&mut self) {
         self.0.ended.store(true, Relaxed);
         self.0.board.set_status(Status::Failed);

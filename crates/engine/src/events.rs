@@ -17,7 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::failure::Failure;
 use crate::lock::lock;
-use crate::request::{Event, FinishReason, Stamped, TokenLogprob, TopLogprob};
+use crate::request::{Event, FinishReason, TimedEvent, TokenLogprob, TopLogprob};
 
 /// Bytes that the allocator takes for itself, for each allocation.
 const OVERHEAD: usize = 16;
@@ -32,12 +32,12 @@ pub(crate) struct Unread {
     /// Told of running requests whose reader left or was cut.
     departed: Box<dyn Fn(u64) + Send + Sync>,
     /// Locked before any channel.
-    ledger: Mutex<Ledger>,
+    open: Mutex<OpenChannels>,
 }
 
 /// The channels that have a reader.
 #[derive(Default)]
-struct Ledger {
+struct OpenChannels {
     /// By id.
     running: BTreeMap<u64, Arc<Channel>>,
     /// In the order in which they finished.
@@ -48,12 +48,12 @@ struct Ledger {
 
 struct Channel {
     id: u64,
-    state: Mutex<State>,
+    state: Mutex<ChannelState>,
 }
 
 #[derive(Default)]
-struct State {
-    events: VecDeque<Stamped>,
+struct ChannelState {
+    events: VecDeque<TimedEvent>,
     /// Bytes on the heap that the events refer to.
     heap: usize,
     /// What of this channel is counted in [`Unread::bytes`].
@@ -67,7 +67,7 @@ struct State {
 enum SenderState {
     #[default]
     Open,
-    /// Nothing more comes; the number is its place in [`Ledger::finished`].
+    /// Nothing more comes; the number is its place in [`OpenChannels::finished`].
     Finished(u64),
 }
 
@@ -106,7 +106,7 @@ impl Unread {
             bytes: AtomicUsize::new(0),
             cut: AtomicU64::new(0),
             departed: Box::new(departed),
-            ledger: Mutex::default(),
+            open: Mutex::default(),
         }
     }
 
@@ -117,7 +117,7 @@ impl Unread {
         permits: Option<[OwnedSemaphorePermit; 2]>,
     ) -> (Sender, Receiver) {
         let channel = Arc::new(Channel { id, state: Mutex::default() });
-        lock(&self.ledger).running.insert(id, Arc::clone(&channel));
+        lock(&self.open).running.insert(id, Arc::clone(&channel));
         let receiver = Receiver { unread: Arc::clone(self), channel: Arc::clone(&channel) };
         (Sender { unread: Arc::clone(self), channel, permits }, receiver)
     }
@@ -135,12 +135,12 @@ impl Unread {
     /// Cuts answers until what waits is within the limit.
     fn enforce(&self) {
         while self.bytes() > self.limit {
-            let mut ledger = lock(&self.ledger);
+            let mut open = lock(&self.open);
             let holds = |channel: &&Arc<Channel>| !lock(&channel.state).events.is_empty();
-            let channel = match ledger.finished.values().find(holds) {
+            let channel = match open.finished.values().find(holds) {
                 Some(channel) => Arc::clone(channel),
                 None => {
-                    let running = ledger.running.values();
+                    let running = open.running.values();
                     let counted = |channel: &&Arc<Channel>| lock(&channel.state).counted;
                     match running.max_by_key(counted).filter(holds) {
                         Some(channel) => Arc::clone(channel),
@@ -149,25 +149,25 @@ impl Unread {
                 }
             };
             self.cut.fetch_add(1, Relaxed);
-            let (events, waker) = self.close(&mut ledger, &channel, ReaderState::Cut);
-            drop((ledger, events));
+            let (events, waker) = self.close(&mut open, &channel, ReaderState::Cut);
+            drop((open, events));
             if let Some(waker) = waker {
                 waker.wake();
             }
         }
     }
 
-    /// Takes a channel out of the ledger and empties it. Reports a running one as departed.
+    /// Takes a channel out of the open and empties it. Reports a running one as departed.
     fn close(
         &self,
-        ledger: &mut Ledger,
+        open: &mut OpenChannels,
         channel: &Channel,
         reader: ReaderState,
-    ) -> (VecDeque<Stamped>, Option<Waker>) {
+    ) -> (VecDeque<TimedEvent>, Option<Waker>) {
         let mut state = lock(&channel.state);
         let listed = match state.sender {
-            SenderState::Open => ledger.running.remove(&channel.id),
-            SenderState::Finished(place) => ledger.finished.remove(&place),
+            SenderState::Open => open.running.remove(&channel.id),
+            SenderState::Finished(place) => open.finished.remove(&place),
         };
         state.reader = reader;
         if listed.is_some() && state.sender == SenderState::Open {
@@ -180,8 +180,8 @@ impl Unread {
     }
 
     /// Counts what a channel holds now.
-    fn count(&self, state: &mut State) {
-        let bytes = state.heap + state.events.capacity() * size_of::<Stamped>();
+    fn count(&self, state: &mut ChannelState) {
+        let bytes = state.heap + state.events.capacity() * size_of::<TimedEvent>();
         match bytes.checked_sub(state.counted) {
             Some(more) => self.bytes.fetch_add(more, Relaxed),
             None => self.bytes.fetch_sub(state.counted - bytes, Relaxed),
@@ -206,7 +206,7 @@ impl Sender {
     }
 
     /// Sends an event. Where nobody reads, it is dropped.
-    pub(crate) fn send(&self, event: Stamped) {
+    pub(crate) fn send(&self, event: TimedEvent) {
         let waker = {
             let mut state = lock(&self.channel.state);
             if state.reader != ReaderState::Reads {
@@ -224,7 +224,7 @@ impl Sender {
     }
 
     /// Sends the last event. The permits are returned first: whoever reads it may ask again.
-    pub(crate) fn finish(mut self, event: Stamped) {
+    pub(crate) fn finish(mut self, event: TimedEvent) {
         self.permits = None;
         self.send(event);
     }
@@ -234,13 +234,13 @@ impl Drop for Sender {
     fn drop(&mut self) {
         self.permits = None;
         let waker = {
-            let mut ledger = lock(&self.unread.ledger);
+            let mut open = lock(&self.unread.open);
             let mut state = lock(&self.channel.state);
-            let place = ledger.finishes;
-            ledger.finishes += 1;
+            let place = open.finishes;
+            open.finishes += 1;
             state.sender = SenderState::Finished(place);
-            if ledger.running.remove(&self.channel.id).is_some() {
-                ledger.finished.insert(place, Arc::clone(&self.channel));
+            if open.running.remove(&self.channel.id).is_some() {
+                open.finished.insert(place, Arc::clone(&self.channel));
             }
             state.waker.take()
         };
@@ -260,14 +260,14 @@ impl fmt::Debug for Sender {
 
 impl Receiver {
     /// The next event; `None` after the last one.
-    pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Stamped>> {
+    pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<TimedEvent>> {
         let mut state = lock(&self.channel.state);
         match state.reader {
             ReaderState::Reads => {}
             ReaderState::Cut => {
                 state.reader = ReaderState::Gone;
                 let event = Event::Failed(Failure::Unread);
-                return Poll::Ready(Some(Stamped { after: Duration::ZERO, event }));
+                return Poll::Ready(Some(TimedEvent { after: Duration::ZERO, event }));
             }
             ReaderState::Gone => return Poll::Ready(None),
         }
@@ -293,8 +293,8 @@ impl Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         let left = {
-            let mut ledger = lock(&self.unread.ledger);
-            self.unread.close(&mut ledger, &self.channel, ReaderState::Gone)
+            let mut open = lock(&self.unread.open);
+            self.unread.close(&mut open, &self.channel, ReaderState::Gone)
         };
         drop(left);
     }

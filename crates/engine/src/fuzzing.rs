@@ -2,8 +2,8 @@
 
 use crate::detokenize::Utf8Assembler;
 use crate::grammar::CompiledGrammar;
-use crate::state::Shape;
-use crate::stop::{StopMatcher, Verdict};
+use crate::sequence_state::StateLayout;
+use crate::stop_strings::{StopMatcher, Verdict};
 use crate::vocab::Vocab;
 
 /// The vocabulary of scripted models: all bytes and a few control tokens.
@@ -18,18 +18,18 @@ pub fn of_one_stream(
     first: Option<usize>,
     streams: u32,
 ) -> Option<(Vec<u8>, Option<usize>)> {
-    let (bytes, shape) = crate::state::of_one_stream(bytes, shape(first), streams)?;
-    let first = if let Shape::Windowed(first) = shape { Some(first) } else { None };
+    let (bytes, shape) = crate::sequence_state::of_one_stream(bytes, shape(first), streams)?;
+    let first = if let StateLayout::Windowed(first) = shape { Some(first) } else { None };
     Some((bytes, first))
 }
 
 /// A state of one stream as of a cache with `streams` streams.
 pub fn of_streams(bytes: &[u8], first: Option<usize>, streams: u32) -> Vec<u8> {
-    crate::state::of_streams(bytes, shape(first), streams)
+    crate::sequence_state::of_streams(bytes, shape(first), streams)
 }
 
-fn shape(first: Option<usize>) -> Shape {
-    first.map_or(Shape::Cells, Shape::Windowed)
+fn shape(first: Option<usize>) -> StateLayout {
+    first.map_or(StateLayout::Cells, StateLayout::Windowed)
 }
 
 /// The text of tokens with these bytes.

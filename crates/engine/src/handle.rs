@@ -11,20 +11,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::Token;
 use crate::backend;
-use crate::costs::{CostPlan, CostTable, Measure};
+use crate::cost_benchmark::{CostMeasurement, CostPlan, CostTable};
+use crate::engine_thread::{EngineThread, LoadError, LoadReport};
 use crate::events::Receiver;
 use crate::failure::Failure;
 use crate::grammar::{Grammar, GrammarCompiler, GrammarError};
-use crate::host::{Announcement, Host, LoadError};
-use crate::message::{Command, Embed, Generate, Moment};
+use crate::message::{Command, EmbedCommand, GenerateCommand, SubmitTime};
 use crate::model_config::ModelConfig;
 use crate::model_info::ModelInfo;
-use crate::process::{Launcher, Parent};
-use crate::report_router::{Ended, Hub, Link};
-use crate::report_sink::Outbox;
-use crate::request::{Event, GenerateRequest, Stamped};
-use crate::status::{Board, CostWatch, Progress, Stats, Status};
-use crate::step_limits::StepLimits;
+use crate::process::{Launcher, SupervisorSetup};
+use crate::report_router::{EngineChannel, EngineEnded, ReportRouter};
+use crate::report_sink::ReportSink;
+use crate::request::{Event, GenerateRequest, TimedEvent};
+use crate::status::{CostWatch, Progress, Stats, Status, StatusBoard};
+use crate::step_timeouts::StepTimeouts;
 use crate::vocab::Vocab;
 
 /// Starts a thread that loads the model and then serves it.
@@ -34,13 +34,13 @@ use crate::vocab::Vocab;
 /// [`Loading::finish`].
 pub fn load(config: ModelConfig) -> Result<Loading, LoadError> {
     let (name, queue_timeout) = (config.name.clone(), config.queue_timeout);
-    let board = Arc::new(Board::new(StepLimits::new(config.step_limit, Vec::new())));
+    let board = Arc::new(StatusBoard::new(StepTimeouts::new(config.step_limit, Vec::new())));
     let (ready, loaded) = oneshot::channel();
-    let link = Link::new(config.unread_bytes);
-    let host = Host {
+    let link = EngineChannel::new(config.unread_bytes);
+    let host = EngineThread {
         config,
         board: Arc::clone(&board),
-        out: Arc::clone(&link.hub) as Arc<dyn Outbox>,
+        out: Arc::clone(&link.hub) as Arc<dyn ReportSink>,
         commands: link.commands.clone(),
         inbox: link.inbox,
         announce: Box::new(move |announced| ready.send(announced).is_ok()),
@@ -59,10 +59,10 @@ pub fn load(config: ModelConfig) -> Result<Loading, LoadError> {
 /// [`Loading::finish`].
 pub fn load_in_process(config: ModelConfig, launcher: Launcher) -> Result<Loading, LoadError> {
     let (name, queue_timeout) = (config.name.clone(), config.queue_timeout);
-    let board = Arc::new(Board::new(StepLimits::new(config.step_limit, Vec::new())));
+    let board = Arc::new(StatusBoard::new(StepTimeouts::new(config.step_limit, Vec::new())));
     let (ready, loaded) = oneshot::channel();
-    let Link { commands, inbox, hub } = Link::new(config.unread_bytes);
-    let parent = Parent {
+    let EngineChannel { commands, inbox, hub } = EngineChannel::new(config.unread_bytes);
+    let supervisor = SupervisorSetup {
         config,
         launcher,
         board: Arc::clone(&board),
@@ -70,7 +70,7 @@ pub fn load_in_process(config: ModelConfig, launcher: Launcher) -> Result<Loadin
         inbox,
         announce: Some(Box::new(move |announced| ready.send(announced).is_ok())),
     };
-    let thread = parent.start()?;
+    let thread = supervisor.start()?;
     let closer = CloseOnDrop(commands);
     Ok(Loading { name, queue_timeout, board, loaded, hub, closer, thread })
 }
@@ -82,19 +82,19 @@ pub fn load_in_process(config: ModelConfig, launcher: Launcher) -> Result<Loadin
 pub fn measure_costs(config: ModelConfig, plan: CostPlan) -> Result<CostTable, LoadError> {
     let (reply, measured) = std::sync::mpsc::sync_channel(1);
     let (failed, why) = std::sync::mpsc::sync_channel(1);
-    let board = Arc::new(Board::new(StepLimits::new(config.step_limit, Vec::new())));
-    let link = Link::new(config.unread_bytes);
-    let host = Host {
+    let board = Arc::new(StatusBoard::new(StepTimeouts::new(config.step_limit, Vec::new())));
+    let link = EngineChannel::new(config.unread_bytes);
+    let host = EngineThread {
         config,
         board,
-        out: Arc::clone(&link.hub) as Arc<dyn Outbox>,
+        out: Arc::clone(&link.hub) as Arc<dyn ReportSink>,
         commands: link.commands,
         inbox: link.inbox,
         announce: Box::new(move |announced| {
             drop(failed.send(announced.err()));
             false
         }),
-        measure: Some(Measure { plan, reply }),
+        measure: Some(CostMeasurement { plan, reply }),
     };
     let thread = backend::start(host)?;
     let table = measured.recv();
@@ -117,16 +117,16 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Loading {
     name: String,
     queue_timeout: Option<Duration>,
-    board: Arc<Board>,
-    loaded: oneshot::Receiver<Result<Announcement, LoadError>>,
-    hub: Arc<Hub>,
+    board: Arc<StatusBoard>,
+    loaded: oneshot::Receiver<Result<LoadReport, LoadError>>,
+    hub: Arc<ReportRouter>,
     closer: CloseOnDrop,
     thread: JoinHandle<()>,
 }
 
 /// A model that is ready to serve.
 #[derive(Debug, Clone)]
-pub enum Loaded {
+pub enum ModelHandle {
     /// It generates text.
     Chat(Engine),
     /// It turns text into vectors.
@@ -211,8 +211,8 @@ struct Inner {
     queue_timeout: Option<Duration>,
     info: ModelInfo,
     vocab: Vocab,
-    board: Arc<Board>,
-    hub: Arc<Hub>,
+    board: Arc<StatusBoard>,
+    hub: Arc<ReportRouter>,
     permits: Arc<Semaphore>,
     capacity: usize,
     tokens: Arc<Semaphore>,
@@ -260,7 +260,7 @@ impl Loading {
     ///
     /// # Errors
     /// [`LoadError`] if it never will.
-    pub async fn finish(self) -> Result<Loaded, LoadError> {
+    pub async fn finish(self) -> Result<ModelHandle, LoadError> {
         let died = || LoadError("the thread ended while it loaded the model".to_owned());
         let Self { name, queue_timeout, board, loaded, hub, closer, thread } = self;
         let announced = loaded.await.map_err(|_| died())??;
@@ -268,8 +268,8 @@ impl Loading {
         let inner =
             Arc::new(Inner::new((name, queue_timeout), announced, board, hub, closer, thread));
         Ok(match compiler {
-            Some(compiler) => Loaded::Chat(Engine { inner, compiler }),
-            None => Loaded::Embedding(Embedder { inner }),
+            Some(compiler) => ModelHandle::Chat(Engine { inner, compiler }),
+            None => ModelHandle::Embedding(Embedder { inner }),
         })
     }
 }
@@ -366,9 +366,10 @@ impl Engine {
     pub fn generate(&self, request: GenerateRequest) -> Result<Generation, SubmitError> {
         self.check(&request)?;
         let permits = [self.inner.permit()?, self.inner.token_permits(request.prompt.len())?];
-        let (id, submitted) = (self.inner.next_id(), Moment::now());
+        let (id, submitted) = (self.inner.next_id(), SubmitTime::now());
         let events = self.inner.hub.generation(id, permits)?;
-        let generate = Generate { id, request, submitted, started: false, said: Vec::new() };
+        let generate =
+            GenerateCommand { id, request, submitted, started: false, partial: Vec::new() };
         self.inner.send(Command::Generate(Box::new(generate)))?;
         Ok(Generation { events, elapsed: Duration::ZERO })
     }
@@ -457,9 +458,9 @@ impl Embedder {
             return Err(SubmitError::TooManyTokens { tokens, limit });
         }
         let permits = [self.inner.permit()?, self.inner.token_permits(tokens)?];
-        let (id, submitted) = (self.inner.next_id(), Moment::now());
+        let (id, submitted) = (self.inner.next_id(), SubmitTime::now());
         let answer = self.inner.hub.vectors(id, permits, self.inner.commands.clone())?;
-        self.inner.send(Command::Embed(Box::new(Embed {
+        self.inner.send(Command::Embed(Box::new(EmbedCommand {
             id,
             inputs,
             submitted,
@@ -481,8 +482,8 @@ impl Generation {
 
     /// [`Generation::next`] for those who wait for several.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        self.events.poll_recv(cx).map(|stamped: Option<Stamped>| {
-            let Stamped { after, event } = stamped?;
+        self.events.poll_recv(cx).map(|stamped: Option<TimedEvent>| {
+            let TimedEvent { after, event } = stamped?;
             // That one is nobody's own.
             self.elapsed = self.elapsed.max(after);
             Some(event)
@@ -501,13 +502,13 @@ impl Generation {
 impl Inner {
     fn new(
         (name, queue_timeout): (String, Option<Duration>),
-        announced: Announcement,
-        board: Arc<Board>,
-        hub: Arc<Hub>,
+        announced: LoadReport,
+        board: Arc<StatusBoard>,
+        hub: Arc<ReportRouter>,
         closer: CloseOnDrop,
         thread: JoinHandle<()>,
     ) -> Self {
-        let Announcement { info, vocab, capacity, token_capacity, .. } = announced;
+        let LoadReport { info, vocab, capacity, token_capacity, .. } = announced;
         let token_capacity = token_capacity.min(Semaphore::MAX_PERMITS);
         Self {
             name,
@@ -597,8 +598,8 @@ impl Drop for Inner {
     }
 }
 
-impl From<Ended> for SubmitError {
-    fn from(Ended: Ended) -> Self {
+impl From<EngineEnded> for SubmitError {
+    fn from(EngineEnded: EngineEnded) -> Self {
         Self::EngineGone
     }
 }

@@ -12,49 +12,49 @@
 //! arrive validated: there are no defaults and no range checks here.
 
 mod backend;
-mod compiler;
-mod costs;
+mod batch_sampler;
+mod cost_benchmark;
 mod deadlines;
 mod detokenize;
-mod draw;
+mod grammar_recompiler;
 mod logprobs;
-mod lookup;
+mod prompt_lookup;
 mod sampling;
 mod sequence;
 mod softmax;
-mod stop;
+mod stop_strings;
 
+mod background_thread;
 mod embed;
+mod engine_thread;
 mod events;
 mod exit_cause;
 mod failure;
-pub mod fit;
 mod grammar;
 mod handle;
-mod host;
 #[cfg(feature = "llama")]
 mod layout;
 mod lock;
 #[cfg(feature = "llama")]
-mod long;
+mod long_slot;
 mod message;
 mod model;
 mod model_config;
 mod model_info;
-mod patience;
+pub mod placement;
 pub mod process;
+mod reasoning_budget;
 mod report_router;
 mod report_sink;
 mod request;
 #[cfg(feature = "scripted")]
 mod script;
 #[cfg(any(feature = "llama", feature = "fuzzing", test))]
-mod state;
+mod sequence_state;
 mod status;
-mod step_limits;
 mod step_log;
+mod step_timeouts;
 mod step_times;
-mod thinking;
 mod vocab;
 mod worker;
 
@@ -66,7 +66,9 @@ mod llama;
 #[cfg(feature = "scripted")]
 pub mod scripted;
 
-pub use costs::{CostPlan, CostSample, CostTable, LogitsCost};
+pub use background_thread::{engine_wait_time, run_in_background};
+pub use cost_benchmark::{CostPlan, CostSample, CostTable, LogitsCost};
+pub use engine_thread::{LoadError, live_threads};
 pub use exit_cause::ExitCause;
 pub use failure::Failure;
 pub use forebay_scheduler::{
@@ -77,23 +79,24 @@ pub use grammar::{
     reads_expression, some_text_matches, unicode_classes,
 };
 pub use handle::{
-    Embedder, Engine, Generation, Loaded, Loading, SubmitError, load, load_in_process,
+    Embedder, Engine, Generation, Loading, ModelHandle, SubmitError, load, load_in_process,
     measure_costs,
 };
-pub use host::{LoadError, live_threads};
-#[cfg(feature = "llama")]
-pub use llama::{devices::devices, never_here, placement::fit as fit_file, system_info};
-pub use model_config::{GpuSettings, KvLayout, KvType, ModelConfig, Pooling, Source, Split};
+pub use model_config::{GpuSettings, KvLayout, KvType, ModelConfig, Pooling, Source, SplitMode};
 pub use model_info::{Device, Kind, ModelInfo, Ranking};
-pub use patience::{be_patient, waited};
+pub use reasoning_budget::ReasoningBudget;
 pub use request::{
-    Event, FinishReason, GenerateRequest, Origin, SamplingParams, StopRules, TokenLogprob,
+    AdmissionParams, Event, FinishReason, GenerateRequest, SamplingParams, StopRules, TokenLogprob,
     TopLogprob,
 };
 pub use status::{CostWatch, Progress, Stats, Status};
 pub use step_times::{StepPart, StepTimes};
-pub use thinking::ThinkLimit;
-pub use vocab::{NoTokens, ParseSpecial, Tokenize, Vocab};
+pub use vocab::{ParseSpecial, Tokenize, TokenizeError, Vocab};
+
+#[cfg(feature = "llama")]
+pub use llama::{
+    devices::devices, never_initialise, placement::fit as explain_placement, system_info,
+};
 
 /// The devices that can compute; without a backend there are none.
 #[cfg(not(feature = "llama"))]
@@ -106,12 +109,12 @@ pub fn devices() -> Vec<Device> {
 /// # Errors
 /// Always.
 #[cfg(not(feature = "llama"))]
-pub fn fit_file(
+pub fn explain_placement(
     path: &std::path::Path,
     _config: &ModelConfig,
     _memory: &[u64],
-) -> Result<String, fit::FitError> {
-    Err(fit::FitError::Unreadable(path.display().to_string()))
+) -> Result<String, placement::FitError> {
+    Err(placement::FitError::Unreadable(path.display().to_string()))
 }
 
 /// What the backend was compiled for.

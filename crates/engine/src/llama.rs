@@ -130,7 +130,7 @@ pub fn system_info() -> String {
 
 /// Sees to it that this process never initialises llama.cpp: its models are in processes of their own,
 /// and a GPU's context takes hundreds of megabytes of that GPU.
-pub fn never_here() {
+pub fn never_initialise() {
     NEVER_HERE.store(true, Ordering::Relaxed);
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct StepError(pub(crate) String);
 
 /// A generation model on its own thread. The one seam with two implementations: llama.cpp, and
 /// the script that tests use.
-pub(crate) trait Model {
+pub(crate) trait GenerationModel {
     /// Makes sure that a slot can be used; called before each step for each slot in it. An error
     /// concerns that slot alone.
     fn open(&mut self, _slot: SlotId) -> Result<(), StepError> {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use forebay_scheduler::{ItlTarget, LearnedCosts};
 use serde::{Deserialize, Serialize};
 
-use crate::fit::GpuLayers;
 use crate::model_info::Kind;
+use crate::placement::GpuLayers;
 
 /// What to load and how. Validated: every number is in range.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -125,16 +125,16 @@ pub struct GpuSettings {
     /// What to leave free on each, in bytes.
     pub margin_bytes: u64,
     /// How several of them share a model.
-    pub split: Split,
+    pub split: SplitMode,
     /// Each one's part of a model, beside the others' parts; empty for parts in proportion to free memory.
     pub tensor_split: Vec<u64>,
-    /// The one that has all with [`Split::None`].
+    /// The one that has all with [`SplitMode::None`].
     pub main: u32,
 }
 
 /// How several GPUs share a model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Split {
+pub enum SplitMode {
     /// Each has some of the layers.
     #[default]
     Layer,

@@ -6,21 +6,21 @@
 //! (`parent.rs`) knows each request and every token that came, so where a child dies, the next one goes
 //! on.
 
-mod black_box;
 mod child;
+mod child_client;
+mod child_process;
+mod crash_record;
 mod frames;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+mod in_flight;
 mod launcher;
-mod ledger;
 mod memory;
 mod messages;
-mod parent;
-mod remote;
-mod running;
+mod supervisor;
 #[cfg(test)]
 mod tests;
 
 pub use child::serve;
 pub use launcher::Launcher;
-pub(crate) use parent::Parent;
+pub(crate) use supervisor::SupervisorSetup;

@@ -10,49 +10,49 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use crate::events::{Receiver, Sender, Unread};
 use crate::failure::Failure;
 use crate::lock::lock;
-use crate::message::{Command, Grown, News, Report, Vectors, What};
-use crate::report_sink::Outbox;
-use crate::request::{Event, Stamped};
+use crate::message::{Command, EmbedResult, NewToken, Report, Update, UpdateKind};
+use crate::report_sink::ReportSink;
+use crate::request::{Event, TimedEvent};
 
 /// A way to an engine and back.
-pub(crate) struct Link {
+pub(crate) struct EngineChannel {
     pub(crate) commands: mpsc::UnboundedSender<Command>,
     pub(crate) inbox: mpsc::UnboundedReceiver<Command>,
-    pub(crate) hub: Arc<Hub>,
+    pub(crate) hub: Arc<ReportRouter>,
 }
 
 /// The requests that are not over.
-pub(crate) struct Hub {
+pub(crate) struct ReportRouter {
     unread: Arc<Unread>,
     /// `None` once the engine has ended.
-    open: Mutex<Option<Open>>,
+    open: Mutex<Option<OpenRequests>>,
 }
 
 #[derive(Default)]
-struct Open {
+struct OpenRequests {
     generations: HashMap<u64, Sender>,
-    vectors: HashMap<u64, Waiting>,
+    vectors: HashMap<u64, VectorsReply>,
 }
 
-struct Waiting {
-    reply: oneshot::Sender<Vectors>,
+struct VectorsReply {
+    reply: oneshot::Sender<EmbedResult>,
     /// Count the request against the queue's limits.
     permits: [OwnedSemaphorePermit; 2],
 }
 
 /// The engine has ended.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Ended;
+pub(crate) struct EngineEnded;
 
 /// Whoever waits for vectors. Dropping it cancels what has not been computed.
-pub(crate) struct Answer {
+pub(crate) struct PendingVectors {
     id: u64,
     commands: mpsc::UnboundedSender<Command>,
     /// `None` once they have come.
-    vectors: Option<oneshot::Receiver<Vectors>>,
+    vectors: Option<oneshot::Receiver<EmbedResult>>,
 }
 
-impl Link {
+impl EngineChannel {
     /// With room for so many bytes of events that nobody has read.
     pub(crate) fn new(unread_bytes: usize) -> Self {
         #[expect(clippy::disallowed_methods, reason = "the queue's permits bound it")]
@@ -60,14 +60,14 @@ impl Link {
         let departed = commands.clone();
         // An engine that has ended has nothing to cancel.
         let cancel = move |id| drop(departed.send(Command::Cancel(id)));
-        let hub = Hub::new(Arc::new(Unread::new(unread_bytes, cancel)));
+        let hub = ReportRouter::new(Arc::new(Unread::new(unread_bytes, cancel)));
         Self { commands, inbox, hub: Arc::new(hub) }
     }
 }
 
-impl Hub {
+impl ReportRouter {
     pub(crate) fn new(unread: Arc<Unread>) -> Self {
-        Self { unread, open: Mutex::new(Some(Open::default())) }
+        Self { unread, open: Mutex::new(Some(OpenRequests::default())) }
     }
 
     pub(crate) fn unread(&self) -> &Unread {
@@ -79,9 +79,9 @@ impl Hub {
         &self,
         id: u64,
         permits: [OwnedSemaphorePermit; 2],
-    ) -> Result<Receiver, Ended> {
+    ) -> Result<Receiver, EngineEnded> {
         let (sender, receiver) = self.unread.channel(id, Some(permits));
-        self.lock().as_mut().ok_or(Ended)?.generations.insert(id, sender);
+        self.lock().as_mut().ok_or(EngineEnded)?.generations.insert(id, sender);
         Ok(receiver)
     }
 
@@ -91,30 +91,34 @@ impl Hub {
         id: u64,
         permits: [OwnedSemaphorePermit; 2],
         commands: mpsc::UnboundedSender<Command>,
-    ) -> Result<Answer, Ended> {
+    ) -> Result<PendingVectors, EngineEnded> {
         let (reply, vectors) = oneshot::channel();
-        self.lock().as_mut().ok_or(Ended)?.vectors.insert(id, Waiting { reply, permits });
-        Ok(Answer { id, commands, vectors: Some(vectors) })
+        self.lock()
+            .as_mut()
+            .ok_or(EngineEnded)?
+            .vectors
+            .insert(id, VectorsReply { reply, permits });
+        Ok(PendingVectors { id, commands, vectors: Some(vectors) })
     }
 
     /// Tells all that wait for text that the engine has died and will be there again.
     pub(crate) fn pause(&self) {
         let open = self.lock();
         for sender in open.iter().flat_map(|open| open.generations.values()) {
-            sender.send(Stamped { after: Duration::ZERO, event: Event::Paused });
+            sender.send(TimedEvent { after: Duration::ZERO, event: Event::Paused });
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Open>> {
+    fn lock(&self) -> MutexGuard<'_, Option<OpenRequests>> {
         lock(&self.open)
     }
 
-    fn tell(&self, news: Vec<News>) {
+    fn tell(&self, news: Vec<Update>) {
         let mut over = Vec::new();
         let mut open = self.lock();
-        let Some(Open { generations, .. }) = open.as_mut() else { return };
-        for News { id, after, what, last } in news {
-            let event = event(what).map(|event| Stamped { after, event });
+        let Some(OpenRequests { generations, .. }) = open.as_mut() else { return };
+        for Update { id, after, kind, last } in news {
+            let event = event(kind).map(|event| TimedEvent { after, event });
             if last {
                 over.extend(generations.remove(&id).map(|sender| (sender, event)));
             } else if let (Some(sender), Some(event)) = (generations.get(&id), event) {
@@ -130,9 +134,9 @@ impl Hub {
         }
     }
 
-    fn answer(&self, id: u64, vectors: Option<Vectors>) {
+    fn answer(&self, id: u64, vectors: Option<EmbedResult>) {
         let waiting = self.lock().as_mut().and_then(|open| open.vectors.remove(&id));
-        let Some(Waiting { reply, permits }) = waiting else { return };
+        let Some(VectorsReply { reply, permits }) = waiting else { return };
         // The permits are returned first: whoever gets the answer may ask again.
         drop(permits);
         if let Some(vectors) = vectors {
@@ -141,9 +145,9 @@ impl Hub {
     }
 }
 
-impl Answer {
+impl PendingVectors {
     /// Waits for the vectors.
-    pub(crate) async fn wait(mut self) -> Vectors {
+    pub(crate) async fn wait(mut self) -> EmbedResult {
         let Some(vectors) = self.vectors.as_mut() else { return Err(Failure::EngineGone) };
         let answer = vectors.await;
         self.vectors = None;
@@ -151,7 +155,7 @@ impl Answer {
     }
 }
 
-impl Drop for Answer {
+impl Drop for PendingVectors {
     fn drop(&mut self) {
         if self.vectors.is_some() {
             // An engine that has ended has nothing to cancel.
@@ -160,10 +164,10 @@ impl Drop for Answer {
     }
 }
 
-impl Outbox for Hub {
+impl ReportSink for ReportRouter {
     fn report(&self, report: Report) {
         match report {
-            Report::News(news) => self.tell(news),
+            Report::Updates(news) => self.tell(news),
             Report::Vectors { id, vectors } => self.answer(id, Some(vectors)),
             Report::Dropped(id) => self.answer(id, None),
         }
@@ -175,25 +179,29 @@ impl Outbox for Hub {
     }
 }
 
-impl fmt::Debug for Hub {
+impl fmt::Debug for ReportRouter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hub").finish_non_exhaustive()
+        f.debug_struct("ReportRouter").finish_non_exhaustive()
     }
 }
 
 /// What a reader is told, if anything.
-fn event(what: What) -> Option<Event> {
-    Some(match what {
-        What::Started { queued, cached } => Event::Started { queued, cached },
-        What::Prompt(logprobs) => Event::Prompt(logprobs),
-        What::Grew(Grown { text, logprobs, .. }) if text.is_empty() && logprobs.is_empty() => {
+fn event(kind: UpdateKind) -> Option<Event> {
+    Some(match kind {
+        UpdateKind::Started { queued, cached } => Event::Started { queued, cached },
+        UpdateKind::Prompt(logprobs) => Event::Prompt(logprobs),
+        UpdateKind::Token(NewToken { text, logprobs, .. })
+            if text.is_empty() && logprobs.is_empty() =>
+        {
             return None;
         }
-        What::Grew(Grown { choice, text, tokens, logprobs, .. }) => {
+        UpdateKind::Token(NewToken { choice, text, tokens, logprobs, .. }) => {
             Event::Delta { choice, text, tokens, logprobs }
         }
-        What::Finished { choice, reason, tokens } => Event::Finished { choice, reason, tokens },
-        What::Failed(failure) => Event::Failed(failure),
-        What::Dropped => return None,
+        UpdateKind::Finished { choice, reason, tokens } => {
+            Event::Finished { choice, reason, tokens }
+        }
+        UpdateKind::Failed(failure) => Event::Failed(failure),
+        UpdateKind::Dropped => return None,
     })
 }

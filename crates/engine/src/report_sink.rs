@@ -3,7 +3,7 @@
 use crate::message::Report;
 
 /// Takes what an engine says. It never waits.
-pub(crate) trait Outbox: Send + Sync {
+pub(crate) trait ReportSink: Send + Sync {
     fn report(&self, report: Report);
 
     /// Requests and questions that the engine is about to compute, in place of those before.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::Token;
 use crate::failure::Failure;
 use crate::grammar::Grammar;
-use crate::thinking::ThinkLimit;
+use crate::reasoning_budget::ReasoningBudget;
 
 /// A validated request for text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,9 +25,9 @@ pub struct GenerateRequest {
     /// When to end.
     pub stop: StopRules,
     /// Control tokens that show in the answer's text by their names.
-    pub spelled: Arc<[Token]>,
+    pub visible_controls: Arc<[Token]>,
     /// How long it may think.
-    pub think: Option<ThinkLimit>,
+    pub reasoning_budget: Option<ReasoningBudget>,
     /// What the answer has to be: a grammar that was compiled before, so it can be enforced.
     pub grammar: Option<Grammar>,
     /// Report each token's log probability and this many alternatives.
@@ -35,7 +35,7 @@ pub struct GenerateRequest {
     /// Report the prompt's own log probabilities and this many alternatives.
     pub prompt_logprobs: Option<u32>,
     /// Who asks, and how urgently.
-    pub origin: Origin,
+    pub admission: AdmissionParams,
 }
 
 impl GenerateRequest {
@@ -51,12 +51,12 @@ impl GenerateRequest {
             max_tokens,
             sampling,
             stop: StopRules::default(),
-            spelled: Vec::new().into(),
-            think: None,
+            visible_controls: Vec::new().into(),
+            reasoning_budget: None,
             grammar: None,
             logprobs: None,
             prompt_logprobs: None,
-            origin: Origin::default(),
+            admission: AdmissionParams::default(),
         }
     }
 }
@@ -81,7 +81,7 @@ impl SamplingParams {
 
 /// Where a request comes from: it decides whose turn it is and whose KV it may reuse.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Origin {
+pub struct AdmissionParams {
     /// Only KV of requests with the same salt is reused.
     pub salt: Salt,
     /// Tokens are shared fairly between principals.
@@ -171,7 +171,7 @@ pub enum Event {
 
 /// An event and when it happened.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Stamped {
+pub(crate) struct TimedEvent {
     /// Time since the request was submitted.
     pub(crate) after: Duration,
     pub(crate) event: Event,

@@ -79,14 +79,14 @@ impl Sampler {
     }
 
     /// Random numbers that were used, in the generator's own unit.
-    pub(crate) fn draws(&self) -> u64 {
+    pub(crate) fn rng_position(&self) -> u64 {
         // An answer uses two words for each token: it ends before the upper half is needed.
         u64::try_from(self.rng.get_word_pos()).unwrap_or(u64::MAX)
     }
 
     /// Goes on as if so many random numbers had been used.
-    pub(crate) fn skip(&mut self, draws: u64) {
-        self.rng.set_word_pos(draws.into());
+    pub(crate) fn seek(&mut self, rng_position: u64) {
+        self.rng.set_word_pos(rng_position.into());
     }
 
     /// Chooses a token by `logits`, one for each vocabulary entry, among those that `allowed` leaves

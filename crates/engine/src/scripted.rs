@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use forebay_scheduler::{HostCopyId, KvLimits, KvOp, PassLimits};
 
 use crate::Token;
-use crate::embed::Contexts;
+use crate::embed::EmbeddingContexts;
+use crate::engine_thread::EngineThread;
 use crate::failure::Failure;
 use crate::grammar::{Grammar, GrammarError, Grammars};
-use crate::host::Host;
-use crate::model::{Capacity, EmbeddingModel, Model, Row, StepError};
+use crate::model::{Capacity, EmbeddingModel, GenerationModel, Row, StepError};
 use crate::model_info::{Kind, ModelInfo};
 use crate::vocab::{ParseSpecial, Tokenize, Vocab, VocabTable};
 
@@ -162,7 +162,7 @@ fn vocab_with(tokenizer: ByteTokenizer) -> Vocab {
     Vocab::new(table, Arc::new(tokenizer))
 }
 
-pub(crate) fn run(script: Script, host: Host) {
+pub(crate) fn run(script: Script, host: EngineThread) {
     let slots = host.config.parallel;
     let info = ModelInfo {
         architecture: "scripted".to_owned(),
@@ -202,7 +202,7 @@ pub(crate) fn run(script: Script, host: Host) {
         }
         Kind::Embedding => {
             let pass = PassLimits { tokens: batch, inputs: info.slots as usize, block: 1 };
-            let contexts = Contexts { wide: player, narrow: Vec::new(), pass };
+            let contexts = EmbeddingContexts { wide: player, narrow: Vec::new(), pass };
             host.serve_embedding(info, vocab, contexts);
         }
     }
@@ -262,7 +262,7 @@ impl Player {
     }
 }
 
-impl Model for Player {
+impl GenerationModel for Player {
     fn step(&mut self, rows: &[Row], calls: &[usize]) -> Result<Vec<Duration>, StepError> {
         let started = Instant::now();
         self.tick()?;

@@ -6,12 +6,12 @@ use crate::Token;
 use crate::detokenize::Utf8Assembler;
 use crate::grammar::{CompiledGrammar, Constraint, TooComplex};
 use crate::logprobs::token_logprob;
-use crate::lookup::Lookup;
-use crate::message::Said;
+use crate::message::PartialAnswer;
+use crate::prompt_lookup::PromptLookup;
+use crate::reasoning_budget::ReasoningLimiter;
 use crate::request::{FinishReason, GenerateRequest, StopRules, TokenLogprob};
 use crate::sampling::{Sampler, Scratch};
-use crate::stop::{StopMatcher, Verdict};
-use crate::thinking::ThinkGuard;
+use crate::stop_strings::{StopMatcher, Verdict};
 use crate::vocab::Vocab;
 
 /// An answer and how it continues.
@@ -21,15 +21,15 @@ pub(crate) struct Sequence {
     all: Vec<Token>,
     prompt_tokens: usize,
     /// Guesses at what comes next, where that is wanted.
-    lookup: Option<Lookup>,
+    lookup: Option<PromptLookup>,
     max_tokens: u32,
     rules: StopRules,
     logprobs: Option<u32>,
     sampler: Sampler,
     /// Control tokens that show.
-    spelled: Arc<[Token]>,
+    visible_controls: Arc<[Token]>,
     /// Ends thoughts that are too long.
-    think: Option<ThinkGuard>,
+    reasoning: Option<ReasoningLimiter>,
     /// What the answer has to be.
     constraint: Option<Constraint>,
     assembler: Utf8Assembler,
@@ -41,9 +41,17 @@ pub(crate) struct Sequence {
     banned_always: Vec<Token>,
 }
 
+/// How many tokens were drafted.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Draft {
+    pub(crate) tokens: u32,
+    /// How likely one of them is right if those before it are, from 0 to 1.
+    pub(crate) acceptance: f64,
+}
+
 /// What one more token did.
 #[derive(Debug, Default)]
-pub(crate) struct Growth {
+pub(crate) struct TokenOutcome {
     /// Text that may be sent now.
     pub(crate) text: String,
     /// The tokens behind it, when asked for.
@@ -71,12 +79,12 @@ impl Sequence {
         Self {
             all: request.prompt.to_vec(),
             prompt_tokens: request.prompt.len(),
-            lookup: speculate.then(Lookup::default),
+            lookup: speculate.then(PromptLookup::default),
             max_tokens: request.max_tokens,
             logprobs: request.logprobs,
             sampler: Sampler::new(request.sampling.clone(), choice, &request.prompt),
-            spelled: Arc::clone(&request.spelled),
-            think: request.think.clone().map(ThinkGuard::new),
+            visible_controls: Arc::clone(&request.visible_controls),
+            reasoning: request.reasoning_budget.clone().map(ReasoningLimiter::new),
             constraint: grammar.map(CompiledGrammar::start),
             assembler: Utf8Assembler::default(),
             stops: StopMatcher::new(request.stop.strings.clone()),
@@ -88,26 +96,26 @@ impl Sequence {
     }
 
     /// Goes on where another engine was: all that it knew follows from the tokens.
-    pub(crate) fn resume(&mut self, said: Said, vocab: &Vocab) {
-        let Said { tokens, draws, held } = said;
+    pub(crate) fn resume(&mut self, said: PartialAnswer, vocab: &Vocab) {
+        let PartialAnswer { tokens, rng_position, held } = said;
         if let Some(constraint) = &mut self.constraint {
             constraint.resume(tokens.clone());
         }
         for token in tokens {
-            let closes = self.think.as_ref().and_then(ThinkGuard::next) == Some(token);
+            let closes = self.reasoning.as_ref().and_then(ReasoningLimiter::next) == Some(token);
             let early = self.tokens() < self.rules.min_tokens;
             self.sampler.accept(token);
             self.all.push(token);
             // What may be sent was sent.
             self.read(token, (early, closes), vocab, &mut String::new());
         }
-        self.sampler.skip(draws);
+        self.sampler.seek(rng_position);
         self.unsent = held;
     }
 
     /// Random numbers that were used.
-    pub(crate) fn draws(&self) -> u64 {
-        self.sampler.draws()
+    pub(crate) fn rng_position(&self) -> u64 {
+        self.sampler.rng_position()
     }
 
     /// The token at `position`: of the prompt, generated, or drafted.
@@ -131,13 +139,13 @@ impl Sequence {
 
     /// Drafts what may come next: how many tokens, and how likely one is right if those before it
     /// are.
-    pub(crate) fn propose(&mut self) -> (u32, f64) {
-        let Some(lookup) = &mut self.lookup else { return (0, 0.0) };
+    pub(crate) fn propose(&mut self) -> Draft {
+        let Some(lookup) = &mut self.lookup else { return Draft::default() };
         let mut drafts = lookup.propose(&self.all).len();
         if let Some(constraint) = &mut self.constraint {
             drafts = constraint.allowed(lookup.draft());
         }
-        (u32::try_from(drafts).unwrap_or(0), lookup.likely())
+        Draft { tokens: u32::try_from(drafts).unwrap_or(0), acceptance: lookup.acceptance() }
     }
 
     /// Whether the answer has to follow a grammar.
@@ -152,58 +160,68 @@ impl Sequence {
 
     /// Adds a token that the grammar forces, if there is one. Where log probabilities are wanted
     /// each token has to come from the model, so there none is.
-    pub(crate) fn grow_by_force(&mut self, vocab: &Vocab) -> Vec<(Token, Growth)> {
+    pub(crate) fn append_forced(&mut self, vocab: &Vocab) -> Vec<(Token, TokenOutcome)> {
         let Some(constraint) = self.constraint.as_mut().filter(|_| self.logprobs.is_none()) else {
             return Vec::new();
         };
-        let mut grown = Vec::new();
+        let mut appended = Vec::new();
         for token in constraint.forced() {
-            let growth = self.push(token, None, vocab, false);
-            let ended = growth.finished.is_some() || growth.failed;
-            grown.push((token, growth));
+            let outcome = self.append(token, None, vocab, false);
+            let ended = outcome.finished.is_some() || outcome.failed;
+            appended.push((token, outcome));
             if ended {
                 break;
             }
         }
-        grown
+        appended
     }
 
     /// Compares the token chosen last with the draft's at `index`.
     pub(crate) fn is_as_drafted(&mut self, index: usize) -> bool {
         let last = self.last();
-        self.lookup.as_mut().is_some_and(|lookup| lookup.judge(index, last))
+        self.lookup.as_mut().is_some_and(|lookup| lookup.observe(index, last))
     }
 
     /// Chooses the next token by `logits` and says what may be sent.
-    pub(crate) fn grow(&mut self, logits: &[f32], vocab: &Vocab, scratch: &mut Scratch) -> Growth {
+    pub(crate) fn sample(
+        &mut self,
+        logits: &[f32],
+        vocab: &Vocab,
+        scratch: &mut Scratch,
+    ) -> TokenOutcome {
         if self.max_tokens == 0 {
-            return Growth { finished: Some(FinishReason::Length), ..Growth::default() };
+            return TokenOutcome {
+                finished: Some(FinishReason::Length),
+                ..TokenOutcome::default()
+            };
         }
         let early = self.tokens() < self.rules.min_tokens;
         let banned = if early { &self.banned_early } else { &self.banned_always };
         let mask = match self.constraint.as_mut().map(Constraint::mask) {
             None => None,
             Some(Ok(mask)) => Some(mask),
-            Some(Err(TooComplex)) => return Growth { failed: true, ..Growth::default() },
+            Some(Err(TooComplex)) => {
+                return TokenOutcome { failed: true, ..TokenOutcome::default() };
+            }
         };
-        let forced = self.think.as_ref().and_then(ThinkGuard::next);
+        let forced = self.reasoning.as_ref().and_then(ReasoningLimiter::next);
         let forced = forced.filter(|&token| mask.is_none_or(|mask| mask.allows(token)));
         let token = forced.unwrap_or_else(|| self.sampler.sample(logits, mask, banned, scratch));
         if mask.is_some_and(|mask| !mask.allows(token)) {
             // Nothing is left that may come next and is not banned.
             return self.end(FinishReason::EndOfText);
         }
-        self.push(token, Some(logits), vocab, forced.is_some())
+        self.append(token, Some(logits), vocab, forced.is_some())
     }
 
     /// Adds a token and says what may be sent.
-    fn push(
+    fn append(
         &mut self,
         token: Token,
         logits: Option<&[f32]>,
         vocab: &Vocab,
         closes_thoughts: bool,
-    ) -> Growth {
+    ) -> TokenOutcome {
         let early = self.tokens() < self.rules.min_tokens;
         self.sampler.accept(token);
         self.all.push(token);
@@ -211,19 +229,19 @@ impl Sequence {
             return self.end(reason);
         }
         if self.constraint.as_mut().is_some_and(|c| c.take(token).is_err()) {
-            return Growth { failed: true, ..Growth::default() };
+            return TokenOutcome { failed: true, ..TokenOutcome::default() };
         }
         if let (Some(top), Some(logits)) = (self.logprobs, logits) {
             let bytes = u32::try_from(self.piece(token, vocab).len()).unwrap_or(u32::MAX);
             self.unsent.push((token_logprob(logits, token, top), bytes));
         }
-        let mut growth = Growth::default();
-        let verdict = self.read(token, (early, closes_thoughts), vocab, &mut growth.text);
+        let mut outcome = TokenOutcome::default();
+        let verdict = self.read(token, (early, closes_thoughts), vocab, &mut outcome.text);
         if let Verdict::Matched(index) = verdict {
             let stop = self.stops.stop(index).to_owned();
-            growth.logprobs = self.logprobs_within(growth.text.len());
-            growth.finished = Some(FinishReason::StopString(stop));
-            return growth;
+            outcome.logprobs = self.logprobs_within(outcome.text.len());
+            outcome.finished = Some(FinishReason::StopString(stop));
+            return outcome;
         }
         let complete = self.constraint.as_ref().is_some_and(Constraint::is_complete);
         let reason = match complete {
@@ -232,17 +250,19 @@ impl Sequence {
         };
         if let Some(reason) = reason {
             let rest = self.end(reason);
-            growth.text.push_str(&rest.text);
-            return Growth { text: growth.text, ..rest };
+            outcome.text.push_str(&rest.text);
+            return TokenOutcome { text: outcome.text, ..rest };
         }
-        if !growth.text.is_empty() && !self.stops.is_holding() && !self.assembler.is_mid_character()
+        if !outcome.text.is_empty()
+            && !self.stops.is_holding()
+            && !self.assembler.is_mid_character()
         {
-            growth.logprobs = self.unsent.drain(..).map(|(l, _)| l).collect();
-        } else if !growth.text.is_empty() {
-            growth.logprobs = self.logprobs_within(growth.text.len());
+            outcome.logprobs = self.unsent.drain(..).map(|(l, _)| l).collect();
+        } else if !outcome.text.is_empty() {
+            outcome.logprobs = self.logprobs_within(outcome.text.len());
         }
-        growth.held.clone_from(&self.unsent);
-        growth
+        outcome.held.clone_from(&self.unsent);
+        outcome
     }
 
     /// Reads a token's text and appends what of it may be sent. `early` where nothing ends the answer
@@ -255,8 +275,8 @@ impl Sequence {
         out: &mut String,
     ) -> Verdict {
         let piece = self.piece(token, vocab);
-        if let Some(think) = &mut self.think {
-            think.take(&String::from_utf8_lossy(piece), closes);
+        if let Some(reasoning) = &mut self.reasoning {
+            reasoning.take(&String::from_utf8_lossy(piece), closes);
         }
         let mut text = String::new();
         self.assembler.push(piece, &mut text);
@@ -270,7 +290,11 @@ impl Sequence {
 
     /// The bytes that a token adds to the answer.
     fn piece<'v>(&self, token: Token, vocab: &'v Vocab) -> &'v [u8] {
-        if self.spelled.contains(&token) { vocab.piece(token) } else { vocab.text_piece(token) }
+        if self.visible_controls.contains(&token) {
+            vocab.piece(token)
+        } else {
+            vocab.text_piece(token)
+        }
     }
 
     /// Whether choosing `token` ends the answer.
@@ -283,12 +307,12 @@ impl Sequence {
     }
 
     /// Lets out everything that was held back.
-    fn end(&mut self, reason: FinishReason) -> Growth {
+    fn end(&mut self, reason: FinishReason) -> TokenOutcome {
         let mut text = String::new();
         self.stops.flush(&mut text);
         self.assembler.finish(&mut text);
         let logprobs = self.unsent.drain(..).map(|(l, _)| l).collect();
-        Growth { text, logprobs, finished: Some(reason), ..Growth::default() }
+        TokenOutcome { text, logprobs, finished: Some(reason), ..TokenOutcome::default() }
     }
 
     /// Takes the log probabilities of the tokens that begin within the first `bytes` of the text

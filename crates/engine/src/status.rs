@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use crate::exit_cause::ExitCause;
 use crate::failure::Failure;
 use crate::lock::lock;
-use crate::report_sink::{Activity, Outbox};
-use crate::step_limits::{StepKind, StepLimits};
+use crate::report_sink::{Activity, ReportSink};
+use crate::step_timeouts::{StepKind, StepTimeouts};
 use crate::step_times::StepTimes;
 
 /// Times that a question may take longer which runs when no other thread wants the core.
@@ -82,7 +82,7 @@ pub struct Stats {
 
 /// What a board tells, as plain data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct State {
+pub(crate) struct Snapshot {
     pub(crate) stats: Stats,
     /// How long it is likely to take until what waits has been served.
     pub(crate) backlog: Duration,
@@ -104,7 +104,7 @@ struct RunningStep {
 /// Reads what an engine has learned of costs, also after it has ended. Cheap to clone; keeps no engine
 /// running.
 #[derive(Debug, Clone)]
-pub struct CostWatch(pub(crate) Arc<Board>);
+pub struct CostWatch(pub(crate) Arc<StatusBoard>);
 
 impl CostWatch {
     /// What its calls were learned to cost, a few seconds ago at most, and a number that changes when
@@ -141,14 +141,14 @@ impl Stats {
 
 /// The shared side of [`Status`], [`Progress`] and [`Stats`]: written by the engine's thread.
 #[derive(Debug)]
-pub(crate) struct Board {
+pub(crate) struct StatusBoard {
     status: AtomicU8,
     /// Woken when the status changes.
     changed: Notify,
     progress: AtomicU32,
     /// The number of the engine's process; 0 where it has none of its own.
     process: AtomicU32,
-    limits: Mutex<StepLimits>,
+    limits: Mutex<StepTimeouts>,
     /// What runs, by who runs it.
     running_steps: Mutex<BTreeMap<Activity, RunningStep>>,
     pub(crate) running: AtomicU64,
@@ -192,9 +192,9 @@ impl Drop for Counted<'_> {
     }
 }
 
-impl Board {
+impl StatusBoard {
     /// One that nothing was told to yet.
-    pub(crate) fn new(limits: StepLimits) -> Self {
+    pub(crate) fn new(limits: StepTimeouts) -> Self {
         Self {
             limits: Mutex::new(limits),
             status: AtomicU8::new(0),
@@ -302,8 +302,8 @@ impl Board {
     }
 
     /// All that it tells, but how the engine is.
-    pub(crate) fn state(&self) -> State {
-        State {
+    pub(crate) fn state(&self) -> Snapshot {
+        Snapshot {
             stats: self.stats(),
             backlog: self.backlog(),
             stalled: self.stalled_for(),
@@ -314,8 +314,8 @@ impl Board {
 
     /// Tells what the board of an engine somewhere else told, `before` having been counted by those
     /// before it.
-    pub(crate) fn follow(&self, state: State, before: &Stats) {
-        let State { stats, backlog, stalled, .. } = state;
+    pub(crate) fn follow(&self, state: Snapshot, before: &Stats) {
+        let Snapshot { stats, backlog, stalled, .. } = state;
         let stats = stats.after(before);
         self.running.store(stats.running, Relaxed);
         self.waiting.store(stats.waiting, Relaxed);
@@ -350,7 +350,7 @@ impl Board {
     /// `patient` may have to wait for a core, for very long.
     pub(crate) fn during<T>(
         &self,
-        out: &dyn Outbox,
+        out: &dyn ReportSink,
         by: Activity,
         id: u64,
         patient: bool,

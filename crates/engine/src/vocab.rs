@@ -45,7 +45,7 @@ pub enum ParseSpecial {
 
 /// Text with more tokens than it may have, or whose tokens cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NoTokens {
+pub enum TokenizeError {
     /// It has too many.
     TooMany {
         /// Their number, what the model wants in front included.
@@ -175,13 +175,13 @@ impl Vocab {
     /// byte of it.
     ///
     /// # Errors
-    /// [`NoTokens`], with as much as is known of their number.
+    /// [`TokenizeError`], with as much as is known of their number.
     pub fn tokenize_within(
         &self,
         pieces: &[String],
         special: ParseSpecial,
         limit: usize,
-    ) -> Result<Vec<Token>, NoTokens> {
+    ) -> Result<Vec<Token>, TokenizeError> {
         let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
         let (mut tokens, mut total, mut all_exact) = (Vec::new(), 0, true);
         for pieces in groups(&pieces) {
@@ -193,11 +193,11 @@ impl Vocab {
                         tokens.extend(more);
                     }
                 }
-                Err(NoTokens::TooMany { count, exact }) => {
+                Err(TokenizeError::TooMany { count, exact }) => {
                     total += count;
                     all_exact &= exact;
                 }
-                Err(failed @ NoTokens::Failed(_)) => return Err(failed),
+                Err(failed @ TokenizeError::Failed(_)) => return Err(failed),
             }
         }
         if total <= limit {
@@ -205,7 +205,7 @@ impl Vocab {
         }
         let count = total
             + if tokens.starts_with(&self.table.prefix) { 0 } else { self.table.prefix.len() };
-        Err(NoTokens::TooMany { count, exact: all_exact })
+        Err(TokenizeError::TooMany { count, exact: all_exact })
     }
 
     /// The same for one piece, or several short ones.
@@ -214,16 +214,21 @@ impl Vocab {
         pieces: &[&str],
         special: ParseSpecial,
         limit: usize,
-    ) -> Result<Vec<Token>, NoTokens> {
+    ) -> Result<Vec<Token>, TokenizeError> {
         if let &[text] = pieces {
             self.check_long(text, special, limit)?;
         }
-        Ok(self.tokenizer.tokenize(pieces, special).map_err(NoTokens::Failed)?.concat())
+        Ok(self.tokenizer.tokenize(pieces, special).map_err(TokenizeError::Failed)?.concat())
     }
 
     /// Refuses a text that is clearly too long.
-    fn check_long(&self, text: &str, special: ParseSpecial, limit: usize) -> Result<(), NoTokens> {
-        let too_many = |count| Err(NoTokens::TooMany { count, exact: false });
+    fn check_long(
+        &self,
+        text: &str,
+        special: ParseSpecial,
+        limit: usize,
+    ) -> Result<(), TokenizeError> {
+        let too_many = |count| Err(TokenizeError::TooMany { count, exact: false });
         let least = self.fewest_tokens(text.len());
         if least > limit {
             return too_many(least);
@@ -232,7 +237,7 @@ impl Vocab {
         let (mut rest, mut count) = (text, 0);
         while self.table.lossless && text.len() > SEGMENT && !rest.is_empty() {
             let (segment, behind) = rest.split_at(rest.floor_char_boundary(SEGMENT));
-            count += self.tokenize(segment, special).map_err(NoTokens::Failed)?.len();
+            count += self.tokenize(segment, special).map_err(TokenizeError::Failed)?.len();
             rest = behind;
             if count / 2 > limit {
                 return too_many(count / 2);
@@ -370,7 +375,10 @@ mod tests {
             tokens.map(|tokens| tokens.len())
         };
         assert_eq!(vocab.fewest_tokens(9), 3);
-        assert_eq!(within(1 << 20, 100), Err(NoTokens::TooMany { count: 1 << 18, exact: false }));
+        assert_eq!(
+            within(1 << 20, 100),
+            Err(TokenizeError::TooMany { count: 1 << 18, exact: false })
+        );
         assert_eq!(*tokenizer.0.lock().unwrap(), 0, "it is clear without the tokeniser");
         assert_eq!(within(400, 100), Ok(100));
         assert_eq!(within(1 << 20, 1 << 18), Ok(1 << 18));
@@ -381,7 +389,7 @@ mod tests {
         let vocab = Vocab::new(table, Arc::clone(&tokenizer) as Arc<dyn Tokenize>);
         let text = "x".repeat(1 << 20);
         let refused = vocab.tokenize_within(&[text], ParseSpecial::Yes, 20_000).unwrap_err();
-        let known = matches!(refused, NoTokens::TooMany { count: 20_001.., exact: false });
+        let known = matches!(refused, TokenizeError::TooMany { count: 20_001.., exact: false });
         assert!(known, "{refused:?}");
         assert_eq!(*tokenizer.0.lock().unwrap(), SEGMENT);
     }
@@ -416,7 +424,7 @@ mod tests {
         assert_eq!(vocab.tokenize_within(&pieces, ParseSpecial::Yes, 5).unwrap().len(), 5);
         assert_eq!(*tokenizer.0.lock().unwrap(), 17);
         let refused = vocab.tokenize_within(&pieces, ParseSpecial::Yes, 4);
-        assert_eq!(refused, Err(NoTokens::TooMany { count: 5, exact: true }));
+        assert_eq!(refused, Err(TokenizeError::TooMany { count: 5, exact: true }));
         let short = ["x"; 3];
         let long = "y".repeat(SEGMENT + 1);
         let texts = [&short[..], &[&long], &short].concat();

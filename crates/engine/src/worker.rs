@@ -12,21 +12,23 @@ use forebay_scheduler::{
 use tokio::sync::mpsc;
 
 use crate::Token;
-use crate::compiler::{Compiler, Ready};
+use crate::batch_sampler::{SampledToken, SamplingJob, sample_all};
 use crate::deadlines::{Deadlines, Timeouts};
-use crate::draw::{self, Draw, Drawn};
 use crate::failure::Failure;
 use crate::grammar::CompiledGrammar;
+use crate::grammar_recompiler::{GrammarLookup, GrammarRecompiler};
 use crate::logprobs::token_logprob;
-use crate::message::{Command, Generate, Grown, News, Report, Said, What};
-use crate::model::{Capacity, Model, Row, StepError};
+use crate::message::{
+    Command, GenerateCommand, NewToken, PartialAnswer, Report, Update, UpdateKind,
+};
+use crate::model::{Capacity, GenerationModel, Row, StepError};
 use crate::model_config::ModelConfig;
-use crate::report_sink::{Activity, Outbox};
-use crate::request::{FinishReason, GenerateRequest, Origin, TokenLogprob};
-use crate::sequence::{Growth, Sequence};
-use crate::status::{Board, Status};
-use crate::step_limits::StepKind;
+use crate::report_sink::{Activity, ReportSink};
+use crate::request::{AdmissionParams, FinishReason, GenerateRequest, TokenLogprob};
+use crate::sequence::{Draft, Sequence, TokenOutcome};
+use crate::status::{Status, StatusBoard};
 use crate::step_log::StepLog;
+use crate::step_timeouts::StepKind;
 use crate::step_times::{StepClock, StepPart};
 use crate::vocab::Vocab;
 
@@ -52,15 +54,15 @@ pub(crate) struct Worker<M> {
     model: M,
     vocab: Vocab,
     scheduler: Scheduler,
-    requests: HashMap<RequestId, Ticket>,
+    requests: HashMap<RequestId, AcceptedRequest>,
     deadlines: Deadlines<RequestId>,
     /// Those that have been in a step.
     sequences: BTreeMap<SeqId, Box<Sequence>>,
-    board: Arc<Board>,
-    out: Arc<dyn Outbox>,
-    compiler: Compiler,
+    board: Arc<StatusBoard>,
+    out: Arc<dyn ReportSink>,
+    compiler: GrammarRecompiler,
     /// What is not reported yet.
-    news: Vec<News>,
+    updates: Vec<Update>,
     /// Whether to end when all that was asked is done.
     closing: bool,
     failed_steps: u32,
@@ -78,24 +80,24 @@ pub(crate) struct Worker<M> {
 
 /// What a worker speaks through.
 pub(crate) struct Ports {
-    pub(crate) board: Arc<Board>,
-    pub(crate) out: Arc<dyn Outbox>,
-    pub(crate) compiler: Compiler,
+    pub(crate) board: Arc<StatusBoard>,
+    pub(crate) out: Arc<dyn ReportSink>,
+    pub(crate) compiler: GrammarRecompiler,
 }
 
 /// An accepted request.
-struct Ticket {
+struct AcceptedRequest {
     request: GenerateRequest,
     grammar: Option<CompiledGrammar>,
     submitted: Instant,
     started: bool,
     prompt_logprobs: Vec<TokenLogprob>,
     /// What another engine had of its answers.
-    said: Vec<Option<Said>>,
+    partial: Vec<Option<PartialAnswer>>,
     unfinished: u32,
 }
 
-impl<M: Model> Worker<M> {
+impl<M: GenerationModel> Worker<M> {
     pub(crate) fn new(
         model: M,
         vocab: Vocab,
@@ -131,7 +133,7 @@ impl<M: Model> Worker<M> {
             board,
             out,
             compiler,
-            news: Vec::new(),
+            updates: Vec::new(),
             closing: false,
             failed_steps: 0,
             rows: Vec::new(),
@@ -146,7 +148,7 @@ impl<M: Model> Worker<M> {
         }
     }
 
-    pub(crate) fn board(&self) -> &Board {
+    pub(crate) fn board(&self) -> &StatusBoard {
         &self.board
     }
 
@@ -211,21 +213,21 @@ impl<M: Model> Worker<M> {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Generate(generate) => match self.compiler.find(generate) {
-                Ready::Now(generate, grammar) => self.accept(*generate, grammar),
-                Ready::Later => {}
-                Ready::Never(generate) => {
-                    let Generate { id, submitted, .. } = *generate;
-                    let what = What::Failed(Failure::Grammar);
+                GrammarLookup::Ready(generate, grammar) => self.accept(*generate, grammar),
+                GrammarLookup::Pending => {}
+                GrammarLookup::Failed(generate) => {
+                    let GenerateCommand { id, submitted, .. } = *generate;
+                    let kind = UpdateKind::Failed(Failure::Grammar);
                     let after = submitted.0.elapsed();
-                    self.news.push(News { id, after, what, last: true });
+                    self.updates.push(Update { id, after, kind, last: true });
                 }
             },
             Command::Cancel(id) => {
                 if self.compiler.forget(id) || self.forget(RequestId(id)).is_some() {
                     self.scheduler.cancel(RequestId(id));
                     self.board.cancelled.fetch_add(1, Relaxed);
-                    let (after, what) = (Duration::ZERO, What::Dropped);
-                    self.news.push(News { id, after, what, last: true });
+                    let (after, kind) = (Duration::ZERO, UpdateKind::Dropped);
+                    self.updates.push(Update { id, after, kind, last: true });
                 }
             }
             Command::Close => self.closing = true,
@@ -233,11 +235,13 @@ impl<M: Model> Worker<M> {
         }
     }
 
-    fn accept(&mut self, generate: Generate, grammar: Option<CompiledGrammar>) {
-        let Generate { id, request, submitted, started, said } = generate;
+    fn accept(&mut self, generate: GenerateCommand, grammar: Option<CompiledGrammar>) {
+        let GenerateCommand { id, request, submitted, started, partial } = generate;
         let id = RequestId(id);
-        let Origin { salt, principal, priority, .. } = request.origin;
-        let tokens = |said: &Option<Said>| said.as_ref().map(|said| said.tokens.clone());
+        let AdmissionParams { salt, principal, priority, .. } = request.admission;
+        let tokens = |partial: &Option<PartialAnswer>| {
+            partial.as_ref().map(|partial| partial.tokens.clone())
+        };
         let accepted = self.scheduler.submit(&Request {
             id,
             prompt: Arc::clone(&request.prompt),
@@ -248,23 +252,23 @@ impl<M: Model> Worker<M> {
             max_new_tokens: request.max_tokens,
             choices: request.choices,
             all_logits: request.prompt_logprobs.is_some(),
-            generated: said.iter().map(tokens).collect(),
+            generated: partial.iter().map(tokens).collect(),
         });
-        let complete = said.iter().filter(|said| said.is_none()).count();
-        let ticket = Ticket {
+        let complete = partial.iter().filter(|partial| partial.is_none()).count();
+        let ticket = AcceptedRequest {
             unfinished: request.choices - u32::try_from(complete).unwrap_or(request.choices),
             request,
             grammar,
             submitted: submitted.0,
             started,
             prompt_logprobs: Vec::new(),
-            said,
+            partial,
         };
         self.deadlines.insert(ticket.deadline(self.queue_timeout), id);
         self.requests.insert(id, ticket);
         if let Err(rejected) = accepted {
             tracing::error!(?rejected, "the handle let an impossible request through");
-            self.end(id, What::Failed(Failure::Step));
+            self.end(id, UpdateKind::Failed(Failure::Step));
         }
     }
 
@@ -276,8 +280,8 @@ impl<M: Model> Worker<M> {
 
     /// Reports what is new.
     fn report(&mut self) {
-        if !self.news.is_empty() {
-            self.out.report(Report::News(std::mem::take(&mut self.news)));
+        if !self.updates.is_empty() {
+            self.out.report(Report::Updates(std::mem::take(&mut self.updates)));
         }
     }
 
@@ -292,19 +296,19 @@ impl<M: Model> Worker<M> {
             };
             self.scheduler.cancel(id);
             self.board.timed_out.fetch_add(1, Relaxed);
-            self.end(id, What::Failed(failure));
+            self.end(id, UpdateKind::Failed(failure));
         }
     }
 
     /// Forgets a request and reports why.
-    fn end(&mut self, id: RequestId, what: What) {
+    fn end(&mut self, id: RequestId, kind: UpdateKind) {
         if let Some(ticket) = self.forget(id) {
-            self.news.push(News { last: true, ..ticket.news(id, what) });
+            self.updates.push(Update { last: true, ..ticket.update(id, kind) });
         }
     }
 
     /// Takes a request and its sequences away.
-    fn forget(&mut self, id: RequestId) -> Option<Ticket> {
+    fn forget(&mut self, id: RequestId) -> Option<AcceptedRequest> {
         let ticket = self.requests.remove(&id)?;
         self.deadlines.remove(ticket.deadline(self.queue_timeout), id);
         for choice in 0..ticket.request.choices {
@@ -430,8 +434,10 @@ impl<M: Model> Worker<M> {
             let (request, grammar) = (&ticket.request, ticket.grammar.as_ref());
             let mut sequence =
                 Sequence::new(request, seq.choice, grammar, &self.vocab, self.speculate);
-            if let Some(said) = ticket.said.get_mut(seq.choice as usize).and_then(Option::take) {
-                sequence.resume(said, &self.vocab);
+            if let Some(partial) =
+                ticket.partial.get_mut(seq.choice as usize).and_then(Option::take)
+            {
+                sequence.resume(partial, &self.vocab);
             }
             self.sequences.insert(seq, Box::new(sequence));
         }
@@ -440,8 +446,8 @@ impl<M: Model> Worker<M> {
             ticket.started = true;
             self.deadlines.insert(ticket.deadline(self.queue_timeout), span.seq.request);
             let queued = ticket.submitted.elapsed();
-            let what = What::Started { queued, cached: span.start };
-            self.news.push(ticket.news(span.seq.request, what));
+            let kind = UpdateKind::Started { queued, cached: span.start };
+            self.updates.push(ticket.update(span.seq.request, kind));
         }
     }
 
@@ -455,12 +461,12 @@ impl<M: Model> Worker<M> {
 
     fn fail(&mut self, id: RequestId, failure: Failure) {
         self.scheduler.discard(id);
-        self.end(id, What::Failed(failure));
+        self.end(id, UpdateKind::Failed(failure));
     }
 
     /// Samples where a step asked for it and sends what came of it.
     fn emit(&mut self, step: &Step, took: &[Duration]) {
-        self.scheduler.complete_step(&step, took);
+        self.scheduler.complete_step(step, took);
         let mut row = 0;
         let mut sampled = BTreeMap::new();
         for span in &step.spans {
@@ -474,43 +480,44 @@ impl<M: Model> Worker<M> {
                 sampled.insert(span.seq, rows.end - 1 - span.drafts as usize..rows.end);
             }
         }
-        let drawn = self.draw(&sampled);
+        let sampled = self.sample(&sampled);
         self.clock.end(StepPart::Sample);
-        for (seq, drawn, proposal) in drawn {
-            self.tell(seq, drawn, proposal);
+        for (seq, tokens, draft) in sampled {
+            self.append(seq, tokens, draft);
         }
     }
 
     /// Draws each sequence's next token from its first row, and after it one for each draft that
     /// was right.
-    fn draw(
+    fn sample(
         &mut self,
         sampled: &BTreeMap<SeqId, Range<usize>>,
-    ) -> Vec<(SeqId, Vec<Drawn>, (u32, f64))> {
+    ) -> Vec<(SeqId, Vec<SampledToken>, Draft)> {
         let mut sequences = self.lend(sampled.keys().copied());
         let rows_of = |seq: &SeqId| sampled.get(seq).cloned().unwrap_or_default();
         let rows = |seq: &SeqId| rows_of(seq).map(|row| self.model.logits(row)).collect();
         let each = sequences.iter_mut();
-        let mut draws: Vec<_> = each.map(|(seq, s)| Draw::new(s, rows(seq))).collect();
-        draw::run(&mut draws, &self.vocab);
-        let drawn: Vec<_> = draws.into_iter().map(|draw| (draw.drawn, draw.proposal)).collect();
+        let mut jobs: Vec<_> = each.map(|(seq, s)| SamplingJob::new(s, rows(seq))).collect();
+        sample_all(&mut jobs, &self.vocab);
+        let sampled: Vec<_> = jobs.into_iter().map(|job| (job.sampled, job.draft)).collect();
         let seqs = sequences.iter().map(|(seq, _)| *seq);
-        let told = seqs.zip(drawn).map(|(seq, (drawn, next))| (seq, drawn, next)).collect();
+        let results =
+            seqs.zip(sampled).map(|(seq, (tokens, draft))| (seq, tokens, draft)).collect();
         self.sequences.extend(sequences);
-        told
+        results
     }
 
     /// Tells the scheduler and the client what was drawn.
-    fn tell(&mut self, seq: SeqId, drawn: Vec<Drawn>, (drafts, likely): (u32, f64)) {
-        for Drawn { token, growth, tokens, draws, as_drafted } in drawn {
+    fn append(&mut self, seq: SeqId, sampled: Vec<SampledToken>, draft: Draft) {
+        for SampledToken { token, outcome, tokens, rng_position, as_drafted } in sampled {
             let Some(ticket) = self.requests.get(&seq.request) else { return };
-            let Growth { text, logprobs, held, finished, failed } = growth;
+            let TokenOutcome { text, logprobs, held, finished, failed } = outcome;
             if failed {
                 return self.fail(seq.request, Failure::Grammar);
             }
             let choice = seq.choice;
-            let grown = Grown { choice, token, tokens, draws, text, logprobs, held };
-            self.news.push(ticket.news(seq.request, What::Grew(grown)));
+            let grown = NewToken { choice, token, tokens, rng_position, text, logprobs, held };
+            self.updates.push(ticket.update(seq.request, UpdateKind::Token(grown)));
             match finished {
                 Some(reason) => return self.finish(seq, reason, tokens),
                 None if as_drafted => {
@@ -520,7 +527,7 @@ impl<M: Model> Worker<M> {
                 None => self.scheduler.append_token(seq, token),
             }
         }
-        self.scheduler.offer_drafts(seq, drafts, likely);
+        self.scheduler.offer_drafts(seq, draft.tokens, draft.acceptance);
     }
 
     fn finish(&mut self, seq: SeqId, reason: FinishReason, tokens: u32) {
@@ -528,11 +535,11 @@ impl<M: Model> Worker<M> {
         self.sequences.remove(&seq);
         let Some(ticket) = self.requests.get_mut(&seq.request) else { return };
         ticket.unfinished -= 1;
-        let what = What::Finished { choice: seq.choice, reason, tokens };
+        let kind = UpdateKind::Finished { choice: seq.choice, reason, tokens };
         if ticket.unfinished > 0 {
-            self.news.push(ticket.news(seq.request, what));
+            self.updates.push(ticket.update(seq.request, kind));
         } else {
-            self.end(seq.request, what);
+            self.end(seq.request, kind);
         }
     }
 
@@ -551,7 +558,7 @@ impl<M: Model> Worker<M> {
         }
         if span.output.samples() {
             let logprobs = std::mem::take(&mut ticket.prompt_logprobs);
-            self.news.push(ticket.news(span.seq.request, What::Prompt(logprobs)));
+            self.updates.push(ticket.update(span.seq.request, UpdateKind::Prompt(logprobs)));
         }
     }
 
@@ -572,11 +579,11 @@ impl<M: Model> Worker<M> {
     }
 }
 
-impl Ticket {
+impl AcceptedRequest {
     /// How long it may take.
     fn timeouts(&self, queue: Option<Duration>) -> Timeouts {
         let queue = queue.filter(|_| !self.started);
-        Timeouts { submitted: self.submitted, own: self.request.origin.timeout, queue }
+        Timeouts { submitted: self.submitted, own: self.request.admission.timeout, queue }
     }
 
     fn deadline(&self, queue: Option<Duration>) -> Option<Instant> {
@@ -584,8 +591,8 @@ impl Ticket {
     }
 
     /// News about it that is not the last.
-    fn news(&self, id: RequestId, what: What) -> News {
-        News { id: id.0, after: self.submitted.elapsed(), what, last: false }
+    fn update(&self, id: RequestId, kind: UpdateKind) -> Update {
+        Update { id: id.0, after: self.submitted.elapsed(), kind, last: false }
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
-use forebay_engine::{Origin, Principal, Priority, Salt};
+use forebay_engine::{AdmissionParams, Principal, Priority, Salt};
 use forebay_protocol::completion::CommonFields;
 
 use crate::error::{ApiError, shown};
@@ -46,7 +46,7 @@ impl Caller {
     ///
     /// # Errors
     /// 400 for invalid or contradicting values.
-    pub(crate) fn origin(self, fields: &CommonFields<'_>) -> Result<Origin, ApiError> {
+    pub(crate) fn origin(self, fields: &CommonFields<'_>) -> Result<AdmissionParams, ApiError> {
         let salt = fields.cache_salt.unwrap_or_default();
         if salt.len() > MAX_SALT_BYTES {
             let message = format!("'cache_salt' must have at most {MAX_SALT_BYTES} bytes.");
@@ -54,7 +54,7 @@ impl Caller {
         }
         let Self { principal, timeout } = self;
         let salt = Salt(hash(salt.as_bytes()));
-        Ok(Origin { salt, principal, priority: priority(fields)?, timeout })
+        Ok(AdmissionParams { salt, principal, priority: priority(fields)?, timeout })
     }
 }
 
@@ -125,7 +125,10 @@ fn hash(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    fn read_json(headers: &[(&'static str, &'static str)], fields: &str) -> Result<Origin, String> {
+    fn read_json(
+        headers: &[(&'static str, &'static str)],
+        fields: &str,
+    ) -> Result<AdmissionParams, String> {
         let text = format!(r#"{{"model":"m","messages":[]{fields}}}"#);
         let request: forebay_protocol::chat::ChatCompletionRequest =
             serde_json::from_str(&text).unwrap();

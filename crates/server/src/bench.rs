@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use forebay_engine::{
-    CostPlan, CostTable, Embedder, Engine, Event, GenerateRequest, Loaded, ParseSpecial,
+    CostPlan, CostTable, Embedder, Engine, Event, GenerateRequest, ModelHandle, ParseSpecial,
     SamplingParams, Source, StepPart, StopRules, Token, Vocab, load, measure_costs,
 };
 use serde::Serialize as _;
@@ -169,15 +169,15 @@ async fn measure(args: &BenchArgs) -> Result<String, String> {
     let mut rounds = Vec::new();
     for round in 0..=args.rounds {
         let measured = match &loaded {
-            Loaded::Chat(engine) => generate(engine, args).await?,
-            Loaded::Embedding(embedder) => embed(embedder, args).await?,
+            ModelHandle::Chat(engine) => generate(engine, args).await?,
+            ModelHandle::Embedding(embedder) => embed(embedder, args).await?,
         };
         // The first one warms up.
         if round > 0 {
             rounds.push(measured);
         }
     }
-    let unit = if matches!(loaded, Loaded::Chat(_)) { "tokens/s" } else { "texts/s" };
+    let unit = if matches!(loaded, ModelHandle::Chat(_)) { "tokens/s" } else { "texts/s" };
     rounds.sort_by(|a, b| a.per_second.total_cmp(&b.per_second));
     let median = rounds.get(rounds.len() / 2).ok_or("no rounds")?;
     let each: Vec<String> = rounds.iter().map(|r| format!("{:.1}", r.per_second)).collect();
@@ -196,7 +196,7 @@ async fn measure(args: &BenchArgs) -> Result<String, String> {
     );
     line(&mut report, "TTFT", &median.ttft);
     line(&mut report, "ITL", &median.gaps);
-    if let Loaded::Chat(engine) = &loaded {
+    if let ModelHandle::Chat(engine) = &loaded {
         let stats = engine.stats();
         let whole = stats.times.total().as_secs_f64().max(1e-9);
         let _ = writeln!(

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use forebay_engine::Source;
-use forebay_engine::fit::size;
+use forebay_engine::placement::size;
 
 use crate::config::Settings;
 use crate::registry::model_config;
@@ -38,7 +38,7 @@ pub(crate) fn fit(settings: &Settings, gibibytes: &[f64]) -> Result<String, Stri
     let mut out = String::new();
     for model in &settings.models {
         let config = model_config(model, Source::Gguf(model.path.clone()));
-        let text = forebay_engine::fit_file(&model.path, &config, &memory);
+        let text = forebay_engine::explain_placement(&model.path, &config, &memory);
         let text = text.map_err(|error| error.to_string())?;
         let _ = writeln!(out, "{}\n{text}", model.path.display());
     }

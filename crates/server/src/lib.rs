@@ -132,7 +132,7 @@ where
     };
     #[cfg(feature = "llama")]
     if state.launcher.is_some() {
-        forebay_engine::never_here();
+        forebay_engine::never_initialise();
     }
     let admin = admin::Admin::start(&settings.admin, &state).map_err(ServeError::Admin)?;
     let quick = Arc::new(std::sync::atomic::AtomicBool::new(false));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use forebay_engine::process::Launcher;
-use forebay_engine::{Loaded, Progress, Source, load, load_in_process};
+use forebay_engine::{ModelHandle, Progress, Source, load, load_in_process};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::config::{LogSettings, ModelSettings, Settings};
@@ -128,10 +128,10 @@ fn percent(progress: Progress) -> u64 {
     (progress.0.clamp(0.0, 1.0) * 100.0) as u64
 }
 
-fn tell(name: &str, loaded: &Loaded, took: Duration) {
+fn tell(name: &str, loaded: &ModelHandle, took: Duration) {
     let info = match loaded {
-        Loaded::Chat(engine) => engine.info(),
-        Loaded::Embedding(embedder) => embedder.info(),
+        ModelHandle::Chat(engine) => engine.info(),
+        ModelHandle::Embedding(embedder) => embedder.info(),
     };
     tracing::info!(
         model = name,

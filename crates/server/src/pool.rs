@@ -124,9 +124,9 @@ impl Pool {
         };
         let credit = quick.then(|| Arc::clone(&self.credit));
         let timed = move || {
-            let (started, waited) = (Instant::now(), forebay_engine::waited());
+            let (started, waited) = (Instant::now(), forebay_engine::engine_wait_time());
             let result = caught(job);
-            let waited = forebay_engine::waited().saturating_sub(waited);
+            let waited = forebay_engine::engine_wait_time().saturating_sub(waited);
             if let Some(credit) = credit {
                 let mut credit = credit.lock().unwrap_or_else(PoisonError::into_inner);
                 credit.spend(started.elapsed().saturating_sub(waited));
@@ -158,7 +158,7 @@ impl Lane {
             .thread_name(move |index| format!("{name}-{index}"))
             .start_handler(move |_| {
                 if priority == Priority::Idle {
-                    forebay_engine::be_patient();
+                    forebay_engine::run_in_background();
                 }
             })
             .build()?;

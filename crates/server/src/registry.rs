@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use forebay_chat::ChatTemplate;
 use forebay_engine::{
-    Embedder, Engine, Failure, GpuSettings, ItlTarget, Kind, KvLayout, LearnedCosts, Loaded,
-    ModelConfig, ModelInfo, Pooling, Source, Split, Stats, Status, Vocab,
+    Embedder, Engine, Failure, GpuSettings, ItlTarget, Kind, KvLayout, LearnedCosts, ModelConfig,
+    ModelHandle, ModelInfo, Pooling, Source, SplitMode, Stats, Status, Vocab,
 };
 
 use futures_util::future::join_all;
@@ -143,7 +143,7 @@ impl Registry {
     pub(crate) fn install(
         &self,
         index: usize,
-        loaded: Loaded,
+        loaded: ModelHandle,
         pool: Option<Pool>,
         metrics: &Metrics,
     ) -> Result<(), CannotServe> {
@@ -166,10 +166,10 @@ impl Registry {
 }
 
 impl Handle {
-    fn new(settings: &ModelSettings, loaded: Loaded) -> Result<Self, String> {
+    fn new(settings: &ModelSettings, loaded: ModelHandle) -> Result<Self, String> {
         let engine = match loaded {
-            Loaded::Embedding(embedder) => return Ok(Self::Embedding(embedder)),
-            Loaded::Chat(engine) => engine,
+            ModelHandle::Embedding(embedder) => return Ok(Self::Embedding(embedder)),
+            ModelHandle::Chat(engine) => engine,
         };
         let file = &settings.chat_template;
         let source = if file.as_os_str().is_empty() {
@@ -372,9 +372,9 @@ pub(crate) fn model_config(settings: &ModelSettings, source: Source) -> ModelCon
             cpu_experts: u32::try_from(settings.cpu_moe_layers).ok(),
             margin_bytes: u64::from(settings.gpu_margin_mib) << 20,
             split: match settings.split_mode {
-                SplitSetting::Layer => Split::Layer,
-                SplitSetting::Tensor => Split::Tensor,
-                SplitSetting::None => Split::None,
+                SplitSetting::Layer => SplitMode::Layer,
+                SplitSetting::Tensor => SplitMode::Tensor,
+                SplitSetting::None => SplitMode::None,
             },
             tensor_split: settings.tensor_split.parts().to_vec(),
             main: settings.main_gpu,

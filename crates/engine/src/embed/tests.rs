@@ -1,14 +1,14 @@
 //! The lanes on models that tell what they were given.
 
 use super::*;
-use crate::message::{Moment, Vectors};
-use crate::step_limits::StepLimits;
+use crate::message::{EmbedResult, SubmitTime};
+use crate::step_timeouts::StepTimeouts;
 
 /// Collects what is reported, for each request in a channel of its own.
 #[derive(Default)]
-struct Answers(Mutex<BTreeMap<u64, std::sync::mpsc::Sender<Vectors>>>);
+struct Answers(Mutex<BTreeMap<u64, std::sync::mpsc::Sender<EmbedResult>>>);
 
-impl Outbox for Answers {
+impl ReportSink for Answers {
     fn report(&self, report: Report) {
         let Report::Vectors { id, vectors } = report else { panic!("{report:?}") };
         let reply = lock(&self.0).remove(&id).expect("one answer each");
@@ -22,7 +22,7 @@ impl Outbox for Answers {
 struct Running {
     commands: mpsc::UnboundedSender<Command>,
     answers: Arc<Answers>,
-    board: Arc<Board>,
+    board: Arc<StatusBoard>,
     thread: thread::JoinHandle<()>,
 }
 
@@ -56,12 +56,12 @@ fn start(lanes: usize) -> Running {
     #[expect(clippy::disallowed_methods, reason = "a test sends few")]
     let (commands, inbox) = mpsc::unbounded_channel();
     let answers = Arc::<Answers>::default();
-    let out = Arc::clone(&answers) as Arc<dyn Outbox>;
-    let clients = Clients { inbox, queue_timeout: None, out };
-    let board = Arc::new(Board::new(StepLimits::new(Duration::from_secs(60), Vec::new())));
+    let out = Arc::clone(&answers) as Arc<dyn ReportSink>;
+    let clients = EmbeddingChannels { inbox, queue_timeout: None, out };
+    let board = Arc::new(StatusBoard::new(StepTimeouts::new(Duration::from_secs(60), Vec::new())));
     let narrow = (0..lanes).map(|_| Lengths { capacity: 64 }).collect();
     let pass = PassLimits { tokens: 64, inputs: 16, block: 64 };
-    let contexts = Contexts { wide: Lengths { capacity: 500 }, narrow, pass };
+    let contexts = EmbeddingContexts { wide: Lengths { capacity: 500 }, narrow, pass };
     let shared = Arc::clone(&board);
     let body = move || EmbedWorker::serve(contexts, clients, true, shared);
     let thread = thread::Builder::new().spawn(body).unwrap();
@@ -69,11 +69,17 @@ fn start(lanes: usize) -> Running {
 }
 
 impl Running {
-    fn submit(&self, inputs: Vec<Vec<Token>>) -> std::sync::mpsc::Receiver<Vectors> {
+    fn submit(&self, inputs: Vec<Vec<Token>>) -> std::sync::mpsc::Receiver<EmbedResult> {
         let (reply, answer) = std::sync::mpsc::channel();
         let id = next_id();
         lock(&self.answers.0).insert(id, reply);
-        let embed = Embed { id, inputs, submitted: Moment::now(), started: false, timeout: None };
+        let embed = EmbedCommand {
+            id,
+            inputs,
+            submitted: SubmitTime::now(),
+            started: false,
+            timeout: None,
+        };
         // A worker that has ended takes nothing: then there is no answer.
         if self.commands.send(Command::Embed(Box::new(embed))).is_err() {
             lock(&self.answers.0).clear();
@@ -81,7 +87,7 @@ impl Running {
         answer
     }
 
-    fn end(self) -> Arc<Board> {
+    fn end(self) -> Arc<StatusBoard> {
         drop(self.commands);
         self.thread.join().unwrap();
         self.board

@@ -47,17 +47,17 @@ impl std::ops::Deref for Channels {
     }
 }
 
-fn delta(bytes: usize) -> Stamped {
+fn delta(bytes: usize) -> TimedEvent {
     let text = "x".repeat(bytes);
     let event = Event::Delta { choice: 0, text, tokens: 1, logprobs: Vec::new() };
-    Stamped { after: Duration::ZERO, event }
+    TimedEvent { after: Duration::ZERO, event }
 }
 
-fn with_logprobs(tokens: usize, top: usize) -> Stamped {
+fn with_logprobs(tokens: usize, top: usize) -> TimedEvent {
     let top = vec![TopLogprob { token: 1, logprob: -1.0 }; top];
     let logprobs = vec![TokenLogprob { token: 1, logprob: -1.0, top }; tokens];
     let event = Event::Delta { choice: 0, text: String::new(), tokens: 1, logprobs };
-    Stamped { after: Duration::ZERO, event }
+    TimedEvent { after: Duration::ZERO, event }
 }
 
 /// What a reader gets now.
@@ -125,7 +125,7 @@ fn who_leaves_is_reported_once_and_only_while_it_runs() {
     assert_eq!((unread.take_departed(), unread.bytes()), (vec![sender.channel.id], 0));
     drop(sender);
     assert_eq!(unread.take_departed(), Vec::<u64>::new());
-    assert!(lock(&unread.ledger).running.is_empty() && lock(&unread.ledger).finished.is_empty());
+    assert!(lock(&unread.open).running.is_empty() && lock(&unread.open).finished.is_empty());
 }
 
 #[test]
@@ -209,8 +209,8 @@ fn readers_and_writers_on_many_threads_leave_nothing_behind() {
         }
     });
     assert_eq!(unread.bytes(), 0);
-    let ledger = lock(&unread.ledger);
-    assert_eq!((ledger.running.len(), ledger.finished.len()), (0, 0));
+    let open = lock(&unread.open);
+    assert_eq!((open.running.len(), open.finished.len()), (0, 0));
 }
 
 proptest! {

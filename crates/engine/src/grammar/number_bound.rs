@@ -30,12 +30,12 @@ pub(super) struct NumberBound {
 /// The number that a text ends with, if any.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Digits {
-    part: Part,
+    part: NumberPart,
     count: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Part {
+enum NumberPart {
     #[default]
     Whole,
     Fraction,
@@ -49,11 +49,13 @@ impl Digits {
             let Self { part, count } = *self;
             *self = match (byte, part) {
                 (b'0'..=b'9', _) => Self { part, count: count.saturating_add(1) },
-                (b'.', Part::Whole) if count > 0 => Self { part: Part::Fraction, count: 0 },
-                (b'e' | b'E', Part::Whole | Part::Fraction) if count > 0 => {
-                    Self { part: Part::Exponent, count: 0 }
+                (b'.', NumberPart::Whole) if count > 0 => {
+                    Self { part: NumberPart::Fraction, count: 0 }
                 }
-                (b'+' | b'-', Part::Exponent) if count == 0 => *self,
+                (b'e' | b'E', NumberPart::Whole | NumberPart::Fraction) if count > 0 => {
+                    Self { part: NumberPart::Exponent, count: 0 }
+                }
+                (b'+' | b'-', NumberPart::Exponent) if count == 0 => *self,
                 _ => Self::default(),
             };
         }
@@ -62,9 +64,9 @@ impl Digits {
     /// How many more there may be.
     fn left(self) -> u32 {
         let most = match self.part {
-            Part::Whole => WHOLE,
-            Part::Fraction => FRACTION,
-            Part::Exponent => EXPONENT,
+            NumberPart::Whole => WHOLE,
+            NumberPart::Fraction => FRACTION,
+            NumberPart::Exponent => EXPONENT,
         };
         most.saturating_sub(self.count)
     }
@@ -134,15 +136,15 @@ mod tests {
             (digits.part, digits.count)
         };
         for (text, part, count) in [
-            ("{\"a\": -120", Part::Whole, 3),
-            ("12.", Part::Fraction, 0),
-            ("12.500", Part::Fraction, 3),
-            ("1.5e-07", Part::Exponent, 2),
-            ("2E+", Part::Exponent, 0),
-            ("1, 2", Part::Whole, 1),
-            ("1.2.3", Part::Whole, 1),
-            ("\"x.e5", Part::Whole, 1),
-            ("1}", Part::Whole, 0),
+            ("{\"a\": -120", NumberPart::Whole, 3),
+            ("12.", NumberPart::Fraction, 0),
+            ("12.500", NumberPart::Fraction, 3),
+            ("1.5e-07", NumberPart::Exponent, 2),
+            ("2E+", NumberPart::Exponent, 0),
+            ("1, 2", NumberPart::Whole, 1),
+            ("1.2.3", NumberPart::Whole, 1),
+            ("\"x.e5", NumberPart::Whole, 1),
+            ("1}", NumberPart::Whole, 0),
         ] {
             assert_eq!(after(text), (part, count), "{text}");
         }
@@ -168,7 +170,7 @@ mod tests {
         let narrowed = |count: u32, allowed: &[Token]| -> Vec<Token> {
             let mut mask = SimpleVob::alloc(words.len());
             allowed.iter().for_each(|token| mask.allow_token(*token));
-            bound.narrow(Digits { part: Part::Fraction, count }, &mut mask);
+            bound.narrow(Digits { part: NumberPart::Fraction, count }, &mut mask);
             (0..4).filter(|token| mask.is_allowed(*token)).collect()
         };
         assert_eq!(narrowed(FRACTION - 3, &[0, 1, 2]), [0, 1, 2]);

@@ -47,7 +47,7 @@ const MAX_MERGED: usize = 256;
 /// # Errors
 /// [`GrammarError`] if it is more than allowed.
 pub(super) fn check(root: &Value) -> Result<Cost, GrammarError> {
-    let sizes = Sizes::of(root);
+    let sizes = ValueSizes::of(root);
     let mut levels = u64::from(sizes.height(root));
     for reference in &sizes.references {
         let target = lookup(root, reference);
@@ -80,7 +80,7 @@ fn lookup<'a>(root: &'a Value, reference: &str) -> Option<&'a Value> {
 }
 
 /// Height and size of every value of a document, and what it refers to.
-struct Sizes<'a> {
+struct ValueSizes<'a> {
     /// By address.
     of: HashMap<usize, (u32, u64)>,
     references: HashSet<&'a str>,
@@ -98,7 +98,7 @@ fn children(value: &Value) -> Box<dyn Iterator<Item = &Value> + '_> {
     }
 }
 
-impl<'a> Sizes<'a> {
+impl<'a> ValueSizes<'a> {
     fn of(root: &'a Value) -> Self {
         let mut sizes = Self { of: HashMap::new(), references: HashSet::new() };
         let mut todo = vec![(root, false)];
@@ -132,7 +132,7 @@ impl<'a> Sizes<'a> {
 
 /// A schema as one of several that have to match together.
 #[derive(Clone, Copy)]
-struct Part<'a> {
+struct SubSchema<'a> {
     schema: &'a Value,
     /// Without its alternatives and references: they are counted already.
     bare: bool,
@@ -147,9 +147,9 @@ struct Counts {
 
 struct Walk<'a, 's> {
     root: &'a Value,
-    sizes: &'s Sizes<'a>,
+    sizes: &'s ValueSizes<'a>,
     /// Schemas to visit, each as the parts that have to match together.
-    todo: Vec<Vec<Part<'a>>>,
+    todo: Vec<Vec<SubSchema<'a>>>,
     /// References that are compiled once.
     defined: HashSet<&'a str>,
     count: Counts,
@@ -168,7 +168,7 @@ impl<'a> Walk<'a, '_> {
         Ok(())
     }
 
-    fn visit(&mut self, parts: Vec<Part<'a>>) -> Result<(), GrammarError> {
+    fn visit(&mut self, parts: Vec<SubSchema<'a>>) -> Result<(), GrammarError> {
         let parts = self.flatten(parts)?;
         self.spend(1 + parts.len() as u64)?;
         let mut values = 0;
@@ -198,17 +198,17 @@ impl<'a> Walk<'a, '_> {
     /// Each combination of alternatives, together with what stands beside them.
     fn combine(
         &mut self,
-        parts: &[Part<'a>],
+        parts: &[SubSchema<'a>],
         groups: &[&'a Vec<Value>],
     ) -> Result<(), GrammarError> {
-        let bare = |part: &Part<'a>| Part { schema: part.schema, bare: true };
-        let others: Vec<Part<'a>> =
+        let bare = |part: &SubSchema<'a>| SubSchema { schema: part.schema, bare: true };
+        let others: Vec<SubSchema<'a>> =
             parts.iter().filter(|part| constrains_beside(part)).map(bare).collect();
         let mut combinations = vec![others];
         for group in groups {
             let count = combinations.len().saturating_mul(group.len()) as u64;
             self.spend(count)?;
-            let with = |set: &Vec<Part<'a>>, schema: &'a Value| {
+            let with = |set: &Vec<SubSchema<'a>>, schema: &'a Value| {
                 let mut set = set.clone();
                 set.push(part(schema));
                 set
@@ -221,7 +221,7 @@ impl<'a> Walk<'a, '_> {
     }
 
     /// Schemas of properties and items.
-    fn below(&mut self, parts: &[Part<'a>]) -> Result<(), GrammarError> {
+    fn below(&mut self, parts: &[SubSchema<'a>]) -> Result<(), GrammarError> {
         let maps: Vec<&'a Map<String, Value>> =
             parts.iter().filter_map(|part| part.schema.as_object()).collect();
         let names = self.properties(&maps)?;
@@ -233,7 +233,7 @@ impl<'a> Walk<'a, '_> {
     /// Schemas of properties, each with those of other parts for the same name: where a part does
     /// not know it, what that part says of additional ones. Returns how many names there are.
     fn properties(&mut self, maps: &[&'a Map<String, Value>]) -> Result<u64, GrammarError> {
-        let mut named: HashMap<&'a str, Vec<Part<'a>>> = HashMap::new();
+        let mut named: HashMap<&'a str, Vec<SubSchema<'a>>> = HashMap::new();
         let mut patterns = 0;
         let schemas = |map: &'a Map<String, Value>, key: &str| {
             map.get(key).and_then(Value::as_object).into_iter().flatten()
@@ -317,7 +317,7 @@ impl<'a> Walk<'a, '_> {
 
     /// The schemas that have to match together, with references resolved that the compiler
     /// replaces by copies. A reference that stands alone is visited once, by itself.
-    fn flatten(&mut self, parts: Vec<Part<'a>>) -> Result<Vec<Part<'a>>, GrammarError> {
+    fn flatten(&mut self, parts: Vec<SubSchema<'a>>) -> Result<Vec<SubSchema<'a>>, GrammarError> {
         let (mut own, mut references, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
         let (mut todo, mut merged) = (parts, 0);
         loop {
@@ -364,12 +364,12 @@ impl<'a> Walk<'a, '_> {
     }
 }
 
-fn part(schema: &Value) -> Part<'_> {
-    Part { schema, bare: false }
+fn part(schema: &Value) -> SubSchema<'_> {
+    SubSchema { schema, bare: false }
 }
 
 /// What a part offers a choice of.
-fn alternatives<'a>(part: &Part<'a>) -> impl Iterator<Item = &'a Vec<Value>> + use<'a> {
+fn alternatives<'a>(part: &SubSchema<'a>) -> impl Iterator<Item = &'a Vec<Value>> + use<'a> {
     let map = part.schema.as_object().filter(|_| !part.bare);
     map.into_iter()
         .flat_map(|map| ["anyOf", "oneOf"].map(|key| map.get(key)))
@@ -378,7 +378,7 @@ fn alternatives<'a>(part: &Part<'a>) -> impl Iterator<Item = &'a Vec<Value>> + u
 }
 
 /// Whether a part constrains by more than its alternatives.
-fn constrains_beside(part: &Part<'_>) -> bool {
+fn constrains_beside(part: &SubSchema<'_>) -> bool {
     let beside = |key: &String| {
         !NEUTRAL.contains(&key.as_str()) && !matches!(key.as_str(), "anyOf" | "oneOf")
     };

@@ -18,7 +18,7 @@ const TICK: Duration = Duration::from_millis(20);
 
 /// The work that is being watched, by number.
 #[derive(Default)]
-struct Running {
+struct RunningWork {
     next: u64,
     work: BTreeMap<u64, Work>,
     /// Whether the thread waits to be woken.
@@ -36,7 +36,7 @@ struct Work {
 
 #[derive(Default)]
 struct Watch {
-    running: Mutex<Running>,
+    running: Mutex<RunningWork>,
     wake: Condvar,
 }
 

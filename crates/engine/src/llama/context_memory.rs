@@ -2,13 +2,13 @@
 //! sequences, layer by layer, and results between layers. Estimated, from what llama.cpp's `llama_kv_cache`,
 //! `llama_kv_cache_iswa` and `llama_memory_recurrent` allocate.
 
-use super::header::{Header, MOST_LAYERS, Shape, layer_of, product};
-use crate::fit::ContextMemory;
+use super::header::{Header, MOST_LAYERS, ModelShape, layer_of, product};
 use crate::layout::{
     self, EmbeddingLayout, MAX_EMBEDDING_INPUTS, ModelFacts, SequenceMemory, batch_sizes,
 };
 use crate::model_config::{KvType, ModelConfig};
 use crate::model_info::Kind;
+use crate::placement::ContextMemory;
 
 /// Architectures in which most layers attend to a window, if the file has one: how many layers there are for each that
 /// attends to all tokens, unless the file says more; 0 if it has to say for each layer. Of llama.cpp's models the best
@@ -151,7 +151,7 @@ impl Header {
     /// Numbers for a cell and a token that attends to it: the mask, and without flash attention every head's scores.
     fn results_of_cell(&self, config: &ModelConfig) -> u64 {
         match config.flash_attention {
-            Some(false) => Shape::of(self).heads.saturating_add(1),
+            Some(false) => ModelShape::of(self).heads.saturating_add(1),
             _ => 1,
         }
     }
@@ -168,7 +168,7 @@ impl Header {
     /// Numbers between the parts of a layer, for a token.
     fn network_results(&self) -> u64 {
         let network = self.number("feed_forward_length").unwrap_or(0).saturating_mul(2);
-        network.saturating_add(Shape::of(self).width.saturating_mul(4))
+        network.saturating_add(ModelShape::of(self).width.saturating_mul(4))
     }
 
     /// What each layer keeps.
@@ -261,7 +261,7 @@ impl Header {
 
     /// Bytes that a context of this size keeps of each layer.
     fn kept(&self, kind: KvType, size: ContextSize) -> Vec<u64> {
-        let Shape { kv_heads, keys, values, .. } = Shape::of(self);
+        let ModelShape { kv_heads, keys, values, .. } = ModelShape::of(self);
         // Latent attention keeps no values: they are made of what it keeps as keys.
         let is_latent = self.number("attention.key_length_mla").is_some_and(|length| length > 0);
         let head = keys.saturating_add(if is_latent { 0 } else { values });
@@ -298,12 +298,12 @@ impl Header {
     fn rwkv_state(&self) -> u64 {
         let shifts = self.number("token_shift_count").unwrap_or(2);
         let head = self.number("wkv.head_size").unwrap_or(0);
-        product(&[Shape::of(self).width, head.saturating_add(shifts)])
+        product(&[ModelShape::of(self).width, head.saturating_add(shifts)])
     }
 
     fn short_convolution_state(&self) -> u64 {
         let past = self.number("shortconv.l_cache").unwrap_or(0).saturating_sub(1);
-        product(&[Shape::of(self).width, past])
+        product(&[ModelShape::of(self).width, past])
     }
 
     fn delta_attention_state(&self) -> u64 {
@@ -314,7 +314,7 @@ impl Header {
     }
 
     fn linear_attention_state(&self) -> u64 {
-        let Shape { heads, keys, .. } = Shape::of(self);
+        let ModelShape { heads, keys, .. } = ModelShape::of(self);
         product(&[heads, keys, keys])
     }
 

@@ -1,9 +1,9 @@
 //! The devices that llama.cpp lists: those that a model is put on besides the CPU, and each one's share of a model.
 
-use crate::fit::{DeviceMemory, MOST_GPUS};
+use crate::placement::{DeviceMemory, MOST_GPUS};
 use llama_cpp_2::list_llama_ggml_backend_devices;
 
-use crate::model_config::{GpuSettings, ModelConfig, Split};
+use crate::model_config::{GpuSettings, ModelConfig, SplitMode};
 use crate::model_info::Device;
 
 /// A device as ggml lists it.
@@ -128,7 +128,7 @@ pub(super) fn check_tensor_mode(architecture: &str, config: &ModelConfig) -> Res
 pub(super) fn without_effect(settings: &GpuSettings) -> Vec<&'static str> {
     let set = [
         ("tensor_split", !settings.tensor_split.is_empty()),
-        ("split_mode", settings.split != Split::Layer),
+        ("split_mode", settings.split != SplitMode::Layer),
         ("main_gpu", settings.main != 0),
     ];
     set.into_iter().filter_map(|(name, is_set)| is_set.then_some(name)).collect()
@@ -150,7 +150,7 @@ pub(super) fn chosen(
         return Ok(gpus);
     }
     let count = gpus.len();
-    if settings.split == Split::None {
+    if settings.split == SplitMode::None {
         let main = settings.main as usize;
         if main >= count {
             return Err(format!(
@@ -161,7 +161,7 @@ pub(super) fn chosen(
         }
         return Ok(vec![gpus.swap_remove(main)]);
     }
-    if settings.split == Split::Tensor {
+    if settings.split == SplitMode::Tensor {
         // With uneven parts this llama.cpp writes where it must not.
         gpus.iter_mut().for_each(|gpu| gpu.memory.part = 1);
         return Ok(gpus);
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn settings_for_gpus_are_named_where_there_are_none() {
         assert!(without_effect(&GpuSettings::default()).is_empty());
-        let settings = GpuSettings { split: Split::None, main: 1, ..GpuSettings::default() };
+        let settings = GpuSettings { split: SplitMode::None, main: 1, ..GpuSettings::default() };
         assert_eq!(without_effect(&settings), ["split_mode", "main_gpu"]);
     }
 
@@ -300,7 +300,7 @@ mod tests {
     fn the_main_one_alone() {
         let gpus = || (0..2).map(|n| gpu(n, "CUDA", None)).collect::<Vec<_>>();
         let with = |main| {
-            chosen(gpus(), &GpuSettings { main, split: Split::None, ..GpuSettings::default() })
+            chosen(gpus(), &GpuSettings { main, split: SplitMode::None, ..GpuSettings::default() })
         };
         assert_eq!(numbers(&with(1).unwrap()), [1]);
         assert_eq!(with(2).unwrap_err(), "main_gpu is 2, but the GPUs are 0 to 1: CUDA0, CUDA1");

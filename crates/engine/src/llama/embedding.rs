@@ -11,15 +11,15 @@ use super::context_params::context_params;
 use super::loaded_model::{LoadedModel, Served};
 use super::{Movable, error_log, llama_id, new_batch, step_error};
 use crate::Token;
-use crate::embed::Contexts;
-use crate::host::Host;
+use crate::embed::EmbeddingContexts;
+use crate::engine_thread::EngineThread;
 use crate::layout::{ATTENTION_BLOCK, EmbeddingLayout, MAX_EMBEDDING_INPUTS};
 use crate::model::{EmbeddingModel, StepError};
 use crate::model_config::Pooling;
 use crate::model_info::Kind;
 use crate::vocab::Vocab;
 
-pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: Host) -> Served {
+pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: EngineThread) -> Served {
     let &LoadedModel { backend, model, metadata, placement } = loaded;
     let config = &host.config;
     let on_cpu = placement.on_cpu();
@@ -34,7 +34,7 @@ pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: Host) -> Serve
         None => LlamaPoolingType::Mean,
     };
     let threads = config.thread_count();
-    let pooler = |threads: u32, tokens: u32| -> Result<Pooler<'_>, u32> {
+    let pooler = |threads: u32, tokens: u32| -> Result<EmbeddingContext<'_>, u32> {
         // llama.cpp aborts where the inputs cannot have equal shares of the tokens.
         let tokens = tokens.next_multiple_of(MAX_EMBEDDING_INPUTS);
         let params = context_params(config, threads)
@@ -47,9 +47,9 @@ pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: Host) -> Serve
             .with_n_ubatch(tokens);
         error_log::clear();
         let context = model.new_context(backend, params).map_err(|_| tokens)?;
-        Ok(Pooler { context: Movable(context), batch: new_batch(tokens, 1) })
+        Ok(EmbeddingContext { context: Movable(context), batch: new_batch(tokens, 1) })
     };
-    let contexts = || -> Result<(Pooler<'_>, Vec<Pooler<'_>>), u32> {
+    let contexts = || -> Result<(EmbeddingContext<'_>, Vec<EmbeddingContext<'_>>), u32> {
         let wide = pooler(threads, wide)?;
         let narrow = (0..lanes).filter(|_| lanes > 1).map(|_| pooler(threads / lanes, budget));
         Ok((wide, narrow.collect::<Result<_, _>>()?))
@@ -70,17 +70,17 @@ pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: Host) -> Serve
     }
     let block = if on_cpu { ATTENTION_BLOCK } else { 1 };
     let pass = PassLimits { tokens: budget, inputs: MAX_EMBEDDING_INPUTS as usize, block };
-    host.serve_embedding(info, vocab, Contexts { wide, narrow, pass });
+    host.serve_embedding(info, vocab, EmbeddingContexts { wide, narrow, pass });
     Ok(())
 }
 
 /// A context that embeds.
-struct Pooler<'m> {
+struct EmbeddingContext<'m> {
     context: Movable<'m>,
     batch: LlamaBatch<'static>,
 }
 
-impl EmbeddingModel for Pooler<'_> {
+impl EmbeddingModel for EmbeddingContext<'_> {
     fn embed(&mut self, inputs: &[&[Token]]) -> Result<Vec<Vec<f32>>, StepError> {
         self.batch.clear();
         self.context.0.clear_kv_cache();

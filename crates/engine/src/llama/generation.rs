@@ -16,15 +16,15 @@ use llama_cpp_2::token::LlamaToken;
 use super::context_params::context_params;
 use super::loaded_model::{LoadedModel, Served};
 use super::{error_log, llama_id, new_batch, restore_bytes, saved_bytes, step_error};
-use crate::host::Host;
+use crate::engine_thread::EngineThread;
 use crate::layout::{self, ATTENTION_BLOCK, ModelFacts, batch_sizes};
-use crate::long::WithLong;
-use crate::model::{Capacity, Model, Row, StepError};
+use crate::long_slot::LongSlotModel;
+use crate::model::{Capacity, GenerationModel, Row, StepError};
 use crate::model_info::Kind;
-use crate::state::{Shape, of_one_stream, of_streams};
+use crate::sequence_state::{StateLayout, of_one_stream, of_streams};
 use crate::vocab::Vocab;
 
-pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: Host) -> Served {
+pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: EngineThread) -> Served {
     let &LoadedModel { backend, model, metadata, placement } = loaded;
     let config = &host.config;
     let (batch_tokens, ubatch_tokens) = batch_sizes(config);
@@ -43,8 +43,8 @@ pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: Host) -> Serve
         // Of what has left the window nothing is used again.
         .with_swa_full(kv.rewinds)
         .with_n_ubatch(ubatch_tokens);
-    let saved = Saved::default();
-    let runner = move |slots: u32, cells: u32| -> Result<Runner<'_>, StepError> {
+    let saved = SavedStates::default();
+    let runner = move |slots: u32, cells: u32| -> Result<GenerationContext<'_>, StepError> {
         let params = params
             .clone()
             .with_n_ctx(NonZeroU32::new(cells))
@@ -57,7 +57,15 @@ pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: Host) -> Serve
         let streams = if kv.shares { 1 } else { slots };
         let (batch, saved) = (new_batch(batch_tokens, 1), Rc::clone(&saved));
         let (places, kept) = (Vec::new(), Vec::new());
-        Ok(Runner { context, batch, places, kept, streams, saved, has_state: memory.state })
+        Ok(GenerationContext {
+            context,
+            batch,
+            places,
+            kept,
+            streams,
+            saved,
+            has_state: memory.state,
+        })
     };
     let usual = match runner(kv.slots, kv.cells) {
         Ok(usual) => usual,
@@ -77,7 +85,7 @@ pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: Host) -> Serve
     match kv.long_slot() {
         None => host.serve_generation(info, vocab, capacity, usual),
         Some(slot) => {
-            let with_long = WithLong::new(usual, slot, move || runner(1, kv.long_tokens));
+            let with_long = LongSlotModel::new(usual, slot, move || runner(1, kv.long_tokens));
             host.serve_generation(info, vocab, capacity, with_long);
         }
     }
@@ -85,17 +93,17 @@ pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: Host) -> Serve
 }
 
 /// What slots held, in host memory, for all contexts of a model: as of one stream.
-type Saved = Rc<RefCell<HashMap<HostCopyId, (Vec<u8>, Shape)>>>;
+type SavedStates = Rc<RefCell<HashMap<HostCopyId, (Vec<u8>, StateLayout)>>>;
 
 /// A context that generates.
-struct Runner<'m> {
+struct GenerationContext<'m> {
     context: LlamaContext<'m>,
     batch: LlamaBatch<'static>,
     /// Where each row of the last step has its logits, if it has any.
-    places: Vec<Place>,
+    places: Vec<LogitsLocation>,
     /// Logits of a call that another one followed, row after row.
     kept: Vec<f32>,
-    saved: Saved,
+    saved: SavedStates,
     /// Of the KV cache.
     streams: u32,
     /// Whether the model has a recurrent state.
@@ -104,14 +112,14 @@ struct Runner<'m> {
 
 /// Where a row's logits are.
 #[derive(Clone, Copy)]
-enum Place {
+enum LogitsLocation {
     /// In llama.cpp's output, by the row's index in its batch.
     Batch(i32),
     /// In `kept`, between these.
     Kept { start: usize, end: usize },
 }
 
-impl<'m> Runner<'m> {
+impl<'m> GenerationContext<'m> {
     fn trim(&mut self, slot: u32, keep: u32) -> Result<(), StepError> {
         match self.context.clear_kv_cache_seq(Some(slot), Some(keep), None).map_err(step_error)? {
             true => Ok(()),
@@ -120,16 +128,16 @@ impl<'m> Runner<'m> {
     }
 
     /// What a slot holds, as of a KV cache with one stream.
-    fn save(&self, slot: u32) -> Result<(Vec<u8>, Shape), StepError> {
+    fn save(&self, slot: u32) -> Result<(Vec<u8>, StateLayout), StepError> {
         let (slot, flags) = (llama_id(slot), LlamaStateSeqFlags::empty());
         let all = self.context.state_seq_get_size_ext(slot, flags);
         // The part that cannot be cut back is what follows the cells of all tokens, if there are any.
         let part = self.context.state_seq_get_size_ext(slot, LlamaStateSeqFlags::PARTIAL_ONLY);
         let shape = match (all.saturating_sub(part), self.has_state) {
-            (0, false) => Shape::Cells,
-            (0, true) => Shape::Recurrent,
-            (first, false) => Shape::Windowed(first),
-            (first, true) => Shape::Hybrid(first),
+            (0, false) => StateLayout::Cells,
+            (0, true) => StateLayout::Recurrent,
+            (first, false) => StateLayout::Windowed(first),
+            (first, true) => StateLayout::Hybrid(first),
         };
         let bytes = saved_bytes(&self.context, slot, all);
         bytes
@@ -151,7 +159,7 @@ impl<'m> Runner<'m> {
         self.batch.clear();
         for i in chosen {
             let Row { token, pos, slot, logits } = rows[i];
-            self.places[i] = Place::Batch(self.batch.n_tokens());
+            self.places[i] = LogitsLocation::Batch(self.batch.n_tokens());
             self.batch
                 .add(LlamaToken(llama_id(token)), llama_id(pos), &[llama_id(slot)], logits)
                 .map_err(step_error)?;
@@ -165,19 +173,19 @@ impl<'m> Runner<'m> {
     /// Saves these rows' logits from the next call, which overwrites them.
     fn keep(&mut self, rows: &[Row], chosen: Range<usize>) {
         for i in chosen {
-            if let (true, Place::Batch(index)) = (rows[i].logits, self.places[i]) {
+            if let (true, LogitsLocation::Batch(index)) = (rows[i].logits, self.places[i]) {
                 let start = self.kept.len();
                 self.kept.extend_from_slice(self.context.get_logits_ith(index));
-                self.places[i] = Place::Kept { start, end: self.kept.len() };
+                self.places[i] = LogitsLocation::Kept { start, end: self.kept.len() };
             }
         }
     }
 }
 
-impl Model for Runner<'_> {
+impl GenerationModel for GenerationContext<'_> {
     fn step(&mut self, rows: &[Row], calls: &[usize]) -> Result<Vec<Duration>, StepError> {
         self.places.clear();
-        self.places.resize(rows.len(), Place::Batch(0));
+        self.places.resize(rows.len(), LogitsLocation::Batch(0));
         self.kept.clear();
         let mut before = 0..0;
         let mut took = Vec::with_capacity(calls.len());
@@ -191,8 +199,8 @@ impl Model for Runner<'_> {
 
     fn logits(&self, index: usize) -> &[f32] {
         match self.places[index] {
-            Place::Batch(index) => self.context.get_logits_ith(index),
-            Place::Kept { start, end } => &self.kept[start..end],
+            LogitsLocation::Batch(index) => self.context.get_logits_ith(index),
+            LogitsLocation::Kept { start, end } => &self.kept[start..end],
         }
     }
 

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use llama_cpp_sys_2 as sys;
 
 use super::{GgufEntry, integer_width, read_gguf};
-use crate::fit::{FitError, Layer, Weights};
 use crate::layout::Arithmetic;
 use crate::model_info::Kind;
+use crate::placement::{FitError, Layer, Weights};
 
 /// The most layers that llama.cpp takes: `LLAMA_MAX_LAYERS`.
 pub(super) const MOST_LAYERS: usize = 512;
@@ -35,7 +35,7 @@ pub(super) struct Header {
 
 /// The numbers of a file's header that most estimates need. Layers and width are 0 if it does not give them; the
 /// others are then what llama.cpp takes for them, and `heads` at least 1.
-pub(super) struct Shape {
+pub(super) struct ModelShape {
     layers: u64,
     pub(super) width: u64,
     pub(super) heads: u64,
@@ -253,7 +253,7 @@ impl Header {
         // A recurrent model has none of this.
         let attention = [".attn_q", ".attn_k"];
         let attends = |(name, _): &(String, u64)| attention.iter().any(|part| name.contains(part));
-        let Shape { width, heads, kv_heads, keys, values, .. } = Shape::of(self);
+        let ModelShape { width, heads, kv_heads, keys, values, .. } = ModelShape::of(self);
         let parts = [number("attention.head_count"), heads, kv_heads, keys, values];
         let sensible = parts.iter().all(|part| (1..=width.max(MOST_OF_HEADS)).contains(part));
         if self.tensors.iter().any(attends) && !sensible {
@@ -303,7 +303,7 @@ impl Header {
     /// Multiplications per token, estimated for a transformer with a gated feed-forward network. An error moves
     /// only models near the layout's threshold.
     pub(super) fn arithmetic(&self) -> Arithmetic {
-        let Shape { layers, width, heads, kv_heads, keys, values } = Shape::of(self);
+        let ModelShape { layers, width, heads, kv_heads, keys, values } = ModelShape::of(self);
         let of = |key: &str| self.number(key).filter(|&number| number > 0);
         let dense = of("feed_forward_length").unwrap_or(0);
         let network = match of("expert_used_count") {
@@ -320,7 +320,7 @@ impl Header {
     }
 }
 
-impl Shape {
+impl ModelShape {
     pub(super) fn of(header: &Header) -> Self {
         let number = |key: &str| header.number(key).unwrap_or(0);
         let (width, heads) = (number("embedding_length"), number("attention.head_count").max(1));

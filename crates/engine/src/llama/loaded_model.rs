@@ -5,7 +5,7 @@ use llama_cpp_2::model::LlamaModel;
 
 use super::metadata::Metadata;
 use super::placement::Placement;
-use crate::host::Host;
+use crate::engine_thread::EngineThread;
 
 /// A model that was loaded, and what is known of it.
 pub(super) struct LoadedModel<'m> {
@@ -16,4 +16,4 @@ pub(super) struct LoadedModel<'m> {
 }
 
 /// An error after loading comes with the host to report it through.
-pub(super) type Served = Result<(), Box<(Host, String)>>;
+pub(super) type Served = Result<(), Box<(EngineThread, String)>>;

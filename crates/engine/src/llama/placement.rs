@@ -11,10 +11,10 @@ use llama_cpp_2::{LlamaBackendDeviceType, list_llama_ggml_backend_devices};
 use super::devices::{self, GpuDevice};
 use super::header::Header;
 use super::{Load, error_log, llama_id};
-use crate::fit::{self, DeviceMemory, FitError, Plan, PlanOptions, Share};
-use crate::host::Host;
+use crate::engine_thread::EngineThread;
 use crate::layout::ModelFacts;
-use crate::model_config::{ModelConfig, Split};
+use crate::model_config::{ModelConfig, SplitMode};
+use crate::placement::{self, DeviceMemory, FitError, Plan, PlanOptions, Share};
 use crate::status::Progress;
 
 /// What llama.cpp and its backends say where an allocation failed.
@@ -88,7 +88,7 @@ impl Placement {
         let header = Header::read(path)?;
         let no_model = |why| FitError::NoModel { file: path.display().to_string(), why };
         header.check().and_then(|()| header.check_window()).map_err(no_model)?;
-        if config.gpu.split == Split::Tensor && !gpus.is_empty() {
+        if config.gpu.split == SplitMode::Tensor && !gpus.is_empty() {
             devices::check_tensor_mode(&header.architecture, config).map_err(FitError::Devices)?;
         }
         let gpus = devices::chosen(gpus, &config.gpu).map_err(FitError::Devices)?;
@@ -99,22 +99,22 @@ impl Placement {
         let (devices, indices): (Vec<DeviceMemory>, _) =
             gpus.iter().map(|gpu| (gpu.memory.clone(), gpu.index)).unzip();
         let weights = header.weights();
-        let on_cpu = devices.is_empty() || config.gpu.layers == fit::GpuLayers::Number(0);
+        let on_cpu = devices.is_empty() || config.gpu.layers == placement::GpuLayers::Number(0);
         let facts = header.facts(config, on_cpu);
         let context = header.context_memory(config, &facts);
         let options = PlanOptions {
             layers: config.gpu.layers,
             cpu_experts: config.gpu.cpu_experts,
             margin: config.gpu.margin_bytes,
-            spread: config.gpu.split == Split::Tensor,
+            spread: config.gpu.split == SplitMode::Tensor,
         };
-        let plan = fit::plan(&weights, &context, &devices, options);
+        let plan = placement::plan(&weights, &context, &devices, options);
         let mut explanation = plan.explain(&weights, options);
         let kv = context.kv_total();
         explanation.push_str(&format!(
             "KV cache {}, compute {} on each device (estimated)\n",
-            fit::size(kv),
-            fit::size(context.compute)
+            placement::size(kv),
+            placement::size(context.compute)
         ));
         let held = plan.shares.iter().map(Share::total);
         let on_host = if plan.gpu_layers == 0 { context.compute } else { 0 };
@@ -154,11 +154,11 @@ impl Placement {
     fn needs(&self) -> String {
         let devices = list_llama_ggml_backend_devices();
         let free = devices.iter().map(|device| {
-            format!("{} has {} free", device.name, fit::size(device.memory_free as u64))
+            format!("{} has {} free", device.name, placement::size(device.memory_free as u64))
         });
         format!(
             "it needs about {} and {}; a smaller ctx_size, fewer gpu_layers or a smaller kv_type may fit",
-            fit::size(self.needed),
+            placement::size(self.needed),
             free.collect::<Vec<_>>().join(", ")
         )
     }
@@ -168,21 +168,21 @@ impl Placement {
         &self,
         backend: &LlamaBackend,
         path: &Path,
-        host: &Host,
+        host: &EngineThread,
     ) -> Result<LlamaModel, String> {
         let (shown, config) = (path.display(), &host.config);
         if let Some(Share { room, weights, kv, .. }) = self.plan.too_much() {
-            let (name, total) = (&room.name, fit::size(room.total));
-            let (weights, kv) = (fit::size(*weights), fit::size(*kv));
+            let (name, total) = (&room.name, placement::size(room.total));
+            let (weights, kv) = (placement::size(*weights), placement::size(*kv));
             return Err(format!(
                 "{name} has {total} in all, and cannot hold {weights} of weights and {kv} of KV cache; {}",
                 self.needs()
             ));
         }
         let split = match config.gpu.split {
-            Split::None => LlamaSplitMode::None,
-            Split::Tensor if !self.devices.is_empty() => LlamaSplitMode::Tensor,
-            Split::Layer | Split::Tensor => LlamaSplitMode::Layer,
+            SplitMode::None => LlamaSplitMode::None,
+            SplitMode::Tensor if !self.devices.is_empty() => LlamaSplitMode::Tensor,
+            SplitMode::Layer | SplitMode::Tensor => LlamaSplitMode::Layer,
         };
         let experts = self.experts_pattern();
         let load = Load {

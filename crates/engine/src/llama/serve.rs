@@ -7,11 +7,11 @@ use super::loaded_model::LoadedModel;
 use super::metadata::{Metadata, vocab};
 use super::placement::Placement;
 use super::{embedding, generation};
-use crate::host::Host;
+use crate::engine_thread::EngineThread;
 use crate::model_info::Kind;
 
 /// Loads a GGUF file on this thread and serves it until the last handle is gone.
-pub(crate) fn run(path: &Path, host: Host) {
+pub(crate) fn run(path: &Path, host: EngineThread) {
     let Some(backend) = super::backend() else {
         return host.fail("llama.cpp could not be initialised");
     };

@@ -13,18 +13,18 @@ use std::time::{Duration, Instant};
 use rustix::stdio::dup2_stdout;
 use tokio::sync::mpsc;
 
-use super::black_box::BlackBox;
+use super::crash_record::CrashRecord;
 use super::frames;
-use super::messages::{Answer, Description, FromChild, Question, ToChild};
+use super::messages::{Answer, FromChild, ModelDescription, Question, ToChild};
 use crate::backend;
+use crate::background_thread::run_in_background;
+use crate::engine_thread::{EngineThread, LoadError, LoadReport};
 use crate::grammar::{GrammarCompiler, GrammarError};
-use crate::host::{Announcement, Host, LoadError};
 use crate::lock::lock;
 use crate::message::Report;
-use crate::patience::be_patient;
-use crate::report_sink::{Activity, Outbox};
-use crate::status::Board;
-use crate::step_limits::StepLimits;
+use crate::report_sink::{Activity, ReportSink};
+use crate::status::StatusBoard;
+use crate::step_timeouts::StepTimeouts;
 use crate::vocab::Vocab;
 
 /// How often the parent hears of the engine's state.
@@ -45,30 +45,30 @@ const STACK: usize = 64 << 20;
 pub fn serve() -> io::Result<()> {
     end_with_parent()?;
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let black_box = BlackBox::of(io::stdout().as_fd().try_clone_to_owned()?.into());
+    let crash_record = CrashRecord::of(io::stdout().as_fd().try_clone_to_owned()?.into());
     // What a library prints is for the log.
     dup2_stdout(io::stderr())?;
     let Some(ToChild::Load { config, seen }) = frames::read(&mut socket)? else { return Ok(()) };
     let name = format!("engine-{}", config.name);
     #[expect(clippy::disallowed_methods, reason = "the parent's permits bound it")]
     let (commands, inbox) = mpsc::unbounded_channel();
-    let board = Arc::new(Board::new(StepLimits::new(config.step_limit, seen)));
-    let out = Arc::new(Out {
+    let board = Arc::new(StatusBoard::new(StepTimeouts::new(config.step_limit, seen)));
+    let out = Arc::new(ParentSocket {
         socket: Mutex::new(socket.try_clone()?),
-        black_box,
+        crash_record,
         computing: Mutex::default(),
         board: Arc::clone(&board),
         costs_sent: Mutex::default(),
     });
-    let model = Arc::<OnceLock<Model>>::default();
+    let model = Arc::<OnceLock<Answerer>>::default();
     let announce = {
         let (out, model) = (Arc::clone(&out), Arc::clone(&model));
         Box::new(move |announced| announce(&out, &model, announced))
     };
-    let host = Host {
+    let host = EngineThread {
         config: *config,
         board: Arc::clone(&board),
-        out: Arc::clone(&out) as Arc<dyn Outbox>,
+        out: Arc::clone(&out) as Arc<dyn ReportSink>,
         commands: commands.clone(),
         inbox,
         announce,
@@ -76,7 +76,7 @@ pub fn serve() -> io::Result<()> {
     };
     // It ends the process when it ends.
     drop(backend::start(host).map_err(|error| io::Error::other(error.0))?);
-    let helpers = Helpers::start(&name, &out, &board, &model)?;
+    let helpers = AnswerThreads::start(&name, &out, &board, &model)?;
     let teller = Arc::clone(&out);
     thread::Builder::new().name(format!("{name}/state")).spawn(move || tell(&teller))?;
     while let Some(message) = frames::read(&mut socket)? {
@@ -107,29 +107,29 @@ fn end_with_parent() -> io::Result<()> {
 }
 
 /// What of a loaded model is needed besides its worker.
-struct Model {
+struct Answerer {
     vocab: Vocab,
     compiler: Option<Arc<dyn GrammarCompiler>>,
 }
 
 /// The socket to the parent, and the black box. Writing waits until the parent reads.
-struct Out {
+struct ParentSocket {
     socket: Mutex<UnixStream>,
-    black_box: BlackBox,
-    computing: Mutex<Computing>,
-    board: Arc<Board>,
+    crash_record: CrashRecord,
+    computing: Mutex<ActiveRequests>,
+    board: Arc<StatusBoard>,
     /// The number of the learned costs that were sent last.
     costs_sent: Mutex<u64>,
 }
 
 /// What is computed by each thread, and room to write that.
 #[derive(Default)]
-struct Computing {
+struct ActiveRequests {
     numbers: BTreeMap<Activity, Vec<u64>>,
     buffer: Vec<u8>,
 }
 
-impl Out {
+impl ParentSocket {
     fn send(&self, message: &FromChild) {
         let mut socket = lock(&self.socket);
         if frames::write(&mut *socket, message).is_err() {
@@ -152,18 +152,18 @@ impl Out {
     }
 }
 
-impl Outbox for Out {
+impl ReportSink for ParentSocket {
     fn report(&self, report: Report) {
         self.send(&FromChild::Report(report));
     }
 
     fn computing(&self, by: Activity, ids: &mut dyn Iterator<Item = u64>) {
         let mut computing = lock(&self.computing);
-        let Computing { numbers, buffer } = &mut *computing;
+        let ActiveRequests { numbers, buffer } = &mut *computing;
         let own = numbers.entry(by).or_default();
         own.clear();
         own.extend(ids);
-        self.black_box.write(&mut numbers.values().flatten().copied(), buffer);
+        self.crash_record.write(&mut numbers.values().flatten().copied(), buffer);
     }
 
     fn ending(&self) {
@@ -179,11 +179,11 @@ impl Outbox for Out {
 
 /// Tells the parent of a loaded model, or why there is none.
 fn announce(
-    out: &Out,
-    model: &OnceLock<Model>,
-    announced: Result<Announcement, LoadError>,
+    out: &ParentSocket,
+    model: &OnceLock<Answerer>,
+    announced: Result<LoadReport, LoadError>,
 ) -> bool {
-    let Announcement { info, vocab, capacity, token_capacity, compiler } = match announced {
+    let LoadReport { info, vocab, capacity, token_capacity, compiler } = match announced {
         Ok(announcement) => announcement,
         Err(LoadError(why)) => {
             out.send(&FromChild::LoadFailed(why));
@@ -193,14 +193,14 @@ fn announce(
     let generates = compiler.is_some();
     let table = vocab.table().as_ref().clone();
     let (capacity, token_capacity) = (capacity as u64, token_capacity as u64);
-    let _ = model.set(Model { vocab, compiler });
-    let description = Description { info, table, capacity, token_capacity, generates };
+    let _ = model.set(Answerer { vocab, compiler });
+    let description = ModelDescription { info, table, capacity, token_capacity, generates };
     out.send(&FromChild::Loaded(Box::new(description)));
     true
 }
 
 /// Tells the engine's state for ever.
-fn tell(out: &Out) {
+fn tell(out: &ParentSocket) {
     let board = &out.board;
     let (mut told, mut sent) = (Instant::now(), None::<Instant>);
     loop {
@@ -210,7 +210,7 @@ fn tell(out: &Out) {
         if board.status() == crate::Status::Loading {
             out.send(&FromChild::Progress(board.progress()));
         }
-        out.send(&FromChild::State(Box::new(board.state())));
+        out.send(&FromChild::Snapshot(Box::new(board.state())));
         if sent.is_none_or(|sent| sent.elapsed() > COSTS_EVERY) && out.send_costs() {
             sent = Some(Instant::now());
         }
@@ -219,17 +219,17 @@ fn tell(out: &Out) {
 }
 
 /// Threads that answer questions.
-struct Helpers {
+struct AnswerThreads {
     prompt: std::sync::mpsc::Sender<(u64, Question)>,
     patient: std::sync::mpsc::Sender<(u64, Question)>,
 }
 
-impl Helpers {
+impl AnswerThreads {
     fn start(
         name: &str,
-        out: &Arc<Out>,
-        board: &Arc<Board>,
-        model: &Arc<OnceLock<Model>>,
+        out: &Arc<ParentSocket>,
+        board: &Arc<StatusBoard>,
+        model: &Arc<OnceLock<Answerer>>,
     ) -> io::Result<Self> {
         let start = |threads: Range<usize>, patient| {
             let (sender, questions) = std::sync::mpsc::channel::<(u64, Question)>();
@@ -241,7 +241,7 @@ impl Helpers {
                 let next = move || lock(&questions).recv();
                 let run = move || {
                     if patient {
-                        be_patient();
+                        run_in_background();
                     }
                     while let Ok((id, question)) = next() {
                         let begin = Instant::now();
@@ -272,7 +272,7 @@ impl Helpers {
     }
 }
 
-impl Model {
+impl Answerer {
     fn answer(&self, question: Question) -> Answer {
         match question {
             Question::Tokenise(texts, special) => {

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use super::frames;
-use super::ledger::{Ledger, Outcome};
-use super::messages::{Description, FromChild, Question, ToChild};
-use crate::message::{Command, Embed, Generate, Moment};
-use crate::report_router::Link;
-use crate::report_sink::Outbox;
+use super::in_flight::{Actions, InFlight};
+use super::messages::{FromChild, ModelDescription, Question, ToChild};
+use crate::message::{Command, EmbedCommand, GenerateCommand, SubmitTime};
+use crate::report_router::EngineChannel;
+use crate::report_sink::ReportSink;
 use crate::request::{Event, GenerateRequest, SamplingParams};
-use crate::status::{Board, State, Stats};
-use crate::step_limits::StepLimits;
+use crate::status::{Snapshot, Stats, StatusBoard};
+use crate::step_timeouts::StepTimeouts;
 use crate::vocab::{ParseSpecial, Vocab};
 
 /// A child reads these bytes: whatever makes sense is the same when it is sent again.
@@ -40,10 +40,10 @@ pub(super) const DEATH: u8 = 0xff;
 /// # Panics
 /// When a reader hears more than one end of its request.
 pub(crate) fn from_child(mut bytes: &[u8]) {
-    let link = Link::new(1 << 20);
-    let (mut ledger, board) = (
-        Ledger::new(Some(Duration::from_secs(5))),
-        Board::new(StepLimits::new(Duration::ZERO, Vec::new())),
+    let link = EngineChannel::new(1 << 20);
+    let (mut in_flight, board) = (
+        InFlight::new(Some(Duration::from_secs(5))),
+        StatusBoard::new(StepTimeouts::new(Duration::ZERO, Vec::new())),
     );
     let permits =
         || [(); 2].map(|()| Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a permit"));
@@ -52,13 +52,13 @@ pub(crate) fn from_child(mut bytes: &[u8]) {
         let mut request = GenerateRequest::plain([1, 2], 8, SamplingParams::plain(0.0, 1));
         request.choices = 1 + u32::from(id == 1);
         request.prompt_logprobs = (id == 2).then_some(1);
-        let (submitted, said) = (Moment::now(), Vec::new());
+        let (submitted, partial) = (SubmitTime::now(), Vec::new());
         readers.extend(link.hub.generation(id, permits()).ok().map(|reader| (id, reader)));
-        let generate = Generate { id, request, submitted, started: false, said };
-        ledger.ask(Command::Generate(Box::new(generate)));
+        let generate = GenerateCommand { id, request, submitted, started: false, partial };
+        in_flight.ask(Command::Generate(Box::new(generate)));
     }
-    let (inputs, submitted, timeout) = (vec![vec![1]], Moment::now(), None);
-    ledger.ask(Command::Embed(Box::new(Embed {
+    let (inputs, submitted, timeout) = (vec![vec![1]], SubmitTime::now(), None);
+    in_flight.ask(Command::Embed(Box::new(EmbedCommand {
         id: 4,
         inputs,
         submitted,
@@ -66,21 +66,21 @@ pub(crate) fn from_child(mut bytes: &[u8]) {
         timeout,
     })));
     let answer = link.hub.vectors(4, permits(), link.commands.clone());
-    ledger.question(5, Question::Tokenise(vec!["a".to_owned()], ParseSpecial::No), false);
-    ledger.loaded();
+    in_flight.question(5, Question::Tokenise(vec!["a".to_owned()], ParseSpecial::No), false);
+    in_flight.loaded();
     loop {
         if let Some(rest) = bytes.strip_prefix(&[DEATH]) {
             bytes = rest;
-            let outcome = ledger.died(&[1, 4]);
+            let outcome = in_flight.died(&[1, 4]);
             outcome.tell.into_iter().for_each(|report| link.hub.report(report));
             link.hub.pause();
-            ledger.loaded();
+            in_flight.loaded();
         }
         let Ok(Some(said)) = frames::read::<FromChild>(&mut bytes) else { break };
         assert_eq!(frames::encode(&again(&said)).ok(), frames::encode(&said).ok());
-        let Some(outcome) = hear(&mut ledger, &board, said) else { break };
+        let Some(outcome) = hear(&mut in_flight, &board, said) else { break };
         outcome.tell.into_iter().for_each(|report| link.hub.report(report));
-        ledger.reap(Instant::now());
+        in_flight.reap(Instant::now());
     }
     link.hub.ended();
     let mut context = Context::from_waker(Waker::noop());
@@ -101,11 +101,11 @@ pub(crate) fn from_child(mut bytes: &[u8]) {
 }
 
 /// What follows; `None` where a child that says so is killed.
-fn hear(ledger: &mut Ledger, board: &Board, said: FromChild) -> Option<Outcome> {
+fn hear(in_flight: &mut InFlight, board: &StatusBoard, said: FromChild) -> Option<Actions> {
     match said {
         FromChild::Progress(progress) => board.set_progress(progress),
         FromChild::Loaded(description) => {
-            let Description { table, .. } = *description;
+            let ModelDescription { table, .. } = *description;
             if table.is_sound() {
                 let vocab = Vocab::new(table, Arc::new(crate::scripted::ByteTokenizer::default()));
                 for token in 0..=u32::try_from(vocab.len()).unwrap_or(0) {
@@ -115,21 +115,21 @@ fn hear(ledger: &mut Ledger, board: &Board, said: FromChild) -> Option<Outcome> 
             }
         }
         FromChild::LoadFailed(_) => {}
-        FromChild::Report(report) => return ledger.hear(report).ok(),
-        FromChild::Answer { id, answer, .. } => return ledger.answered(id, &answer).ok(),
+        FromChild::Report(report) => return in_flight.hear(report).ok(),
+        FromChild::Answer { id, answer, .. } => return in_flight.answered(id, &answer).ok(),
         FromChild::Costs(costs) => {
             let costs = costs.plausible();
             assert!(costs.len() <= 4 * 128, "{} samples", costs.len());
             board.set_costs(costs);
         }
-        FromChild::State(state) => {
-            let State { stats, .. } = &*state;
+        FromChild::Snapshot(state) => {
+            let Snapshot { stats, .. } = &*state;
             let before = stats.clone().after(&Stats::default()).after(stats);
             board.follow(*state, &before);
             board.stats();
         }
     }
-    Some(Outcome::default())
+    Some(Actions::default())
 }
 
 /// A message after it was sent.

@@ -10,8 +10,8 @@ use crate::grammar::{Grammar, GrammarError};
 use crate::message::{Command, Report};
 use crate::model_config::ModelConfig;
 use crate::model_info::ModelInfo;
-use crate::status::{Progress, State};
-use crate::step_limits::StepKind;
+use crate::status::{Progress, Snapshot};
+use crate::step_timeouts::StepKind;
 use crate::vocab::{ParseSpecial, VocabTable};
 
 /// A message from the parent. The first one is `Load`.
@@ -46,11 +46,11 @@ pub(super) enum Answer {
     Compiled(Result<(), GrammarError>),
 }
 
-/// A message from the child. The first one that is no `Progress` or `State` is `Loaded` or `LoadFailed`.
+/// A message from the child. The first one that is no `Progress` or `Snapshot` is `Loaded` or `LoadFailed`.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum FromChild {
     Progress(Progress),
-    Loaded(Box<Description>),
+    Loaded(Box<ModelDescription>),
     LoadFailed(String),
     Report(Report),
     /// The answer to a question, and the time that it took.
@@ -60,14 +60,14 @@ pub(super) enum FromChild {
         took: Duration,
     },
     /// Sent ten times a second: a child that is silent hangs.
-    State(Box<State>),
+    Snapshot(Box<Snapshot>),
     /// What calls were learned to cost: sent now and then when it has changed, and at an orderly end.
     Costs(Box<LearnedCosts>),
 }
 
 /// A model that a child has loaded.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Description {
+pub(super) struct ModelDescription {
     pub(super) info: ModelInfo,
     pub(super) table: VocabTable,
     pub(super) capacity: u64,

@@ -13,16 +13,19 @@ use super::messages::*;
 use crate::Token;
 use crate::exit_cause::ExitCause;
 use crate::failure::Failure;
-use crate::fit::GpuLayers;
 use crate::grammar::{Grammar, GrammarError};
-use crate::message::{Command, Embed, Generate, Grown, Moment, News, Report, Said, What};
+use crate::message::{
+    Command, EmbedCommand, GenerateCommand, NewToken, PartialAnswer, Report, SubmitTime, Update,
+    UpdateKind,
+};
 use crate::model_config::{ModelConfig, Source};
 use crate::model_info::{Kind, ModelInfo, Ranking};
+use crate::placement::GpuLayers;
 use crate::request::{
     FinishReason, GenerateRequest, SamplingParams, StopRules, TokenLogprob, TopLogprob,
 };
-use crate::status::{Progress, State, Stats};
-use crate::step_limits::StepKind;
+use crate::status::{Progress, Snapshot, Stats};
+use crate::step_timeouts::StepKind;
 use crate::vocab::{ParseSpecial, VocabTable};
 
 fn logprob(token: Token) -> TokenLogprob {
@@ -30,20 +33,24 @@ fn logprob(token: Token) -> TokenLogprob {
     TokenLogprob { token, logprob: f32::NEG_INFINITY, top }
 }
 
-fn generate() -> Generate {
-    let said = Said { tokens: vec![1, u32::MAX], draws: u64::MAX, held: vec![(logprob(3), 7)] };
+fn generate() -> GenerateCommand {
+    let partial = PartialAnswer {
+        tokens: vec![1, u32::MAX],
+        rng_position: u64::MAX,
+        held: vec![(logprob(3), 7)],
+    };
     let mut request = GenerateRequest::plain([1, 2, 3], 100, SamplingParams::plain(0.7, u64::MAX));
     request.grammar = Some(Grammar::Lark("start: \"é\"".into()));
     request.logprobs = Some(3);
     request.stop = StopRules { strings: vec!["\0".to_owned()], ..StopRules::default() };
     request.sampling.logit_bias = vec![(7, -1e30)];
-    request.origin.timeout = Some(Duration::MAX);
-    Generate {
+    request.admission.timeout = Some(Duration::MAX);
+    GenerateCommand {
         id: u64::MAX,
         request,
-        submitted: Moment::now(),
+        submitted: SubmitTime::now(),
         started: true,
-        said: vec![None, Some(said)],
+        partial: vec![None, Some(partial)],
     }
 }
 
@@ -58,10 +65,10 @@ fn to_child() -> Vec<ToChild> {
     config.gpu.layers = GpuLayers::Number(3);
     config.memory_limit = Some(u64::MAX);
     config.costs = costs();
-    let embed = Embed {
+    let embed = EmbedCommand {
         id: 1,
         inputs: vec![vec![], vec![1, 2]],
-        submitted: Moment::now(),
+        submitted: SubmitTime::now(),
         started: false,
         timeout: Some(Duration::from_nanos(1)),
     };
@@ -79,12 +86,12 @@ fn to_child() -> Vec<ToChild> {
     ]
 }
 
-fn news() -> Vec<News> {
-    let grown = Grown {
+fn news() -> Vec<Update> {
+    let grown = NewToken {
         choice: 1,
         token: 2,
         tokens: 3,
-        draws: 4,
+        rng_position: 4,
         text: "é".to_owned(),
         logprobs: vec![logprob(5)],
         held: vec![(logprob(6), 1)],
@@ -92,14 +99,14 @@ fn news() -> Vec<News> {
     let second = Duration::from_secs(1);
     let reason = FinishReason::StopString("é".to_owned());
     let all = [
-        What::Started { queued: second, cached: 3 },
-        What::Prompt(vec![logprob(1)]),
-        What::Grew(grown),
-        What::Finished { choice: 0, reason, tokens: 9 },
-        What::Failed(Failure::Timeout(second)),
-        What::Dropped,
+        UpdateKind::Started { queued: second, cached: 3 },
+        UpdateKind::Prompt(vec![logprob(1)]),
+        UpdateKind::Token(grown),
+        UpdateKind::Finished { choice: 0, reason, tokens: 9 },
+        UpdateKind::Failed(Failure::Timeout(second)),
+        UpdateKind::Dropped,
     ];
-    all.into_iter().map(|what| News { id: 1, after: second, what, last: true }).collect()
+    all.into_iter().map(|kind| Update { id: 1, after: second, kind, last: true }).collect()
 }
 
 fn from_child() -> Vec<FromChild> {
@@ -119,24 +126,24 @@ fn from_child() -> Vec<FromChild> {
     };
     let table = VocabTable { bytes: vec![0xff, 0], ends: vec![2], ..VocabTable::default() };
     let (capacity, token_capacity, generates) = (u64::MAX, 1, true);
-    let description = Description { info, table, capacity, token_capacity, generates };
+    let description = ModelDescription { info, table, capacity, token_capacity, generates };
     let stats = Stats { deaths: [(ExitCause::Hung, 3)].into(), steps: 7, ..Stats::default() };
     let (backlog, overdue) = (Duration::from_secs(1), Some(Duration::MAX));
     let state =
-        State { stats, backlog, stalled: None, overdue, seen: vec![StepKind::new(0, false)] };
+        Snapshot { stats, backlog, stalled: None, overdue, seen: vec![StepKind::new(0, false)] };
     let refused: GrammarError = serde_json::from_str("\"no\"").unwrap();
     let took = Duration::from_micros(1);
     vec![
         FromChild::Progress(Progress(0.5)),
         FromChild::Loaded(Box::new(description)),
         FromChild::LoadFailed("why".to_owned()),
-        FromChild::Report(Report::News(news())),
+        FromChild::Report(Report::Updates(news())),
         FromChild::Report(Report::Vectors { id: 1, vectors: Ok(vec![vec![1.5, -0.0], vec![]]) }),
         FromChild::Report(Report::Vectors { id: 1, vectors: Err(Failure::Crashed) }),
         FromChild::Report(Report::Dropped(9)),
         FromChild::Answer { id: 1, answer: Answer::Tokens(vec![vec![], vec![3]]), took },
         FromChild::Answer { id: 2, answer: Answer::Compiled(Err(refused)), took },
-        FromChild::State(Box::new(state)),
+        FromChild::Snapshot(Box::new(state)),
         FromChild::Costs(Box::new(costs())),
     ]
 }

@@ -1,4 +1,4 @@
-//! Each filter's effect on what can be drawn, and the distribution of the draws.
+//! Each filter's effect on what can be drawn, and the distribution of the rng_position.
 
 use std::collections::BTreeSet;
 
@@ -107,15 +107,15 @@ fn repetition_penalty_counts_the_prompt_too() {
 #[test]
 fn a_seed_fixes_the_draws_and_choices_differ() {
     let row: Vec<f32> = (0..250_u8).map(|i| f32::from(i % 7) * 0.1).collect();
-    let draws = |seed, choice| {
+    let rng_position = |seed, choice| {
         let mut sampler = Sampler::new(plain(seed), choice, &[]);
         (0..20)
             .map(|_| sampler.sample(&row, None, &[], &mut Scratch::default()))
             .collect::<Vec<_>>()
     };
-    assert_eq!(draws(7, 0), draws(7, 0));
-    assert_ne!(draws(7, 0), draws(8, 0));
-    assert_ne!(draws(7, 0), draws(7, 1));
+    assert_eq!(rng_position(7, 0), rng_position(7, 0));
+    assert_ne!(rng_position(7, 0), rng_position(8, 0));
+    assert_ne!(rng_position(7, 0), rng_position(7, 1));
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn say(
     for &token in tokens {
         let mut logits = vec![0.0; vocab.len()];
         logits[token as usize] = 10.0;
-        let growth = sequence.grow(&logits, &vocab, &mut Scratch::default());
+        let growth = sequence.sample(&logits, &vocab, &mut Scratch::default());
         sent.push((growth.text, growth.logprobs.len()));
         if growth.finished.is_some() {
             return (sent, growth.finished);

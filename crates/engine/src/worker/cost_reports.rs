@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use forebay_scheduler::Scheduler;
 
-use crate::status::Board;
+use crate::status::StatusBoard;
 
 /// Minimum interval between publications while requests are active.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -15,7 +15,7 @@ pub(super) struct CostReports(Option<(Instant, u64)>);
 
 impl CostReports {
     /// Publishes what was learned since the last time, if that was a while ago or `now`.
-    pub(super) fn publish(&mut self, scheduler: &Scheduler, board: &Board, now: bool) {
+    pub(super) fn publish(&mut self, scheduler: &Scheduler, board: &StatusBoard, now: bool) {
         let samples = scheduler.sample_count();
         let (is_due, published) = match self.0 {
             Some((at, published)) => (at.elapsed() > INTERVAL, published),

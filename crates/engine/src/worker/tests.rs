@@ -5,9 +5,11 @@ use std::time::Duration;
 use crate::failure::Failure;
 use crate::model_config::{ModelConfig, Source};
 use crate::model_info::Kind;
-use crate::request::{Event, FinishReason, GenerateRequest, Origin, SamplingParams};
+use crate::request::{AdmissionParams, Event, FinishReason, GenerateRequest, SamplingParams};
 use crate::scripted::Script;
-use crate::{Engine, Generation, ItlTarget, Loaded, Stats, Status, StepPart, SubmitError, load};
+use crate::{
+    Engine, Generation, ItlTarget, ModelHandle, Stats, Status, StepPart, SubmitError, load,
+};
 
 fn config(script: Script) -> ModelConfig {
     ModelConfig {
@@ -25,8 +27,8 @@ async fn engine(script: Script) -> Engine {
 
 async fn engine_with(config: ModelConfig) -> Engine {
     match load(config).unwrap().finish().await.unwrap() {
-        Loaded::Chat(engine) => engine,
-        Loaded::Embedding(_) => panic!("not a chat model"),
+        ModelHandle::Chat(engine) => engine,
+        ModelHandle::Embedding(_) => panic!("not a chat model"),
     }
 }
 
@@ -207,8 +209,8 @@ async fn time_runs_out_in_the_queue_and_while_running() {
     let ms = Duration::from_millis;
     let config = ModelConfig { parallel: 1, queue_timeout: Some(ms(50)), ..config(slow()) };
     let engine = engine_with(config).await;
-    let origin = Origin { timeout: Some(ms(150)), ..Origin::default() };
-    let running = engine.generate(GenerateRequest { origin, ..request(4000, 1) }).unwrap();
+    let admission = AdmissionParams { timeout: Some(ms(150)), ..AdmissionParams::default() };
+    let running = engine.generate(GenerateRequest { admission, ..request(4000, 1) }).unwrap();
     let queued = engine.generate(request(10, 1)).unwrap();
     assert_eq!(drain(queued).await.1, [Event::Failed(Failure::QueueTimeout(ms(50)))]);
     let (texts, ends) = drain(running).await;

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use forebay_engine::KvType;
-use forebay_engine::fit::GpuLayers;
+use forebay_engine::placement::GpuLayers;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A number of layers, `all`, or `auto`.
@@ -74,7 +74,7 @@ pub struct TensorSplitSetting(Vec<u64>);
 
 impl TensorSplitSetting {
     /// The most parts.
-    const MOST: usize = forebay_engine::fit::MOST_GPUS;
+    const MOST: usize = forebay_engine::placement::MOST_GPUS;
     /// The largest part.
     const LARGEST: f64 = 1e6;
     /// What a part of 1 counts.

@@ -39,8 +39,8 @@ pub fn prepare(
     let grammar = grammar(&conversation, chat)?;
     let Prompt { tokens, reasoning: expected } = prompt(&conversation, chat)?;
     let Conversation { tools, reasoning, mut recipe, stream, names, .. } = conversation;
-    recipe.spelled = delimiter_tokens(&tools, chat);
-    recipe.think =
+    recipe.visible_controls = delimiter_tokens(&tools, chat);
+    recipe.reasoning_budget =
         ExpectedReasoning::limit(expected.as_ref(), reasoning.budget, names, model.vocab)?;
     let wanted = grammar.map(|grammar| grammar.behind_thoughts(expected.as_ref(), model.vocab));
     let request = recipe.request(names.conversation, tokens, model.info)?;

@@ -1,7 +1,7 @@
 //! A conversation's prompt: rendered by the model's template, then tokenised.
 
 use forebay_chat::{RenderError, RenderOptions, Thinking, Turn};
-use forebay_engine::{ParseSpecial, ThinkLimit, Token, Vocab};
+use forebay_engine::{ParseSpecial, ReasoningBudget, Token, Vocab};
 use serde_json::{Map, Value};
 
 use super::model_view::ChatView;
@@ -40,7 +40,7 @@ impl ExpectedReasoning {
         budget: Option<i64>,
         names: &FieldNames,
         vocab: &Vocab,
-    ) -> Result<Option<ThinkLimit>, ApiError> {
+    ) -> Result<Option<ReasoningBudget>, ApiError> {
         let tokens = integer(names.reasoning_budget, budget, -1, i64::from(i32::MAX))?;
         let tokens = tokens.and_then(|tokens| u32::try_from(tokens).ok());
         let Some((tokens, Self { markers, is_opened })) = tokens.zip(expected) else {
@@ -52,7 +52,7 @@ impl ExpectedReasoning {
             false => format!("\n{close}\n\n"),
         };
         let closing = vocab.tokenize(&closing, ParseSpecial::Yes)?;
-        Ok(Some(ThinkLimit {
+        Ok(Some(ReasoningBudget {
             tokens,
             opened: *is_opened,
             open: open.as_str().into(),

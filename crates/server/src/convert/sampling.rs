@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use forebay_engine::{
-    GenerateRequest, Grammar, ModelInfo, Origin, SamplingParams, StopRules, ThinkLimit, Token,
-    Vocab,
+    AdmissionParams, GenerateRequest, Grammar, ModelInfo, ReasoningBudget, SamplingParams,
+    StopRules, Token, Vocab,
 };
 use forebay_protocol::completion::CommonFields;
 use forebay_protocol::{LogitBias, Stop};
@@ -30,9 +30,9 @@ pub struct Recipe {
     /// When to end.
     pub stop: StopRules,
     /// Control tokens that show in the answer's text.
-    pub spelled: Arc<[Token]>,
-    /// How long it may think.
-    pub think: Option<ThinkLimit>,
+    pub visible_controls: Arc<[Token]>,
+    /// How long it may reasoning_budget.
+    pub reasoning_budget: Option<ReasoningBudget>,
     /// What the answer has to be.
     pub grammar: Option<Grammar>,
     /// Alternatives to report for each token.
@@ -40,7 +40,7 @@ pub struct Recipe {
     /// Alternatives to report for each token of the prompt.
     pub prompt_logprobs: Option<u32>,
     /// Who asks, and how urgently.
-    pub origin: Origin,
+    pub admission: AdmissionParams,
 }
 
 impl Recipe {
@@ -50,7 +50,7 @@ impl Recipe {
     /// 400 for the first field that is out of range.
     pub fn new(
         fields: &CommonFields<'_>,
-        origin: Origin,
+        admission: AdmissionParams,
         vocab: &Vocab,
         max_choices: u32,
         names: StopNames,
@@ -105,12 +105,12 @@ impl Recipe {
                 min_tokens: integer("min_tokens", fields.min_tokens, 0, i64::from(i32::MAX))?
                     .map_or(0, narrow),
             },
-            spelled: Vec::new().into(),
-            think: None,
+            visible_controls: Vec::new().into(),
+            reasoning_budget: None,
             grammar: None,
             logprobs: None,
             prompt_logprobs: None,
-            origin,
+            admission,
         })
     }
 
@@ -152,12 +152,12 @@ impl Recipe {
             max_tokens,
             sampling: self.sampling.clone(),
             stop: self.stop.clone(),
-            spelled: Arc::clone(&self.spelled),
-            think: self.think.clone(),
+            visible_controls: Arc::clone(&self.visible_controls),
+            reasoning_budget: self.reasoning_budget.clone(),
             grammar: self.grammar.clone(),
             logprobs: self.logprobs,
             prompt_logprobs: self.prompt_logprobs,
-            origin: self.origin,
+            admission: self.admission,
         })
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! llama.cpp's tokenisers take more than a hundred bytes of memory for each byte of a text.
 
-use forebay_engine::{ModelInfo, NoTokens, ParseSpecial, Token, Vocab};
+use forebay_engine::{ModelInfo, ParseSpecial, Token, TokenizeError, Vocab};
 
 use super::model_view::ModelView;
 use crate::error::ApiError;
@@ -38,11 +38,13 @@ pub fn tokenize_prompt(
     let limit = model.info.slot_tokens;
     let tokens = model.vocab.tokenize_within(pieces, ParseSpecial::Yes, limit as usize);
     tokens.map_err(|none| match none {
-        NoTokens::TooMany { count, exact: true } => ApiError::context_length(param, count, limit),
-        NoTokens::TooMany { count, exact: false } => {
+        TokenizeError::TooMany { count, exact: true } => {
+            ApiError::context_length(param, count, limit)
+        }
+        TokenizeError::TooMany { count, exact: false } => {
             ApiError::context_length_at_least(param, count, limit)
         }
-        NoTokens::Failed(failure) => failure.into(),
+        TokenizeError::Failed(failure) => failure.into(),
     })
 }
 

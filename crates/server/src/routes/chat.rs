@@ -161,7 +161,7 @@ pub(super) async fn prepare_and_submit<E: Send + 'static>(
     record.update(|facts| facts.stream = stream);
     let (grammar, not_enforced) = find_or_compile(wanted, &served, &work).await?;
     request.grammar = grammar;
-    request.origin.timeout = work.time_left();
+    request.admission.timeout = work.time_left();
     // Of the parsed request only the tools are still in memory, and what a response repeats: no more
     // than half of the estimate.
     if repeats || readers.iter().any(ReplyReader::has_tools) {

@@ -65,7 +65,7 @@ pub async fn create(
     let (grammar, not_enforced) = find_or_compile(wanted, &served, &work).await?;
     for request in &mut requests {
         request.grammar.clone_from(&grammar);
-        request.origin.timeout = work.time_left();
+        request.admission.timeout = work.time_left();
     }
     let stamp = Stamp::new("cmpl", name, &served.info().fingerprint);
     let mut generations = Generations::submit(requests, &served, record, &state.lifecycle)

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use forebay_engine::process::Launcher;
 use forebay_engine::scripted::{Poison, Script};
 use forebay_engine::{
-    Embedder, Engine, Event, ExitCause, Failure, FinishReason, GenerateRequest, Grammar, Loaded,
-    ModelConfig, ParseSpecial, SamplingParams, Source, Status, StopRules, TokenLogprob, Vocab,
-    load, load_in_process,
+    Embedder, Engine, Event, ExitCause, Failure, FinishReason, GenerateRequest, Grammar,
+    ModelConfig, ModelHandle, ParseSpecial, SamplingParams, Source, Status, StopRules,
+    TokenLogprob, Vocab, load, load_in_process,
 };
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
@@ -35,8 +35,8 @@ fn launcher() -> Launcher {
 
 async fn chat(loading: Result<forebay_engine::Loading, forebay_engine::LoadError>) -> Engine {
     match loading.unwrap().finish().await.unwrap() {
-        Loaded::Chat(engine) => engine,
-        Loaded::Embedding(_) => panic!("not a chat model"),
+        ModelHandle::Chat(engine) => engine,
+        ModelHandle::Embedding(_) => panic!("not a chat model"),
     }
 }
 
@@ -421,8 +421,8 @@ async fn kills_alone(poison: Poison, death: ExitCause) {
 async fn embedder(script: Script) -> Embedder {
     let script = Script { kind: forebay_engine::Kind::Embedding, ..script };
     match load_in_process(config(script), launcher()).unwrap().finish().await.unwrap() {
-        Loaded::Embedding(embedder) => embedder,
-        Loaded::Chat(_) => panic!("not an embedding model"),
+        ModelHandle::Embedding(embedder) => embedder,
+        ModelHandle::Chat(_) => panic!("not an embedding model"),
     }
 }
 
@@ -449,7 +449,7 @@ async fn deadlines_are_kept_while_a_step_hangs_and_so_is_the_end() {
     let engine = apart(Script { poison: Some((POISON, Poison::Hang)), ..script() }).await;
     let process = pid(&engine);
     let mut late = poisonous(POISON);
-    late.origin.timeout = Some(Duration::from_millis(1500));
+    late.admission.timeout = Some(Duration::from_millis(1500));
     let begin = Instant::now();
     let read = read(&engine, late).await;
     assert!(matches!(read.failure, Some(Failure::Timeout(_))), "{:?}", read.failure);
@@ -466,7 +466,7 @@ async fn a_request_whose_time_is_up_does_not_wait_for_the_next_child() {
     let process = pid(&engine);
     kill_process(process, Signal::STOP).unwrap();
     let mut late = GenerateRequest { max_tokens: 4000, ..request(0) };
-    late.origin.timeout = Some(Duration::from_millis(1500));
+    late.admission.timeout = Some(Duration::from_millis(1500));
     let begin = Instant::now();
     let read = read(&engine, late).await;
     assert!(matches!(read.failure, Some(Failure::Timeout(_))), "{:?}", read.failure);

@@ -174,7 +174,7 @@ proptest! {
         header in any_header(),
         parallel in 1_u32..=256,
         ctx_size in proptest::option::of(1_u32..=1 << 24),
-        window in proptest::option::of(crate::fit::tests::any_number()),
+        window in proptest::option::of(crate::placement::tests::any_number()),
         kind in prop_oneof![Just(Kind::Chat), Just(Kind::Embedding)],
         on_cpu: bool,
     ) {
@@ -186,7 +186,7 @@ proptest! {
             kind: Some(kind),
             ..config(0, parallel)
         };
-        let Shape { kv_heads, keys, values, .. } = Shape::of(&header);
+        let ModelShape { kv_heads, keys, values, .. } = ModelShape::of(&header);
         let head = keys.saturating_add(values);
         let cells = match kind {
             Kind::Embedding => {

@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::fit::tests::any_number;
+use crate::placement::tests::any_number;
 
 const KEYS: [&str; 10] = [
     "block_count",
@@ -170,7 +170,7 @@ proptest! {
     fn whatever_a_header_says_nothing_overflows(
         header in any_header(),
     ) {
-        let Shape { layers, width, heads, keys, values, .. } = Shape::of(&header);
+        let ModelShape { layers, width, heads, keys, values, .. } = ModelShape::of(&header);
         let head = keys.saturating_add(values);
         let arithmetic = header.arithmetic();
         prop_assert!(is_product(arithmetic.attention, &[layers, heads, head]), "{arithmetic:?}");

@@ -6,7 +6,8 @@ use crate::Embedder;
 async fn embedder(config: ModelConfig) -> Embedder {
     let script = Script { kind: Kind::Embedding, step_time: Duration::from_millis(5), ..slow() };
     let config = ModelConfig { source: Source::Scripted(script), ..config };
-    let Loaded::Embedding(embedder) = load(config).unwrap().finish().await.unwrap() else {
+    let crate::ModelHandle::Embedding(embedder) = load(config).unwrap().finish().await.unwrap()
+    else {
         panic!("not an embedding model");
     };
     embedder
@@ -46,9 +47,9 @@ async fn what_fails_or_runs_out_of_time_gives_its_place_back_too() {
     let script = Script { failing_steps: vec![2], ..slow() };
     let config = ModelConfig { parallel: 1, queue: 1, ..config(script) };
     let engine = engine_with(ModelConfig { queue_timeout: Some(ms(30)), ..config }).await;
-    let origin = Origin { timeout: Some(ms(100)), ..Origin::default() };
+    let admission = AdmissionParams { timeout: Some(ms(100)), ..AdmissionParams::default() };
     let failed = engine.generate(request(10, 1)).unwrap();
-    let overdue = accepted(&engine, &GenerateRequest { origin, ..request(4000, 1) }).await;
+    let overdue = accepted(&engine, &GenerateRequest { admission, ..request(4000, 1) }).await;
     let late = accepted(&engine, &request(4000, 1)).await;
     // Nobody reads any of them, and yet there is room.
     let next = accepted(&engine, &request(1, 1)).await;
@@ -123,7 +124,9 @@ async fn a_step_takes_no_longer_with_many_in_the_queue() {
 #[tokio::test]
 async fn embeddings_come_back_in_order() {
     let script = Script { kind: Kind::Embedding, ..Script::default() };
-    let Loaded::Embedding(embedder) = load(config(script)).unwrap().finish().await.unwrap() else {
+    let crate::ModelHandle::Embedding(embedder) =
+        load(config(script)).unwrap().finish().await.unwrap()
+    else {
         panic!("not an embedding model");
     };
     let inputs: Vec<Vec<u32>> = (1..80).map(|len| vec![65; len]).collect();

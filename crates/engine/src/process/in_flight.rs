@@ -14,7 +14,9 @@ use super::frames;
 use super::messages::{Answer, Question, ToChild};
 use crate::deadlines::Timeouts;
 use crate::failure::Failure;
-use crate::message::{Command, Embed, Generate, Grown, News, Report, Said, What};
+use crate::message::{
+    Command, EmbedCommand, GenerateCommand, NewToken, PartialAnswer, Report, Update, UpdateKind,
+};
 
 /// What counts against a request: a child that died while it computed it, and one that died while it had
 /// it and computed nothing that is known.
@@ -28,7 +30,7 @@ const INNOCENT: u32 = 16;
 
 /// The requests and questions of one engine that are not over, by number.
 #[derive(Debug, Default)]
-pub(super) struct Ledger {
+pub(super) struct InFlight {
     open: BTreeMap<u64, Entry>,
     /// Those that were cancelled and that the child has not forgotten.
     leaving: BTreeMap<u64, Report>,
@@ -43,8 +45,8 @@ pub(super) struct Ledger {
 /// A request and what came of it.
 #[derive(Debug)]
 struct Entry {
-    request: Request,
-    place: Place,
+    request: Job,
+    delivery: Delivery,
     /// What counts against it since it last got on.
     deaths: u8,
     /// Tokens that came from this child.
@@ -53,9 +55,9 @@ struct Entry {
 
 /// Where a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Delivery {
     /// Here alone.
-    Waits,
+    Pending,
     /// In the child.
     Sent,
     /// In the child, which is to forget it: it is innocent, and others are to be tried.
@@ -63,10 +65,10 @@ enum Place {
 }
 
 #[derive(Debug)]
-enum Request {
+enum Job {
     /// It has started where its reader knows that it has left the queue.
-    Text(Box<Generate>),
-    Vectors(Box<Embed>),
+    Text(Box<GenerateCommand>),
+    Vectors(Box<EmbedCommand>),
     Question {
         question: Question,
         patient: bool,
@@ -75,7 +77,7 @@ enum Request {
 
 /// What follows from what happened.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Outcome {
+pub(super) struct Actions {
     /// For the child.
     pub(super) ask: Vec<ToChild>,
     /// For those who wait.
@@ -84,7 +86,7 @@ pub(super) struct Outcome {
     pub(super) guilty: Vec<u64>,
 }
 
-impl Ledger {
+impl InFlight {
     pub(super) fn new(queue_timeout: Option<Duration>) -> Self {
         Self { queue_timeout, ..Self::default() }
     }
@@ -100,30 +102,30 @@ impl Ledger {
     }
 
     /// Takes note of what is asked.
-    pub(super) fn ask(&mut self, command: Command) -> Outcome {
+    pub(super) fn ask(&mut self, command: Command) -> Actions {
         match command {
             Command::Generate(mut generate) => {
                 let choices = generate.request.choices as usize;
-                generate.said.resize_with(choices, || Some(Said::default()));
-                self.insert(generate.id, Request::Text(generate))
+                generate.partial.resize_with(choices, || Some(PartialAnswer::default()));
+                self.insert(generate.id, Job::Text(generate))
             }
-            Command::Embed(embed) => self.insert(embed.id, Request::Vectors(embed)),
+            Command::Embed(embed) => self.insert(embed.id, Job::Vectors(embed)),
             Command::Cancel(id) => self.cancel(id),
             Command::Close => {
                 let ask = self.child.then_some(ToChild::Command(Command::Close));
-                Outcome { ask: ask.into_iter().collect(), ..Outcome::default() }
+                Actions { ask: ask.into_iter().collect(), ..Actions::default() }
             }
         }
     }
 
     /// Takes note of a question, whose number no request has.
-    pub(super) fn question(&mut self, id: u64, question: Question, patient: bool) -> Outcome {
-        self.insert(id, Request::Question { question, patient })
+    pub(super) fn question(&mut self, id: u64, question: Question, patient: bool) -> Actions {
+        self.insert(id, Job::Question { question, patient })
     }
 
-    fn insert(&mut self, id: u64, request: Request) -> Outcome {
-        let mut entry = Entry { request, place: Place::Waits, deaths: 0, progress: 0 };
-        let mut outcome = Outcome::default();
+    fn insert(&mut self, id: u64, request: Job) -> Actions {
+        let mut entry = Entry { request, delivery: Delivery::Pending, deaths: 0, progress: 0 };
+        let mut outcome = Actions::default();
         if self.child && !self.trying {
             outcome.ask.push(entry.send(id));
         }
@@ -131,29 +133,29 @@ impl Ledger {
         outcome
     }
 
-    fn cancel(&mut self, id: u64) -> Outcome {
-        let Some(entry) = self.open.remove(&id) else { return Outcome::default() };
-        let mut outcome = Outcome::default();
+    fn cancel(&mut self, id: u64) -> Actions {
+        let Some(entry) = self.open.remove(&id) else { return Actions::default() };
+        let mut outcome = Actions::default();
         let Some(dropped) = entry.request.dropped(id) else { return outcome };
-        match entry.place {
-            Place::Waits => outcome.tell.push(dropped),
-            Place::Sent => {
+        match entry.delivery {
+            Delivery::Pending => outcome.tell.push(dropped),
+            Delivery::Sent => {
                 outcome.ask.push(ToChild::Command(Command::Cancel(id)));
                 self.leaving.insert(id, dropped);
             }
-            Place::Withdrawn => drop(self.leaving.insert(id, dropped)),
+            Delivery::Withdrawn => drop(self.leaving.insert(id, dropped)),
         }
         outcome.ask.extend(self.due());
         outcome
     }
 
     /// Fails the requests whose time is up: for while there is no child that would.
-    pub(super) fn reap(&mut self, now: Instant) -> Outcome {
+    pub(super) fn reap(&mut self, now: Instant) -> Actions {
         let overdue = |(id, entry): (&u64, &Entry)| {
             Some((*id, entry.request.timeouts(self.queue_timeout)?.overdue(now)?))
         };
         let overdue: Vec<(u64, Failure)> = self.open.iter().filter_map(overdue).collect();
-        let mut outcome = Outcome::default();
+        let mut outcome = Actions::default();
         for (id, failure) in overdue {
             outcome.tell.extend(self.open.get(&id).and_then(|e| e.request.failed(id, failure)));
             outcome.ask.extend(self.cancel(id).ask);
@@ -165,21 +167,21 @@ impl Ledger {
     ///
     /// # Errors
     /// When it is no answer to what the child was asked: anything may have happened in there.
-    pub(super) fn hear(&mut self, report: Report) -> io::Result<Outcome> {
-        let mut outcome = Outcome::default();
+    pub(super) fn hear(&mut self, report: Report) -> io::Result<Actions> {
+        let mut outcome = Actions::default();
         match report {
-            Report::News(all) => {
+            Report::Updates(all) => {
                 let mut news = Vec::with_capacity(all.len());
                 for each in all {
                     if self.is_news(&each)? {
                         news.push(each);
                     }
                 }
-                outcome.tell.extend((!news.is_empty()).then_some(Report::News(news)));
+                outcome.tell.extend((!news.is_empty()).then_some(Report::Updates(news)));
             }
             Report::Vectors { id, ref vectors } => {
                 if let Some(entry) = self.open.get(&id) {
-                    let Request::Vectors(embed) = &entry.request else { return Err(nonsense()) };
+                    let Job::Vectors(embed) = &entry.request else { return Err(nonsense()) };
                     let count = vectors.as_ref().ok().map(Vec::len);
                     if count.is_some_and(|count| count != embed.inputs.len()) {
                         return Err(nonsense());
@@ -206,21 +208,21 @@ impl Ledger {
     ///
     /// # Errors
     /// When it is none.
-    pub(super) fn answered(&mut self, id: u64, answer: &Answer) -> io::Result<Outcome> {
+    pub(super) fn answered(&mut self, id: u64, answer: &Answer) -> io::Result<Actions> {
         let entry = self.open.remove(&id).ok_or_else(nonsense)?;
         let fits = match (&entry.request, answer) {
             (
-                Request::Question { question: Question::Tokenise(texts, _), .. },
+                Job::Question { question: Question::Tokenise(texts, _), .. },
                 Answer::Tokens(tokens),
             ) => texts.len() == tokens.len(),
-            (Request::Question { question: Question::Compile(_), .. }, Answer::Compiled(_)) => true,
+            (Job::Question { question: Question::Compile(_), .. }, Answer::Compiled(_)) => true,
             _ => false,
         };
         if !fits {
             self.open.insert(id, entry);
             return Err(nonsense());
         }
-        Ok(Outcome { ask: self.try_others(), ..Outcome::default() })
+        Ok(Actions { ask: self.try_others(), ..Actions::default() })
     }
 
     /// Where requests are tried: goes on to the next one when this one has got on.
@@ -236,19 +238,20 @@ impl Ledger {
         if !self.open.values().any(|entry| entry.deaths >= SUSPICIOUS) {
             return None;
         }
-        let innocent = |entry: &Entry| entry.place == Place::Sent && entry.deaths < SUSPICIOUS;
+        let innocent =
+            |entry: &Entry| entry.delivery == Delivery::Sent && entry.deaths < SUSPICIOUS;
         let (id, entry) = self.open.iter_mut().find(|(_, entry)| innocent(entry))?;
-        entry.place = Place::Withdrawn;
+        entry.delivery = Delivery::Withdrawn;
         Some(ToChild::Command(Command::Cancel(*id)))
     }
 
-    fn is_news(&mut self, news: &News) -> io::Result<bool> {
+    fn is_news(&mut self, news: &Update) -> io::Result<bool> {
         let Some(entry) = self.open.get_mut(&news.id) else {
             // Of one that was cancelled only its end is of interest.
             return Ok(news.last && self.leaving.remove(&news.id).is_some());
         };
-        if entry.place == Place::Withdrawn && news.what == What::Dropped {
-            entry.place = Place::Waits;
+        if entry.delivery == Delivery::Withdrawn && news.kind == UpdateKind::Dropped {
+            entry.delivery = Delivery::Pending;
             return Ok(false);
         }
         let is_new = entry.hear(news)?;
@@ -259,17 +262,18 @@ impl Ledger {
     }
 
     /// Takes note of a child that takes what is asked, and asks it.
-    pub(super) fn loaded(&mut self) -> Outcome {
+    pub(super) fn loaded(&mut self) -> Actions {
         self.child = true;
-        Outcome { ask: self.due(), ..Outcome::default() }
+        Actions { ask: self.due(), ..Actions::default() }
     }
 
     /// Takes note of a child's death, which computed these requests and questions.
-    pub(super) fn died(&mut self, computing: &[u64]) -> Outcome {
+    pub(super) fn died(&mut self, computing: &[u64]) -> Actions {
         self.child = false;
-        let mut outcome = Outcome::default();
+        let mut outcome = Actions::default();
         let left = std::mem::take(&mut self.leaving);
-        let was_there = |(id, entry): (&u64, &Entry)| (entry.place != Place::Waits).then_some(*id);
+        let was_there =
+            |(id, entry): (&u64, &Entry)| (entry.delivery != Delivery::Pending).then_some(*id);
         let there: BTreeSet<u64> = self.open.iter().filter_map(was_there).collect();
         // If it was none of what it is known to have computed, it was something else that was there.
         let is_known = computing.iter().any(|id| there.contains(id) || left.contains_key(id));
@@ -278,7 +282,7 @@ impl Ledger {
             if is_known { (&there & &computing, SEEN) } else { (there, UNSEEN) };
         outcome.tell.extend(left.into_values());
         for (id, entry) in &mut self.open {
-            entry.place = Place::Waits;
+            entry.delivery = Delivery::Pending;
             entry.progress = 0;
             entry.deaths += if suspects.contains(id) { weight } else { 0 };
         }
@@ -297,17 +301,17 @@ impl Ledger {
     fn due(&mut self) -> Vec<ToChild> {
         // Whoever is tried is alone in the child: those that were there before have to be out of it.
         let is_alone = self.leaving.is_empty() || !self.trying;
-        let withdrawn = self.open.values().any(|entry| entry.place == Place::Withdrawn);
+        let withdrawn = self.open.values().any(|entry| entry.delivery == Delivery::Withdrawn);
         if !self.child || withdrawn || !is_alone {
             return Vec::new();
         }
         let suspect = self.open.iter_mut().find(|(_, entry)| entry.deaths >= SUSPICIOUS);
         match suspect {
-            Some((_, suspect)) if suspect.place == Place::Sent => Vec::new(),
+            Some((_, suspect)) if suspect.delivery == Delivery::Sent => Vec::new(),
             Some((id, suspect)) => vec![suspect.send(*id)],
             None => {
                 self.trying = false;
-                let waiting = self.open.iter_mut().filter(|(_, e)| e.place == Place::Waits);
+                let waiting = self.open.iter_mut().filter(|(_, e)| e.delivery == Delivery::Pending);
                 let mut waiting: Vec<_> = waiting.collect();
                 waiting.sort_by_key(|(id, entry)| (entry.request.rank(), **id));
                 waiting.into_iter().map(|(id, entry)| entry.send(*id)).collect()
@@ -318,66 +322,69 @@ impl Ledger {
 
 impl Entry {
     fn send(&mut self, id: u64) -> ToChild {
-        self.place = Place::Sent;
+        self.delivery = Delivery::Sent;
         match &mut self.request {
-            Request::Text(generate) => ToChild::Command(Command::Generate(generate.clone())),
-            Request::Vectors(embed) => {
+            Job::Text(generate) => ToChild::Command(Command::Generate(generate.clone())),
+            Job::Vectors(embed) => {
                 let first = embed.clone();
                 embed.started = true;
                 ToChild::Command(Command::Embed(first))
             }
-            Request::Question { question, patient } => {
+            Job::Question { question, patient } => {
                 ToChild::Question { id, question: question.clone(), patient: *patient }
             }
         }
     }
 
     /// Takes note of news. Whether its reader does not know them yet.
-    fn hear(&mut self, news: &News) -> io::Result<bool> {
-        let Request::Text(generate) = &mut self.request else { return Err(nonsense()) };
-        let said = &mut generate.said;
-        let is_over = match &news.what {
-            What::Finished { choice, .. } => {
-                let own =
-                    |(at, said): (usize, &Option<Said>)| (at == *choice as usize) == said.is_some();
-                said.iter().enumerate().all(own)
+    fn hear(&mut self, news: &Update) -> io::Result<bool> {
+        let Job::Text(generate) = &mut self.request else { return Err(nonsense()) };
+        let partial = &mut generate.partial;
+        let is_over = match &news.kind {
+            UpdateKind::Finished { choice, .. } => {
+                let own = |(at, partial): (usize, &Option<PartialAnswer>)| {
+                    (at == *choice as usize) == partial.is_some()
+                };
+                partial.iter().enumerate().all(own)
             }
-            what => matches!(what, What::Failed(_)),
+            kind => matches!(kind, UpdateKind::Failed(_)),
         };
         if is_over != news.last {
             return Err(nonsense());
         }
-        match &news.what {
-            What::Started { .. } => return Ok(!std::mem::replace(&mut generate.started, true)),
-            What::Prompt(_) => return Ok(generate.request.prompt_logprobs.take().is_some()),
-            What::Grew(grown) => {
+        match &news.kind {
+            UpdateKind::Started { .. } => {
+                return Ok(!std::mem::replace(&mut generate.started, true));
+            }
+            UpdateKind::Prompt(_) => return Ok(generate.request.prompt_logprobs.take().is_some()),
+            UpdateKind::Token(grown) => {
                 self.progress += 1;
                 if self.progress >= INNOCENT {
                     self.deaths = 0;
                 }
-                let said = said.get_mut(grown.choice as usize).and_then(Option::as_mut);
-                grow(said.ok_or_else(nonsense)?, grown);
+                let partial = partial.get_mut(grown.choice as usize).and_then(Option::as_mut);
+                grow(partial.ok_or_else(nonsense)?, grown);
             }
-            What::Finished { choice, .. } => {
-                let finished = said.get_mut(*choice as usize).and_then(Option::take);
+            UpdateKind::Finished { choice, .. } => {
+                let finished = partial.get_mut(*choice as usize).and_then(Option::take);
                 finished.ok_or_else(nonsense)?;
             }
-            What::Failed(_) => {}
+            UpdateKind::Failed(_) => {}
             // It was not cancelled.
-            What::Dropped => return Err(nonsense()),
+            UpdateKind::Dropped => return Err(nonsense()),
         }
         Ok(true)
     }
 }
 
-impl Request {
+impl Job {
     /// Who comes first. Of those that had left the queue the one with the fewest tokens to compute
     /// again does: on average they wait the least then.
     fn rank(&self) -> usize {
         match self {
             Self::Text(generate) if generate.started => {
-                let said = generate.said.iter().flatten().map(|said| said.tokens.len());
-                generate.request.prompt.len() + said.sum::<usize>()
+                let partial = generate.partial.iter().flatten().map(|partial| partial.tokens.len());
+                generate.request.prompt.len() + partial.sum::<usize>()
             }
             Self::Text(_) | Self::Vectors(_) | Self::Question { .. } => usize::MAX,
         }
@@ -386,7 +393,7 @@ impl Request {
     /// What tells that it is forgotten; nothing does of a question.
     fn dropped(&self, id: u64) -> Option<Report> {
         match self {
-            Self::Text(_) => Some(over(id, What::Dropped)),
+            Self::Text(_) => Some(over(id, UpdateKind::Dropped)),
             Self::Vectors(_) => Some(Report::Dropped(id)),
             Self::Question { .. } => None,
         }
@@ -395,7 +402,7 @@ impl Request {
     /// What tells that it has failed; whoever asked a question waits for it otherwise.
     fn failed(&self, id: u64, failure: Failure) -> Option<Report> {
         match self {
-            Self::Text(_) => Some(over(id, What::Failed(failure))),
+            Self::Text(_) => Some(over(id, UpdateKind::Failed(failure))),
             Self::Vectors(_) => Some(Report::Vectors { id, vectors: Err(failure) }),
             Self::Question { .. } => None,
         }
@@ -407,7 +414,7 @@ impl Request {
         match self {
             Self::Text(generate) => {
                 let queue = queue.filter(|_| !generate.started);
-                let (submitted, own) = (generate.submitted.0, generate.request.origin.timeout);
+                let (submitted, own) = (generate.submitted.0, generate.request.admission.timeout);
                 Some(Timeouts { submitted, own, queue })
             }
             Self::Vectors(embed) => {
@@ -418,13 +425,13 @@ impl Request {
     }
 }
 
-fn grow(said: &mut Said, grown: &Grown) {
+fn grow(partial: &mut PartialAnswer, grown: &NewToken) {
     // An answer can end without a further token.
-    if grown.tokens as usize > said.tokens.len() {
-        said.tokens.push(grown.token);
+    if grown.tokens as usize > partial.tokens.len() {
+        partial.tokens.push(grown.token);
     }
-    said.draws = grown.draws;
-    said.held.clone_from(&grown.held);
+    partial.rng_position = grown.rng_position;
+    partial.held.clone_from(&grown.held);
 }
 
 fn nonsense() -> io::Error {
@@ -432,8 +439,8 @@ fn nonsense() -> io::Error {
 }
 
 /// The last news about a request for text.
-fn over(id: u64, what: What) -> Report {
-    Report::News(vec![News { id, after: Duration::ZERO, what, last: true }])
+fn over(id: u64, kind: UpdateKind) -> Report {
+    Report::Updates(vec![Update { id, after: Duration::ZERO, kind, last: true }])
 }
 
 #[cfg(test)]

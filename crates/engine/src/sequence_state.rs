@@ -24,7 +24,7 @@ const NUMBER: usize = 4;
 
 /// What a state is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shape {
+pub(crate) enum StateLayout {
     /// One cache.
     Cells,
     /// One of so many bytes for all tokens, and one for a window.
@@ -35,7 +35,7 @@ pub(crate) enum Shape {
     Recurrent,
 }
 
-impl Shape {
+impl StateLayout {
     /// Its caches in a state of `len` bytes; `None` where they are not in it.
     fn caches(self, len: usize) -> Option<Vec<Range<usize>>> {
         let end = |first: usize| HEADER.checked_add(first).filter(|&end| end <= len);
@@ -62,9 +62,9 @@ impl Shape {
 /// streams, or not of one sequence.
 pub(crate) fn of_one_stream(
     mut bytes: Vec<u8>,
-    shape: Shape,
+    shape: StateLayout,
     streams: u32,
-) -> Option<(Vec<u8>, Shape)> {
+) -> Option<(Vec<u8>, StateLayout)> {
     let mut first = 0;
     // From the last, so that those before stay where they are.
     for cache in shape.caches(bytes.len())?.into_iter().rev() {
@@ -96,7 +96,7 @@ fn strip(bytes: &mut Vec<u8>, cache: Range<usize>, streams: u32) -> Option<usize
 }
 
 /// A state of one stream as of caches with `streams` streams.
-pub(crate) fn of_streams(bytes: &[u8], shape: Shape, streams: u32) -> Vec<u8> {
+pub(crate) fn of_streams(bytes: &[u8], shape: StateLayout, streams: u32) -> Vec<u8> {
     let others = streams.saturating_sub(1) as usize * NUMBER;
     let caches = shape.caches(bytes.len()).unwrap_or_default();
     let mut all = Vec::with_capacity(bytes.len() + others * caches.len());
@@ -130,7 +130,7 @@ mod tests {
     }
 
     fn one(bytes: Vec<u8>, streams: u32) -> Option<Vec<u8>> {
-        of_one_stream(bytes, Shape::Cells, streams).map(|(bytes, _)| bytes)
+        of_one_stream(bytes, StateLayout::Cells, streams).map(|(bytes, _)| bytes)
     }
 
     #[test]
@@ -144,8 +144,8 @@ mod tests {
             assert_eq!(one(streams, 4).unwrap(), alone);
         }
         assert_eq!(one(alone.clone(), 1).unwrap(), alone);
-        assert_eq!(of_streams(&alone, Shape::Cells, 1), alone);
-        let three = of_streams(&alone, Shape::Cells, 3);
+        assert_eq!(of_streams(&alone, StateLayout::Cells, 1), alone);
+        let three = of_streams(&alone, StateLayout::Cells, 3);
         assert_eq!(three, state(&[77, 2, 3, 3, 11, 0, 0, 0, 0]));
         assert_eq!(one(three, 3).unwrap(), alone);
     }
@@ -153,19 +153,22 @@ mod tests {
     #[test]
     fn each_cache_of_a_state_has_its_streams() {
         let split = state(&[77, 2, 3, 0, 2, 11, 12, 0, 3, 0, 1, 13, 0]);
-        let windowed = (state(&[77, 2, 1, 2, 11, 12, 1, 1, 13]), Shape::Windowed(16));
-        assert_eq!(of_one_stream(split.clone(), Shape::Windowed(24), 3), Some(windowed.clone()));
+        let windowed = (state(&[77, 2, 1, 2, 11, 12, 1, 1, 13]), StateLayout::Windowed(16));
+        assert_eq!(
+            of_one_stream(split.clone(), StateLayout::Windowed(24), 3),
+            Some(windowed.clone())
+        );
         let back = of_streams(&windowed.0, windowed.1, 3);
         assert_eq!(back, state(&[77, 2, 3, 2, 11, 12, 0, 0, 3, 1, 13, 0, 0]));
-        assert_eq!(of_one_stream(back, Shape::Windowed(24), 3), Some(windowed));
+        assert_eq!(of_one_stream(back, StateLayout::Windowed(24), 3), Some(windowed));
         // What follows is a recurrent state: it stays as it is.
-        let hybrid = (state(&[77, 2, 1, 2, 11, 12, 3, 0, 1, 13, 0]), Shape::Hybrid(16));
-        assert_eq!(of_one_stream(split.clone(), Shape::Hybrid(24), 3), Some(hybrid.clone()));
+        let hybrid = (state(&[77, 2, 1, 2, 11, 12, 3, 0, 1, 13, 0]), StateLayout::Hybrid(16));
+        assert_eq!(of_one_stream(split.clone(), StateLayout::Hybrid(24), 3), Some(hybrid.clone()));
         assert_eq!(of_streams(&hybrid.0, hybrid.1, 1), hybrid.0);
         assert_eq!(of_streams(&hybrid.0, hybrid.1, 2)[8..28], state(&[2, 2, 11, 12, 0]));
-        let recurrent = (split.clone(), Shape::Recurrent);
-        assert_eq!(of_one_stream(split.clone(), Shape::Recurrent, 3), Some(recurrent));
-        assert_eq!(of_streams(&split, Shape::Recurrent, 7), split);
+        let recurrent = (split.clone(), StateLayout::Recurrent);
+        assert_eq!(of_one_stream(split.clone(), StateLayout::Recurrent, 3), Some(recurrent));
+        assert_eq!(of_streams(&split, StateLayout::Recurrent, 7), split);
     }
 
     #[test]
@@ -173,17 +176,17 @@ mod tests {
         assert_eq!(one(state(&[77, 2, 3, 1, 1, 1, 1]), 3), None, "no empty streams");
         assert_eq!(one(state(&[77, 2, 2, 1, 0]), 3), None, "other streams");
         assert_eq!(one(state(&[77]), 3), None);
-        assert_eq!(of_one_stream(state(&[77, 2, 1, 0]), Shape::Windowed(99), 1), None);
-        assert_eq!(of_one_stream(state(&[77, 2, 1, 0]), Shape::Hybrid(usize::MAX), 1), None);
+        assert_eq!(of_one_stream(state(&[77, 2, 1, 0]), StateLayout::Windowed(99), 1), None);
+        assert_eq!(of_one_stream(state(&[77, 2, 1, 0]), StateLayout::Hybrid(usize::MAX), 1), None);
     }
 
-    fn shapes() -> impl Strategy<Value = Shape> {
+    fn shapes() -> impl Strategy<Value = StateLayout> {
         let first = prop_oneof![0_usize..100, Just(usize::MAX)];
         (0..4, first).prop_map(|(kind, first)| match kind {
-            0 => Shape::Cells,
-            1 => Shape::Windowed(first),
-            2 => Shape::Hybrid(first),
-            _ => Shape::Recurrent,
+            0 => StateLayout::Cells,
+            1 => StateLayout::Windowed(first),
+            2 => StateLayout::Hybrid(first),
+            _ => StateLayout::Recurrent,
         })
     }
 

@@ -11,10 +11,10 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::messages::{Answer, Question};
 use crate::Token;
+use crate::background_thread::{is_background, record_engine_wait};
 use crate::failure::Failure;
 use crate::grammar::{Grammar, GrammarCompiler, GrammarError};
 use crate::lock::lock;
-use crate::patience::{has_waited, is_patient};
 use crate::vocab::{ParseSpecial, Tokenize};
 
 /// Grammars of which is known that they can be compiled, and the longest of them in bytes: for longer ones
@@ -24,7 +24,7 @@ const LONGEST_KNOWN: usize = 32 << 10;
 
 /// A question on its way.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct PendingQuestion {
     pub(super) question: Question,
     /// Whether it may take long, so as to hold up nobody.
     pub(super) patient: bool,
@@ -36,23 +36,23 @@ pub(super) type Reply = Result<(Answer, Duration), Failure>;
 
 /// Asks a child. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Remote {
-    questions: UnboundedSender<Asked>,
+pub(crate) struct ChildClient {
+    questions: UnboundedSender<PendingQuestion>,
     known: Arc<Mutex<LruCache<Grammar, ()>>>,
 }
 
-impl Remote {
-    pub(super) fn new(questions: UnboundedSender<Asked>) -> Self {
+impl ChildClient {
+    pub(super) fn new(questions: UnboundedSender<PendingQuestion>) -> Self {
         Self { questions, known: Arc::new(Mutex::new(LruCache::new(KNOWN))) }
     }
 
     fn ask(&self, question: Question) -> Result<Answer, Failure> {
         let (reply, answer) = sync_channel(1);
-        let asked = Asked { question, patient: is_patient(), reply };
+        let asked = PendingQuestion { question, patient: is_background(), reply };
         self.questions.send(asked).map_err(|_| Failure::EngineGone)?;
         let begin = Instant::now();
         let (answer, took) = answer.recv().unwrap_or(Err(Failure::EngineGone))?;
-        has_waited(begin.elapsed().saturating_sub(took));
+        record_engine_wait(begin.elapsed().saturating_sub(took));
         Ok(answer)
     }
 
@@ -61,7 +61,7 @@ impl Remote {
     }
 }
 
-impl Tokenize for Remote {
+impl Tokenize for ChildClient {
     fn tokenize(&self, texts: &[&str], special: ParseSpecial) -> Result<Vec<Vec<Token>>, Failure> {
         let owned = texts.iter().map(|&text| text.to_owned()).collect();
         match self.ask(Question::Tokenise(owned, special))? {
@@ -71,7 +71,7 @@ impl Tokenize for Remote {
     }
 }
 
-impl GrammarCompiler for Remote {
+impl GrammarCompiler for ChildClient {
     fn compile(&self, grammar: &Grammar) -> Result<Result<(), GrammarError>, Failure> {
         let Answer::Compiled(compiled) = self.ask(Question::Compile(grammar.clone()))? else {
             return Err(Failure::EngineGone);

@@ -14,9 +14,9 @@ const WORD: usize = size_of::<u64>();
 
 /// The file.
 #[derive(Debug)]
-pub(super) struct BlackBox(File);
+pub(super) struct CrashRecord(File);
 
-impl BlackBox {
+impl CrashRecord {
     pub(super) fn new() -> io::Result<Self> {
         #[cfg(target_os = "linux")]
         let file = memfd_create("forebay-step", MemfdFlags::CLOEXEC)?.into();
@@ -68,9 +68,9 @@ mod tests {
 
     #[test]
     fn the_last_step_is_what_is_read() {
-        let (parent, mut buffer) = (BlackBox::new().unwrap(), Vec::new());
+        let (parent, mut buffer) = (CrashRecord::new().unwrap(), Vec::new());
         assert!(parent.read().is_empty());
-        let child = BlackBox::of(parent.file().unwrap());
+        let child = CrashRecord::of(parent.file().unwrap());
         child.write(&mut [7, 1, u64::MAX].into_iter(), &mut buffer);
         assert_eq!(parent.read(), [7, 1, u64::MAX]);
         child.write(&mut [3].into_iter(), &mut buffer);

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use forebay_scheduler::{HostCopyId, KvOp, SlotId};
 
-use crate::model::{Model, Row, StepError};
+use crate::model::{GenerationModel, Row, StepError};
 
 /// A model and one for its long slot.
-pub(crate) struct WithLong<M, F> {
+pub(crate) struct LongSlotModel<M, F> {
     usual: M,
     long: Option<M>,
     make: F,
@@ -20,14 +20,16 @@ pub(crate) struct WithLong<M, F> {
     places: Vec<(bool, usize)>,
 }
 
-impl<M: Model, F: FnMut() -> Result<M, StepError>> WithLong<M, F> {
+impl<M: GenerationModel, F: FnMut() -> Result<M, StepError>> LongSlotModel<M, F> {
     /// `slot` is the long one; `make` makes a model whose slot 0 it is.
     pub(crate) fn new(usual: M, slot: SlotId, make: F) -> Self {
         Self { usual, long: None, make, slot, places: Vec::new() }
     }
 }
 
-impl<M: Model, F: FnMut() -> Result<M, StepError>> Model for WithLong<M, F> {
+impl<M: GenerationModel, F: FnMut() -> Result<M, StepError>> GenerationModel
+    for LongSlotModel<M, F>
+{
     fn open(&mut self, slot: SlotId) -> Result<(), StepError> {
         if slot == self.slot && self.long.is_none() {
             self.long = Some((self.make)()?);
@@ -110,7 +112,7 @@ mod tests {
         changes: usize,
     }
 
-    impl Model for Echo {
+    impl GenerationModel for Echo {
         fn step(&mut self, rows: &[Row], calls: &[usize]) -> Result<Vec<Duration>, StepError> {
             #[expect(clippy::cast_precision_loss, reason = "small numbers")]
             let echo = |row: &Row| [row.token as f32 + 100.0 * row.slot as f32];
@@ -138,7 +140,7 @@ mod tests {
 
     #[test]
     fn rows_and_changes_go_to_whom_they_belong() {
-        let mut model = WithLong::new(Echo::default(), SlotId(2), || Ok(Echo::default()));
+        let mut model = LongSlotModel::new(Echo::default(), SlotId(2), || Ok(Echo::default()));
         model.open(SlotId(1)).unwrap();
         assert!(model.long.is_none(), "made when it is needed, not before");
         model.open(SlotId(2)).unwrap();
@@ -155,7 +157,7 @@ mod tests {
     #[test]
     fn without_memory_only_the_long_slot_is_missing() {
         let none = || Err(StepError("no memory".to_owned()));
-        let mut model = WithLong::new(Echo::default(), SlotId(2), none);
+        let mut model = LongSlotModel::new(Echo::default(), SlotId(2), none);
         assert!(model.open(SlotId(2)).is_err());
         let copy = HostCopyId(0);
         model.change(KvOp::Restore { copy, slot: SlotId(2), keep: 5 }).unwrap();

@@ -10,64 +10,66 @@ use tokio::sync::mpsc;
 
 use crate::grammar::{CompiledGrammar, GrammarError, Grammars};
 use crate::lock::lock;
-use crate::message::{Command, Generate};
-use crate::report_sink::{Activity, Outbox};
-use crate::status::Board;
+use crate::message::{Command, GenerateCommand};
+use crate::report_sink::{Activity, ReportSink};
+use crate::status::StatusBoard;
 
 /// Stack of the thread that compiles: what is accepted takes up to 14 MB.
 const STACK: usize = 64 << 20;
 
 /// Compiles, for one engine.
-pub(crate) struct Compiler {
+pub(crate) struct GrammarRecompiler {
     grammars: Arc<Grammars>,
     commands: mpsc::UnboundedSender<Command>,
-    out: Arc<dyn Outbox>,
-    board: Arc<Board>,
-    queue: Option<std::sync::mpsc::Sender<Box<Generate>>>,
-    waiting: Arc<Mutex<HashMap<u64, Waiting>>>,
+    out: Arc<dyn ReportSink>,
+    board: Arc<StatusBoard>,
+    queue: Option<std::sync::mpsc::Sender<Box<GenerateCommand>>>,
+    waiting: Arc<Mutex<HashMap<u64, PendingCompile>>>,
     /// Those that were cancelled on their way back.
     cancelled: HashSet<u64>,
 }
 
 /// Of a request that waits for its grammar.
-type Waiting = Option<Result<CompiledGrammar, GrammarError>>;
+type PendingCompile = Option<Result<CompiledGrammar, GrammarError>>;
 
 /// Whether a request has its grammar.
-pub(crate) enum Ready {
+pub(crate) enum GrammarLookup {
     /// It has, or needs none.
-    Now(Box<Generate>, Option<CompiledGrammar>),
+    Ready(Box<GenerateCommand>, Option<CompiledGrammar>),
     /// It will come again when it has, or nobody wants it any more.
-    Later,
+    Pending,
     /// The grammar cannot be compiled.
-    Never(Box<Generate>),
+    Failed(Box<GenerateCommand>),
 }
 
-impl Compiler {
+impl GrammarRecompiler {
     /// Sends requests back by `commands`.
     pub(crate) fn new(
         grammars: Arc<Grammars>,
         commands: mpsc::UnboundedSender<Command>,
-        out: Arc<dyn Outbox>,
-        board: Arc<Board>,
+        out: Arc<dyn ReportSink>,
+        board: Arc<StatusBoard>,
     ) -> Self {
         let (waiting, cancelled) = (Arc::default(), HashSet::new());
         Self { grammars, commands, out, board, queue: None, waiting, cancelled }
     }
 
     /// Finds a request's grammar.
-    pub(crate) fn find(&mut self, generate: Box<Generate>) -> Ready {
-        let Some(grammar) = &generate.request.grammar else { return Ready::Now(generate, None) };
+    pub(crate) fn find(&mut self, generate: Box<GenerateCommand>) -> GrammarLookup {
+        let Some(grammar) = &generate.request.grammar else {
+            return GrammarLookup::Ready(generate, None);
+        };
         if self.cancelled.remove(&generate.id) {
-            return Ready::Later;
+            return GrammarLookup::Pending;
         }
         let waiting = lock(&self.waiting).remove(&generate.id).flatten();
         let compiled = match waiting {
-            Some(Err(_)) => return Ready::Never(generate),
+            Some(Err(_)) => return GrammarLookup::Failed(generate),
             Some(Ok(compiled)) => Some(compiled),
             None => self.grammars.compiled(grammar),
         };
         match compiled {
-            Some(compiled) => Ready::Now(generate, Some(compiled)),
+            Some(compiled) => GrammarLookup::Ready(generate, Some(compiled)),
             None => self.compile(generate),
         }
     }
@@ -81,7 +83,7 @@ impl Compiler {
         }
     }
 
-    fn compile(&mut self, generate: Box<Generate>) -> Ready {
+    fn compile(&mut self, generate: Box<GenerateCommand>) -> GrammarLookup {
         lock(&self.waiting).insert(generate.id, None);
         let queue = match self.queue.take() {
             Some(queue) => queue,
@@ -89,20 +91,20 @@ impl Compiler {
                 Ok(queue) => queue,
                 Err(error) => {
                     tracing::error!(%error, "a thread for grammars cannot be started");
-                    return Ready::Never(generate);
+                    return GrammarLookup::Failed(generate);
                 }
             },
         };
         let sent = queue.send(generate);
         self.queue = Some(queue);
         match sent {
-            Ok(()) => Ready::Later,
-            Err(refused) => Ready::Never(refused.0),
+            Ok(()) => GrammarLookup::Pending,
+            Err(refused) => GrammarLookup::Failed(refused.0),
         }
     }
 
-    fn start(&self) -> std::io::Result<std::sync::mpsc::Sender<Box<Generate>>> {
-        let (queue, requests) = std::sync::mpsc::channel::<Box<Generate>>();
+    fn start(&self) -> std::io::Result<std::sync::mpsc::Sender<Box<GenerateCommand>>> {
+        let (queue, requests) = std::sync::mpsc::channel::<Box<GenerateCommand>>();
         let (grammars, commands) = (Arc::clone(&self.grammars), self.commands.clone());
         let (waiting, out) = (Arc::clone(&self.waiting), Arc::clone(&self.out));
         let board = Arc::clone(&self.board);

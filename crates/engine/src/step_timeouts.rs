@@ -13,7 +13,7 @@ const FIRST: u32 = 5;
 
 /// How long steps may take: what they are predicted to, many times, and `least` in any case.
 #[derive(Debug)]
-pub(crate) struct StepLimits {
+pub(crate) struct StepTimeouts {
     least: Duration,
     seen: BTreeSet<StepKind>,
 }
@@ -33,7 +33,7 @@ impl StepKind {
     }
 }
 
-impl StepLimits {
+impl StepTimeouts {
     /// Limits of at least so much; the kinds in `seen` were computed before.
     pub(crate) fn new(least: Duration, seen: Vec<StepKind>) -> Self {
         Self { least, seen: seen.into_iter().collect() }
@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn the_first_of_its_kind_may_take_longer() {
         let second = Duration::from_secs(1);
-        let mut limits = StepLimits::new(second, Vec::new());
+        let mut limits = StepTimeouts::new(second, Vec::new());
         let mut next =
             |rows, prompts, predicted| limits.next(StepKind::new(rows, prompts), predicted);
         assert_eq!(next(5, false, Duration::ZERO), second * FIRST);
@@ -72,7 +72,7 @@ mod tests {
         assert_eq!(next(8, false, second / 10), second * 2);
         assert_eq!(next(8, true, second), second * TIMES * FIRST);
         assert_eq!(next(0, true, Duration::MAX), Duration::MAX);
-        let mut after = StepLimits::new(second, limits.seen());
+        let mut after = StepTimeouts::new(second, limits.seen());
         assert_eq!(after.next(StepKind::new(6, false), Duration::ZERO), second);
     }
 }

@@ -9,7 +9,7 @@ use crate::Token;
 
 /// How long an answer may think, and how it stops.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ThinkLimit {
+pub struct ReasoningBudget {
     /// The most tokens of thoughts, the mark that begins them aside where the prompt has it.
     pub tokens: u32,
     /// Whether the prompt has begun the thoughts.
@@ -24,15 +24,15 @@ pub struct ThinkLimit {
 
 /// Where one answer stands.
 #[derive(Debug)]
-pub(crate) struct ThinkGuard {
-    limit: ThinkLimit,
-    state: State,
+pub(crate) struct ReasoningLimiter {
+    limit: ReasoningBudget,
+    state: ReasoningState,
     /// The text so far as it is needed to see a mark that several tokens spell.
     tail: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ReasoningState {
     /// Nothing but space so far.
     Before,
     /// This many tokens of thoughts so far.
@@ -43,19 +43,21 @@ enum State {
     After,
 }
 
-// === impl ThinkGuard ===
+// === impl ReasoningLimiter ===
 
-impl ThinkGuard {
-    pub(crate) fn new(limit: ThinkLimit) -> Self {
-        let state = if limit.opened { State::In(0) } else { State::Before };
+impl ReasoningLimiter {
+    pub(crate) fn new(limit: ReasoningBudget) -> Self {
+        let state = if limit.opened { ReasoningState::In(0) } else { ReasoningState::Before };
         Self { limit, state, tail: String::new() }
     }
 
     /// The token that has to come next, if thoughts have to end.
     pub(crate) fn next(&self) -> Option<Token> {
         match self.state {
-            State::In(tokens) if tokens >= self.limit.tokens => self.limit.closing.first().copied(),
-            State::Closing(told) => self.limit.closing.get(told).copied(),
+            ReasoningState::In(tokens) if tokens >= self.limit.tokens => {
+                self.limit.closing.first().copied()
+            }
+            ReasoningState::Closing(told) => self.limit.closing.get(told).copied(),
             _ => None,
         }
     }
@@ -63,33 +65,33 @@ impl ThinkGuard {
     /// Takes in a token that came and its text; `forced` where it is what [`Self::next`] said.
     pub(crate) fn take(&mut self, text: &str, forced: bool) {
         if forced {
-            let told = if let State::Closing(told) = self.state { told + 1 } else { 1 };
-            self.state = State::Closing(told);
+            let told = if let ReasoningState::Closing(told) = self.state { told + 1 } else { 1 };
+            self.state = ReasoningState::Closing(told);
             if told == self.limit.closing.len() {
-                self.state = State::After;
+                self.state = ReasoningState::After;
             }
             return;
         }
         match self.state {
-            State::Before => {
+            ReasoningState::Before => {
                 self.tail.push_str(text);
                 let said = self.tail.trim_start();
                 // Space may go on for ever; none of it is needed.
                 let space = self.tail.len() - said.len();
                 if said.starts_with(&*self.limit.open) {
-                    self.state = State::In(0);
+                    self.state = ReasoningState::In(0);
                     self.tail.clear();
                 } else if self.limit.open.starts_with(said) {
                     self.tail.drain(..space);
                 } else {
-                    self.state = State::After;
+                    self.state = ReasoningState::After;
                 }
             }
             // What was to end them came by itself in between: it is all the same.
-            State::In(_) | State::Closing(_) => {
+            ReasoningState::In(_) | ReasoningState::Closing(_) => {
                 self.tail.push_str(text);
                 if self.tail.contains(&*self.limit.close) {
-                    self.state = State::After;
+                    self.state = ReasoningState::After;
                     return;
                 }
                 let keep = self.limit.close.len();
@@ -97,11 +99,11 @@ impl ThinkGuard {
                     let from = (from..=self.tail.len()).find(|&at| self.tail.is_char_boundary(at));
                     self.tail.drain(..from.unwrap_or(0));
                 }
-                if let State::In(tokens) = &mut self.state {
+                if let ReasoningState::In(tokens) = &mut self.state {
                     *tokens += 1;
                 }
             }
-            State::After => {}
+            ReasoningState::After => {}
         }
     }
 }
@@ -115,8 +117,8 @@ mod tests {
         let close = "\n</t>\n";
         let closing: Vec<Token> = close.chars().map(u32::from).collect();
         let (open, close) = ("<t>".into(), "</t>".into());
-        let limit = ThinkLimit { tokens, opened, open, close, closing: closing.into() };
-        let mut guard = ThinkGuard::new(limit);
+        let limit = ReasoningBudget { tokens, opened, open, close, closing: closing.into() };
+        let mut guard = ReasoningLimiter::new(limit);
         let mut out = String::new();
         let mut text = text.chars();
         loop {
@@ -137,8 +139,8 @@ mod tests {
     #[test]
     fn space_in_front_is_not_kept() {
         let (open, close) = ("<t>".into(), "</t>".into());
-        let limit = ThinkLimit { tokens: 1, opened: false, open, close, closing: [1].into() };
-        let mut guard = ThinkGuard::new(limit);
+        let limit = ReasoningBudget { tokens: 1, opened: false, open, close, closing: [1].into() };
+        let mut guard = ReasoningLimiter::new(limit);
         for _ in 0..1000 {
             guard.take(" \n", false);
         }
@@ -146,7 +148,7 @@ mod tests {
         for text in [" <", "t", ">a"] {
             guard.take(text, false);
         }
-        assert_eq!(guard.state, State::In(0));
+        assert_eq!(guard.state, ReasoningState::In(0));
     }
 
     #[test]

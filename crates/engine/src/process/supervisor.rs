@@ -15,24 +15,24 @@ use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use super::black_box::BlackBox;
+use super::child_client::{ChildClient, PendingQuestion, Reply};
+use super::child_process::{ChildExit, ChildProcess, Frames, LAST_BREATH, LEAVE};
+use super::crash_record::CrashRecord;
+use super::in_flight::{Actions, InFlight};
 use super::launcher::Launcher;
-use super::ledger::{Ledger, Outcome};
-use super::messages::{Description, FromChild, ToChild};
-use super::remote::{Asked, Remote, Reply};
-use super::running::{End, Frames, LAST_BREATH, LEAVE, Running};
+use super::messages::{FromChild, ModelDescription, ToChild};
 use super::{frames, memory};
+use crate::engine_thread::{EngineEndGuard, LoadError, LoadReport, OnLoaded};
 use crate::exit_cause::ExitCause;
 use crate::failure::Failure;
 use crate::grammar::GrammarCompiler;
-use crate::host::{Announce, Announcement, EndOnDrop, LoadError};
 use crate::message::{Command, Report};
 use crate::model_config::ModelConfig;
 use crate::model_info::ModelInfo;
-use crate::report_router::Hub;
-use crate::report_sink::Outbox;
-use crate::status::{Board, State, Stats, Status};
-use crate::step_limits::StepKind;
+use crate::report_router::ReportRouter;
+use crate::report_sink::ReportSink;
+use crate::status::{Snapshot, Stats, Status, StatusBoard};
+use crate::step_timeouts::StepKind;
 use crate::vocab::{Vocab, VocabTable};
 
 /// How often a child is looked at.
@@ -53,27 +53,27 @@ const SPARE: usize = 8;
 const FIRST_QUESTION: u64 = 1 << 63;
 
 /// An engine's children, one after the other.
-pub(crate) struct Parent {
+pub(crate) struct SupervisorSetup {
     pub(crate) config: ModelConfig,
     pub(crate) launcher: Launcher,
-    pub(crate) board: Arc<Board>,
-    pub(crate) hub: Arc<Hub>,
+    pub(crate) board: Arc<StatusBoard>,
+    pub(crate) hub: Arc<ReportRouter>,
     pub(crate) inbox: mpsc::UnboundedReceiver<Command>,
     /// Until the first child has loaded the model.
-    pub(crate) announce: Option<Announce>,
+    pub(crate) announce: Option<OnLoaded>,
 }
 
 /// The state of a thread that looks after children.
-struct Keeper {
-    parent: Parent,
-    black_box: BlackBox,
+struct Supervisor {
+    parent: SupervisorSetup,
+    crash_record: CrashRecord,
     /// File descriptors for the next child: connections may have taken all others.
     spare: Vec<File>,
-    ledger: Ledger,
-    questions: mpsc::UnboundedReceiver<Asked>,
+    in_flight: InFlight,
+    questions: mpsc::UnboundedReceiver<PendingQuestion>,
     /// Who waits for answers to questions.
     replies: HashMap<u64, SyncSender<Reply>>,
-    remote: Remote,
+    remote: ChildClient,
     last_question: u64,
     /// What children before this one have counted, and what this one has.
     before: Stats,
@@ -93,7 +93,7 @@ struct Keeper {
     failed_loads: u32,
 }
 
-/// What tells one file from another that has its place: its size in bytes, and when it was written.
+/// What tells one file from another that has its delivery: its size in bytes, and when it was written.
 type FileStamp = (u64, SystemTime);
 
 fn file_of(config: &ModelConfig) -> Option<FileStamp> {
@@ -104,36 +104,36 @@ fn file_of(config: &ModelConfig) -> Option<FileStamp> {
 /// Waiting before children are started again.
 struct BackOff(Duration);
 
-impl Parent {
+impl SupervisorSetup {
     /// Starts the thread.
     pub(crate) fn start(self) -> Result<JoinHandle<()>, LoadError> {
         let failed = |e: io::Error| LoadError(format!("cannot start a thread: {e}"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(failed)?;
         let name = format!("engine-{}", self.config.name);
-        let black_box = BlackBox::new().map_err(failed)?;
+        let crash_record = CrashRecord::new().map_err(failed)?;
         let run = move || {
-            let out = Arc::clone(&self.hub) as Arc<dyn Outbox>;
-            let guard = EndOnDrop(Arc::clone(&self.board), out);
-            runtime.block_on(Keeper::new(self, black_box).keep());
+            let out = Arc::clone(&self.hub) as Arc<dyn ReportSink>;
+            let guard = EngineEndGuard(Arc::clone(&self.board), out);
+            runtime.block_on(Supervisor::new(self, crash_record).keep());
             drop(guard);
         };
         thread::Builder::new().name(name).spawn(run).map_err(failed)
     }
 }
 
-impl Keeper {
-    fn new(parent: Parent, black_box: BlackBox) -> Self {
+impl Supervisor {
+    fn new(parent: SupervisorSetup, crash_record: CrashRecord) -> Self {
         #[expect(clippy::disallowed_methods, reason = "each is asked by a thread that waits")]
         let (ask, questions) = mpsc::unbounded_channel();
         Self {
-            black_box,
+            crash_record,
             spare: Vec::new(),
-            ledger: Ledger::new(parent.config.queue_timeout),
+            in_flight: InFlight::new(parent.config.queue_timeout),
             parent,
             questions,
             replies: HashMap::new(),
-            remote: Remote::new(ask),
+            remote: ChildClient::new(ask),
             last_question: FIRST_QUESTION,
             before: Stats::default(),
             counted: Stats::default(),
@@ -155,9 +155,9 @@ impl Keeper {
             let end = match self.live().await {
                 Ok(end) => end,
                 Err(error) if self.loaded.is_some() => {
-                    End::Died(ExitCause::ProtocolError, error.to_string())
+                    ChildExit::Died(ExitCause::ProtocolError, error.to_string())
                 }
-                Err(error) => End::CannotLoad(error.to_string()),
+                Err(error) => ChildExit::CannotLoad(error.to_string()),
             };
             if self.take_note(end).is_break() {
                 return;
@@ -171,13 +171,13 @@ impl Keeper {
     }
 
     /// One child's life.
-    async fn live(&mut self) -> io::Result<End> {
+    async fn live(&mut self) -> io::Result<ChildExit> {
         self.file = file_of(&self.parent.config);
-        self.black_box.clear();
+        self.crash_record.clear();
         self.spare.clear();
-        let Parent { config, launcher, .. } = &self.parent;
-        let started = Running::start(&config.name, launcher, &self.black_box);
-        self.spare = (0..SPARE).map_while(|_| self.black_box.file().ok()).collect();
+        let SupervisorSetup { config, launcher, .. } = &self.parent;
+        let started = ChildProcess::start(&config.name, launcher, &self.crash_record);
+        self.spare = (0..SPARE).map_while(|_| self.crash_record.file().ok()).collect();
         let (mut child, mut frames) = started?;
         self.parent.board.set_process(child.id());
         let config = Box::new(self.parent.config.clone());
@@ -190,7 +190,11 @@ impl Keeper {
         end
     }
 
-    async fn serve(&mut self, child: &mut Running, frames: &mut impl Frames) -> io::Result<End> {
+    async fn serve(
+        &mut self,
+        child: &mut ChildProcess,
+        frames: &mut impl Frames,
+    ) -> io::Result<ChildExit> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -214,9 +218,11 @@ impl Keeper {
     }
 
     /// How a child ends that has closed its socket.
-    async fn last_breath(&self, child: &mut Running) -> End {
+    async fn last_breath(&self, child: &mut ChildProcess) -> ChildExit {
         match child.last_breath(self.is_ending(), self.patience()).await {
-            End::Died(ExitCause::Silent, _) if self.is_ending() && self.is_done() => End::Closed,
+            ChildExit::Died(ExitCause::Silent, _) if self.is_ending() && self.is_done() => {
+                ChildExit::Closed
+            }
             end => end,
         }
     }
@@ -249,25 +255,25 @@ impl Keeper {
     fn obey(
         &mut self,
         command: Option<Command>,
-        child: Option<&Running>,
-    ) -> io::Result<Option<End>> {
-        let Some(command) = command else { return Ok(Some(End::Closed)) };
+        child: Option<&ChildProcess>,
+    ) -> io::Result<Option<ChildExit>> {
+        let Some(command) = command else { return Ok(Some(ChildExit::Closed)) };
         self.closing |= command == Command::Close;
         let leaves = matches!(command, Command::Cancel(_));
-        let outcome = self.ledger.ask(command);
-        if leaves && outcome != Outcome::default() {
+        let outcome = self.in_flight.ask(command);
+        if leaves && outcome != Actions::default() {
             self.left += 1;
             self.parent.board.cancelled.store(self.left, Relaxed);
         }
         self.follow(child, outcome)?;
         // One that loads, or is to be started, is not needed any more.
         let needless = self.loaded.is_none() && self.is_done();
-        Ok(needless.then_some(End::Closed))
+        Ok(needless.then_some(ChildExit::Closed))
     }
 
     /// Whether nobody is there any more who wants something.
     fn is_done(&self) -> bool {
-        self.closing && self.ledger.len() == 0
+        self.closing && self.in_flight.len() == 0
     }
 
     /// Whether the child was told to end.
@@ -275,24 +281,24 @@ impl Keeper {
         self.closing && self.loaded.is_some()
     }
 
-    fn ask(&mut self, asked: Asked, child: Option<&Running>) -> io::Result<()> {
-        let Asked { question, patient, reply } = asked;
+    fn ask(&mut self, asked: PendingQuestion, child: Option<&ChildProcess>) -> io::Result<()> {
+        let PendingQuestion { question, patient, reply } = asked;
         self.last_question += 1;
         self.replies.insert(self.last_question, reply);
-        let outcome = self.ledger.question(self.last_question, question, patient);
+        let outcome = self.in_flight.question(self.last_question, question, patient);
         self.follow(child, outcome)
     }
 
     /// Looks whether a child is well, and sees to deadlines where it cannot.
-    fn look_at(&mut self, child: &mut Running) -> io::Result<Option<End>> {
+    fn look_at(&mut self, child: &mut ChildProcess) -> io::Result<Option<ChildExit>> {
         let silent = child.look();
         if TICK * silent > self.parent.launcher.silence {
-            return Ok(Some(End::Died(ExitCause::Silent, "it says nothing".to_owned())));
+            return Ok(Some(ChildExit::Died(ExitCause::Silent, "it says nothing".to_owned())));
         }
         if self.is_ending() && self.is_done() {
             self.ending += 1;
             if TICK * self.ending > LAST_BREATH {
-                return Ok(Some(End::Closed));
+                return Ok(Some(ChildExit::Closed));
             }
         }
         if let Some(limit) = self.parent.config.memory_limit {
@@ -300,19 +306,19 @@ impl Keeper {
             if taken > limit {
                 let how =
                     format!("it takes {} MiB of memory, but may {}", taken >> 20, limit >> 20);
-                return Ok(Some(End::Died(ExitCause::Memory, how)));
+                return Ok(Some(ChildExit::Died(ExitCause::Memory, how)));
             }
         }
         let stalled = self.parent.board.stalled_for().unwrap_or_default();
         let late = silent > LATE || stalled > TICK * LATE;
-        if self.loaded.is_none() || late || self.ledger.is_trying() {
+        if self.loaded.is_none() || late || self.in_flight.is_trying() {
             self.reap(Some(child))?;
         }
         Ok(None)
     }
 
-    fn reap(&mut self, child: Option<&Running>) -> io::Result<()> {
-        let outcome = self.ledger.reap(Instant::now());
+    fn reap(&mut self, child: Option<&ChildProcess>) -> io::Result<()> {
+        let outcome = self.in_flight.reap(Instant::now());
         let reaped = outcome.tell.len() as u64;
         self.before.timed_out += reaped;
         self.parent.board.timed_out.fetch_add(reaped, Relaxed);
@@ -320,17 +326,17 @@ impl Keeper {
     }
 
     /// Takes in what a child says.
-    fn hear(&mut self, child: &mut Running, said: FromChild) -> io::Result<Option<End>> {
+    fn hear(&mut self, child: &mut ChildProcess, said: FromChild) -> io::Result<Option<ChildExit>> {
         match said {
             FromChild::Progress(progress) => self.parent.board.set_progress(progress),
             FromChild::Loaded(description) => return self.is_loaded(child, *description),
-            FromChild::LoadFailed(why) => return Ok(Some(End::CannotLoad(why))),
+            FromChild::LoadFailed(why) => return Ok(Some(ChildExit::CannotLoad(why))),
             FromChild::Report(report) => {
-                let outcome = self.ledger.hear(report)?;
+                let outcome = self.in_flight.hear(report)?;
                 self.follow(Some(child), outcome)?;
             }
             FromChild::Answer { id, answer, took } => {
-                let outcome = self.ledger.answered(id, &answer)?;
+                let outcome = self.in_flight.answered(id, &answer)?;
                 // Whoever asked waits.
                 self.replies.remove(&id).map(|reply| reply.send(Ok((answer, took))));
                 self.follow(Some(child), outcome)?;
@@ -341,17 +347,20 @@ impl Keeper {
                 self.parent.config.costs.clone_from(&costs);
                 self.parent.board.set_costs(costs);
             }
-            FromChild::State(mut state) => {
+            FromChild::Snapshot(mut state) => {
                 // It is asked to forget others as well.
                 state.stats.cancelled = self.left;
                 if self.loaded.is_none() {
                     return Ok(None);
                 }
-                let State { stats, overdue, seen, .. } = &*state;
+                let Snapshot { stats, overdue, seen, .. } = &*state;
                 self.counted.clone_from(stats);
                 self.seen.clone_from(seen);
                 let end = overdue.map(|took| {
-                    End::Died(ExitCause::Hung, format!("a step has run for {} s", took.as_secs()))
+                    ChildExit::Died(
+                        ExitCause::Hung,
+                        format!("a step has run for {} s", took.as_secs()),
+                    )
                 });
                 self.parent.board.follow(*state, &self.before);
                 return Ok(end);
@@ -363,10 +372,10 @@ impl Keeper {
     /// Takes note of a child that has loaded the model.
     fn is_loaded(
         &mut self,
-        child: &mut Running,
-        description: Description,
-    ) -> io::Result<Option<End>> {
-        let Description { info, table, capacity, token_capacity, generates } = description;
+        child: &mut ChildProcess,
+        description: ModelDescription,
+    ) -> io::Result<Option<ChildExit>> {
+        let ModelDescription { info, table, capacity, token_capacity, generates } = description;
         if !table.is_sound() {
             return Err(frames::invalid("its vocabulary makes no sense"));
         }
@@ -376,12 +385,12 @@ impl Keeper {
             // All that was made of the first one would be wrong: prompts, limits, grammars.
             self.failed_loads = MOST_FAILED_LOADS;
             let why = "the model's file is another one than at first: start the server again";
-            return Ok(Some(End::CannotLoad(why.to_owned())));
+            return Ok(Some(ChildExit::CannotLoad(why.to_owned())));
         }
         self.loaded = Some(Instant::now());
         if let Some(announce) = self.parent.announce.take() {
             let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-            let announcement = Announcement {
+            let announcement = LoadReport {
                 info,
                 vocab: Vocab::new(now.1, Arc::new(self.remote.clone())),
                 capacity: count(capacity),
@@ -391,13 +400,13 @@ impl Keeper {
             };
             // Nobody may want it any more.
             if !announce(Ok(announcement)) {
-                return Ok(Some(End::Closed));
+                return Ok(Some(ChildExit::Closed));
             }
         }
         self.failed_loads = 0;
         self.warn_of_memory(child);
         self.parent.board.set_status(Status::Ready);
-        let outcome = self.ledger.loaded();
+        let outcome = self.in_flight.loaded();
         self.follow(Some(child), outcome)?;
         if self.closing {
             child.send(&ToChild::Command(Command::Close))?;
@@ -406,7 +415,7 @@ impl Keeper {
     }
 
     /// Warns where a model that does nothing yet takes nearly all the memory that it may.
-    fn warn_of_memory(&self, child: &Running) {
+    fn warn_of_memory(&self, child: &ChildProcess) {
         let Some(limit) = self.parent.config.memory_limit else { return };
         let taken = child.id().and_then(memory::of).unwrap_or(0);
         if taken > limit / 8 * 7 {
@@ -416,8 +425,8 @@ impl Keeper {
     }
 
     /// Does what follows from what happened.
-    fn follow(&mut self, child: Option<&Running>, outcome: Outcome) -> io::Result<()> {
-        let Outcome { ask, tell, guilty } = outcome;
+    fn follow(&mut self, child: Option<&ChildProcess>, outcome: Actions) -> io::Result<()> {
+        let Actions { ask, tell, guilty } = outcome;
         for id in guilty {
             let model = &self.parent.config.name;
             tracing::error!(model, id, "the request makes the engine crash; it is given up");
@@ -429,11 +438,11 @@ impl Keeper {
     }
 
     /// Takes note of how a child ended; whether there shall be another one.
-    fn take_note(&mut self, end: End) -> ControlFlow<()> {
+    fn take_note(&mut self, end: ChildExit) -> ControlFlow<()> {
         let (death, how) = match end {
-            End::Closed => return ControlFlow::Break(()),
-            End::CannotLoad(why) => (ExitCause::CannotLoad, why),
-            End::Died(death, how) => (death, how),
+            ChildExit::Closed => return ControlFlow::Break(()),
+            ChildExit::CannotLoad(why) => (ExitCause::CannotLoad, why),
+            ChildExit::Died(death, how) => (death, how),
         };
         self.failed_loads += u32::from(self.loaded.is_none());
         self.parent.board.died(death);
@@ -451,12 +460,12 @@ impl Keeper {
             return ControlFlow::Break(());
         }
         self.parent.board.set_status(Status::Restarting);
-        let outcome = self.ledger.died(&self.black_box.read());
+        let outcome = self.in_flight.died(&self.crash_record.read());
         // There is no child that anything could be sent to.
         drop(self.follow(None, outcome));
         let counted = Stats { cancelled: 0, ..std::mem::take(&mut self.counted) };
         self.before = counted.after(&std::mem::take(&mut self.before));
-        self.parent.board.waiting.store(self.ledger.len() as u64, Relaxed);
+        self.parent.board.waiting.store(self.in_flight.len() as u64, Relaxed);
         self.parent.hub.pause();
         // Nobody may be there any more who wants another one.
         if self.is_done() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

@@ -13,24 +13,24 @@ thread_local! {
 ///
 /// A low niceness would not do: a thread of the engine that wakes up, as they do some hundred times a
 /// token, would have to wait for its time slice to end.
-pub fn be_patient() {
+pub fn run_in_background() {
     PATIENT.set(true);
     #[cfg(target_os = "linux")]
     run_when_idle();
 }
 
 /// Whether this thread is.
-pub(crate) fn is_patient() -> bool {
+pub(crate) fn is_background() -> bool {
     PATIENT.get()
 }
 
 /// How long this thread has waited for engines' processes, besides the time that these have worked for
 /// it.
-pub fn waited() -> Duration {
+pub fn engine_wait_time() -> Duration {
     WAITED.get()
 }
 
-pub(crate) fn has_waited(time: Duration) {
+pub(crate) fn record_engine_wait(time: Duration) {
     WAITED.set(WAITED.get() + time);
 }
 

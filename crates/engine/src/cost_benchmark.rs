@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use forebay_scheduler::{HostCopyId, KvOp, SlotId};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Capacity, Model, Row, StepError};
+use crate::model::{Capacity, GenerationModel, Row, StepError};
 
 /// Sizes to measure, each in ascending order.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -63,7 +63,7 @@ pub struct LogitsCost {
 
 /// An order to measure a model instead of serving it.
 #[derive(Debug)]
-pub(crate) struct Measure {
+pub(crate) struct CostMeasurement {
     pub(crate) plan: CostPlan,
     pub(crate) reply: SyncSender<Result<CostTable, StepError>>,
 }
@@ -101,15 +101,15 @@ impl CostPlan {
     }
 }
 
-impl Measure {
+impl CostMeasurement {
     /// Measures and replies; the model's vocabulary has so many tokens.
-    pub(crate) fn run(self, model: impl Model, capacity: &Capacity, vocab: usize) {
+    pub(crate) fn run(self, model: impl GenerationModel, capacity: &Capacity, vocab: usize) {
         let (shared, block) = (capacity.kv.shares, capacity.block);
         let table = CostTable { shared, block, ..CostTable::default() };
         let started = Instant::now();
         let vocab = u32::try_from(vocab).unwrap_or(u32::MAX).max(1);
         let mut bench =
-            Bench { model, table, plan: &self.plan, capacity, vocab, depth: 0, started };
+            CostBenchmark { model, table, plan: &self.plan, capacity, vocab, depth: 0, started };
         let measured = bench.measure().map(|()| bench.table);
         // Nobody may wait any more.
         drop(self.reply.send(measured));
@@ -124,7 +124,7 @@ const FILL: u32 = 512;
 /// The deepest that rows and a chunk are measured together on a CPU.
 const MIXED_DEPTH: u32 = 512;
 
-struct Bench<'p, M> {
+struct CostBenchmark<'p, M> {
     model: M,
     table: CostTable,
     plan: &'p CostPlan,
@@ -136,7 +136,7 @@ struct Bench<'p, M> {
     started: Instant,
 }
 
-impl<M: Model> Bench<'_, M> {
+impl<M: GenerationModel> CostBenchmark<'_, M> {
     fn measure(&mut self) -> Result<(), StepError> {
         let plan = self.plan;
         for &depth in &plan.depths {

@@ -6,16 +6,16 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::mpsc;
 
-use crate::compiler::Compiler;
-use crate::costs::Measure;
-use crate::embed::{Clients, Contexts, EmbedWorker};
+use crate::cost_benchmark::CostMeasurement;
+use crate::embed::{EmbedWorker, EmbeddingChannels, EmbeddingContexts};
 use crate::grammar::{GrammarCompiler, Grammars};
+use crate::grammar_recompiler::GrammarRecompiler;
 use crate::message::Command;
-use crate::model::{Capacity, EmbeddingModel, Model};
+use crate::model::{Capacity, EmbeddingModel, GenerationModel};
 use crate::model_config::ModelConfig;
 use crate::model_info::ModelInfo;
-use crate::report_sink::Outbox;
-use crate::status::{Board, Status};
+use crate::report_sink::ReportSink;
+use crate::status::{Status, StatusBoard};
 use crate::vocab::Vocab;
 use crate::worker::{Ports, Worker};
 
@@ -26,7 +26,7 @@ pub struct LoadError(pub String);
 
 /// What is told of a model once it is loaded.
 #[derive(Debug)]
-pub(crate) struct Announcement {
+pub(crate) struct LoadReport {
     pub(crate) info: ModelInfo,
     pub(crate) vocab: Vocab,
     /// Requests that may wait or run at a time.
@@ -38,19 +38,19 @@ pub(crate) struct Announcement {
 }
 
 /// Told once of a loaded model, or why there is none; returns whether anybody wants it.
-pub(crate) type Announce = Box<dyn FnOnce(Result<Announcement, LoadError>) -> bool + Send>;
+pub(crate) type OnLoaded = Box<dyn FnOnce(Result<LoadReport, LoadError>) -> bool + Send>;
 
 /// A model on its way to a thread: a backend loads it there, then calls one of the `serve` functions.
-pub(crate) struct Host {
+pub(crate) struct EngineThread {
     pub(crate) config: ModelConfig,
-    pub(crate) board: Arc<Board>,
-    pub(crate) out: Arc<dyn Outbox>,
+    pub(crate) board: Arc<StatusBoard>,
+    pub(crate) out: Arc<dyn ReportSink>,
     /// Where commands come from, and how the worker sends itself some.
     pub(crate) commands: mpsc::UnboundedSender<Command>,
     pub(crate) inbox: mpsc::UnboundedReceiver<Command>,
-    pub(crate) announce: Announce,
+    pub(crate) announce: OnLoaded,
     /// Whether to measure the model instead of serving it.
-    pub(crate) measure: Option<Measure>,
+    pub(crate) measure: Option<CostMeasurement>,
 }
 
 /// How many engine threads run. While there are any, the process must not tear down the statics of
@@ -77,7 +77,7 @@ impl Drop for Live {
     }
 }
 
-impl Host {
+impl EngineThread {
     /// Starts the thread, which does `run`.
     pub(crate) fn start(
         self,
@@ -86,7 +86,7 @@ impl Host {
         let live = Live::new();
         let builder = thread::Builder::new().name(format!("engine-{}", self.config.name));
         let run = move || {
-            let guard = EndOnDrop(Arc::clone(&self.board), Arc::clone(&self.out));
+            let guard = EngineEndGuard(Arc::clone(&self.board), Arc::clone(&self.out));
             run(self);
             drop(guard);
             drop(live);
@@ -105,7 +105,7 @@ impl Host {
         info: ModelInfo,
         vocab: Vocab,
         limits: Capacity,
-        model: impl Model,
+        model: impl GenerationModel,
     ) {
         if let Some(measure) = self.measure {
             return measure.run(model, &limits, vocab.len());
@@ -114,13 +114,17 @@ impl Host {
         let token_capacity = self.config.queue_tokens.unwrap_or(limits.kv.cells as usize * 16);
         let Self { config, board, out, commands, inbox, announce, .. } = self;
         let grammars = Arc::new(Grammars::new(vocab.clone()));
-        let recompiler =
-            Compiler::new(Arc::clone(&grammars), commands, Arc::clone(&out), Arc::clone(&board));
+        let recompiler = GrammarRecompiler::new(
+            Arc::clone(&grammars),
+            commands,
+            Arc::clone(&out),
+            Arc::clone(&board),
+        );
         let ports = Ports { board, out, compiler: recompiler };
         let worker = Worker::new(model, vocab.clone(), &config, limits, ports);
         worker.board().set_status(Status::Ready);
         let compiler = Some(grammars as Arc<dyn GrammarCompiler>);
-        if announce(Ok(Announcement { info, vocab, capacity, token_capacity, compiler })) {
+        if announce(Ok(LoadReport { info, vocab, capacity, token_capacity, compiler })) {
             worker.run(inbox);
         }
     }
@@ -130,25 +134,25 @@ impl Host {
         self,
         info: ModelInfo,
         vocab: Vocab,
-        contexts: Contexts<M>,
+        contexts: EmbeddingContexts<M>,
     ) {
         let capacity = self.config.queue + info.slots as usize;
         let token_capacity =
             self.config.queue_tokens.unwrap_or(ModelConfig::EMBEDDING_QUEUE_TOKENS);
         let Self { config, board, out, inbox, announce, .. } = self;
         board.set_status(Status::Ready);
-        let clients = Clients { inbox, queue_timeout: config.queue_timeout, out };
+        let clients = EmbeddingChannels { inbox, queue_timeout: config.queue_timeout, out };
         let (directions, compiler) = (info.ranking.is_none(), None);
-        if announce(Ok(Announcement { info, vocab, capacity, token_capacity, compiler })) {
+        if announce(Ok(LoadReport { info, vocab, capacity, token_capacity, compiler })) {
             EmbedWorker::serve(contexts, clients, directions, board);
         }
     }
 }
 
 /// Marks the engine as failed and ends what is open however its thread ends, a panic included.
-pub(crate) struct EndOnDrop(pub(crate) Arc<Board>, pub(crate) Arc<dyn Outbox>);
+pub(crate) struct EngineEndGuard(pub(crate) Arc<StatusBoard>, pub(crate) Arc<dyn ReportSink>);
 
-impl Drop for EndOnDrop {
+impl Drop for EngineEndGuard {
     fn drop(&mut self) {
         self.0.set_status(Status::Failed);
         self.1.ended();

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::Token;
 use crate::sampling::Scratch;
-use crate::sequence::{Growth, Sequence};
+use crate::sequence::{Draft, Sequence, TokenOutcome};
 use crate::vocab::Vocab;
 
 /// Logits of a step from which on several threads look at them: below that, waking the threads
@@ -18,44 +18,44 @@ const MANY: usize = 1 << 20;
 
 /// A sequence and the rows to draw from: the first one, and one behind each draft.
 #[derive(Debug)]
-pub(crate) struct Draw<'s> {
+pub(crate) struct SamplingJob<'s> {
     pub(crate) sequence: &'s mut Sequence,
     pub(crate) rows: Vec<&'s [f32]>,
     /// What came of it.
-    pub(crate) drawn: Vec<Drawn>,
+    pub(crate) sampled: Vec<SampledToken>,
     /// Drafts for the next step, and how likely one is right.
-    pub(crate) proposal: (u32, f64),
+    pub(crate) draft: Draft,
 }
 
 /// A token that was drawn.
 #[derive(Debug)]
-pub(crate) struct Drawn {
+pub(crate) struct SampledToken {
     pub(crate) token: Token,
-    pub(crate) growth: Growth,
+    pub(crate) outcome: TokenOutcome,
     /// How many tokens the answer has with it.
     pub(crate) tokens: u32,
     /// Random numbers used so far.
-    pub(crate) draws: u64,
+    pub(crate) rng_position: u64,
     /// Whether it is the draft that was computed behind its row.
     pub(crate) as_drafted: bool,
 }
 
-impl<'s> Draw<'s> {
+impl<'s> SamplingJob<'s> {
     pub(crate) fn new(sequence: &'s mut Sequence, rows: Vec<&'s [f32]>) -> Self {
-        Self { sequence, rows, drawn: Vec::new(), proposal: (0, 0.0) }
+        Self { sequence, rows, sampled: Vec::new(), draft: Draft::default() }
     }
 
     /// Draws until the sequence ends or a token is not the draft.
     fn run(&mut self, vocab: &Vocab, scratch: &mut Scratch) {
         let drafts = self.rows.len() - 1;
         for (index, row) in self.rows.iter().enumerate() {
-            let growth = self.sequence.grow(row, vocab, scratch);
-            let ended = growth.finished.is_some() || growth.failed;
+            let outcome = self.sequence.sample(row, vocab, scratch);
+            let ended = outcome.finished.is_some() || outcome.failed;
             let (token, tokens) = (self.sequence.last(), self.sequence.tokens());
-            let draws = self.sequence.draws();
+            let rng_position = self.sequence.rng_position();
             let right = !ended && self.sequence.is_as_drafted(index);
             let as_drafted = right && index < drafts;
-            self.drawn.push(Drawn { token, growth, tokens, draws, as_drafted });
+            self.sampled.push(SampledToken { token, outcome, tokens, rng_position, as_drafted });
             if ended {
                 return;
             }
@@ -63,28 +63,35 @@ impl<'s> Draw<'s> {
                 break;
             }
         }
-        for (token, growth) in self.sequence.grow_by_force(vocab) {
-            let ended = growth.finished.is_some() || growth.failed;
-            let (tokens, draws) = (self.sequence.tokens(), self.sequence.draws());
-            self.drawn.push(Drawn { token, growth, tokens, draws, as_drafted: false });
+        for (token, outcome) in self.sequence.append_forced(vocab) {
+            let ended = outcome.finished.is_some() || outcome.failed;
+            let (tokens, rng_position) = (self.sequence.tokens(), self.sequence.rng_position());
+            self.sampled.push(SampledToken {
+                token,
+                outcome,
+                tokens,
+                rng_position,
+                as_drafted: false,
+            });
             if ended {
                 return;
             }
         }
-        self.proposal = self.sequence.propose();
+        self.draft = self.sequence.propose();
     }
 }
 
 /// Draws for all of them.
-pub(crate) fn run(draws: &mut [Draw<'_>], vocab: &Vocab) {
+pub(crate) fn sample_all(jobs: &mut [SamplingJob<'_>], vocab: &Vocab) {
     thread_local! {
         static SCRATCH: RefCell<Scratch> = RefCell::default();
     }
-    let one = |draw: &mut Draw<'_>| SCRATCH.with_borrow_mut(|scratch| draw.run(vocab, scratch));
-    let rows: usize = draws.iter().map(|draw| draw.rows.len()).sum();
-    if draws.len() > 1 && rows * vocab.len() >= MANY {
-        draws.par_iter_mut().for_each(one);
+    let one =
+        |job: &mut SamplingJob<'_>| SCRATCH.with_borrow_mut(|scratch| job.run(vocab, scratch));
+    let rows: usize = jobs.iter().map(|job| job.rows.len()).sum();
+    if jobs.len() > 1 && rows * vocab.len() >= MANY {
+        jobs.par_iter_mut().for_each(one);
     } else {
-        draws.iter_mut().for_each(one);
+        jobs.iter_mut().for_each(one);
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::codec::Framed;
 
-use super::black_box::BlackBox;
+use super::crash_record::CrashRecord;
 use super::frames;
 use super::launcher::Launcher;
 use super::messages::{FromChild, ToChild};
@@ -27,7 +27,7 @@ pub(super) const LAST_BREATH: Duration = Duration::from_secs(2);
 pub(super) const LEAVE: Duration = Duration::from_millis(400);
 
 /// A child that runs.
-pub(super) struct Running {
+pub(super) struct ChildProcess {
     process: Child,
     frames: mpsc::UnboundedSender<Bytes>,
     writer: JoinHandle<()>,
@@ -37,7 +37,7 @@ pub(super) struct Running {
 
 /// How a child ended.
 #[derive(Debug)]
-pub(super) enum End {
+pub(super) enum ChildExit {
     /// It was asked to.
     Closed,
     /// It cannot load the model.
@@ -50,12 +50,12 @@ pub(super) enum End {
 pub(super) trait Frames: Stream<Item = io::Result<bytes::BytesMut>> + Unpin {}
 impl<S: Stream<Item = io::Result<bytes::BytesMut>> + Unpin> Frames for S {}
 
-impl Running {
+impl ChildProcess {
     /// Starts one, for the model with this name.
     pub(super) fn start(
         name: &str,
         launcher: &Launcher,
-        black_box: &BlackBox,
+        crash_record: &CrashRecord,
     ) -> io::Result<(Self, impl Frames + use<>)> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
@@ -65,7 +65,7 @@ impl Running {
             .arg0("forebay")
             .arg(format!("--name={}", name.replace('\0', "")))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::from(black_box.file()?))
+            .stdout(Stdio::from(crash_record.file()?))
             .kill_on_drop(true)
             .spawn()?;
         let socket = tokio::net::UnixStream::from_std(ours)?;
@@ -108,12 +108,12 @@ impl Running {
     }
 
     /// How it ends, after it has closed its socket; `closing` where it was told to. It may take so long.
-    pub(super) async fn last_breath(&mut self, closing: bool, wait: Duration) -> End {
+    pub(super) async fn last_breath(&mut self, closing: bool, wait: Duration) -> ChildExit {
         match tokio::time::timeout(wait, self.process.wait()).await {
-            Ok(Ok(status)) if closing && status.success() => End::Closed,
-            Ok(Ok(status)) => End::Died(ExitCause::of(status), status.to_string()),
-            Ok(Err(error)) => End::Died(ExitCause::Exited, error.to_string()),
-            Err(_) => End::Died(ExitCause::Silent, "it does not end".to_owned()),
+            Ok(Ok(status)) if closing && status.success() => ChildExit::Closed,
+            Ok(Ok(status)) => ChildExit::Died(ExitCause::of(status), status.to_string()),
+            Ok(Err(error)) => ChildExit::Died(ExitCause::Exited, error.to_string()),
+            Err(_) => ChildExit::Died(ExitCause::Silent, "it does not end".to_owned()),
         }
     }
 
