@@ -30,9 +30,9 @@ pub(crate) struct LoadReport {
     pub(crate) info: ModelInfo,
     pub(crate) vocab: Vocab,
     /// Requests that may wait or run at a time.
-    pub(crate) capacity: usize,
+    pub(crate) max_requests: usize,
     /// Tokens of their prompts or inputs.
-    pub(crate) token_capacity: usize,
+    pub(crate) max_tokens: usize,
     /// Compiles grammars; `None` for embedding models.
     pub(crate) compiler: Option<Arc<dyn GrammarCompiler>>,
 }
@@ -48,7 +48,7 @@ pub(crate) struct EngineThread {
     /// Where commands come from, and how the worker sends itself some.
     pub(crate) commands: mpsc::UnboundedSender<Command>,
     pub(crate) inbox: mpsc::UnboundedReceiver<Command>,
-    pub(crate) announce: OnLoaded,
+    pub(crate) on_loaded: OnLoaded,
     /// Whether to measure the model instead of serving it.
     pub(crate) measure: Option<CostMeasurement>,
 }
@@ -96,7 +96,7 @@ impl EngineThread {
 
     /// Tells that the model cannot be loaded.
     pub(crate) fn fail(self, why: impl Into<String>) {
-        (self.announce)(Err(LoadError(why.into())));
+        (self.on_loaded)(Err(LoadError(why.into())));
     }
 
     /// Serves a generation model until it is told to end.
@@ -110,9 +110,9 @@ impl EngineThread {
         if let Some(measure) = self.measure {
             return measure.run(model, &limits, vocab.len());
         }
-        let capacity = self.config.queue + info.slots as usize;
-        let token_capacity = self.config.queue_tokens.unwrap_or(limits.kv.cells as usize * 16);
-        let Self { config, board, out, commands, inbox, announce, .. } = self;
+        let max_requests = self.config.queue + info.slots as usize;
+        let max_tokens = self.config.queue_tokens.unwrap_or(limits.kv.cells as usize * 16);
+        let Self { config, board, out, commands, inbox, on_loaded, .. } = self;
         let grammars = Arc::new(Grammars::new(vocab.clone()));
         let recompiler = GrammarRecompiler::new(
             Arc::clone(&grammars),
@@ -124,7 +124,7 @@ impl EngineThread {
         let worker = Worker::new(model, vocab.clone(), &config, limits, ports);
         worker.board().set_status(Status::Ready);
         let compiler = Some(grammars as Arc<dyn GrammarCompiler>);
-        if announce(Ok(LoadReport { info, vocab, capacity, token_capacity, compiler })) {
+        if on_loaded(Ok(LoadReport { info, vocab, max_requests, max_tokens, compiler })) {
             worker.run(inbox);
         }
     }
@@ -136,14 +136,13 @@ impl EngineThread {
         vocab: Vocab,
         contexts: EmbeddingContexts<M>,
     ) {
-        let capacity = self.config.queue + info.slots as usize;
-        let token_capacity =
-            self.config.queue_tokens.unwrap_or(ModelConfig::EMBEDDING_QUEUE_TOKENS);
-        let Self { config, board, out, inbox, announce, .. } = self;
+        let max_requests = self.config.queue + info.slots as usize;
+        let max_tokens = self.config.queue_tokens.unwrap_or(ModelConfig::EMBEDDING_QUEUE_TOKENS);
+        let Self { config, board, out, inbox, on_loaded, .. } = self;
         board.set_status(Status::Ready);
         let clients = EmbeddingChannels { inbox, queue_timeout: config.queue_timeout, out };
         let (directions, compiler) = (info.ranking.is_none(), None);
-        if announce(Ok(LoadReport { info, vocab, capacity, token_capacity, compiler })) {
+        if on_loaded(Ok(LoadReport { info, vocab, max_requests, max_tokens, compiler })) {
             EmbedWorker::serve(contexts, clients, directions, board);
         }
     }

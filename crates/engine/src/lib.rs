@@ -34,6 +34,7 @@ mod grammar;
 mod handle;
 #[cfg(feature = "llama")]
 mod layout;
+mod loading;
 mod lock;
 #[cfg(feature = "llama")]
 mod long_slot;
@@ -43,6 +44,7 @@ mod model_config;
 mod model_info;
 pub mod placement;
 pub mod process;
+mod queue_limits;
 mod reasoning_budget;
 mod report_router;
 mod report_sink;
@@ -78,12 +80,11 @@ pub use grammar::{
     CompiledGrammar, Grammar, GrammarError, Grammars, MAX_EXPRESSION, MAX_SOURCE, check_source,
     reads_expression, some_text_matches, unicode_classes,
 };
-pub use handle::{
-    Embedder, Engine, Generation, Loading, ModelHandle, SubmitError, load, load_in_process,
-    measure_costs,
-};
+pub use handle::{Embedder, Engine, EngineHandle, Generation, ModelHandle};
+pub use loading::{Loading, load, load_in_process, measure_costs};
 pub use model_config::{GpuSettings, KvLayout, KvType, ModelConfig, Pooling, Source, SplitMode};
 pub use model_info::{Device, Kind, ModelInfo, Ranking};
+pub use queue_limits::SubmitError;
 pub use reasoning_budget::ReasoningBudget;
 pub use request::{
     AdmissionParams, Event, FinishReason, GenerateRequest, SamplingParams, StopRules, TokenLogprob,

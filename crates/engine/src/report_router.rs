@@ -18,7 +18,7 @@ use crate::request::{Event, TimedEvent};
 pub(crate) struct EngineChannel {
     pub(crate) commands: mpsc::UnboundedSender<Command>,
     pub(crate) inbox: mpsc::UnboundedReceiver<Command>,
-    pub(crate) hub: Arc<ReportRouter>,
+    pub(crate) router: Arc<ReportRouter>,
 }
 
 /// The requests that are not over.
@@ -60,8 +60,8 @@ impl EngineChannel {
         let departed = commands.clone();
         // An engine that has ended has nothing to cancel.
         let cancel = move |id| drop(departed.send(Command::Cancel(id)));
-        let hub = ReportRouter::new(Arc::new(Unread::new(unread_bytes, cancel)));
-        Self { commands, inbox, hub: Arc::new(hub) }
+        let router = ReportRouter::new(Arc::new(Unread::new(unread_bytes, cancel)));
+        Self { commands, inbox, router: Arc::new(router) }
     }
 }
 
@@ -75,7 +75,7 @@ impl ReportRouter {
     }
 
     /// Waits for news about a request for text, which holds these permits until it is over.
-    pub(crate) fn generation(
+    pub(crate) fn register_generation(
         &self,
         id: u64,
         permits: [OwnedSemaphorePermit; 2],
@@ -86,7 +86,7 @@ impl ReportRouter {
     }
 
     /// Waits for a request's vectors. `commands` is where it is cancelled.
-    pub(crate) fn vectors(
+    pub(crate) fn register_embedding(
         &self,
         id: u64,
         permits: [OwnedSemaphorePermit; 2],

@@ -248,7 +248,10 @@ impl StatusBoard {
     ///
     /// # Errors
     /// When that takes longer than `limit`.
-    pub(crate) async fn is_there(&self, limit: Option<Duration>) -> Result<(), Failure> {
+    pub(crate) async fn wait_until_restarted(
+        &self,
+        limit: Option<Duration>,
+    ) -> Result<(), Failure> {
         if self.status() != Status::Restarting {
             return Ok(());
         }
@@ -268,7 +271,7 @@ impl StatusBoard {
     }
 
     /// Waits until the engine has ended.
-    pub(crate) async fn ends(&self) {
+    pub(crate) async fn ended(&self) {
         self.becomes(|status| status == Status::Failed).await;
     }
 
@@ -285,11 +288,11 @@ impl StatusBoard {
     }
 
     /// The number of the process that the engine runs in, if it is not this one.
-    pub(crate) fn process(&self) -> Option<u32> {
+    pub(crate) fn process_id(&self) -> Option<u32> {
         Some(self.process.load(Relaxed)).filter(|&id| id != 0)
     }
 
-    pub(crate) fn set_process(&self, id: Option<u32>) {
+    pub(crate) fn set_process_id(&self, id: Option<u32>) {
         self.process.store(id.unwrap_or(0), Relaxed);
     }
 
@@ -400,7 +403,7 @@ impl StatusBoard {
     /// Counts the death of the engine's process.
     pub(crate) fn died(&self, death: ExitCause) {
         *lock(&self.deaths).entry(death).or_default() += 1;
-        self.set_process(None);
+        self.set_process_id(None);
         lock(&self.running_steps).clear();
         for gauge in [&self.running, &self.kv_used, &self.kv_parked, &self.kv_saved] {
             gauge.store(0, Relaxed);

@@ -129,10 +129,7 @@ fn percent(progress: Progress) -> u64 {
 }
 
 fn tell(name: &str, loaded: &ModelHandle, took: Duration) {
-    let info = match loaded {
-        ModelHandle::Chat(engine) => engine.info(),
-        ModelHandle::Embedding(embedder) => embedder.info(),
-    };
+    let info = loaded.info();
     tracing::info!(
         model = name,
         kind = ?info.kind,

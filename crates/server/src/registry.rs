@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use forebay_chat::ChatTemplate;
 use forebay_engine::{
-    Embedder, Engine, Failure, GpuSettings, ItlTarget, Kind, KvLayout, LearnedCosts, ModelConfig,
-    ModelHandle, ModelInfo, Pooling, Source, SplitMode, Stats, Status, Vocab,
+    Embedder, Engine, EngineHandle, Failure, GpuSettings, ItlTarget, Kind, KvLayout, LearnedCosts,
+    ModelConfig, ModelHandle, ModelInfo, Pooling, Source, SplitMode, Stats, Status, Vocab,
 };
 
 use futures_util::future::join_all;
@@ -166,6 +166,13 @@ impl Registry {
 }
 
 impl Handle {
+    fn engine(&self) -> &EngineHandle {
+        match self {
+            Self::Chat { engine, .. } => engine,
+            Self::Embedding(embedder) => embedder,
+        }
+    }
+
     fn new(settings: &ModelSettings, loaded: ModelHandle) -> Result<Self, String> {
         let engine = match loaded {
             ModelHandle::Embedding(embedder) => return Ok(Self::Embedding(embedder)),
@@ -269,49 +276,31 @@ impl Served {
 
     /// What was loaded.
     pub fn info(&self) -> &ModelInfo {
-        match &self.handle {
-            Handle::Chat { engine, .. } => engine.info(),
-            Handle::Embedding(embedder) => embedder.info(),
-        }
+        self.handle.engine().info()
     }
 
     /// Its vocabulary.
     pub fn vocab(&self) -> &Vocab {
-        match &self.handle {
-            Handle::Chat { engine, .. } => engine.vocab(),
-            Handle::Embedding(embedder) => embedder.vocab(),
-        }
+        self.handle.engine().vocab()
     }
 
     /// What its engine has done.
     pub fn stats(&self) -> Stats {
-        match &self.handle {
-            Handle::Chat { engine, .. } => engine.stats(),
-            Handle::Embedding(embedder) => embedder.stats(),
-        }
+        self.handle.engine().stats()
     }
 
     /// How its engine is.
     pub fn status(&self) -> Status {
-        match &self.handle {
-            Handle::Chat { engine, .. } => engine.status(),
-            Handle::Embedding(embedder) => embedder.status(),
-        }
+        self.handle.engine().status()
     }
 
     /// The number of the process that its engine runs in, if it has one of its own.
     pub fn process(&self) -> Option<u32> {
-        match &self.handle {
-            Handle::Chat { engine, .. } => engine.process(),
-            Handle::Embedding(embedder) => embedder.process(),
-        }
+        self.handle.engine().process_id()
     }
 
     async fn close(&self) {
-        match &self.handle {
-            Handle::Chat { engine, .. } => engine.close().await,
-            Handle::Embedding(embedder) => embedder.close().await,
-        }
+        self.handle.engine().close().await
     }
 
     /// Threads for jobs that ask its engine, which is a process of its own, if it is: while that process
@@ -325,18 +314,12 @@ impl Served {
     /// # Errors
     /// 429 when that takes as long as a request may wait.
     pub(crate) async fn is_there(&self) -> Result<(), Failure> {
-        match &self.handle {
-            Handle::Chat { engine, .. } => engine.is_there().await,
-            Handle::Embedding(embedder) => embedder.is_there().await,
-        }
+        self.handle.engine().wait_until_restarted().await
     }
 
     /// How long its current step has been running.
     pub fn stalled_for(&self) -> Option<Duration> {
-        match &self.handle {
-            Handle::Chat { engine, .. } => engine.stalled_for(),
-            Handle::Embedding(embedder) => embedder.stalled_for(),
-        }
+        self.handle.engine().stalled_for()
     }
 }
 

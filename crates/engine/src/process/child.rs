@@ -71,7 +71,7 @@ pub fn serve() -> io::Result<()> {
         out: Arc::clone(&out) as Arc<dyn ReportSink>,
         commands: commands.clone(),
         inbox,
-        announce,
+        on_loaded: announce,
         measure: None,
     };
     // It ends the process when it ends.
@@ -183,7 +183,7 @@ fn announce(
     model: &OnceLock<Answerer>,
     announced: Result<LoadReport, LoadError>,
 ) -> bool {
-    let LoadReport { info, vocab, capacity, token_capacity, compiler } = match announced {
+    let LoadReport { info, vocab, max_requests, max_tokens, compiler } = match announced {
         Ok(announcement) => announcement,
         Err(LoadError(why)) => {
             out.send(&FromChild::LoadFailed(why));
@@ -192,9 +192,9 @@ fn announce(
     };
     let generates = compiler.is_some();
     let table = vocab.table().as_ref().clone();
-    let (capacity, token_capacity) = (capacity as u64, token_capacity as u64);
+    let (max_requests, max_tokens) = (max_requests as u64, max_tokens as u64);
     let _ = model.set(Answerer { vocab, compiler });
-    let description = ModelDescription { info, table, capacity, token_capacity, generates };
+    let description = ModelDescription { info, table, max_requests, max_tokens, generates };
     out.send(&FromChild::Loaded(Box::new(description)));
     true
 }

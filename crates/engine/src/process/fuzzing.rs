@@ -53,7 +53,7 @@ pub(crate) fn from_child(mut bytes: &[u8]) {
         request.choices = 1 + u32::from(id == 1);
         request.prompt_logprobs = (id == 2).then_some(1);
         let (submitted, partial) = (SubmitTime::now(), Vec::new());
-        readers.extend(link.hub.generation(id, permits()).ok().map(|reader| (id, reader)));
+        readers.extend(link.router.generation(id, permits()).ok().map(|reader| (id, reader)));
         let generate = GenerateCommand { id, request, submitted, started: false, partial };
         in_flight.ask(Command::Generate(Box::new(generate)));
     }
@@ -65,24 +65,24 @@ pub(crate) fn from_child(mut bytes: &[u8]) {
         started: false,
         timeout,
     })));
-    let answer = link.hub.vectors(4, permits(), link.commands.clone());
+    let answer = link.router.vectors(4, permits(), link.commands.clone());
     in_flight.question(5, Question::Tokenise(vec!["a".to_owned()], ParseSpecial::No), false);
     in_flight.loaded();
     loop {
         if let Some(rest) = bytes.strip_prefix(&[DEATH]) {
             bytes = rest;
             let outcome = in_flight.died(&[1, 4]);
-            outcome.tell.into_iter().for_each(|report| link.hub.report(report));
-            link.hub.pause();
+            outcome.tell.into_iter().for_each(|report| link.router.report(report));
+            link.router.pause();
             in_flight.loaded();
         }
         let Ok(Some(said)) = frames::read::<FromChild>(&mut bytes) else { break };
         assert_eq!(frames::encode(&again(&said)).ok(), frames::encode(&said).ok());
         let Some(outcome) = hear(&mut in_flight, &board, said) else { break };
-        outcome.tell.into_iter().for_each(|report| link.hub.report(report));
+        outcome.tell.into_iter().for_each(|report| link.router.report(report));
         in_flight.reap(Instant::now());
     }
-    link.hub.ended();
+    link.router.ended();
     let mut context = Context::from_waker(Waker::noop());
     for (id, reader) in &mut readers {
         let mut ends = [0; 2];

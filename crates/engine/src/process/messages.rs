@@ -70,7 +70,7 @@ pub(super) enum FromChild {
 pub(super) struct ModelDescription {
     pub(super) info: ModelInfo,
     pub(super) table: VocabTable,
-    pub(super) capacity: u64,
-    pub(super) token_capacity: u64,
+    pub(super) max_requests: u64,
+    pub(super) max_tokens: u64,
     pub(super) generates: bool,
 }

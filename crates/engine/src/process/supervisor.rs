@@ -57,10 +57,10 @@ pub(crate) struct SupervisorSetup {
     pub(crate) config: ModelConfig,
     pub(crate) launcher: Launcher,
     pub(crate) board: Arc<StatusBoard>,
-    pub(crate) hub: Arc<ReportRouter>,
+    pub(crate) router: Arc<ReportRouter>,
     pub(crate) inbox: mpsc::UnboundedReceiver<Command>,
     /// Until the first child has loaded the model.
-    pub(crate) announce: Option<OnLoaded>,
+    pub(crate) on_loaded: Option<OnLoaded>,
 }
 
 /// The state of a thread that looks after children.
@@ -113,7 +113,7 @@ impl SupervisorSetup {
         let name = format!("engine-{}", self.config.name);
         let crash_record = CrashRecord::new().map_err(failed)?;
         let run = move || {
-            let out = Arc::clone(&self.hub) as Arc<dyn ReportSink>;
+            let out = Arc::clone(&self.router) as Arc<dyn ReportSink>;
             let guard = EngineEndGuard(Arc::clone(&self.board), out);
             runtime.block_on(Supervisor::new(self, crash_record).keep());
             drop(guard);
@@ -179,7 +179,7 @@ impl Supervisor {
         let started = ChildProcess::start(&config.name, launcher, &self.crash_record);
         self.spare = (0..SPARE).map_while(|_| self.crash_record.file().ok()).collect();
         let (mut child, mut frames) = started?;
-        self.parent.board.set_process(child.id());
+        self.parent.board.set_process_id(child.id());
         let config = Box::new(self.parent.config.clone());
         child.send(&ToChild::Load { config, seen: self.seen.clone() })?;
         let end = self.serve(&mut child, &mut frames).await;
@@ -375,7 +375,7 @@ impl Supervisor {
         child: &mut ChildProcess,
         description: ModelDescription,
     ) -> io::Result<Option<ChildExit>> {
-        let ModelDescription { info, table, capacity, token_capacity, generates } = description;
+        let ModelDescription { info, table, max_requests, max_tokens, generates } = description;
         if !table.is_sound() {
             return Err(frames::invalid("its vocabulary makes no sense"));
         }
@@ -388,18 +388,18 @@ impl Supervisor {
             return Ok(Some(ChildExit::CannotLoad(why.to_owned())));
         }
         self.loaded = Some(Instant::now());
-        if let Some(announce) = self.parent.announce.take() {
+        if let Some(on_loaded) = self.parent.on_loaded.take() {
             let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
             let announcement = LoadReport {
                 info,
                 vocab: Vocab::new(now.1, Arc::new(self.remote.clone())),
-                capacity: count(capacity),
-                token_capacity: count(token_capacity),
+                max_requests: count(max_requests),
+                max_tokens: count(max_tokens),
                 compiler: generates
                     .then(|| Arc::new(self.remote.clone()) as Arc<dyn GrammarCompiler>),
             };
             // Nobody may want it any more.
-            if !announce(Ok(announcement)) {
+            if !on_loaded(Ok(announcement)) {
                 return Ok(Some(ChildExit::Closed));
             }
         }
@@ -433,7 +433,7 @@ impl Supervisor {
             // Whoever asked waits.
             self.replies.remove(&id).map(|reply| reply.send(Err(Failure::Crashed)));
         }
-        tell.into_iter().for_each(|report: Report| self.parent.hub.report(report));
+        tell.into_iter().for_each(|report: Report| self.parent.router.report(report));
         child.map_or(Ok(()), |child| ask.iter().try_for_each(|message| child.send(message)))
     }
 
@@ -446,12 +446,12 @@ impl Supervisor {
         };
         self.failed_loads += u32::from(self.loaded.is_none());
         self.parent.board.died(death);
-        if let Some(announce) = self.parent.announce.take() {
+        if let Some(on_loaded) = self.parent.on_loaded.take() {
             let why = match death {
                 ExitCause::CannotLoad => how,
                 _ => format!("the engine died while it loaded the model: {how}"),
             };
-            announce(Err(LoadError(why)));
+            on_loaded(Err(LoadError(why)));
             return ControlFlow::Break(());
         }
         let (model, death) = (&self.parent.config.name, death.label());
@@ -466,7 +466,7 @@ impl Supervisor {
         let counted = Stats { cancelled: 0, ..std::mem::take(&mut self.counted) };
         self.before = counted.after(&std::mem::take(&mut self.before));
         self.parent.board.waiting.store(self.in_flight.len() as u64, Relaxed);
-        self.parent.hub.pause();
+        self.parent.router.pause();
         // Nobody may be there any more who wants another one.
         if self.is_done() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }

@@ -125,8 +125,8 @@ fn from_child() -> Vec<FromChild> {
         fingerprint: "f".to_owned(),
     };
     let table = VocabTable { bytes: vec![0xff, 0], ends: vec![2], ..VocabTable::default() };
-    let (capacity, token_capacity, generates) = (u64::MAX, 1, true);
-    let description = ModelDescription { info, table, capacity, token_capacity, generates };
+    let (max_requests, max_tokens, generates) = (u64::MAX, 1, true);
+    let description = ModelDescription { info, table, max_requests, max_tokens, generates };
     let stats = Stats { deaths: [(ExitCause::Hung, 3)].into(), steps: 7, ..Stats::default() };
     let (backlog, overdue) = (Duration::from_secs(1), Some(Duration::MAX));
     let state =

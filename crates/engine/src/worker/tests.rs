@@ -64,7 +64,7 @@ async fn accepted(engine: &Engine, request: &GenerateRequest) -> Generation {
 /// Waits until nobody counts against the queue's limits.
 async fn idle(engine: &Engine) {
     for _ in 0..2000 {
-        if engine.places_taken() == 0 {
+        if engine.requests_in_use() == 0 {
             return;
         }
         tokio::time::sleep(Duration::from_millis(2)).await;

@@ -55,7 +55,7 @@ pub async fn create(
     let served = state.registry.resolve(&request.model)?;
     let engine = served.engine()?;
     engine.has_room().inspect_err(|_| state.metrics.rejected("engine"))?;
-    let max_prompts = engine.capacity();
+    let max_prompts = engine.max_requests();
     let name = state.registry.answer_name(&request.model, &served);
     let context = state.context(Arc::clone(&served), Caller::of(&headers)?);
     let prepare = move || request::prepare(request, &context.rules(), context.model(), max_prompts);

@@ -135,7 +135,7 @@ async fn tokens(vocab: &Vocab, text: &'static str) -> Result<Vec<u32>, Failure> 
 }
 
 fn pid(engine: &Engine) -> Pid {
-    let id = engine.process().unwrap();
+    let id = engine.process_id().unwrap();
     Pid::from_raw(i32::try_from(id).unwrap()).unwrap()
 }
 
