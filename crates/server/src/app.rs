@@ -5,6 +5,8 @@ use axum::extract::OriginalUri;
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
+use forebay_protocol::error::ErrorEnvelope;
+use forebay_protocol::messages::MessageError;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{Any, CorsLayer};
 use utoipa::OpenApi;
@@ -30,6 +32,7 @@ use crate::state::AppState;
                        the prefix. Every response has an x-request-id header.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
+    components(schemas(ErrorEnvelope, MessageError)),
     servers((url = "/", description = "This server")),
     tags(
         (name = "chat", description = "Conversations"),

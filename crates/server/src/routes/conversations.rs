@@ -3,11 +3,11 @@
 use axum::Extension;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use forebay_protocol::error::ErrorEnvelope;
 use forebay_protocol::responses::{
-    Conversation, ConversationRequest, Deleted, InputItem, ItemsRequest,
+    Conversation, ConversationRequest, Deleted, InputItem, ItemList, ItemsRequest,
 };
 
+use super::Errors;
 use super::stored_responses::{PageQuery, item_list, list};
 use crate::convert::{check_extra, log_unknown, metadata, to_json};
 use crate::dialects::responses::items;
@@ -29,9 +29,8 @@ const MAX_ITEMS: usize = 20;
     tag = "responses",
     request_body = ConversationRequest,
     responses(
-        (status = 200, description = "The conversation", body = serde_json::Value),
-        (status = "4XX", description = "The request cannot be honoured", body = ErrorEnvelope),
-        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+        (status = 200, description = "The conversation", body = Conversation),
+        Errors,
     ),
 )]
 pub async fn create(
@@ -65,9 +64,8 @@ pub async fn create(
     tag = "responses",
     params(("id" = String, Path, description = "Its id")),
     responses(
-        (status = 200, description = "The conversation", body = serde_json::Value),
-        (status = "4XX", description = "There is no such conversation", body = ErrorEnvelope),
-        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+        (status = 200, description = "The conversation", body = Conversation),
+        Errors,
     ),
 )]
 pub async fn retrieve(Path(id): Path<String>, access: StoreAccess) -> Result<Response, ApiError> {
@@ -83,9 +81,8 @@ pub async fn retrieve(Path(id): Path<String>, access: StoreAccess) -> Result<Res
     params(("id" = String, Path, description = "Its id")),
     request_body = ConversationRequest,
     responses(
-        (status = 200, description = "The conversation", body = serde_json::Value),
-        (status = "4XX", description = "The request cannot be honoured", body = ErrorEnvelope),
-        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+        (status = 200, description = "The conversation", body = Conversation),
+        Errors,
     ),
 )]
 pub async fn update(
@@ -116,9 +113,8 @@ pub async fn update(
     tag = "responses",
     params(("id" = String, Path, description = "Its id")),
     responses(
-        (status = 200, description = "It is gone", body = serde_json::Value),
-        (status = "4XX", description = "There is no such conversation", body = ErrorEnvelope),
-        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+        (status = 200, description = "It is gone", body = Deleted),
+        Errors,
     ),
 )]
 pub async fn delete(Path(id): Path<String>, access: StoreAccess) -> Result<Response, ApiError> {
@@ -136,9 +132,8 @@ pub async fn delete(Path(id): Path<String>, access: StoreAccess) -> Result<Respo
     params(("id" = String, Path, description = "The conversation's id")),
     request_body = ItemsRequest,
     responses(
-        (status = 200, description = "The items as they are kept", body = serde_json::Value),
-        (status = "4XX", description = "The request cannot be honoured", body = ErrorEnvelope),
-        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+        (status = 200, description = "The items as they are kept", body = ItemList<'_>),
+        Errors,
     ),
 )]
 pub async fn create_items(
@@ -165,9 +160,8 @@ pub async fn create_items(
     tag = "responses",
     params(("id" = String, Path, description = "The conversation's id"), PageQuery),
     responses(
-        (status = 200, description = "The items", body = serde_json::Value),
-        (status = "4XX", description = "There is no such conversation", body = ErrorEnvelope),
-        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+        (status = 200, description = "The items", body = ItemList<'_>),
+        Errors,
     ),
 )]
 pub async fn list_items(
@@ -193,8 +187,7 @@ pub async fn list_items(
     ),
     responses(
         (status = 200, description = "The item", body = serde_json::Value),
-        (status = "4XX", description = "There is no such item", body = ErrorEnvelope),
-        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+        Errors,
     ),
 )]
 pub async fn retrieve_item(
@@ -221,9 +214,8 @@ pub async fn retrieve_item(
         ("item" = String, Path, description = "The item's id"),
     ),
     responses(
-        (status = 200, description = "The conversation without it", body = serde_json::Value),
-        (status = "4XX", description = "There is no such item", body = ErrorEnvelope),
-        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+        (status = 200, description = "The conversation without it", body = Conversation),
+        Errors,
     ),
 )]
 pub async fn delete_item(

@@ -7,8 +7,9 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
-use forebay_protocol::messages::{Message, MessageError, MessagesRequest, TokenCount};
+use forebay_protocol::messages::{Message, MessagesRequest, TokenCount};
 
+use super::MessagesErrors;
 use super::chat::{RequestParts, Submitted, context, prepare_and_submit};
 use crate::convert::Stamp;
 use crate::convert::prepare::{count, prepare};
@@ -38,8 +39,7 @@ use crate::work::Work;
         ), headers(
             ("x-forebay-not-enforced" = String, description = "Keywords of a schema that the answer may violate, separated by commas; absent where all are enforced"),
         )),
-        (status = "4XX", description = "The request cannot be honoured", body = MessageError),
-        (status = "5XX", description = "The server's fault; 503 can be retried", body = MessageError),
+        MessagesErrors,
     ),
 )]
 pub async fn create(
@@ -83,8 +83,7 @@ pub async fn create(
     request_body = MessagesRequest,
     responses(
         (status = 200, description = "The number", body = TokenCount),
-        (status = "4XX", description = "The request cannot be honoured", body = MessageError),
-        (status = "5XX", description = "The server's fault", body = MessageError),
+        MessagesErrors,
     ),
 )]
 pub async fn count_tokens(

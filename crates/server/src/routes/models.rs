@@ -5,6 +5,7 @@ use forebay_engine::Kind;
 use forebay_protocol::error::ErrorEnvelope;
 use forebay_protocol::model::{Model, ModelList};
 
+use super::Errors;
 use crate::error::ApiError;
 use crate::extract::Json;
 use crate::registry::Served;
@@ -38,8 +39,7 @@ pub async fn list(State(state): State<AppState>) -> Result<Json<ModelList>, ApiE
     params(("id" = String, Path, description = "A model's name or alias, percent-encoded")),
     responses(
         (status = 200, description = "The model", body = Model),
-        (status = "4XX", description = "No such model", body = ErrorEnvelope),
-        (status = "5XX", description = "Not loaded yet", body = ErrorEnvelope),
+        Errors,
     ),
 )]
 pub async fn retrieve(

@@ -6,13 +6,13 @@ use std::time::Duration;
 use axum::Extension;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use forebay_protocol::error::ErrorEnvelope;
 use forebay_protocol::responses::{Deleted, ItemList};
 use futures_util::{Stream, stream};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use utoipa::IntoParams;
 
+use super::Errors;
 use crate::config::LimitSettings;
 use crate::convert::to_json;
 use crate::error::ApiError;
@@ -62,8 +62,7 @@ pub struct RetrieveQuery {
             (serde_json::Value = "application/json"),
             (String = "text/event-stream"),
         )),
-        (status = "4XX", description = "There is no such response", body = ErrorEnvelope),
-        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+        Errors,
     ),
 )]
 pub async fn retrieve(
@@ -117,9 +116,8 @@ fn stored_events(access: StoreAccess, id: String, from: u64) -> impl Stream<Item
     tag = "responses",
     params(("id" = String, Path, description = "Its id")),
     responses(
-        (status = 200, description = "It is gone", body = serde_json::Value),
-        (status = "4XX", description = "There is no such response", body = ErrorEnvelope),
-        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+        (status = 200, description = "It is gone", body = Deleted),
+        Errors,
     ),
 )]
 pub async fn delete(
@@ -146,8 +144,7 @@ pub async fn delete(
     params(("id" = String, Path, description = "Its id")),
     responses(
         (status = 200, description = "The response", body = serde_json::Value),
-        (status = "4XX", description = "It cannot be cancelled", body = ErrorEnvelope),
-        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+        Errors,
     ),
 )]
 pub async fn cancel(
@@ -176,9 +173,8 @@ pub async fn cancel(
     tag = "responses",
     params(("id" = String, Path, description = "Its id"), PageQuery),
     responses(
-        (status = 200, description = "What its request added", body = serde_json::Value),
-        (status = "4XX", description = "There is no such response", body = ErrorEnvelope),
-        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+        (status = 200, description = "What its request added", body = ItemList<'_>),
+        Errors,
     ),
 )]
 pub async fn input_items(
