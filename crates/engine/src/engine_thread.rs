@@ -17,7 +17,7 @@ use crate::model_info::ModelInfo;
 use crate::report_sink::ReportSink;
 use crate::status::{Status, StatusBoard};
 use crate::vocab::Vocab;
-use crate::worker::{Ports, Worker};
+use crate::worker::{Worker, WorkerPorts};
 
 /// A model that could not be loaded, and why.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -120,7 +120,7 @@ impl EngineThread {
             Arc::clone(&out),
             Arc::clone(&board),
         );
-        let ports = Ports { board, out, compiler: recompiler };
+        let ports = WorkerPorts { board, out, grammars: recompiler };
         let worker = Worker::new(model, vocab.clone(), &config, limits, ports);
         worker.board().set_status(Status::Ready);
         let compiler = Some(grammars as Arc<dyn GrammarCompiler>);
@@ -140,10 +140,10 @@ impl EngineThread {
         let max_tokens = self.config.queue_tokens.unwrap_or(ModelConfig::EMBEDDING_QUEUE_TOKENS);
         let Self { config, board, out, inbox, on_loaded, .. } = self;
         board.set_status(Status::Ready);
-        let clients = EmbeddingChannels { inbox, queue_timeout: config.queue_timeout, out };
-        let (directions, compiler) = (info.ranking.is_none(), None);
+        let channels = EmbeddingChannels { inbox, queue_timeout: config.queue_timeout, out };
+        let (normalise, compiler) = (info.ranking.is_none(), None);
         if on_loaded(Ok(LoadReport { info, vocab, max_requests, max_tokens, compiler })) {
-            EmbedWorker::serve(contexts, clients, directions, board);
+            EmbedWorker::serve(contexts, channels, normalise, board);
         }
     }
 }

@@ -49,6 +49,7 @@ mod reasoning_budget;
 mod report_router;
 mod report_sink;
 mod request;
+mod request_table;
 #[cfg(feature = "scripted")]
 mod script;
 #[cfg(any(feature = "llama", feature = "fuzzing", test))]

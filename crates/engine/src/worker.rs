@@ -1,6 +1,6 @@
 //! The generation loop: receive, plan, step, emit.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,18 +13,17 @@ use tokio::sync::mpsc;
 
 use crate::Token;
 use crate::batch_sampler::{SampledToken, SamplingJob, sample_all};
-use crate::deadlines::{Deadlines, Timeouts};
 use crate::failure::Failure;
 use crate::grammar::CompiledGrammar;
 use crate::grammar_recompiler::{GrammarLookup, GrammarRecompiler};
-use crate::logprobs::token_logprob;
 use crate::message::{
     Command, GenerateCommand, NewToken, PartialAnswer, Report, Update, UpdateKind,
 };
 use crate::model::{Capacity, GenerationModel, Row, StepError};
 use crate::model_config::ModelConfig;
 use crate::report_sink::{Activity, ReportSink};
-use crate::request::{AdmissionParams, FinishReason, GenerateRequest, TokenLogprob};
+use crate::request::{AdmissionParams, FinishReason};
+use crate::request_table::RequestTable;
 use crate::sequence::{Draft, Sequence, TokenOutcome};
 use crate::status::{Status, StatusBoard};
 use crate::step_log::StepLog;
@@ -32,45 +31,45 @@ use crate::step_timeouts::StepKind;
 use crate::step_times::{StepClock, StepPart};
 use crate::vocab::Vocab;
 
+mod accepted_request;
 mod cost_reports;
 
+use accepted_request::AcceptedRequest;
 use cost_reports::CostReports;
 
-/// Steps that may fail one after the other before the engine gives up.
+/// Consecutive steps that may fail before the engine ends.
 const MAX_FAILED_STEPS: u32 = 3;
 
-/// All steps are computed on this lane.
+/// The number of the lane that computes all steps.
 const LANE: usize = 0;
 
-/// What the loop waits where requests are there and nothing is to be computed for them.
+/// How long the loop sleeps when requests are active and nothing is to be computed for them.
 const IDLE: Duration = Duration::from_millis(1);
 
 /// Rows of a step that may need logits for one sequence: the backend keeps a row of vocabulary
 /// size for each, so 64 of them take 64 MB with a vocabulary of 256k.
 const ALL_LOGITS_TOKENS: u32 = 64;
 
-/// The thread's state.
+/// The state of a generation model's thread.
 pub(crate) struct Worker<M> {
     model: M,
     vocab: Vocab,
     scheduler: Scheduler,
-    requests: HashMap<RequestId, AcceptedRequest>,
-    deadlines: Deadlines<RequestId>,
-    /// Those that have been in a step.
+    requests: RequestTable<RequestId, AcceptedRequest>,
+    /// The sequences that have been in a step.
     sequences: BTreeMap<SeqId, Box<Sequence>>,
     board: Arc<StatusBoard>,
     out: Arc<dyn ReportSink>,
-    compiler: GrammarRecompiler,
-    /// What is not reported yet.
+    grammars: GrammarRecompiler,
+    /// Updates that are not reported yet.
     updates: Vec<Update>,
-    /// Whether to end when all that was asked is done.
+    /// Whether to end when all accepted requests are done.
     closing: bool,
     failed_steps: u32,
     rows: Vec<Row>,
     clock: StepClock,
     speculate: bool,
-    queue_timeout: Option<Duration>,
-    /// How many of `rows` are in each call.
+    /// How many of `rows` are in each decode call.
     calls: Vec<usize>,
     log: StepLog,
     /// Whether the scheduler makes checkpoints.
@@ -78,23 +77,11 @@ pub(crate) struct Worker<M> {
     cost_reports: CostReports,
 }
 
-/// What a worker speaks through.
-pub(crate) struct Ports {
+/// What a worker reports to, and where it finds grammars.
+pub(crate) struct WorkerPorts {
     pub(crate) board: Arc<StatusBoard>,
     pub(crate) out: Arc<dyn ReportSink>,
-    pub(crate) compiler: GrammarRecompiler,
-}
-
-/// An accepted request.
-struct AcceptedRequest {
-    request: GenerateRequest,
-    grammar: Option<CompiledGrammar>,
-    submitted: Instant,
-    started: bool,
-    prompt_logprobs: Vec<TokenLogprob>,
-    /// What another engine had of its answers.
-    partial: Vec<Option<PartialAnswer>>,
-    unfinished: u32,
+    pub(crate) grammars: GrammarRecompiler,
 }
 
 impl<M: GenerationModel> Worker<M> {
@@ -103,9 +90,9 @@ impl<M: GenerationModel> Worker<M> {
         vocab: Vocab,
         config: &ModelConfig,
         capacity: Capacity,
-        ports: Ports,
+        ports: WorkerPorts,
     ) -> Self {
-        let Ports { board, out, compiler } = ports;
+        let WorkerPorts { board, out, grammars } = ports;
         let Capacity { kv, batch_tokens, block } = capacity;
         let limits = SchedulerLimits {
             parallel: config.parallel,
@@ -115,7 +102,7 @@ impl<M: GenerationModel> Worker<M> {
             itl_target: config.itl_target,
             reproducible: config.reproducible,
             all_logits_tokens: ALL_LOGITS_TOKENS.min(batch_tokens),
-            // The handle's permits are the real bound; this one is never met.
+            // The handle's permits bound the queue.
             queue: usize::MAX,
         };
         board.kv_total.store(u64::from(kv.cells), Relaxed);
@@ -127,20 +114,18 @@ impl<M: GenerationModel> Worker<M> {
             model,
             vocab,
             scheduler,
-            requests: HashMap::new(),
-            deadlines: Deadlines::default(),
+            requests: RequestTable::new(config.queue_timeout),
             sequences: BTreeMap::new(),
             board,
             out,
-            compiler,
+            grammars,
             updates: Vec::new(),
             closing: false,
             failed_steps: 0,
             rows: Vec::new(),
             clock: StepClock::new(),
-            // A draft that is wrong is taken back.
+            // A wrong draft is trimmed from the KV cache.
             speculate: config.speculate && kv.rewinds,
-            queue_timeout: config.queue_timeout,
             calls: Vec::new(),
             log: StepLog::new(config.itl_target),
             checkpoints: kv.checkpoints(),
@@ -152,40 +137,39 @@ impl<M: GenerationModel> Worker<M> {
         &self.board
     }
 
-    /// Serves until it is told to end or too many steps have failed.
+    /// Serves until it is closed or too many steps have failed.
     pub(crate) fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
         while self.receive(&mut inbox) {
             self.clock.begin();
-            self.reap();
+            self.end_overdue();
             let mut step = self.scheduler.plan();
             if step.spans.is_empty() && step.kv.is_empty() {
                 self.publish();
-                // Between a request's end and the next plan; never for long.
+                // Between a request's end and the next plan: short.
                 self.report();
                 std::thread::sleep(IDLE);
                 continue;
             }
-            self.begin(&step);
+            self.announce_step(&step);
             self.open_slots(&mut step);
             self.publish();
             match self.step(&step) {
                 Some(took) => self.emit(&step, &took),
-                None if self.survive(&step) => {}
+                None if self.fail_step(&step) => {}
                 None => break,
             }
             self.report();
             self.clock.end(StepPart::Send);
         }
-        // What was learned since the last time is for the next start.
+        // The next start uses what was learned since the last publication.
         self.cost_reports.publish(&self.scheduler, &self.board, true);
         self.out.ending();
         self.board.set_status(Status::Failed);
-        // Whoever is left hears that the engine has ended, or goes on with the next one.
+        // Open requests fail, or continue with the next engine.
         self.report();
     }
 
-    /// Takes what has arrived; with nothing to do, waits for it. Returns false when there is
-    /// nothing left to do.
+    /// Handles the commands that have arrived; without requests, waits for one. Returns false when the worker is to end.
     fn receive(&mut self, inbox: &mut mpsc::UnboundedReceiver<Command>) -> bool {
         while self.requests.is_empty() {
             if self.closing {
@@ -194,13 +178,13 @@ impl<M: GenerationModel> Worker<M> {
             self.publish();
             self.report();
             match inbox.blocking_recv() {
-                Some(command) => self.obey(command),
+                Some(command) => self.handle_command(command),
                 None => return false,
             }
         }
         loop {
             match inbox.try_recv() {
-                Ok(command) => self.obey(command),
+                Ok(command) => self.handle_command(command),
                 Err(mpsc::error::TryRecvError::Empty) => return true,
                 Err(mpsc::error::TryRecvError::Disconnected) => self.closing = true,
             }
@@ -210,9 +194,9 @@ impl<M: GenerationModel> Worker<M> {
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    fn handle_command(&mut self, command: Command) {
         match command {
-            Command::Generate(generate) => match self.compiler.find(generate) {
+            Command::Generate(generate) => match self.grammars.find(generate) {
                 GrammarLookup::Ready(generate, grammar) => self.accept(*generate, grammar),
                 GrammarLookup::Pending => {}
                 GrammarLookup::Failed(generate) => {
@@ -223,7 +207,7 @@ impl<M: GenerationModel> Worker<M> {
                 }
             },
             Command::Cancel(id) => {
-                if self.compiler.forget(id) || self.forget(RequestId(id)).is_some() {
+                if self.grammars.forget(id) || self.remove(RequestId(id)).is_some() {
                     self.scheduler.cancel(RequestId(id));
                     self.board.cancelled.fetch_add(1, Relaxed);
                     let (after, kind) = (Duration::ZERO, UpdateKind::Dropped);
@@ -255,7 +239,7 @@ impl<M: GenerationModel> Worker<M> {
             generated: partial.iter().map(tokens).collect(),
         });
         let complete = partial.iter().filter(|partial| partial.is_none()).count();
-        let ticket = AcceptedRequest {
+        let accepted_request = AcceptedRequest {
             unfinished: request.choices - u32::try_from(complete).unwrap_or(request.choices),
             request,
             grammar,
@@ -264,61 +248,59 @@ impl<M: GenerationModel> Worker<M> {
             prompt_logprobs: Vec::new(),
             partial,
         };
-        self.deadlines.insert(ticket.deadline(self.queue_timeout), id);
-        self.requests.insert(id, ticket);
+        self.requests.insert(id, accepted_request);
         if let Err(rejected) = accepted {
             tracing::error!(?rejected, "the handle let an impossible request through");
             self.end(id, UpdateKind::Failed(Failure::Step));
         }
     }
 
-    /// Where messages begin or end in a prompt: chat templates put control tokens there.
+    /// Positions where messages begin or end in a prompt: chat templates put control tokens there.
     fn borders(&self, prompt: &[Token]) -> Arc<[u32]> {
         let numbered = (0..).zip(prompt);
         numbered.filter(|&(_, &token)| self.vocab.is_control(token)).map(|(at, _)| at).collect()
     }
 
-    /// Reports what is new.
+    /// Reports the pending updates.
     fn report(&mut self) {
         if !self.updates.is_empty() {
             self.out.report(Report::Updates(std::mem::take(&mut self.updates)));
         }
     }
 
-    /// Drops the requests whose time is up, queued or running.
-    fn reap(&mut self) {
+    /// Ends the requests whose deadline has passed, queued or running.
+    fn end_overdue(&mut self) {
         let now = Instant::now();
-        while let Some(id) = self.deadlines.pop_due(now) {
-            let ticket = self.requests.get(&id);
-            let Some(failure) = ticket.and_then(|t| t.timeouts(self.queue_timeout).overdue(now))
-            else {
-                continue;
-            };
+        while let Some((id, request, failure)) = self.requests.pop_overdue(now) {
             self.scheduler.cancel(id);
             self.board.timed_out.fetch_add(1, Relaxed);
-            self.end(id, UpdateKind::Failed(failure));
+            self.remove_sequences(id, &request);
+            self.updates.push(request.last_update(id, UpdateKind::Failed(failure)));
         }
     }
 
-    /// Forgets a request and reports why.
+    /// Removes a request and reports why.
     fn end(&mut self, id: RequestId, kind: UpdateKind) {
-        if let Some(ticket) = self.forget(id) {
-            self.updates.push(Update { last: true, ..ticket.update(id, kind) });
+        if let Some(request) = self.remove(id) {
+            self.updates.push(request.last_update(id, kind));
         }
     }
 
-    /// Takes a request and its sequences away.
-    fn forget(&mut self, id: RequestId) -> Option<AcceptedRequest> {
-        let ticket = self.requests.remove(&id)?;
-        self.deadlines.remove(ticket.deadline(self.queue_timeout), id);
-        for choice in 0..ticket.request.choices {
+    /// Removes a request and its sequences.
+    fn remove(&mut self, id: RequestId) -> Option<AcceptedRequest> {
+        let request = self.requests.remove(id)?;
+        self.remove_sequences(id, &request);
+        Some(request)
+    }
+
+    fn remove_sequences(&mut self, id: RequestId, request: &AcceptedRequest) {
+        for choice in 0..request.request.choices {
             self.sequences.remove(&SeqId { request: id, choice });
         }
-        Some(ticket)
     }
 
-    /// Tells what a step is about to compute, and how long that may take.
-    fn begin(&self, step: &Step) {
+    /// Reports what a step is about to compute, and how long that may take.
+    fn announce_step(&self, step: &Step) {
         let mut ids = step.spans.iter().map(|span| span.seq.request.0);
         self.out.computing(Activity::Step(LANE), &mut ids);
         let predicted = step.predicted();
@@ -327,7 +309,7 @@ impl<M: GenerationModel> Worker<M> {
         self.board.begin_step(LANE, StepKind::new(rows, prompts), predicted);
     }
 
-    /// Leaves out, and fails, what has a slot that cannot be made.
+    /// Fails the requests whose slot cannot be made, and removes them from the step.
     fn open_slots(&mut self, step: &mut Step) {
         step.retain(|span| match self.model.open(span.slot) {
             Ok(()) => true,
@@ -337,11 +319,11 @@ impl<M: GenerationModel> Worker<M> {
                 false
             }
         });
-        // What else such a request had in the step has gone with it.
-        step.retain(|span| self.requests.contains_key(&span.seq.request));
+        // A failed request may have other spans in the step.
+        step.retain(|span| self.requests.contains(span.seq.request));
     }
 
-    /// Runs the model over one step. Returns how long it took, if it worked.
+    /// Runs the model over one step. Returns the time of each call; `None` if the step failed.
     fn step(&mut self, step: &Step) -> Option<Vec<Duration>> {
         self.rows.clear();
         self.calls.clear();
@@ -374,7 +356,7 @@ impl<M: GenerationModel> Worker<M> {
 
     fn compute(&mut self, step: &Step) -> Result<Vec<Duration>, StepError> {
         self.clock.end(StepPart::Plan);
-        // All of them, even where one fails: the scheduler takes them as done.
+        // All of them, even if one fails: the scheduler counts them as done.
         let changes: Vec<_> = step.kv.iter().map(|&op| self.model.change(op)).collect();
         for op in &step.kv {
             if let KvOp::Save { copy, .. } = *op {
@@ -386,7 +368,7 @@ impl<M: GenerationModel> Worker<M> {
         if self.rows.is_empty() {
             return Ok(Vec::new());
         }
-        // What may come next does not depend on what the model says.
+        // Masks do not depend on the logits, so they are computed beside the forward pass.
         let sampled = step.spans.iter().filter(|w| w.output.samples()).map(|w| w.seq);
         let constrained = |seq: &SeqId| self.sequences.get(seq).is_some_and(|s| s.is_constrained());
         let constrained: Vec<SeqId> = sampled.filter(constrained).collect();
@@ -405,8 +387,8 @@ impl<M: GenerationModel> Worker<M> {
         result
     }
 
-    /// Takes sequences out of the map for a while, so that several can be changed side by side
-    /// without going through all that are there.
+    /// Takes sequences out of the map, so that several can be changed in parallel without a walk over all of them.
+    /// The caller puts them back.
     fn lend(&mut self, seqs: impl Iterator<Item = SeqId>) -> Vec<(SeqId, Box<Sequence>)> {
         seqs.filter_map(|seq| self.sequences.remove_entry(&seq)).collect()
     }
@@ -426,33 +408,30 @@ impl<M: GenerationModel> Worker<M> {
         }
     }
 
-    /// Creates a sequence when its first step comes, and tells of its request's.
+    /// Creates a span's sequence if this is its first step, and reports the start of its request.
     fn start(&mut self, span: &TokenSpan) {
-        let Some(ticket) = self.requests.get_mut(&span.seq.request) else { return };
-        if !self.sequences.contains_key(&span.seq) {
-            let TokenSpan { seq, .. } = *span;
-            let (request, grammar) = (&ticket.request, ticket.grammar.as_ref());
+        let TokenSpan { seq, start, .. } = *span;
+        let is_first = self.requests.start(seq.request);
+        let Some(accepted) = self.requests.get_mut(seq.request) else { return };
+        if !self.sequences.contains_key(&seq) {
+            let (request, grammar) = (&accepted.request, accepted.grammar.as_ref());
             let mut sequence =
                 Sequence::new(request, seq.choice, grammar, &self.vocab, self.speculate);
-            if let Some(partial) =
-                ticket.partial.get_mut(seq.choice as usize).and_then(Option::take)
-            {
+            let partial = accepted.partial.get_mut(seq.choice as usize);
+            if let Some(partial) = partial.and_then(Option::take) {
                 sequence.resume(partial, &self.vocab);
             }
             self.sequences.insert(seq, Box::new(sequence));
         }
-        if !ticket.started {
-            self.deadlines.remove(ticket.deadline(self.queue_timeout), span.seq.request);
-            ticket.started = true;
-            self.deadlines.insert(ticket.deadline(self.queue_timeout), span.seq.request);
-            let queued = ticket.submitted.elapsed();
-            let kind = UpdateKind::Started { queued, cached: span.start };
-            self.updates.push(ticket.update(span.seq.request, kind));
+        if is_first {
+            let queued = accepted.submitted.elapsed();
+            let kind = UpdateKind::Started { queued, cached: start };
+            self.updates.push(accepted.update(seq.request, kind));
         }
     }
 
-    /// Fails the requests of a failed step. Returns whether to go on.
-    fn survive(&mut self, step: &Step) -> bool {
+    /// Fails the requests of a failed step. Returns whether the worker continues.
+    fn fail_step(&mut self, step: &Step) -> bool {
         for span in &step.spans {
             self.fail(span.seq.request, Failure::Step);
         }
@@ -464,11 +443,11 @@ impl<M: GenerationModel> Worker<M> {
         self.end(id, UpdateKind::Failed(failure));
     }
 
-    /// Samples where a step asked for it and sends what came of it.
+    /// Samples the tokens of a step, and reports them.
     fn emit(&mut self, step: &Step, took: &[Duration]) {
         self.scheduler.complete_step(step, took);
         let mut row = 0;
-        let mut sampled = BTreeMap::new();
+        let mut rows_to_sample = BTreeMap::new();
         for span in &step.spans {
             self.board.drafted.fetch_add(u64::from(span.drafts), Relaxed);
             let rows = row..row + span.tokens as usize;
@@ -477,27 +456,27 @@ impl<M: GenerationModel> Worker<M> {
                 self.collect_prompt_logprobs(span, rows.start);
             }
             if span.output.samples() {
-                sampled.insert(span.seq, rows.end - 1 - span.drafts as usize..rows.end);
+                rows_to_sample.insert(span.seq, rows.end - 1 - span.drafts as usize..rows.end);
             }
         }
-        let sampled = self.sample(&sampled);
+        let sampled = self.sample(&rows_to_sample);
         self.clock.end(StepPart::Sample);
         for (seq, tokens, draft) in sampled {
             self.append(seq, tokens, draft);
         }
     }
 
-    /// Draws each sequence's next token from its first row, and after it one for each draft that
-    /// was right.
+    /// Samples each sequence's next token from its first row, and one more for each draft that was right. `rows` are
+    /// each sequence's rows in the step.
     fn sample(
         &mut self,
-        sampled: &BTreeMap<SeqId, Range<usize>>,
+        rows: &BTreeMap<SeqId, Range<usize>>,
     ) -> Vec<(SeqId, Vec<SampledToken>, Draft)> {
-        let mut sequences = self.lend(sampled.keys().copied());
-        let rows_of = |seq: &SeqId| sampled.get(seq).cloned().unwrap_or_default();
-        let rows = |seq: &SeqId| rows_of(seq).map(|row| self.model.logits(row)).collect();
+        let mut sequences = self.lend(rows.keys().copied());
+        let rows_of = |seq: &SeqId| rows.get(seq).cloned().unwrap_or_default();
+        let logits = |seq: &SeqId| rows_of(seq).map(|row| self.model.logits(row)).collect();
         let each = sequences.iter_mut();
-        let mut jobs: Vec<_> = each.map(|(seq, s)| SamplingJob::new(s, rows(seq))).collect();
+        let mut jobs: Vec<_> = each.map(|(seq, s)| SamplingJob::new(s, logits(seq))).collect();
         sample_all(&mut jobs, &self.vocab);
         let sampled: Vec<_> = jobs.into_iter().map(|job| (job.sampled, job.draft)).collect();
         let seqs = sequences.iter().map(|(seq, _)| *seq);
@@ -507,17 +486,17 @@ impl<M: GenerationModel> Worker<M> {
         results
     }
 
-    /// Tells the scheduler and the client what was drawn.
+    /// Passes sampled tokens to the scheduler and the client.
     fn append(&mut self, seq: SeqId, sampled: Vec<SampledToken>, draft: Draft) {
         for SampledToken { token, outcome, tokens, rng_position, as_drafted } in sampled {
-            let Some(ticket) = self.requests.get(&seq.request) else { return };
+            let Some(accepted) = self.requests.get(seq.request) else { return };
             let TokenOutcome { text, logprobs, held, finished, failed } = outcome;
             if failed {
                 return self.fail(seq.request, Failure::Grammar);
             }
             let choice = seq.choice;
-            let grown = NewToken { choice, token, tokens, rng_position, text, logprobs, held };
-            self.updates.push(ticket.update(seq.request, UpdateKind::Token(grown)));
+            let new = NewToken { choice, token, tokens, rng_position, text, logprobs, held };
+            self.updates.push(accepted.update(seq.request, UpdateKind::Token(new)));
             match finished {
                 Some(reason) => return self.finish(seq, reason, tokens),
                 None if as_drafted => {
@@ -533,35 +512,26 @@ impl<M: GenerationModel> Worker<M> {
     fn finish(&mut self, seq: SeqId, reason: FinishReason, tokens: u32) {
         self.scheduler.finish(seq);
         self.sequences.remove(&seq);
-        let Some(ticket) = self.requests.get_mut(&seq.request) else { return };
-        ticket.unfinished -= 1;
+        let Some(accepted) = self.requests.get_mut(seq.request) else { return };
+        accepted.unfinished -= 1;
         let kind = UpdateKind::Finished { choice: seq.choice, reason, tokens };
-        if ticket.unfinished > 0 {
-            self.updates.push(ticket.update(seq.request, kind));
+        if accepted.unfinished > 0 {
+            self.updates.push(accepted.update(seq.request, kind));
         } else {
             self.end(seq.request, kind);
         }
     }
 
-    /// Reads the log probabilities of the prompt's tokens out of the rows before each.
+    /// Reads the log probabilities of a span's prompt tokens from its rows' logits.
     fn collect_prompt_logprobs(&mut self, span: &TokenSpan, first_row: usize) {
-        let Some(ticket) = self.requests.get_mut(&span.seq.request) else { return };
-        let top = ticket.request.prompt_logprobs.unwrap_or(0);
-        if span.start == 0 {
-            // Computed from the start: again, where it had been taken out.
-            ticket.prompt_logprobs.clear();
-        }
-        for (row, pos) in (first_row..).zip(span.start..span.start + span.tokens) {
-            // The row at `pos` predicts the token behind it.
-            let Some(&token) = ticket.request.prompt.get(pos as usize + 1) else { continue };
-            ticket.prompt_logprobs.push(token_logprob(self.model.logits(row), token, top));
-        }
-        if span.output.samples() {
-            let logprobs = std::mem::take(&mut ticket.prompt_logprobs);
-            self.updates.push(ticket.update(span.seq.request, UpdateKind::Prompt(logprobs)));
+        let Some(accepted) = self.requests.get_mut(span.seq.request) else { return };
+        let logits = |row| self.model.logits(first_row + row);
+        if let Some(logprobs) = accepted.add_prompt_logprobs(span, logits) {
+            self.updates.push(accepted.update(span.seq.request, UpdateKind::Prompt(logprobs)));
         }
     }
 
+    /// Publishes gauges, counters and learned costs on the status board.
     fn publish(&mut self) {
         let (board, scheduler) = (&self.board, &self.scheduler);
         self.cost_reports.publish(scheduler, board, self.requests.is_empty());
@@ -576,23 +546,6 @@ impl<M: GenerationModel> Worker<M> {
         let break_even = (scheduler.draft_break_even() * 100.0) as u32;
         board.break_even.store(break_even, Relaxed);
         board.tell(self.clock.times(), scheduler.counts());
-    }
-}
-
-impl AcceptedRequest {
-    /// How long it may take.
-    fn timeouts(&self, queue: Option<Duration>) -> Timeouts {
-        let queue = queue.filter(|_| !self.started);
-        Timeouts { submitted: self.submitted, own: self.request.admission.timeout, queue }
-    }
-
-    fn deadline(&self, queue: Option<Duration>) -> Option<Instant> {
-        self.timeouts(queue).deadline()
-    }
-
-    /// News about it that is not the last.
-    fn update(&self, id: RequestId, kind: UpdateKind) -> Update {
-        Update { id: id.0, after: self.submitted.elapsed(), kind, last: false }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::message::{EmbedResult, SubmitTime};
 use crate::step_timeouts::StepTimeouts;
+use std::collections::BTreeMap;
 
 /// Collects what is reported, for each request in a channel of its own.
 #[derive(Default)]
@@ -147,9 +148,9 @@ fn a_failed_pass_fails_its_requests_and_three_in_a_row_end_all_lanes() {
 #[test]
 fn vectors_get_length_one_and_zeros_stay() {
     let mut v = [3.0, 4.0];
-    normalise(&mut v);
+    scale_to_unit(&mut v);
     assert_eq!(v, [0.6, 0.8]);
     let mut zero = [0.0; 3];
-    normalise(&mut zero);
+    scale_to_unit(&mut zero);
     assert_eq!(zero, [0.0; 3]);
 }
