@@ -1,4 +1,4 @@
-//! Prints what is learned from each chat template in a folder.
+//! Prints the features of each chat template in a folder.
 #![expect(clippy::print_stdout, reason = "that is what it is for")]
 #![expect(clippy::unwrap_used, reason = "an example")]
 
@@ -7,13 +7,7 @@ mod folder;
 fn main() {
     for (name, template) in folder::templates() {
         match template {
-            Ok(template) => println!(
-                "{name}\n    {:?}",
-                forebay_chat::Dialect::learn(
-                    &template,
-                    &["<|im_end|>", "<|END_OF_TURN_TOKEN|>", "<|eot_id|>"]
-                )
-            ),
+            Ok(template) => println!("{name}\n    {:?}", template.features()),
             Err(error) => println!("{name}\n    {error}"),
         }
     }

@@ -6,7 +6,7 @@
 use std::io::BufRead;
 use std::time::{Duration, SystemTime};
 
-use forebay_chat::{ChatTemplate, Dialect, RenderOptions, normalise};
+use forebay_chat::{ChatTemplate, RenderOptions, SpecialTokens, normalise};
 use serde_json::{Map, Value, json};
 
 /// 2024-07-26, the day that Llama's templates fall back to.
@@ -27,8 +27,9 @@ fn render(case: &Value) -> Result<String, String> {
     let messages = serde_json::from_value(case["messages"].clone()).map_err(|e| e.to_string())?;
     let messages: Vec<_> = messages;
     let turns = normalise(&messages, true, &mut Vec::new()).map_err(|e| format!("{e:?}"))?;
-    let names = ["<|im_start|>", "<|im_end|>", "<s>", "</s>"].map(str::to_owned).to_vec();
-    let template = ChatTemplate::new(case["template"].as_str().unwrap(), "<s>", "</s>", names)
+    let control = vec!["<|im_start|>", "<|im_end|>", "<s>", "</s>"];
+    let tokens = SpecialTokens { bos: "<s>", eos: "</s>", control, ends: Vec::new() };
+    let template = ChatTemplate::new(case["template"].as_str().unwrap(), &tokens)
         .map_err(|e| e.to_string())?;
     let tools: Vec<Value> = case["tools"].as_array().cloned().unwrap_or_default();
     let variables: Map<String, Value> = case["variables"].as_object().cloned().unwrap_or_default();
@@ -38,7 +39,7 @@ fn render(case: &Value) -> Result<String, String> {
         tools: &tools,
         arguments_as_text: case["arguments_as_text"]
             .as_bool()
-            .unwrap_or_else(|| Dialect::learn(&template, &[]).takes_text()),
+            .unwrap_or_else(|| template.features().tool_calls.arguments_as_text()),
         variables: &variables,
         now: SystemTime::UNIX_EPOCH + NOW,
     };

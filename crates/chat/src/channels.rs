@@ -1,116 +1,117 @@
-//! Answers that are messages in channels: a header says to whom each one speaks, and a control token
-//! ends it.
+//! Replies that are messages in channels, as gpt-oss writes them: a header names each message's channel and recipient,
+//! and a control token ends the message.
 //!
-//! The format: <https://cookbook.openai.com/articles/openai-harmony>. An answer begins behind the
-//! word `assistant` of its first header, as the prompt ends with it.
+//! The format: <https://cookbook.openai.com/articles/openai-harmony>. A reply starts after the word `assistant` of its
+//! first header, with which the prompt ends.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::calls::Part;
-use crate::text_buffer::{TextBuffer, partial};
+use crate::reply_part::ReplyPart;
+use crate::text_buffer::{TextBuffer, partial_marker};
 
-/// What begins the name of a channel.
+/// The control token before the name of a channel.
 const CHANNEL: &str = "<|channel|>";
-/// What ends a header.
-const BODY: &str = "<|message|>";
-/// What may end a message. Those that end the answer are not seen where they are control tokens.
+/// The control token that ends a header.
+const MESSAGE: &str = "<|message|>";
+/// What may end a message. The tokens that end the reply are not in its text.
 const ENDS: [&str; 5] = ["<|end|>", "<|call|>", "<|return|>", "<|start|>", CHANNEL];
-/// Control tokens that the format uses besides.
+/// The control token before the type of a message.
 const CONSTRAIN: &str = "<|constrain|>";
-/// The channel that the model thinks in.
-const THOUGHTS: &str = "analysis";
-/// What a recipient's name begins with where it is a tool.
+/// The channel of reasoning.
+const ANALYSIS: &str = "analysis";
+/// What a recipient's name starts with if it is a tool.
 const TOOLS: &str = "functions.";
 
-/// What begins thoughts, and what ends them.
-pub(crate) const THINKING: (&str, &str) = ("<|channel|>analysis<|message|>", "<|end|>");
-/// What stands between thoughts and what comes then.
-pub(crate) const THEN: &str = "<|start|>assistant";
-/// What begins an answer to the user.
-pub(crate) const ANSWER: &str = "<|channel|>final<|message|>";
-/// What begins a call, up to its name, and what stands behind that.
+/// The delimiters of reasoning.
+pub(crate) const REASONING: (&str, &str) = ("<|channel|>analysis<|message|>", "<|end|>");
+/// Between reasoning and the next message.
+pub(crate) const AFTER_REASONING: &str = "<|start|>assistant";
+/// The header of content.
+pub(crate) const CONTENT_PREFIX: &str = "<|channel|>final<|message|>";
+/// From the start of a call to its name, and from its name to its arguments.
 pub(crate) const CALL: (&str, &str) =
     ("<|channel|>commentary to=functions.", " <|constrain|>json<|message|>");
 
-/// Whether a template's model answers in channels.
-pub(crate) fn is_used_by(source: &str) -> bool {
-    [CHANNEL, BODY, THEN].iter().all(|mark| source.contains(mark))
+/// Whether the model with this template source replies in channels.
+pub(crate) fn are_used_by(source: &str) -> bool {
+    [CHANNEL, MESSAGE, AFTER_REASONING].iter().all(|delimiter| source.contains(delimiter))
 }
 
-/// The control tokens that have to be seen.
-pub(crate) fn marks() -> impl Iterator<Item = &'static str> {
-    ENDS.into_iter().chain([BODY, CONSTRAIN])
+/// The control tokens of the format, which the parser needs as text.
+pub(crate) fn control_tokens() -> impl Iterator<Item = &'static str> {
+    ENDS.into_iter().chain([MESSAGE, CONSTRAIN])
 }
 
-/// Reads one answer as it grows, each character once.
+/// Parses one reply while its text comes in. The result does not depend on how the text is cut; each character is read
+/// once.
 #[derive(Debug, Clone)]
-pub struct ChannelReader {
+pub struct ChannelParser {
     tools: Arc<BTreeSet<String>>,
-    /// Whether calls behind the first one are left out.
+    /// Whether all that follows the first call is dropped, reasoning aside.
     only_one: bool,
-    /// Text that is not emitted yet: a header, or what may begin an end.
+    /// Text that is not emitted yet: a header, or what may be the beginning of an end.
     held: TextBuffer,
-    /// How much of what is held is known not to begin the end of a header.
+    /// Bytes of the held text that are known not to be the beginning of a header's end.
     searched: usize,
-    state: State,
-    calls: u32,
+    state: ChannelState,
+    call_count: u32,
 }
 
-/// What the text is a part of.
+/// What the unread text belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ChannelState {
     Header,
-    Thought,
-    Text,
+    Reasoning,
+    Content,
     /// The call with this number.
     Call(u32),
-    /// What is left out.
-    Nothing,
+    /// A message that is dropped.
+    Dropped,
 }
 
-impl ChannelReader {
-    /// A reader of answers that may call these tools. With `only_one` what follows the first call is
-    /// left out.
+impl ChannelParser {
+    /// A parser of replies that may call these tools. With `only_one` all that follows the first call is dropped,
+    /// reasoning aside.
     pub fn new(tools: impl IntoIterator<Item = String>, only_one: bool) -> Self {
         Self {
             tools: Arc::new(tools.into_iter().collect()),
             only_one,
             held: TextBuffer::default(),
             searched: 0,
-            state: State::Header,
-            calls: 0,
+            state: ChannelState::Header,
+            call_count: 0,
         }
     }
 
-    /// How many calls there were.
-    pub fn calls(&self) -> u32 {
-        self.calls
+    /// The number of calls so far.
+    pub fn call_count(&self) -> u32 {
+        self.call_count
     }
 
-    /// Whether what comes next is reasoning.
-    pub fn is_thinking(&self) -> bool {
-        self.state == State::Thought
+    /// Whether the parser is within reasoning.
+    pub fn is_reasoning(&self) -> bool {
+        self.state == ChannelState::Reasoning
     }
 
-    /// Reads more text and appends what it adds to the answer.
-    pub fn push(&mut self, text: &str, out: &mut Vec<Part>) {
+    /// Reads more text and appends what it adds to the reply.
+    pub fn push(&mut self, text: &str, out: &mut Vec<ReplyPart>) {
         self.held.push(text);
-        while self.read(out) {}
+        while self.advance(out) {}
     }
 
-    /// Reads what is held. Returns whether a header or a message ended.
-    fn read(&mut self, out: &mut Vec<Part>) -> bool {
+    /// Reads the held text up to the end of a header or a message. Returns whether there is one.
+    fn advance(&mut self, out: &mut Vec<ReplyPart>) -> bool {
         let rest = self.held.rest();
-        if self.state == State::Header {
+        if self.state == ChannelState::Header {
             let fresh = &rest[self.searched..];
-            let Some(at) = fresh.find(BODY) else {
-                self.searched = rest.len() - partial(fresh, BODY);
+            let Some(at) = fresh.find(MESSAGE) else {
+                self.searched = rest.len() - partial_marker(fresh, MESSAGE);
                 return false;
             };
-            let header = self.held.take(self.searched + at + BODY.len());
+            let header = self.held.take(self.searched + at + MESSAGE.len());
             self.searched = 0;
-            self.state = self.open(&header, out);
+            self.state = self.open_message(&header, out);
             return true;
         }
         let (safe, end) = next_end(rest);
@@ -120,61 +121,61 @@ impl ChannelReader {
         if end != CHANNEL {
             self.held.consume(end.len());
         }
-        self.state = State::Header;
+        self.state = ChannelState::Header;
         true
     }
 
-    /// Signals the end of the answer and flushes what was held back.
-    pub fn finish(&mut self, out: &mut Vec<Part>) {
+    /// Signals the end of the reply and flushes held text.
+    pub fn finish(&mut self, out: &mut Vec<ReplyPart>) {
         let rest = self.held.take_all();
-        if self.state == State::Header {
-            // Text without a header is for the user.
-            let is_header = marks().any(|mark| rest.contains(mark));
-            self.state = if is_header { State::Nothing } else { State::Text };
+        if self.state == ChannelState::Header {
+            // Text without a header is content.
+            let is_header = control_tokens().any(|token| rest.contains(token));
+            self.state = if is_header { ChannelState::Dropped } else { ChannelState::Content };
         }
         self.emit(rest, out);
     }
 
-    /// Whose message the header begins.
-    fn open(&mut self, header: &str, out: &mut Vec<Part>) -> State {
-        let word = |mark: &str| {
-            let behind = &header[header.find(mark)? + mark.len()..];
-            let end = behind.find(|c: char| c.is_whitespace() || c == '<');
-            Some(&behind[..end.unwrap_or(behind.len())])
+    /// Emits the call that a header starts, if it does. Returns what its message is.
+    fn open_message(&mut self, header: &str, out: &mut Vec<ReplyPart>) -> ChannelState {
+        let word_after = |marker: &str| {
+            let rest = &header[header.find(marker)? + marker.len()..];
+            let end = rest.find(|c: char| c.is_whitespace() || c == '<');
+            Some(&rest[..end.unwrap_or(rest.len())])
         };
-        let tool = word("to=").and_then(|to| to.strip_prefix(TOOLS));
+        let tool = word_after("to=").and_then(|to| to.strip_prefix(TOOLS));
         if let Some(name) = tool.filter(|name| self.tools.contains(*name)) {
-            if self.only_one && self.calls > 0 {
-                return State::Nothing;
+            if self.only_one && self.call_count > 0 {
+                return ChannelState::Dropped;
             }
-            let index = self.calls;
-            self.calls += 1;
-            out.push(Part::Call { index, name: name.to_owned() });
-            return State::Call(index);
+            let index = self.call_count;
+            self.call_count += 1;
+            out.push(ReplyPart::ToolCall { index, name: name.to_owned() });
+            return ChannelState::Call(index);
         }
-        match word(CHANNEL) {
-            Some(THOUGHTS) => State::Thought,
-            _ if self.only_one && self.calls > 0 => State::Nothing,
-            _ => State::Text,
+        match word_after(CHANNEL) {
+            Some(ANALYSIS) => ChannelState::Reasoning,
+            _ if self.only_one && self.call_count > 0 => ChannelState::Dropped,
+            _ => ChannelState::Content,
         }
     }
 
-    fn emit(&self, text: String, out: &mut Vec<Part>) {
+    fn emit(&self, text: String, out: &mut Vec<ReplyPart>) {
         if text.is_empty() {
             return;
         }
         match self.state {
-            State::Thought => out.push(Part::Thought(text)),
-            State::Text => out.push(Part::Text(text)),
-            State::Call(index) => out.push(Part::Arguments { index, text }),
-            State::Header | State::Nothing => {}
+            ChannelState::Reasoning => out.push(ReplyPart::Reasoning(text)),
+            ChannelState::Content => out.push(ReplyPart::Content(text)),
+            ChannelState::Call(index) => out.push(ReplyPart::Arguments { index, text }),
+            ChannelState::Header | ChannelState::Dropped => {}
         }
     }
 }
 
-/// How much of a text is a message before its end, or what may begin one, and which end that is.
+/// The bytes of a message up to its end, or to what may be the beginning of one, and the end.
 fn next_end(text: &str) -> (usize, Option<&'static str>) {
-    // All ends begin alike, so that one search finds them.
+    // All ends start with the same character, so one search finds them.
     for (at, _) in text.match_indices('<') {
         let rest = &text[at..];
         if let Some(end) = ENDS.into_iter().find(|end| rest.starts_with(end)) {
@@ -192,46 +193,30 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::text_buffer::pieces;
+    use crate::reply_part::ParsedReply;
+    use crate::text_buffer::cuts::{characters, check_cuts, pieces};
 
-    type Read = (String, String, Vec<(String, String)>);
-
-    fn read(only_one: bool, pieces: &[&str]) -> Read {
+    fn parse(only_one: bool, pieces: &[&str]) -> ParsedReply {
         let tools = ["get_weather", "now"].map(str::to_owned);
-        let mut reader = ChannelReader::new(tools, only_one);
+        let mut parser = ChannelParser::new(tools, only_one);
         let mut parts = Vec::new();
         for piece in pieces {
-            reader.push(piece, &mut parts);
+            parser.push(piece, &mut parts);
         }
-        reader.finish(&mut parts);
-        let (mut thought, mut said, mut calls) = (String::new(), String::new(), Vec::new());
-        for part in parts {
-            match part {
-                Part::Thought(text) => thought.push_str(&text),
-                Part::Text(text) => said.push_str(&text),
-                Part::Call { name, .. } => calls.push((name, String::new())),
-                Part::Arguments { index, text } => calls[index as usize].1.push_str(&text),
-            }
-        }
-        assert_eq!(calls.len(), reader.calls() as usize);
-        (thought, said, calls)
+        parser.finish(&mut parts);
+        let reply = ParsedReply::collect(parts);
+        assert_eq!(reply.calls.len(), parser.call_count() as usize);
+        reply
     }
 
     #[track_caller]
-    fn check(only_one: bool, text: &str, thought: &str, said: &str, calls: &[(&str, &str)]) {
-        let calls = calls.iter().map(|(n, a)| ((*n).to_owned(), (*a).to_owned())).collect();
-        let expected: Read = (thought.to_owned(), said.to_owned(), calls);
-        assert_eq!(read(only_one, &[text]), expected);
-        for (at, _) in text.char_indices() {
-            let (a, b) = text.split_at(at);
-            assert_eq!(read(only_one, &[a, b]), expected, "{a:?} {b:?}");
-        }
-        let each: Vec<&str> = text.split("").filter(|piece| !piece.is_empty()).collect();
-        assert_eq!(read(only_one, &each), expected, "{text} by characters");
+    fn check(only_one: bool, text: &str, reasoning: &str, content: &str, calls: &[(&str, &str)]) {
+        let expected = ParsedReply::new(reasoning, content, calls);
+        check_cuts(text, &expected, |pieces| parse(only_one, pieces));
     }
 
     #[test]
-    fn thoughts_and_an_answer() {
+    fn reasoning_and_content() {
         let text = "<|channel|>analysis<|message|>2 < 3, <b>so.\n<|end|><|start|>assistant\
                     <|channel|>final<|message|>Yes: <|2 < 3|>.<|return|>";
         check(false, text, "2 < 3, <b>so.\n", "Yes: <|2 < 3|>.", &[]);
@@ -242,22 +227,22 @@ mod tests {
     }
 
     #[test]
-    fn calls_in_every_spelling() {
+    fn calls_with_every_header() {
         let args = r#"{"location": "San Francisco <|", "unit": "c"}"#;
-        let thought = "<|channel|>analysis<|message|>Need the weather.<|end|><|start|>assistant";
+        let reasoning = "<|channel|>analysis<|message|>Need the weather.<|end|><|start|>assistant";
         for header in [
             "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>",
             "<|channel|>commentary to=functions.get_weather<|message|>",
             " to=functions.get_weather<|channel|>commentary json<|message|>",
             "<|channel|>analysis to=functions.get_weather code<|message|>",
         ] {
-            let text = format!("{thought}{header}{args}<|call|>");
+            let text = format!("{reasoning}{header}{args}<|call|>");
             check(true, &text, "Need the weather.", "", &[("get_weather", args)]);
         }
     }
 
     #[test]
-    fn what_goes_before_and_behind_calls() {
+    fn content_and_calls_around_calls() {
         let text = "<|channel|>commentary<|message|>I will look.<|end|><|start|>assistant\
                     <|channel|>commentary to=functions.now <|constrain|>json<|message|>{}<|end|>\
                     <|start|>assistant<|channel|>commentary to=functions.get_weather \
@@ -278,12 +263,11 @@ mod tests {
             only_one: bool,
             cuts in proptest::collection::vec(0_usize..100, 0..4),
         ) {
-            let whole = read(only_one, &[&text]);
-            prop_assert_eq!(&read(only_one, &pieces(&text, &cuts)), &whole);
-            let each: Vec<&str> = text.split("").filter(|piece| !piece.is_empty()).collect();
-            prop_assert_eq!(&read(only_one, &each), &whole);
-            if marks().all(|mark| !text.contains(mark)) {
-                prop_assert_eq!(&whole.1, &text);
+            let whole = parse(only_one, &[&text]);
+            prop_assert_eq!(&parse(only_one, &pieces(&text, &cuts)), &whole);
+            prop_assert_eq!(&parse(only_one, &characters(&text)), &whole);
+            if control_tokens().all(|token| !text.contains(token)) {
+                prop_assert_eq!(&whole.content, &text);
             }
         }
     }

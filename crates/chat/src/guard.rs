@@ -10,7 +10,7 @@
 
 use std::collections::HashSet;
 
-use crate::names::Names;
+use crate::control_names::ControlNames;
 
 /// Unicode noncharacters, one of which becomes the sentinel.
 const NONCHARACTERS: std::ops::RangeInclusive<char> = '\u{fdd0}'..='\u{fded}';
@@ -28,14 +28,17 @@ pub(crate) fn is_reserved(c: char) -> bool {
 /// A sentinel for one rendering, and the names to look for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Guard<'a> {
-    names: &'a Names,
+    names: &'a ControlNames,
     sentinel: char,
 }
 
 impl<'a> Guard<'a> {
     /// A guard whose sentinel is in none of `texts`; `None` when they use up all noncharacters or
     /// contain [`JOINT`] or [`END`], which only an attack does.
-    pub(crate) fn new<'t>(names: &'a Names, texts: impl Iterator<Item = &'t str>) -> Option<Self> {
+    pub(crate) fn new<'t>(
+        names: &'a ControlNames,
+        texts: impl Iterator<Item = &'t str>,
+    ) -> Option<Self> {
         let found: HashSet<char> =
             texts.flat_map(|text| text.chars().filter(|c| is_reserved(*c))).collect();
         let sentinel = NONCHARACTERS.into_iter().find(|c| !found.contains(c))?;
@@ -69,8 +72,8 @@ mod tests {
 
     const NAMES: [&str; 5] = ["<|im_start|>", "<|im_end|>", "</s>", "[INST]", "<<"];
 
-    fn names() -> Names {
-        Names::new(NAMES.map(str::to_owned))
+    fn names() -> ControlNames {
+        ControlNames::new(NAMES.map(str::to_owned))
     }
 
     #[track_caller]
@@ -119,7 +122,7 @@ mod tests {
     /// more than ten seconds.
     #[test]
     fn many_names_cost_no_more_than_few() {
-        let names = Names::new((0..1000).map(|n| format!("<SPECIAL_{n}>")));
+        let names = ControlNames::new((0..1000).map(|n| format!("<SPECIAL_{n}>")));
         let began = std::time::Instant::now();
         for unit in ["<", "<SPECIAL_", "<SPECIAL_7>", "harmless text "] {
             let text = unit.repeat(1_000_000 / unit.len());

@@ -1,46 +1,42 @@
-//! Reads JSON one character at a time and says what each character is.
+//! A scanner of JSON that classifies one character at a time, without recursion and without reading any text twice.
 //!
-//! It keeps its place between characters, so text that comes in pieces is read once. The depth is a
-//! counter: there is no recursion. jiter and other readers of partial JSON begin at the front of the
-//! text each time, which is quadratic in a stream.
-//!
-//! Models write almost-JSON: bare words (`True`), keys without quotes, a comma before a closing
-//! bracket and line breaks in strings are taken, and what does not nest is not.
+//! Models write almost-JSON: bare words (`True`), keys without quotes, a comma before a closing bracket and line breaks
+//! in strings are accepted; brackets that do not match are not.
 
-/// How deep brackets may nest; `serde_json` reads no more either.
-const DEEPEST: u32 = 128;
+/// How deep brackets may nest, as in `serde_json`.
+const MAX_DEPTH: u32 = 128;
 
 /// A scanner of one JSON value, an object or an array.
 #[derive(Debug, Clone)]
 pub(crate) struct JsonScanner {
-    state: State,
-    /// Brackets that are open.
+    state: ScannerState,
+    /// The number of open brackets.
     depth: u32,
-    /// Which of them are arrays, the innermost in the lowest bit.
+    /// Whether each of them is an array, the innermost in the lowest bit.
     arrays: u128,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// A value has to come.
+enum ScannerState {
+    /// Before a value.
     Value,
-    /// A value or the array's end.
+    /// Before a value or the array's end.
     ValueOrClose,
-    /// A key or the object's end.
+    /// Before a key or the object's end.
     KeyOrClose,
-    /// A colon.
+    /// Before a colon.
     Colon,
-    /// A comma or a closing bracket.
+    /// Before a comma or a closing bracket.
     Next,
-    /// Inside a string.
+    /// Within a string.
     Text { key: bool, escaped: bool },
-    /// Inside a word or a number.
+    /// Within a word or a number.
     Bare { key: bool },
-    /// Behind the value.
+    /// After the value.
     End,
 }
 
-/// What a character is.
+/// The class of a character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Token {
     /// White space between tokens.
@@ -51,7 +47,7 @@ pub(crate) enum Token {
     Close,
     /// The quote that begins or ends a string.
     Quote { key: bool, opens: bool },
-    /// A character of a string, as it is spelled.
+    /// A character of a string, escapes included as they stand.
     Text { key: bool },
     /// A character of a word or a number.
     Bare { key: bool },
@@ -61,58 +57,64 @@ pub(crate) enum Token {
     Comma,
 }
 
-/// The text is not JSON from here on, or too deep.
+/// The character cannot follow, or nests too deeply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
 impl JsonScanner {
-    /// A scanner in front of a value.
+    /// A scanner before a value.
     pub(crate) fn new() -> Self {
-        Self { state: State::Value, depth: 0, arrays: 0 }
+        Self { state: ScannerState::Value, depth: 0, arrays: 0 }
     }
 
-    /// How many brackets are open.
+    /// The number of open brackets.
     pub(crate) fn depth(&self) -> u32 {
         self.depth
     }
 
     /// Whether the value is complete.
     pub(crate) fn is_done(&self) -> bool {
-        self.state == State::End
+        self.state == ScannerState::End
     }
 
-    /// Reads the next character.
+    /// Classifies the next character.
+    ///
+    /// # Errors
+    /// [`Malformed`]; the scanner is of no use after that.
     pub(crate) fn step(&mut self, c: char) -> Result<Token, Malformed> {
         match self.state {
-            State::Text { key, escaped } => return Ok(self.text(c, key, escaped)),
-            State::Bare { key } if is_bare(c) => return Ok(Token::Bare { key }),
-            State::Bare { key } => self.state = behind_scalar(key),
+            ScannerState::Text { key, escaped } => return Ok(self.text(c, key, escaped)),
+            ScannerState::Bare { key } if is_bare(c) => return Ok(Token::Bare { key }),
+            ScannerState::Bare { key } => self.state = after_scalar(key),
             _ => {}
         }
         if c.is_whitespace() {
             return Ok(Token::Space);
         }
         match (self.state, c) {
-            (State::Value | State::ValueOrClose, '{') => self.open(false),
-            (State::Value | State::ValueOrClose, '[') => self.open(true),
-            (State::Value | State::ValueOrClose, '"') => Ok(self.quote(false)),
-            (State::KeyOrClose, '"') => Ok(self.quote(true)),
-            (State::ValueOrClose, ']') => Ok(self.close()),
-            (State::KeyOrClose, '}') => Ok(self.close()),
-            (State::Next, ']') if self.in_array() => Ok(self.close()),
-            (State::Next, '}') if self.in_object() => Ok(self.close()),
-            (State::Next, ',') if self.depth > 0 => {
+            (ScannerState::Value | ScannerState::ValueOrClose, '{') => self.open(false),
+            (ScannerState::Value | ScannerState::ValueOrClose, '[') => self.open(true),
+            (ScannerState::Value | ScannerState::ValueOrClose, '"') => Ok(self.quote(false)),
+            (ScannerState::KeyOrClose, '"') => Ok(self.quote(true)),
+            (ScannerState::ValueOrClose, ']') => Ok(self.close()),
+            (ScannerState::KeyOrClose, '}') => Ok(self.close()),
+            (ScannerState::Next, ']') if self.in_array() => Ok(self.close()),
+            (ScannerState::Next, '}') if self.in_object() => Ok(self.close()),
+            (ScannerState::Next, ',') if self.depth > 0 => {
                 let array = self.in_array();
-                self.state = if array { State::ValueOrClose } else { State::KeyOrClose };
+                self.state =
+                    if array { ScannerState::ValueOrClose } else { ScannerState::KeyOrClose };
                 Ok(Token::Comma)
             }
-            (State::Colon, ':') => {
-                self.state = State::Value;
+            (ScannerState::Colon, ':') => {
+                self.state = ScannerState::Value;
                 Ok(Token::Colon)
             }
-            (State::Value | State::ValueOrClose | State::KeyOrClose, c) if is_bare(c) => {
-                let key = self.state == State::KeyOrClose;
-                self.state = State::Bare { key };
+            (ScannerState::Value | ScannerState::ValueOrClose | ScannerState::KeyOrClose, c)
+                if is_bare(c) =>
+            {
+                let key = self.state == ScannerState::KeyOrClose;
+                self.state = ScannerState::Bare { key };
                 Ok(Token::Bare { key })
             }
             _ => Err(Malformed),
@@ -129,46 +131,46 @@ impl JsonScanner {
 
     fn text(&mut self, c: char, key: bool, escaped: bool) -> Token {
         if c == '"' && !escaped {
-            self.state = behind_scalar(key);
+            self.state = after_scalar(key);
             return Token::Quote { key, opens: false };
         }
-        self.state = State::Text { key, escaped: c == '\\' && !escaped };
+        self.state = ScannerState::Text { key, escaped: c == '\\' && !escaped };
         Token::Text { key }
     }
 
     fn quote(&mut self, key: bool) -> Token {
-        self.state = State::Text { key, escaped: false };
+        self.state = ScannerState::Text { key, escaped: false };
         Token::Quote { key, opens: true }
     }
 
     fn open(&mut self, array: bool) -> Result<Token, Malformed> {
-        if self.depth == DEEPEST {
+        if self.depth == MAX_DEPTH {
             return Err(Malformed);
         }
         self.depth += 1;
         self.arrays = self.arrays << 1 | u128::from(array);
-        self.state = if array { State::ValueOrClose } else { State::KeyOrClose };
+        self.state = if array { ScannerState::ValueOrClose } else { ScannerState::KeyOrClose };
         Ok(Token::Open)
     }
 
     fn close(&mut self) -> Token {
         self.depth -= 1;
         self.arrays >>= 1;
-        self.state = if self.depth == 0 { State::End } else { State::Next };
+        self.state = if self.depth == 0 { ScannerState::End } else { ScannerState::Next };
         Token::Close
     }
 }
 
-fn behind_scalar(key: bool) -> State {
-    if key { State::Colon } else { State::Next }
+fn after_scalar(key: bool) -> ScannerState {
+    if key { ScannerState::Colon } else { ScannerState::Next }
 }
 
 fn is_bare(c: char) -> bool {
     !c.is_whitespace() && !matches!(c, '{' | '}' | '[' | ']' | ',' | ':' | '"')
 }
 
-/// Decodes the escapes of a string one character at a time. What is no valid escape becomes the
-/// character behind the backslash, or U+FFFD.
+/// Decodes the escapes of a string one character at a time. An invalid escape becomes the character after the backslash,
+/// or U+FFFD.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Unescape {
     state: Escape,
@@ -180,18 +182,18 @@ pub(crate) struct Unescape {
 enum Escape {
     #[default]
     None,
-    /// Behind a backslash.
+    /// After a backslash.
     Backslash,
-    /// Behind `\u` and some of its digits.
+    /// After `\u` and some of its digits.
     Code { digits: u8, code: u32 },
 }
 
 impl Unescape {
-    /// Reads a character; what it completes is appended.
+    /// Reads a character and appends what it completes.
     pub(crate) fn step(&mut self, c: char, out: &mut String) {
         match (self.state, c) {
             (Escape::None, '\\') => self.state = Escape::Backslash,
-            (Escape::None, c) => self.append(c, out),
+            (Escape::None, c) => self.push(c, out),
             (Escape::Backslash, 'u') => self.state = Escape::Code { digits: 0, code: 0 },
             (Escape::Backslash, c) => {
                 self.state = Escape::None;
@@ -203,16 +205,16 @@ impl Unescape {
                     'f' => '\u{c}',
                     c => c,
                 };
-                self.append(c, out);
+                self.push(c, out);
             }
             (Escape::Code { digits, code }, c) => match c.to_digit(16) {
-                Some(digit) if digits == 3 => self.code(code << 4 | digit, out),
+                Some(digit) if digits == 3 => self.push_code(code << 4 | digit, out),
                 Some(digit) => {
                     self.state = Escape::Code { digits: digits + 1, code: code << 4 | digit };
                 }
                 None => {
                     self.state = Escape::None;
-                    self.append(char::REPLACEMENT_CHARACTER, out);
+                    self.push(char::REPLACEMENT_CHARACTER, out);
                     self.step(c, out);
                 }
             },
@@ -224,16 +226,16 @@ impl Unescape {
         matches!(self.state, Escape::Backslash)
     }
 
-    /// Ends the string; what was not complete becomes U+FFFD.
+    /// Ends the string; an incomplete escape becomes U+FFFD.
     pub(crate) fn finish(&mut self, out: &mut String) {
-        self.lone(out);
+        self.push_lone_surrogate(out);
         if !matches!(self.state, Escape::None) {
             out.push(char::REPLACEMENT_CHARACTER);
         }
         self.state = Escape::None;
     }
 
-    fn code(&mut self, code: u32, out: &mut String) {
+    fn push_code(&mut self, code: u32, out: &mut String) {
         self.state = Escape::None;
         match (self.high.take(), code) {
             (Some(high), 0xdc00..=0xdfff) => {
@@ -242,7 +244,7 @@ impl Unescape {
             }
             (high, code) => {
                 self.high = high;
-                self.lone(out);
+                self.push_lone_surrogate(out);
                 match code {
                     0xd800..=0xdbff => self.high = Some(code),
                     code => out.push(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER)),
@@ -251,20 +253,20 @@ impl Unescape {
         }
     }
 
-    fn append(&mut self, c: char, out: &mut String) {
-        self.lone(out);
+    fn push(&mut self, c: char, out: &mut String) {
+        self.push_lone_surrogate(out);
         out.push(c);
     }
 
-    /// The first half of a pair stays alone.
-    fn lone(&mut self, out: &mut String) {
+    /// Appends U+FFFD for the first half of a pair without its second.
+    fn push_lone_surrogate(&mut self, out: &mut String) {
         if self.high.take().is_some() {
             out.push(char::REPLACEMENT_CHARACTER);
         }
     }
 }
 
-/// `json`, which is valid, without white space between its tokens.
+/// Valid `json` without white space between its tokens.
 pub(crate) fn compact(json: &str) -> String {
     let (mut out, mut inside, mut escaped) = (String::with_capacity(json.len()), false, false);
     for c in json.chars() {

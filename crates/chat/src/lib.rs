@@ -1,41 +1,81 @@
-//! Chat messages to prompts, by the model's own Jinja template.
+//! Chat templates, and what a model's text means by them.
 //!
-//! [`normalise`] makes plain turns out of OpenAI messages, [`ChatTemplate`] renders
-//! them. What comes out is a list of pieces: tokenised one by one, with control tokens recognised,
-//! they give the prompt; nothing a user wrote can become a control token (`guard.rs`).
+//! A model comes with a chat template, a Jinja source. From it this crate makes prompts, and learns how the model writes
+//! reasoning and tool calls: [`ChatTemplate`] renders [`Turn`]s and has [`TemplateFeatures`]. A prompt is a list of
+//! pieces, tokenised one by one with control tokens recognised, so that no text of a user becomes a control token
+//! (`guard.rs`).
 //!
-//! **Invariant:** no async, no tokens, no clock (`strftime_now` gets the time as an argument), and
-//! no names of models.
+//! A reply's text is parsed while it comes in: [`ReasoningParser`] separates reasoning from content, [`ToolCallParser`]
+//! finds tool calls in content, and [`ChannelParser`] does both for replies in channels. [`ToolCallGrammar`] makes a
+//! model write valid calls.
+//!
+//! **Invariant:** no async, no tokens, no clock (`strftime_now` gets the time as an argument), and no names of models.
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//! use std::sync::Arc;
+//!
+//! use forebay_chat::{ChatTemplate, RenderOptions, ReplyPart, SpecialTokens, ToolCallParser, Turn};
+//! use serde_json::{Map, json};
+//!
+//! let source = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}\
+//!               {% if add_generation_prompt %}<|assistant|>{% endif %}";
+//! let template = ChatTemplate::new(source, &SpecialTokens::default())?;
+//!
+//! let options = RenderOptions {
+//!     add_generation_prompt: true,
+//!     continue_final_message: false,
+//!     tools: &[],
+//!     arguments_as_text: false,
+//!     variables: &Map::new(),
+//!     now: std::time::SystemTime::UNIX_EPOCH,
+//! };
+//! let prompt = template.render(&[Turn::of("user", "Weather in Rome?")], &options)?;
+//! assert_eq!(prompt.concat(), "<|user|>Weather in Rome?<|assistant|>");
+//!
+//! // This template has no calls, so the model is told to write them as Hermes models do.
+//! let tools = BTreeMap::from([("weather".to_owned(), json!({"type": "object"}))]);
+//! let format = &template.features().tool_calls;
+//! let mut parser = ToolCallParser::new(format, Arc::new(tools), false);
+//! let mut parts = Vec::new();
+//! for text in ["I look.\n<tool", "_call>{\"name\": \"weather\", \"arguments\": {\"ci", "ty\": \"Rome\"}}"] {
+//!     parser.push(text, &mut parts);
+//! }
+//! parser.finish(&mut parts);
+//! assert_eq!(parts[0], ReplyPart::Content("I look.".to_owned()));
+//! assert_eq!(parts[1], ReplyPart::ToolCall { index: 0, name: "weather".to_owned() });
+//! assert_eq!(parts[2], ReplyPart::Arguments { index: 0, text: "{\"ci".to_owned() });
+//! assert_eq!(parts[3], ReplyPart::Arguments { index: 0, text: "ty\": \"Rome\"}".to_owned() });
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
-mod argument;
-mod calls;
+mod bare_value;
 mod channels;
-mod dialect;
-mod forced;
+mod control_names;
 mod guard;
-mod json;
 mod json_scanner;
 mod literal;
-mod names;
-mod parameters;
-mod pattern;
-mod references;
-mod rewriting;
+mod reasoning;
+mod reply_part;
+mod schema;
 mod template;
 mod text_buffer;
-mod texts;
-mod thoughts;
+mod tool_call_format;
+mod tool_call_grammar;
+mod tool_call_parser;
 mod turn;
 
-pub use calls::{CallReader, Part};
-pub use channels::ChannelReader;
-pub use dialect::Dialect;
-pub use forced::{
-    CallGrammar, Calls, MAX_GRAMMAR_BYTES, SomeText, Target, ToolShape, Unenforceable,
-    between_slashes, escape_regex, grammar as call_grammar, literal,
+pub use channels::ChannelParser;
+pub use reasoning::{ReasoningFormat, ReasoningMode, ReasoningParser, Segment};
+pub use reply_part::ReplyPart;
+pub use schema::references::{Draft, References, is_any};
+pub use template::{
+    ChatTemplate, RenderError, RenderOptions, SpecialTokens, TemplateError, TemplateFeatures,
 };
-pub use parameters::is_any;
-pub use references::{Draft, References};
-pub use template::{ChatTemplate, RenderError, RenderOptions, TemplateError};
-pub use thoughts::{Said, Thinking, ThoughtReader};
+pub use tool_call_format::ToolCallFormat;
+pub use tool_call_grammar::{
+    CallCount, GrammarTarget, MAX_GRAMMAR_BYTES, Satisfiability, TextSearch, ToolCallGrammar,
+    ToolShape, Unenforceable, escape_regex, lark_literal, lark_regex,
+};
+pub use tool_call_parser::ToolCallParser;
 pub use turn::{BadMessage, Call, Turn, name_results, normalise, role};

@@ -1,48 +1,48 @@
-//! Values as programs spell them: JSON, Python's literals, and what lies between, read one character
-//! at a time and written as JSON.
+//! Values as programs write them: JSON, Python's literals, and mixtures, parsed one character at a time and returned as
+//! JSON.
 
 use serde_json::Value;
 
 use crate::json_scanner::Unescape;
 
 /// How deep brackets may nest.
-const DEEPEST: usize = 64;
+const MAX_DEPTH: usize = 64;
 
-/// A reader of one value. Strings stand in the dialect's quotes, or as in JSON or Python.
+/// A parser of one value. Strings stand in a format's own quotes, or in those of JSON and Python.
 #[derive(Debug, Clone)]
-pub(crate) struct LiteralReader {
-    /// The dialect's quote, where that is longer than a character.
+pub(crate) struct LiteralParser {
+    /// The format's quote if it is longer than a character.
     quote: Vec<char>,
-    /// The brackets that close what is open.
+    /// The brackets that close the open ones.
     open: Vec<char>,
-    state: State,
+    state: LiteralState,
     /// The value so far, as JSON.
     json: String,
 }
 
 #[derive(Debug, Clone)]
-enum State {
-    /// A value has to come.
+enum LiteralState {
+    /// Before a value.
     Value,
-    /// A value or the list's end.
+    /// Before a value or the list's end.
     ValueOrClose,
-    /// A key or the object's end.
+    /// Before a key or the object's end.
     KeyOrClose,
-    /// This many characters of the long quote stand in front of `place`.
+    /// Within the long quote; `read` of its characters are read, and a value or key is expected at `place`.
     Quote { read: usize, place: Place },
-    /// Inside long quotes.
+    /// Within long quotes.
     Long { key: bool, text: String },
-    /// Inside quotes of one character.
+    /// Within quotes of one character.
     Text { key: bool, quote: char, unescape: Unescape, text: String },
-    /// A word up to what ends it.
+    /// Within a word.
     Word { key: bool, text: String },
-    /// A colon.
+    /// Before a colon.
     Colon,
-    /// A comma or a closing bracket.
+    /// Before a comma or a closing bracket.
     Next,
 }
 
-/// Where a value or a key begins.
+/// What is expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Value,
@@ -50,34 +50,34 @@ enum Place {
     KeyOrClose,
 }
 
-/// What became of a character.
+/// The effect of a character.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum LiteralStep {
-    /// The value goes on.
+    /// The value continues.
     More,
-    /// The value is complete, as JSON; `taken` if the character belongs to it.
-    Done { json: String, taken: bool },
-    /// This is no value, or too deep.
+    /// The value is complete, as JSON; `consumed` if the character belongs to it.
+    Done { json: String, consumed: bool },
+    /// The text is no value, or nests too deeply.
     Invalid,
 }
 
-impl LiteralReader {
+impl LiteralParser {
     pub(crate) fn new(quote: &str) -> Self {
         let quote: Vec<char> = if quote.len() > 1 { quote.chars().collect() } else { Vec::new() };
-        Self { quote, open: Vec::new(), state: State::Value, json: String::new() }
+        Self { quote, open: Vec::new(), state: LiteralState::Value, json: String::new() }
     }
 
     /// Reads the next character.
     pub(crate) fn step(&mut self, c: char) -> LiteralStep {
         match &mut self.state {
-            State::Value => self.begin(Place::Value, c),
-            State::ValueOrClose => self.begin(Place::ValueOrClose, c),
-            State::KeyOrClose => self.begin(Place::KeyOrClose, c),
-            State::Quote { read, place } => {
+            LiteralState::Value => self.start(Place::Value, c),
+            LiteralState::ValueOrClose => self.start(Place::ValueOrClose, c),
+            LiteralState::KeyOrClose => self.start(Place::KeyOrClose, c),
+            LiteralState::Quote { read, place } => {
                 let (read, place) = (*read, *place);
                 self.long_quote(read, place, c)
             }
-            State::Long { key, text } => {
+            LiteralState::Long { key, text } => {
                 text.push(c);
                 let (quote, last) = (&self.quote, text.chars().rev());
                 if !last.take(quote.len()).eq(quote.iter().rev().copied()) {
@@ -86,64 +86,64 @@ impl LiteralReader {
                 let len: usize = quote.iter().map(|c| c.len_utf8()).sum();
                 text.truncate(text.len() - len);
                 let (key, text) = (*key, std::mem::take(text));
-                self.string(key, &text)
+                self.complete_string(key, &text)
             }
-            State::Text { key, quote, unescape, text } => {
+            LiteralState::Text { key, quote, unescape, text } => {
                 if c != *quote || unescape.is_escaped() {
                     unescape.step(c, text);
                     return LiteralStep::More;
                 }
                 unescape.finish(text);
                 let (key, text) = (*key, std::mem::take(text));
-                self.string(key, &text)
+                self.complete_string(key, &text)
             }
-            State::Word { key: true, text } => {
+            LiteralState::Word { key: true, text } => {
                 if c != ':' {
                     text.push(c);
                     return LiteralStep::More;
                 }
                 let key = std::mem::take(text);
-                let _ = self.string(true, key.trim_end());
+                let _ = self.complete_string(true, key.trim_end());
                 self.step(c)
             }
-            State::Word { key: false, text } => {
+            LiteralState::Word { key: false, text } => {
                 if !ends_word(c) {
                     text.push(c);
                     return LiteralStep::More;
                 }
                 let word = std::mem::take(text);
-                self.separate();
+                self.push_comma();
                 self.json.push_str(&word_json(&word));
                 match self.close_value() {
-                    LiteralStep::Done { json, .. } => LiteralStep::Done { json, taken: false },
+                    LiteralStep::Done { json, .. } => LiteralStep::Done { json, consumed: false },
                     _ => self.step(c),
                 }
             }
-            State::Colon if c.is_whitespace() => LiteralStep::More,
-            State::Colon if c == ':' => {
+            LiteralState::Colon if c.is_whitespace() => LiteralStep::More,
+            LiteralState::Colon if c == ':' => {
                 self.json.push(':');
-                self.state = State::Value;
+                self.state = LiteralState::Value;
                 LiteralStep::More
             }
-            State::Colon => LiteralStep::Invalid,
-            State::Next => self.next(c),
+            LiteralState::Colon => LiteralStep::Invalid,
+            LiteralState::Next => self.next(c),
         }
     }
 
-    /// Reads the character with which a value, a key or an end may begin.
-    fn begin(&mut self, place: Place, c: char) -> LiteralStep {
+    /// Reads the first character of a value, a key or an end.
+    fn start(&mut self, place: Place, c: char) -> LiteralStep {
         if c.is_whitespace() {
             return LiteralStep::More;
         }
         if self.quote.first() == Some(&c) {
-            self.state = State::Quote { read: 1, place };
+            self.state = LiteralState::Quote { read: 1, place };
             return LiteralStep::More;
         }
-        self.begin_short(place, c)
+        self.start_without_long_quote(place, c)
     }
 
-    /// The same where no long quote stands.
-    fn begin_short(&mut self, place: Place, c: char) -> LiteralStep {
+    /// [`Self::start`] if no long quote starts here.
+    fn start_without_long_quote(&mut self, place: Place, c: char) -> LiteralStep {
         let key = place == Place::KeyOrClose;
         match (c, place) {
             (c, Place::ValueOrClose | Place::KeyOrClose) if self.open.last() == Some(&c) => {
@@ -152,12 +152,12 @@ impl LiteralReader {
             ('"' | '\'', _) => {
                 let text = String::new();
                 let unescape = Unescape::default();
-                self.state = State::Text { key, quote: c, unescape, text };
+                self.state = LiteralState::Text { key, quote: c, unescape, text };
             }
             ('[' | '(' | '{', Place::Value | Place::ValueOrClose) => return self.open(c),
             (':', Place::KeyOrClose) => return LiteralStep::Invalid,
             (c, Place::Value | Place::ValueOrClose) if ends_word(c) => return LiteralStep::Invalid,
-            _ => self.state = State::Word { key, text: c.to_string() },
+            _ => self.state = LiteralState::Word { key, text: c.to_string() },
         }
         LiteralStep::More
     }
@@ -165,19 +165,19 @@ impl LiteralReader {
     fn long_quote(&mut self, read: usize, place: Place, c: char) -> LiteralStep {
         if self.quote.get(read) == Some(&c) {
             self.state = match read + 1 == self.quote.len() {
-                true => State::Long { key: place == Place::KeyOrClose, text: String::new() },
-                false => State::Quote { read: read + 1, place },
+                true => LiteralState::Long { key: place == Place::KeyOrClose, text: String::new() },
+                false => LiteralState::Quote { read: read + 1, place },
             };
             return LiteralStep::More;
         }
-        // Not the quote: what it was taken for is read again as something else.
+        // Not the quote: its characters are read again as something else.
         let again: Vec<char> = self.quote[..read].to_vec();
         let mut step = LiteralStep::More;
         for (count, c) in again.into_iter().chain([c]).enumerate() {
             if step != LiteralStep::More {
                 return LiteralStep::Invalid;
             }
-            step = if count == 0 { self.begin_short(place, c) } else { self.step(c) };
+            step = if count == 0 { self.start_without_long_quote(place, c) } else { self.step(c) };
         }
         step
     }
@@ -188,7 +188,8 @@ impl LiteralReader {
             c if self.open.last() == Some(&c) => self.close(),
             ',' => {
                 let object = self.open.last() == Some(&'}');
-                self.state = if object { State::KeyOrClose } else { State::ValueOrClose };
+                self.state =
+                    if object { LiteralState::KeyOrClose } else { LiteralState::ValueOrClose };
                 LiteralStep::More
             }
             _ => LiteralStep::Invalid,
@@ -196,14 +197,14 @@ impl LiteralReader {
     }
 
     fn open(&mut self, bracket: char) -> LiteralStep {
-        if self.open.len() == DEEPEST {
+        if self.open.len() == MAX_DEPTH {
             return LiteralStep::Invalid;
         }
-        self.separate();
+        self.push_comma();
         let (json, close, state) = match bracket {
-            '{' => ('{', '}', State::KeyOrClose),
-            '(' => ('[', ')', State::ValueOrClose),
-            _ => ('[', ']', State::ValueOrClose),
+            '{' => ('{', '}', LiteralState::KeyOrClose),
+            '(' => ('[', ')', LiteralState::ValueOrClose),
+            _ => ('[', ']', LiteralState::ValueOrClose),
         };
         self.json.push(json);
         self.open.push(close);
@@ -217,28 +218,28 @@ impl LiteralReader {
         self.close_value()
     }
 
-    /// A string is complete.
-    fn string(&mut self, key: bool, text: &str) -> LiteralStep {
-        self.separate();
+    /// Appends a complete string.
+    fn complete_string(&mut self, key: bool, text: &str) -> LiteralStep {
+        self.push_comma();
         self.json.push_str(&json_string(text));
         if key {
-            self.state = State::Colon;
+            self.state = LiteralState::Colon;
             return LiteralStep::More;
         }
         self.close_value()
     }
 
-    /// A value is complete.
+    /// Ends a value; the outermost one is complete.
     fn close_value(&mut self) -> LiteralStep {
-        self.state = State::Next;
+        self.state = LiteralState::Next;
         if self.open.is_empty() {
-            return LiteralStep::Done { json: std::mem::take(&mut self.json), taken: true };
+            return LiteralStep::Done { json: std::mem::take(&mut self.json), consumed: true };
         }
         LiteralStep::More
     }
 
-    /// Writes the comma between what is there and what follows.
-    fn separate(&mut self) {
+    /// Appends the comma before another element.
+    fn push_comma(&mut self) {
         if !self.json.is_empty() && !self.json.ends_with(['[', '{', ':']) {
             self.json.push(',');
         }
@@ -266,15 +267,15 @@ pub(crate) fn json_string(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-/// The whole of `text` as one literal, as JSON.
-pub(crate) fn whole(text: &str) -> Option<String> {
-    let mut reader = LiteralReader::new("");
+/// The whole of `text` as one literal, as JSON; `None` if it is none.
+pub(crate) fn parse_literal(text: &str) -> Option<String> {
+    let mut parser = LiteralParser::new("");
     let mut chars = text.chars().chain([',']).enumerate();
     let last = text.chars().count();
-    chars.find_map(|(at, c)| match reader.step(c) {
+    chars.find_map(|(at, c)| match parser.step(c) {
         LiteralStep::More => None,
-        LiteralStep::Done { json, taken } => {
-            Some((at + usize::from(taken) == last).then_some(json))
+        LiteralStep::Done { json, consumed } => {
+            Some((at + usize::from(consumed) == last).then_some(json))
         }
         LiteralStep::Invalid => Some(None),
     })?
@@ -287,13 +288,15 @@ mod tests {
 
     use super::*;
 
-    /// The value that the text begins with, and how many characters it has.
+    /// The value that the text starts with, and how many characters it has.
     fn read(text: &str, quote: &str) -> Option<(String, usize)> {
-        let mut reader = LiteralReader::new(quote);
+        let mut parser = LiteralParser::new(quote);
         for (at, c) in text.chars().enumerate() {
-            match reader.step(c) {
+            match parser.step(c) {
                 LiteralStep::More => {}
-                LiteralStep::Done { json, taken } => return Some((json, at + usize::from(taken))),
+                LiteralStep::Done { json, consumed } => {
+                    return Some((json, at + usize::from(consumed)));
+                }
                 LiteralStep::Invalid => return None,
             }
         }
@@ -349,12 +352,12 @@ mod tests {
     }
 
     #[test]
-    fn whole_literals() {
-        assert_eq!(whole("{'a': True}").as_deref(), Some("{\"a\":true}"));
-        assert_eq!(whole("None").as_deref(), Some("null"));
-        assert_eq!(whole("[1] and"), None);
-        assert_eq!(whole("[1"), None);
-        assert_eq!(whole("a b"), None);
+    fn literals_are_parsed_as_a_whole() {
+        assert_eq!(parse_literal("{'a': True}").as_deref(), Some("{\"a\":true}"));
+        assert_eq!(parse_literal("None").as_deref(), Some("null"));
+        assert_eq!(parse_literal("[1] and"), None);
+        assert_eq!(parse_literal("[1"), None);
+        assert_eq!(parse_literal("a b"), None);
     }
 
     proptest! {
@@ -365,13 +368,13 @@ mod tests {
                     prop_assert!(serde_json::from_str::<Value>(&json).is_ok(), "{} {}", text, json);
                 }
             }
-            let _ = whole(&text);
+            let _ = parse_literal(&text);
         }
 
         #[test]
         fn json_is_read_as_what_it_is(text in "[\\[{][\\[\\]{}:,\"\\\\a1 .n]{0,16}") {
             if let Ok(value) = serde_json::from_str::<Value>(&text) {
-                let got = whole(text.trim_end()).map(|json| serde_json::from_str::<Value>(&json).unwrap());
+                let got = parse_literal(text.trim_end()).map(|json| serde_json::from_str::<Value>(&json).unwrap());
                 prop_assert_eq!(got, Some(value));
             }
         }

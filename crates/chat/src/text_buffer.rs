@@ -65,31 +65,31 @@ impl TextBuffer {
     }
 }
 
-/// Looks for a marker in a [`TextBuffer`] and tells how much of the text in front of it is safe to
-/// emit: not the white space before the marker, and nothing that may be the marker's beginning.
+/// Searches a [`TextBuffer`] for a marker and returns the safe prefix: the text before it without trailing white space,
+/// and without what may be the beginning of the marker.
 ///
-/// Each character is looked at once however long the text that is held back becomes.
+/// Each character is searched once, however long the held text becomes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct MarkerSearch {
-    /// Bytes at the front of the unread text that are known to be white space before anything else.
+    /// Bytes at the front of the unread text that are known to be white space.
     space: usize,
 }
 
-/// What a search found.
+/// The result of a search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SafePrefix {
     /// Bytes that are safe to emit; the caller consumes them.
     pub(crate) len: usize,
-    /// Where the marker begins, if it is there.
+    /// Where the marker begins, in bytes; `None` if it is not there.
     pub(crate) marker: Option<usize>,
 }
 
 impl MarkerSearch {
-    /// Searches `rest`, which begins where it began in the last call but for what was safe to emit.
+    /// Searches `rest`, the unread text. Between two calls exactly the safe prefix is consumed.
     pub(crate) fn search(&mut self, rest: &str, marker: &str) -> SafePrefix {
         let fresh = &rest[self.space..];
         let found = fresh.find(marker);
-        let end = self.space + found.unwrap_or_else(|| fresh.len() - partial(fresh, marker));
+        let end = self.space + found.unwrap_or_else(|| fresh.len() - partial_marker(fresh, marker));
         let trimmed = rest[self.space..end].trim_end().len();
         let len = if trimmed == 0 { 0 } else { self.space + trimmed };
         self.space = if found.is_some() { 0 } else { end - len };
@@ -97,23 +97,48 @@ impl MarkerSearch {
     }
 }
 
-/// Length of the longest beginning of `marker`, not all of it, that `text` ends with.
-pub(crate) fn partial(text: &str, marker: &str) -> usize {
+/// Length of the longest proper prefix of `marker` that `text` ends with, in bytes.
+pub(crate) fn partial_marker(text: &str, marker: &str) -> usize {
     let mut ends = marker.char_indices().map(|(at, _)| at).rev();
     ends.find(|&at| text.ends_with(&marker[..at])).unwrap_or(0)
 }
 
-/// The text cut at these places, as near as characters allow.
+/// Texts cut into pieces: what parsers read must not depend on the cuts.
 #[cfg(test)]
-pub(crate) fn pieces<'t>(text: &'t str, cuts: &[usize]) -> Vec<&'t str> {
-    let mut cuts = cuts.to_vec();
-    cuts.sort_unstable();
-    let (mut pieces, mut from) = (Vec::new(), 0);
-    for cut in cuts.into_iter().map(|cut| text.floor_char_boundary(cut)).chain([text.len()]) {
-        pieces.push(&text[from..cut]);
-        from = cut;
+pub(crate) mod cuts {
+    use std::fmt::Debug;
+
+    /// The text cut at these bytes, or the character boundaries before them.
+    pub(crate) fn pieces<'t>(text: &'t str, cuts: &[usize]) -> Vec<&'t str> {
+        let mut cuts = cuts.to_vec();
+        cuts.sort_unstable();
+        let (mut pieces, mut from) = (Vec::new(), 0);
+        for cut in cuts.into_iter().map(|cut| text.floor_char_boundary(cut)).chain([text.len()]) {
+            pieces.push(&text[from..cut]);
+            from = cut;
+        }
+        pieces
     }
-    pieces
+
+    /// The text's characters.
+    pub(crate) fn characters(text: &str) -> Vec<&str> {
+        text.split("").filter(|piece| !piece.is_empty()).collect()
+    }
+
+    /// Parses the text whole, in two pieces cut at each character, and character by character.
+    #[track_caller]
+    pub(crate) fn check_cuts<T: PartialEq + Debug>(
+        text: &str,
+        expected: &T,
+        parse: impl Fn(&[&str]) -> T,
+    ) {
+        assert_eq!(&parse(&[text]), expected, "{text}");
+        for (at, _) in text.char_indices() {
+            let (a, b) = text.split_at(at);
+            assert_eq!(&parse(&[a, b]), expected, "{a:?} {b:?}");
+        }
+        assert_eq!(&parse(&characters(text)), expected, "{text} by characters");
+    }
 }
 
 #[cfg(test)]
@@ -136,9 +161,9 @@ mod tests {
 
     #[test]
     fn markers_of_many_bytes() {
-        assert_eq!(partial("x<｜t", "<｜tool"), 5);
-        assert_eq!(partial("x<｜", "<｜tool"), 4);
-        assert_eq!(partial("x", "<｜tool"), 0);
-        assert_eq!(partial("aab", "aabaac"), 3);
+        assert_eq!(partial_marker("x<｜t", "<｜tool"), 5);
+        assert_eq!(partial_marker("x<｜", "<｜tool"), 4);
+        assert_eq!(partial_marker("x", "<｜tool"), 0);
+        assert_eq!(partial_marker("aab", "aabaac"), 3);
     }
 }

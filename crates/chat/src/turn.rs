@@ -18,7 +18,7 @@ pub struct Turn {
     /// What an assistant called.
     pub calls: Vec<Call>,
     /// What an assistant thought before it answered.
-    pub thoughts: Option<String>,
+    pub reasoning: Option<String>,
     /// Which call a tool answers.
     pub call_id: Option<String>,
 }
@@ -180,13 +180,13 @@ fn turn(
             return Err(bad(format!("{path}.content"), "missing_required_parameter", message));
         }
     };
-    let thoughts = message.reasoning_content.as_ref().or(message.reasoning.as_ref());
+    let reasoning = message.reasoning_content.as_ref().or(message.reasoning.as_ref());
     Ok(Turn {
         role,
         content,
         calls,
         name: message.name.clone(),
-        thoughts: thoughts.filter(|text| !text.is_empty()).cloned(),
+        reasoning: reasoning.filter(|text| !text.is_empty()).cloned(),
         call_id: message.tool_call_id.clone(),
     })
 }

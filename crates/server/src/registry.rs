@@ -3,7 +3,6 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use forebay_chat::ChatTemplate;
 use forebay_engine::{
     Embedder, Engine, EngineHandle, Failure, GpuSettings, ItlTarget, Kind, KvLayout, LearnedCosts,
     ModelConfig, ModelHandle, ModelInfo, Pooling, Source, SplitMode, Stats, Status, Vocab,
@@ -186,16 +185,11 @@ impl Handle {
                 .map_err(|e| format!("cannot read the chat template {}: {e}", file.display()))?;
             Some(text)
         };
-        let vocab = engine.vocab();
-        let names: Vec<String> = vocab.controls().map(|(_, name)| name.to_owned()).collect();
-        let template = source
-            .map(|source| ChatTemplate::new(&source, vocab.bos_text(), vocab.eos_text(), names))
+        let format = source
+            .map(|source| ChatFormat::load(&source, engine.vocab()))
             .transpose()
             .map_err(|e| format!("{e}; --chat-template FILE replaces it"))?;
-        Ok(Self::Chat {
-            engine,
-            format: template.map(|template| Box::new(ChatFormat::new(template))),
-        })
+        Ok(Self::Chat { engine, format: format.map(Box::new) })
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use forebay_chat::{CallReader, ChannelReader, Part, Said, ThoughtReader};
+use forebay_chat::{ChannelParser, ReasoningParser, ReplyPart, Segment, ToolCallParser};
 use forebay_engine::{Event, FinishReason, TokenLogprob};
 use forebay_protocol::usage::Usage;
 use serde::Deserialize;
@@ -95,9 +95,9 @@ pub struct ScoredToken {
 #[derive(Debug, Clone)]
 pub enum ReplyParser {
     /// Markers delimit reasoning, if there can be any, and calls, if there can be any.
-    Markers(Option<ThoughtReader>, Option<Box<CallReader>>),
+    Markers(Option<ReasoningParser>, Option<Box<ToolCallParser>>),
     /// Replies are messages in channels.
-    Channels(ChannelReader),
+    Channels(ChannelParser),
 }
 
 /// The arguments of a custom tool, as the model writes them.
@@ -143,21 +143,21 @@ impl ReplyParser {
     fn is_reasoning(&self) -> bool {
         match self {
             Self::Markers(reasoning, _) => {
-                reasoning.as_ref().is_some_and(ThoughtReader::is_thinking)
+                reasoning.as_ref().is_some_and(ReasoningParser::is_reasoning)
             }
-            Self::Channels(reader) => reader.is_thinking(),
+            Self::Channels(reader) => reader.is_reasoning(),
         }
     }
 
     fn has_calls(&self) -> bool {
         let calls = match self {
-            Self::Markers(_, reader) => reader.as_ref().map_or(0, |reader| reader.calls()),
-            Self::Channels(reader) => reader.calls(),
+            Self::Markers(_, reader) => reader.as_ref().map_or(0, |parser| parser.call_count()),
+            Self::Channels(parser) => parser.call_count(),
         };
         calls > 0
     }
 
-    fn push(&mut self, text: String) -> Vec<Part> {
+    fn push(&mut self, text: String) -> Vec<ReplyPart> {
         let mut parts = Vec::new();
         match self {
             Self::Markers(Some(reasoning), calls) => {
@@ -166,14 +166,14 @@ impl ReplyParser {
                 find_calls(calls.as_deref_mut(), said, &mut parts);
             }
             Self::Markers(None, calls) => {
-                find_calls(calls.as_deref_mut(), vec![Said::Text(text)], &mut parts);
+                find_calls(calls.as_deref_mut(), vec![Segment::Content(text)], &mut parts);
             }
             Self::Channels(reader) => reader.push(&text, &mut parts),
         }
         parts
     }
 
-    fn finish(&mut self) -> Vec<Part> {
+    fn finish(&mut self) -> Vec<ReplyPart> {
         let mut parts = Vec::new();
         match self {
             Self::Markers(reasoning, calls) => {
@@ -192,12 +192,16 @@ impl ReplyParser {
     }
 }
 
-fn find_calls(mut calls: Option<&mut CallReader>, said: Vec<Said>, parts: &mut Vec<Part>) {
+fn find_calls(
+    mut calls: Option<&mut ToolCallParser>,
+    said: Vec<Segment>,
+    parts: &mut Vec<ReplyPart>,
+) {
     for one in said {
         match (one, &mut calls) {
-            (Said::Thought(text), _) => parts.push(Part::Thought(text)),
-            (Said::Text(text), Some(calls)) => calls.push(&text, parts),
-            (Said::Text(text), None) => parts.push(Part::Text(text)),
+            (Segment::Reasoning(text), _) => parts.push(ReplyPart::Reasoning(text)),
+            (Segment::Content(text), Some(calls)) => calls.push(&text, parts),
+            (Segment::Content(text), None) => parts.push(ReplyPart::Content(text)),
         }
     }
 }
@@ -257,16 +261,16 @@ impl ReplyReader {
         }
     }
 
-    fn add(&mut self, parts: Vec<Part>, out: &mut Vec<ReplyEvent>) {
+    fn add(&mut self, parts: Vec<ReplyPart>, out: &mut Vec<ReplyEvent>) {
         for part in parts {
-            if !matches!(part, Part::Arguments { .. }) {
+            if !matches!(part, ReplyPart::Arguments { .. }) {
                 self.end_custom(out);
             }
             match part {
-                Part::Thought(text) => out.push(ReplyEvent::Reasoning(text)),
-                Part::Text(text) => out.push(ReplyEvent::Text(text)),
-                Part::Call { name, .. } => out.push(self.start_call(name)),
-                Part::Arguments { text, .. } => match &mut self.custom {
+                ReplyPart::Reasoning(text) => out.push(ReplyEvent::Reasoning(text)),
+                ReplyPart::Content(text) => out.push(ReplyEvent::Text(text)),
+                ReplyPart::ToolCall { name, .. } => out.push(self.start_call(name)),
+                ReplyPart::Arguments { text, .. } => match &mut self.custom {
                     Some(arguments) => arguments.push_str(&text),
                     None => out.push(ReplyEvent::CallArguments(text)),
                 },

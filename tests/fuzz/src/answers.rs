@@ -1,9 +1,11 @@
-//! Answers of a model that says anything, as they are sent: thoughts, content and calls, of functions
+//! Answers of a model that says anything, as they are sent: reasoning, content and calls, of functions
 //! and of custom tools. However the text comes, the message is the same, and it is one.
 
 use std::sync::LazyLock;
 
-use forebay_chat::{CallReader, ChannelReader, Thinking, ThoughtReader};
+use forebay_chat::{
+    ChannelParser, ReasoningFormat, ReasoningMode, ReasoningParser, ToolCallParser,
+};
 use forebay_engine::{Event, FinishReason};
 use forebay_server::convert::tools::Toolset;
 use forebay_server::dialects::chat::request::toolset;
@@ -12,11 +14,12 @@ use forebay_server::reply::{
 };
 use serde_json::json;
 
-use crate::templates::{self, DIALECTS, SOURCES};
+use crate::templates::{self, FORMATS, SOURCES};
 
-static THINKING: LazyLock<Vec<Option<Thinking>>> = LazyLock::new(|| {
-    let thinking = |(_, source): &(&str, &str)| templates::parsed(source)?.thinking();
-    SOURCES.iter().map(thinking).collect()
+static REASONING: LazyLock<Vec<Option<ReasoningFormat>>> = LazyLock::new(|| {
+    let format =
+        |(_, source): &(&str, &str)| templates::parsed(source)?.features().reasoning.clone();
+    SOURCES.iter().map(format).collect()
 });
 
 static TOOLS: LazyLock<[Toolset; 3]> = LazyLock::new(|| {
@@ -48,7 +51,7 @@ pub fn run(data: &[u8]) {
     let text = match flags & 0x40 {
         0 => text,
         _ => {
-            let pieces = DIALECTS[kind].pieces();
+            let pieces = FORMATS[kind].delimiters();
             let name = if flags & 0x20 != 0 { "shell" } else { "now" };
             format!("{}{name}{}{text}", pieces[0], pieces[1])
         }
@@ -62,22 +65,22 @@ pub fn run(data: &[u8]) {
 
 fn read(kind: usize, tools: &Toolset, opened: bool, pieces: &[&str]) -> Message {
     let schemas = tools.schemas();
-    let parser = match &THINKING[kind] {
-        Some(thinking) if thinking.in_channels() => {
+    let parser = match &REASONING[kind] {
+        Some(format) if format.in_channels() => {
             let names: Vec<String> = if tools.is_active() {
                 schemas.iter().map(|(name, _)| name.clone()).collect()
             } else {
                 Vec::new()
             };
-            ReplyParser::Channels(ChannelReader::new(names, tools.only_one()))
+            ReplyParser::Channels(ChannelParser::new(names, tools.only_one()))
         }
-        thinking => {
-            let thoughts = thinking.clone().map(|thinking| ThoughtReader::new(thinking, opened));
+        format => {
+            let mode = if opened { ReasoningMode::Opened } else { ReasoningMode::Possible };
+            let reasoning = format.clone().map(|format| ReasoningParser::new(format, mode));
             let reader = tools.is_active().then(|| {
-                let dialect = DIALECTS[kind].clone();
-                Box::new(CallReader::new(dialect, schemas.into(), tools.only_one()))
+                Box::new(ToolCallParser::new(&FORMATS[kind], schemas.into(), tools.only_one()))
             });
-            ReplyParser::Markers(thoughts, reader)
+            ReplyParser::Markers(reasoning, reader)
         }
     };
     let mut reader = ReplyReader::new(parser, tools.clone());

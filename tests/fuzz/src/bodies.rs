@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use forebay_chat::{ChatTemplate, Dialect};
+use forebay_chat::{ChatTemplate, ToolCallFormat};
 use forebay_engine::Vocab;
 use forebay_protocol::chat::ChatCompletionRequest;
 use forebay_protocol::completion::CompletionRequest;
@@ -19,7 +19,7 @@ use forebay_server::dialects::responses::items;
 use forebay_server::dialects::responses::request::{self as responses, Input};
 use forebay_server::dialects::{chat, messages};
 
-use crate::templates::{self, DIALECTS, SOURCES};
+use crate::templates::{self, FORMATS, SOURCES};
 
 /// A message about a field, however long the field: its path may be shown whole.
 const LONGEST_ERROR: usize = 4096;
@@ -119,13 +119,14 @@ fn rules(strict: bool, has_effort_control: bool) -> RequestRules<'static> {
 
 fn render(conversation: &Conversation, model: usize, len: usize) {
     let Conversation { turns, tools, reasoning, format, .. } = conversation;
-    let (template, dialect): (&ChatTemplate, &Dialect) = (&TEMPLATES[model], &DIALECTS[model]);
+    let (template, tool_calls): (&ChatTemplate, &ToolCallFormat) =
+        (&TEMPLATES[model], &FORMATS[model]);
     if tools.is_active() {
-        check!(tools.grammar(dialect, &VOCAB, format.as_ref()));
+        check!(tools.grammar(tool_calls, &VOCAB, format.as_ref()));
     }
-    let shown = if dialect.native { tools.shown() } else { Vec::new().into() };
+    let shown = if tool_calls.describes_tools { tools.shown() } else { Vec::new().into() };
     let options = templates::options(&shown, &reasoning.variables);
-    if let Ok(pieces) = template.render(&dialect.adapt(turns, &tools.shown()), &options) {
+    if let Ok(pieces) = template.render(&tool_calls.adapt(turns, &tools.shown()), &options) {
         let all: usize = pieces.iter().map(String::len).sum();
         assert!(all <= GROWTH * len + (64 << 10), "{len} bytes became {all}");
     }

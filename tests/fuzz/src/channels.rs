@@ -1,11 +1,11 @@
 //! The reader of answers that are messages in channels: cuts change nothing, what is read stood in
 //! the answer, in order, and only known tools are called.
 
-use forebay_chat::{ChannelReader, Part};
+use forebay_chat::{ChannelParser, ReplyPart};
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Read {
-    thoughts: String,
+    reasoning: String,
     text: String,
     calls: Vec<(String, String)>,
     /// All of it as it came.
@@ -32,33 +32,33 @@ pub fn run(data: &[u8]) {
 }
 
 fn read(only_one: bool, pieces: &[&str]) -> Read {
-    let mut reader = ChannelReader::new(TOOLS.map(str::to_owned), only_one);
+    let mut parser = ChannelParser::new(TOOLS.map(str::to_owned), only_one);
     let mut parts = Vec::new();
     for piece in pieces {
-        reader.push(piece, &mut parts);
+        parser.push(piece, &mut parts);
     }
-    reader.finish(&mut parts);
+    parser.finish(&mut parts);
     let mut read = Read::default();
     for part in parts {
         match part {
-            Part::Thought(text) => {
+            ReplyPart::Reasoning(text) => {
                 read.all.push_str(&text);
-                read.thoughts.push_str(&text);
+                read.reasoning.push_str(&text);
             }
-            Part::Text(text) => {
+            ReplyPart::Content(text) => {
                 read.all.push_str(&text);
                 read.text.push_str(&text);
             }
-            Part::Call { index, name } => {
+            ReplyPart::ToolCall { index, name } => {
                 assert_eq!(index as usize, read.calls.len(), "calls come in order");
                 read.calls.push((name, String::new()));
             }
-            Part::Arguments { index, text } => {
+            ReplyPart::Arguments { index, text } => {
                 read.all.push_str(&text);
                 read.calls[index as usize].1.push_str(&text);
             }
         }
     }
-    assert_eq!(read.calls.len(), reader.calls() as usize);
+    assert_eq!(read.calls.len(), parser.call_count() as usize);
     read
 }

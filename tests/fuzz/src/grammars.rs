@@ -3,6 +3,7 @@
 
 use std::sync::LazyLock;
 
+use forebay_chat::ReasoningMode;
 use forebay_engine::fuzzing::{follow, vocab};
 use forebay_engine::{Grammars, Vocab};
 use forebay_protocol::structured::Shape;
@@ -34,10 +35,11 @@ pub fn run(data: &[u8]) {
     };
     let Ok(Some(mut wanted)) = wanted else { return };
     if thinks % 4 == 0 {
-        let markers = templates::parsed("{{ '<think>' }}").and_then(|t| t.thinking());
-        let is_opened = thinks & 4 != 0;
-        let reasoning = markers.map(|markers| ExpectedReasoning { markers, is_opened });
-        wanted = wanted.behind_thoughts(reasoning.as_ref(), &VOCAB);
+        let template = templates::parsed("{{ '<think>' }}");
+        let format = template.and_then(|template| template.features().reasoning.clone());
+        let mode = if thinks & 4 != 0 { ReasoningMode::Opened } else { ReasoningMode::Possible };
+        let expected = format.map(|format| ExpectedReasoning { format, mode });
+        wanted = wanted.after_reasoning(expected.as_ref(), &VOCAB);
     }
     let grammars = Grammars::new(VOCAB.clone());
     if let Ok(compiled) = grammars.compile(wanted.grammar()) {

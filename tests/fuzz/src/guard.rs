@@ -80,10 +80,10 @@ const OTHER: [&str; 22] = [
 ];
 
 static ALL: LazyLock<Vec<(ChatTemplate, ChatTemplate)>> = LazyLock::new(|| {
-    let names: Vec<String> = NEVER.iter().chain(&WRITTEN).map(|&name| name.to_owned()).collect();
+    let names: Vec<&str> = NEVER.iter().chain(&WRITTEN).copied().collect();
     let both = |(_, source): &(&str, &str)| {
         let bare = templates::parsed(source).expect("a template");
-        (templates::with_names(source, names.clone()).expect("a template"), bare)
+        (templates::with_names(source, &names).expect("a template"), bare)
     };
     SOURCES.iter().map(both).collect()
 });
@@ -146,7 +146,7 @@ fn turn(u: &mut Unstructured<'_>) -> Turn {
     let mut turn = Turn::of(role, wild(u, &WORDS));
     let maybe = |u: &mut Unstructured<'_>| u.ratio(1, 4).unwrap_or(false).then(|| wild(u, &WORDS));
     turn.name = maybe(u);
-    turn.thoughts = maybe(u);
+    turn.reasoning = maybe(u);
     turn.call_id = maybe(u);
     if role == "assistant" && u.ratio(1, 2).unwrap_or(false) {
         let (id, name) = (wild(u, &WORDS), wild(u, &WORDS));

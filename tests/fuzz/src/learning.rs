@@ -1,8 +1,9 @@
-//! Chat templates that nobody has seen: parsed, rendered and asked how they spell calls. A template
-//! comes with a model's file, so it is not a client's, but no model may end the process. What is
-//! learned reads and writes calls without failing.
+//! Any chat template: parsed, with its features, and rendered. A template comes with a model's file, not from a client, but no
+//! model may end the process. Its tool call format is parsed and enforced without failing.
 
-use forebay_chat::{CallReader, Calls, Dialect, Target, ToolShape, Turn, call_grammar};
+use forebay_chat::{
+    CallCount, GrammarTarget, Satisfiability, ToolCallGrammar, ToolCallParser, ToolShape, Turn,
+};
 use serde_json::{Map, Value, json};
 
 use crate::templates;
@@ -12,7 +13,7 @@ const MOST: usize = 512 << 20;
 
 pub fn run(data: &[u8]) {
     let Some(([flags], source)) = crate::parts(data) else { return };
-    let Some(template) = templates::with_names(&source, vec!["<|im_end|>".to_owned()]) else {
+    let Some(template) = templates::with_names(&source, &["<|im_end|>"]) else {
         return;
     };
     let (tools, variables) = (templates::tools(), Map::new());
@@ -20,27 +21,30 @@ pub fn run(data: &[u8]) {
     if let Ok(pieces) = template.render(&turns, &templates::options(&tools, &variables)) {
         assert!(pieces.iter().map(String::len).sum::<usize>() < MOST);
     }
-    template.thinking();
-    let dialect = Dialect::learn(&template, &templates::ENDS);
+    let format = &template.features().tool_calls;
     let calls = match flags % 3 {
-        0 => Calls::One,
-        1 => Calls::Some,
-        _ => Calls::Any,
+        0 => CallCount::One,
+        1 => CallCount::AtLeastOne,
+        _ => CallCount::Any,
     };
     let schema = json!({"type": "object", "properties": {"a": {"type": "string"}, "b": {}}, "required": ["a"]});
     let shapes =
         [ToolShape { name: "get_weather", schema: schema.clone(), sent: &schema, strict: false }];
-    let target = Target { control: &|_| None, json: &Value::clone, some_text: &|_, _| None };
-    let grammar = call_grammar(&dialect, &shapes, calls, target, None);
+    let target = GrammarTarget {
+        control: &|_| None,
+        json: &Value::clone,
+        search: &|_, _| Satisfiability::Unknown,
+    };
+    let grammar = ToolCallGrammar::new(format, &shapes, calls, target, None);
     assert!(grammar.is_ok_and(|grammar| grammar.lark.contains("start: ")));
-    // An answer made of the dialect's own pieces.
-    let text = dialect.pieces().join("get_weather");
-    let mut reader = CallReader::new(dialect.clone(), crate::calls::schemas().into(), false);
+    // A reply of the format's own delimiters.
+    let text = format.delimiters().join("get_weather");
+    let mut parser = ToolCallParser::new(format, crate::calls::schemas().into(), false);
     let mut parts = Vec::new();
     for piece in crate::pieces(&text, 0) {
-        reader.push(piece, &mut parts);
+        parser.push(piece, &mut parts);
     }
-    reader.finish(&mut parts);
+    parser.finish(&mut parts);
     let read = crate::calls::collect(parts);
     assert!(crate::is_subsequence(&read.text, &text));
 }

@@ -1,10 +1,10 @@
 //! Chat templates, cut down to what each kind of model does: how turns are marked, how calls are
-//! spelled. From each a dialect is learned as it is from a model's own.
+//! spelled. From each a format is learned as it is from a model's own.
 
 use std::sync::LazyLock;
 use std::time::SystemTime;
 
-use forebay_chat::{ChatTemplate, Dialect, RenderOptions};
+use forebay_chat::{ChatTemplate, RenderOptions, SpecialTokens, ToolCallFormat};
 use serde_json::{Map, Value, json};
 
 pub const SOURCES: [(&str, &str); 13] = [
@@ -29,21 +29,23 @@ pub const ENDS: [&str; 6] =
 
 /// A template that knows no control tokens.
 pub fn parsed(source: &str) -> Option<ChatTemplate> {
-    with_names(source, Vec::new())
+    with_names(source, &[])
 }
 
 /// A template of a model with these control tokens.
-pub fn with_names(source: &str, names: Vec<String>) -> Option<ChatTemplate> {
-    ChatTemplate::new(source, "<s>", "</s>", names).ok()
+pub fn with_names(source: &str, names: &[&str]) -> Option<ChatTemplate> {
+    let (control, ends) = (names.to_vec(), ENDS.to_vec());
+    let tokens = SpecialTokens { bos: "<s>", eos: "</s>", control, ends };
+    ChatTemplate::new(source, &tokens).ok()
 }
 
-/// What was learned from each of [`SOURCES`].
-pub static DIALECTS: LazyLock<Vec<Dialect>> = LazyLock::new(|| {
-    let learn = |(name, source): &(&str, &str)| {
+/// The tool call format of each of [`SOURCES`].
+pub static FORMATS: LazyLock<Vec<ToolCallFormat>> = LazyLock::new(|| {
+    let format = |(name, source): &(&str, &str)| {
         let template = parsed(source).unwrap_or_else(|| panic!("{name} is no template"));
-        Dialect::learn(&template, &ENDS)
+        template.features().tool_calls.clone()
     };
-    SOURCES.iter().map(learn).collect()
+    SOURCES.iter().map(format).collect()
 });
 
 /// Options without anything special.
@@ -75,12 +77,12 @@ pub fn tools() -> Vec<Value> {
 mod tests {
     use super::*;
 
-    /// `gemma` and `lfm` are known by their marks or fall back where no template tells it.
+    /// `lfm` describes tools and renders no calls: a marker identifies its format.
     #[test]
-    fn each_template_has_a_dialect_of_its_own() {
-        let mut all: Vec<String> = DIALECTS.iter().map(|dialect| format!("{dialect:?}")).collect();
-        for ((name, _), dialect) in SOURCES.iter().zip(&all) {
-            println!("{name}: {dialect}");
+    fn each_template_has_a_format_of_its_own() {
+        let mut all: Vec<String> = FORMATS.iter().map(|format| format!("{format:?}")).collect();
+        for ((name, _), format) in SOURCES.iter().zip(&all) {
+            println!("{name}: {format}");
         }
         all.sort();
         all.dedup();

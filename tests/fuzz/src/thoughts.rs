@@ -1,13 +1,13 @@
-//! The reader of thoughts, by every pair of marks: cuts change nothing, and what is read stood in the
-//! answer, in order, without anything lost but marks and space around them.
+//! The parser of reasoning, by every pair of delimiters: cuts change nothing, and what is parsed is in the reply, in order,
+//! without anything lost but delimiters and space around them.
 
 use std::sync::LazyLock;
 
-use forebay_chat::{Said, Thinking, ThoughtReader};
+use forebay_chat::{ReasoningFormat, ReasoningMode, ReasoningParser, Segment};
 
 use crate::templates;
 
-const MARKS: [&str; 8] = [
+const OPENING: [&str; 8] = [
     "<think>",
     "<seed:think>",
     "<mm:think>",
@@ -18,47 +18,47 @@ const MARKS: [&str; 8] = [
     "<|inner_prefix|>",
 ];
 
-static ALL: LazyLock<Vec<Thinking>> = LazyLock::new(|| {
-    let thinking = |mark: &&str| {
-        let template = templates::parsed(&format!("{{{{ '{mark}' }}}}"));
-        template.and_then(|template| template.thinking()).expect("a known mark")
+static ALL: LazyLock<Vec<ReasoningFormat>> = LazyLock::new(|| {
+    let format = |open: &&str| {
+        let template = templates::parsed(&format!("{{{{ '{open}' }}}}"));
+        template.and_then(|one| one.features().reasoning.clone()).expect("a known delimiter")
     };
-    MARKS.iter().map(thinking).collect()
+    OPENING.iter().map(format).collect()
 });
 
 pub fn run(data: &[u8]) {
     let Some(([kind, flags, a, b], text)) = crate::parts(data) else { return };
-    let thinking = &ALL[usize::from(kind) % ALL.len()];
-    let opened = flags & 1 != 0;
-    let text = if flags & 2 != 0 { format!("{}{text}", thinking.open) } else { text };
-    let whole = read(thinking, opened, &[&text]);
+    let format = &ALL[usize::from(kind) % ALL.len()];
+    let mode = if flags & 1 != 0 { ReasoningMode::Opened } else { ReasoningMode::Possible };
+    let text = if flags & 2 != 0 { format!("{}{text}", format.open) } else { text };
+    let whole = read(format, mode, &[&text]);
     let all = format!("{}{}", whole.0, whole.1);
     assert!(crate::is_subsequence(&all, &text), "{all:?} is not in {text:?}");
     let bare = |text: &str| text.chars().filter(|c| !c.is_whitespace()).count();
-    let marks = bare(&thinking.open) + bare(&thinking.close);
-    assert!(bare(&all) + marks >= bare(&text), "of {text:?} only {all:?} is left");
+    let delimiters = bare(&format.open) + bare(&format.close);
+    assert!(bare(&all) + delimiters >= bare(&text), "of {text:?} only {all:?} is left");
     for seed in [0, u16::from_be_bytes([a, b])] {
-        let split = read(thinking, opened, &crate::pieces(&text, seed));
+        let split = read(format, mode, &crate::pieces(&text, seed));
         assert_eq!(split, whole, "{text:?} in pieces {seed}");
     }
 }
 
-fn read(thinking: &Thinking, opened: bool, pieces: &[&str]) -> (String, String) {
-    let mut reader = ThoughtReader::new(thinking.clone(), opened);
+fn read(format: &ReasoningFormat, mode: ReasoningMode, pieces: &[&str]) -> (String, String) {
+    let mut parser = ReasoningParser::new(format.clone(), mode);
     let mut parts = Vec::new();
     for piece in pieces {
-        reader.push(piece, &mut parts);
+        parser.push(piece, &mut parts);
     }
-    reader.finish(&mut parts);
-    let (mut thoughts, mut text) = (String::new(), String::new());
+    parser.finish(&mut parts);
+    let (mut reasoning, mut text) = (String::new(), String::new());
     for part in parts {
         match part {
-            Said::Thought(more) => {
-                assert!(text.is_empty(), "thoughts come first");
-                thoughts.push_str(&more);
+            Segment::Reasoning(more) => {
+                assert!(text.is_empty(), "reasoning comes first");
+                reasoning.push_str(&more);
             }
-            Said::Text(more) => text.push_str(&more),
+            Segment::Content(more) => text.push_str(&more),
         }
     }
-    (thoughts, text)
+    (reasoning, text)
 }

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use forebay_chat::ChatTemplate;
+use forebay_chat::{ChatTemplate, SpecialTokens};
 use tool_parser::ParserFactory;
 
 #[path = "../../../crates/chat/examples/spelled/mod.rs"]
@@ -53,11 +53,13 @@ async fn main() {
         std::fs::read_dir(folder).expect("the folder").flatten().map(|e| e.path()).collect();
     paths.sort();
     let factory = ParserFactory::new();
+    let ends = vec!["<|im_end|>", "<|eot_id|>", "<|END_OF_TURN_TOKEN|>", "</s>"];
+    let tokens = SpecialTokens { bos: "<s>", eos: "</s>", control: Vec::new(), ends };
     let (mut all, mut score) = (0, BTreeMap::<&str, u32>::new());
     for path in paths.iter().filter(|path| path.extension().is_some_and(|e| e == "jinja")) {
         let source = std::fs::read_to_string(path).expect("a template");
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let Ok(template) = ChatTemplate::new(&source, "<s>", "</s>", Vec::new()) else { continue };
+        let Ok(template) = ChatTemplate::new(&source, &tokens) else { continue };
         let Some((text, expected)) = spelled::spelled(&template) else {
             println!("{stem:55} spells no calls");
             continue;

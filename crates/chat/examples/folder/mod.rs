@@ -1,8 +1,8 @@
 //! The chat templates of a folder.
 
-use forebay_chat::{ChatTemplate, TemplateError};
+use forebay_chat::{ChatTemplate, SpecialTokens, TemplateError};
 
-/// Those in the folder that the command line names: their names in order, and what became of them.
+/// The templates in the folder of the command line, sorted by name.
 pub(crate) fn templates() -> impl Iterator<Item = (String, Result<ChatTemplate, TemplateError>)> {
     let folder = std::env::args().nth(1).unwrap_or_else(|| ".".to_owned());
     let mut paths: Vec<_> =
@@ -12,6 +12,8 @@ pub(crate) fn templates() -> impl Iterator<Item = (String, Result<ChatTemplate, 
     paths.into_iter().map(|path| {
         let source = std::fs::read_to_string(&path).unwrap();
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        (name, ChatTemplate::new(&source, "<s>", "</s>", Vec::new()))
+        let ends = vec!["<|im_end|>", "<|eot_id|>", "<|END_OF_TURN_TOKEN|>", "</s>"];
+        let tokens = SpecialTokens { bos: "<s>", eos: "</s>", control: Vec::new(), ends };
+        (name, ChatTemplate::new(&source, &tokens))
     })
 }

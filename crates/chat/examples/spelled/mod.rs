@@ -1,11 +1,11 @@
-//! What templates make of calls, taken as answers, and what is read out of them.
+//! Calls as templates render them, taken as replies, and what is parsed of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use forebay_chat::{
-    CallReader, ChannelReader, ChatTemplate, Dialect, Part, RenderOptions, normalise,
+    ChannelParser, ChatTemplate, RenderOptions, ReplyPart, ToolCallParser, normalise,
 };
 use serde_json::{Map, Value, json};
 
@@ -41,8 +41,8 @@ fn render(template: &ChatTemplate, messages: &Value, opens: bool, as_text: bool)
     template.render(&turns, &options).ok().map(|pieces| pieces.concat())
 }
 
-/// The answer that a template makes of `count` calls.
-pub(crate) fn answer(template: &ChatTemplate, count: u32, as_text: bool) -> Option<String> {
+/// The reply that a template renders of `count` calls.
+pub(crate) fn reply(template: &ChatTemplate, count: u32, as_text: bool) -> Option<String> {
     let user = json!({"role": "user", "content": "Please do."});
     let calls: Vec<Value> = (1..=count)
         .map(|n| {
@@ -62,27 +62,27 @@ pub(crate) fn answer(template: &ChatTemplate, count: u32, as_text: bool) -> Opti
     (text.matches("get_weather").count() >= count as usize).then_some(text)
 }
 
-/// What is read, in these pieces, by what is learned from the template.
+/// The calls in a reply that comes in these pieces, by the template's features.
 pub(crate) fn ours(template: &ChatTemplate, pieces: &[&str]) -> Calls {
-    let ends = ["<|im_end|>", "<|eot_id|>", "<|END_OF_TURN_TOKEN|>", "</s>"];
     let schemas =
         BTreeMap::from([("get_weather".to_owned(), tools()[0]["function"]["parameters"].clone())]);
     let mut parts = Vec::new();
-    if template.thinking().is_some_and(|thinking| thinking.in_channels()) {
-        let mut reader = ChannelReader::new(schemas.into_keys(), false);
-        pieces.iter().for_each(|piece| reader.push(piece, &mut parts));
-        reader.finish(&mut parts);
+    let features = template.features();
+    if features.reasoning.as_ref().is_some_and(|format| format.in_channels()) {
+        let mut parser = ChannelParser::new(schemas.into_keys(), false);
+        pieces.iter().for_each(|piece| parser.push(piece, &mut parts));
+        parser.finish(&mut parts);
     } else {
-        let mut reader = CallReader::new(Dialect::learn(template, &ends), Arc::new(schemas), false);
-        pieces.iter().for_each(|piece| reader.push(piece, &mut parts));
-        reader.finish(&mut parts);
+        let mut parser = ToolCallParser::new(&features.tool_calls, Arc::new(schemas), false);
+        pieces.iter().for_each(|piece| parser.push(piece, &mut parts));
+        parser.finish(&mut parts);
     }
     let mut calls: Vec<(String, String)> = Vec::new();
     for part in parts {
         match part {
-            Part::Call { name, .. } => calls.push((name, String::new())),
-            Part::Arguments { index, text } => calls[index as usize].1.push_str(&text),
-            Part::Thought(_) | Part::Text(_) => {}
+            ReplyPart::ToolCall { name, .. } => calls.push((name, String::new())),
+            ReplyPart::Arguments { index, text } => calls[index as usize].1.push_str(&text),
+            ReplyPart::Reasoning(_) | ReplyPart::Content(_) => {}
         }
     }
     calls.into_iter().map(|(name, text)| (name, parsed(&text))).collect()
@@ -93,11 +93,11 @@ pub(crate) fn parsed(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
 }
 
-/// The answer that a template makes of two calls, or of one where it takes no more, and those calls.
+/// The reply that a template renders of two calls, or of one if it supports no more, and those calls.
 pub(crate) fn spelled(template: &ChatTemplate) -> Option<(String, Calls)> {
     let ways = [(2, false), (2, true), (1, false), (1, true)];
     let mut all = ways.into_iter();
     let (count, text) =
-        all.find_map(|(count, as_text)| Some((count, answer(template, count, as_text)?)))?;
+        all.find_map(|(count, as_text)| Some((count, reply(template, count, as_text)?)))?;
     Some((text, (1..=count).map(|n| ("get_weather".to_owned(), arguments(n))).collect()))
 }

@@ -1,12 +1,18 @@
-//! Templates that somebody made to do harm.
+//! Templates that are made to do harm.
 
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
+use serde_json::{Map, json};
 
+use super::jinja::{MAX_REASON, MAX_SOURCE};
 use super::*;
-use crate::dialect::Dialect;
+
+/// A vocabulary with these control tokens.
+fn tokens(control: Vec<&'static str>) -> SpecialTokens<'static> {
+    SpecialTokens { bos: "<s>", eos: "</s>", control, ends: vec!["</s>", "é"] }
+}
 
 fn options(variables: &Map<String, serde_json::Value>) -> RenderOptions<'_> {
     RenderOptions {
@@ -19,23 +25,21 @@ fn options(variables: &Map<String, serde_json::Value>) -> RenderOptions<'_> {
     }
 }
 
-/// Parses, renders and learns from a template on a stack as small as any that it will have; `None` if
-/// it is not valid.
+/// Loads a template and renders by it on a stack as small as any that it will have; `None` if it is not valid.
 fn render(source: &str) -> Option<Result<usize, RenderError>> {
     let (sender, receiver) = mpsc::channel();
-    let (source, begin) = (source.to_owned(), source.chars().take(80).collect::<String>());
+    let (source, start) = (source.to_owned(), source.chars().take(80).collect::<String>());
     let run = move || {
-        let rendered = ChatTemplate::new(&source, "<s>", "</s>", Vec::new()).ok().map(|template| {
+        let rendered = ChatTemplate::new(&source, &tokens(Vec::new())).ok().map(|template| {
             let turns = [Turn::of("user", "x")];
             let rendered = template.render(&turns, &options(&Map::new()));
-            let _ = Dialect::learn(&template, &["</s>"]);
             rendered.map(|pieces| pieces.concat().len())
         });
         let _ = sender.send(rendered);
     };
     let thread = std::thread::Builder::new().name("render".to_owned()).stack_size(2 << 20);
     drop(thread.spawn(run).unwrap());
-    receiver.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| panic!("no end: {begin}"))
+    receiver.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| panic!("no end: {start}"))
 }
 
 #[test]
@@ -51,7 +55,7 @@ fn long_chains_do_not_overflow_the_stack() {
         format!("{{{{ a{} }}}}", " if a else a".repeat(n)),
         format!("{{% if a %}}{}{{% endif %}}", "{%elif a%}".repeat(6_000)),
         format!("{}{}", "{% if a %}".repeat(n / 2), "{% endif %}".repeat(n / 2)),
-        "x".repeat(LONGEST_SOURCE + 1),
+        "x".repeat(MAX_SOURCE + 1),
     ] {
         let _ = render(&source);
     }
@@ -100,7 +104,7 @@ fn deep_values_are_freed_on_small_stacks() {
 #[test]
 fn reasons_are_short() {
     let rendered = render("{{ raise_exception('x' * 100000) }}");
-    assert_eq!(rendered, Some(Err(RenderError::Raised("x".repeat(LONGEST_REASON)))));
+    assert_eq!(rendered, Some(Err(RenderError::Raised("x".repeat(MAX_REASON)))));
 }
 
 /// Long conversations have fuel enough, whatever is long about them.
@@ -109,7 +113,7 @@ fn long_conversations_are_rendered() {
     let source = "{% for t in tools %}{{ t|tojson(indent=4) }}{% endfor %}{% for m in messages %}\
                   {% if m.content.strip().startswith('</think>') %}{{ m.content.split('</think>')[-1] }}\
                   {% else %}{{ '<|' + m.role + '|>' + m.content|trim }}{% endif %}{% endfor %}";
-    let template = ChatTemplate::new(source, "", "", Vec::new()).unwrap();
+    let template = ChatTemplate::new(source, &SpecialTokens::default()).unwrap();
     let variables = Map::new();
     let many = vec![Turn::of("user", "word"); 20_000];
     let long = [Turn::of("user", "word ".repeat(2_000_000))];
@@ -123,7 +127,7 @@ fn long_conversations_are_rendered() {
 }
 
 proptest! {
-    /// Templates of anything: they are refused or rendered, and nothing panics.
+    /// Any template is refused or rendered, and nothing panics.
     #[test]
     fn any_source_is_refused_or_rendered(
         parts in proptest::collection::vec(
@@ -132,9 +136,8 @@ proptest! {
             0..16,
         ),
     ) {
-        if let Ok(template) = ChatTemplate::new(&parts.concat(), "<s>", "</s>", vec!["<think>".to_owned()]) {
+        if let Ok(template) = ChatTemplate::new(&parts.concat(), &tokens(vec!["<think>"])) {
             let _ = template.render(&[Turn::of("user", "é<think>\u{3000}")], &options(&Map::new()));
-            let _ = Dialect::learn(&template, &["</s>", "é"]);
         }
     }
 }
@@ -142,7 +145,7 @@ proptest! {
 /// What a user wrote never completes what the template begins, wherever it cuts the text.
 #[test]
 fn text_that_a_template_rewrites_stays_text() {
-    let names = || ["<|im_end|>", "[INST]"].map(str::to_owned).to_vec();
+    let tokens = tokens(vec!["<|im_end|>", "[INST]"]);
     for (expression, content, pieces) in [
         ("content.split('</think>')[-1]", "x</think>INST]y", ["[", "INST]y"]),
         ("content.split('</think>')[0]", "a [</think>", ["[a [", "INST]"]),
@@ -155,7 +158,7 @@ fn text_that_a_template_rewrites_stays_text() {
             "{{% for m in messages %}}{{% set content = m.content %}}[{{{{ {expression} }}}}{}{{% endfor %}}",
             if pieces[1] == "INST]" { "INST]" } else { "" }
         );
-        let template = ChatTemplate::new(&source, "<s>", "</s>", names()).unwrap();
+        let template = ChatTemplate::new(&source, &tokens).unwrap();
         let turns = [Turn::of("user", content)];
         assert_eq!(template.render(&turns, &options(&Map::new())).unwrap(), pieces, "{expression}");
     }

@@ -1,4 +1,6 @@
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::{Map, json};
 
 use super::*;
 
@@ -13,8 +15,9 @@ const STRICT: &str = "{%- if messages[0].role == 'system' %}{{ raise_exception('
 [{{ m.role }}]{{ m.content | trim }}{% endfor %}";
 
 fn template(source: &str) -> ChatTemplate {
-    let names = ["<s>", "<|im_start|>", "<|im_end|>"].map(str::to_owned).to_vec();
-    ChatTemplate::new(source, "<s>", "</s>", names).unwrap()
+    let control = vec!["<s>", "<|im_start|>", "<|im_end|>"];
+    let tokens = SpecialTokens { bos: "<s>", eos: "</s>", control, ends: Vec::new() };
+    ChatTemplate::new(source, &tokens).unwrap()
 }
 
 fn turn(role: &'static str, content: &str) -> Turn {
@@ -90,8 +93,9 @@ fn templates_find_what_they_look_for_in_tools() {
     let source = "{% for t in tools %}{{ t.type }} {{ t.function.name }}:{% for key, p in \
                   t.function.parameters.properties | items %} {{ key }}{{ '!' if p.type == 'string' }}\
                   {{ ' <file' ~ key ~ '>' }}{% endfor %}{% endfor %}";
-    let names = ["<filename>", "<|string_start|>", "<|function|>"].map(str::to_owned).to_vec();
-    let template = ChatTemplate::new(source, "", "", names).unwrap();
+    let control = vec!["<filename>", "<|string_start|>", "<|function|>"];
+    let tokens = SpecialTokens { control, ..SpecialTokens::default() };
+    let template = ChatTemplate::new(source, &tokens).unwrap();
     let tools = [json!({"type": "function", "function": {"name": "f", "parameters": {
         "type": "object", "properties": {"name": {"type": "string"}}}}})];
     let options = RenderOptions {
@@ -116,7 +120,7 @@ fn system_turns_are_merged_or_folded_when_the_template_refuses_them() {
 }
 
 #[test]
-fn what_the_template_raises_is_told() {
+fn what_the_template_raises_is_returned() {
     let turns = [turn("user", "a"), turn("user", "b")];
     assert_eq!(render(STRICT, &turns), Err(RenderError::Raised("roles must alternate".into())));
 }
@@ -177,6 +181,27 @@ fn a_runaway_template_is_stopped() {
 }
 
 #[test]
-fn an_invalid_template_is_told_when_it_is_parsed() {
-    assert!(ChatTemplate::new("{% for %}", "", "", vec![]).is_err());
+fn an_invalid_template_is_an_error() {
+    assert!(ChatTemplate::new("{% for %}", &SpecialTokens::default()).is_err());
+}
+
+#[test]
+fn features_are_read_when_the_template_is_loaded() {
+    let plain = template(CHATML);
+    let expected = TemplateFeatures {
+        reasoning: None,
+        reasoning_effort: false,
+        enable_thinking: false,
+        tool_calls: ToolCallFormat::fallback(),
+    };
+    assert_eq!(plain.features(), &expected);
+    let source = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% for c in m.tool_calls %}\
+                  <call>{{ c.function.name }}({{ c.function.arguments | tojson }})</call>{% endfor %}\
+                  {% endfor %}{% if add_generation_prompt %}[assistant]{% if enable_thinking %}<think>{% endif %}\
+                  {% endif %}";
+    let template = template(source);
+    let features = template.features();
+    assert!(features.has_reasoning_control() && !features.reasoning_effort);
+    assert_eq!(features.reasoning.as_ref().map(|format| format.open.as_str()), Some("<think>"));
+    assert_eq!(features.tool_calls.delimiters(), ["<call>", "(", ")</call>", ")</call><call>"]);
 }

@@ -3,7 +3,7 @@
 //! What cannot be enforced is refused, by the name of the field and of the keyword; a schema that does
 //! not ask for `strict` is enforced as far as it can be, and the rest is noted.
 
-use forebay_chat::{Thinking, between_slashes, escape_regex, literal};
+use forebay_chat::{ReasoningFormat, ReasoningMode, escape_regex, lark_literal, lark_regex};
 use forebay_engine::{CompiledGrammar, Engine, Grammar, Grammars, Vocab};
 use forebay_protocol::structured::{Shape, StructuredOutputs};
 use serde_json::{Value, json};
@@ -143,42 +143,44 @@ impl Wanted {
         Ok(all.pop())
     }
 
-    /// The same, behind thoughts: `thinking` says how they are marked, and whether the prompt has
-    /// begun them.
+    /// The grammar of a reply with this after its reasoning, if it may have reasoning.
     #[must_use]
-    pub fn behind_thoughts(self, expected: Option<&ExpectedReasoning>, vocab: &Vocab) -> Self {
+    pub fn after_reasoning(self, expected: Option<&ExpectedReasoning>, vocab: &Vocab) -> Self {
         let Some(reasoning) = expected else { return self };
-        let Thinking { open, close, then, answer } = &reasoning.markers;
+        let ReasoningFormat { open, close, after_close, content_prefix } = &reasoning.format;
         let control = |text: &str| vocab.control_at(text);
-        // Calls say themselves to whom they speak.
-        let answer = if self.of_tools { String::new() } else { literal(answer, &control) };
+        // In channels, calls have a header of their own.
+        let prefix =
+            if self.of_tools { String::new() } else { lark_literal(content_prefix, &control) };
         let shaped = match &self.grammar {
             Grammar::JsonSchema(schema) => format!("%json {schema}"),
-            Grammar::Regex(regex) => format!("/{}/", between_slashes(regex)),
+            Grammar::Regex(regex) => format!("/{}/", lark_regex(regex)),
             // A grammar of its own: neither its names nor what it ignores are those around it.
             Grammar::Lark(lark) => format!("%lark {{{lark}\n}}"),
         };
-        let (open, then) = (literal(open, &control), literal(then, &control));
-        // A control token is no text, so text goes up to it; another mark belongs to the text.
-        let (thought, rules) = match control(close) {
+        let (open, after_close) =
+            (lark_literal(open, &control), lark_literal(after_close, &control));
+        // A control token is no text, so text goes up to it; another delimiter is one lexeme with the text.
+        let (opened, rules) = match control(close) {
             Some(_) => {
-                let close = literal(close, &control);
-                (format!("THOUGHT {close} {then} GAP?"), "THOUGHT: /(.|\\n)*/\n".to_owned())
+                let close = lark_literal(close, &control);
+                (format!("THOUGHT {close} {after_close} GAP?"), "THOUGHT: /(.|\\n)*/\n".to_owned())
             }
             None => {
                 let closed = format!("closed[suffix={}]: /(.|\\n)*/\n", json!(close));
-                (format!("closed {then} GAP?"), closed)
+                (format!("closed {after_close} GAP?"), closed)
             }
         };
-        let thoughts = match reasoning.is_opened {
-            true => thought,
-            false => format!("({open} {thought})?"),
+        let shaped_after = match reasoning.mode {
+            ReasoningMode::Off => format!("{prefix} {shaped}"),
+            ReasoningMode::Opened => format!("{opened} {prefix} {shaped}"),
+            ReasoningMode::Possible => format!("({open} {opened})? {prefix} {shaped}"),
         };
         // The lines of a client's grammar keep their numbers, which messages name.
-        let lark = format!("start: {thoughts} {answer} {shaped}\n{rules}GAP: /[ \\n]{{1,3}}/\n");
+        let lark = format!("start: {shaped_after}\n{rules}GAP: /[ \\n]{{1,3}}/\n");
         let grammar = Grammar::Lark(lark.into());
-        let behind = |weaker: Box<Self>| Box::new(weaker.behind_thoughts(Some(reasoning), vocab));
-        Self { grammar, weaker: self.weaker.map(behind), ..self }
+        let after = |weaker: Box<Self>| Box::new(weaker.after_reasoning(Some(reasoning), vocab));
+        Self { grammar, weaker: self.weaker.map(after), ..self }
     }
 
     /// Compiles it for the engine, or finds it compiled. It can take long: not for the reactor's threads.
@@ -310,18 +312,16 @@ mod tests {
 
     use super::*;
 
-    /// The same behind thoughts that the prompt has begun.
-    fn behind(wanted: Wanted) -> Grammar {
-        let text = str::to_owned;
-        let markers =
-            Thinking { open: text("<think>"), close: text("</think>"), then: "", answer: "" };
-        wanted
-            .behind_thoughts(Some(&ExpectedReasoning { markers, is_opened: true }), &vocab())
-            .grammar
+    /// The grammar after reasoning that the prompt has opened.
+    fn after_reasoning(wanted: Wanted) -> Grammar {
+        let (open, close) = ("<think>".to_owned(), "</think>".to_owned());
+        let format = ReasoningFormat { open, close, after_close: "", content_prefix: "" };
+        let expected = ExpectedReasoning { format, mode: ReasoningMode::Opened };
+        wanted.after_reasoning(Some(&expected), &vocab()).grammar
     }
 
     #[test]
-    fn a_grammar_behind_thoughts_is_the_one_that_was_sent() {
+    fn a_grammar_after_reasoning_is_the_one_that_was_sent() {
         for lark in [
             "start: \"yes\"",
             "# answer yes and/or no\nstart: \"yes\"",
@@ -335,16 +335,16 @@ mod tests {
             "?start: a\n!a: \"yes\"\n",
             "root ::= yes # \"/\nyes ::= \"yes\"",
         ] {
-            let grammar = behind(of_grammar("grammar", lark).unwrap());
+            let grammar = after_reasoning(of_grammar("grammar", lark).unwrap());
             assert_eq!(can_answer(&grammar, "Hm, so.</think>yes"), Ok(true), "{lark}");
             assert_eq!(can_answer(&grammar, "Hm, so.</think>start"), Ok(false), "{lark}");
         }
-        // What it ignores is not ignored in thoughts.
+        // What it ignores is not ignored in reasoning.
         let spaced = of_grammar("grammar", "start: \"y\" \"es\"\n%ignore / /\n").unwrap();
-        let grammar = behind(spaced);
+        let grammar = after_reasoning(spaced);
         assert_eq!(can_answer(&grammar, "Hm,  so.</think>y  es"), Ok(true));
         for (regex, text) in [("a/b", "a/b"), ("(yes|no)", "no"), ("a|b", "b")] {
-            let grammar = behind(of_regex("guided_regex", regex));
+            let grammar = after_reasoning(of_regex("guided_regex", regex));
             assert_eq!(can_answer(&grammar, &format!("x</think>{text}")), Ok(true), "{regex}");
         }
     }
@@ -364,7 +364,7 @@ mod tests {
     #[test]
     fn messages_name_the_clients_lines() {
         let wanted = of_grammar("grammar", "start: \"a\"\n\nb: \"b\" )").unwrap();
-        for grammar in [wanted.grammar.clone(), behind(wanted)] {
+        for grammar in [wanted.grammar.clone(), after_reasoning(wanted)] {
             let why = can_answer(&grammar, "").unwrap_err().to_string();
             assert!(why.contains("3(8)"), "{why}");
         }
@@ -380,7 +380,7 @@ mod tests {
             ("a\nb\\nc", "a\\nb\\nc"),
             ("\\d/\\\\", "\\d\\/\\\\"),
         ] {
-            assert_eq!(between_slashes(regex), between, "{regex}");
+            assert_eq!(lark_regex(regex), between, "{regex}");
         }
     }
 }

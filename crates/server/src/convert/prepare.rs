@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use forebay_chat::{CallReader, ChannelReader, ThoughtReader};
-use forebay_engine::{GenerateRequest, Token};
+use forebay_chat::{ChannelParser, ReasoningParser, ToolCallParser};
+use forebay_engine::GenerateRequest;
 
 use super::grammar::Wanted;
 use super::model_view::ChatView;
@@ -39,10 +39,10 @@ pub fn prepare(
     let grammar = grammar(&conversation, chat)?;
     let Prompt { tokens, reasoning: expected } = prompt(&conversation, chat)?;
     let Conversation { tools, reasoning, mut recipe, stream, names, .. } = conversation;
-    recipe.visible_controls = delimiter_tokens(&tools, chat);
+    recipe.visible_controls = chat.format.delimiter_tokens(tools.is_active());
     recipe.reasoning_budget =
         ExpectedReasoning::limit(expected.as_ref(), reasoning.budget, names, model.vocab)?;
-    let wanted = grammar.map(|grammar| grammar.behind_thoughts(expected.as_ref(), model.vocab));
+    let wanted = grammar.map(|grammar| grammar.after_reasoning(expected.as_ref(), model.vocab));
     let request = recipe.request(names.conversation, tokens, model.info)?;
     let reader = ReplyReader::new(parser(&tools, expected, chat), tools);
     let readers = vec![reader; recipe.choices as usize];
@@ -75,34 +75,20 @@ fn grammar(conversation: &Conversation, chat: ChatView<'_>) -> Result<Option<Wan
     tools.grammar(chat.calls(), chat.model.vocab, format.as_ref())
 }
 
-/// Control tokens that delimit reasoning or calls, and so have to show in the reply's text.
-fn delimiter_tokens(tools: &Toolset, chat: ChatView<'_>) -> Arc<[Token]> {
-    let markers = chat.format.template().thinking();
-    let mut delimiters: Vec<String> =
-        markers.into_iter().flat_map(|markers| markers.pieces()).collect();
-    if tools.is_active() {
-        delimiters.extend(chat.calls().pieces().into_iter().map(str::to_owned));
-    }
-    let delimits = |name: &str| delimiters.iter().any(|piece| piece.contains(name));
-    let controls = chat.model.vocab.controls().filter(|(_, name)| delimits(name));
-    controls.map(|(token, _)| token).collect()
-}
-
 /// The parser of each reply's text.
 fn parser(tools: &Toolset, expected: Option<ExpectedReasoning>, chat: ChatView<'_>) -> ReplyParser {
     let schemas = tools.schemas();
     match expected {
-        Some(ExpectedReasoning { markers, .. }) if markers.in_channels() => {
+        Some(ExpectedReasoning { format, .. }) if format.in_channels() => {
             let names = if tools.is_active() { schemas } else { BTreeMap::new() };
-            ReplyParser::Channels(ChannelReader::new(names.into_keys(), tools.only_one()))
+            ReplyParser::Channels(ChannelParser::new(names.into_keys(), tools.only_one()))
         }
         expected => {
-            let reasoning = expected.map(|ExpectedReasoning { markers, is_opened }| {
-                ThoughtReader::new(markers, is_opened)
-            });
+            let reasoning = expected
+                .map(|ExpectedReasoning { format, mode }| ReasoningParser::new(format, mode));
             let calls = tools.is_active().then(|| {
-                let format = chat.calls().clone();
-                Box::new(CallReader::new(format, Arc::new(schemas), tools.only_one()))
+                let schemas = Arc::new(schemas);
+                Box::new(ToolCallParser::new(chat.calls(), schemas, tools.only_one()))
             });
             ReplyParser::Markers(reasoning, calls)
         }

@@ -1,6 +1,6 @@
 //! A conversation's prompt: rendered by the model's template, then tokenised.
 
-use forebay_chat::{RenderError, RenderOptions, Thinking, Turn};
+use forebay_chat::{ReasoningFormat, ReasoningMode, RenderError, RenderOptions, Turn};
 use forebay_engine::{ParseSpecial, ReasoningBudget, Token, Vocab};
 use serde_json::{Map, Value};
 
@@ -25,9 +25,9 @@ pub struct Prompt {
 #[derive(Debug, Clone)]
 pub struct ExpectedReasoning {
     /// How it is delimited.
-    pub markers: Thinking,
-    /// Whether the prompt ends with the opening marker, so that the reply begins inside.
-    pub is_opened: bool,
+    pub format: ReasoningFormat,
+    /// Whether the prompt has opened it.
+    pub mode: ReasoningMode,
 }
 
 impl ExpectedReasoning {
@@ -43,18 +43,18 @@ impl ExpectedReasoning {
     ) -> Result<Option<ReasoningBudget>, ApiError> {
         let tokens = integer(names.reasoning_budget, budget, -1, i64::from(i32::MAX))?;
         let tokens = tokens.and_then(|tokens| u32::try_from(tokens).ok());
-        let Some((tokens, Self { markers, is_opened })) = tokens.zip(expected) else {
+        let Some((tokens, Self { format, mode })) = tokens.zip(expected) else {
             return Ok(None);
         };
-        let Thinking { open, close, then, .. } = markers;
-        let closing = match markers.in_channels() {
-            true => format!("{close}{then}"),
+        let ReasoningFormat { open, close, after_close, .. } = format;
+        let closing = match format.in_channels() {
+            true => format!("{close}{after_close}"),
             false => format!("\n{close}\n\n"),
         };
         let closing = vocab.tokenize(&closing, ParseSpecial::Yes)?;
         Ok(Some(ReasoningBudget {
             tokens,
-            opened: *is_opened,
+            opened: *mode == ReasoningMode::Opened,
             open: open.as_str().into(),
             close: close.as_str().into(),
             closing: closing.into(),
@@ -75,6 +75,7 @@ pub fn render(
     param: &str,
 ) -> Result<Prompt, ApiError> {
     let ChatView { model, format } = chat;
+    let template = format.template();
     let bytes = turns.iter().map(|turn| turn.content.len()).sum();
     tokens::check_text(param, bytes, model)?;
     // Each turn is at least a token.
@@ -92,23 +93,22 @@ pub fn render(
     };
     let has_calls = turns.iter().any(|turn| turn.role == "tool" || !turn.calls.is_empty());
     let pieces = if tools.is_empty() && !has_calls {
-        format.template().render(turns, &options)
+        template.render(turns, &options)
     } else {
         let calls = chat.calls();
-        options.arguments_as_text = calls.takes_text();
-        if !calls.native {
+        options.arguments_as_text = calls.arguments_as_text();
+        if !calls.describes_tools {
             options.tools = &[];
         }
-        format.template().render(&calls.adapt(turns, tools), &options)
+        template.render(&calls.adapt(turns, tools), &options)
     };
     let pieces = pieces.map_err(|error| at_conversation(error, param))?;
     let tokens = tokens::tokenize_prompt(param, &pieces, model)?;
-    let markers = format.template().thinking().filter(|_| !end.continue_final_message);
-    let reasoning = markers.and_then(|markers| {
-        let end = pieces.last().map_or("", |piece| piece.trim_end());
-        // A prompt that ends with empty reasoning turns it off.
-        let is_opened = end.ends_with(&markers.open);
-        (!end.ends_with(&markers.close)).then_some(ExpectedReasoning { markers, is_opened })
+    let reasoning = template.features().reasoning.as_ref();
+    let reasoning = reasoning.filter(|_| !end.continue_final_message).and_then(|format| {
+        let mode = format.mode_after(pieces.last().map_or("", String::as_str));
+        let expected = || ExpectedReasoning { format: format.clone(), mode };
+        (mode != ReasoningMode::Off).then(expected)
     });
     Ok(Prompt { tokens: model.vocab.with_prefix(tokens), reasoning })
 }
@@ -130,21 +130,20 @@ pub fn variables(
 ) -> Result<Map<String, Value>, ApiError> {
     let mut variables = reasoning.variables.clone();
     let Some(effort) = reasoning.effort.as_deref() else { return Ok(variables) };
-    let (param, template) = (names.effort, chat.format.template());
+    let (param, features) = (names.effort, chat.format.template().features());
     if !EFFORTS.contains(&effort) {
         let message =
             format!("'{param}' must be one of {}, but is '{}'.", EFFORTS.join(", "), shown(effort));
         return Err(ApiError::invalid(param, "invalid_value", message));
     }
-    let (by_effort, by_switch) =
-        (template.asks_for("reasoning_effort"), template.asks_for("enable_thinking"));
-    if by_effort {
+    if features.reasoning_effort {
         variables.entry("reasoning_effort").or_insert_with(|| effort.into());
     }
-    if by_switch {
+    if features.enable_thinking {
         variables.entry("enable_thinking").or_insert_with(|| (effort != "none").into());
     }
-    if !by_effort && !by_switch && (effort != "none" || template.thinking().is_some()) {
+    let has_control = features.has_reasoning_control();
+    if !has_control && (effort != "none" || features.reasoning.is_some()) {
         let message =
             format!("'{param}' is not supported: the model's chat template knows no such control.");
         return Err(ApiError::invalid(param, "unsupported_parameter", message));

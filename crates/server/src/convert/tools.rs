@@ -7,7 +7,9 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use forebay_chat::{Calls, Dialect, Target, ToolShape, Unenforceable, call_grammar};
+use forebay_chat::{
+    CallCount, GrammarTarget, ToolCallFormat, ToolCallGrammar, ToolShape, Unenforceable,
+};
 use forebay_engine::{Grammar, Vocab};
 use serde_json::{Map, Value, json};
 
@@ -186,7 +188,7 @@ impl Toolset {
     /// 400 where a schema cannot be enforced.
     pub fn grammar(
         &self,
-        dialect: &Dialect,
+        format: &ToolCallFormat,
         vocab: &Vocab,
         answer: Option<&Wanted>,
     ) -> Result<Option<Wanted>, ApiError> {
@@ -194,29 +196,29 @@ impl Toolset {
         let calls = match self.need {
             Need::None => return Ok(None),
             Need::Auto if !strict && answer.is_none() => return Ok(None),
-            Need::Auto => Calls::Any,
-            Need::Required if self.parallel => Calls::Some,
-            Need::Required | Need::One => Calls::One,
+            Need::Auto => CallCount::Any,
+            Need::Required if self.parallel => CallCount::AtLeastOne,
+            Need::Required | Need::One => CallCount::One,
         };
         let wanted = |enforcement, answer: Option<&Wanted>| -> Result<Wanted, ApiError> {
-            let (shapes, mut not_enforced) = self.shapes(dialect, calls, enforcement)?;
+            let (shapes, mut not_enforced) = self.shapes(format, calls, enforcement)?;
             let schema = answer.map(Wanted::schema).transpose()?;
-            if let Some(answer) = answer.filter(|_| calls == Calls::Any) {
+            if let Some(answer) = answer.filter(|_| calls == CallCount::Any) {
                 not_enforced = not_enforced.and(answer.not_enforced());
             }
             let work = Cell::new(0);
-            let target = Target {
+            let target = GrammarTarget {
                 control: &|text| vocab.control_at(text),
                 json: &|schema| schema::spelled(schema.clone()),
-                some_text: &|all, none| some_text(&work, all, none),
+                search: &|all, none| some_text(&work, all, none).into(),
             };
-            let grammar = call_grammar(dialect, &shapes, calls, target, schema.as_ref());
+            let grammar = ToolCallGrammar::new(format, &shapes, calls, target, schema.as_ref());
             let grammar =
                 grammar.map_err(|Unenforceable { tool, why }| match self.callable().nth(tool) {
                     Some(tool) => cannot_enforce(&tool.path, &why),
                     None => ApiError::internal(format!("no tool {tool}: {why}")),
                 })?;
-            grammar.left_out.iter().for_each(|keyword| not_enforced.add_named(keyword));
+            grammar.not_enforced.iter().for_each(|keyword| not_enforced.add_named(keyword));
             Ok(Wanted::of_tools(Grammar::Lark(grammar.lark.into()), not_enforced))
         };
         let loose_answer = answer.and_then(|answer| answer.weaker().or(Some(answer)));
@@ -233,16 +235,16 @@ impl Toolset {
     /// strict.
     fn shapes(
         &self,
-        dialect: &Dialect,
-        calls: Calls,
+        format: &ToolCallFormat,
+        calls: CallCount,
         enforcement: Enforcement,
     ) -> Result<(Vec<ToolShape<'_>>, NotEnforced), ApiError> {
         let (mut shapes, mut not_enforced) = (Vec::new(), NotEnforced::default());
         let any = json!({"type": "object"});
         for tool in self.callable() {
-            let schema = if calls != Calls::Any || tool.strict { &tool.schema } else { &any };
+            let schema = if calls != CallCount::Any || tool.strict { &tool.schema } else { &any };
             let enforcement = if tool.strict { Enforcement::Strict } else { enforcement };
-            let enforceable = if dialect.takes_each() {
+            let enforceable = if format.has_separate_arguments() {
                 schema::enforceable_apart(schema, enforcement)
             } else {
                 schema::enforceable(schema, enforcement)

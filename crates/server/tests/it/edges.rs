@@ -17,7 +17,7 @@ use self::source::{Source, Target};
 const KNOWN: [(&str, &[usize]); 5] = [
     ("protocol", &[2]),
     ("scheduler", &[]),
-    ("chat", &[2, 2, 10]),
+    ("chat", &[]),
     ("engine", &[]),
     ("server", &[2, 3, 38]),
 ];

@@ -7,7 +7,7 @@ mod spelling;
 
 use std::time::{Duration, Instant};
 
-use forebay_chat::{CallReader, ChatTemplate, Part};
+use forebay_chat::{ChatTemplate, ReplyPart, SpecialTokens, ToolCallParser};
 use forebay_engine::scripted::{answer, can_answer, vocab};
 
 use super::*;
@@ -53,19 +53,19 @@ const SPELLED: [[&str; 9]; 4] = [
     ["<call>[", "(", "", "=", "\\'", "", "", ", ", ")]</call>"],
 ];
 
-/// The place of the dialect that puts texts in quotes.
+/// The place of the format that puts texts in quotes.
 const QUOTED: usize = 3;
 
 /// Arguments one by one, texts as they are.
-fn dialect() -> Dialect {
-    dialect_of(0)
+fn format() -> ToolCallFormat {
+    format_of(0)
 }
 
-fn dialect_of(which: usize) -> Dialect {
+fn format_of(which: usize) -> ToolCallFormat {
     learned(SPELLED[which])
 }
 
-fn learned(pieces: [&str; 9]) -> Dialect {
+fn learned(pieces: [&str; 9]) -> ToolCallFormat {
     let [open, middle, key, value, text, other, end, between, close] = pieces;
     let quote = if text.starts_with('\\') { text } else { "" };
     let template = format!(
@@ -77,10 +77,10 @@ fn learned(pieces: [&str; 9]) -> Dialect {
 {{{{- '{close}' }}}}{{%- endfor %}}{{{{- '<|im_end|>\\n' }}}}{{%- endfor %}}
 {{%- if add_generation_prompt %}}{{{{- '<|im_start|>assistant\\n' }}}}{{%- endif %}}"
     );
-    let template = ChatTemplate::new(&template, "", "", Vec::new()).unwrap();
-    let dialect = Dialect::learn(&template, &["<|im_end|>"]);
-    assert!(dialect.takes_each(), "{dialect:?}");
-    dialect
+    let tokens = SpecialTokens { ends: vec!["<|im_end|>"], ..SpecialTokens::default() };
+    let format = ChatTemplate::new(&template, &tokens).unwrap().features().tool_calls.clone();
+    assert!(format.has_separate_arguments(), "{format:?}");
+    format
 }
 
 fn toolset(parameters: &Value, strict: bool, choice: &str) -> Result<Toolset, ApiError> {
@@ -101,11 +101,15 @@ fn tools_of(tools: Value, choice: Value, parallel: bool) -> Result<Toolset, ApiE
 }
 
 fn wanted(parameters: &Value, strict: bool) -> Result<Wanted, ApiError> {
-    wanted_by(&dialect(), parameters, strict)
+    wanted_by(&format(), parameters, strict)
 }
 
-fn wanted_by(dialect: &Dialect, parameters: &Value, strict: bool) -> Result<Wanted, ApiError> {
-    let wanted = toolset(parameters, strict, "required")?.grammar(dialect, &vocab(), None)?;
+fn wanted_by(
+    format: &ToolCallFormat,
+    parameters: &Value,
+    strict: bool,
+) -> Result<Wanted, ApiError> {
+    let wanted = toolset(parameters, strict, "required")?.grammar(format, &vocab(), None)?;
     Ok(wanted.unwrap())
 }
 
@@ -116,19 +120,19 @@ fn why(error: &ApiError) -> String {
 
 /// The arguments of the one call that a text is.
 fn read(parameters: &Value, text: &str) -> Value {
-    read_by(dialect(), parameters, text)
+    read_by(format(), parameters, text)
 }
 
-fn read_by(dialect: Dialect, parameters: &Value, text: &str) -> Value {
+fn read_by(format: ToolCallFormat, parameters: &Value, text: &str) -> Value {
     let tools = toolset(parameters, false, "required").unwrap().schemas();
-    let mut reader = CallReader::new(dialect, Arc::new(tools), true);
+    let mut reader = ToolCallParser::new(&format, Arc::new(tools), true);
     let (mut parts, mut arguments) = (Vec::new(), String::new());
     reader.push(text, &mut parts);
     reader.finish(&mut parts);
     for part in parts {
         match part {
-            Part::Call { name, .. } => assert_eq!(name, "f", "{text}"),
-            Part::Arguments { text, .. } => arguments.push_str(&text),
+            ReplyPart::ToolCall { name, .. } => assert_eq!(name, "f", "{text}"),
+            ReplyPart::Arguments { text, .. } => arguments.push_str(&text),
             other => panic!("{other:?} of {text}"),
         }
     }
@@ -136,7 +140,7 @@ fn read_by(dialect: Dialect, parameters: &Value, text: &str) -> Value {
         .unwrap_or_else(|error| panic!("{error}: {arguments} of {text}"))
 }
 
-/// A call with these arguments, as the dialect spells it.
+/// A call with these arguments, as the format spells it.
 fn call(arguments: &[(&str, &str)]) -> String {
     let [begin, end] = ["<tool_call>\n<function=f>\n", "</function>\n</tool_call>"];
     let each = arguments
@@ -223,7 +227,7 @@ fn arguments_that_are_not_named_may_be_any() {
         false,
         "auto",
     );
-    let grammar = tools.unwrap().grammar(&dialect(), &vocab(), None).unwrap().unwrap();
+    let grammar = tools.unwrap().grammar(&format(), &vocab(), None).unwrap().unwrap();
     assert_eq!(can_answer(grammar.grammar(), &call(&[("a", "1")])), Ok(true));
 }
 
@@ -275,7 +279,7 @@ fn a_custom_tools_format_is_named_by_its_own_field() {
     let grammar = json!({"type": "grammar", "grammar": {"syntax": "regex", "definition": regex}});
     let custom = json!({"type": "custom", "custom": {"name": "c", "format": grammar}});
     let tools = tools_of(json!([custom]), json!("required"), true).unwrap();
-    let error = tools.grammar(&dialect(), &vocab(), None).unwrap_err();
+    let error = tools.grammar(&format(), &vocab(), None).unwrap_err();
     assert_eq!(error.param(), Some("tools[0].custom.format"), "{error:?}");
 }
 
@@ -306,11 +310,11 @@ fn what_is_too_long_is_refused_by_its_tool() {
     let schema =
         json!({"type": "object", "properties": {"a": {"enum": listed}}, "required": ["a"]});
     let request = |choice: &str| toolset(&schema, false, choice).unwrap();
-    for dialect in [dialect(), Dialect::fallback()] {
-        let error = request("required").grammar(&dialect, &vocab(), None).unwrap_err();
+    for format in [format(), ToolCallFormat::fallback()] {
+        let error = request("required").grammar(&format, &vocab(), None).unwrap_err();
         assert!(why(&error).contains("without its descriptions"), "{error:?}");
         // Where nothing of it has to be enforced, nothing is.
-        assert!(request("auto").grammar(&dialect, &vocab(), None).is_ok());
+        assert!(request("auto").grammar(&format, &vocab(), None).is_ok());
     }
 }
 
@@ -355,7 +359,7 @@ fn parameters_that_refer_to_themselves_are_read_in_time() {
         for strict in [false, true] {
             for choice in ["auto", "required"] {
                 let tools = toolset(&schema, strict, choice).unwrap();
-                let grammar = tools.grammar(&dialect(), &vocab(), None);
+                let grammar = tools.grammar(&format(), &vocab(), None);
                 let Ok(Some(wanted)) = grammar else {
                     let message = why(&grammar.unwrap_err());
                     assert!(tree.is_none() && message.contains("cannot be enforced"), "{message}");

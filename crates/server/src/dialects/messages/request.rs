@@ -227,7 +227,7 @@ fn add_turns(param: &str, message: InputMessage, out: &mut Vec<Turn>) -> Result<
             _ => return Err(no_text(&at, &block)),
         }
     }
-    turn.thoughts = Some(reasoning).filter(|text| !text.is_empty());
+    turn.reasoning = Some(reasoning).filter(|text| !text.is_empty());
     if !turn.content.is_empty() || !turn.calls.is_empty() || out.len() == before {
         out.push(turn);
     }

@@ -377,8 +377,8 @@ impl TurnBuilder {
     /// Reasoning that no turn of the assistant follows is left out.
     fn push(&mut self, turn: Turn) {
         let reasoning = self.reasoning.take().filter(|text| !text.is_empty());
-        let thoughts = reasoning.filter(|_| turn.role == "assistant");
-        self.turns.push(Turn { thoughts, ..turn });
+        let reasoning = reasoning.filter(|_| turn.role == "assistant");
+        self.turns.push(Turn { reasoning, ..turn });
     }
 
     /// A call belongs to the assistant's last turn, unless reasoning came in between.
@@ -478,7 +478,7 @@ mod tests {
         let turns = turns(Some("Be brief."), &input).unwrap();
         let roles: Vec<&str> = turns.iter().map(|turn| turn.role).collect();
         assert_eq!(roles, ["system", "user", "user", "assistant", "tool"]);
-        assert_eq!(turns[3].thoughts.as_deref(), Some("a\nb"));
+        assert_eq!(turns[3].reasoning.as_deref(), Some("a\nb"));
         assert_eq!((turns[3].content.as_str(), turns[3].calls.len()), ("hello", 1));
         assert_eq!(turns[4].name.as_deref(), Some("f"), "by the call's id");
     }
@@ -491,7 +491,8 @@ mod tests {
         let read = |sent: &[&Value]| {
             let new = sent.iter().flat_map(|item| items(&[(*item).clone()])).collect();
             let turns = turns(None, &Input { history: Vec::new(), new })?;
-            let each = turns.into_iter().map(|turn| (turn.role, turn.thoughts.unwrap_or_default()));
+            let each =
+                turns.into_iter().map(|turn| (turn.role, turn.reasoning.unwrap_or_default()));
             Ok::<_, ApiError>(each.collect::<Vec<_>>())
         };
         let (assistant, user) = (empty("assistant"), empty("user"));

@@ -6,7 +6,7 @@ use forebay_engine::scripted::answer;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::{QUOTED, SPELLED, dialect_of, read_by, wanted_by, why};
+use super::{QUOTED, SPELLED, format_of, read_by, wanted_by, why};
 
 /// The innermost keywords by which a value is not valid, by the schemas of `any_argument`; none if it is.
 fn violated(value: &Value, schema: &Value, root: &Value) -> BTreeSet<String> {
@@ -201,8 +201,8 @@ proptest! {
         choices in prop::collection::vec(any::<u8>(), 0..120),
         which in 0..SPELLED.len(),
     ) {
-        let dialect = dialect_of(which);
-        let wanted = match wanted_by(&dialect, &schema, false) {
+        let format = format_of(which);
+        let wanted = match wanted_by(&format, &schema, false) {
             Ok(wanted) => wanted,
             Err(error) => {
                 prop_assert!(why(&error).contains("no arguments are valid"), "{:?} for {}", error, schema);
@@ -225,7 +225,7 @@ proptest! {
         // A number that is out of every range.
         let exponents = text.match_indices(['E', 'e']).map(|(at, _)| text[at + 1..].trim_start_matches(['+', '-']));
         prop_assume!(!exponents.into_iter().any(|rest| rest.starts_with(|c: char| c.is_ascii_digit())));
-        let arguments = read_by(dialect, &schema, &text);
+        let arguments = read_by(format, &schema, &text);
         // A value of a list is noted by one of its two keywords.
         let wrong = violated(&arguments, &schema, &schema);
         let noted: Vec<&str> = noted.iter().flat_map(|names| names.split(", ")).collect();

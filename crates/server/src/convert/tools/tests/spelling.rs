@@ -7,17 +7,16 @@ use forebay_engine::scripted::{answer, can_answer, can_answer_in_pieces, vocab};
 use serde_json::{Value, json};
 
 use super::{
-    QUOTED, call, check, dialect, dialect_of, learned, read, read_by, toolset, wanted, wanted_by,
-    why,
+    QUOTED, call, check, format, format_of, learned, read, read_by, toolset, wanted, wanted_by, why,
 };
 
-/// What the one argument `a` by this schema can be: values as the dialect spells them, and what of that is not
+/// What the one argument `a` by this schema can be: values as the format spells them, and what of that is not
 /// enforced.
 #[track_caller]
 fn check_value(which: usize, schema: &Value, may: &[&str], may_not: &[&str], noted: Option<&str>) {
-    let dialect = dialect_of(which);
+    let format = format_of(which);
     let parameters = json!({"type": "object", "properties": {"a": schema}, "required": ["a"]});
-    let wanted = wanted_by(&dialect, &parameters, false).unwrap();
+    let wanted = wanted_by(&format, &parameters, false).unwrap();
     assert_eq!(wanted.not_enforced().names().as_deref(), noted, "{schema}");
     let call = |value: &str| match which {
         0 => call(&[("a", value)]),
@@ -32,7 +31,7 @@ fn check_value(which: usize, schema: &Value, may: &[&str], may_not: &[&str], not
             assert_eq!(can, Ok(is), "{value:?} by {schema}: {:?}", wanted.grammar());
         }
     }
-    let strict = wanted_by(&dialect, &parameters, true);
+    let strict = wanted_by(&format, &parameters, true);
     assert_eq!(strict.is_err(), noted.is_some(), "{schema}: {strict:?}");
 }
 
@@ -102,7 +101,7 @@ fn a_text_does_not_hold_what_ends_it() {
 
 #[test]
 fn a_control_token_that_ends_values_is_not_spelled_within_one() {
-    let dialect = learned(["<call>", "\\n", "<key>", "</key>", "", "", "<|x|>", "", "</call>"]);
+    let format = learned(["<call>", "\\n", "<key>", "</key>", "", "", "<|x|>", "", "</call>"]);
     for value in [
         json!({"type": "string"}),
         json!({"type": "string", "pattern": "^a+$", "maxLength": 3}),
@@ -110,7 +109,7 @@ fn a_control_token_that_ends_values_is_not_spelled_within_one() {
         json!({"type": ["string", "null"]}),
     ] {
         let schema = json!({"type": "object", "properties": {"a": value}, "required": ["a"]});
-        let wanted = wanted_by(&dialect, &schema, true).unwrap();
+        let wanted = wanted_by(&format, &schema, true).unwrap();
         let call = |value: &str| {
             let call = [
                 (format!("<call>f\n<key>a</key>{value}"), ParseSpecial::No),
@@ -142,9 +141,9 @@ fn listed_texts_are_said_as_they_are_read() {
     check_value(QUOTED, &quotes, &["'it\\'s'", "'\\\\'", "'\"'", "'a'"], &["'it's'", "'\\'"], None);
     for text in ["it's", "\\", "\"", "a"] {
         let only = json!({"properties": {"a": {"const": text}}, "required": ["a"]});
-        let wanted = wanted_by(&dialect_of(QUOTED), &only, true).unwrap();
+        let wanted = wanted_by(&format_of(QUOTED), &only, true).unwrap();
         let said = answer(wanted.grammar(), &[]).unwrap().unwrap();
-        assert_eq!(read_by(dialect_of(QUOTED), &only, &said), json!({"a": text}));
+        assert_eq!(read_by(format_of(QUOTED), &only, &said), json!({"a": text}));
     }
     let objects = json!({"enum": [{"a": "</parameter>"}, 1]});
     check_value(0, &objects, &["1"], &["{\"a\": \"</parameter>\"}", "2"], Some("enum"));
@@ -180,8 +179,8 @@ fn names_are_said_as_they_are_read() {
     let name = "<s>";
     let named =
         json!({"type": "object", "required": [name], "properties": {name: {"type": "integer"}}});
-    let said = answer(wanted_by(&dialect_of(1), &named, true).unwrap().grammar(), b"1").unwrap();
-    assert!(read_by(dialect_of(1), &named, &said.unwrap())[name].is_number());
+    let said = answer(wanted_by(&format_of(1), &named, true).unwrap().grammar(), b"1").unwrap();
+    assert!(read_by(format_of(1), &named, &said.unwrap())[name].is_number());
 }
 
 #[test]
@@ -207,7 +206,7 @@ fn what_no_value_is_valid_for_takes_its_alternative_alone() {
 fn a_tool_that_is_not_strict_is_read_as_it_is_spelled() {
     let schema = json!({"type": "object", "properties": {"a": {"type": "string"}, "n": {"type": "integer"}}});
     let tools = toolset(&schema, false, "auto").unwrap();
-    let grammar = tools.grammar(&dialect(), &vocab(), None).unwrap().unwrap();
+    let grammar = tools.grammar(&format(), &vocab(), None).unwrap().unwrap();
     for (text, arguments) in [("x", json!({"a": "x"})), ("007", json!({"a": "007"}))] {
         let call = call(&[("a", text)]);
         assert_eq!(can_answer(grammar.grammar(), &call), Ok(true), "{text}");
