@@ -7,8 +7,8 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use forebay_protocol::embedding::{EmbeddingRequest, EmbeddingResponse};
-use forebay_protocol::error::ErrorEnvelope;
 
+use super::Errors;
 use crate::admission;
 use crate::convert::embedding;
 use crate::error::ApiError;
@@ -32,8 +32,7 @@ const MANY: usize = 32;
     request_body = EmbeddingRequest,
     responses(
         (status = 200, description = "The vectors, in the order of the inputs", body = EmbeddingResponse),
-        (status = "4XX", description = "The request cannot be honoured", body = ErrorEnvelope),
-        (status = "5XX", description = "The server's fault; 503 can be retried", body = ErrorEnvelope),
+        Errors,
     ),
 )]
 pub async fn create(

@@ -8,11 +8,11 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use forebay_engine::SubmitError;
 use forebay_protocol::EmbeddingInput;
-use forebay_protocol::error::ErrorEnvelope;
 use forebay_protocol::fields;
 use forebay_protocol::rerank::{Ranked, RerankRequest, RerankResponse};
 use forebay_protocol::usage::EmbeddingUsage;
 
+use super::Errors;
 use crate::admission;
 use crate::convert::embedding::{self, EmbeddingOptions};
 use crate::convert::rerank;
@@ -37,8 +37,7 @@ use crate::work::Work;
     request_body = RerankRequest,
     responses(
         (status = 200, description = "The documents, the most relevant first", body = RerankResponse),
-        (status = "4XX", description = "The request cannot be honoured", body = ErrorEnvelope),
-        (status = "5XX", description = "The server's fault; 503 can be retried", body = ErrorEnvelope),
+        Errors,
     ),
 )]
 pub async fn create(

@@ -8,9 +8,9 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use forebay_protocol::TextOr;
-use forebay_protocol::error::ErrorEnvelope;
 use forebay_protocol::responses::{InputItem, InputTokens, ResponsesRequest};
 
+use super::Errors;
 use super::chat::{RequestParts, Submitted, context, prepare_and_submit};
 use crate::convert::Stamp;
 use crate::convert::prepare::{PreparedConversation, count, prepare};
@@ -46,8 +46,7 @@ use crate::work::Work;
         ), headers(
             ("x-forebay-not-enforced" = String, description = "Keywords of a schema that the answer may violate, separated by commas; absent where all are enforced"),
         )),
-        (status = "4XX", description = "The request cannot be honoured", body = ErrorEnvelope),
-        (status = "5XX", description = "The server's fault; 503 can be retried", body = ErrorEnvelope),
+        Errors,
     ),
 )]
 pub async fn create(
@@ -103,9 +102,8 @@ pub async fn create(
     tag = "tokens",
     request_body = ResponsesRequest,
     responses(
-        (status = 200, description = "The number", body = serde_json::Value),
-        (status = "4XX", description = "The request cannot be honoured", body = ErrorEnvelope),
-        (status = "5XX", description = "The server's fault", body = ErrorEnvelope),
+        (status = 200, description = "The number", body = InputTokens),
+        Errors,
     ),
 )]
 pub async fn input_tokens(
