@@ -14,9 +14,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::config::ServerSettings;
-use crate::convert::schema::NOT_ENFORCED;
 use crate::error::ApiError;
 use crate::observe::{REQUEST_ID, track};
+use crate::routes::not_enforced::NOT_ENFORCED;
 use crate::routes::{
     chat, completions, conversations, docs, embeddings, health, messages, models, rerank,
     responses, stored_responses, tokenize,

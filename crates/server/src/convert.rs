@@ -8,6 +8,7 @@ pub mod metadata;
 mod model_view;
 pub mod prepare;
 pub mod prompt;
+pub mod reasoning;
 mod request_rules;
 pub mod rerank;
 pub mod sampling;

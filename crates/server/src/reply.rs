@@ -8,6 +8,7 @@ use forebay_engine::{Event, FinishReason, TokenLogprob};
 use forebay_protocol::usage::Usage;
 use serde::Deserialize;
 
+use crate::conversation::tools::ToolKind;
 use crate::convert::tools::Toolset;
 use crate::error::ApiError;
 use crate::generations::{Generations, PromptEvent, Updates};
@@ -37,15 +38,6 @@ pub enum ReplyEvent {
         /// Tokens of the reply up to the end of its reasoning.
         reasoning_tokens: u32,
     },
-}
-
-/// What a tool takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ToolKind {
-    /// JSON arguments, as text.
-    Function,
-    /// A text, which comes as a whole.
-    Custom,
 }
 
 /// Why a reply ended.
@@ -214,7 +206,7 @@ impl ReplyReader {
 
     /// Whether the reply may hold calls.
     pub fn has_tools(&self) -> bool {
-        self.tools.is_active()
+        self.tools.allows_calls()
     }
 
     /// Reads an event of the generation and appends the updates that it leads to.

@@ -8,6 +8,7 @@ pub mod embeddings;
 pub mod health;
 pub mod messages;
 pub mod models;
+pub(crate) mod not_enforced;
 pub mod rerank;
 pub mod responses;
 pub mod stored_responses;

@@ -7,10 +7,11 @@ use forebay_chat::{
     ChannelParser, ReasoningFormat, ReasoningMode, ReasoningParser, ToolCallParser,
 };
 use forebay_engine::{Event, FinishReason};
+use forebay_server::conversation::tools::ToolKind;
 use forebay_server::convert::tools::Toolset;
 use forebay_server::dialects::chat::request::toolset;
 use forebay_server::reply::{
-    EndReason, ReplyEvent, ReplyParser, ReplyReader, ReplyUpdate, ToolKind,
+    EndReason, ReplyEvent, ReplyParser, ReplyReader, ReplyUpdate,
 };
 use serde_json::json;
 
@@ -67,18 +68,18 @@ fn read(kind: usize, tools: &Toolset, opened: bool, pieces: &[&str]) -> Message 
     let schemas = tools.schemas();
     let parser = match &REASONING[kind] {
         Some(format) if format.in_channels() => {
-            let names: Vec<String> = if tools.is_active() {
+            let names: Vec<String> = if tools.allows_calls() {
                 schemas.iter().map(|(name, _)| name.clone()).collect()
             } else {
                 Vec::new()
             };
-            ReplyParser::Channels(ChannelParser::new(names, tools.only_one()))
+            ReplyParser::Channels(ChannelParser::new(names, tools.allows_one_call()))
         }
         format => {
             let mode = if opened { ReasoningMode::Opened } else { ReasoningMode::Possible };
             let reasoning = format.clone().map(|format| ReasoningParser::new(format, mode));
-            let reader = tools.is_active().then(|| {
-                Box::new(ToolCallParser::new(&FORMATS[kind], schemas.into(), tools.only_one()))
+            let reader = tools.allows_calls().then(|| {
+                Box::new(ToolCallParser::new(&FORMATS[kind], schemas.into(), tools.allows_one_call()))
             });
             ReplyParser::Markers(reasoning, reader)
         }

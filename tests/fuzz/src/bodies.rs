@@ -13,7 +13,7 @@ use forebay_protocol::rerank::RerankRequest;
 use forebay_protocol::responses::{ConversationRequest, ItemsRequest, ResponsesRequest};
 use forebay_protocol::tokenize::{DetokenizeRequest, TokenizeRequest};
 use forebay_server::conversation::Conversation;
-use forebay_server::convert::grammar::Wanted;
+use forebay_server::convert::grammar::OutputGrammar;
 use forebay_server::convert::{RequestRules, metadata};
 use forebay_server::dialects::responses::items;
 use forebay_server::dialects::responses::request::{self as responses, Input};
@@ -78,13 +78,11 @@ pub fn run(data: &[u8]) {
                 check!(metadata::check(request.metadata.as_ref()));
             }
             let Ok(request) = serde_json::from_slice::<ItemsRequest>(body) else { return };
-            let all = check!(items::of_list("items", &request.items));
-            assert_eq!(all.len(), request.items.len());
-            check!(responses::check_items("items", &all));
+            check!(responses::check_items("items", &request.items));
         }
         8 => {
             if let Ok(request) = serde_json::from_slice::<CompletionRequest>(body) {
-                check!(Wanted::of(&request.shape(), None));
+                check!(OutputGrammar::from_constraints(&request.shape(), None));
             }
         }
         9 => {
@@ -121,12 +119,12 @@ fn render(conversation: &Conversation, model: usize, len: usize) {
     let Conversation { turns, tools, reasoning, format, .. } = conversation;
     let (template, tool_calls): (&ChatTemplate, &ToolCallFormat) =
         (&TEMPLATES[model], &FORMATS[model]);
-    if tools.is_active() {
+    if tools.allows_calls() {
         check!(tools.grammar(tool_calls, &VOCAB, format.as_ref()));
     }
-    let shown = if tool_calls.describes_tools { tools.shown() } else { Vec::new().into() };
+    let shown = if tool_calls.describes_tools { tools.for_template() } else { Vec::new().into() };
     let options = templates::options(&shown, &reasoning.variables);
-    if let Ok(pieces) = template.render(&tool_calls.adapt(turns, &tools.shown()), &options) {
+    if let Ok(pieces) = template.render(&tool_calls.adapt(turns, &tools.for_template()), &options) {
         let all: usize = pieces.iter().map(String::len).sum();
         assert!(all <= GROWTH * len + (64 << 10), "{len} bytes became {all}");
     }

@@ -7,8 +7,8 @@ use forebay_chat::ReasoningMode;
 use forebay_engine::fuzzing::{follow, vocab};
 use forebay_engine::{Grammars, Vocab};
 use forebay_protocol::structured::Shape;
-use forebay_server::convert::grammar::Wanted;
-use forebay_server::convert::prompt::ExpectedReasoning;
+use forebay_server::convert::grammar::OutputGrammar;
+use forebay_server::convert::reasoning::ExpectedReasoning;
 use forebay_server::dialects::chat;
 use serde_json::Value;
 
@@ -20,29 +20,29 @@ pub fn run(data: &[u8]) {
     let Some(([kind, thinks, a, b], text)) = crate::parts(data) else { return };
     let schema = || serde_json::from_str::<Value>(&text).unwrap_or_else(|_| text.clone().into());
     let choices: Vec<String> = text.split('\n').map(str::to_owned).collect();
-    let wanted = match kind % 5 {
+    let grammar = match kind % 5 {
         0 if kind >= 128 => {
-            Wanted::named_schema("s", Some(&schema()), None, &chat::request::NAMES).map(Some)
+            OutputGrammar::named_schema("s", Some(&schema()), None, &chat::request::NAMES).map(Some)
         }
-        0 => Wanted::of(&Shape { guided_json: Some(&schema()), ..Shape::default() }, None),
-        1 => Wanted::of(&Shape { guided_regex: Some(&text), ..Shape::default() }, None),
-        2 => Wanted::of(&Shape { guided_choice: Some(&choices), ..Shape::default() }, None),
-        3 => Wanted::of(&Shape { grammar: Some(&text), ..Shape::default() }, None),
-        _ => Wanted::of(
+        0 => OutputGrammar::from_constraints(&Shape { guided_json: Some(&schema()), ..Shape::default() }, None),
+        1 => OutputGrammar::from_constraints(&Shape { guided_regex: Some(&text), ..Shape::default() }, None),
+        2 => OutputGrammar::from_constraints(&Shape { guided_choice: Some(&choices), ..Shape::default() }, None),
+        3 => OutputGrammar::from_constraints(&Shape { grammar: Some(&text), ..Shape::default() }, None),
+        _ => OutputGrammar::from_constraints(
             &Shape { grammar: Some(&format!("root ::= {text}")), ..Shape::default() },
             None,
         ),
     };
-    let Ok(Some(mut wanted)) = wanted else { return };
+    let Ok(Some(mut grammar)) = grammar else { return };
     if thinks % 4 == 0 {
         let template = templates::parsed("{{ '<think>' }}");
         let format = template.and_then(|template| template.features().reasoning.clone());
         let mode = if thinks & 4 != 0 { ReasoningMode::Opened } else { ReasoningMode::Possible };
         let expected = format.map(|format| ExpectedReasoning { format, mode });
-        wanted = wanted.after_reasoning(expected.as_ref(), &VOCAB);
+        grammar = grammar.after_reasoning(expected.as_ref(), &VOCAB);
     }
     let grammars = Grammars::new(VOCAB.clone());
-    if let Ok(compiled) = grammars.compile(wanted.grammar()) {
+    if let Ok(compiled) = grammars.compile(grammar.grammar()) {
         let chooses: Vec<u8> = (0..32_u8).map(|i| a.wrapping_mul(i).wrapping_add(b)).collect();
         follow(&compiled, &chooses);
     }

@@ -1,16 +1,16 @@
-//! What an answer has to be: from the fields that say so to a grammar that the engine enforces.
+//! Grammars of a reply's content: from the fields that constrain it to what the engine enforces.
 //!
-//! What cannot be enforced is refused, by the name of the field and of the keyword; a schema that does
-//! not ask for `strict` is enforced as far as it can be, and the rest is noted.
+//! What cannot be enforced is refused, by the name of the field and of the keyword. A schema without
+//! `strict` is enforced as far as possible, and the keywords that are not are noted.
 
-use forebay_chat::{ReasoningFormat, ReasoningMode, escape_regex, lark_literal, lark_regex};
-use forebay_engine::{CompiledGrammar, Engine, Grammar, Grammars, Vocab};
+use forebay_chat::{ReasoningFormat, ReasoningMode, lark_literal, lark_regex};
+use forebay_engine::{Engine, Grammar, Vocab};
 use forebay_protocol::structured::{Shape, StructuredOutputs};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::prompt::ExpectedReasoning;
+use super::reasoning::ExpectedReasoning;
 use super::schema::{self, Enforcement, NotEnforced};
-use crate::conversation::FieldNames;
+use crate::conversation::fields::FieldNames;
 use crate::error::{ApiError, shown};
 
 const MAX_NAME: usize = 64;
@@ -18,63 +18,63 @@ const MAX_CHOICES: usize = 1024;
 
 /// A grammar and the field that asks for it.
 #[derive(Debug, Clone)]
-pub struct Wanted {
+pub struct OutputGrammar {
     param: String,
     grammar: Grammar,
     of_tools: bool,
-    /// What an answer by it may violate.
+    /// Keywords that its output may violate.
     not_enforced: NotEnforced,
-    /// What is enforced where the compiler refuses it.
+    /// The grammar to use if the compiler refuses this one.
     weaker: Option<Box<Self>>,
 }
 
-/// A grammar that is compiled, and what an answer by it may violate.
+/// A grammar that the engine has compiled, and the keywords that its output may violate.
 #[derive(Debug, Clone)]
-pub struct Compiled {
+pub struct EnforcedGrammar {
     /// The grammar's source.
     pub grammar: Grammar,
-    /// Keywords of its schemas.
+    /// Keywords of its schemas that are not enforced.
     pub not_enforced: NotEnforced,
 }
 
-impl Wanted {
+impl OutputGrammar {
     fn new(param: &str, grammar: Grammar) -> Self {
         let not_enforced = NotEnforced::default();
         Self { param: param.to_owned(), grammar, of_tools: false, not_enforced, weaker: None }
     }
 
-    /// A grammar of tools.
+    /// A grammar of tool calls.
     pub(super) fn of_tools(grammar: Grammar, not_enforced: NotEnforced) -> Self {
         Self { of_tools: true, not_enforced, ..Self::new("tools", grammar) }
     }
 
-    /// The same with what is enforced where the compiler refuses it.
+    /// Adds a grammar to use if the compiler refuses this one, unless it is the same.
     pub(super) fn or_weaker(self, weaker: Option<Self>) -> Self {
         let weaker = weaker.filter(|weaker| weaker.grammar != self.grammar);
         Self { weaker: weaker.map(Box::new), ..self }
     }
 
-    /// What is enforced where the compiler refuses it.
+    /// The grammar to use if the compiler refuses this one.
     pub(super) fn weaker(&self) -> Option<&Self> {
         self.weaker.as_deref()
     }
 
-    /// What an answer by it may violate.
+    /// Keywords that its output may violate.
     pub(super) fn not_enforced(&self) -> NotEnforced {
         self.not_enforced
     }
 
-    /// What tests and fuzz targets compile.
+    /// The grammar's source, for tests and fuzz targets.
     #[cfg(any(test, feature = "fuzzing"))]
     #[doc(hidden)]
     pub fn grammar(&self) -> &Grammar {
         &self.grammar
     }
 
-    /// The JSON Schema that the answer has to be valid by, where it is that.
+    /// Its JSON Schema.
     ///
     /// # Errors
-    /// 400 where it is something else: that cannot be had together with tools.
+    /// 400 if it is not one: other grammars are not supported together with tools.
     pub(super) fn schema(&self) -> Result<serde_json::Value, ApiError> {
         match &self.grammar {
             Grammar::JsonSchema(schema) => {
@@ -98,7 +98,7 @@ impl Wanted {
     /// JSON by a schema; without one any object.
     ///
     /// # Errors
-    /// 400 where its name is none, or the schema cannot be enforced.
+    /// 400 if its name is invalid, or the schema cannot be enforced.
     pub fn named_schema(
         name: &str,
         schema: Option<&Value>,
@@ -112,32 +112,38 @@ impl Wanted {
         }
     }
 
-    /// What the fields that vLLM and llama-server have ask for, if anything, beside a `format`.
+    /// The grammar that vLLM's and llama-server's fields or `format` ask for, if any.
     ///
     /// # Errors
-    /// 400 where a field is not valid, or two of them want something.
-    pub fn of(shape: &Shape<'_>, format: Option<Self>) -> Result<Option<Self>, ApiError> {
+    /// 400 if a field is invalid, or two of them ask for a grammar.
+    pub fn from_constraints(
+        constraints: &Shape<'_>,
+        format: Option<Self>,
+    ) -> Result<Option<Self>, ApiError> {
         let mut all: Vec<Self> = format.into_iter().collect();
-        if let Some(outputs) = shape.structured_outputs {
-            all.extend(of_outputs(outputs)?);
+        if let Some(outputs) = constraints.structured_outputs {
+            all.extend(of_structured_outputs(outputs)?);
         }
         for (param, schema) in
-            [("guided_json", shape.guided_json), ("json_schema", shape.json_schema)]
+            [("guided_json", constraints.guided_json), ("json_schema", constraints.json_schema)]
         {
             all.extend(
                 schema.map(|schema| of_schema(param, schema, Enforcement::Strict)).transpose()?,
             );
         }
-        for (param, text) in [("guided_grammar", shape.guided_grammar), ("grammar", shape.grammar)]
+        for (param, text) in
+            [("guided_grammar", constraints.guided_grammar), ("grammar", constraints.grammar)]
         {
             all.extend(text.map(|text| of_grammar(param, text)).transpose()?);
         }
-        all.extend(shape.guided_regex.map(|regex| of_regex("guided_regex", regex)));
-        let choices = shape.guided_choice.map(|choices| of_choices("guided_choice", choices));
+        all.extend(constraints.guided_regex.map(|regex| of_regex("guided_regex", regex)));
+        let choices = constraints.guided_choice.map(|choices| of_choices("guided_choice", choices));
         all.extend(choices.transpose()?);
         if let [first, second, ..] = all.as_slice() {
-            let message =
-                format!("'{}' and '{}' cannot both shape the answer.", first.param, second.param);
+            let message = format!(
+                "'{}' and '{}' cannot both constrain the output.",
+                first.param, second.param
+            );
             return Err(ApiError::invalid(&second.param, "invalid_value", message));
         }
         Ok(all.pop())
@@ -152,7 +158,7 @@ impl Wanted {
         // In channels, calls have a header of their own.
         let prefix =
             if self.of_tools { String::new() } else { lark_literal(content_prefix, &control) };
-        let shaped = match &self.grammar {
+        let content = match &self.grammar {
             Grammar::JsonSchema(schema) => format!("%json {schema}"),
             Grammar::Regex(regex) => format!("/{}/", lark_regex(regex)),
             // A grammar of its own: neither its names nor what it ignores are those around it.
@@ -164,54 +170,48 @@ impl Wanted {
         let (opened, rules) = match control(close) {
             Some(_) => {
                 let close = lark_literal(close, &control);
-                (format!("THOUGHT {close} {after_close} GAP?"), "THOUGHT: /(.|\\n)*/\n".to_owned())
+                (
+                    format!("REASONING {close} {after_close} GAP?"),
+                    "REASONING: /(.|\\n)*/\n".to_owned(),
+                )
             }
             None => {
-                let closed = format!("closed[suffix={}]: /(.|\\n)*/\n", json!(close));
+                let close = Value::from(close.as_str());
+                let closed = format!("closed[suffix={close}]: /(.|\\n)*/\n");
                 (format!("closed {after_close} GAP?"), closed)
             }
         };
-        let shaped_after = match reasoning.mode {
-            ReasoningMode::Off => format!("{prefix} {shaped}"),
-            ReasoningMode::Opened => format!("{opened} {prefix} {shaped}"),
-            ReasoningMode::Possible => format!("({open} {opened})? {prefix} {shaped}"),
+        let reply = match reasoning.mode {
+            ReasoningMode::Off => format!("{prefix} {content}"),
+            ReasoningMode::Opened => format!("{opened} {prefix} {content}"),
+            ReasoningMode::Possible => format!("({open} {opened})? {prefix} {content}"),
         };
-        // The lines of a client's grammar keep their numbers, which messages name.
-        let lark = format!("start: {shaped_after}\n{rules}GAP: /[ \\n]{{1,3}}/\n");
+        // The client's grammar stays on lines of its own: messages name their numbers.
+        let lark = format!("start: {reply}\n{rules}GAP: /[ \\n]{{1,3}}/\n");
         let grammar = Grammar::Lark(lark.into());
         let after = |weaker: Box<Self>| Box::new(weaker.after_reasoning(Some(reasoning), vocab));
         Self { grammar, weaker: self.weaker.map(after), ..self }
     }
 
-    /// Compiles it for the engine, or finds it compiled. It can take long: not for the reactor's threads.
+    /// Compiles it for the engine, or finds it compiled. It can take long, so it runs off the async runtime.
     ///
     /// # Errors
-    /// 400 where it cannot be enforced, 500 where the model's engine gives no answer.
-    pub fn compile(self, engine: &Engine) -> Result<Compiled, ApiError> {
+    /// 400 if it cannot be enforced, 500 if the model's engine does not answer.
+    pub fn compile(self, engine: &Engine) -> Result<EnforcedGrammar, ApiError> {
         let Self { param, grammar, not_enforced, weaker, .. } = self;
         match (engine.compile(&grammar)?, weaker) {
-            (Ok(()), _) => Ok(Compiled { grammar, not_enforced }),
+            (Ok(()), _) => Ok(EnforcedGrammar { grammar, not_enforced }),
             (Err(_), Some(weaker)) => weaker.compile(engine),
             (Err(error), None) => Err(refused(&param, &error.to_string())),
         }
     }
 
-    /// It, if the engine has it compiled.
+    /// Looks it up among the engine's compiled grammars.
     #[must_use]
-    pub fn find_compiled(&self, engine: &Engine) -> Option<Compiled> {
+    pub fn find_compiled(&self, engine: &Engine) -> Option<EnforcedGrammar> {
         let Self { grammar, not_enforced, .. } = self;
         let compiled = engine.has_compiled(grammar);
-        compiled.then(|| Compiled { grammar: grammar.clone(), not_enforced: *not_enforced })
-    }
-
-    /// Compiles it here. It takes plain data alone, up to a second, and up to 14 MB of stack: for a
-    /// thread with 64 MB.
-    ///
-    /// # Errors
-    /// 400 where it cannot be enforced.
-    pub fn compile_by(self, grammars: &Grammars) -> Result<CompiledGrammar, ApiError> {
-        let Self { param, grammar, .. } = self;
-        grammars.compile(&grammar).map_err(|error| refused(&param, &error.to_string()))
+        compiled.then(|| EnforcedGrammar { grammar: grammar.clone(), not_enforced: *not_enforced })
     }
 }
 
@@ -220,7 +220,7 @@ fn refused(param: &str, why: &str) -> ApiError {
     ApiError::invalid(param, "invalid_value", message)
 }
 
-/// What OpenAI lets schemas and tools be called.
+/// Checks the name of a schema or a tool against OpenAI's rule.
 pub(super) fn check_name(param: &str, name: &str) -> Result<(), ApiError> {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if (1..=MAX_NAME).contains(&name.len()) && name.chars().all(fits) {
@@ -233,7 +233,7 @@ pub(super) fn check_name(param: &str, name: &str) -> Result<(), ApiError> {
     Err(ApiError::invalid(param, "invalid_value", message))
 }
 
-fn of_outputs(outputs: &StructuredOutputs) -> Result<Vec<Wanted>, ApiError> {
+fn of_structured_outputs(outputs: &StructuredOutputs) -> Result<Vec<OutputGrammar>, ApiError> {
     let name = |field: &str| format!("structured_outputs.{field}");
     let mut all = Vec::new();
     if let Some(schema) = &outputs.json {
@@ -252,12 +252,16 @@ fn of_outputs(outputs: &StructuredOutputs) -> Result<Vec<Wanted>, ApiError> {
     Ok(all)
 }
 
-fn any_object(param: &str) -> Result<Wanted, ApiError> {
-    of_schema(param, &json!({"type": "object"}), Enforcement::Strict)
+fn any_object(param: &str) -> Result<OutputGrammar, ApiError> {
+    of_schema(param, &schema::any_object(), Enforcement::Strict)
 }
 
 /// A schema, as an object or as JSON text.
-fn of_schema(param: &str, schema: &Value, enforcement: Enforcement) -> Result<Wanted, ApiError> {
+fn of_schema(
+    param: &str,
+    schema: &Value,
+    enforcement: Enforcement,
+) -> Result<OutputGrammar, ApiError> {
     let parsed;
     let schema = match schema {
         Value::String(text) => {
@@ -267,21 +271,21 @@ fn of_schema(param: &str, schema: &Value, enforcement: Enforcement) -> Result<Wa
         }
         other => other,
     };
-    let wanted = |enforcement| -> Result<Wanted, ApiError> {
+    let enforced = |enforcement| -> Result<OutputGrammar, ApiError> {
         let enforceable = schema::enforceable(schema, enforcement);
         let enforceable = enforceable.map_err(|why| refused(param, &why))?;
         let not_enforced = enforceable.not_enforced;
-        Ok(Wanted { not_enforced, ..Wanted::new(param, enforceable.grammar()) })
+        Ok(OutputGrammar { not_enforced, ..OutputGrammar::new(param, enforceable.grammar()) })
     };
-    let weaker = enforcement.weaker().map(wanted).transpose()?;
-    Ok(wanted(enforcement)?.or_weaker(weaker))
+    let weaker = enforcement.weaker().map(enforced).transpose()?;
+    Ok(enforced(enforcement)?.or_weaker(weaker))
 }
 
-fn of_regex(param: &str, regex: &str) -> Wanted {
-    Wanted::new(param, Grammar::Regex(regex.into()))
+fn of_regex(param: &str, regex: &str) -> OutputGrammar {
+    OutputGrammar::new(param, Grammar::Regex(regex.into()))
 }
 
-fn of_choices(param: &str, choices: &[String]) -> Result<Wanted, ApiError> {
+fn of_choices(param: &str, choices: &[String]) -> Result<OutputGrammar, ApiError> {
     if choices.is_empty() || choices.len() > MAX_CHOICES {
         let message = format!("'{param}' must hold 1 to {MAX_CHOICES} texts.");
         return Err(ApiError::invalid(param, "invalid_value", message));
@@ -290,20 +294,20 @@ fn of_choices(param: &str, choices: &[String]) -> Result<Wanted, ApiError> {
         let message = "A choice cannot be empty.";
         return Err(ApiError::invalid(format!("{param}[{at}]"), "invalid_value", message));
     }
-    let each: Vec<String> = choices.iter().map(|choice| escape_regex(choice)).collect();
+    let each: Vec<String> = choices.iter().map(|choice| regex_syntax::escape(choice)).collect();
     Ok(of_regex(param, &each.join("|")))
 }
 
-fn of_grammar(param: &str, text: &str) -> Result<Wanted, ApiError> {
+fn of_grammar(param: &str, text: &str) -> Result<OutputGrammar, ApiError> {
     let lark = if text.contains("::=") {
         super::ebnf::to_lark(text).map_err(|why| refused(param, &why))?
     } else {
         text.to_owned()
     };
     let grammar = Grammar::Lark(lark.into());
-    // One whose braces do not match would end the one that it may have to stand in.
+    // Unbalanced braces would end the grammar that this one may be nested in.
     forebay_engine::check_source(&grammar).map_err(|error| refused(param, &error.to_string()))?;
-    Ok(Wanted::new(param, grammar))
+    Ok(OutputGrammar::new(param, grammar))
 }
 
 #[cfg(test)]
@@ -313,11 +317,11 @@ mod tests {
     use super::*;
 
     /// The grammar after reasoning that the prompt has opened.
-    fn after_reasoning(wanted: Wanted) -> Grammar {
+    fn after_reasoning(grammar: OutputGrammar) -> Grammar {
         let (open, close) = ("<think>".to_owned(), "</think>".to_owned());
         let format = ReasoningFormat { open, close, after_close: "", content_prefix: "" };
         let expected = ExpectedReasoning { format, mode: ReasoningMode::Opened };
-        wanted.after_reasoning(Some(&expected), &vocab()).grammar
+        grammar.after_reasoning(Some(&expected), &vocab()).grammar
     }
 
     #[test]
@@ -327,7 +331,7 @@ mod tests {
             "# answer yes and/or no\nstart: \"yes\"",
             "# x \"start\" /\nstart: \"yes\" # \"",
             "// it's a/b\nstart: \"yes\" // start: /",
-            "start: shaped closed GAP THOUGHT?\nshaped: \"y\"\nclosed: \"e\"\nGAP: \"s\"\nTHOUGHT: \"!\"\n",
+            "start: shaped closed GAP REASONING?\nshaped: \"y\"\nclosed: \"e\"\nGAP: \"s\"\nREASONING: \"!\"\n",
             "start: start2\nstart2: start-x\nstart-x: /(yes|\\/start)/\n",
             "start: %lark {\n  start: a\n  a: \"yes\"\n}",
             "start: \"y\" %lark { start: closed\nclosed: \"es\"\n}\n",
@@ -352,7 +356,7 @@ mod tests {
     #[test]
     fn no_grammar_ends_the_one_around_it() {
         for lark in [
-            "start: \"a\"\n}\nTHOUGHTS: %lark {\nstart: \"b\"",
+            "start: \"a\"\n}\nREASONINGS: %lark {\nstart: \"b\"",
             "start: \"a\" } \"b\" %lark { start: \"c\"",
             "start: \"a\" # {\n}",
         ] {
@@ -363,8 +367,8 @@ mod tests {
 
     #[test]
     fn messages_name_the_clients_lines() {
-        let wanted = of_grammar("grammar", "start: \"a\"\n\nb: \"b\" )").unwrap();
-        for grammar in [wanted.grammar.clone(), after_reasoning(wanted)] {
+        let sent = of_grammar("grammar", "start: \"a\"\n\nb: \"b\" )").unwrap();
+        for grammar in [sent.grammar.clone(), after_reasoning(sent)] {
             let why = can_answer(&grammar, "").unwrap_err().to_string();
             assert!(why.contains("3(8)"), "{why}");
         }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use forebay_chat::{ChannelParser, ReasoningParser, ToolCallParser};
 use forebay_engine::GenerateRequest;
 
-use super::grammar::Wanted;
+use super::grammar::OutputGrammar;
 use super::model_view::ChatView;
-use super::prompt::{self, ExpectedReasoning, Prompt};
+use super::prompt::{self, Prompt};
+use super::reasoning::ExpectedReasoning;
 use super::tools::Toolset;
 use crate::conversation::Conversation;
 use crate::error::ApiError;
@@ -20,7 +21,7 @@ pub struct PreparedConversation {
     /// The engine's request, without a grammar.
     pub request: GenerateRequest,
     /// The grammar to compile into it.
-    pub wanted: Option<Wanted>,
+    pub grammar: Option<OutputGrammar>,
     /// What reads each reply.
     pub readers: Vec<ReplyReader>,
     /// Whether the reply is streamed.
@@ -38,15 +39,15 @@ pub fn prepare(
     let ChatView { model, .. } = chat;
     let grammar = grammar(&conversation, chat)?;
     let Prompt { tokens, reasoning: expected } = prompt(&conversation, chat)?;
-    let Conversation { tools, reasoning, mut recipe, stream, names, .. } = conversation;
-    recipe.visible_controls = chat.format.delimiter_tokens(tools.is_active());
-    recipe.reasoning_budget =
+    let Conversation { tools, reasoning, mut params, stream, names, .. } = conversation;
+    params.visible_controls = chat.format.delimiter_tokens(tools.allows_calls());
+    params.reasoning_budget =
         ExpectedReasoning::limit(expected.as_ref(), reasoning.budget, names, model.vocab)?;
-    let wanted = grammar.map(|grammar| grammar.after_reasoning(expected.as_ref(), model.vocab));
-    let request = recipe.request(names.conversation, tokens, model.info)?;
+    let grammar = grammar.map(|grammar| grammar.after_reasoning(expected.as_ref(), model.vocab));
+    let request = params.to_request(names.conversation, tokens, model.info)?;
     let reader = ReplyReader::new(parser(&tools, expected, chat), tools);
-    let readers = vec![reader; recipe.choices as usize];
-    Ok(PreparedConversation { request, wanted, readers, stream })
+    let readers = vec![reader; params.choices as usize];
+    Ok(PreparedConversation { request, grammar, readers, stream })
 }
 
 /// Counts the tokens of a conversation's prompt.
@@ -63,13 +64,16 @@ pub fn count(conversation: &Conversation, chat: ChatView<'_>) -> Result<u32, Api
 fn prompt(conversation: &Conversation, chat: ChatView<'_>) -> Result<Prompt, ApiError> {
     let Conversation { turns, prompt_end, tools, reasoning, names, .. } = conversation;
     let variables = prompt::variables(reasoning, names, chat)?;
-    prompt::render(turns, &tools.shown(), chat, *prompt_end, &variables, names.conversation)
+    prompt::render(turns, &tools.for_template(), chat, *prompt_end, &variables, names.conversation)
 }
 
 /// The grammar of the reply, calls included.
-fn grammar(conversation: &Conversation, chat: ChatView<'_>) -> Result<Option<Wanted>, ApiError> {
+fn grammar(
+    conversation: &Conversation,
+    chat: ChatView<'_>,
+) -> Result<Option<OutputGrammar>, ApiError> {
     let Conversation { tools, format, .. } = conversation;
-    if !tools.is_active() {
+    if !tools.allows_calls() {
         return Ok(format.clone());
     }
     tools.grammar(chat.calls(), chat.model.vocab, format.as_ref())
@@ -80,15 +84,15 @@ fn parser(tools: &Toolset, expected: Option<ExpectedReasoning>, chat: ChatView<'
     let schemas = tools.schemas();
     match expected {
         Some(ExpectedReasoning { format, .. }) if format.in_channels() => {
-            let names = if tools.is_active() { schemas } else { BTreeMap::new() };
-            ReplyParser::Channels(ChannelParser::new(names.into_keys(), tools.only_one()))
+            let names = if tools.allows_calls() { schemas } else { BTreeMap::new() };
+            ReplyParser::Channels(ChannelParser::new(names.into_keys(), tools.allows_one_call()))
         }
         expected => {
             let reasoning = expected
                 .map(|ExpectedReasoning { format, mode }| ReasoningParser::new(format, mode));
-            let calls = tools.is_active().then(|| {
+            let calls = tools.allows_calls().then(|| {
                 let schemas = Arc::new(schemas);
-                Box::new(ToolCallParser::new(chat.calls(), schemas, tools.only_one()))
+                Box::new(ToolCallParser::new(chat.calls(), schemas, tools.allows_one_call()))
             });
             ReplyParser::Markers(reasoning, calls)
         }

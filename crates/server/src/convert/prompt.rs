@@ -1,13 +1,14 @@
 //! A conversation's prompt: rendered by the model's template, then tokenised.
 
-use forebay_chat::{ReasoningFormat, ReasoningMode, RenderError, RenderOptions, Turn};
-use forebay_engine::{ParseSpecial, ReasoningBudget, Token, Vocab};
+use forebay_chat::{ReasoningMode, RenderError, RenderOptions, Turn};
+use forebay_engine::Token;
 use serde_json::{Map, Value};
 
 use super::model_view::ChatView;
-use super::sampling::integer;
+use super::reasoning::ExpectedReasoning;
 use super::tokens;
-use crate::conversation::{FieldNames, PromptEnd, Reasoning};
+use crate::conversation::fields::FieldNames;
+use crate::conversation::options::{PromptEnd, ReasoningOptions};
 use crate::error::{ApiError, shown};
 
 const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
@@ -19,47 +20,6 @@ pub struct Prompt {
     pub tokens: Vec<Token>,
     /// The reasoning that the reply can begin with, if it can.
     pub reasoning: Option<ExpectedReasoning>,
-}
-
-/// Reasoning that a reply can begin with.
-#[derive(Debug, Clone)]
-pub struct ExpectedReasoning {
-    /// How it is delimited.
-    pub format: ReasoningFormat,
-    /// Whether the prompt has opened it.
-    pub mode: ReasoningMode,
-}
-
-impl ExpectedReasoning {
-    /// The engine's limit on its tokens, if the request sets one.
-    ///
-    /// # Errors
-    /// 400 where it is out of range.
-    pub fn limit(
-        expected: Option<&Self>,
-        budget: Option<i64>,
-        names: &FieldNames,
-        vocab: &Vocab,
-    ) -> Result<Option<ReasoningBudget>, ApiError> {
-        let tokens = integer(names.reasoning_budget, budget, -1, i64::from(i32::MAX))?;
-        let tokens = tokens.and_then(|tokens| u32::try_from(tokens).ok());
-        let Some((tokens, Self { format, mode })) = tokens.zip(expected) else {
-            return Ok(None);
-        };
-        let ReasoningFormat { open, close, after_close, .. } = format;
-        let closing = match format.in_channels() {
-            true => format!("{close}{after_close}"),
-            false => format!("\n{close}\n\n"),
-        };
-        let closing = vocab.tokenize(&closing, ParseSpecial::Yes)?;
-        Ok(Some(ReasoningBudget {
-            tokens,
-            opened: *mode == ReasoningMode::Opened,
-            open: open.as_str().into(),
-            close: close.as_str().into(),
-            closing: closing.into(),
-        }))
-    }
 }
 
 /// Renders and tokenises a prompt. It can take long, so it runs off the async runtime.
@@ -124,7 +84,7 @@ fn at_conversation(error: RenderError, param: &str) -> ApiError {
 /// # Errors
 /// 400 if the template has no such control.
 pub fn variables(
-    reasoning: &Reasoning,
+    reasoning: &ReasoningOptions,
     names: &FieldNames,
     chat: ChatView<'_>,
 ) -> Result<Map<String, Value>, ApiError> {

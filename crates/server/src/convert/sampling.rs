@@ -10,6 +10,7 @@ use forebay_protocol::completion::CommonFields;
 use forebay_protocol::{LogitBias, Stop};
 use rand_core::{OsRng, TryRngCore};
 
+use crate::conversation::fields::StopField;
 use crate::error::{ApiError, shown};
 
 const MAX_STOP_BYTES: usize = 256;
@@ -18,33 +19,33 @@ const MAX_STOP_TOKENS: usize = 64;
 /// The largest top_logprobs, and logprobs of /v1/completions.
 pub const MAX_TOP_LOGPROBS: i64 = 20;
 
-/// A generation request but for its prompt.
+/// Parameters of a generation: the engine's request without its prompt.
 #[derive(Debug, Clone)]
-pub struct Recipe {
-    /// Number of answers.
+pub struct GenerationParams {
+    /// Replies to generate for a prompt.
     pub choices: u32,
-    /// The bound that the client set.
+    /// The most tokens of a reply, if the client limits them.
     pub max_tokens: Option<u32>,
-    /// How to choose tokens.
+    /// How tokens are sampled.
     pub sampling: SamplingParams,
-    /// When to end.
+    /// When generation stops.
     pub stop: StopRules,
-    /// Control tokens that show in the answer's text.
+    /// Control tokens that show in the reply's text.
     pub visible_controls: Arc<[Token]>,
-    /// How long it may reasoning_budget.
+    /// The limit on reasoning.
     pub reasoning_budget: Option<ReasoningBudget>,
-    /// What the answer has to be.
+    /// The grammar of the output.
     pub grammar: Option<Grammar>,
-    /// Alternatives to report for each token.
+    /// Alternatives to report for each generated token.
     pub logprobs: Option<u32>,
     /// Alternatives to report for each token of the prompt.
     pub prompt_logprobs: Option<u32>,
-    /// Who asks, and how urgently.
+    /// The principal, the cache salt, the priority and the timeout.
     pub admission: AdmissionParams,
 }
 
-impl Recipe {
-    /// Checks and converts.
+impl GenerationParams {
+    /// Validates and converts the fields that every generation request has.
     ///
     /// # Errors
     /// 400 for the first field that is out of range.
@@ -53,7 +54,7 @@ impl Recipe {
         admission: AdmissionParams,
         vocab: &Vocab,
         max_choices: u32,
-        names: StopNames,
+        stop_field: StopField,
     ) -> Result<Self, ApiError> {
         if fields.stream_options.is_some() && !fields.stream {
             let message = "'stream_options' is only allowed when 'stream' is true.";
@@ -99,7 +100,9 @@ impl Recipe {
                 seed,
             },
             stop: StopRules {
-                strings: fields.stop.map_or(Ok(Vec::new()), |stop| stop_strings(stop, names))?,
+                strings: fields
+                    .stop
+                    .map_or(Ok(Vec::new()), |stop| stop_strings(stop, stop_field))?,
                 tokens: stop_tokens(fields.stop_token_ids.unwrap_or_default(), vocab)?,
                 ignore_eos: fields.ignore_eos,
                 min_tokens: integer("min_tokens", fields.min_tokens, 0, i64::from(i32::MAX))?
@@ -114,12 +117,12 @@ impl Recipe {
         })
     }
 
-    /// The engine's request for `prompt`. `max_tokens` beyond the end of the context is cut there:
-    /// clients set generous bounds without knowing the model's context.
+    /// Builds the engine's request for a prompt. `max_tokens` is clamped to the end of the context: clients set
+    /// generous limits without knowing the model.
     ///
     /// # Errors
-    /// 400 when the prompt leaves no room for a token.
-    pub fn request(
+    /// 400 if the prompt leaves no room for a token.
+    pub fn to_request(
         &self,
         param: &str,
         prompt: Vec<Token>,
@@ -162,9 +165,9 @@ impl Recipe {
     }
 }
 
-/// A seed when the client gave none.
+/// A seed for a request that has none.
 fn random_seed() -> u64 {
-    // Without the system's randomness a fixed seed is better than no answer.
+    // Without the system's randomness a fixed seed is better than no reply.
     OsRng.try_next_u64().unwrap_or(0)
 }
 
@@ -224,36 +227,20 @@ fn number(
     Ok(value)
 }
 
-/// What the field of stop strings is called, and how many it may hold.
-#[derive(Debug, Clone, Copy)]
-pub struct StopNames {
-    /// The field.
-    pub param: &'static str,
-    /// The most strings.
-    pub most: usize,
-}
-
-impl Default for StopNames {
-    /// OpenAI's.
-    fn default() -> Self {
-        Self { param: "stop", most: 4 }
-    }
-}
-
 fn stop_strings(
     stop: &Stop,
-    StopNames { param, most }: StopNames,
+    StopField { name, max_strings }: StopField,
 ) -> Result<Vec<String>, ApiError> {
     let strings = stop.clone().into_vec();
-    if strings.len() > most {
+    if strings.len() > max_strings {
         let message = format!(
-            "Invalid '{param}': expected at most {most} strings, but got {}.",
+            "Invalid '{name}': expected at most {max_strings} strings, but got {}.",
             strings.len()
         );
-        return Err(ApiError::invalid(param, "array_above_max_length", message));
+        return Err(ApiError::invalid(name, "array_above_max_length", message));
     }
     for (index, string) in strings.iter().enumerate() {
-        let param = format!("{param}[{index}]");
+        let param = format!("{name}[{index}]");
         if string.is_empty() {
             return Err(ApiError::invalid(
                 param,

@@ -1,5 +1,6 @@
 //! JSON Schema as clients send it, to what the engine's grammar compiler reads.
 
+mod build;
 mod closing;
 mod disjoint;
 mod formats;
@@ -13,7 +14,7 @@ mod tests;
 use forebay_engine::Grammar;
 use serde_json::{Map, Value, json};
 
-pub(crate) use self::not_enforced::NOT_ENFORCED;
+pub(super) use self::build::{any_object, any_string, members, object, string_matching};
 pub use self::not_enforced::NotEnforced;
 use self::rewrite::{Rewriter, Rewritten};
 

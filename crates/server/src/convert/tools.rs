@@ -1,4 +1,4 @@
-//! Tools: which may be called, which have to be, and how that shapes the answer.
+//! Tools: which a reply may or has to call, and the grammar of such replies.
 
 #[cfg(test)]
 mod tests;
@@ -11,53 +11,58 @@ use forebay_chat::{
     CallCount, GrammarTarget, ToolCallFormat, ToolCallGrammar, ToolShape, Unenforceable,
 };
 use forebay_engine::{Grammar, Vocab};
-use serde_json::{Map, Value, json};
+use serde::Deserialize;
+use serde_json::{Map, Value};
 
-use super::grammar::{Wanted, check_name};
-use super::schema::{self, Enforcement, NotEnforced};
-use crate::conversation::{FieldNames, ToolChoice, ToolDefinition, ToolPath, ToolReference};
+use super::grammar::{OutputGrammar, check_name};
+use super::schema::{self, Enforcement, NotEnforced, members, object};
+use crate::conversation::fields::FieldNames;
+use crate::conversation::tools::{
+    ToolChoice, ToolDefinition, ToolInput, ToolKind, ToolPath, ToolReference,
+};
 use crate::error::{ApiError, shown};
-use crate::reply::ToolKind;
 
 const MAX_TOOLS: usize = 128;
-/// Bytes of expressions for arguments and their names of which it is found out whether any text matches them
-/// together; a Unicode class counts as a thousand, and each question as 256.
+/// The budget for deciding whether some text matches several expressions: bytes of expressions, where a Unicode
+/// class counts as a thousand, and each decision as 256.
 const MAX_TEXT_WORK: usize = 256 << 10;
+/// The argument that is a custom tool's text.
+const TEXT_ARGUMENT: &str = "input";
 
-/// The tools of a request. Cheap to clone: each answer has one.
+/// The tools of a request. Cheap to clone: each reply has one.
 #[derive(Debug, Clone, Default)]
 pub struct Toolset {
-    tools: Arc<[Entry]>,
-    /// As the template gets them.
-    shown: Arc<[Value]>,
-    need: Need,
-    /// Whether an answer may hold several calls.
+    tools: Arc<[ToolEntry]>,
+    /// For the chat template.
+    for_template: Arc<[Value]>,
+    calls: CallPolicy,
+    /// Whether a reply may hold several calls.
     parallel: bool,
 }
 
 #[derive(Debug, Clone)]
-struct Entry {
+struct ToolEntry {
     path: ToolPath,
     name: String,
     kind: ToolKind,
     strict: bool,
-    /// Whether it may be called; the model sees it all the same.
+    /// Whether it may be called; the model reads it in any case.
     callable: bool,
-    /// Of its arguments.
+    /// The schema of its arguments.
     schema: Value,
 }
 
-/// Whether something has to be called.
+/// Which calls a reply may or has to hold.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Need {
-    /// Nothing can be.
+enum CallPolicy {
+    /// None.
     #[default]
     None,
     /// The model decides.
     Auto,
     /// At least one.
     Required,
-    /// One.
+    /// Exactly one.
     One,
 }
 
@@ -73,30 +78,30 @@ impl Toolset {
         names: &FieldNames,
     ) -> Result<Self, ApiError> {
         if tools.is_empty() {
-            return Self::without(&choice);
+            return Self::empty(&choice);
         }
         if tools.len() > MAX_TOOLS {
             let message = format!("'tools' can have at most {MAX_TOOLS} entries.");
             return Err(ApiError::invalid("tools", "array_above_max_length", message));
         }
-        let mut entries: Vec<Entry> = Vec::with_capacity(tools.len());
-        let mut shown = Vec::with_capacity(tools.len());
+        let mut entries: Vec<ToolEntry> = Vec::with_capacity(tools.len());
+        let mut for_template = Vec::with_capacity(tools.len());
         for tool in tools {
-            let (entry, as_shown) = entry(tool)?;
-            shown.push(as_shown);
+            let (entry, shown) = read_tool(tool)?;
+            for_template.push(shown);
             if entries.iter().any(|other| other.name == entry.name) {
                 let message = format!("There are two tools with the name '{}'.", entry.name);
                 return Err(ApiError::invalid(entry.path.tool, "invalid_value", message));
             }
             entries.push(entry);
         }
-        let (tools, shown) = (entries.into(), shown.into());
-        let mut set = Self { tools, shown, need: Need::Auto, parallel };
-        set.choose(choice, names)?;
+        let (tools, for_template) = (entries.into(), for_template.into());
+        let mut set = Self { tools, for_template, calls: CallPolicy::Auto, parallel };
+        set.apply_choice(choice, names)?;
         Ok(set)
     }
 
-    fn without(choice: &ToolChoice) -> Result<Self, ApiError> {
+    fn empty(choice: &ToolChoice) -> Result<Self, ApiError> {
         if matches!(choice, ToolChoice::Auto | ToolChoice::None) {
             return Ok(Self::default());
         }
@@ -104,15 +109,15 @@ impl Toolset {
         Err(ApiError::invalid("tool_choice", "invalid_value", message))
     }
 
-    fn choose(&mut self, choice: ToolChoice, names: &FieldNames) -> Result<(), ApiError> {
+    fn apply_choice(&mut self, choice: ToolChoice, names: &FieldNames) -> Result<(), ApiError> {
         match choice {
-            ToolChoice::Auto => self.need = Need::Auto,
-            ToolChoice::None => self.need = Need::None,
-            ToolChoice::Required => self.need = Need::Required,
+            ToolChoice::Auto => self.calls = CallPolicy::Auto,
+            ToolChoice::None => self.calls = CallPolicy::None,
+            ToolChoice::Required => self.calls = CallPolicy::Required,
             ToolChoice::Tool(tool) => {
                 self.check_reference(&tool, "tool_choice")?;
                 self.restrict(|entry| entry.name == tool.name);
-                self.need = Need::One;
+                self.calls = CallPolicy::One;
             }
             ToolChoice::Allowed { tools, required } => {
                 let param = names.allowed_tools;
@@ -129,25 +134,25 @@ impl Toolset {
                 }
                 let allowed: HashSet<&str> = tools.iter().map(|tool| tool.name.as_str()).collect();
                 self.restrict(|entry| allowed.contains(entry.name.as_str()));
-                self.need = if required { Need::Required } else { Need::Auto };
+                self.calls = if required { CallPolicy::Required } else { CallPolicy::Auto };
             }
         }
         Ok(())
     }
 
-    fn restrict(&mut self, may: impl Fn(&Entry) -> bool) {
-        // The only one so far: nothing is copied.
+    fn restrict(&mut self, is_callable: impl Fn(&ToolEntry) -> bool) {
+        // There is no other owner yet, so nothing is copied.
         for tool in Arc::make_mut(&mut self.tools) {
-            tool.callable = may(tool);
+            tool.callable = is_callable(tool);
         }
     }
 
-    /// Those that may be called.
-    fn callable(&self) -> impl Iterator<Item = &Entry> {
+    /// The tools that may be called.
+    fn callable(&self) -> impl Iterator<Item = &ToolEntry> {
         self.tools.iter().filter(|tool| tool.callable)
     }
 
-    /// Checks that a tool is there.
+    /// Refuses a reference to a tool that the request does not define.
     fn check_reference(&self, tool: &ToolReference, param: &str) -> Result<(), ApiError> {
         if self.tools.iter().any(|entry| entry.name == tool.name && entry.kind == tool.kind) {
             return Ok(());
@@ -156,91 +161,93 @@ impl Toolset {
         Err(ApiError::invalid(param, "invalid_value", message))
     }
 
-    /// Whether the answer may hold calls.
-    pub fn is_active(&self) -> bool {
-        self.need != Need::None && !self.tools.is_empty()
+    /// Whether a reply may hold calls.
+    pub fn allows_calls(&self) -> bool {
+        self.calls != CallPolicy::None && !self.tools.is_empty()
     }
 
-    /// The tools as the template gets them.
-    pub fn shown(&self) -> Arc<[Value]> {
-        if self.is_active() { Arc::clone(&self.shown) } else { Arc::default() }
+    /// The tools for the chat template: none if no reply may hold calls.
+    pub fn for_template(&self) -> Arc<[Value]> {
+        if self.allows_calls() { Arc::clone(&self.for_template) } else { Arc::default() }
     }
 
-    /// Names, each with its arguments' schema.
+    /// The schema of the arguments of each tool that may be called.
     pub fn schemas(&self) -> BTreeMap<String, Value> {
         self.callable().map(|tool| (tool.name.clone(), tool.schema.clone())).collect()
     }
 
-    /// Whether a tool takes text.
+    /// Whether a tool takes a text.
     pub fn is_custom(&self, name: &str) -> bool {
         self.tools.iter().any(|tool| tool.kind == ToolKind::Custom && tool.name == name)
     }
 
-    /// Whether calls behind the first one are left out.
-    pub fn only_one(&self) -> bool {
-        !self.parallel || self.need == Need::One
+    /// Whether calls after the first one are dropped.
+    pub fn allows_one_call(&self) -> bool {
+        !self.parallel || self.calls == CallPolicy::One
     }
 
-    /// The grammar that the answer has to follow: where calls have to be made or to be valid.
-    /// `answer` is what an answer without calls has to be.
+    /// The grammar of a reply, if calls are required or have to be valid. `answer` is the grammar of a reply
+    /// without calls.
     ///
     /// # Errors
-    /// 400 where a schema cannot be enforced.
+    /// 400 if a schema cannot be enforced.
     pub fn grammar(
         &self,
         format: &ToolCallFormat,
         vocab: &Vocab,
-        answer: Option<&Wanted>,
-    ) -> Result<Option<Wanted>, ApiError> {
+        answer: Option<&OutputGrammar>,
+    ) -> Result<Option<OutputGrammar>, ApiError> {
         let strict = self.callable().any(|tool| tool.strict);
-        let calls = match self.need {
-            Need::None => return Ok(None),
-            Need::Auto if !strict && answer.is_none() => return Ok(None),
-            Need::Auto => CallCount::Any,
-            Need::Required if self.parallel => CallCount::AtLeastOne,
-            Need::Required | Need::One => CallCount::One,
+        let calls = match self.calls {
+            CallPolicy::None => return Ok(None),
+            CallPolicy::Auto if !strict && answer.is_none() => return Ok(None),
+            CallPolicy::Auto => CallCount::Any,
+            CallPolicy::Required if self.parallel => CallCount::AtLeastOne,
+            CallPolicy::Required | CallPolicy::One => CallCount::One,
         };
-        let wanted = |enforcement, answer: Option<&Wanted>| -> Result<Wanted, ApiError> {
-            let (shapes, mut not_enforced) = self.shapes(format, calls, enforcement)?;
-            let schema = answer.map(Wanted::schema).transpose()?;
+        let enforced = |enforcement,
+                        answer: Option<&OutputGrammar>|
+         -> Result<OutputGrammar, ApiError> {
+            let (shapes, mut not_enforced) = self.tool_shapes(format, calls, enforcement)?;
+            let schema = answer.map(OutputGrammar::schema).transpose()?;
             if let Some(answer) = answer.filter(|_| calls == CallCount::Any) {
-                not_enforced = not_enforced.and(answer.not_enforced());
+                not_enforced = not_enforced.union(answer.not_enforced());
             }
             let work = Cell::new(0);
             let target = GrammarTarget {
                 control: &|text| vocab.control_at(text),
                 json: &|schema| schema::spelled(schema.clone()),
-                search: &|all, none| some_text(&work, all, none).into(),
+                search: &|all, none| some_text_matches(&work, all, none).into(),
             };
             let grammar = ToolCallGrammar::new(format, &shapes, calls, target, schema.as_ref());
             let grammar =
                 grammar.map_err(|Unenforceable { tool, why }| match self.callable().nth(tool) {
-                    Some(tool) => cannot_enforce(&tool.path, &why),
+                    Some(tool) => not_enforceable(&tool.path, &why),
                     None => ApiError::internal(format!("no tool {tool}: {why}")),
                 })?;
             grammar.not_enforced.iter().for_each(|keyword| not_enforced.add_named(keyword));
-            Ok(Wanted::of_tools(Grammar::Lark(grammar.lark.into()), not_enforced))
+            Ok(OutputGrammar::of_tools(Grammar::Lark(grammar.lark.into()), not_enforced))
         };
         let loose_answer = answer.and_then(|answer| answer.weaker().or(Some(answer)));
-        // What cannot be enforced even so is the client's error. Where only the nearest form fails, which is
-        // longer, the loosest is used.
-        let loosest = wanted(Enforcement::Loosest, loose_answer)?;
-        Ok(Some(match wanted(Enforcement::Nearest, answer) {
+        // If even the loosest form fails, the client is wrong. The nearest form is longer: if only that fails, the
+        // loosest is used.
+        let loosest = enforced(Enforcement::Loosest, loose_answer)?;
+        Ok(Some(match enforced(Enforcement::Nearest, answer) {
             Ok(nearest) => nearest.or_weaker(Some(loosest)),
             Err(_) => loosest,
         }))
     }
 
-    /// What each tool may be called with, and what of that is not enforced for those that are not
-    /// strict.
-    fn shapes(
+    /// The arguments of each tool for the grammar, and the keywords that are not enforced for tools without
+    /// `strict`.
+    fn tool_shapes(
         &self,
         format: &ToolCallFormat,
         calls: CallCount,
         enforcement: Enforcement,
     ) -> Result<(Vec<ToolShape<'_>>, NotEnforced), ApiError> {
         let (mut shapes, mut not_enforced) = (Vec::new(), NotEnforced::default());
-        let any = json!({"type": "object"});
+        let any = schema::any_object();
         for tool in self.callable() {
             let schema = if calls != CallCount::Any || tool.strict { &tool.schema } else { &any };
             let enforcement = if tool.strict { Enforcement::Strict } else { enforcement };
@@ -249,8 +256,8 @@ impl Toolset {
             } else {
                 schema::enforceable(schema, enforcement)
             };
-            let enforceable = enforceable.map_err(|why| cannot_enforce(&tool.path, &why))?;
-            not_enforced = not_enforced.and(enforceable.not_enforced);
+            let enforceable = enforceable.map_err(|why| not_enforceable(&tool.path, &why))?;
+            not_enforced = not_enforced.union(enforceable.not_enforced);
             let (schema, sent, strict) = (enforceable.schema, &tool.schema, tool.strict);
             shapes.push(ToolShape { name: &tool.name, schema, sent, strict });
         }
@@ -258,33 +265,127 @@ impl Toolset {
     }
 }
 
-/// Whether some text matches all of these expressions and none of those; `None` once finding out has been too much
-/// `work`.
-fn some_text(work: &Cell<usize>, all: &[&str], none: &[&str]) -> Option<bool> {
+/// Whether some text matches all of `all` and none of `none`; `None` once `work` exceeds its budget.
+fn some_text_matches(work: &Cell<usize>, all: &[&str], none: &[&str]) -> Option<bool> {
     let cost = |one: &&str| one.len() + 1_024 * forebay_engine::unicode_classes(one) as usize;
     let costs = all.iter().chain(none).map(cost).sum::<usize>();
     work.set(work.get() + 256 + costs);
     if work.get() > MAX_TEXT_WORK { None } else { forebay_engine::some_text_matches(all, none) }
 }
 
-/// The parameters of a function cannot be enforced, or the format of a custom tool.
-fn cannot_enforce(path: &ToolPath, why: &str) -> ApiError {
+/// The error for a schema or a format that cannot be enforced.
+fn not_enforceable(path: &ToolPath, why: &str) -> ApiError {
     let param = path.of_input();
     let message = format!("'{param}' cannot be enforced: {why}.");
     ApiError::invalid(param, "invalid_value", message)
 }
 
-/// What a custom tool's text may be, and whether that has to be enforced.
-fn custom_input(param: &str, format: Option<&Value>) -> Result<(Value, bool), ApiError> {
-    let free = json!({"type": "string"});
-    let Some(format) = format.filter(|format| format["type"] != "text") else {
-        return Ok((free, false));
+/// A tool, and its form for the chat template.
+fn read_tool(tool: ToolDefinition) -> Result<(ToolEntry, Value), ApiError> {
+    let ToolDefinition { path, name, description, input } = tool;
+    check_name(&path.of_name(), &name)?;
+    let callable = true;
+    match input {
+        ToolInput::Arguments { schema: sent, strict } => {
+            let schema = arguments_schema(&path, sent)?;
+            let shown = function_for_template(&name, description, &schema);
+            let (kind, schema) = (ToolKind::Function, Value::Object(schema));
+            Ok((ToolEntry { path, name, kind, strict, callable, schema }, shown))
+        }
+        ToolInput::Text { format } => {
+            let (text, strict) = text_schema(&path.of_input(), format.as_ref())?;
+            let schema = object([
+                ("type", "object".into()),
+                ("properties", object([(TEXT_ARGUMENT, text)])),
+                ("required", [TEXT_ARGUMENT].as_slice().into()),
+                ("additionalProperties", false.into()),
+            ]);
+            let function = [
+                ("name", name.as_str().into()),
+                ("description", description.into()),
+                ("parameters", schema.clone()),
+            ];
+            let shown = object([("type", "function".into()), ("function", object(function))]);
+            Ok((ToolEntry { path, name, kind: ToolKind::Custom, strict, callable, schema }, shown))
+        }
+    }
+}
+
+/// The schema of a function's arguments; without one it has none.
+fn arguments_schema(path: &ToolPath, sent: Option<Value>) -> Result<Map<String, Value>, ApiError> {
+    let not_of_object = |code| {
+        let param = path.of_input();
+        let message = format!("'{param}' must be a JSON Schema of an object.");
+        ApiError::invalid(param, code, message)
     };
-    // Chat says it one level deeper than Responses.
-    let grammar = if format["grammar"].is_object() { &format["grammar"] } else { format };
-    match (grammar["syntax"].as_str(), grammar["definition"].as_str()) {
-        (Some("regex"), Some(regex)) if format["type"] == "grammar" => {
-            Ok((json!({"type": "string", "pattern": format!("^(?:{regex})$")}), true))
+    let none = || {
+        members([
+            ("type", "object".into()),
+            ("properties", object([])),
+            ("additionalProperties", false.into()),
+        ])
+    };
+    let mut schema = match sent {
+        None => none(),
+        Some(Value::Object(schema)) => schema,
+        Some(_) => return Err(not_of_object("invalid_type")),
+    };
+    if *schema.entry("type").or_insert_with(|| "object".into()) != "object" {
+        return Err(not_of_object("invalid_value"));
+    }
+    Ok(schema)
+}
+
+/// A function for the chat template, which expects a description and properties. The schema that is enforced has
+/// no `properties` unless the client sent some: they would mean that there are no arguments.
+fn function_for_template(
+    name: &str,
+    description: Option<String>,
+    schema: &Map<String, Value>,
+) -> Value {
+    let mut parameters = schema.clone();
+    parameters.entry("properties").or_insert_with(|| object([]));
+    let mut function = members([("name", name.into())]);
+    function.extend(description.map(|text| ("description".to_owned(), text.into())));
+    function.insert("parameters".to_owned(), Value::Object(parameters));
+    function.entry("description").or_insert_with(|| "".into());
+    object([("type", "function".into()), ("function", Value::Object(function))])
+}
+
+/// The format of a custom tool's text.
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum TextFormat {
+    Text {},
+    Grammar(TextGrammar),
+}
+
+/// Chat nests the grammar one level deeper than Responses.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TextGrammar {
+    Nested { grammar: GrammarDefinition },
+    Flat(GrammarDefinition),
+}
+
+#[derive(Deserialize)]
+struct GrammarDefinition {
+    syntax: String,
+    definition: String,
+}
+
+/// The schema of a custom tool's text, and whether it has to be enforced.
+fn text_schema(param: &str, format: Option<&Value>) -> Result<(Value, bool), ApiError> {
+    let grammar = match format.map(TextFormat::deserialize).transpose() {
+        Ok(None | Some(TextFormat::Text {})) => return Ok((schema::any_string(), false)),
+        Ok(Some(TextFormat::Grammar(
+            TextGrammar::Nested { grammar } | TextGrammar::Flat(grammar),
+        ))) => Some(grammar),
+        Err(_) => None,
+    };
+    match grammar {
+        Some(GrammarDefinition { syntax, definition }) if syntax == "regex" => {
+            Ok((schema::string_matching(format!("^(?:{definition})$")), true))
         }
         _ => {
             let message = format!(
@@ -293,50 +394,4 @@ fn custom_input(param: &str, format: Option<&Value>) -> Result<(Value, bool), Ap
             Err(ApiError::invalid(param, "unsupported_value", message))
         }
     }
-}
-
-/// A tool, and how the template gets it.
-fn entry(tool: ToolDefinition) -> Result<(Entry, Value), ApiError> {
-    check_name(&tool.path.of_name(), &tool.name)?;
-    match tool.kind {
-        ToolKind::Function => function(tool),
-        ToolKind::Custom => custom(tool),
-    }
-}
-
-fn custom(tool: ToolDefinition) -> Result<(Entry, Value), ApiError> {
-    let ToolDefinition { path, kind, name, description, input, .. } = tool;
-    let (input, strict) = custom_input(&path.of_input(), input.as_ref())?;
-    let schema = json!({"type": "object", "properties": {"input": input},
-                        "required": ["input"], "additionalProperties": false});
-    let shown = json!({"type": "function", "function": {
-        "name": name, "description": description, "parameters": schema}});
-    Ok((Entry { path, name, kind, strict, callable: true, schema }, shown))
-}
-
-fn function(tool: ToolDefinition) -> Result<(Entry, Value), ApiError> {
-    let ToolDefinition { path, kind, name, description, input, strict } = tool;
-    let none = || json!({"type": "object", "properties": {}, "additionalProperties": false});
-    let no_object = |code| {
-        let param = path.of_input();
-        let message = format!("'{param}' must be a JSON Schema of an object.");
-        ApiError::invalid(param, code, message)
-    };
-    let Value::Object(mut schema) = input.unwrap_or_else(none) else {
-        return Err(no_object("invalid_type"));
-    };
-    schema.entry("type").or_insert_with(|| json!("object"));
-    if schema["type"] != "object" {
-        return Err(no_object("invalid_value"));
-    }
-    // Templates take a description and properties for granted. Enforced, none would be: no arguments at all.
-    let mut parameters = schema.clone();
-    parameters.entry("properties").or_insert_with(|| json!({}));
-    let mut function = Map::from_iter([("name".to_owned(), json!(name))]);
-    function.extend(description.map(|text| ("description".to_owned(), json!(text))));
-    function.insert("parameters".to_owned(), Value::Object(parameters));
-    function.entry("description").or_insert_with(|| json!(""));
-    let shown = json!({"type": "function", "function": function});
-    let schema = Value::Object(schema);
-    Ok((Entry { path, name, kind, strict, callable: true, schema }, shown))
 }

@@ -12,9 +12,10 @@ use forebay_protocol::chat::{ChatCompletion, ChatCompletionRequest};
 use forebay_protocol::error::ErrorEnvelope;
 use forebay_protocol::responses::InputTokens;
 
+use super::not_enforced::with_not_enforced;
 use crate::admission::Caller;
 use crate::convert::Stamp;
-use crate::convert::grammar::{Compiled, Wanted};
+use crate::convert::grammar::{EnforcedGrammar, OutputGrammar};
 use crate::convert::prepare::{PreparedConversation, count, prepare};
 use crate::convert::schema::NotEnforced;
 use crate::dialects::chat::encode::{self, ChatEncoder};
@@ -73,11 +74,11 @@ pub async fn create(
     if style.stream {
         let encoder = ChatEncoder::new(stamp, style, served, replies.choices());
         let keepalive = Duration::from_secs(state.settings.keepalive_s);
-        return Ok(not_enforced.noted_in(sse::respond(replies, encoder, keepalive)));
+        return Ok(with_not_enforced(sse::respond(replies, encoder, keepalive), not_enforced));
     }
     let choices = encode::collect(&mut replies).await?;
     let answer = encode::completion(stamp, choices, replies.usage(), style, &served, metadata);
-    Ok(not_enforced.noted_in(Json(answer).into_response()))
+    Ok(with_not_enforced(Json(answer).into_response(), not_enforced))
 }
 
 /// Count a conversation's tokens
@@ -157,9 +158,9 @@ pub(super) async fn prepare_and_submit<E: Send + 'static>(
     served.engine()?.has_room().inspect_err(|_| state.metrics.rejected("engine"))?;
     let prepare = move || prepare(&context);
     let (prepared, besides) = work.run_for(&served, Effort::Tiny, prepare).await?;
-    let PreparedConversation { mut request, wanted, readers, stream } = prepared;
+    let PreparedConversation { mut request, grammar, readers, stream } = prepared;
     record.update(|facts| facts.stream = stream);
-    let (grammar, not_enforced) = find_or_compile(wanted, &served, &work).await?;
+    let (grammar, not_enforced) = find_or_compile(grammar, &served, &work).await?;
     request.grammar = grammar;
     request.admission.timeout = work.time_left();
     // Of the parsed request only the tools are still in memory, and what a response repeats: no more
@@ -180,19 +181,19 @@ pub(super) async fn prepare_and_submit<E: Send + 'static>(
 /// # Errors
 /// 400 where it cannot be enforced.
 pub(super) async fn find_or_compile(
-    wanted: Option<Wanted>,
+    grammar: Option<OutputGrammar>,
     served: &Arc<Served>,
     work: &Work,
 ) -> Result<(Option<Grammar>, NotEnforced), ApiError> {
-    let Some(wanted) = wanted else { return Ok((None, NotEnforced::default())) };
-    let compiled = match wanted.find_compiled(served.engine()?) {
+    let Some(grammar) = grammar else { return Ok((None, NotEnforced::default())) };
+    let compiled = match grammar.find_compiled(served.engine()?) {
         Some(compiled) => compiled,
         None => {
             let model = Arc::clone(served);
-            work.run_for(served, Effort::Unclear, move || wanted.compile(model.engine()?)).await?
+            work.run_for(served, Effort::Unclear, move || grammar.compile(model.engine()?)).await?
         }
     };
-    let Compiled { grammar, not_enforced } = compiled;
+    let EnforcedGrammar { grammar, not_enforced } = compiled;
     if let Some(keywords) = not_enforced.names() {
         tracing::info!(keywords, "a schema is not enforced as a whole");
     }

@@ -11,6 +11,7 @@ use forebay_protocol::completion::{Completion, CompletionRequest};
 use forebay_protocol::error::ErrorEnvelope;
 
 use super::chat::find_or_compile;
+use super::not_enforced::with_not_enforced;
 use crate::admission::Caller;
 use crate::convert::Stamp;
 use crate::dialects::completions::encode::{CompletionEncoder, collect, completion};
@@ -60,9 +61,9 @@ pub async fn create(
     let context = state.context(Arc::clone(&served), Caller::of(&headers)?);
     let prepare = move || request::prepare(request, &context.rules(), context.model(), max_prompts);
     let prepared = work.run_for(&served, Effort::Tiny, prepare).await?;
-    let PreparedCompletion { mut requests, wanted, prompts, options } = prepared;
+    let PreparedCompletion { mut requests, grammar, prompts, options } = prepared;
     record.update(|facts| facts.stream = options.stream);
-    let (grammar, not_enforced) = find_or_compile(wanted, &served, &work).await?;
+    let (grammar, not_enforced) = find_or_compile(grammar, &served, &work).await?;
     for request in &mut requests {
         request.grammar.clone_from(&grammar);
         request.admission.timeout = work.time_left();
@@ -73,10 +74,10 @@ pub async fn create(
     if options.stream {
         let encoder = CompletionEncoder::new(stamp, options, served, prompts);
         let keepalive = Duration::from_secs(state.settings.keepalive_s);
-        return Ok(not_enforced.noted_in(sse::respond(generations, encoder, keepalive)));
+        return Ok(with_not_enforced(sse::respond(generations, encoder, keepalive), not_enforced));
     }
     let generated = collect(&mut generations, &prompts, options).await?;
     let usage = generations.usage();
     let answer = completion(&stamp, &prompts, generated, usage, options, served.vocab());
-    Ok(not_enforced.noted_in(Json(answer).into_response()))
+    Ok(with_not_enforced(Json(answer).into_response(), not_enforced))
 }

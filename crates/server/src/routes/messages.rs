@@ -11,6 +11,7 @@ use forebay_protocol::messages::{Message, MessagesRequest, TokenCount};
 
 use super::MessagesErrors;
 use super::chat::{RequestParts, Submitted, context, prepare_and_submit};
+use super::not_enforced::with_not_enforced;
 use crate::convert::Stamp;
 use crate::convert::prepare::{count, prepare};
 use crate::dialects::messages::encode::{MessagesEncoder, message};
@@ -68,10 +69,10 @@ pub async fn create(
     if stream {
         let encoder = MessagesEncoder::new(stamp);
         let keepalive = Duration::from_secs(state.settings.keepalive_s);
-        return Ok(not_enforced.noted_in(sse::respond(replies, encoder, keepalive)));
+        return Ok(with_not_enforced(sse::respond(replies, encoder, keepalive), not_enforced));
     }
     let message = message(stamp, &mut replies).await?;
-    Ok(not_enforced.noted_in(Json(message).into_response()))
+    Ok(with_not_enforced(Json(message).into_response(), not_enforced))
 }
 
 /// Count a conversation's tokens, in Anthropic's dialect

@@ -12,6 +12,7 @@ use forebay_protocol::responses::{InputItem, InputTokens, ResponsesRequest};
 
 use super::Errors;
 use super::chat::{RequestParts, Submitted, context, prepare_and_submit};
+use super::not_enforced::with_not_enforced;
 use crate::convert::Stamp;
 use crate::convert::prepare::{PreparedConversation, count, prepare};
 use crate::cost::{JsonSize, measure};
@@ -80,18 +81,24 @@ pub async fn create(
     let keepalive = Duration::from_secs(state.settings.keepalive_s);
     if let Some(destination) = destination.take_if(|_| request.background == Some(true)) {
         let (queued, job) = state.jobs.start(replies, response, destination, work.take()).await?;
-        return Ok(not_enforced.noted_in(if stream {
-            sse::relay(job.events(0), keepalive)
-        } else {
-            JsonText(queued).into_response()
-        }));
+        return Ok(with_not_enforced(
+            if stream {
+                sse::relay(job.events(0), keepalive)
+            } else {
+                JsonText(queued).into_response()
+            },
+            not_enforced,
+        ));
     }
     let response = PersistedResponse::new(response, destination);
-    Ok(not_enforced.noted_in(if stream {
-        sse::respond(replies, response, keepalive)
-    } else {
-        JsonText(response.collect(replies).await?).into_response()
-    }))
+    Ok(with_not_enforced(
+        if stream {
+            sse::respond(replies, response, keepalive)
+        } else {
+            JsonText(response.collect(replies).await?).into_response()
+        },
+        not_enforced,
+    ))
 }
 
 /// Count a response's input tokens

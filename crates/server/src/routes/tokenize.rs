@@ -17,7 +17,7 @@ use serde_json::Map;
 
 use crate::admission::Caller;
 use crate::config::LimitSettings;
-use crate::conversation::PromptEnd;
+use crate::conversation::options::PromptEnd;
 use crate::convert::prompt;
 use crate::convert::{check_extra, log_unknown};
 use crate::error::ApiError;

@@ -1,10 +1,4 @@
-//! What of a schema an answer may violate, by keyword.
-
-use axum::http::{HeaderName, HeaderValue};
-use axum::response::Response;
-
-/// The response header that names them.
-pub(crate) const NOT_ENFORCED: HeaderName = HeaderName::from_static("x-forebay-not-enforced");
+//! The keywords of a schema that output may violate.
 
 /// A keyword that is not, or not always, enforced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +33,7 @@ pub(super) enum Keyword {
     UniqueItems,
 }
 
-/// The names, in the order of [`Keyword`]: what a response header says is chosen from these alone.
+/// The names, in the order of [`Keyword`]. A response header consists of these alone.
 const NAMES: [&str; 27] = [
     "additionalProperties",
     "anyOf",
@@ -70,7 +64,7 @@ const NAMES: [&str; 27] = [
     "uniqueItems",
 ];
 
-/// The keywords of a request's schemas that are not enforced: each once.
+/// The set of keywords of a request's schemas that are not enforced.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct NotEnforced(u32);
 
@@ -94,28 +88,17 @@ impl NotEnforced {
         self.0 |= at.map_or(0, |at| 1 << at);
     }
 
-    /// Those of both.
+    /// The union of both sets.
     #[must_use]
-    pub fn and(self, other: Self) -> Self {
+    pub fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// The names, separated by commas, as a response header carries them; `None` where all is
-    /// enforced.
+    /// The names, separated by commas; `None` if all keywords are enforced.
     pub fn names(self) -> Option<String> {
         let names = NAMES.iter().enumerate().filter(|(at, _)| self.0 >> at & 1 == 1);
         let names: Vec<&str> = names.map(|(_, name)| *name).collect();
         (!names.is_empty()).then(|| names.join(", "))
-    }
-
-    /// A response with the header, where there is something to say.
-    #[must_use]
-    pub fn noted_in(self, mut response: Response) -> Response {
-        let value = self.names().and_then(|names| HeaderValue::from_str(&names).ok());
-        if let Some(value) = value {
-            response.headers_mut().insert(NOT_ENFORCED, value);
-        }
-        response
     }
 }
 
@@ -159,9 +142,9 @@ mod tests {
         all.add(Keyword::OneOf);
         let mut more = NotEnforced::default();
         more.add(Keyword::Contains);
-        assert_eq!(all.and(more).names().unwrap(), "contains, oneOf, uniqueItems");
+        assert_eq!(all.union(more).names().unwrap(), "contains, oneOf, uniqueItems");
         assert_eq!(Keyword::UniqueItems as usize, NAMES.len() - 1);
         let names = NotEnforced((1 << NAMES.len()) - 1).names().unwrap();
-        assert!(names.len() < 384 && HeaderValue::from_str(&names).is_ok());
+        assert!(names.len() < 384 && names.bytes().all(|byte| matches!(byte, b' '..=b'~')));
     }
 }

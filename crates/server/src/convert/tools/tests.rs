@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use forebay_chat::{ChatTemplate, ReplyPart, SpecialTokens, ToolCallParser};
 use forebay_engine::scripted::{answer, can_answer, vocab};
+use serde_json::json;
 
 use super::*;
 use crate::dialects::chat::request::toolset as toolset_of;
@@ -100,7 +101,7 @@ fn tools_of(tools: Value, choice: Value, parallel: bool) -> Result<Toolset, ApiE
     toolset_of(tools.unwrap(), Some(&choice.unwrap()), Some(parallel))
 }
 
-fn wanted(parameters: &Value, strict: bool) -> Result<Wanted, ApiError> {
+fn wanted(parameters: &Value, strict: bool) -> Result<OutputGrammar, ApiError> {
     wanted_by(&format(), parameters, strict)
 }
 
@@ -108,7 +109,7 @@ fn wanted_by(
     format: &ToolCallFormat,
     parameters: &Value,
     strict: bool,
-) -> Result<Wanted, ApiError> {
+) -> Result<OutputGrammar, ApiError> {
     let wanted = toolset(parameters, strict, "required")?.grammar(format, &vocab(), None)?;
     Ok(wanted.unwrap())
 }

@@ -14,11 +14,12 @@ use forebay_protocol::tools::{
 use forebay_protocol::usage::Usage;
 use serde_json::Value;
 
+use crate::conversation::tools::ToolKind;
 use crate::convert::{Stamp, chat_logprobs};
 use crate::error::ApiError;
 use crate::generations::Updates;
 use crate::registry::Served;
-use crate::reply::{EndReason, Replies, ReplyEvent, ReplyUpdate, ScoredToken, ToolKind};
+use crate::reply::{EndReason, Replies, ReplyEvent, ReplyUpdate, ScoredToken};
 use crate::sse::{Chunks, Encoder};
 
 /// How an answer is written.

@@ -11,21 +11,22 @@ use serde_json::Value;
 
 use super::encode::ChatStyle;
 use crate::admission;
-use crate::conversation::{
-    Conversation, FieldNames, PromptEnd, Reasoning, ToolChoice, ToolDefinition, ToolPath,
-    ToolReference,
+use crate::conversation::Conversation;
+use crate::conversation::fields::{FieldNames, StopField};
+use crate::conversation::options::{PromptEnd, ReasoningOptions};
+use crate::conversation::tools::{
+    ToolChoice, ToolDefinition, ToolInput, ToolKind, ToolPath, ToolReference,
 };
-use crate::convert::grammar::Wanted;
-use crate::convert::sampling::{MAX_TOP_LOGPROBS, Recipe, StopNames, integer};
+use crate::convert::grammar::OutputGrammar;
+use crate::convert::sampling::{GenerationParams, MAX_TOP_LOGPROBS, integer};
 use crate::convert::tools::Toolset;
 use crate::convert::{RequestRules, check_extra, log_unknown, metadata};
 use crate::error::{ApiError, shown};
-use crate::reply::ToolKind;
 
 /// What this dialect calls its fields.
 pub static NAMES: FieldNames = FieldNames {
     conversation: "messages",
-    stop: StopNames { param: "stop", most: 4 },
+    stop: StopField { name: "stop", max_strings: 4 },
     format: "response_format",
     schema_name: "response_format.json_schema.name",
     schema: "response_format.json_schema.schema",
@@ -65,14 +66,15 @@ pub fn read(
     let given = request.max_completion_tokens.or(common.max_tokens);
     common.max_tokens = integer(max_tokens, given, 1, i64::from(i32::MAX))?;
     let origin = rules.caller.origin(&common)?;
-    let mut recipe = Recipe::new(&common, origin, rules.vocab, rules.max_choices, NAMES.stop)?;
+    let mut params =
+        GenerationParams::new(&common, origin, rules.vocab, rules.max_choices, NAMES.stop)?;
     let logprobs = request.logprobs.unwrap_or(false);
     let top = integer("top_logprobs", request.top_logprobs, 0, MAX_TOP_LOGPROBS)?.unwrap_or(0);
     if top > 0 && !logprobs {
         let message = "'top_logprobs' is only allowed when 'logprobs' is true.";
         return Err(ApiError::invalid("top_logprobs", "invalid_value", message));
     }
-    recipe.logprobs = logprobs.then_some(u32::try_from(top).unwrap_or(0));
+    params.logprobs = logprobs.then_some(u32::try_from(top).unwrap_or(0));
     let style = ChatStyle {
         stream: common.stream,
         include_usage: common.stream_options.and_then(|o| o.include_usage).unwrap_or(false),
@@ -80,7 +82,7 @@ pub fn read(
         tier: common.service_tier.map(|_| admission::tier(origin.priority)),
     };
     let format = request.response_format.as_ref().map(format).transpose()?.flatten();
-    let format = Wanted::of(&request.shape(), format)?;
+    let format = OutputGrammar::from_constraints(&request.shape(), format)?;
     let tools = request.tools.unwrap_or_default();
     let tools = toolset(tools, request.tool_choice.as_ref(), request.parallel_tool_calls)?;
     let conversation = Conversation {
@@ -88,12 +90,12 @@ pub fn read(
         prompt_end,
         tools,
         format,
-        reasoning: Reasoning {
+        reasoning: ReasoningOptions {
             effort: request.reasoning_effort,
             budget: request.thinking_token_budget,
             variables: request.chat_template_kwargs.unwrap_or_default(),
         },
-        recipe,
+        params,
         stream: style.stream,
         names: &NAMES,
     };
@@ -111,13 +113,13 @@ fn prompt_end(request: &ChatCompletionRequest) -> Result<PromptEnd, ApiError> {
     })
 }
 
-fn format(format: &ResponseFormat) -> Result<Option<Wanted>, ApiError> {
+fn format(format: &ResponseFormat) -> Result<Option<OutputGrammar>, ApiError> {
     match (format.kind.as_str(), &format.json_schema) {
         ("text", None) => Ok(None),
-        ("json_object", None) => Wanted::any_object(&NAMES).map(Some),
+        ("json_object", None) => OutputGrammar::any_object(&NAMES).map(Some),
         ("json_schema", Some(named)) => {
             let schema = named.schema.as_ref();
-            Wanted::named_schema(&named.name, schema, named.strict, &NAMES).map(Some)
+            OutputGrammar::named_schema(&named.name, schema, named.strict, &NAMES).map(Some)
         }
         ("json_schema", None) => Err(ApiError::missing("response_format.json_schema")),
         ("text" | "json_object", Some(_)) => {
@@ -160,19 +162,18 @@ fn tool_definition(path: String, tool: Tool) -> Result<ToolDefinition, ApiError>
     match (kind.as_str(), function, custom) {
         ("function", Some(function), None) => Ok(ToolDefinition {
             path: ToolPath { tool: path, name: "function.name", input: "function.parameters" },
-            kind: ToolKind::Function,
             name: function.name,
             description: function.description,
-            input: function.parameters,
-            strict: function.strict.unwrap_or(false),
+            input: ToolInput::Arguments {
+                schema: function.parameters,
+                strict: function.strict.unwrap_or(false),
+            },
         }),
         ("custom", None, Some(custom)) => Ok(ToolDefinition {
             path: ToolPath { tool: path, name: "custom.name", input: "custom.format" },
-            kind: ToolKind::Custom,
             name: custom.name,
             description: custom.description,
-            input: custom.format,
-            strict: false,
+            input: ToolInput::Text { format: custom.format },
         }),
         ("function" | "custom", ..) => Err(ApiError::missing(format!("{path}.{kind}"))),
         (other, ..) => {

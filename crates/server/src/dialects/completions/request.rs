@@ -4,8 +4,9 @@ use forebay_engine::{GenerateRequest, Token};
 use forebay_protocol::completion::CompletionRequest;
 use forebay_protocol::{Prompt, fields};
 
-use crate::convert::grammar::Wanted;
-use crate::convert::sampling::{MAX_TOP_LOGPROBS, Recipe, StopNames, integer};
+use crate::conversation::fields::StopField;
+use crate::convert::grammar::OutputGrammar;
+use crate::convert::sampling::{GenerationParams, MAX_TOP_LOGPROBS, integer};
 use crate::convert::tokens::tokenize_prompt;
 use crate::convert::{ModelView, RequestRules, check_extra, log_unknown};
 use crate::error::ApiError;
@@ -19,9 +20,9 @@ struct Parsed {
     /// The prompts as sent.
     prompts: Vec<PromptInput>,
     /// How to generate.
-    recipe: Recipe,
+    params: GenerationParams,
     /// The grammar of the output.
-    grammar: Option<Wanted>,
+    grammar: Option<OutputGrammar>,
     /// How to return the output.
     options: CompletionOptions,
 }
@@ -56,7 +57,7 @@ pub struct PreparedCompletion {
     /// The engine's requests, without a grammar: one for each prompt.
     pub requests: Vec<GenerateRequest>,
     /// The grammar to compile into them.
-    pub wanted: Option<Wanted>,
+    pub grammar: Option<OutputGrammar>,
     /// What `echo` needs of each prompt.
     pub prompts: Vec<TokenizedPrompt>,
     /// How to return the output.
@@ -107,25 +108,35 @@ fn parse(
     let least = i64::from(!echo);
     common.max_tokens = integer("max_tokens", common.max_tokens, least, i64::from(i32::MAX))?;
     let origin = rules.caller.origin(&common)?;
-    let mut recipe =
-        Recipe::new(&common, origin, rules.vocab, rules.max_choices, StopNames::default())?;
-    recipe.max_tokens =
-        Some(recipe.max_tokens.unwrap_or_else(|| DEFAULT_MAX_TOKENS.max(recipe.stop.min_tokens)));
-    if request.best_of.is_some_and(|best| best != i64::from(recipe.choices)) {
+    let mut params = GenerationParams::new(
+        &common,
+        origin,
+        rules.vocab,
+        rules.max_choices,
+        StopField::default(),
+    )?;
+    params.max_tokens =
+        Some(params.max_tokens.unwrap_or_else(|| DEFAULT_MAX_TOKENS.max(params.stop.min_tokens)));
+    if request.best_of.is_some_and(|best| best != i64::from(params.choices)) {
         let message = "'best_of' is only supported when it is the same as 'n'.";
         return Err(ApiError::invalid("best_of", "unsupported_value", message));
     }
     let logprobs = integer("logprobs", request.logprobs, 0, MAX_TOP_LOGPROBS)?;
-    recipe.logprobs = logprobs.map(|top| u32::try_from(top).unwrap_or(0));
-    recipe.prompt_logprobs = recipe.logprobs.filter(|_| echo);
+    params.logprobs = logprobs.map(|top| u32::try_from(top).unwrap_or(0));
+    params.prompt_logprobs = params.logprobs.filter(|_| echo);
     let options = CompletionOptions {
         stream: common.stream,
         include_usage: common.stream_options.and_then(|o| o.include_usage).unwrap_or(false),
         echo,
         logprobs: logprobs.is_some(),
-        choices: recipe.choices,
+        choices: params.choices,
     };
-    Ok(Parsed { prompts, recipe, grammar: Wanted::of(&request.shape(), None)?, options })
+    Ok(Parsed {
+        prompts,
+        params,
+        grammar: OutputGrammar::from_constraints(&request.shape(), None)?,
+        options,
+    })
 }
 
 /// Validates a request for at most `max_prompts` prompts and tokenises these. It can take long, so it runs off the
@@ -139,16 +150,16 @@ pub fn prepare(
     model: ModelView<'_>,
     max_prompts: usize,
 ) -> Result<PreparedCompletion, ApiError> {
-    let Parsed { prompts, recipe, grammar, options } = parse(request, rules, max_prompts)?;
+    let Parsed { prompts, params, grammar, options } = parse(request, rules, max_prompts)?;
     let many = prompts.len() > 1;
     let (mut requests, mut tokenized) = (Vec::new(), Vec::new());
     for (index, prompt) in prompts.into_iter().enumerate() {
         let param = if many { format!("prompt[{index}]") } else { "prompt".to_owned() };
         let prompt = tokenize(&param, prompt, model)?;
-        requests.push(recipe.request(&param, prompt.tokens.clone(), model.info)?);
+        requests.push(params.to_request(&param, prompt.tokens.clone(), model.info)?);
         tokenized.push(prompt);
     }
-    Ok(PreparedCompletion { requests, wanted: grammar, prompts: tokenized, options })
+    Ok(PreparedCompletion { requests, grammar, prompts: tokenized, options })
 }
 
 fn tokenize(

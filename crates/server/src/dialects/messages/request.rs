@@ -8,21 +8,22 @@ use forebay_protocol::messages::{
 };
 use forebay_protocol::{Stop, TextOr, fields};
 
-use crate::conversation::{
-    Conversation, FieldNames, PromptEnd, Reasoning, ToolChoice, ToolDefinition, ToolPath,
-    ToolReference,
+use crate::conversation::Conversation;
+use crate::conversation::fields::{FieldNames, StopField};
+use crate::conversation::options::{PromptEnd, ReasoningOptions};
+use crate::conversation::tools::{
+    ToolChoice, ToolDefinition, ToolInput, ToolKind, ToolPath, ToolReference,
 };
-use crate::convert::grammar::Wanted;
-use crate::convert::sampling::{Recipe, StopNames, integer};
+use crate::convert::grammar::OutputGrammar;
+use crate::convert::sampling::{GenerationParams, integer};
 use crate::convert::tools::Toolset;
 use crate::convert::{RequestRules, check_extra, log_unknown};
 use crate::error::{ApiError, shown};
-use crate::reply::ToolKind;
 
 /// What this dialect calls its fields.
 pub static NAMES: FieldNames = FieldNames {
     conversation: "messages",
-    stop: StopNames { param: "stop_sequences", most: 64 },
+    stop: StopField { name: "stop_sequences", max_strings: 64 },
     format: "output_config.format",
     schema_name: "output_config.format",
     schema: "output_config.format.schema",
@@ -54,7 +55,7 @@ pub fn read(request: MessagesRequest, rules: &RequestRules<'_>) -> Result<Conver
         ..CommonFields::default()
     };
     let origin = rules.caller.origin(&common)?;
-    let recipe = Recipe::new(&common, origin, rules.vocab, 1, NAMES.stop)?;
+    let params = GenerationParams::new(&common, origin, rules.vocab, 1, NAMES.stop)?;
     let config = request.output_config.unwrap_or_default();
     let format = format(&config)?;
     let alone = request.tool_choice.as_ref().and_then(|choice| choice.disable_parallel_tool_use);
@@ -68,7 +69,7 @@ pub fn read(request: MessagesRequest, rules: &RequestRules<'_>) -> Result<Conver
         tools: Toolset::new(tools, choice, alone != Some(true), &NAMES)?,
         format,
         reasoning: reasoning(request.thinking, config, rules.has_effort_control)?,
-        recipe,
+        params,
         stream: common.stream,
         names: &NAMES,
     })
@@ -83,11 +84,12 @@ fn tool_definition(path: String, tool: InputTool) -> Result<ToolDefinition, ApiE
     }
     Ok(ToolDefinition {
         path: ToolPath { tool: path, name: "name", input: "input_schema" },
-        kind: ToolKind::Function,
         name: tool.name,
         description: tool.description,
-        input: tool.input_schema,
-        strict: tool.strict.unwrap_or(false),
+        input: ToolInput::Arguments {
+            schema: tool.input_schema,
+            strict: tool.strict.unwrap_or(false),
+        },
     })
 }
 
@@ -111,8 +113,8 @@ fn reasoning(
     thinking: Option<ThinkingConfig>,
     config: OutputConfig,
     has_effort_control: bool,
-) -> Result<Reasoning, ApiError> {
-    let mut reasoning = Reasoning::default();
+) -> Result<ReasoningOptions, ApiError> {
+    let mut reasoning = ReasoningOptions::default();
     if let Some(thinking) = thinking {
         let enabled = match thinking.kind.as_deref() {
             Some("disabled") => false,
@@ -136,12 +138,12 @@ fn reasoning(
     Ok(reasoning)
 }
 
-fn format(config: &OutputConfig) -> Result<Option<Wanted>, ApiError> {
+fn format(config: &OutputConfig) -> Result<Option<OutputGrammar>, ApiError> {
     let Some(format) = &config.format else { return Ok(None) };
     match format.kind.as_deref() {
         None | Some("json_schema") => {
             let schema = format.schema.as_ref();
-            Wanted::named_schema(SCHEMA_NAME, schema, None, &NAMES).map(Some)
+            OutputGrammar::named_schema(SCHEMA_NAME, schema, None, &NAMES).map(Some)
         }
         Some(other) => {
             let param = "output_config.format.type";

@@ -17,10 +17,11 @@ pub use self::object::{Echo, Header, Object, Progress, ResponseError};
 use self::event::Numbering;
 use self::item::{Call, Content, Logprobs, Part};
 use self::object::TokenUsage;
+use crate::conversation::tools::ToolKind;
 use crate::convert::chat_logprobs;
 use crate::error::ApiError;
 use crate::registry::Served;
-use crate::reply::{EndReason, Replies, ReplyEvent, ReplyUpdate, ScoredToken, ToolKind};
+use crate::reply::{EndReason, Replies, ReplyEvent, ReplyUpdate, ScoredToken};
 use crate::sse::{Chunks, Encoder};
 
 /// A response while it grows.

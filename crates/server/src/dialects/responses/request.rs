@@ -12,17 +12,18 @@ use forebay_protocol::{TextOr, TextOrObject, fields};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::conversation::{
-    Conversation, FieldNames, PromptEnd, Reasoning, ToolChoice, ToolDefinition, ToolPath,
-    ToolReference,
+use crate::conversation::Conversation;
+use crate::conversation::fields::{FieldNames, StopField};
+use crate::conversation::options::{PromptEnd, ReasoningOptions};
+use crate::conversation::tools::{
+    ToolChoice, ToolDefinition, ToolInput, ToolKind, ToolPath, ToolReference,
 };
-use crate::convert::grammar::Wanted;
-use crate::convert::sampling::{MAX_TOP_LOGPROBS, Recipe, StopNames, integer};
+use crate::convert::grammar::OutputGrammar;
+use crate::convert::sampling::{GenerationParams, MAX_TOP_LOGPROBS, integer};
 use crate::convert::tools::Toolset;
 use crate::convert::{RequestRules, check_extra, log_unknown, metadata};
 use crate::dialects::chat::request::{mode_choice, required};
 use crate::error::{ApiError, shown};
-use crate::reply::ToolKind;
 
 /// What `include` calls log probabilities.
 const LOGPROBS: &str = "message.output_text.logprobs";
@@ -30,7 +31,7 @@ const LOGPROBS: &str = "message.output_text.logprobs";
 /// What this dialect calls its fields.
 pub static NAMES: FieldNames = FieldNames {
     conversation: "input",
-    stop: StopNames { param: "stop", most: 0 },
+    stop: StopField { name: "stop", max_strings: 0 },
     format: "text.format",
     schema_name: "text.format.name",
     schema: "text.format.schema",
@@ -80,10 +81,10 @@ pub fn read(
         ..CommonFields::default()
     };
     let origin = rules.caller.origin(&common)?;
-    let mut recipe = Recipe::new(&common, origin, rules.vocab, 1, NAMES.stop)?;
+    let mut params = GenerationParams::new(&common, origin, rules.vocab, 1, NAMES.stop)?;
     let top = integer("top_logprobs", request.top_logprobs, 0, MAX_TOP_LOGPROBS)?.unwrap_or(0);
     let included = request.include.iter().flatten().any(|name| name == LOGPROBS);
-    recipe.logprobs = (included || top > 0).then_some(u32::try_from(top).unwrap_or(0));
+    params.logprobs = (included || top > 0).then_some(u32::try_from(top).unwrap_or(0));
     let format = text.format.as_ref().map(read_format).transpose()?.flatten();
     let choice = request.tool_choice.as_ref().map(|choice| typed("tool_choice", choice));
     let choice = choice.transpose()?.map(tool_choice).transpose()?.unwrap_or_default();
@@ -94,11 +95,11 @@ pub fn read(
         prompt_end: PromptEnd::default(),
         tools: Toolset::new(tools, choice, parallel, &NAMES)?,
         format,
-        reasoning: Reasoning {
+        reasoning: ReasoningOptions {
             effort: reasoning.effort.filter(|_| rules.has_effort_control),
-            ..Reasoning::default()
+            ..ReasoningOptions::default()
         },
-        recipe,
+        params,
         stream: common.stream,
         names: &NAMES,
     };
@@ -189,12 +190,13 @@ pub fn shorten(input: &mut Input) -> bool {
     history.len() + new.len() < count && !new.is_empty()
 }
 
-fn read_format(format: &TextFormat) -> Result<Option<Wanted>, ApiError> {
+fn read_format(format: &TextFormat) -> Result<Option<OutputGrammar>, ApiError> {
     match (format.kind.as_str(), &format.name) {
         ("text", _) => Ok(None),
-        ("json_object", _) => Wanted::any_object(&NAMES).map(Some),
+        ("json_object", _) => OutputGrammar::any_object(&NAMES).map(Some),
         ("json_schema", Some(name)) => {
-            Wanted::named_schema(name, format.schema.as_ref(), format.strict, &NAMES).map(Some)
+            OutputGrammar::named_schema(name, format.schema.as_ref(), format.strict, &NAMES)
+                .map(Some)
         }
         ("json_schema", None) => Err(ApiError::missing(NAMES.schema_name)),
         (other, _) => {
@@ -243,16 +245,17 @@ fn tool_definition(path: String, tool: &Value) -> Result<Option<ToolDefinition>,
     };
     let tool: ResponseTool = typed(&path, tool)?;
     let (input, name_of_input) = match kind {
-        ToolKind::Function => (tool.parameters, "parameters"),
-        ToolKind::Custom => (tool.format, "format"),
+        ToolKind::Function => {
+            let strict = tool.strict.unwrap_or(false);
+            (ToolInput::Arguments { schema: tool.parameters, strict }, "parameters")
+        }
+        ToolKind::Custom => (ToolInput::Text { format: tool.format }, "format"),
     };
     Ok(Some(ToolDefinition {
         name: tool.name.ok_or_else(|| ApiError::missing(format!("{path}.name")))?,
         path: ToolPath { tool: path, name: "name", input: name_of_input },
-        kind,
         description: tool.description,
         input,
-        strict: tool.strict.unwrap_or(false),
     }))
 }
 
@@ -303,7 +306,7 @@ fn reference(param: &str, selection: ToolSelection) -> Result<ToolReference, Api
 #[derive(Debug, Default)]
 struct TurnBuilder {
     turns: Vec<Turn>,
-    /// Reasoning that the assistant's next turn begins with.
+    /// ReasoningOptions that the assistant's next turn begins with.
     reasoning: Option<String>,
 }
 
@@ -374,7 +377,7 @@ impl TurnBuilder {
         Ok(())
     }
 
-    /// Reasoning that no turn of the assistant follows is left out.
+    /// ReasoningOptions that no turn of the assistant follows is left out.
     fn push(&mut self, turn: Turn) {
         let reasoning = self.reasoning.take().filter(|text| !text.is_empty());
         let reasoning = reasoning.filter(|_| turn.role == "assistant");
