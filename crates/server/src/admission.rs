@@ -42,11 +42,11 @@ impl Caller {
         Ok(Self { principal: Principal(hash(key)), timeout: timeout(headers)? })
     }
 
-    /// What the engine has to know of a request with these fields for its admission.
+    /// The engine's admission parameters of a request with these fields.
     ///
     /// # Errors
     /// 400 for invalid or contradicting values.
-    pub(crate) fn origin(self, fields: &CommonFields<'_>) -> Result<AdmissionParams, ApiError> {
+    pub(crate) fn admission(self, fields: &CommonFields<'_>) -> Result<AdmissionParams, ApiError> {
         let salt = fields.cache_salt.unwrap_or_default();
         if salt.len() > MAX_SALT_BYTES {
             let message = format!("'cache_salt' must have at most {MAX_SALT_BYTES} bytes.");
@@ -136,7 +136,7 @@ mod tests {
             (name.parse().unwrap(), axum::http::HeaderValue::from_static(value))
         });
         Caller::of(&headers.collect())
-            .and_then(|caller| caller.origin(&request.common()))
+            .and_then(|caller| caller.admission(&request.common()))
             .map_err(|e| e.envelope().error.param.unwrap_or_default())
     }
 

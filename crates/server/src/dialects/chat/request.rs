@@ -65,9 +65,9 @@ pub fn read(
     };
     let given = request.max_completion_tokens.or(common.max_tokens);
     common.max_tokens = integer(max_tokens, given, 1, i64::from(i32::MAX))?;
-    let origin = rules.caller.origin(&common)?;
+    let admission = rules.caller.admission(&common)?;
     let mut params =
-        GenerationParams::new(&common, origin, rules.vocab, rules.max_choices, NAMES.stop)?;
+        GenerationParams::new(&common, admission, rules.vocab, rules.max_choices, NAMES.stop)?;
     let logprobs = request.logprobs.unwrap_or(false);
     let top = integer("top_logprobs", request.top_logprobs, 0, MAX_TOP_LOGPROBS)?.unwrap_or(0);
     if top > 0 && !logprobs {
@@ -79,7 +79,7 @@ pub fn read(
         stream: common.stream,
         include_usage: common.stream_options.and_then(|o| o.include_usage).unwrap_or(false),
         logprobs,
-        tier: common.service_tier.map(|_| admission::tier(origin.priority)),
+        tier: common.service_tier.map(|_| admission::tier(admission.priority)),
     };
     let format = request.response_format.as_ref().map(format).transpose()?.flatten();
     let format = OutputGrammar::from_constraints(&request.shape(), format)?;

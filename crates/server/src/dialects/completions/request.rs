@@ -107,10 +107,10 @@ fn parse(
     let echo = request.echo.unwrap_or(false);
     let least = i64::from(!echo);
     common.max_tokens = integer("max_tokens", common.max_tokens, least, i64::from(i32::MAX))?;
-    let origin = rules.caller.origin(&common)?;
+    let admission = rules.caller.admission(&common)?;
     let mut params = GenerationParams::new(
         &common,
-        origin,
+        admission,
         rules.vocab,
         rules.max_choices,
         StopField::default(),

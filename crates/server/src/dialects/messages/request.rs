@@ -54,8 +54,8 @@ pub fn read(request: MessagesRequest, rules: &RequestRules<'_>) -> Result<Conver
         stop: stop.as_ref(),
         ..CommonFields::default()
     };
-    let origin = rules.caller.origin(&common)?;
-    let params = GenerationParams::new(&common, origin, rules.vocab, 1, NAMES.stop)?;
+    let admission = rules.caller.admission(&common)?;
+    let params = GenerationParams::new(&common, admission, rules.vocab, 1, NAMES.stop)?;
     let config = request.output_config.unwrap_or_default();
     let format = format(&config)?;
     let alone = request.tool_choice.as_ref().and_then(|choice| choice.disable_parallel_tool_use);

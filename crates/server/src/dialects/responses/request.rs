@@ -80,8 +80,8 @@ pub fn read(
         cache_salt: request.cache_salt.as_deref(),
         ..CommonFields::default()
     };
-    let origin = rules.caller.origin(&common)?;
-    let mut params = GenerationParams::new(&common, origin, rules.vocab, 1, NAMES.stop)?;
+    let admission = rules.caller.admission(&common)?;
+    let mut params = GenerationParams::new(&common, admission, rules.vocab, 1, NAMES.stop)?;
     let top = integer("top_logprobs", request.top_logprobs, 0, MAX_TOP_LOGPROBS)?.unwrap_or(0);
     let included = request.include.iter().flatten().any(|name| name == LOGPROBS);
     params.logprobs = (included || top > 0).then_some(u32::try_from(top).unwrap_or(0));
