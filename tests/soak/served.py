@@ -103,7 +103,7 @@ threads = {threads}
 
     def complaints(self):
         """Lines of the log that should not be there."""
-        odd = r"panicked at|given up|overflowed its stack|cannot be started|does not end"
+        odd = r"panicked at|given up|overflowed its stack|cannot be started|does not (end|close)|shutdown takes too long"
         return [line for line in self.log_text().splitlines() if re.search(odd, line)]
 
     def end(self, kind, patience):

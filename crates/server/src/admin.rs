@@ -1,24 +1,24 @@
 //! The admin listener: health and metrics on a thread of their own.
 //!
-//! Probes must be answered while the main runtime's threads are busy, so nothing is shared with it
-//! but state that the handlers read without waiting.
+//! Probes must be answered while the main runtime's threads are busy, so only state that the handlers
+//! read without waiting is shared with it.
 
 use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
+use axum::Router;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::AdminSettings;
-use crate::listen::{Limits, Server};
-use crate::state::AppState;
+use crate::config::{AdminSettings, ServerSettings};
+use crate::listen::{ConnectionLimits, ConnectionServer};
 
 /// Connections at a time. Probes and scrapers are few.
 const CONNECTIONS: usize = 64;
 /// How long stopping waits for its thread to end.
-const PATIENCE: Duration = Duration::from_millis(500);
+const STOP_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A running admin listener.
 #[derive(Debug)]
@@ -28,13 +28,14 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    /// Listens, if the settings say so.
+    /// Starts to listen; `None` without a port. Timeouts are those of the main listener.
     ///
     /// # Errors
-    /// When the address cannot be had, or no thread.
+    /// When the address cannot be bound, or no thread started.
     pub(crate) fn start(
         settings: &AdminSettings,
-        state: &AppState,
+        timeouts: &ServerSettings,
+        router: Router,
     ) -> std::io::Result<Option<Self>> {
         if settings.port == 0 {
             return Ok(None);
@@ -43,17 +44,15 @@ impl Admin {
         listener.set_nonblocking(true)?;
         let address: Option<SocketAddr> = listener.local_addr().ok();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let limits =
-            Limits { connections: CONNECTIONS, per_address: 0, ..Limits::new(&state.settings) };
-        let state = state.clone();
+        let timeouts = ConnectionLimits::new(timeouts);
+        let limits = ConnectionLimits { connections: CONNECTIONS, per_address: 0, ..timeouts };
         let stop = CancellationToken::new();
         let (sender, stopped) = oneshot::channel();
         let stopping = stop.clone();
         thread::Builder::new().name("admin".to_owned()).spawn(move || {
             let served = runtime.block_on(async {
                 let listener = TcpListener::from_std(listener)?;
-                let router = crate::app::admin(state);
-                let server = Server::new(limits);
+                let server = ConnectionServer::new(limits);
                 tokio::select! {
                     never = server.accept(&listener, &router) => match never {},
                     () = stopping.cancelled() => Ok::<(), std::io::Error>(()),
@@ -62,18 +61,18 @@ impl Admin {
             if let Err(error) = served {
                 tracing::error!(%error, "the admin listener has stopped");
             }
-            // With it go its connections, and their hold on the engines.
+            // This drops its connections, and with them their handles of the engines.
             drop(runtime);
-            // Nobody waits when `stop` is not called.
+            // The receiver is gone if `stop` is not called.
             let _ = sender.send(());
         })?;
         tracing::info!(?address, "listening for health and metrics");
         Ok(Some(Self { stop, stopped }))
     }
 
-    /// Ends it, so that its thread holds nothing any more.
+    /// Stops it and waits for its thread, so that that holds no engines.
     pub(crate) async fn stop(self) {
         self.stop.cancel();
-        drop(tokio::time::timeout(PATIENCE, self.stopped).await);
+        drop(tokio::time::timeout(STOP_TIMEOUT, self.stopped).await);
     }
 }

@@ -15,7 +15,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::bench::BenchArgs;
 use crate::config::{ConfigArgs, LogFormat, ModelSettings, Settings};
-use crate::{Shutdown, hardware, serve};
+use crate::hardware;
+use crate::lifecycle::Shutdown;
+use crate::serve::serve;
 
 /// Serves GGUF models behind the OpenAI API.
 ///

@@ -15,7 +15,6 @@ use forebay_protocol::error::{ErrorBody, ErrorEnvelope};
 use forebay_protocol::messages::{MessageError, MessageErrorBody};
 
 pub(crate) use self::messages::MessagesError;
-use crate::extract::Json;
 use crate::pool::{JobError, panic_message};
 
 /// A failed request.
@@ -371,7 +370,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (self.status().0, Json(self.envelope())).into_response();
+        let mut response = (self.status().0, axum::Json(self.envelope())).into_response();
         let headers = response.headers_mut();
         match self.kind {
             Kind::Overloaded | Kind::Unavailable => {

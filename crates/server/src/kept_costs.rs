@@ -1,8 +1,8 @@
-//! What models' calls were learned to cost, kept in files between starts: the next start does not
-//! begin with guesses.
+//! Learned costs of models' calls, kept in files between starts, so that the next start does not begin
+//! with guesses.
 //!
 //! A file is for one model file, one machine and the settings that change what calls cost. A thread
-//! reads and writes; nothing here is needed to serve, so whatever fails is logged and serving goes on.
+//! reads and writes; nothing here is needed to serve, so errors are logged and serving goes on.
 
 mod file;
 mod identity;
@@ -17,27 +17,27 @@ use tokio::sync::oneshot;
 
 /// How often files are written at most.
 const WRITE_INTERVAL: Duration = Duration::from_secs(60);
-/// How long a start waits for what is kept, and the end of the process for the files to be written: a disk may
+/// How long a start waits for the files to be read, and a shutdown for them to be written: a disk may
 /// hang.
-const DISK_LIMIT: Duration = Duration::from_secs(5);
+const DISK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The thread that reads and writes files.
 #[derive(Debug)]
 pub(crate) struct KeptCosts {
-    commands: Sender<Command>,
+    commands: Sender<CostsCommand>,
     ended: oneshot::Receiver<()>,
 }
 
-/// What was kept for a model.
+/// A model's file and the costs in it.
 #[derive(Debug)]
 pub(crate) struct StoredCosts {
-    /// Where it is kept.
+    /// The file.
     pub(crate) file: PathBuf,
-    /// Empty if nothing was.
+    /// Empty if there is no usable file.
     pub(crate) costs: LearnedCosts,
 }
 
-enum Command {
+enum CostsCommand {
     Read { config: Box<ModelConfig>, reply: oneshot::Sender<Option<StoredCosts>> },
     Watch { file: PathBuf, costs: CostWatch },
 }
@@ -52,7 +52,7 @@ struct CostFiles {
 struct Watched {
     file: PathBuf,
     costs: CostWatch,
-    /// Which state of the costs is in the file.
+    /// The number of calls whose costs are in the file.
     written: u64,
 }
 
@@ -76,45 +76,45 @@ impl KeptCosts {
         }
     }
 
-    /// What was kept for this model; `None` if it is not from a file that can be read.
+    /// The costs kept for this model; `None` if the model's file cannot be read.
     pub(crate) async fn read(&self, config: &ModelConfig) -> Option<StoredCosts> {
         let (reply, stored) = oneshot::channel();
-        self.commands.send(Command::Read { config: Box::new(config.clone()), reply }).ok()?;
-        let Ok(stored) = tokio::time::timeout(DISK_LIMIT, stored).await else {
+        self.commands.send(CostsCommand::Read { config: Box::new(config.clone()), reply }).ok()?;
+        let Ok(stored) = tokio::time::timeout(DISK_TIMEOUT, stored).await else {
             tracing::info!(model = config.name, "learned costs cannot be read in time");
             return None;
         };
         stored.ok()?
     }
 
-    /// Keeps in `file` what a model learns from now on.
+    /// Keeps in `file` the costs that a model learns from now on.
     pub(crate) fn watch(&self, file: PathBuf, costs: CostWatch) {
         // The thread ends with this handle.
-        drop(self.commands.send(Command::Watch { file, costs }));
+        drop(self.commands.send(CostsCommand::Watch { file, costs }));
     }
 
-    /// Writes what is new for the last time, and waits for that, but not for long.
+    /// Writes new costs for the last time, and waits for that, up to [`DISK_TIMEOUT`].
     pub(crate) async fn finish(self) {
         let Self { commands, ended } = self;
         drop(commands);
-        if tokio::time::timeout(DISK_LIMIT, ended).await.is_err() {
+        if tokio::time::timeout(DISK_TIMEOUT, ended).await.is_err() {
             tracing::info!("learned costs were not written in time");
         }
     }
 }
 
 impl CostFiles {
-    fn run(mut self, inbox: &Receiver<Command>) {
+    fn run(mut self, inbox: &Receiver<CostsCommand>) {
         loop {
             match inbox.recv_timeout(WRITE_INTERVAL) {
-                Ok(Command::Read { config, reply }) => {
-                    // The model may not be wanted any more.
+                Ok(CostsCommand::Read { config, reply }) => {
+                    // The caller may have timed out.
                     let _ = reply.send(self.read(&config));
                 }
-                // Of two models that are the same one is enough.
-                Ok(Command::Watch { file, .. })
+                // Two models with one file and the same settings share it: one of them is enough.
+                Ok(CostsCommand::Watch { file, .. })
                     if self.watched.iter().any(|watched| watched.file == file) => {}
-                Ok(Command::Watch { file, costs }) => {
+                Ok(CostsCommand::Watch { file, costs }) => {
                     self.watched.push(Watched { file, costs, written: 0 });
                 }
                 Err(RecvTimeoutError::Timeout) => self.write_all(),
@@ -139,7 +139,7 @@ impl CostFiles {
             if calls == watched.written || costs.is_empty() {
                 continue;
             }
-            // Once more only when it has changed, whether it could be written or not.
+            // An error is not retried before the costs have changed.
             watched.written = calls;
             if let Err(error) = file::write(&watched.file, &costs)
                 && !std::mem::replace(&mut self.write_error_logged, true)

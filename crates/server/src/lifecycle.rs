@@ -1,23 +1,34 @@
-//! From start to end: loading, ready, draining, cut.
+//! The phases of the process: loading, ready, draining, cut; and the requests to end it.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// Where the process is in its life.
+/// A phase of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Models are being loaded.
     Loading,
     /// Requests are served.
     Ready,
-    /// No new work is wanted; running requests go on.
+    /// No new requests are wanted; running ones go on.
     Draining,
     /// Running requests must end now.
     Cut,
 }
 
-/// The phase, shared by everybody. It only moves forward.
+/// A request to end the process, as signals make them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    /// Drain, accepting new connections for a while: a load balancer must first notice.
+    Drain,
+    /// Drain without that: a person waits.
+    Quick,
+    /// End at once.
+    Now,
+}
+
+/// The phase, shared by all tasks. It only moves forward.
 #[derive(Debug, Clone)]
 pub struct Lifecycle {
     phase: Arc<watch::Sender<Phase>>,

@@ -16,51 +16,28 @@ use tokio_util::task::TaskTracker;
 use crate::config::ServerSettings;
 use crate::lifecycle::{Lifecycle, Phase};
 use connection::Connection;
+pub(crate) use connection::ConnectionLimits;
 use connections::Connections;
 
 /// Pause after an accept that failed, usually for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// While connections cannot be accepted, that is logged this often.
-const TELL_AGAIN: Duration = Duration::from_secs(10);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// How long cut streams have to write their last event. Engines and other threads are waited for
 /// after that; `shutdown.rs` ends the process 5 s after the drain in any case.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// What a listener's clients may take.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    /// Connections at a time.
-    pub(crate) connections: usize,
-    /// Connections from one address at a time; 0 for any number.
-    pub(crate) per_address: usize,
-    /// For a request's head, and for idling.
-    pub(crate) head: Duration,
-    /// Until a client takes what is sent.
-    pub(crate) write: Duration,
-}
+const LAST_EVENT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The connections of a listener.
 #[derive(Debug)]
-pub(crate) struct Server {
-    limits: Limits,
+pub(crate) struct ConnectionServer {
+    limits: ConnectionLimits,
     connections: Connections,
     draining: CancellationToken,
     tasks: TaskTracker,
 }
 
-impl Limits {
-    pub(crate) fn new(settings: &ServerSettings) -> Self {
-        Self {
-            connections: settings.max_connections,
-            per_address: settings.max_connections_per_address,
-            head: Duration::from_secs(settings.header_timeout_s),
-            write: Duration::from_secs(settings.write_timeout_s),
-        }
-    }
-}
-
-impl Server {
-    pub(crate) fn new(limits: Limits) -> Self {
+impl ConnectionServer {
+    pub(crate) fn new(limits: ConnectionLimits) -> Self {
         let connections = Connections::new(limits.connections, limits.per_address);
         let (draining, tasks) = (CancellationToken::new(), TaskTracker::new());
         Self { limits, connections, draining, tasks }
@@ -72,29 +49,28 @@ impl Server {
         listener: &TcpListener,
         router: &Router,
     ) -> std::convert::Infallible {
-        let mut told: Option<Instant> = None;
+        let mut logged: Option<Instant> = None;
         loop {
             let (stream, address) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // It is tried again and again.
-                    if told.is_none_or(|told| told.elapsed() > TELL_AGAIN) {
+                    if logged.is_none_or(|logged| logged.elapsed() > LOG_INTERVAL) {
                         tracing::warn!(%error, "connections cannot be accepted");
-                        told = Some(Instant::now());
+                        logged = Some(Instant::now());
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            let Some(entry) = self.connections.enter(address.ip()).await else {
-                tracing::debug!(%address, "an address has as many connections as it may");
+            let Some(open) = self.connections.admit(address.ip()).await else {
+                tracing::debug!(%address, "an address has too many connections");
                 continue;
             };
             let connection = Connection {
                 stream,
                 router: router.clone(),
                 limits: self.limits,
-                entry,
+                open,
                 draining: self.draining.clone(),
             };
             // Awaited by `finish`.
@@ -102,7 +78,7 @@ impl Server {
         }
     }
 
-    /// Lets requests in flight come to their end.
+    /// Finishes the requests in flight.
     async fn finish(&self) {
         self.draining.cancel();
         self.tasks.close();
@@ -111,7 +87,7 @@ impl Server {
 }
 
 /// Serves connections until draining is over, `background` included. `drain_delay` is how long new
-/// connections are still taken after [`Phase::Draining`].
+/// connections are still accepted after [`Phase::Draining`].
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
@@ -120,7 +96,7 @@ pub(crate) async fn serve(
     background: impl Future<Output = ()>,
     drain_delay: impl Fn() -> Duration,
 ) {
-    let server = Server::new(Limits::new(settings));
+    let server = ConnectionServer::new(ConnectionLimits::new(settings));
     let stop = async {
         lifecycle.reached(Phase::Draining).await;
         tokio::select! {
@@ -149,6 +125,6 @@ async fn drain<T>(done: impl Future<Output = T>, lifecycle: &Lifecycle, timeout:
         () = lifecycle.reached(Phase::Cut) => {}
     }
     lifecycle.enter(Phase::Cut);
-    // Whoever does not read the last event either is not waited for.
-    drop(tokio::time::timeout(LAST_WORDS, done).await);
+    // A client that does not read the last event is not waited for.
+    drop(tokio::time::timeout(LAST_EVENT_TIMEOUT, done).await);
 }

@@ -10,72 +10,89 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::config::{LogSettings, ModelSettings, Settings};
 use crate::kept_costs::KeptCosts;
+use crate::metrics::Metrics;
 use crate::pool::Pool;
-use crate::registry::{CannotServe, model_config};
-use crate::state::AppState;
+use crate::registry::{CannotServe, Registry, model_config};
 
+/// How often the progress bar moves.
 const TICK: Duration = Duration::from_millis(100);
 /// Without a terminal, progress is logged this often.
-const LOG_EVERY: Duration = Duration::from_secs(5);
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Loads every model and puts it into service, each with what its calls were learned to cost before.
-///
-/// # Errors
-/// [`CannotServe`] for the first that cannot be.
-pub(crate) async fn load_all(
-    state: &AppState,
-    source: impl Fn(&ModelSettings) -> Source,
-    kept_costs: Option<&KeptCosts>,
-) -> Result<(), CannotServe> {
-    let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut loadings = Vec::new();
-    for settings in state.registry.settings() {
-        let mut config = model_config(settings, source(settings));
-        let kept = match kept_costs {
-            Some(kept_costs) => kept_costs.read(&config).await,
-            None => None,
-        };
-        let kept = kept.map(|kept| {
-            config.costs = kept.costs;
-            kept.file
-        });
-        // A script is for tests, which mind where it runs.
-        let launcher = state.launcher.as_ref().filter(|_| matches!(config.source, Source::Gguf(_)));
-        let cannot = |why: String| CannotServe::new(&settings.name, why);
-        let loading = match launcher {
-            Some(launcher) => load_in_process(config, launcher.clone()),
-            None => load(config),
-        };
-        let loading = loading.map_err(|e| cannot(e.to_string()))?;
-        if let (Some(kept_costs), Some(file)) = (kept_costs, kept) {
-            kept_costs.watch(file, loading.costs());
-        }
-        // All that waited for a process to be started again come at once.
-        let pool = launcher.map(|_| Pool::new(cores, state.limits.max_requests)).transpose();
-        let pool = pool.map_err(|e| cannot(e.to_string()))?;
-        loadings.push((settings.name.clone(), loading, pool, Instant::now()));
-    }
-    for (index, (name, loading, pool, started)) in loadings.into_iter().enumerate() {
-        let progress = loading.watch();
-        let shown = show(bars.as_ref(), &name, progress);
-        let loaded = tokio::select! {
-            loaded = loading.finish() => loaded,
-            never = shown => match never {},
-        };
-        let loaded = loaded.map_err(|e| CannotServe::new(&name, e.to_string()))?;
-        tell(&name, &loaded, started.elapsed());
-        state.registry.install(index, loaded, pool, &state.metrics)?;
-    }
-    Ok(())
+/// What loading needs.
+#[derive(Debug)]
+pub(crate) struct ModelLoader<'a> {
+    /// The models.
+    pub(crate) registry: &'a Registry,
+    /// Where their metrics are.
+    pub(crate) metrics: &'a Metrics,
+    /// How engines are started in processes of their own, if they are.
+    pub(crate) launcher: Option<&'a Launcher>,
+    /// The files of learned costs, if there are any.
+    pub(crate) kept_costs: Option<&'a KeptCosts>,
+    /// Requests in progress at a time.
+    pub(crate) max_requests: usize,
 }
 
-/// How to start this program as an engine; `None` where engines are threads of this process.
+impl ModelLoader<'_> {
+    /// Loads every model with its learned costs and puts it into service.
+    ///
+    /// # Errors
+    /// [`CannotServe`] for the first model that fails.
+    pub(crate) async fn load_all(
+        &self,
+        source: impl Fn(&ModelSettings) -> Source,
+    ) -> Result<(), CannotServe> {
+        let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut loadings = Vec::new();
+        for settings in self.registry.settings() {
+            let mut config = model_config(settings, source(settings));
+            let kept = match self.kept_costs {
+                Some(kept_costs) => kept_costs.read(&config).await,
+                None => None,
+            };
+            let kept = kept.map(|kept| {
+                config.costs = kept.costs;
+                kept.file
+            });
+            // A script is for tests, which mind where it runs.
+            let launcher = self.launcher.filter(|_| matches!(config.source, Source::Gguf(_)));
+            let cannot = |why: String| CannotServe::new(&settings.name, why);
+            let loading = match launcher {
+                Some(launcher) => load_in_process(config, launcher.clone()),
+                None => load(config),
+            };
+            let loading = loading.map_err(|e| cannot(e.to_string()))?;
+            if let (Some(kept_costs), Some(file)) = (self.kept_costs, kept) {
+                kept_costs.watch(file, loading.costs());
+            }
+            // All requests that waited for a process to be started again run at once.
+            let pool = launcher.map(|_| Pool::new(cores, self.max_requests)).transpose();
+            let pool = pool.map_err(|e| cannot(e.to_string()))?;
+            loadings.push((settings.name.clone(), loading, pool, Instant::now()));
+        }
+        for (index, (name, loading, pool, started)) in loadings.into_iter().enumerate() {
+            let progress = loading.watch();
+            let shown = show_progress(bars.as_ref(), &name, progress);
+            let loaded = tokio::select! {
+                loaded = loading.finish() => loaded,
+                never = shown => match never {},
+            };
+            let loaded = loaded.map_err(|e| CannotServe::new(&name, e.to_string()))?;
+            log_loaded(&name, &loaded, started.elapsed());
+            self.registry.install(index, loaded, pool, self.metrics)?;
+        }
+        Ok(())
+    }
+}
+
+/// How to start this program as an engine; `None` if engines are threads of this process.
 pub(crate) fn launcher(settings: &Settings) -> Option<Launcher> {
     if !settings.server.engine_processes {
         return None;
     }
-    // Also when its file has been replaced by another version's: the two ends must be of the same.
+    // Not by its path: both ends must be of one version, and the file may have been replaced by another.
     #[cfg(target_os = "linux")]
     let program = PathBuf::from("/proc/self/exe");
     #[cfg(not(target_os = "linux"))]
@@ -88,7 +105,7 @@ pub(crate) fn launcher(settings: &Settings) -> Option<Launcher> {
 }
 
 /// Shows progress until dropped.
-async fn show(
+async fn show_progress(
     bars: Option<&MultiProgress>,
     name: &str,
     progress: impl Fn() -> Progress,
@@ -109,7 +126,7 @@ async fn show(
             }
         }
         None => loop {
-            tokio::time::sleep(LOG_EVERY).await;
+            tokio::time::sleep(LOG_INTERVAL).await;
             tracing::info!(model = name, percent = percent(progress()), "loading");
         },
     }
@@ -128,7 +145,8 @@ fn percent(progress: Progress) -> u64 {
     (progress.0.clamp(0.0, 1.0) * 100.0) as u64
 }
 
-fn tell(name: &str, loaded: &ModelHandle, took: Duration) {
+/// Logs what was loaded.
+fn log_loaded(name: &str, loaded: &ModelHandle, took: Duration) {
     let info = loaded.info();
     tracing::info!(
         model = name,

@@ -12,8 +12,6 @@ use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
-use crate::registry::Served;
-
 const SECONDS: [f64; 17] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
     120.0, 300.0,
@@ -52,6 +50,19 @@ const HISTOGRAMS: [(&str, Unit, &str, &[f64]); 8] = [
 pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
+}
+
+/// What gauges show of a loaded model.
+#[derive(Debug)]
+pub struct ModelSnapshot {
+    /// Sequences that can run together.
+    pub slots: u32,
+    /// The engine's counters.
+    pub stats: Stats,
+    /// How long the engine's current step has been running.
+    pub stalled_for: Option<Duration>,
+    /// The id of the engine's process, if it has one of its own.
+    pub process: Option<u32>,
 }
 
 /// One model's metrics, looked up once.
@@ -126,32 +137,28 @@ impl Metrics {
         });
     }
 
-    /// Counts a request that was not taken.
+    /// Counts a request that was refused.
     pub fn rejected(&self, reason: &'static str) {
         self.with(|| counter!(REJECTED, "reason" => reason).increment(1));
     }
 
-    /// Sorts what was recorded into buckets; call it every few seconds, or memory grows.
+    /// Sorts recorded values into buckets; call it every few seconds, or memory grows.
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
     }
 
-    /// The Prometheus text, with gauges as of now.
+    /// The Prometheus text, with gauges of all models as of now; `None` for one that is not loaded.
     pub fn render<'m>(
         &self,
-        models: impl Iterator<Item = (&'m str, Option<&'m Served>)>,
+        models: impl Iterator<Item = (&'m str, Option<ModelSnapshot>)>,
     ) -> String {
         self.with(|| {
             gauge!("forebay_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-            for (name, served) in models {
-                let model = name.to_owned();
-                gauge!("forebay_model_loaded", "model" => model).set(if served.is_some() {
-                    1.0
-                } else {
-                    0.0
-                });
-                if let Some(served) = served {
-                    model_gauges(served);
+            for (name, snapshot) in models {
+                let loaded = gauge!("forebay_model_loaded", "model" => name.to_owned());
+                loaded.set(if snapshot.is_some() { 1.0 } else { 0.0 });
+                if let Some(snapshot) = snapshot {
+                    set_model_gauges(name, &snapshot);
                 }
             }
         });
@@ -172,9 +179,9 @@ impl std::fmt::Debug for Metrics {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "gauges are f64")]
-fn model_gauges(served: &Served) {
-    let name = || served.name.to_string();
-    let stats: Stats = served.stats();
+fn set_model_gauges(model: &str, snapshot: &ModelSnapshot) {
+    let ModelSnapshot { slots, stats, stalled_for, process } = snapshot;
+    let name = || model.to_owned();
     let set = |metric: &'static str, value: f64| gauge!(metric, "model" => name()).set(value);
     set("forebay_requests_running", stats.running as f64);
     set("forebay_requests_waiting", stats.waiting as f64);
@@ -183,9 +190,8 @@ fn model_gauges(served: &Served) {
     set("forebay_kv_cache_usage_ratio", stats.kv_used as f64 / (stats.kv_total as f64).max(1.0));
     set("forebay_kv_cache_parked_tokens", stats.kv_parked as f64);
     set("forebay_kv_host_tokens", stats.kv_saved as f64);
-    set("forebay_slots_total", f64::from(served.info().slots));
-    let stalled = served.stalled_for().unwrap_or(Duration::ZERO);
-    set("forebay_engine_step_running_seconds", stalled.as_secs_f64());
+    set("forebay_slots_total", f64::from(*slots));
+    set("forebay_engine_step_running_seconds", stalled_for.unwrap_or(Duration::ZERO).as_secs_f64());
     let total = |metric: &'static str, value| counter!(metric, "model" => name()).absolute(value);
     total("forebay_engine_steps_total", stats.steps);
     total("forebay_engine_step_tokens_total", stats.step_tokens);
@@ -209,7 +215,7 @@ fn model_gauges(served: &Served) {
         let count = stats.deaths.get(&death).copied().unwrap_or(0);
         labelled("forebay_engine_deaths_total", "cause", death.label(), count);
     }
-    set("forebay_engine_process", served.process().map_or(0.0, f64::from));
+    set("forebay_engine_process", process.map_or(0.0, f64::from));
     let done = &stats.scheduler;
     labelled("forebay_preemptions_total", "cause", "kv_full", done.preempted_for_cells);
     labelled("forebay_preemptions_total", "cause", "outgrown", done.outgrown);
@@ -266,11 +272,14 @@ fn describe() {
     );
     describe_counter!("forebay_engine_step_tokens_total", "Tokens that went through the model.");
     describe_counter!("forebay_decode_errors_total", "Steps that failed.");
-    describe_counter!(STEP_TIME, Unit::Microseconds, "Where the time of steps went, by part.");
+    describe_counter!(STEP_TIME, Unit::Microseconds, "Time of steps, by part.");
     describe_counter!("forebay_cancelled_total", "Requests cancelled, by cause.");
     describe_counter!("forebay_draft_tokens_total", "Drafted tokens that were computed.");
     describe_counter!("forebay_draft_tokens_accepted_total", "Drafted tokens that were right.");
-    describe_counter!("forebay_preemptions_total", "Sequences sent back to the queue, by cause.");
+    describe_counter!(
+        "forebay_preemptions_total",
+        "Sequences taken out of their slot and queued again, by cause."
+    );
     describe_counter!(
         "forebay_prefix_lookups_total",
         "Sequences that got a slot, by where their prefix was found or why it was not."
@@ -282,7 +291,7 @@ fn describe() {
     describe_counter!("forebay_prefix_evictions_total", "Parked sequences that made room.");
     describe_counter!(
         "forebay_unread_answers_cut_total",
-        "Answers dropped because nobody read them and the memory for them was full."
+        "Answers dropped because clients did not read them and the memory for them was full."
     );
     describe_gauge!("forebay_unread_bytes", "Memory of answers that clients have not read yet.");
     describe_gauge!("forebay_build_info", "1, with the version as a label.");

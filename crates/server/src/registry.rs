@@ -15,20 +15,20 @@ use crate::config::{
 };
 use crate::convert::{ChatFormat, ChatView, EmbeddingView, ModelView};
 use crate::error::ApiError;
-use crate::metrics::{Metrics, ModelMetrics};
+use crate::metrics::{Metrics, ModelMetrics, ModelSnapshot};
 use crate::pool::Pool;
 
-/// The alias that stands for every name nobody else has.
+/// The alias for every name that no other model has.
 const ANY: &str = "*";
 
 /// All configured models.
 #[derive(Debug)]
 pub struct Registry {
-    entries: Vec<Entry>,
+    models: Vec<ConfiguredModel>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct ConfiguredModel {
     settings: ModelSettings,
     served: OnceLock<Arc<Served>>,
 }
@@ -54,7 +54,7 @@ enum Handle {
     Embedding(Embedder),
 }
 
-/// A model that could not be made to serve.
+/// A model that cannot be loaded or used.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("model {name:?}: {why}")]
 pub struct CannotServe {
@@ -69,51 +69,56 @@ impl CannotServe {
 }
 
 impl Registry {
-    /// Nothing is loaded yet.
+    /// The configured models, none of them loaded.
     pub fn new(models: &[ModelSettings]) -> Self {
-        let entry = |settings: &ModelSettings| Entry {
+        let model = |settings: &ModelSettings| ConfiguredModel {
             settings: settings.clone(),
             served: OnceLock::new(),
         };
-        Self { entries: models.iter().map(entry).collect() }
+        Self { models: models.iter().map(model).collect() }
     }
 
     /// Whether every model is loaded.
     pub fn is_loaded(&self) -> bool {
-        self.entries.iter().all(|e| e.served.get().is_some())
+        self.models.iter().all(|e| e.served.get().is_some())
     }
 
-    /// Models that are loaded.
+    /// The loaded models.
     pub fn loaded(&self) -> impl Iterator<Item = &Arc<Served>> {
-        self.entries.iter().filter_map(|e| e.served.get())
+        self.models.iter().filter_map(|e| e.served.get())
     }
 
-    /// Lets all engines end, and waits for them side by side, two seconds at most.
+    /// Closes all engines, and waits for them side by side, two seconds at most.
     pub(crate) async fn close(&self) {
         join_all(self.loaded().map(|served| served.close())).await;
     }
 
     /// All models by their own name, loaded or not.
     pub fn all(&self) -> impl Iterator<Item = (&str, Option<&Served>)> {
-        self.entries.iter().map(|e| (e.settings.name.as_str(), e.served.get().map(AsRef::as_ref)))
+        self.models.iter().map(|e| (e.settings.name.as_str(), e.served.get().map(AsRef::as_ref)))
+    }
+
+    /// What gauges show of each model; `None` for one that is not loaded.
+    pub fn snapshots(&self) -> impl Iterator<Item = (&str, Option<ModelSnapshot>)> {
+        self.all().map(|(name, served)| (name, served.map(Served::snapshot)))
     }
 
     /// Every name that can be asked for, with its model. `*` is not a name.
     pub fn names(&self) -> impl Iterator<Item = (&str, &Arc<Served>)> {
-        self.entries.iter().flat_map(|entry| {
+        self.models.iter().flat_map(|entry| {
             let served = entry.served.get();
             let names = entry.settings.names().filter(|name| *name != ANY);
             names.filter_map(move |name| Some((name, served?)))
         })
     }
 
-    /// The model that `name` leads to.
+    /// The model called `name`.
     ///
     /// # Errors
     /// 404 if there is none, 503 if it is still being loaded.
     pub fn resolve(&self, name: &str) -> Result<Arc<Served>, ApiError> {
         let called =
-            |wanted: &str| self.entries.iter().find(|e| e.settings.names().any(|n| n == wanted));
+            |wanted: &str| self.models.iter().find(|e| e.settings.names().any(|n| n == wanted));
         let entry =
             called(name).or_else(|| called(ANY)).ok_or_else(|| ApiError::no_such_model(name))?;
         entry.served.get().cloned().ok_or_else(|| {
@@ -124,15 +129,15 @@ impl Registry {
         })
     }
 
-    /// The name an answer carries: the one asked for, unless it was only `*` that matched it.
+    /// The model's name in an answer: the one asked for, unless only `*` matched it.
     pub fn answer_name(&self, asked: &str, served: &Served) -> String {
-        let known = self.entries.iter().any(|e| e.settings.names().any(|n| n == asked));
+        let known = self.models.iter().any(|e| e.settings.names().any(|n| n == asked));
         if known { asked.to_owned() } else { served.name.to_string() }
     }
 
     /// The settings of every model, for loading them.
     pub fn settings(&self) -> impl Iterator<Item = &ModelSettings> {
-        self.entries.iter().map(|e| &e.settings)
+        self.models.iter().map(|e| &e.settings)
     }
 
     /// Puts a loaded model into service, with threads of its own for its requests if it needs them.
@@ -146,7 +151,7 @@ impl Registry {
         pool: Option<Pool>,
         metrics: &Metrics,
     ) -> Result<(), CannotServe> {
-        let entry = &self.entries[index];
+        let entry = &self.models[index];
         let settings = &entry.settings;
         let handle =
             Handle::new(settings, loaded).map_err(|why| CannotServe::new(&settings.name, why))?;
@@ -268,7 +273,7 @@ impl Served {
         ApiError::invalid("model", "invalid_value", format!("The model `{}` is {what}.", self.name))
     }
 
-    /// What was loaded.
+    /// What was read from the model's file, and its sizes.
     pub fn info(&self) -> &ModelInfo {
         self.handle.engine().info()
     }
@@ -278,17 +283,26 @@ impl Served {
         self.handle.engine().vocab()
     }
 
-    /// What its engine has done.
+    fn snapshot(&self) -> ModelSnapshot {
+        ModelSnapshot {
+            slots: self.info().slots,
+            stats: self.stats(),
+            stalled_for: self.stalled_for(),
+            process: self.process(),
+        }
+    }
+
+    /// Its engine's counters.
     pub fn stats(&self) -> Stats {
         self.handle.engine().stats()
     }
 
-    /// How its engine is.
+    /// Its engine's status.
     pub fn status(&self) -> Status {
         self.handle.engine().status()
     }
 
-    /// The number of the process that its engine runs in, if it has one of its own.
+    /// The id of its engine's process, if it has one of its own.
     pub fn process(&self) -> Option<u32> {
         self.handle.engine().process_id()
     }
@@ -297,8 +311,8 @@ impl Served {
         self.handle.engine().close().await
     }
 
-    /// Threads for jobs that ask its engine, which is a process of its own, if it is: while that process
-    /// gives no answer, only its own requests wait.
+    /// Threads for jobs that ask its engine, if that is a process of its own: while that process does not
+    /// answer, only its own requests wait.
     pub(crate) fn pool(&self) -> Option<&Pool> {
         self.pool.as_ref()
     }
@@ -317,7 +331,7 @@ impl Served {
     }
 }
 
-/// What the engine is told to load.
+/// The engine's configuration for a model.
 pub(crate) fn model_config(settings: &ModelSettings, source: Source) -> ModelConfig {
     let unless_zero = |value: u32| (value != 0).then_some(value);
     ModelConfig {

@@ -1,4 +1,4 @@
-//! Requests to end, and the last moment at which the process ends.
+//! Signals, and the deadline by which the process exits.
 //!
 //! Signals are received on a thread of their own: when every thread of the main runtime is stuck,
 //! the process must end all the same.
@@ -11,15 +11,15 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use crate::Shutdown;
 use crate::config::ServerSettings;
+use crate::lifecycle::Shutdown;
 
 /// How long a shutdown may take besides the drain.
 const MARGIN: Duration = Duration::from_secs(5);
 /// How long the runtime's threads have to end once serving is over.
-const THREADS: Duration = Duration::from_secs(1);
+const THREADS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the log has to write its last line: the reader of its pipe may be stuck.
-const LAST_LINE: Duration = Duration::from_millis(100);
+const LAST_LINE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Starts to receive signals. The process ends with status 0 if it still runs 5 s after the end
 /// of the drain that the first signal asked for.
@@ -31,26 +31,27 @@ pub(crate) fn signals(settings: &ServerSettings) -> io::Result<mpsc::Receiver<Sh
     let delay = Duration::from_secs(settings.drain_delay_s);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = runtime.block_on(async { Signals::new() })?;
-    // A file that may not grow is a full disk to who writes to it, and no reason to end.
+    // A write that exceeds the file size limit fails as on a full disk; the signal must not end the process.
     signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())?;
     let (sender, receiver) = mpsc::channel(4);
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         runtime.block_on(async move {
-            let mut end: Option<Instant> = None;
+            let mut deadline: Option<Instant> = None;
             loop {
                 let over = async {
-                    match end {
-                        Some(end) => sleep_until(end).await,
+                    match deadline {
+                        Some(deadline) => sleep_until(deadline).await,
                         None => std::future::pending().await,
                     }
                 };
                 tokio::select! {
                     request = signals.next() => {
-                        end = Some(last_moment(end, Instant::now(), request, delay + timeout, timeout));
-                        // Four are queued: a further one asks for nothing new.
+                        let (now, drain) = (Instant::now(), delay + timeout);
+                        deadline = Some(exit_deadline(deadline, now, request, drain, timeout));
+                        // Four are queued: a further one changes nothing.
                         let _ = sender.try_send(request);
                     }
-                    () = over => exit(0, "the process does not end; ending it"),
+                    () = over => exit(0, "the shutdown takes too long; exiting"),
                 }
             }
         });
@@ -58,22 +59,26 @@ pub(crate) fn signals(settings: &ServerSettings) -> io::Result<mpsc::Receiver<Sh
     Ok(receiver)
 }
 
-/// Ignores the signals that ask an engine's process to end (and that of a file that may not grow): a terminal and a supervisor send them to all
-/// processes of a service, and the server needs its engines for the drain. They end with it.
+/// Ignores the signals that ask an engine's process to end, and that of the file size limit.
+///
+/// A terminal and a supervisor send them to all processes of a service, and the server needs its engines
+/// for the drain. They end with it.
 ///
 /// # Errors
 /// When the operating system does not allow it.
 pub(crate) fn leave_signals_to_parent() -> io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
     for signal in [SIGHUP, SIGINT, SIGTERM, SIGXFSZ] {
-        // Nobody looks whether there was one.
+        // The flag is not read.
         signal_hook::flag::register(signal, Arc::default())?;
     }
     Ok(())
 }
 
-/// When the process must have ended, after this request and those before it.
-fn last_moment(
+/// When the process must have exited, after this request and those before it.
+///
+/// `drain` is the whole drain's length, `quick` the length without its delay.
+fn exit_deadline(
     before: Option<Instant>,
     now: Instant,
     request: Shutdown,
@@ -92,17 +97,17 @@ fn last_moment(
 /// Ends a runtime without waiting long for threads that work for it, and the process if engines
 /// are still running: they use libraries whose statics the process's ordinary end tears down.
 pub(crate) fn finish(runtime: tokio::runtime::Runtime, status: u8) {
-    runtime.shutdown_timeout(THREADS);
+    runtime.shutdown_timeout(THREADS_TIMEOUT);
     if forebay_engine::live_threads() > 0 {
-        exit(status, "an engine does not end; leaving it");
+        exit(status, "an engine does not close; exiting without it");
     }
 }
 
-/// Ends the process at once.
+/// Logs why, and ends the process at once.
 fn exit(status: u8, why: &'static str) -> ! {
     // On a thread of its own: writing blocks if nothing reads the log.
     drop(thread::Builder::new().spawn(move || tracing::error!("{why}")));
-    thread::sleep(LAST_LINE);
+    thread::sleep(LAST_LINE_TIMEOUT);
     signal_hook::low_level::exit(status.into())
 }
 
@@ -216,7 +221,7 @@ mod tests {
         let now = Instant::now();
         let after = |before: Option<u64>, request| {
             let before = before.map(|seconds| now + Duration::from_secs(seconds));
-            (last_moment(before, now, request, drain, quick) - now).as_secs()
+            (exit_deadline(before, now, request, drain, quick) - now).as_secs()
         };
         assert_eq!(after(None, Shutdown::Drain), 130);
         assert_eq!(after(None, Shutdown::Quick), 125);

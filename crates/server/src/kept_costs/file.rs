@@ -13,14 +13,14 @@ use uuid::Uuid;
 /// The version of what files hold.
 pub(super) const FORMAT: u32 = 1;
 /// The largest file that is read, in bytes. One that we write has up to 50 kB.
-const LARGEST: u64 = 1 << 20;
+const MAX_BYTES: u64 = 1 << 20;
 /// The most files in the directory; those that were written longest ago are removed first.
-const MOST_FILES: usize = 64;
-/// Length of the names that `identity` gives, in hexadecimal digits.
-const NAME: usize = 32;
+const MAX_FILES: usize = 64;
+/// Length of the names that `identity` returns, in hexadecimal digits.
+const NAME_DIGITS: usize = 32;
 
 #[derive(Serialize, Deserialize)]
-struct Content {
+struct CostFile {
     format: u32,
     version: String,
     costs: LearnedCosts,
@@ -29,20 +29,20 @@ struct Content {
 /// The costs in a file; none if there is no file.
 ///
 /// # Errors
-/// Why the file is not to be used.
+/// Why the file is not used.
 pub(super) fn read(path: &Path) -> Result<LearnedCosts, String> {
     let about = match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(LearnedCosts::default()),
         about => about.map_err(|error| error.to_string())?,
     };
-    // Opening something else may wait for ever.
-    if !about.is_file() || about.len() > LARGEST {
+    // Opening a pipe may block forever.
+    if !about.is_file() || about.len() > MAX_BYTES {
         return Err("it is too large, or no file".to_owned());
     }
     let mut text = Vec::new();
     let file = File::open(path).map_err(|error| error.to_string())?;
-    file.take(LARGEST).read_to_end(&mut text).map_err(|error| error.to_string())?;
-    let content: Content = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    file.take(MAX_BYTES).read_to_end(&mut text).map_err(|error| error.to_string())?;
+    let content: CostFile = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
     if content.format != FORMAT || content.version != env!("CARGO_PKG_VERSION") {
         return Err("it is of another version".to_owned());
     }
@@ -57,13 +57,13 @@ pub(super) fn write(path: &Path, costs: &LearnedCosts) -> io::Result<()> {
     let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    let text = serde_json::to_vec(&Content { format: FORMAT, version, costs: costs.clone() })?;
+    let text = serde_json::to_vec(&CostFile { format: FORMAT, version, costs: costs.clone() })?;
     let new = !path.exists();
-    // Other servers may use the directory, from containers in which all have the same number.
+    // Other servers may use the directory, from containers in which all have the same process id.
     let part = path.with_extension(format!("{}.part", Uuid::new_v4().simple()));
     let written = write_new(&part, &text).and_then(|()| fs::rename(&part, path));
     if written.is_err() {
-        // It may not be there.
+        // It may not exist.
         drop(fs::remove_file(&part));
     } else if new {
         remove_oldest(folder);
@@ -87,7 +87,7 @@ fn remove_oldest(folder: &Path) {
         .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
         .collect();
     files.sort();
-    let surplus = files.len().saturating_sub(MOST_FILES);
+    let surplus = files.len().saturating_sub(MAX_FILES);
     for (_, path) in files.into_iter().take(surplus) {
         // Another server may have removed it.
         drop(fs::remove_file(path));
@@ -97,7 +97,7 @@ fn remove_oldest(folder: &Path) {
 /// Whether a file's name is one that we give.
 fn is_ours(name: &str) -> bool {
     let (stem, end) = name.split_once('.').unwrap_or((name, ""));
-    let is_hex = stem.len() == NAME && stem.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_hex = stem.len() == NAME_DIGITS && stem.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_hex && (end == "json" || end.ends_with(".part"))
 }
 
@@ -165,14 +165,14 @@ mod tests {
         let path = |number: usize| folder.path().join(format!("{number:032x}.json"));
         let others = folder.path().join("notes.json");
         fs::write(&others, "{}").unwrap();
-        for number in 0..MOST_FILES {
+        for number in 0..MAX_FILES {
             write(&path(number), &costs()).unwrap();
             let age = std::time::Duration::from_secs(60 * (1 + number as u64));
             File::open(path(number)).unwrap().set_modified(SystemTime::now() - age).unwrap();
         }
-        write(&path(MOST_FILES), &costs()).unwrap();
-        let is_there: Vec<bool> = (0..=MOST_FILES).map(|number| path(number).exists()).collect();
-        let expected: Vec<bool> = (0..=MOST_FILES).map(|number| number != MOST_FILES - 1).collect();
+        write(&path(MAX_FILES), &costs()).unwrap();
+        let is_there: Vec<bool> = (0..=MAX_FILES).map(|number| path(number).exists()).collect();
+        let expected: Vec<bool> = (0..=MAX_FILES).map(|number| number != MAX_FILES - 1).collect();
         assert_eq!(is_there, expected, "the oldest goes");
         assert!(others.exists());
     }

@@ -1,4 +1,4 @@
-//! What costs belong to: a model file, a machine, the settings that change them, and this program.
+//! The identity of costs: a model file, a machine, the settings that change them, and this program.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -8,12 +8,12 @@ use std::path::Path;
 use forebay_engine::ModelConfig;
 use uuid::Uuid;
 
-/// Bytes of a model file's beginning that tell it from others: most of its metadata is there.
-const HEAD: u64 = 64 << 10;
-/// What is read at most of what the system tells of its processors: the first one comes first.
-const PROCESSORS: u64 = 16 << 10;
+/// Bytes of a model file's head that identify it: most of its metadata is there.
+const HEAD_BYTES: u64 = 64 << 10;
+/// The most bytes that are read of /proc/cpuinfo: the first processor is enough.
+const CPUINFO_BYTES: u64 = 16 << 10;
 
-/// A name for all that a model's costs depend on; `None` if it is not from a file that can be read.
+/// A name for all that a model's costs depend on; `None` if the model's file cannot be read.
 pub(super) fn of(config: &ModelConfig) -> Option<String> {
     let model = model_file(config.source.path()?).ok()?;
     Some(name(&[&program(), &model, &settings(config), &machine()]))
@@ -35,19 +35,19 @@ fn program() -> String {
     format!("{} {} {built_for:?}", super::file::FORMAT, env!("CARGO_PKG_VERSION"))
 }
 
-/// The file's name, its size, and its beginning.
+/// The file's name, its size, and a hash of its head.
 fn model_file(path: &Path) -> io::Result<String> {
     let about = fs::metadata(path)?;
     if !about.is_file() {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let mut head = Vec::new();
-    File::open(path)?.take(HEAD).read_to_end(&mut head)?;
+    File::open(path)?.take(HEAD_BYTES).read_to_end(&mut head)?;
     let head = Uuid::new_v5(&Uuid::NAMESPACE_OID, &head);
     Ok(format!("{:?} {} {head}", path.file_name().unwrap_or_default(), about.len()))
 }
 
-/// Of the settings, those that change what calls cost.
+/// The settings that change what calls cost.
 fn settings(config: &ModelConfig) -> String {
     let ModelConfig {
         kind,
@@ -83,9 +83,9 @@ fn settings(config: &ModelConfig) -> String {
     )
 }
 
-/// The processor, how many of its cores are ours, and the graphics devices.
+/// The processor, the number of its cores that this process may use, and the graphics devices.
 fn machine() -> String {
-    let mut out = processor(&beginning("/proc/cpuinfo", PROCESSORS).unwrap_or_default());
+    let mut out = processor(&read_head("/proc/cpuinfo", CPUINFO_BYTES).unwrap_or_default());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let devices = graphics_devices(Path::new("/sys/bus/pci/devices"));
     // Writing to a String cannot fail.
@@ -93,8 +93,8 @@ fn machine() -> String {
     out
 }
 
-/// The beginning of a file of text.
-fn beginning(path: impl AsRef<Path>, most: u64) -> io::Result<String> {
+/// The first `most` bytes of a text file.
+fn read_head(path: impl AsRef<Path>, most: u64) -> io::Result<String> {
     let mut bytes = Vec::new();
     File::open(path)?.take(most).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -110,7 +110,7 @@ fn processor(cpuinfo: &str) -> String {
 
 /// Vendor and device numbers of what PCI calls display controllers and processing accelerators.
 fn graphics_devices(folder: &Path) -> Vec<String> {
-    let value = |path: &Path, name: &str| beginning(path.join(name), 64).unwrap_or_default();
+    let value = |path: &Path, name: &str| read_head(path.join(name), 64).unwrap_or_default();
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut devices: Vec<String> = entries
         .map(|entry| entry.path())

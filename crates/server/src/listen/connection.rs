@@ -18,39 +18,63 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use super::Limits;
-use super::connections::{Activity, Entry};
+use super::connections::{Activity, OpenConnection};
 use super::socket::Socket;
 use super::stall::{ResponseBody, StreamExecutor};
+use crate::config::ServerSettings;
 
 /// Room for a request's head; more is answered with 431.
 const HEAD_BYTES: usize = 64 << 10;
 /// Streams of an HTTP/2 connection at a time. h2 itself bounds resets (20 of streams that were not
 /// accepted yet, 1024 for a client's errors), CONTINUATION frames, and empty DATA frames.
 const STREAMS: u32 = 256;
-/// What a client may send on an HTTP/2 stream, and on a connection, before it is read.
+/// Bytes that a client may send on an HTTP/2 stream, and on a connection, before they are read.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 512 << 10;
-/// What h2 takes of a stream's response before it is on the wire.
+/// Bytes of a stream's response that h2 buffers.
 const SEND_BUFFER: usize = 64 << 10;
 /// How an HTTP/2 connection without TLS begins.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// What a client gets to close an idle connection itself, or to send a request that was on its way.
-const GRACE: Duration = Duration::from_secs(1);
+/// How long a client has to close an idle connection itself, or to send a request that was on its way.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Limits of a listener's clients.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ConnectionLimits {
+    /// Connections at a time.
+    pub(crate) connections: usize,
+    /// Connections from one address at a time; 0 for any number.
+    pub(crate) per_address: usize,
+    /// For a request's head, and for idling.
+    pub(crate) head: Duration,
+    /// Until a client reads what is sent.
+    pub(crate) write: Duration,
+}
+
+impl ConnectionLimits {
+    pub(crate) fn new(settings: &ServerSettings) -> Self {
+        Self {
+            connections: settings.max_connections,
+            per_address: settings.max_connections_per_address,
+            head: Duration::from_secs(settings.header_timeout_s),
+            write: Duration::from_secs(settings.write_timeout_s),
+        }
+    }
+}
 
 /// A connection that was accepted.
 pub(super) struct Connection {
     pub(super) stream: TcpStream,
     pub(super) router: Router,
-    pub(super) limits: Limits,
-    pub(super) entry: Entry,
+    pub(super) limits: ConnectionLimits,
+    pub(super) open: OpenConnection,
     pub(super) draining: CancellationToken,
 }
 
 impl Connection {
     pub(super) async fn serve(self) {
-        let Self { stream, router, limits, entry, draining } = self;
-        let activity = Arc::clone(entry.activity());
+        let Self { stream, router, limits, open, draining } = self;
+        let activity = Arc::clone(open.activity());
         // hyper's own timer starts only after it knows the protocol.
         let detected = tokio::select! {
             detected = timeout(limits.head, is_http2(&stream)) => detected,
@@ -76,11 +100,11 @@ impl Connection {
             let connection = builder.serve_connection(io, service);
             drive(connection, &activity, &draining, limits.head).await;
         }
-        drop(entry);
+        drop(open);
     }
 }
 
-fn http2_builder(limits: &Limits) -> http2::Builder<StreamExecutor> {
+fn http2_builder(limits: &ConnectionLimits) -> http2::Builder<StreamExecutor> {
     let mut builder = http2::Builder::new(StreamExecutor { timeout: limits.write });
     builder
         .timer(TokioTimer::new())
@@ -117,11 +141,11 @@ async fn drive<C>(
     // A client that answers pings but does not close is not waited for.
     tokio::select! {
         ended = connection.as_mut() => log(ended),
-        () = activity.idle_for(GRACE, Instant::now()) => {}
+        () = activity.idle_for(CLOSE_TIMEOUT, Instant::now()) => {}
     }
 }
 
-/// A client that breaks off is no event worth a line; the request's own line tells it.
+/// Logs at debug level: a client that breaks off is reported by its request's own line.
 fn log<E: std::fmt::Display>(ended: Result<(), E>) {
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended with an error");
@@ -142,11 +166,11 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     type Future = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let busy = self.activity.begin();
+        let in_flight = self.activity.start_request();
         let response = self.router.clone().oneshot(request.map(Body::new));
         Box::pin(async move {
             let response = response.await?;
-            Ok(response.map(|body| ResponseBody::new(body, busy)))
+            Ok(response.map(|body| ResponseBody::new(body, in_flight)))
         })
     }
 }

@@ -15,23 +15,23 @@ const FRESH: Duration = Duration::from_secs(1);
 
 /// The connections of one listener. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Connections(Arc<Shared>);
+pub(super) struct Connections(Arc<ConnectionSet>);
 
 #[derive(Debug)]
-struct Shared {
+struct ConnectionSet {
     permits: Arc<Semaphore>,
     max: usize,
-    /// From how many on idle ones are closed.
+    /// Connections above which idle ones are closed.
     nearly_full: usize,
     /// 0 for any number.
     per_address: usize,
-    table: Mutex<Table>,
+    table: Mutex<ConnectionTable>,
 }
 
 #[derive(Debug, Default)]
-struct Table {
+struct ConnectionTable {
     open: usize,
-    /// Of those, the ones that were told to close.
+    /// Of those, the ones that are closing to make room.
     closing: usize,
     /// Whether a connection waits for a permit.
     awaited: bool,
@@ -41,9 +41,9 @@ struct Table {
     next: u64,
 }
 
-/// A connection's place among the others; it leaves when this is dropped.
+/// A connection counted in its [`Connections`] until this is dropped.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct OpenConnection {
     activity: Arc<Activity>,
     address: IpAddr,
     permit: Option<OwnedSemaphorePermit>,
@@ -52,19 +52,19 @@ pub(super) struct Entry {
 /// What a connection is doing.
 #[derive(Debug)]
 pub(super) struct Activity {
-    shared: Arc<Shared>,
-    state: Mutex<State>,
+    shared: Arc<ConnectionSet>,
+    state: Mutex<ActivityState>,
     became_idle: Notify,
     evicted: Notify,
-    /// Whether it was told to close; changed under the table's lock.
+    /// Whether it is closing to make room; changed under the table's lock.
     closing: AtomicBool,
 }
 
 #[derive(Debug)]
-struct State {
+struct ActivityState {
     /// Requests whose response is not at its end.
     in_flight: usize,
-    /// Whether written bytes wait for the client to take them.
+    /// Whether written bytes wait for the client to read them.
     flushing: bool,
     /// Since when there is nothing in flight, and the number among the idle ones.
     idle: Option<(Instant, u64)>,
@@ -72,14 +72,14 @@ struct State {
 
 /// A request in flight.
 #[derive(Debug)]
-pub(super) struct Busy(Arc<Activity>);
+pub(super) struct RequestInFlight(Arc<Activity>);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Counts that are changed in one go: a panic leaves nothing half done.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whom an address stands for: a host of IPv6 usually has a network of 64 bits to itself.
+/// The address by which connections are counted: an IPv6 host usually has a network of 64 bits to itself.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -93,7 +93,7 @@ fn network(address: IpAddr) -> IpAddr {
 
 impl Connections {
     pub(super) fn new(max: usize, per_address: usize) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(ConnectionSet {
             permits: Arc::new(Semaphore::new(max)),
             max,
             nearly_full: (max - max / 10).min(max - 1),
@@ -102,9 +102,9 @@ impl Connections {
         }))
     }
 
-    /// Lets a connection in once there is room for it, closing idle ones if there is little.
-    /// `None` if its address has as many as it may.
-    pub(super) async fn enter(&self, address: IpAddr) -> Option<Entry> {
+    /// Admits a connection once there is room for it, closing idle ones if there is little.
+    /// `None` if its address has too many.
+    pub(super) async fn admit(&self, address: IpAddr) -> Option<OpenConnection> {
         let shared = &self.0;
         let address = network(address);
         {
@@ -119,20 +119,20 @@ impl Connections {
         }
         // Made before waiting, so that leaving the queue undoes the counts.
         let activity = Arc::new(Activity::new(Arc::clone(shared)));
-        let mut entry = Entry { activity, address, permit: None };
-        // Nothing must make room by closing the one that waits for it.
-        let entering = entry.activity.begin();
+        let mut entry = OpenConnection { activity, address, permit: None };
+        // The connection that waits for room must not be closed to make some.
+        let not_idle = entry.activity.start_request();
         entry.permit = match Arc::clone(&shared.permits).try_acquire_owned() {
             Ok(permit) => Some(permit),
             Err(_) => Some(self.wait().await?),
         };
-        drop(entering);
+        drop(not_idle);
         Some(entry)
     }
 
-    /// Waits for a permit. Whatever is idle or becomes so is closed meanwhile.
+    /// Waits for a permit. Connections that are or become idle are closed meanwhile.
     async fn wait(&self) -> Option<OwnedSemaphorePermit> {
-        struct Awaited<'a>(&'a Shared);
+        struct Awaited<'a>(&'a ConnectionSet);
         impl Drop for Awaited<'_> {
             fn drop(&mut self) {
                 lock(&self.0.table).awaited = false;
@@ -150,12 +150,12 @@ impl Connections {
     }
 }
 
-// === impl Table ===
+// === impl ConnectionTable ===
 
-impl Table {
-    /// Tells idle connections to close, those first that have been idle for longest, until no more
-    /// than `nearly_full` stay.
-    fn close_idle(&mut self, shared: &Shared) {
+impl ConnectionTable {
+    /// Closes idle connections, those first that have been idle for longest, until at most
+    /// `nearly_full` are left.
+    fn close_idle(&mut self, shared: &ConnectionSet) {
         while self.open - self.closing > shared.nearly_full {
             let full = self.awaited && self.open - self.closing > shared.max;
             let Some(first) = self.idle.first_entry() else { return };
@@ -170,15 +170,15 @@ impl Table {
     }
 }
 
-// === impl Entry ===
+// === impl OpenConnection ===
 
-impl Entry {
+impl OpenConnection {
     pub(super) fn activity(&self) -> &Arc<Activity> {
         &self.activity
     }
 }
 
-impl Drop for Entry {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         let shared = &self.activity.shared;
         let idle = lock(&self.activity.state).idle.take();
@@ -204,23 +204,23 @@ impl Drop for Entry {
 // === impl Activity ===
 
 impl Activity {
-    fn new(shared: Arc<Shared>) -> Self {
-        let state = Mutex::new(State { in_flight: 0, flushing: false, idle: None });
+    fn new(shared: Arc<ConnectionSet>) -> Self {
+        let state = Mutex::new(ActivityState { in_flight: 0, flushing: false, idle: None });
         let (became_idle, evicted) = (Notify::new(), Notify::new());
         Self { shared, state, became_idle, evicted, closing: AtomicBool::new(false) }
     }
 
-    /// Counts a request until its [`Busy`] is dropped.
-    pub(super) fn begin(self: &Arc<Self>) -> Busy {
+    /// Counts a request until its [`RequestInFlight`] is dropped.
+    pub(super) fn start_request(self: &Arc<Self>) -> RequestInFlight {
         let mut state = lock(&self.state);
         state.in_flight += 1;
         if let Some((_, number)) = state.idle.take() {
             lock(&self.shared.table).idle.remove(&number);
         }
-        Busy(Arc::clone(self))
+        RequestInFlight(Arc::clone(self))
     }
 
-    fn end(self: &Arc<Self>) {
+    fn end_request(self: &Arc<Self>) {
         let mut state = lock(&self.state);
         state.in_flight -= 1;
         if state.in_flight > 0 {
@@ -275,20 +275,20 @@ impl Activity {
     }
 }
 
-// === impl Busy ===
+// === impl RequestInFlight ===
 
 #[cfg(test)]
-impl Busy {
+impl RequestInFlight {
     /// A request of a connection that is all there is.
     pub(super) fn none() -> Self {
         let shared = Arc::clone(&Connections::new(1, 0).0);
-        Arc::new(Activity::new(shared)).begin()
+        Arc::new(Activity::new(shared)).start_request()
     }
 }
 
-impl Drop for Busy {
+impl Drop for RequestInFlight {
     fn drop(&mut self) {
-        self.0.end();
+        self.0.end_request();
     }
 }
 
@@ -300,12 +300,12 @@ mod tests {
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-    async fn enter(connections: &Connections) -> Entry {
-        let entered = tokio::time::timeout(Duration::from_secs(60), connections.enter(HERE));
+    async fn admit(connections: &Connections) -> OpenConnection {
+        let entered = tokio::time::timeout(Duration::from_secs(60), connections.admit(HERE));
         entered.await.expect("no room").expect("too many")
     }
 
-    fn is_evicted(entry: &Entry) -> bool {
+    fn is_evicted(entry: &OpenConnection) -> bool {
         entry.activity.closing.load(Ordering::Relaxed)
     }
 
@@ -313,28 +313,28 @@ mod tests {
     async fn the_one_that_is_idle_for_longest_makes_room() {
         let connections = Connections::new(4, 0);
         let (a, b, c) =
-            (enter(&connections).await, enter(&connections).await, enter(&connections).await);
+            (admit(&connections).await, admit(&connections).await, admit(&connections).await);
         tokio::time::sleep(FRESH).await;
         // It has had a request since.
-        drop(a.activity().begin());
-        let d = enter(&connections).await;
+        drop(a.activity().start_request());
+        let d = admit(&connections).await;
         assert_eq!([&a, &b, &c, &d].map(is_evicted), [false, true, false, false]);
         b.activity().evicted().await;
         // The next one needs no room while that one is on its way out.
-        let waits = tokio::time::timeout(Duration::from_millis(1), connections.enter(HERE));
+        let waits = tokio::time::timeout(Duration::from_millis(1), connections.admit(HERE));
         assert!(waits.await.is_err(), "four are open");
         drop(b);
-        let e = enter(&connections).await;
+        let e = admit(&connections).await;
         assert_eq!([&a, &c, &d, &e].map(is_evicted), [false, true, false, false]);
     }
 
     #[tokio::test]
     async fn a_full_server_closes_whatever_becomes_idle() {
         let connections = Connections::new(2, 0);
-        let (a, b) = (enter(&connections).await, enter(&connections).await);
-        let (busy, other) = (a.activity().begin(), b.activity().begin());
+        let (a, b) = (admit(&connections).await, admit(&connections).await);
+        let (busy, other) = (a.activity().start_request(), b.activity().start_request());
         let more = connections.clone();
-        let waiting = tokio::spawn(async move { enter(&more).await });
+        let waiting = tokio::spawn(async move { admit(&more).await });
         tokio::time::sleep(Duration::from_millis(5)).await;
         assert!(![&a, &b].map(is_evicted).contains(&true), "busy ones stay");
         drop(busy);
@@ -352,22 +352,22 @@ mod tests {
     async fn an_address_has_its_share() {
         let connections = Connections::new(10, 2);
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
-        let a = connections.enter(address("2001:db8::1")).await;
-        let _b = connections.enter(address("2001:db8::2:0:0:1")).await.unwrap();
-        assert!(connections.enter(address("2001:db8::3")).await.is_none());
-        assert!(connections.enter(address("2001:db8:0:1::3")).await.is_some());
-        assert!(connections.enter(address("::ffff:127.0.0.1")).await.is_some());
+        let a = connections.admit(address("2001:db8::1")).await;
+        let _b = connections.admit(address("2001:db8::2:0:0:1")).await.unwrap();
+        assert!(connections.admit(address("2001:db8::3")).await.is_none());
+        assert!(connections.admit(address("2001:db8:0:1::3")).await.is_some());
+        assert!(connections.admit(address("::ffff:127.0.0.1")).await.is_some());
         drop(a);
-        assert!(connections.enter(address("2001:db8::3")).await.is_some());
+        assert!(connections.admit(address("2001:db8::3")).await.is_some());
     }
 
     #[tokio::test]
     async fn idling_starts_when_the_last_request_ends() {
         let connections = Connections::new(4, 0);
-        let entry = enter(&connections).await;
+        let entry = admit(&connections).await;
         let start = Instant::now();
         let activity = Arc::clone(entry.activity());
-        let busy = activity.begin();
+        let busy = activity.start_request();
         let time = Duration::from_millis(50);
         tokio::spawn(async move {
             tokio::time::sleep(3 * time).await;

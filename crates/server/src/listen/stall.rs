@@ -1,8 +1,8 @@
 //! Response bodies of HTTP/2, and the streams that their clients do not read.
 //!
 //! On HTTP/2 a client that grants no window stalls one stream while writes to the socket succeed,
-//! so the socket's timeout never sees it. hyper asks a body for its next piece when the piece
-//! before has a place in the client's window; the time in between is what the client makes us wait.
+//! so the socket's timeout never sees it. hyper asks a body for its next chunk when the chunk before
+//! fits into the client's window; the time in between is spent waiting for the client.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,35 +14,35 @@ use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use tokio::time::{Instant, sleep_until};
 
-use super::connections::Busy;
+use super::connections::RequestInFlight;
 
-/// Bodies go out in pieces of this size at most, each of which shows that the client reads. It is
+/// Bodies are sent in chunks of this size at most, each of which shows that the client reads. It is
 /// HTTP/2's usual frame size.
-const PIECE: usize = 16 << 10;
-/// Size of the last piece of a longer chunk. hyper lets go of a stream when its last piece has been
-/// handed to h2, which keeps it until the client has read it.
-const TAIL: usize = 1 << 10;
-/// Bytes in a second that earn a client its waiting time back. One that reads less is cut off in
-/// the end even if it never stops for the whole timeout.
-const LEAST_RATE: f64 = 256.0;
+const CHUNK: usize = 16 << 10;
+/// Size of the last chunk of a longer frame. hyper drops a stream when its last chunk has been handed
+/// to h2, which keeps it until the client has read it.
+const LAST_CHUNK: usize = 1 << 10;
+/// Bytes per second that restore a client's allowance. One that reads less is cut off in the end even
+/// if it never stops for the whole timeout.
+const MIN_RATE: f64 = 256.0;
 
 tokio::task_local! {
     /// The progress of the HTTP/2 stream that the current task serves.
-    static PROGRESS: Arc<Progress>;
+    static PROGRESS: Arc<ReadProgress>;
 }
 
 /// How long a stream has waited for its client.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct ReadProgress {
     timeout: Duration,
-    state: Mutex<State>,
+    state: Mutex<ReadState>,
 }
 
 #[derive(Debug)]
-struct State {
-    /// Since when a piece waits to be taken, and its size.
-    piece: Option<(Instant, usize)>,
-    /// How long that may take.
+struct ReadState {
+    /// Since when a chunk waits to be read, and its size.
+    chunk: Option<(Instant, usize)>,
+    /// How much longer the client may take.
     allowance: Duration,
 }
 
@@ -55,37 +55,37 @@ pub(super) struct StreamExecutor {
 /// A response's body. It counts as a request in flight until it is dropped.
 pub(super) struct ResponseBody {
     inner: Body,
-    /// What of a chunk has not gone out yet; HTTP/2 only.
+    /// The part of a frame that is not sent yet; HTTP/2 only.
     rest: Bytes,
     /// `None` on HTTP/1, where the socket's timeout is enough.
-    progress: Option<Arc<Progress>>,
-    _busy: Busy,
+    progress: Option<Arc<ReadProgress>>,
+    _in_flight: RequestInFlight,
 }
 
-// === impl Progress ===
+// === impl ReadProgress ===
 
-impl Progress {
+impl ReadProgress {
     fn new(timeout: Duration) -> Self {
-        let state = Mutex::new(State { piece: None, allowance: timeout });
+        let state = Mutex::new(ReadState { chunk: None, allowance: timeout });
         Self { timeout, state }
     }
 
-    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+    fn with<T>(&self, f: impl FnOnce(&mut ReadState) -> T) -> T {
         // Plain values: a panic leaves nothing half done.
         f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A piece was handed out.
+    /// Records that a chunk was handed out.
     fn offered(&self, bytes: usize, now: Instant) {
-        self.with(|state| state.piece = Some((now, bytes)));
+        self.with(|state| state.chunk = Some((now, bytes)));
     }
 
-    /// The next piece is asked for: the one before has been taken.
+    /// Records that the next chunk is asked for, so the one before has been read.
     fn taken(&self, now: Instant) {
         self.with(|state| {
-            let Some((since, bytes)) = state.piece.take() else { return };
-            #[expect(clippy::cast_precision_loss, reason = "at most PIECE")]
-            let earned = Duration::from_secs_f64(bytes as f64 / LEAST_RATE);
+            let Some((since, bytes)) = state.chunk.take() else { return };
+            #[expect(clippy::cast_precision_loss, reason = "at most CHUNK")]
+            let earned = Duration::from_secs_f64(bytes as f64 / MIN_RATE);
             let left = state.allowance.saturating_sub(now - since);
             state.allowance = (left + earned).min(self.timeout);
         });
@@ -93,7 +93,7 @@ impl Progress {
 
     /// When the stream is to be reset unless its client reads.
     fn deadline(&self) -> Option<Instant> {
-        self.with(|state| state.piece.map(|(since, _)| since + state.allowance))
+        self.with(|state| state.chunk.map(|(since, _)| since + state.allowance))
     }
 }
 
@@ -105,13 +105,13 @@ where
 {
     fn execute(&self, stream: F) {
         // A stream ends with its connection or its response.
-        tokio::spawn(watch(stream, Arc::new(Progress::new(self.timeout))));
+        tokio::spawn(watch(stream, Arc::new(ReadProgress::new(self.timeout))));
     }
 }
 
 /// Drives a stream to its end, or drops it when its client does not read: h2 then resets it and
 /// forgets what was buffered.
-async fn watch(stream: impl Future<Output = ()>, progress: Arc<Progress>) {
+async fn watch(stream: impl Future<Output = ()>, progress: Arc<ReadProgress>) {
     let mut stream = std::pin::pin!(PROGRESS.scope(Arc::clone(&progress), stream));
     let mut timer = std::pin::pin!(sleep_until(Instant::now()));
     let finished = std::future::poll_fn(|cx| {
@@ -133,17 +133,17 @@ async fn watch(stream: impl Future<Output = ()>, progress: Arc<Progress>) {
 
 impl ResponseBody {
     /// Wraps a response's body in the task that serves its stream.
-    pub(super) fn new(inner: Body, busy: Busy) -> Self {
+    pub(super) fn new(inner: Body, in_flight: RequestInFlight) -> Self {
         let progress = PROGRESS.try_with(Arc::clone).ok();
-        Self { inner, rest: Bytes::new(), progress, _busy: busy }
+        Self { inner, rest: Bytes::new(), progress, _in_flight: in_flight }
     }
 
-    /// The next piece of `rest`.
-    fn piece(&mut self) -> Bytes {
+    /// The next chunk of `rest`.
+    fn next_chunk(&mut self) -> Bytes {
         match self.rest.len() {
-            // A copy: the last piece must not keep the whole chunk in memory.
-            0..=TAIL => Bytes::copy_from_slice(&std::mem::take(&mut self.rest)),
-            length => self.rest.split_to(PIECE.min(length - TAIL)),
+            // A copy: the last chunk must not keep the whole frame in memory.
+            0..=LAST_CHUNK => Bytes::copy_from_slice(&std::mem::take(&mut self.rest)),
+            length => self.rest.split_to(CHUNK.min(length - LAST_CHUNK)),
         }
     }
 }
@@ -170,9 +170,9 @@ impl hyper::body::Body for ResponseBody {
                 Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
             };
         }
-        let piece = self.piece();
-        progress.offered(piece.len(), Instant::now());
-        Poll::Ready(Some(Ok(Frame::data(piece))))
+        let chunk = self.next_chunk();
+        progress.offered(chunk.len(), Instant::now());
+        Poll::Ready(Some(Ok(Frame::data(chunk))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_client_earns_its_time_by_reading() {
         let second = Duration::from_secs(1);
-        let progress = Progress::new(10 * second);
+        let progress = ReadProgress::new(10 * second);
         let start = Instant::now();
         assert_eq!(progress.deadline(), None);
         progress.offered(256, start);
@@ -205,7 +205,7 @@ mod tests {
         progress.taken(start + 6 * second);
         assert_eq!(progress.deadline(), None, "nothing waits for the client");
         let later = start + 7 * second;
-        progress.offered(PIECE, later);
+        progress.offered(CHUNK, later);
         // Six seconds gone, one earned.
         assert_eq!(progress.deadline(), Some(later + 5 * second));
         progress.taken(later);
@@ -214,25 +214,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pieces_are_small_and_the_last_one_is_its_own() {
+    async fn chunks_are_small_and_the_last_one_is_its_own() {
         use http_body_util::BodyExt as _;
         use hyper::body::Body as _;
 
         let whole = Bytes::from((0..50_000_u32).map(|i| i as u8).collect::<Vec<u8>>());
-        let progress = Arc::new(Progress::new(Duration::from_secs(1)));
+        let progress = Arc::new(ReadProgress::new(Duration::from_secs(1)));
         let body = Body::from(whole.clone());
-        let busy = crate::listen::connections::Busy::none();
-        let mut body = PROGRESS.sync_scope(progress, || ResponseBody::new(body, busy));
+        let in_flight = crate::listen::connections::RequestInFlight::none();
+        let mut body = PROGRESS.sync_scope(progress, || ResponseBody::new(body, in_flight));
         assert_eq!(body.size_hint().exact(), Some(50_000));
         let (mut read, mut last) = (Vec::new(), 0);
         while let Some(frame) = body.frame().await {
-            let piece = frame.unwrap().into_data().unwrap();
-            last = piece.len();
-            assert!(last <= PIECE);
-            read.extend_from_slice(&piece);
+            let chunk = frame.unwrap().into_data().unwrap();
+            last = chunk.len();
+            assert!(last <= CHUNK);
+            read.extend_from_slice(&chunk);
             assert_eq!(body.size_hint().exact(), Some((whole.len() - read.len()) as u64));
             assert_eq!(body.is_end_stream(), read.len() == whole.len());
         }
-        assert!(last <= TAIL && read == whole, "{last}");
+        assert!(last <= LAST_CHUNK && read == whole, "{last}");
     }
 }
