@@ -141,8 +141,8 @@ pub fn run(
         Command::Engine { name, log_level, log_format } => {
             run_engine(&name, &log_level, log_format)
         }
-        Command::Openapi { markdown: true } => show(&crate::reference()),
-        Command::Openapi { markdown: false } => match crate::openapi().to_yaml() {
+        Command::Openapi { markdown: true } => show(&crate::app::reference()),
+        Command::Openapi { markdown: false } => match crate::app::openapi().to_yaml() {
             Ok(yaml) => show(&yaml),
             Err(error) => complain(&error.to_string()),
         },

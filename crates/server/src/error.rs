@@ -4,7 +4,7 @@
 //! the request's log line gets.
 
 mod conversions;
-mod messages;
+pub(crate) mod messages;
 
 use std::time::Duration;
 
@@ -14,7 +14,6 @@ use axum::response::{IntoResponse, Response};
 use forebay_protocol::error::{ErrorBody, ErrorEnvelope};
 use forebay_protocol::messages::{MessageError, MessageErrorBody};
 
-pub(crate) use self::messages::MessagesError;
 use crate::pool::{JobError, panic_message};
 
 /// A failed request.

@@ -16,7 +16,8 @@ use hyper::body::{Body as _, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::admission;
-use crate::error::{ApiError, Busy, Internal, MessagesError};
+use crate::error::messages::MessagesError;
+use crate::error::{ApiError, Busy, Internal};
 use crate::record::Record;
 use crate::state::AppState;
 use crate::work::Work;

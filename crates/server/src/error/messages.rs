@@ -4,7 +4,7 @@ use axum::http::header::CONTENT_LENGTH;
 use axum::response::{IntoResponse, Response};
 
 use super::ApiError;
-use crate::extract::Json;
+use axum::Json;
 
 /// An error of the Messages API.
 #[derive(Debug)]
