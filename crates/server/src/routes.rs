@@ -12,6 +12,7 @@ pub(crate) mod not_enforced;
 pub mod rerank;
 pub mod responses;
 pub mod stored_responses;
+mod submission;
 pub mod tokenize;
 
 use std::collections::BTreeMap;

@@ -8,10 +8,10 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use forebay_protocol::completion::{Completion, CompletionRequest};
-use forebay_protocol::error::ErrorEnvelope;
 
-use super::chat::find_or_compile;
+use super::Errors;
 use super::not_enforced::with_not_enforced;
+use super::submission::find_or_compile;
 use crate::admission::Caller;
 use crate::convert::Stamp;
 use crate::dialects::completions::encode::{CompletionEncoder, collect, completion};
@@ -42,8 +42,7 @@ use crate::work::Work;
         ), headers(
             ("x-forebay-not-enforced" = String, description = "Keywords of a schema that the answer may violate, separated by commas; absent where all are enforced"),
         )),
-        (status = "4XX", description = "The request cannot be honoured", body = ErrorEnvelope),
-        (status = "5XX", description = "The server's fault; 503 can be retried", body = ErrorEnvelope),
+        Errors,
     ),
 )]
 pub async fn create(

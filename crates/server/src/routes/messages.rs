@@ -10,8 +10,8 @@ use axum::response::{IntoResponse as _, Response};
 use forebay_protocol::messages::{Message, MessagesRequest, TokenCount};
 
 use super::MessagesErrors;
-use super::chat::{RequestParts, Submitted, context, prepare_and_submit};
 use super::not_enforced::with_not_enforced;
+use super::submission::{RequestParts, Submitted, context, prepare_and_submit};
 use crate::convert::Stamp;
 use crate::convert::prepare::{count, prepare};
 use crate::dialects::messages::encode::{MessagesEncoder, message};

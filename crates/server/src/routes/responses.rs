@@ -11,8 +11,8 @@ use forebay_protocol::TextOr;
 use forebay_protocol::responses::{InputItem, InputTokens, ResponsesRequest};
 
 use super::Errors;
-use super::chat::{RequestParts, Submitted, context, prepare_and_submit};
 use super::not_enforced::with_not_enforced;
+use super::submission::{RequestParts, Submitted, context, prepare_and_submit};
 use crate::convert::Stamp;
 use crate::convert::prepare::{PreparedConversation, count, prepare};
 use crate::cost::{JsonSize, measure};

@@ -8,13 +8,13 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
 use forebay_chat::normalise;
 use forebay_engine::{ParseSpecial, Token};
-use forebay_protocol::error::ErrorEnvelope;
 use forebay_protocol::fields;
 use forebay_protocol::tokenize::{
     DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse,
 };
 use serde_json::Map;
 
+use super::Errors;
 use crate::admission::Caller;
 use crate::config::LimitSettings;
 use crate::conversation::options::PromptEnd;
@@ -39,8 +39,7 @@ use crate::work::Work;
     request_body = TokenizeRequest,
     responses(
         (status = 200, description = "The tokens", body = TokenizeResponse),
-        (status = "4XX", description = "The request cannot be honoured", body = ErrorEnvelope),
-        (status = "5XX", description = "The server's fault; 503 can be retried", body = ErrorEnvelope),
+        Errors,
     ),
 )]
 pub async fn tokenize(
@@ -136,8 +135,7 @@ fn check_length(param: &str, bytes: usize, limits: &LimitSettings) -> Result<(),
     request_body = DetokenizeRequest,
     responses(
         (status = 200, description = "The text", body = DetokenizeResponse),
-        (status = "4XX", description = "The request cannot be honoured", body = ErrorEnvelope),
-        (status = "5XX", description = "The server's fault; 503 can be retried", body = ErrorEnvelope),
+        Errors,
     ),
 )]
 pub async fn detokenize(
