@@ -1,37 +1,36 @@
-//! Threads that run when no other thread wants the core, and that wait for an engine's process.
+//! Background threads, which run when no other thread needs the core, and the time that threads wait for engines.
 
 use std::cell::Cell;
 use std::time::Duration;
 
 thread_local! {
-    static PATIENT: Cell<bool> = const { Cell::new(false) };
-    static WAITED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    static IS_BACKGROUND: Cell<bool> = const { Cell::new(false) };
+    static ENGINE_WAIT: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
-/// Makes this thread one that runs when no other one wants the core, and asks an engine's process for
-/// nothing that would hold up others. Where the first cannot be had, the thread keeps what it has.
+/// Makes this thread a background thread: it runs when no other thread needs the core, and its calls to an engine's
+/// process run on that process's background thread. If the system refuses, the thread keeps its priority.
 ///
-/// A low niceness would not do: a thread of the engine that wakes up, as they do some hundred times a
-/// token, would have to wait for its time slice to end.
+/// Niceness alone is not enough: an engine's threads wake up some hundred times per token, and each would wait for
+/// this thread's time slice to end.
 pub fn run_in_background() {
-    PATIENT.set(true);
+    IS_BACKGROUND.set(true);
     #[cfg(target_os = "linux")]
     run_when_idle();
 }
 
-/// Whether this thread is.
+/// Whether this thread is a background thread.
 pub(crate) fn is_background() -> bool {
-    PATIENT.get()
+    IS_BACKGROUND.get()
 }
 
-/// How long this thread has waited for engines' processes, besides the time that these have worked for
-/// it.
+/// How long this thread has waited for engines' processes, less the time that they spent on its calls.
 pub fn engine_wait_time() -> Duration {
-    WAITED.get()
+    ENGINE_WAIT.get()
 }
 
 pub(crate) fn record_engine_wait(time: Duration) {
-    WAITED.set(WAITED.get() + time);
+    ENGINE_WAIT.set(ENGINE_WAIT.get() + time);
 }
 
 #[cfg(target_os = "linux")]

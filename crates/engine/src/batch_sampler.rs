@@ -1,7 +1,4 @@
-//! Drawing the tokens of a step: each sequence from its own rows, many of them side by side.
-//!
-//! Nothing here waits for anybody: what was drawn is sent when all are done, into channels that
-//! have room.
+//! Sampling the tokens of a step: each sequence from its own rows, sequences in parallel.
 
 use std::cell::RefCell;
 
@@ -12,31 +9,30 @@ use crate::sampling::Scratch;
 use crate::sequence::{Draft, Sequence, TokenOutcome};
 use crate::vocab::Vocab;
 
-/// Logits of a step from which on several threads look at them: below that, waking the threads
-/// takes longer.
-const MANY: usize = 1 << 20;
+/// Logits of a step from which sampling runs on several threads: with fewer, waking the threads takes longer.
+const PARALLEL_LOGITS: usize = 1 << 20;
 
-/// A sequence and the rows to draw from: the first one, and one behind each draft.
+/// A sequence, and its rows of logits: one for its next token and one after each draft.
 #[derive(Debug)]
 pub(crate) struct SamplingJob<'s> {
     pub(crate) sequence: &'s mut Sequence,
     pub(crate) rows: Vec<&'s [f32]>,
-    /// What came of it.
+    /// The sampled tokens.
     pub(crate) sampled: Vec<SampledToken>,
-    /// Drafts for the next step, and how likely one is right.
+    /// Drafts for the next step.
     pub(crate) draft: Draft,
 }
 
-/// A token that was drawn.
+/// A token that was sampled, or forced by a grammar.
 #[derive(Debug)]
 pub(crate) struct SampledToken {
     pub(crate) token: Token,
     pub(crate) outcome: TokenOutcome,
-    /// How many tokens the answer has with it.
+    /// Tokens of the answer, this one included.
     pub(crate) tokens: u32,
-    /// Random numbers used so far.
+    /// Position of the random number generator after it.
     pub(crate) rng_position: u64,
-    /// Whether it is the draft that was computed behind its row.
+    /// Whether it is the draft that was computed after its row.
     pub(crate) as_drafted: bool,
 }
 
@@ -45,7 +41,7 @@ impl<'s> SamplingJob<'s> {
         Self { sequence, rows, sampled: Vec::new(), draft: Draft::default() }
     }
 
-    /// Draws until the sequence ends or a token is not the draft.
+    /// Samples until the sequence ends or a token differs from the draft.
     fn run(&mut self, vocab: &Vocab, scratch: &mut Scratch) {
         let drafts = self.rows.len() - 1;
         for (index, row) in self.rows.iter().enumerate() {
@@ -81,7 +77,7 @@ impl<'s> SamplingJob<'s> {
     }
 }
 
-/// Draws for all of them.
+/// Samples for all sequences.
 pub(crate) fn sample_all(jobs: &mut [SamplingJob<'_>], vocab: &Vocab) {
     thread_local! {
         static SCRATCH: RefCell<Scratch> = RefCell::default();
@@ -89,7 +85,7 @@ pub(crate) fn sample_all(jobs: &mut [SamplingJob<'_>], vocab: &Vocab) {
     let one =
         |job: &mut SamplingJob<'_>| SCRATCH.with_borrow_mut(|scratch| job.run(vocab, scratch));
     let rows: usize = jobs.iter().map(|job| job.rows.len()).sum();
-    if jobs.len() > 1 && rows * vocab.len() >= MANY {
+    if jobs.len() > 1 && rows * vocab.len() >= PARALLEL_LOGITS {
         jobs.par_iter_mut().for_each(one);
     } else {
         jobs.iter_mut().for_each(one);

@@ -1,5 +1,4 @@
-//! What decode calls cost on a machine: measured over rows, chunks and depths, for the scheduler's
-//! simulator to replay.
+//! Measures what decode calls cost on a machine, over rows, chunks and depths, for the scheduler's simulator.
 
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
@@ -12,15 +11,15 @@ use crate::model::{Capacity, GenerationModel, Row, StepError};
 /// Sizes to measure, each in ascending order.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CostPlan {
-    /// Numbers of decode rows, each in a slot of its own.
+    /// Counts of decode rows, each row in a slot of its own.
     pub rows: Vec<u32>,
-    /// Tokens of a prompt's chunk.
+    /// Tokens of a prefill chunk.
     pub chunks: Vec<u32>,
-    /// Tokens that each sequence has before.
+    /// Tokens that each sequence has already.
     pub depths: Vec<u32>,
     /// Times each call is made; the median counts.
     pub repeats: usize,
-    /// The time after which no call is measured any more; the table then has what was measured before.
+    /// After this time no further call is measured; the table then has what was measured so far.
     #[serde(default)]
     pub time_limit: Option<Duration>,
 }
@@ -30,9 +29,9 @@ pub struct CostPlan {
 pub struct CostSample {
     /// Decode rows in it.
     pub rows: u32,
-    /// Tokens of a prompt in it.
+    /// Prefill tokens in it.
     pub chunk: u32,
-    /// Tokens that each of its sequences has before.
+    /// Tokens that each of its sequences has already.
     pub depth: u32,
     /// The median of its times, in milliseconds.
     pub ms: f64,
@@ -47,7 +46,7 @@ pub struct CostTable {
     pub block: u32,
     /// The samples.
     pub samples: Vec<CostSample>,
-    /// What it costs that rows have logits, in calls of rows alone.
+    /// What logits cost, in calls of rows alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub logits: Vec<LogitsCost>,
 }
@@ -61,7 +60,7 @@ pub struct LogitsCost {
     pub ms: f64,
 }
 
-/// An order to measure a model instead of serving it.
+/// Asks an engine's thread to measure its model instead of serving it.
 #[derive(Debug)]
 pub(crate) struct CostMeasurement {
     pub(crate) plan: CostPlan,
@@ -81,7 +80,7 @@ impl Default for CostPlan {
 }
 
 impl CostPlan {
-    /// With the larger calls that a GPU takes.
+    /// A plan with the larger calls that a GPU computes.
     pub fn wide() -> Self {
         let mut plan = Self::default();
         plan.rows.extend([64, 128]);
@@ -89,7 +88,7 @@ impl CostPlan {
         plan
     }
 
-    /// Slots that it needs: one for the chunk, the others for rows.
+    /// Slots that the plan needs: one for the chunk, the others for rows.
     pub fn slots(&self) -> u32 {
         1 + self.rows.iter().max().copied().unwrap_or(0)
     }
@@ -102,7 +101,7 @@ impl CostPlan {
 }
 
 impl CostMeasurement {
-    /// Measures and replies; the model's vocabulary has so many tokens.
+    /// Measures and replies; `vocab` is the number of tokens of the vocabulary.
     pub(crate) fn run(self, model: impl GenerationModel, capacity: &Capacity, vocab: usize) {
         let (shared, block) = (capacity.kv.shares, capacity.block);
         let table = CostTable { shared, block, ..CostTable::default() };
@@ -111,17 +110,17 @@ impl CostMeasurement {
         let mut bench =
             CostBenchmark { model, table, plan: &self.plan, capacity, vocab, depth: 0, started };
         let measured = bench.measure().map(|()| bench.table);
-        // Nobody may wait any more.
+        // The caller may have left.
         drop(self.reply.send(measured));
     }
 }
 
-/// The slot of chunks; rows are in those after it.
+/// The slot of chunks; rows are in the following ones.
 const PROMPT: u32 = 0;
 const SAVED: HostCopyId = HostCopyId(0);
 /// Tokens computed at once when a slot is filled.
 const FILL: u32 = 512;
-/// The deepest that rows and a chunk are measured together on a CPU.
+/// The largest depth at which rows and a chunk are measured together on a CPU.
 const MIXED_DEPTH: u32 = 512;
 
 struct CostBenchmark<'p, M> {
@@ -131,7 +130,7 @@ struct CostBenchmark<'p, M> {
     capacity: &'p Capacity,
     /// Tokens of the vocabulary.
     vocab: u32,
-    /// Tokens that each slot in use is to hold.
+    /// Tokens that each slot in use holds before a call.
     depth: u32,
     started: Instant,
 }
@@ -141,7 +140,7 @@ impl<M: GenerationModel> CostBenchmark<'_, M> {
         let plan = self.plan;
         for &depth in &plan.depths {
             self.depth = depth;
-            // What cannot be cut back to this depth cannot be measured there again.
+            // A slot that cannot be trimmed to this depth cannot be measured there again.
             let cuts_back = depth == 0 || self.capacity.kv.rewinds;
             if !cuts_back || !self.fits(0, 1) || self.is_over() {
                 break;
@@ -182,8 +181,8 @@ impl<M: GenerationModel> CostBenchmark<'_, M> {
         self.plan.time_limit.is_some_and(|limit| self.started.elapsed() >= limit)
     }
 
-    /// Whether one batch holds so many rows and such a chunk, and the KV cache what they add to slots of this
-    /// depth: each row's slot has its copy, and the chunk has one more.
+    /// Whether a batch has room for these rows and this chunk, and the KV cache for their cells: each row's slot has a
+    /// copy of the sequence, and the chunk's slot has one more.
     fn fits(&self, rows: u32, chunk: u32) -> bool {
         let Capacity { kv, batch_tokens, .. } = self.capacity;
         let in_slot = self.depth.saturating_add(chunk.max(1));
@@ -220,7 +219,7 @@ impl<M: GenerationModel> CostBenchmark<'_, M> {
         Ok(())
     }
 
-    /// Gives a slot cells of its own with the same content.
+    /// Fills a slot with a copy of the sequence.
     fn copy_to(&mut self, slot: u32) -> Result<(), StepError> {
         if self.depth == 0 {
             return Ok(());
@@ -228,7 +227,7 @@ impl<M: GenerationModel> CostBenchmark<'_, M> {
         self.change(KvOp::Restore { copy: SAVED, slot: SlotId(slot), keep: self.depth })
     }
 
-    /// Times one kind of call, in milliseconds, if it fits and there is time.
+    /// Measures one kind of call, in milliseconds, if it fits and there is time.
     fn sample(&mut self, rows: u32, chunk: u32) -> Result<Option<f64>, StepError> {
         if !self.fits(rows, chunk) || self.is_over() {
             return Ok(None);
@@ -241,7 +240,7 @@ impl<M: GenerationModel> CostBenchmark<'_, M> {
         Ok(Some(ms))
     }
 
-    /// Times a call of rows with the logits of one row alone; with those of all it took `with`.
+    /// Measures a call with logits for one row alone; with logits for all rows it took `with` milliseconds.
     fn logits(&mut self, rows: u32, with: f64) -> Result<(), StepError> {
         let mut all = self.decode_rows(rows);
         all.iter_mut().skip(1).for_each(|row| row.logits = false);
@@ -254,7 +253,7 @@ impl<M: GenerationModel> CostBenchmark<'_, M> {
         (1..=rows).map(|slot| self.row(slot, self.depth, self.depth + 1)).collect()
     }
 
-    /// A row with a token that depends on its place; the last one of its slot has logits.
+    /// A row whose token depends on its slot and position; the last one of its slot has logits.
     fn row(&self, slot: u32, pos: u32, end: u32) -> Row {
         Row {
             token: (100 + (slot * 31 + pos * 7) % 1000) % self.vocab,
@@ -264,7 +263,7 @@ impl<M: GenerationModel> CostBenchmark<'_, M> {
         }
     }
 
-    /// The median time of a call, in milliseconds; the slots are then as they were.
+    /// The median time of a call, in milliseconds. Afterwards the slots are as before.
     fn time(&mut self, rows: &[Row]) -> Result<f64, StepError> {
         let mut times = Vec::new();
         for _ in 0..self.plan.repeats.max(1) {

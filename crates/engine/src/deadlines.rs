@@ -1,28 +1,28 @@
-//! When the time of each request is up, in order: nobody goes through all of them to find out.
+//! Deadlines of requests, in order: finding those that have passed visits no others.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::failure::Failure;
 
-/// How long a request may take.
+/// A request's time limits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Timeouts {
     pub(crate) submitted: Instant,
-    /// In all, from when it was submitted.
+    /// From submission to the end.
     pub(crate) own: Option<Duration>,
-    /// In the queue; `None` once it has left that.
+    /// In the queue; `None` once it has left the queue.
     pub(crate) queue: Option<Duration>,
 }
 
 impl Timeouts {
-    /// When its time is up.
+    /// When the first limit is reached.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let timeout = [self.own, self.queue].into_iter().flatten().min();
         timeout.and_then(|timeout| self.submitted.checked_add(timeout))
     }
 
-    /// By which limit its time is up, if it is.
+    /// The failure by the limit that was reached, if one was.
     pub(crate) fn overdue(&self, now: Instant) -> Option<Failure> {
         let elapsed = now.saturating_duration_since(self.submitted);
         let over = |limit: Option<Duration>| limit.filter(|&limit| elapsed >= limit);
@@ -31,7 +31,7 @@ impl Timeouts {
     }
 }
 
-/// When the time of each request is up.
+/// Deadlines by time.
 #[derive(Debug)]
 pub(crate) struct Deadlines<K>(BTreeSet<(Instant, K)>);
 
@@ -52,7 +52,7 @@ impl<K: Ord + Copy> Deadlines<K> {
         }
     }
 
-    /// Removes and returns a request whose time is up by `now`.
+    /// Removes and returns a request whose deadline is not after `now`.
     pub(crate) fn pop_due(&mut self, now: Instant) -> Option<K> {
         let &(deadline, _) = self.0.first()?;
         if deadline > now {

@@ -1,7 +1,7 @@
 //! Token bytes to text, at character borders.
 
-/// Collects bytes and gives back whole characters. A character split over tokens waits for its
-/// rest; bytes that can never become a character turn into U+FFFD.
+/// Decodes UTF-8 bytes to whole characters. A character split over tokens is held until it is complete; invalid bytes
+/// become U+FFFD.
 #[derive(Debug, Default)]
 pub(crate) struct Utf8Assembler {
     /// The start of a character, at most 3 bytes.
@@ -9,7 +9,7 @@ pub(crate) struct Utf8Assembler {
 }
 
 impl Utf8Assembler {
-    /// Adds a token's bytes and appends the text that is certain to `out`.
+    /// Adds a token's bytes and appends complete characters to `out`.
     pub(crate) fn push(&mut self, bytes: &[u8], out: &mut String) {
         self.pending.extend_from_slice(bytes);
         let mut rest = self.pending.as_slice();
@@ -35,7 +35,7 @@ impl Utf8Assembler {
         self.pending.drain(..self.pending.len() - kept);
     }
 
-    /// The end: what still waits can only be a broken character.
+    /// Signals end of input: an incomplete character becomes U+FFFD.
     pub(crate) fn finish(&mut self, out: &mut String) {
         if !self.pending.is_empty() {
             self.pending.clear();

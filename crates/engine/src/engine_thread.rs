@@ -1,4 +1,4 @@
-//! The thread that loads a model and then runs its worker.
+//! The thread of an engine: it loads a model, then runs its worker.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +24,7 @@ use crate::worker::{Worker, WorkerPorts};
 #[error("{0}")]
 pub struct LoadError(pub String);
 
-/// What is told of a model once it is loaded.
+/// A loaded model, for those who make its handle.
 #[derive(Debug)]
 pub(crate) struct LoadReport {
     pub(crate) info: ModelInfo,
@@ -37,31 +37,30 @@ pub(crate) struct LoadReport {
     pub(crate) compiler: Option<Arc<dyn GrammarCompiler>>,
 }
 
-/// Told once of a loaded model, or why there is none; returns whether anybody wants it.
+/// Called once, when the model is loaded or cannot be; returns whether to serve it.
 pub(crate) type OnLoaded = Box<dyn FnOnce(Result<LoadReport, LoadError>) -> bool + Send>;
 
-/// A model on its way to a thread: a backend loads it there, then calls one of the `serve` functions.
+/// What an engine's thread owns: a backend loads the model there, then calls one of the `serve` functions.
 pub(crate) struct EngineThread {
     pub(crate) config: ModelConfig,
     pub(crate) board: Arc<StatusBoard>,
     pub(crate) out: Arc<dyn ReportSink>,
-    /// Where commands come from, and how the worker sends itself some.
+    /// The other end of `inbox`, for commands that the worker sends itself.
     pub(crate) commands: mpsc::UnboundedSender<Command>,
     pub(crate) inbox: mpsc::UnboundedReceiver<Command>,
     pub(crate) on_loaded: OnLoaded,
-    /// Whether to measure the model instead of serving it.
+    /// Measures the model instead of serving it.
     pub(crate) measure: Option<CostMeasurement>,
 }
 
-/// How many engine threads run. While there are any, the process must not tear down the statics of
-/// llama.cpp's backends.
+/// Engine threads that run. While there are any, the process must not tear down the statics of llama.cpp's backends.
 pub fn live_threads() -> usize {
     LIVE.load(Ordering::Acquire)
 }
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 
-/// Counts a thread while it runs, or panics.
+/// Counts a thread until it ends or panics.
 struct Live;
 
 impl Live {
@@ -94,12 +93,12 @@ impl EngineThread {
         builder.spawn(run).map_err(|e| LoadError(format!("cannot start a thread: {e}")))
     }
 
-    /// Tells that the model cannot be loaded.
+    /// Reports that the model cannot be loaded.
     pub(crate) fn fail(self, why: impl Into<String>) {
         (self.on_loaded)(Err(LoadError(why.into())));
     }
 
-    /// Serves a generation model until it is told to end.
+    /// Serves a generation model until it is closed.
     pub(crate) fn serve_generation(
         self,
         info: ModelInfo,
@@ -129,7 +128,7 @@ impl EngineThread {
         }
     }
 
-    /// Serves an embedding model until it is told to end.
+    /// Serves an embedding model until it is closed.
     pub(crate) fn serve_embedding<M: EmbeddingModel + Send>(
         self,
         info: ModelInfo,
@@ -148,7 +147,7 @@ impl EngineThread {
     }
 }
 
-/// Marks the engine as failed and ends what is open however its thread ends, a panic included.
+/// Marks the engine as failed and fails open requests when its thread ends for any reason, a panic included.
 pub(crate) struct EngineEndGuard(pub(crate) Arc<StatusBoard>, pub(crate) Arc<dyn ReportSink>);
 
 impl Drop for EngineEndGuard {

@@ -1,6 +1,5 @@
-//! Grammars for requests that come with a grammar's source: usually it was compiled when the request
-//! was checked. Where it was forgotten meanwhile it is compiled again, on a thread of its own, and the
-//! request comes back.
+//! Finds the compiled grammar of a request. It was compiled when the request was checked; if it was evicted since then,
+//! it is compiled again on a thread of its own, and the request is sent to the worker again.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -17,7 +16,7 @@ use crate::status::StatusBoard;
 /// Stack of the thread that compiles: what is accepted takes up to 14 MB.
 const STACK: usize = 64 << 20;
 
-/// Compiles, for one engine.
+/// Finds and recompiles the grammars of one engine's requests.
 pub(crate) struct GrammarRecompiler {
     grammars: Arc<Grammars>,
     commands: mpsc::UnboundedSender<Command>,
@@ -25,25 +24,25 @@ pub(crate) struct GrammarRecompiler {
     board: Arc<StatusBoard>,
     queue: Option<std::sync::mpsc::Sender<Box<GenerateCommand>>>,
     waiting: Arc<Mutex<HashMap<u64, PendingCompile>>>,
-    /// Those that were cancelled on their way back.
+    /// Requests cancelled after their grammar was compiled.
     cancelled: HashSet<u64>,
 }
 
-/// Of a request that waits for its grammar.
+/// The result for a request that waits for its grammar, once there is one.
 type PendingCompile = Option<Result<CompiledGrammar, GrammarError>>;
 
-/// Whether a request has its grammar.
+/// The result of looking for a request's grammar.
 pub(crate) enum GrammarLookup {
-    /// It has, or needs none.
+    /// The request has its grammar, or needs none.
     Ready(Box<GenerateCommand>, Option<CompiledGrammar>),
-    /// It will come again when it has, or nobody wants it any more.
+    /// The request is sent again with its grammar, unless it was cancelled.
     Pending,
     /// The grammar cannot be compiled.
     Failed(Box<GenerateCommand>),
 }
 
 impl GrammarRecompiler {
-    /// Sends requests back by `commands`.
+    /// Requests whose grammar was compiled are sent to `commands`.
     pub(crate) fn new(
         grammars: Arc<Grammars>,
         commands: mpsc::UnboundedSender<Command>,
@@ -74,7 +73,7 @@ impl GrammarRecompiler {
         }
     }
 
-    /// Forgets a request that waits for its grammar; whether there was one.
+    /// Removes a request that waits for its grammar. Returns whether there was one.
     pub(crate) fn forget(&mut self, id: u64) -> bool {
         match lock(&self.waiting).remove(&id) {
             None => false,
@@ -111,12 +110,13 @@ impl GrammarRecompiler {
         let run = move || {
             for generate in requests {
                 let Some(grammar) = &generate.request.grammar else { continue };
-                // It may have been cancelled meanwhile.
+                // The request may have been cancelled.
                 if !lock(&waiting).contains_key(&generate.id) {
                     continue;
                 }
                 let compile = || grammars.compile(grammar);
-                let compiled = board.during(&*out, Activity::Compile, generate.id, false, compile);
+                let compiled =
+                    board.run_activity(&*out, Activity::Compile, generate.id, false, compile);
                 match lock(&waiting).get_mut(&generate.id) {
                     Some(entry) => *entry = Some(compiled),
                     None => continue,

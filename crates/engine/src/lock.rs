@@ -1,4 +1,4 @@
-//! Locks whose holders leave what they guard as it should be, even when they panic.
+//! Locking a mutex whose data stays valid when a holder panics.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -4,8 +4,8 @@ use crate::Token;
 use crate::request::{TokenLogprob, TopLogprob};
 use crate::softmax;
 
-/// Logits that are summed up at a time.
-const PART: usize = 4096;
+/// Logits that are summed at a time.
+const CHUNK: usize = 4096;
 
 /// The log probability of `token` under `logits` (one for each vocabulary entry) and those of the
 /// `top` likeliest tokens.
@@ -28,13 +28,13 @@ struct Normaliser {
 impl Normaliser {
     fn of(logits: &[f32]) -> Self {
         let max = softmax::maximum(logits);
-        // Part by part: room for a whole vocabulary costs more than the sum.
+        // In chunks: a buffer for the whole vocabulary costs more than the sum.
         let mut weights = Vec::new();
         let part = |part: &[f32]| {
             softmax::weigh(part, max, 1.0, &mut weights);
             softmax::sum(&weights)
         };
-        Self { max, log_sum: logits.chunks(PART).map(part).sum::<f64>().ln() }
+        Self { max, log_sum: logits.chunks(CHUNK).map(part).sum::<f64>().ln() }
     }
 
     fn apply(&self, logit: f32) -> f32 {

@@ -1,8 +1,7 @@
-//! The long slot: a second model beside the one with the usual slots, made when it is first needed.
+//! The long slot: a context besides the one with the standard slots, made when it is first needed.
 //!
-//! On a CPU each slot has a part of the KV cache. A request that outgrows its part goes on here,
-//! with as much context as all parts together. Both see what the other saved to host memory; that
-//! is how a sequence comes over.
+//! With a split KV cache each slot has an equal share of the cells. A request that outgrows its share continues here,
+//! with as many cells as all shares together. Both contexts use the same host tier, which carries sequences over.
 
 use std::time::Duration;
 
@@ -10,20 +9,20 @@ use forebay_scheduler::{HostCopyId, KvOp, SlotId};
 
 use crate::model::{GenerationModel, Row, StepError};
 
-/// A model and one for its long slot.
+/// A model whose last slot has a context of its own.
 pub(crate) struct LongSlotModel<M, F> {
-    usual: M,
+    standard: M,
     long: Option<M>,
     make: F,
     slot: SlotId,
-    /// Where each row of the last step is: whether in the long slot, and its number there.
-    places: Vec<(bool, usize)>,
+    /// For each row of the last step: whether it is in the long slot, and its index in that context's step.
+    rows: Vec<(bool, usize)>,
 }
 
 impl<M: GenerationModel, F: FnMut() -> Result<M, StepError>> LongSlotModel<M, F> {
-    /// `slot` is the long one; `make` makes a model whose slot 0 it is.
-    pub(crate) fn new(usual: M, slot: SlotId, make: F) -> Self {
-        Self { usual, long: None, make, slot, places: Vec::new() }
+    /// `slot` is the long one; `make` makes the context whose slot 0 it is.
+    pub(crate) fn new(standard: M, slot: SlotId, make: F) -> Self {
+        Self { standard, long: None, make, slot, rows: Vec::new() }
     }
 }
 
@@ -37,39 +36,39 @@ impl<M: GenerationModel, F: FnMut() -> Result<M, StepError>> GenerationModel
         Ok(())
     }
 
-    /// The calls of the long slot hold nothing else.
+    /// A call has rows of the long slot alone, or none.
     fn step(&mut self, rows: &[Row], calls: &[usize]) -> Result<Vec<Duration>, StepError> {
         let mut parts = [(Vec::with_capacity(rows.len()), Vec::new()), (Vec::new(), Vec::new())];
-        let mut whose = Vec::with_capacity(calls.len());
-        self.places.clear();
+        let mut is_long_call = Vec::with_capacity(calls.len());
+        self.rows.clear();
         let mut rest = rows.iter();
         for &count in calls {
             let mut call = rest.by_ref().take(count).peekable();
             let is_long = call.peek().is_some_and(|row| row.slot == self.slot.0);
-            whose.push(is_long);
+            is_long_call.push(is_long);
             let (rows, counts) = &mut parts[usize::from(is_long)];
             counts.push(count);
             for &row in call {
-                self.places.push((is_long, rows.len()));
+                self.rows.push((is_long, rows.len()));
                 rows.push(Row { slot: if is_long { 0 } else { row.slot }, ..row });
             }
         }
-        let [usual, long] = parts;
+        let [standard, long] = parts;
         let mut took = [Vec::new().into_iter(), Vec::new().into_iter()];
-        if !usual.0.is_empty() {
-            took[0] = self.usual.step(&usual.0, &usual.1)?.into_iter();
+        if !standard.0.is_empty() {
+            took[0] = self.standard.step(&standard.0, &standard.1)?.into_iter();
         }
         if let (false, Some(model)) = (long.0.is_empty(), &mut self.long) {
             took[1] = model.step(&long.0, &long.1)?.into_iter();
         }
-        let each = whose.into_iter().map(|is_long| took[usize::from(is_long)].next());
+        let each = is_long_call.into_iter().map(|is_long| took[usize::from(is_long)].next());
         Ok(each.map(Option::unwrap_or_default).collect())
     }
 
     fn logits(&self, index: usize) -> &[f32] {
-        match (self.places[index], &self.long) {
+        match (self.rows[index], &self.long) {
             ((true, row), Some(long)) => long.logits(row),
-            ((_, row), _) => self.usual.logits(row),
+            ((_, row), _) => self.standard.logits(row),
         }
     }
 
@@ -88,16 +87,16 @@ impl<M: GenerationModel, F: FnMut() -> Result<M, StepError>> GenerationModel
             other => (false, other),
         };
         match (is_long, &mut self.long) {
-            (false, _) => self.usual.change(op),
+            (false, _) => self.standard.change(op),
             (true, Some(long)) => long.change(op),
-            // Nobody is in it: it could not be made, or was not needed yet.
+            // The context was not made, so the slot is empty.
             (true, None) => Ok(()),
         }
     }
 
     fn copy_bytes(&self, copy: HostCopyId) -> Option<u64> {
         let long = || self.long.as_ref().and_then(|long| long.copy_bytes(copy));
-        self.usual.copy_bytes(copy).or_else(long)
+        self.standard.copy_bytes(copy).or_else(long)
     }
 }
 
@@ -151,7 +150,7 @@ mod tests {
         assert_eq!(logits, [1.0, 104.0, 2.0, 103.0]);
         model.change(KvOp::Trim { slot: SlotId(2), keep: 0 }).unwrap();
         model.change(KvOp::Trim { slot: SlotId(0), keep: 0 }).unwrap();
-        assert_eq!((model.usual.changes, model.long.unwrap().changes), (1, 1));
+        assert_eq!((model.standard.changes, model.long.unwrap().changes), (1, 1));
     }
 
     #[test]

@@ -1,5 +1,4 @@
-//! What crosses between an engine and those who use it: plain data, that may as well come from
-//! another process.
+//! Commands to an engine and reports from it: plain data, which may cross to another process.
 
 use std::time::{Duration, Instant};
 
@@ -9,82 +8,82 @@ use crate::Token;
 use crate::failure::Failure;
 use crate::request::{FinishReason, GenerateRequest, TokenLogprob};
 
-/// What an engine is asked to do. Numbers of requests are given by whoever asks, each once.
+/// A command to an engine. The sender numbers the requests, each number once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Command {
     /// Generate text.
     Generate(Box<GenerateCommand>),
     /// Compute vectors.
     Embed(Box<EmbedCommand>),
-    /// Whoever asked for it has left.
+    /// Cancels a request.
     Cancel(u64),
-    /// End, once what was asked is done.
+    /// Ends the engine once all requests are done.
     Close,
 }
 
-/// A request for text on its way to an engine.
+/// A request for text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct GenerateCommand {
     pub(crate) id: u64,
     pub(crate) request: GenerateRequest,
     pub(crate) submitted: SubmitTime,
-    /// Whether it had left another engine's queue: its time in the queue is over.
+    /// Whether it has left the queue of an earlier process: the queue timeout no longer counts.
     pub(crate) started: bool,
-    /// What another engine had of each answer, if there was one; `None` of those that are complete.
+    /// What an earlier process had generated, by choice; `None` for complete answers.
     pub(crate) partial: Vec<Option<PartialAnswer>>,
 }
 
-/// An answer as far as it has come: enough to go on with it elsewhere.
+/// An answer so far: enough to continue it in another process.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PartialAnswer {
     pub(crate) tokens: Vec<Token>,
-    /// Random numbers that its sampler has used.
+    /// Position of its random number generator.
     pub(crate) rng_position: u64,
-    /// Log probabilities whose text is still held back, each with the length of its text in bytes.
+    /// Log probabilities whose text is held back, each with the length of its text in bytes.
     pub(crate) held: Vec<(TokenLogprob, u32)>,
 }
 
-/// A request for vectors on its way to an engine.
+/// A request for vectors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct EmbedCommand {
     pub(crate) id: u64,
     pub(crate) inputs: Vec<Vec<Token>>,
     pub(crate) submitted: SubmitTime,
-    /// Whether it was in another engine, so that it may have left the queue there.
+    /// Whether an earlier process had it: it may have left the queue there.
     pub(crate) started: bool,
-    /// The longest it may take from submission to its last vector.
+    /// The longest time from submission to the last vector.
     pub(crate) timeout: Option<Duration>,
 }
 
-/// The vectors of a request's inputs, or why there are none.
+/// The vectors of a request's inputs, or why it failed.
 pub(crate) type EmbedResult = Result<Vec<Vec<f32>>, Failure>;
 
-/// What an engine says.
+/// A report from an engine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Report {
-    /// What came of a step, in order.
+    /// The updates of a step, in order.
     Updates(Vec<Update>),
-    /// A request for vectors is over.
+    /// A request for vectors is done.
     Vectors { id: u64, vectors: EmbedResult },
-    /// A request for vectors that was cancelled is forgotten.
+    /// A cancelled request for vectors was removed.
     Dropped(u64),
 }
 
-/// What happened to a request for text, and when.
+/// An update of a request for text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Update {
     pub(crate) id: u64,
     /// Time since the request was submitted.
     pub(crate) after: Duration,
     pub(crate) kind: UpdateKind,
-    /// Whether nothing follows.
+    /// Whether no update follows.
     pub(crate) last: bool,
 }
 
-/// What happened to a request for text.
+/// What an update reports.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum UpdateKind {
-    /// It has left the queue.
+    /// The request has left the queue.
     Started { queued: Duration, cached: u32 },
     /// The log probabilities of its prompt.
     Prompt(Vec<TokenLogprob>),
@@ -92,29 +91,29 @@ pub(crate) enum UpdateKind {
     Token(NewToken),
     /// An answer is complete.
     Finished { choice: u32, reason: FinishReason, tokens: u32 },
-    /// It is over without an answer.
+    /// The request failed.
     Failed(Failure),
-    /// It was cancelled, and is forgotten.
+    /// The cancelled request was removed.
     Dropped,
 }
 
-/// An answer's newest token, and what may be sent because of it.
+/// An answer's newest token, and the text that may be sent with it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct NewToken {
     pub(crate) choice: u32,
     pub(crate) token: Token,
-    /// How many tokens the answer has now.
+    /// Tokens of the answer so far.
     pub(crate) tokens: u32,
-    /// Random numbers that its sampler has used.
+    /// Position of its random number generator.
     pub(crate) rng_position: u64,
     pub(crate) text: String,
-    /// The tokens behind `text`, when asked for.
+    /// The tokens of `text`, if requested.
     pub(crate) logprobs: Vec<TokenLogprob>,
-    /// Those of them whose text is held back, as [`PartialAnswer::held`].
+    /// Log probabilities whose text is held back, as [`PartialAnswer::held`].
     pub(crate) held: Vec<(TokenLogprob, u32)>,
 }
 
-/// A point in time that crosses as its age: clocks of two processes have nothing in common.
+/// When a request was submitted. Serialised as its age: the clocks of two processes differ.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SubmitTime(pub(crate) Instant);
 
@@ -124,7 +123,7 @@ impl SubmitTime {
     }
 }
 
-/// How far apart they are does not matter: what was sent is equal to what came.
+/// Any two are equal, so that a message equals its copy in another process.
 impl PartialEq for SubmitTime {
     fn eq(&self, _: &Self) -> bool {
         true

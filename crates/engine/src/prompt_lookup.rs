@@ -3,40 +3,37 @@
 //! that is full of repetitions then stays in its place. Drafts cost nothing to make; whether
 //! computing them pays is the scheduler's to decide.
 //!
-//! Source: Saxena, "Prompt Lookup Decoding" (2023), which takes the first place.
+//! Source: Saxena, "Prompt Lookup Decoding" (2023), which takes the first occurrence.
 
 use std::collections::HashMap;
 
 use crate::Token;
 
-/// Tokens that must be the same as before.
+/// Tokens of an n-gram.
 const NGRAM: usize = 3;
-/// Places of a run that are looked at, the latest ones, and how far they are compared backwards.
+/// The most occurrences of an n-gram to compare, the latest ones, and how many tokens before each.
 const MAX_CANDIDATES: usize = 32;
 const MAX_COMPARED: usize = 64;
-/// From how many tokens on it is much that is the same.
+/// Minimum match length for a high-confidence draft.
 const CONFIDENT_MATCH: usize = 8;
 /// The most tokens of a draft.
 const MAX_DRAFT: usize = 16;
-/// Tokens that are indexed at once: a long prompt is taken in over several steps, so that none of
-/// them takes long.
+/// The most tokens to index in one call: a long prompt is indexed over several steps.
 const MAX_INDEXED: usize = 4096;
-/// No place.
+/// No position.
 const NONE: u32 = u32::MAX;
-/// Weight of the newest verdict on a draft's token.
+/// Weight of the newest observation in the acceptance rate.
 const LEARNING_RATE: f64 = 0.08;
 
-/// Where each run of [`NGRAM`] tokens of a sequence was, and how good drafts have been.
+/// Earlier occurrences of each n-gram of a sequence, and the acceptance rate of drafts.
 #[derive(Debug)]
 pub(crate) struct PromptLookup {
-    /// The latest position behind each run.
+    /// The position after the latest occurrence of each n-gram.
     latest: HashMap<[Token; NGRAM], u32>,
-    /// For the run at each position that was indexed: the position behind its last appearance
-    /// before, or [`NONE`].
+    /// For the n-gram at each indexed position: the position after its previous occurrence, or [`NONE`].
     earlier: Vec<u32>,
     draft: Vec<Token>,
-    /// Whether much was the same before the draft's place, and how often drafts' tokens were right
-    /// where it was not and where it was.
+    /// Whether the last draft's match is long, and the acceptance rates of short and long matches.
     confident: bool,
     acceptance: [f64; 2],
 }
@@ -60,11 +57,11 @@ impl PromptLookup {
         let Some(last) = tokens.len().checked_sub(NGRAM).and_then(|at| ngram(tokens, at)) else {
             return &self.draft;
         };
-        // The last run itself is not indexed yet: it has nothing behind it.
+        // The last n-gram is not indexed: nothing follows it yet.
         let until = tokens.len().saturating_sub(NGRAM).min(self.earlier.len() + MAX_INDEXED);
         for at in self.earlier.len()..until {
-            let behind = u32::try_from(at + NGRAM).unwrap_or(NONE);
-            let before = ngram(tokens, at).and_then(|run| self.latest.insert(run, behind));
+            let after = u32::try_from(at + NGRAM).unwrap_or(NONE);
+            let before = ngram(tokens, at).and_then(|run| self.latest.insert(run, after));
             self.earlier.push(before.unwrap_or(NONE));
         }
         let earlier = |&at: &u32| {
@@ -76,9 +73,9 @@ impl PromptLookup {
         let best = candidates.map(|at| (match_length(tokens, at as usize), at)).max();
         if let Some((matched, at)) = best {
             self.confident = matched >= CONFIDENT_MATCH;
-            let behind = tokens.get(at as usize..).unwrap_or_default();
-            // A text that repeats in short intervals goes on as it has.
-            self.draft.extend(behind.iter().cycle().take(MAX_DRAFT));
+            let following = tokens.get(at as usize..).unwrap_or_default();
+            // A text that repeats in a short period continues to repeat.
+            self.draft.extend(following.iter().cycle().take(MAX_DRAFT));
         }
         &self.draft
     }
@@ -88,13 +85,13 @@ impl PromptLookup {
         &self.draft
     }
 
-    /// How likely a draft's token is right if those before it are.
+    /// The probability that a drafted token is right if those before it are.
     pub(crate) fn acceptance(&self) -> f64 {
         self.acceptance[usize::from(self.confident)]
     }
 
-    /// Tells whether the draft's token at `index` was right. Known for the first one of every
-    /// draft, whether it was computed or not.
+    /// Compares the draft's token at `index` with the sampled one and updates the acceptance rate. Returns whether they
+    /// are equal.
     pub(crate) fn observe(&mut self, index: usize, token: Token) -> bool {
         let Some(&drafted) = self.draft.get(index) else { return false };
         let right = drafted == token;
@@ -104,7 +101,7 @@ impl PromptLookup {
     }
 }
 
-/// How many tokens before `at` are the same as those at the end.
+/// How many tokens before `at` equal those at the end.
 fn match_length(tokens: &[Token], at: usize) -> usize {
     let before = tokens.get(..at).unwrap_or_default().iter().rev();
     before.zip(tokens.iter().rev()).take(MAX_COMPARED).take_while(|(a, b)| a == b).count()

@@ -1,5 +1,4 @@
-//! A bound on thoughts: where it is reached, the tokens that end them come next, whatever the model
-//! would say.
+//! A bound on reasoning: when it is reached, the tokens that close the reasoning are forced.
 
 use std::sync::Arc;
 
@@ -7,67 +6,67 @@ use serde::{Deserialize, Serialize};
 
 use crate::Token;
 
-/// How long an answer may think, and how it stops.
+/// The most reasoning tokens of an answer, and how its reasoning is delimited.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReasoningBudget {
-    /// The most tokens of thoughts, the mark that begins them aside where the prompt has it.
+    /// The most tokens of reasoning; an opening delimiter in the prompt does not count.
     pub tokens: u32,
-    /// Whether the prompt has begun the thoughts.
+    /// Whether the prompt ends with the opening delimiter.
     pub opened: bool,
-    /// What begins thoughts.
+    /// The opening delimiter.
     pub open: Arc<str>,
-    /// What ends them.
+    /// The closing delimiter.
     pub close: Arc<str>,
-    /// The tokens that end them: at least one.
+    /// The tokens that are forced to close the reasoning, at least one.
     pub closing: Arc<[Token]>,
 }
 
-/// Where one answer stands.
+/// Applies a budget to one answer.
 #[derive(Debug)]
 pub(crate) struct ReasoningLimiter {
-    limit: ReasoningBudget,
+    budget: ReasoningBudget,
     state: ReasoningState,
-    /// The text so far as it is needed to see a mark that several tokens spell.
+    /// The end of the text, as long as a delimiter that several tokens spell.
     tail: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReasoningState {
-    /// Nothing but space so far.
+    /// Only white space so far.
     Before,
-    /// This many tokens of thoughts so far.
-    In(u32),
-    /// This many of the closing tokens so far.
+    /// This many tokens of reasoning so far.
+    Inside(u32),
+    /// This many of the closing tokens were forced.
     Closing(usize),
-    /// Behind the thoughts, or there were none.
+    /// After the reasoning, or without any.
     After,
 }
 
 // === impl ReasoningLimiter ===
 
 impl ReasoningLimiter {
-    pub(crate) fn new(limit: ReasoningBudget) -> Self {
-        let state = if limit.opened { ReasoningState::In(0) } else { ReasoningState::Before };
-        Self { limit, state, tail: String::new() }
+    pub(crate) fn new(budget: ReasoningBudget) -> Self {
+        let state = if budget.opened { ReasoningState::Inside(0) } else { ReasoningState::Before };
+        Self { budget, state, tail: String::new() }
     }
 
-    /// The token that has to come next, if thoughts have to end.
-    pub(crate) fn next(&self) -> Option<Token> {
+    /// The token to force next, if the budget is used up.
+    pub(crate) fn forced_token(&self) -> Option<Token> {
         match self.state {
-            ReasoningState::In(tokens) if tokens >= self.limit.tokens => {
-                self.limit.closing.first().copied()
+            ReasoningState::Inside(tokens) if tokens >= self.budget.tokens => {
+                self.budget.closing.first().copied()
             }
-            ReasoningState::Closing(told) => self.limit.closing.get(told).copied(),
+            ReasoningState::Closing(count) => self.budget.closing.get(count).copied(),
             _ => None,
         }
     }
 
-    /// Takes in a token that came and its text; `forced` where it is what [`Self::next`] said.
-    pub(crate) fn take(&mut self, text: &str, forced: bool) {
+    /// Records an appended token's text; `forced` if it is the token of [`Self::forced_token`].
+    pub(crate) fn observe(&mut self, text: &str, forced: bool) {
         if forced {
-            let told = if let ReasoningState::Closing(told) = self.state { told + 1 } else { 1 };
-            self.state = ReasoningState::Closing(told);
-            if told == self.limit.closing.len() {
+            let count = if let ReasoningState::Closing(count) = self.state { count + 1 } else { 1 };
+            self.state = ReasoningState::Closing(count);
+            if count == self.budget.closing.len() {
                 self.state = ReasoningState::After;
             }
             return;
@@ -75,31 +74,31 @@ impl ReasoningLimiter {
         match self.state {
             ReasoningState::Before => {
                 self.tail.push_str(text);
-                let said = self.tail.trim_start();
-                // Space may go on for ever; none of it is needed.
-                let space = self.tail.len() - said.len();
-                if said.starts_with(&*self.limit.open) {
-                    self.state = ReasoningState::In(0);
+                let text = self.tail.trim_start();
+                // White space has no bound and is not needed.
+                let space = self.tail.len() - text.len();
+                if text.starts_with(&*self.budget.open) {
+                    self.state = ReasoningState::Inside(0);
                     self.tail.clear();
-                } else if self.limit.open.starts_with(said) {
+                } else if self.budget.open.starts_with(text) {
                     self.tail.drain(..space);
                 } else {
                     self.state = ReasoningState::After;
                 }
             }
-            // What was to end them came by itself in between: it is all the same.
-            ReasoningState::In(_) | ReasoningState::Closing(_) => {
+            // The model may emit the closing delimiter itself, also while it is being forced.
+            ReasoningState::Inside(_) | ReasoningState::Closing(_) => {
                 self.tail.push_str(text);
-                if self.tail.contains(&*self.limit.close) {
+                if self.tail.contains(&*self.budget.close) {
                     self.state = ReasoningState::After;
                     return;
                 }
-                let keep = self.limit.close.len();
+                let keep = self.budget.close.len();
                 if let Some(from) = self.tail.len().checked_sub(keep) {
                     let from = (from..=self.tail.len()).find(|&at| self.tail.is_char_boundary(at));
                     self.tail.drain(..from.unwrap_or(0));
                 }
-                if let ReasoningState::In(tokens) = &mut self.state {
+                if let ReasoningState::Inside(tokens) = &mut self.state {
                     *tokens += 1;
                 }
             }
@@ -112,48 +111,48 @@ impl ReasoningLimiter {
 mod tests {
     use super::*;
 
-    /// Says `text` character by character under a limit; what comes of it.
-    fn say(text: &str, tokens: u32, opened: bool) -> String {
+    /// Feeds `text` character by character under a budget; returns the answer.
+    fn generate(text: &str, tokens: u32, opened: bool) -> String {
         let close = "\n</t>\n";
         let closing: Vec<Token> = close.chars().map(u32::from).collect();
         let (open, close) = ("<t>".into(), "</t>".into());
-        let limit = ReasoningBudget { tokens, opened, open, close, closing: closing.into() };
-        let mut guard = ReasoningLimiter::new(limit);
+        let budget = ReasoningBudget { tokens, opened, open, close, closing: closing.into() };
+        let mut limiter = ReasoningLimiter::new(budget);
         let mut out = String::new();
         let mut text = text.chars();
         loop {
-            let forced = guard.next().and_then(char::from_u32);
+            let forced = limiter.forced_token().and_then(char::from_u32);
             let Some(c) = forced.or_else(|| text.next()) else { return out };
-            guard.take(&c.to_string(), forced.is_some());
+            limiter.observe(&c.to_string(), forced.is_some());
             out.push(c);
         }
     }
 
     #[test]
-    fn thoughts_end_where_the_limit_is() {
-        assert_eq!(say("<t>abcdef", 3, false), "<t>abc\n</t>\ndef");
-        assert_eq!(say("abcdef", 3, true), "abc\n</t>\ndef");
-        assert_eq!(say("abc", 0, true), "\n</t>\nabc");
+    fn reasoning_ends_at_the_budget() {
+        assert_eq!(generate("<t>abcdef", 3, false), "<t>abc\n</t>\ndef");
+        assert_eq!(generate("abcdef", 3, true), "abc\n</t>\ndef");
+        assert_eq!(generate("abc", 0, true), "\n</t>\nabc");
     }
 
     #[test]
-    fn space_in_front_is_not_kept() {
+    fn leading_white_space_is_not_kept() {
         let (open, close) = ("<t>".into(), "</t>".into());
-        let limit = ReasoningBudget { tokens: 1, opened: false, open, close, closing: [1].into() };
-        let mut guard = ReasoningLimiter::new(limit);
+        let budget = ReasoningBudget { tokens: 1, opened: false, open, close, closing: [1].into() };
+        let mut limiter = ReasoningLimiter::new(budget);
         for _ in 0..1000 {
-            guard.take(" \n", false);
+            limiter.observe(" \n", false);
         }
-        assert!(guard.tail.is_empty());
+        assert!(limiter.tail.is_empty());
         for text in [" <", "t", ">a"] {
-            guard.take(text, false);
+            limiter.observe(text, false);
         }
-        assert_eq!(guard.state, ReasoningState::In(0));
+        assert_eq!(limiter.state, ReasoningState::Inside(0));
     }
 
     #[test]
-    fn thoughts_that_end_before_are_left_alone() {
-        assert_eq!(say("<t>ab</t>cdefghijklmnop", 9, false), "<t>ab</t>cdefghijklmnop");
-        assert_eq!(say(" no <t>thoughts at all", 3, false), " no <t>thoughts at all");
+    fn reasoning_within_the_budget_is_unchanged() {
+        assert_eq!(generate("<t>ab</t>cdefghijklmnop", 9, false), "<t>ab</t>cdefghijklmnop");
+        assert_eq!(generate(" no <t>reasoning at all", 3, false), " no <t>reasoning at all");
     }
 }

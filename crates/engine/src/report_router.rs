@@ -1,4 +1,4 @@
-//! Who waits for what an engine says: it hands each report to the reader of its request.
+//! Passes an engine's reports to the readers of its requests.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,14 +14,14 @@ use crate::message::{Command, EmbedResult, NewToken, Report, Update, UpdateKind}
 use crate::report_sink::ReportSink;
 use crate::request::{Event, TimedEvent};
 
-/// A way to an engine and back.
+/// The channels to an engine and back.
 pub(crate) struct EngineChannel {
     pub(crate) commands: mpsc::UnboundedSender<Command>,
     pub(crate) inbox: mpsc::UnboundedReceiver<Command>,
     pub(crate) router: Arc<ReportRouter>,
 }
 
-/// The requests that are not over.
+/// The readers of open requests.
 pub(crate) struct ReportRouter {
     unread: Arc<Unread>,
     /// `None` once the engine has ended.
@@ -44,16 +44,16 @@ struct VectorsReply {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EngineEnded;
 
-/// Whoever waits for vectors. Dropping it cancels what has not been computed.
+/// The vectors of a request that is not done. Dropping it cancels what has not been computed.
 pub(crate) struct PendingVectors {
     id: u64,
     commands: mpsc::UnboundedSender<Command>,
-    /// `None` once they have come.
+    /// `None` once they have arrived.
     vectors: Option<oneshot::Receiver<EmbedResult>>,
 }
 
 impl EngineChannel {
-    /// With room for so many bytes of events that nobody has read.
+    /// New channels; unread events may take `unread_bytes`.
     pub(crate) fn new(unread_bytes: usize) -> Self {
         #[expect(clippy::disallowed_methods, reason = "the queue's permits bound it")]
         let (commands, inbox) = mpsc::unbounded_channel();
@@ -74,7 +74,7 @@ impl ReportRouter {
         &self.unread
     }
 
-    /// Waits for news about a request for text, which holds these permits until it is over.
+    /// Opens the event channel of a request for text, which holds these permits until it is done.
     pub(crate) fn register_generation(
         &self,
         id: u64,
@@ -85,7 +85,7 @@ impl ReportRouter {
         Ok(receiver)
     }
 
-    /// Waits for a request's vectors. `commands` is where it is cancelled.
+    /// Opens the reply channel of a request for vectors. Cancelling it sends a command to `commands`.
     pub(crate) fn register_embedding(
         &self,
         id: u64,
@@ -101,7 +101,7 @@ impl ReportRouter {
         Ok(PendingVectors { id, commands, vectors: Some(vectors) })
     }
 
-    /// Tells all that wait for text that the engine has died and will be there again.
+    /// Sends [`Event::Paused`] to all readers of text.
     pub(crate) fn pause(&self) {
         let open = self.lock();
         for sender in open.iter().flat_map(|open| open.generations.values()) {
@@ -113,11 +113,11 @@ impl ReportRouter {
         lock(&self.open)
     }
 
-    fn tell(&self, news: Vec<Update>) {
+    fn send_updates(&self, updates: Vec<Update>) {
         let mut over = Vec::new();
         let mut open = self.lock();
         let Some(OpenRequests { generations, .. }) = open.as_mut() else { return };
-        for Update { id, after, kind, last } in news {
+        for Update { id, after, kind, last } in updates {
             let event = event(kind).map(|event| TimedEvent { after, event });
             if last {
                 over.extend(generations.remove(&id).map(|sender| (sender, event)));
@@ -134,10 +134,10 @@ impl ReportRouter {
         }
     }
 
-    fn answer(&self, id: u64, vectors: Option<EmbedResult>) {
+    fn finish_embedding(&self, id: u64, vectors: Option<EmbedResult>) {
         let waiting = self.lock().as_mut().and_then(|open| open.vectors.remove(&id));
         let Some(VectorsReply { reply, permits }) = waiting else { return };
-        // The permits are returned first: whoever gets the answer may ask again.
+        // The permits are returned first: the reader may submit again at once.
         drop(permits);
         if let Some(vectors) = vectors {
             drop(reply.send(vectors));
@@ -167,9 +167,9 @@ impl Drop for PendingVectors {
 impl ReportSink for ReportRouter {
     fn report(&self, report: Report) {
         match report {
-            Report::Updates(news) => self.tell(news),
-            Report::Vectors { id, vectors } => self.answer(id, Some(vectors)),
-            Report::Dropped(id) => self.answer(id, None),
+            Report::Updates(updates) => self.send_updates(updates),
+            Report::Vectors { id, vectors } => self.finish_embedding(id, Some(vectors)),
+            Report::Dropped(id) => self.finish_embedding(id, None),
         }
     }
 
@@ -185,7 +185,7 @@ impl fmt::Debug for ReportRouter {
     }
 }
 
-/// What a reader is told, if anything.
+/// The event of an update, if readers get one.
 fn event(kind: UpdateKind) -> Option<Event> {
     Some(match kind {
         UpdateKind::Started { queued, cached } => Event::Started { queued, cached },

@@ -2,28 +2,28 @@
 
 use crate::message::Report;
 
-/// Takes what an engine says. It never waits.
+/// Receives an engine's reports.
 pub(crate) trait ReportSink: Send + Sync {
+    /// Takes a report.
     fn report(&self, report: Report);
 
-    /// Requests and questions that the engine is about to compute, in place of those before.
-    fn computing(&self, _by: Activity, _ids: &mut dyn Iterator<Item = u64>) {}
+    /// Records the requests and questions that an activity is about to compute, in place of the previous ones.
+    fn computing(&self, _activity: Activity, _ids: &mut dyn Iterator<Item = u64>) {}
 
-    /// The engine is about to end, and its model to be freed: the board has the last of its learned costs.
-    /// Reports may still follow.
+    /// The engine is about to end and to free its model: the board has the last learned costs. Reports may follow.
     fn ending(&self) {}
 
-    /// The engine has ended: nothing more will come.
+    /// The engine has ended: no report follows.
     fn ended(&self);
 }
 
-/// What an engine does on one of its threads, beside what it does on the others.
+/// What one of an engine's threads does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Activity {
-    /// A step, or a pass of the lane with this number.
+    /// A step, or an embedding pass, on the lane with this number.
     Step(usize),
-    /// Compiling again a grammar that was forgotten.
+    /// Recompiling a grammar that was evicted.
     Compile,
-    /// Answering a question, on the thread with this number.
+    /// Answering a question on the thread with this number.
     Answer(usize),
 }

@@ -1,4 +1,4 @@
-//! The plain data that goes into the engine and comes out of it.
+//! Requests and their events: the plain data that enters and leaves an engine.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,24 +22,24 @@ pub struct GenerateRequest {
     pub max_tokens: u32,
     /// How to choose tokens.
     pub sampling: SamplingParams,
-    /// When to end.
+    /// When an answer ends.
     pub stop: StopRules,
-    /// Control tokens that show in the answer's text by their names.
+    /// Control tokens whose names appear in the answer's text.
     pub visible_controls: Arc<[Token]>,
-    /// How long it may think.
+    /// The bound on reasoning tokens.
     pub reasoning_budget: Option<ReasoningBudget>,
-    /// What the answer has to be: a grammar that was compiled before, so it can be enforced.
+    /// The grammar that the answer follows; it was compiled before.
     pub grammar: Option<Grammar>,
-    /// Report each token's log probability and this many alternatives.
+    /// Reports each token's log probability and this many alternatives.
     pub logprobs: Option<u32>,
-    /// Report the prompt's own log probabilities and this many alternatives.
+    /// Reports the prompt's log probabilities and this many alternatives.
     pub prompt_logprobs: Option<u32>,
-    /// Who asks, and how urgently.
+    /// Tenant, principal, priority and timeout.
     pub admission: AdmissionParams,
 }
 
 impl GenerateRequest {
-    /// One answer, and nothing else is asked for.
+    /// A request for one answer, with defaults for all else.
     pub fn plain(
         prompt: impl Into<Arc<[Token]>>,
         max_tokens: u32,
@@ -79,7 +79,7 @@ impl SamplingParams {
     }
 }
 
-/// Where a request comes from: it decides whose turn it is and whose KV it may reuse.
+/// What admission needs of a request: whose cache it shares, and its place in the queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdmissionParams {
     /// Only KV of requests with the same salt is reused.
@@ -88,7 +88,7 @@ pub struct AdmissionParams {
     pub principal: Principal,
     /// How urgent it is.
     pub priority: Priority,
-    /// The longest it may take from submission to its last token.
+    /// The longest time from submission to the last token.
     pub timeout: Option<Duration>,
 }
 
@@ -97,13 +97,13 @@ pub struct AdmissionParams {
 pub struct SamplingParams {
     /// 0 takes the likeliest token.
     pub temperature: f32,
-    /// Keep this many of the likeliest tokens; 0 keeps all.
+    /// Keeps this many of the likeliest tokens; 0 keeps all.
     pub top_k: u32,
     /// Locally typical mass; 1 keeps all.
     pub typical_p: f32,
     /// Nucleus mass; 1 keeps all.
     pub top_p: f32,
-    /// Drop tokens below this fraction of the likeliest one's probability; 0 keeps all.
+    /// Drops tokens below this fraction of the likeliest one's probability; 0 keeps all.
     pub min_p: f32,
     /// Divides positive logits (multiplies negative ones) of tokens in prompt or answer; 1 is off.
     pub repetition_penalty: f32,
@@ -117,31 +117,31 @@ pub struct SamplingParams {
     pub seed: u64,
 }
 
-/// When an answer ends, besides its length.
+/// When an answer ends, besides at its length limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopRules {
-    /// Texts that end it and are not part of it. None is empty.
+    /// Texts that end it and are not part of it; each has at least one character.
     pub strings: Vec<String>,
     /// Tokens that end it and are not part of it.
     pub tokens: Vec<Token>,
-    /// Never choose an end-of-generation token.
+    /// Never samples an end-of-generation token.
     pub ignore_eos: bool,
-    /// Before this many tokens nothing ends it.
+    /// The answer does not end before this many tokens.
     pub min_tokens: u32,
 }
 
-/// News about a request. A request's channel takes all its events, so a reader that is slow never
-/// holds up the batch; what is unread over all requests is bounded in bytes.
+/// An event of a request. A request's channel takes all its events, so a slow reader never delays the batch; unread
+/// events are bounded in bytes over all requests.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// It has left the queue.
+    /// The request has left the queue.
     Started {
-        /// How long it waited.
+        /// Time in the queue.
         queued: Duration,
-        /// Tokens of the prompt whose KV was there already.
+        /// Prompt tokens that were in the prefix cache.
         cached: u32,
     },
-    /// The engine has died: it is started again, and the request goes on.
+    /// The engine's process has died: it restarts, and the request continues.
     Paused,
     /// Log probabilities of the prompt's tokens from the second on, in order.
     Prompt(Vec<TokenLogprob>),
@@ -151,21 +151,21 @@ pub enum Event {
         choice: u32,
         /// Whole characters; never a part of a stop string.
         text: String,
-        /// How many tokens the answer has now.
+        /// Tokens of the answer so far.
         tokens: u32,
-        /// The tokens behind `text`, when asked for.
+        /// The tokens of `text`, if requested.
         logprobs: Vec<TokenLogprob>,
     },
     /// An answer is complete.
     Finished {
         /// Which answer.
         choice: u32,
-        /// Why.
+        /// The reason.
         reason: FinishReason,
-        /// How many tokens were generated for it, an end-of-generation token included.
+        /// Tokens generated for it, an end-of-generation token included.
         tokens: u32,
     },
-    /// The request is over without an answer.
+    /// The request failed; no event follows.
     Failed(Failure),
 }
 
@@ -180,11 +180,11 @@ pub(crate) struct TimedEvent {
 /// Why an answer ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FinishReason {
-    /// The model chose an end-of-generation token.
+    /// The model sampled an end-of-generation token.
     EndOfText,
     /// A stop string appeared.
     StopString(String),
-    /// A stop token was chosen.
+    /// A stop token was sampled.
     StopToken(Token),
     /// `max_tokens` is reached.
     Length,

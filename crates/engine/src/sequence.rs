@@ -1,4 +1,4 @@
-//! One answer while it grows: its tokens, its sampler, its text so far unsent.
+//! One answer while it is generated: its tokens, its sampler, and the text that is held back.
 
 use std::sync::Arc;
 
@@ -14,29 +14,29 @@ use crate::sampling::{Sampler, Scratch};
 use crate::stop_strings::{StopMatcher, Verdict};
 use crate::vocab::Vocab;
 
-/// An answer and how it continues.
+/// An answer and the state that generates it.
 #[derive(Debug)]
 pub(crate) struct Sequence {
     /// The prompt and what was generated.
     all: Vec<Token>,
     prompt_tokens: usize,
-    /// Guesses at what comes next, where that is wanted.
+    /// Drafts tokens, if enabled.
     lookup: Option<PromptLookup>,
     max_tokens: u32,
     rules: StopRules,
     logprobs: Option<u32>,
     sampler: Sampler,
-    /// Control tokens that show.
+    /// Control tokens whose names appear in the text.
     visible_controls: Arc<[Token]>,
-    /// Ends thoughts that are too long.
+    /// Ends reasoning at its budget.
     reasoning: Option<ReasoningLimiter>,
-    /// What the answer has to be.
+    /// The grammar that the answer follows.
     constraint: Option<Constraint>,
     assembler: Utf8Assembler,
     stops: StopMatcher,
-    /// Log probabilities whose text is still held back, each with the length of its text.
+    /// Log probabilities whose text is held back, each with the length of its text in bytes.
     unsent: Vec<(TokenLogprob, u32)>,
-    /// Tokens that may not be chosen before `min_tokens`, and those that may never be.
+    /// Tokens that must not be sampled before `min_tokens`, and at any time.
     banned_early: Vec<Token>,
     banned_always: Vec<Token>,
 }
@@ -49,18 +49,18 @@ pub(crate) struct Draft {
     pub(crate) acceptance: f64,
 }
 
-/// What one more token did.
+/// What one more token adds to an answer.
 #[derive(Debug, Default)]
 pub(crate) struct TokenOutcome {
     /// Text that may be sent now.
     pub(crate) text: String,
-    /// The tokens behind it, when asked for.
+    /// The tokens of that text, if requested.
     pub(crate) logprobs: Vec<TokenLogprob>,
-    /// Those whose text is held back, each with its length in bytes.
+    /// Log probabilities whose text is held back, each with its length in bytes.
     pub(crate) held: Vec<(TokenLogprob, u32)>,
-    /// Set when that was the end.
+    /// Set if the answer ends with this token.
     pub(crate) finished: Option<FinishReason>,
-    /// Set when it cannot go on: the grammar is too complex.
+    /// Set if the grammar exceeds the parser's limits: the answer cannot continue.
     pub(crate) failed: bool,
 }
 
@@ -95,25 +95,26 @@ impl Sequence {
         }
     }
 
-    /// Goes on where another engine was: all that it knew follows from the tokens.
+    /// Continues an answer of an earlier process: all other state follows from its tokens.
     pub(crate) fn resume(&mut self, said: PartialAnswer, vocab: &Vocab) {
         let PartialAnswer { tokens, rng_position, held } = said;
         if let Some(constraint) = &mut self.constraint {
             constraint.resume(tokens.clone());
         }
         for token in tokens {
-            let closes = self.reasoning.as_ref().and_then(ReasoningLimiter::next) == Some(token);
+            let closes =
+                self.reasoning.as_ref().and_then(ReasoningLimiter::forced_token) == Some(token);
             let early = self.tokens() < self.rules.min_tokens;
             self.sampler.accept(token);
             self.all.push(token);
-            // What may be sent was sent.
+            // This text was sent by the earlier process.
             self.read(token, (early, closes), vocab, &mut String::new());
         }
         self.sampler.seek(rng_position);
         self.unsent = held;
     }
 
-    /// Random numbers that were used.
+    /// Position of the random number generator.
     pub(crate) fn rng_position(&self) -> u64 {
         self.sampler.rng_position()
     }
@@ -127,18 +128,17 @@ impl Sequence {
         }
     }
 
-    /// How many tokens were generated.
+    /// Tokens generated so far.
     pub(crate) fn tokens(&self) -> u32 {
         u32::try_from(self.all.len() - self.prompt_tokens).unwrap_or(u32::MAX)
     }
 
-    /// The token chosen last.
+    /// The last token.
     pub(crate) fn last(&self) -> Token {
         self.all.last().copied().unwrap_or_default()
     }
 
-    /// Drafts what may come next: how many tokens, and how likely one is right if those before it
-    /// are.
+    /// Drafts the next tokens.
     pub(crate) fn propose(&mut self) -> Draft {
         let Some(lookup) = &mut self.lookup else { return Draft::default() };
         let mut drafts = lookup.propose(&self.all).len();
@@ -153,13 +153,13 @@ impl Sequence {
         self.constraint.is_some()
     }
 
-    /// What is asked of the grammar while the model computes.
+    /// The grammar's state, to prepare its mask while the model computes.
     pub(crate) fn constraint(&mut self) -> Option<&mut Constraint> {
         self.constraint.as_mut()
     }
 
-    /// Adds a token that the grammar forces, if there is one. Where log probabilities are wanted
-    /// each token has to come from the model, so there none is.
+    /// Appends the tokens that the grammar forces. None are if log probabilities are requested: those come from the
+    /// model.
     pub(crate) fn append_forced(&mut self, vocab: &Vocab) -> Vec<(Token, TokenOutcome)> {
         let Some(constraint) = self.constraint.as_mut().filter(|_| self.logprobs.is_none()) else {
             return Vec::new();
@@ -176,13 +176,13 @@ impl Sequence {
         appended
     }
 
-    /// Compares the token chosen last with the draft's at `index`.
+    /// Whether the last token is the draft's token at `index`.
     pub(crate) fn is_as_drafted(&mut self, index: usize) -> bool {
         let last = self.last();
         self.lookup.as_mut().is_some_and(|lookup| lookup.observe(index, last))
     }
 
-    /// Chooses the next token by `logits` and says what may be sent.
+    /// Samples the next token from `logits` and appends it.
     pub(crate) fn sample(
         &mut self,
         logits: &[f32],
@@ -204,23 +204,23 @@ impl Sequence {
                 return TokenOutcome { failed: true, ..TokenOutcome::default() };
             }
         };
-        let forced = self.reasoning.as_ref().and_then(ReasoningLimiter::next);
+        let forced = self.reasoning.as_ref().and_then(ReasoningLimiter::forced_token);
         let forced = forced.filter(|&token| mask.is_none_or(|mask| mask.allows(token)));
         let token = forced.unwrap_or_else(|| self.sampler.sample(logits, mask, banned, scratch));
         if mask.is_some_and(|mask| !mask.allows(token)) {
-            // Nothing is left that may come next and is not banned.
+            // Every token that the grammar allows is banned.
             return self.end(FinishReason::EndOfText);
         }
         self.append(token, Some(logits), vocab, forced.is_some())
     }
 
-    /// Adds a token and says what may be sent.
+    /// Appends a token.
     fn append(
         &mut self,
         token: Token,
         logits: Option<&[f32]>,
         vocab: &Vocab,
-        closes_thoughts: bool,
+        closes_reasoning: bool,
     ) -> TokenOutcome {
         let early = self.tokens() < self.rules.min_tokens;
         self.sampler.accept(token);
@@ -236,7 +236,7 @@ impl Sequence {
             self.unsent.push((token_logprob(logits, token, top), bytes));
         }
         let mut outcome = TokenOutcome::default();
-        let verdict = self.read(token, (early, closes_thoughts), vocab, &mut outcome.text);
+        let verdict = self.read(token, (early, closes_reasoning), vocab, &mut outcome.text);
         if let Verdict::Matched(index) = verdict {
             let stop = self.stops.stop(index).to_owned();
             outcome.logprobs = self.logprobs_within(outcome.text.len());
@@ -265,8 +265,8 @@ impl Sequence {
         outcome
     }
 
-    /// Reads a token's text and appends what of it may be sent. `early` where nothing ends the answer
-    /// yet, `closes` where the token ends thoughts that are too long.
+    /// Decodes a token's text and appends to `out` what may be sent. `early`: the answer must not end yet; `closes`: the
+    /// token is one that the reasoning budget forced.
     fn read(
         &mut self,
         token: Token,
@@ -276,7 +276,7 @@ impl Sequence {
     ) -> Verdict {
         let piece = self.piece(token, vocab);
         if let Some(reasoning) = &mut self.reasoning {
-            reasoning.take(&String::from_utf8_lossy(piece), closes);
+            reasoning.observe(&String::from_utf8_lossy(piece), closes);
         }
         let mut text = String::new();
         self.assembler.push(piece, &mut text);
@@ -297,7 +297,7 @@ impl Sequence {
         }
     }
 
-    /// Whether choosing `token` ends the answer.
+    /// Why `token` ends the answer, if it does.
     fn ending_token(&self, token: Token, vocab: &Vocab) -> Option<FinishReason> {
         if self.rules.tokens.contains(&token) {
             return Some(FinishReason::StopToken(token));
@@ -306,7 +306,7 @@ impl Sequence {
         eog.then_some(FinishReason::EndOfText)
     }
 
-    /// Lets out everything that was held back.
+    /// Flushes all text that is held back.
     fn end(&mut self, reason: FinishReason) -> TokenOutcome {
         let mut text = String::new();
         self.stops.flush(&mut text);

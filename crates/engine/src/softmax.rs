@@ -1,9 +1,9 @@
-//! Logits to weights, over a whole vocabulary, in loops that the compiler turns into vector code.
+//! Logits to weights over a whole vocabulary, in loops that the compiler vectorises.
 
-/// Natural logarithm of the smallest weight that is not taken for zero. With 32-bit logits
-/// nothing below it can make a difference.
+/// Natural logarithm of the smallest weight that does not count as zero: with 32-bit logits smaller ones make no
+/// difference.
 const NEGLIGIBLE: f32 = -30.0;
-/// Elements that are worked on side by side.
+/// Elements per vector operation.
 const LANES: usize = 16;
 
 /// The largest logit; negative infinity when there is none.
@@ -25,7 +25,7 @@ pub(crate) fn weigh(logits: &[f32], max: f32, inverse_temperature: f32, weights:
     weights.extend(logits.iter().map(|&logit| exp((logit - max) * inverse_temperature)));
 }
 
-/// The sum of some weights.
+/// The sum of weights.
 pub(crate) fn sum(weights: &[f32]) -> f64 {
     let (chunks, rest) = weights.as_chunks::<LANES>();
     let mut sums = [0.0_f64; LANES];

@@ -1,5 +1,4 @@
-//! What an engine tells the rest of the process without being asked: its own thread does, or the one
-//! that looks after its process.
+//! An engine's status and counters, which its thread (or its process's supervisor) publishes and anybody reads.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -17,38 +16,38 @@ use crate::report_sink::{Activity, ReportSink};
 use crate::step_timeouts::{StepKind, StepTimeouts};
 use crate::step_times::StepTimes;
 
-/// Times that a question may take longer which runs when no other thread wants the core.
-const PATIENT_TIMES: u32 = 60;
+/// How many times longer a call may take on a background thread, which runs when no other thread needs the core.
+const BACKGROUND_FACTOR: u32 = 60;
 
-/// How an engine is.
+/// Engine status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Status {
     /// The model is being read.
     Loading,
     /// Requests are served.
     Ready,
-    /// The engine has died and is being started again: requests wait.
+    /// The engine's process has died and is restarting: requests wait.
     Restarting,
     /// The engine has ended; requests fail.
     Failed,
 }
 
-/// How far loading has come, from 0 to 1.
+/// Progress of loading, from 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Progress(pub f32);
 
-/// Counts since the start, and the state of now.
+/// Cumulative counters, and gauges of the current state.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stats {
-    /// Sequences that were admitted (for embeddings: inputs in the current pass).
+    /// Admitted sequences (for embeddings: inputs in the current pass).
     pub running: u64,
-    /// Requests that wait.
+    /// Queued requests.
     pub waiting: u64,
     /// KV cells in use, in tokens.
     pub kv_used: u64,
-    /// KV cells that only parked sequences hold, in tokens.
+    /// KV cells held by parked sequences alone, in tokens.
     pub kv_parked: u64,
-    /// Tokens whose KV is kept in host memory.
+    /// Tokens in the host tier.
     pub kv_saved: u64,
     /// KV cells, in tokens.
     pub kv_total: u64,
@@ -60,63 +59,62 @@ pub struct Stats {
     pub step_errors: u64,
     /// Requests whose client went away.
     pub cancelled: u64,
-    /// Requests that ran out of time.
+    /// Requests that timed out.
     pub timed_out: u64,
-    /// Bytes of events that wait to be read.
+    /// Bytes of events that clients have not read.
     pub unread_bytes: u64,
-    /// Answers that were cut because nobody read them.
+    /// Answers cut because their events were not read.
     pub cut: u64,
     /// Drafted tokens that were computed.
     pub drafted: u64,
-    /// Those of them that were right.
+    /// Drafted tokens that were right.
     pub accepted: u64,
-    /// How often a draft's token must be right for drafts to pay, from 0 to 1.
+    /// The share of right drafts at which drafting breaks even, from 0 to 1.
     pub draft_break_even: f64,
-    /// Where the time of steps went.
+    /// Time of steps by part.
     pub times: StepTimes,
-    /// What the scheduler has done.
+    /// The scheduler's counters.
     pub scheduler: Counters,
-    /// Processes that died, by cause.
+    /// Exits of engine processes, by cause.
     pub deaths: BTreeMap<ExitCause, u64>,
 }
 
-/// What a board tells, as plain data.
+/// The content of a status board, as plain data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Snapshot {
     pub(crate) stats: Stats,
-    /// How long it is likely to take until what waits has been served.
+    /// Estimated time until the queued requests have been served.
     pub(crate) backlog: Duration,
-    /// How long the step that began first has run, where one is running.
+    /// How long the oldest running step has run.
     pub(crate) stalled: Option<Duration>,
-    /// The same of a step, or a question, that has run longer than it may.
+    /// How long the oldest activity beyond its limit has run.
     pub(crate) overdue: Option<Duration>,
-    /// The kinds of steps that were computed, or are being computed.
+    /// The kinds of steps computed so far.
     pub(crate) seen: Vec<StepKind>,
 }
 
-/// A step that runs.
+/// A running activity.
 #[derive(Debug, Clone, Copy)]
-struct RunningStep {
+struct RunningActivity {
     began: Instant,
     limit: Duration,
 }
 
-/// Reads what an engine has learned of costs, also after it has ended. Cheap to clone; keeps no engine
+/// Reads the costs that an engine has learned, also after it has ended. Cheap to clone; does not keep the engine
 /// running.
 #[derive(Debug, Clone)]
 pub struct CostWatch(pub(crate) Arc<StatusBoard>);
 
 impl CostWatch {
-    /// What its calls were learned to cost, a few seconds ago at most, and a number that changes when
-    /// that does. Empty for embedding models.
+    /// A version number and the learned costs of decode calls, at most a few seconds old. Empty for embedding models.
     pub fn learned(&self) -> (u64, Arc<LearnedCosts>) {
         self.0.costs()
     }
 }
 
 impl Stats {
-    /// The same, where an engine before this one had counted so much.
-    pub(crate) fn after(mut self, before: &Self) -> Self {
+    /// Adds the counters of earlier processes of the same engine.
+    pub(crate) fn plus(mut self, before: &Self) -> Self {
         let add = |count: &mut u64, earlier: u64| *count = count.saturating_add(earlier);
         add(&mut self.steps, before.steps);
         add(&mut self.step_tokens, before.step_tokens);
@@ -146,11 +144,11 @@ pub(crate) struct StatusBoard {
     /// Woken when the status changes.
     changed: Notify,
     progress: AtomicU32,
-    /// The number of the engine's process; 0 where it has none of its own.
+    /// The id of the engine's process; 0 if it has none of its own.
     process: AtomicU32,
     limits: Mutex<StepTimeouts>,
-    /// What runs, by who runs it.
-    running_steps: Mutex<BTreeMap<Activity, RunningStep>>,
+    /// What runs now.
+    running_now: Mutex<BTreeMap<Activity, RunningActivity>>,
     pub(crate) running: AtomicU64,
     pub(crate) waiting: AtomicU64,
     pub(crate) kv_used: AtomicU64,
@@ -164,19 +162,19 @@ pub(crate) struct StatusBoard {
     pub(crate) timed_out: AtomicU64,
     pub(crate) drafted: AtomicU64,
     pub(crate) accepted: AtomicU64,
-    /// How long what waits will take, in milliseconds.
+    /// Estimated time until the queue is served, in milliseconds.
     pub(crate) backlog_ms: AtomicU64,
-    /// How often a draft's token must be right for drafts to pay, in hundredths.
+    /// The share of right drafts at which drafting breaks even, in hundredths.
     pub(crate) break_even: AtomicU32,
-    told: Mutex<(StepTimes, Counters)>,
-    /// What calls were learned to cost, and from how many calls.
+    step_times: Mutex<(StepTimes, Counters)>,
+    /// A version number and the learned costs.
     costs: Mutex<(u64, Arc<LearnedCosts>)>,
     deaths: Mutex<BTreeMap<ExitCause, u64>>,
-    /// Requests that wait for the engine to be started again before they are prepared.
-    outside: AtomicU64,
+    /// Requests that wait for a restart before they are prepared.
+    waiting_for_restart: AtomicU64,
 }
 
-/// Counts one while it lives.
+/// Adds one to a gauge while it lives.
 struct Counted<'c>(&'c AtomicU64);
 
 impl<'c> Counted<'c> {
@@ -193,7 +191,7 @@ impl Drop for Counted<'_> {
 }
 
 impl StatusBoard {
-    /// One that nothing was told to yet.
+    /// The board of an engine that is loading.
     pub(crate) fn new(limits: StepTimeouts) -> Self {
         Self {
             limits: Mutex::new(limits),
@@ -201,7 +199,7 @@ impl StatusBoard {
             changed: Notify::new(),
             progress: AtomicU32::new(0),
             process: AtomicU32::new(0),
-            running_steps: Mutex::default(),
+            running_now: Mutex::default(),
             running: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
             kv_used: AtomicU64::new(0),
@@ -217,10 +215,10 @@ impl StatusBoard {
             accepted: AtomicU64::new(0),
             backlog_ms: AtomicU64::new(0),
             break_even: AtomicU32::new(100),
-            told: Mutex::default(),
+            step_times: Mutex::default(),
             costs: Mutex::default(),
             deaths: Mutex::default(),
-            outside: AtomicU64::new(0),
+            waiting_for_restart: AtomicU64::new(0),
         }
     }
 
@@ -244,10 +242,10 @@ impl StatusBoard {
         self.changed.notify_waiters();
     }
 
-    /// Waits while the engine is being started again.
+    /// Waits while the engine restarts.
     ///
     /// # Errors
-    /// When that takes longer than `limit`.
+    /// [`Failure::QueueTimeout`] if that takes longer than `limit`.
     pub(crate) async fn wait_until_restarted(
         &self,
         limit: Option<Duration>,
@@ -255,30 +253,30 @@ impl StatusBoard {
         if self.status() != Status::Restarting {
             return Ok(());
         }
-        let _waiting = Counted::new(&self.outside);
+        let _waiting = Counted::new(&self.waiting_for_restart);
         match limit {
-            None => self.no_longer_restarts().await,
+            None => self.restarted().await,
             Some(limit) => {
                 let late = |_| Failure::QueueTimeout(limit);
-                tokio::time::timeout(limit, self.no_longer_restarts()).await.map_err(late)?;
+                tokio::time::timeout(limit, self.restarted()).await.map_err(late)?;
             }
         }
         Ok(())
     }
 
-    async fn no_longer_restarts(&self) {
-        self.becomes(|status| status != Status::Restarting).await;
+    async fn restarted(&self) {
+        self.wait_for(|status| status != Status::Restarting).await;
     }
 
     /// Waits until the engine has ended.
     pub(crate) async fn ended(&self) {
-        self.becomes(|status| status == Status::Failed).await;
+        self.wait_for(|status| status == Status::Failed).await;
     }
 
-    async fn becomes(&self, wanted: impl Fn(Status) -> bool) {
+    async fn wait_for(&self, wanted: impl Fn(Status) -> bool) {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
-            // What changes from here on wakes it.
+            // Changes from here on wake it.
             changed.as_mut().enable();
             if wanted(self.status()) {
                 return;
@@ -287,7 +285,7 @@ impl StatusBoard {
         }
     }
 
-    /// The number of the process that the engine runs in, if it is not this one.
+    /// The id of the engine's process; `None` if it runs in this one.
     pub(crate) fn process_id(&self) -> Option<u32> {
         Some(self.process.load(Relaxed)).filter(|&id| id != 0)
     }
@@ -304,8 +302,8 @@ impl StatusBoard {
         self.progress.store(progress.0.to_bits(), Relaxed);
     }
 
-    /// All that it tells, but how the engine is.
-    pub(crate) fn state(&self) -> Snapshot {
+    /// A copy of all but the status.
+    pub(crate) fn snapshot(&self) -> Snapshot {
         Snapshot {
             stats: self.stats(),
             backlog: self.backlog(),
@@ -315,11 +313,10 @@ impl StatusBoard {
         }
     }
 
-    /// Tells what the board of an engine somewhere else told, `before` having been counted by those
-    /// before it.
-    pub(crate) fn follow(&self, state: Snapshot, before: &Stats) {
-        let Snapshot { stats, backlog, stalled, .. } = state;
-        let stats = stats.after(before);
+    /// Mirrors the board of the engine's current process; `before` is what earlier ones counted.
+    pub(crate) fn mirror(&self, snapshot: Snapshot, before: &Stats) {
+        let Snapshot { stats, backlog, stalled, .. } = snapshot;
+        let stats = stats.plus(before);
         self.running.store(stats.running, Relaxed);
         self.waiting.store(stats.waiting, Relaxed);
         self.kv_used.store(stats.kv_used, Relaxed);
@@ -337,84 +334,85 @@ impl StatusBoard {
         self.break_even.store((stats.draft_break_even * 100.0) as u32, Relaxed);
         self.backlog_ms.store(u64::try_from(backlog.as_millis()).unwrap_or(u64::MAX), Relaxed);
         let began = stalled.and_then(|stalled| Instant::now().checked_sub(stalled));
-        let step = |began| (Activity::Step(0), RunningStep { began, limit: Duration::MAX });
+        let step = |began| (Activity::Step(0), RunningActivity { began, limit: Duration::MAX });
         let step = began.map(step);
-        *lock(&self.running_steps) = step.into_iter().collect();
-        self.tell(stats.times, stats.scheduler);
+        *lock(&self.running_now) = step.into_iter().collect();
+        self.set_counters(stats.times, stats.scheduler);
     }
 
-    /// Tells that a step is about to be computed on a lane, and how long that is predicted to take.
+    /// Records that a step begins on a lane, with its predicted time.
     pub(crate) fn begin_step(&self, lane: usize, kind: StepKind, predicted: Duration) {
         let limit = lock(&self.limits).next(kind, predicted);
         self.begin(Activity::Step(lane), limit);
     }
 
-    /// Does something that is no step, with this number, and tells of it while it lasts. What is
-    /// `patient` may have to wait for a core, for very long.
-    pub(crate) fn during<T>(
+    /// Runs `work` as an activity that is recorded while it lasts. `id` is the request or question that it is for;
+    /// on a `background` thread it may wait very long for a core.
+    pub(crate) fn run_activity<T>(
         &self,
         out: &dyn ReportSink,
-        by: Activity,
+        activity: Activity,
         id: u64,
-        patient: bool,
+        background: bool,
         work: impl FnOnce() -> T,
     ) -> T {
-        let limit = lock(&self.limits).least() * if patient { PATIENT_TIMES } else { 1 };
-        out.computing(by, &mut std::iter::once(id));
-        self.begin(by, limit);
+        let limit = lock(&self.limits).least() * if background { BACKGROUND_FACTOR } else { 1 };
+        out.computing(activity, &mut std::iter::once(id));
+        self.begin(activity, limit);
         let done = work();
-        lock(&self.running_steps).remove(&by);
-        out.computing(by, &mut std::iter::empty());
+        lock(&self.running_now).remove(&activity);
+        out.computing(activity, &mut std::iter::empty());
         done
     }
 
-    fn begin(&self, by: Activity, limit: Duration) {
-        lock(&self.running_steps).insert(by, RunningStep { began: Instant::now(), limit });
+    fn begin(&self, activity: Activity, limit: Duration) {
+        lock(&self.running_now).insert(activity, RunningActivity { began: Instant::now(), limit });
     }
 
-    /// Tells that the step of `tokens` tokens was computed.
+    /// Records that the step of `tokens` tokens was computed.
     pub(crate) fn end_step(&self, lane: usize, tokens: usize) {
-        lock(&self.running_steps).remove(&Activity::Step(lane));
+        lock(&self.running_now).remove(&Activity::Step(lane));
         self.steps.fetch_add(1, Relaxed);
         self.step_tokens.fetch_add(tokens as u64, Relaxed);
     }
 
-    /// How long the step that began first has run; `None` where none is running.
+    /// How long the oldest running step has run; `None` if none runs.
     pub(crate) fn stalled_for(&self) -> Option<Duration> {
-        let running = lock(&self.running_steps);
+        let running = lock(&self.running_now);
         let steps = running.iter().filter(|(by, _)| matches!(by, Activity::Step(_)));
         steps.map(|(_, step)| step.began.elapsed()).max()
     }
 
-    /// The same of the steps and answers that have run longer than they may.
+    /// How long the oldest activity beyond its limit has run.
     fn overdue_for(&self) -> Option<Duration> {
-        let overdue =
-            |step: &RunningStep| Some(step.began.elapsed()).filter(|&elapsed| elapsed > step.limit);
-        lock(&self.running_steps).values().filter_map(overdue).max()
+        let overdue = |step: &RunningActivity| {
+            Some(step.began.elapsed()).filter(|&elapsed| elapsed > step.limit)
+        };
+        lock(&self.running_now).values().filter_map(overdue).max()
     }
 
-    /// Gives the steps that run so much more time: all of the process was stopped.
-    pub(crate) fn forgive(&self, time: Duration) {
-        for step in lock(&self.running_steps).values_mut() {
+    /// Extends the limits of all running activities, after the whole process was stopped.
+    pub(crate) fn extend_limits(&self, time: Duration) {
+        for step in lock(&self.running_now).values_mut() {
             step.limit = step.limit.saturating_add(time);
         }
     }
 
-    /// Counts the death of the engine's process.
-    pub(crate) fn died(&self, death: ExitCause) {
-        *lock(&self.deaths).entry(death).or_default() += 1;
+    /// Counts an unexpected exit of the engine's process and clears the gauges.
+    pub(crate) fn record_exit(&self, cause: ExitCause) {
+        *lock(&self.deaths).entry(cause).or_default() += 1;
         self.set_process_id(None);
-        lock(&self.running_steps).clear();
+        lock(&self.running_now).clear();
         for gauge in [&self.running, &self.kv_used, &self.kv_parked, &self.kv_saved] {
             gauge.store(0, Relaxed);
         }
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let (times, scheduler) = lock(&self.told).clone();
+        let (times, scheduler) = lock(&self.step_times).clone();
         Stats {
             running: self.running.load(Relaxed),
-            waiting: self.waiting.load(Relaxed) + self.outside.load(Relaxed),
+            waiting: self.waiting.load(Relaxed) + self.waiting_for_restart.load(Relaxed),
             kv_used: self.kv_used.load(Relaxed),
             kv_parked: self.kv_parked.load(Relaxed),
             kv_saved: self.kv_saved.load(Relaxed),
@@ -435,23 +433,23 @@ impl StatusBoard {
         }
     }
 
-    /// Tells where the time went and what the scheduler has done.
-    pub(crate) fn tell(&self, times: StepTimes, counts: Counters) {
-        *lock(&self.told) = (times, counts);
+    /// Publishes the time of steps by part, and the scheduler's counters.
+    pub(crate) fn set_counters(&self, times: StepTimes, counts: Counters) {
+        *lock(&self.step_times) = (times, counts);
     }
 
-    /// What calls were learned to cost, and a number that changes when that does.
+    /// A version number and the learned costs of decode calls.
     pub(crate) fn costs(&self) -> (u64, Arc<LearnedCosts>) {
         lock(&self.costs).clone()
     }
 
-    /// Publishes what calls were learned to cost.
+    /// Publishes learned costs.
     pub(crate) fn set_costs(&self, costs: LearnedCosts) {
         let mut published = lock(&self.costs);
         *published = (published.0.saturating_add(1), Arc::new(costs));
     }
 
-    /// How long it is likely to take until what waits now has been served.
+    /// Estimated time until the queued requests have been served.
     pub(crate) fn backlog(&self) -> Duration {
         Duration::from_millis(self.backlog_ms.load(Relaxed))
     }

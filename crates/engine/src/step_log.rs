@@ -1,17 +1,17 @@
-//! What is logged of steps: each one for whoever asks, and once that the target cannot be kept.
+//! Logs each step at trace level, and once that the target cannot be kept.
 
 use std::time::Duration;
 
 use forebay_scheduler::{BudgetReason, CallKind, ItlTarget, Step};
 
-/// Steps longer than the target until that is logged: the first ones measure what chunks cost.
+/// Steps above the target until that is logged: the first ones measure what chunks cost.
 const STEPS: u32 = 8;
 
 /// Logs steps.
 #[derive(Debug)]
 pub(crate) struct StepLog {
     target: ItlTarget,
-    /// Steps so far whose chunks made them longer than the target, up to [`STEPS`].
+    /// Steps whose chunks exceeded the target so far, up to [`STEPS`].
     over: u32,
 }
 

@@ -1,29 +1,28 @@
-//! How long a step may take until it counts as hung.
+//! Timeouts of steps: how long one may run until the engine counts as hung.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Times that a step may take longer than predicted.
+/// How many times longer than predicted a step may take.
 const TIMES: u32 = 20;
-/// Times that the first step of its kind may take longer than the others: a driver may compile what it
-/// runs, memory may be taken for the first time.
+/// How many times longer the first step of its kind may take: a driver may compile kernels, memory may be allocated.
 const FIRST: u32 = 5;
 
-/// How long steps may take: what they are predicted to, many times, and `least` in any case.
+/// Timeouts of steps: a multiple of the predicted time, and at least `least`.
 #[derive(Debug)]
 pub(crate) struct StepTimeouts {
     least: Duration,
     seen: BTreeSet<StepKind>,
 }
 
-/// What steps have in common that a device computes with the same code.
+/// A class of steps that a device computes with the same kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct StepKind {
-    /// The number of rows, as a power of two.
+    /// Binary logarithm of the number of rows, rounded down.
     size: u32,
-    /// Whether some sequence has several of them.
+    /// Whether some sequence has several rows.
     prompts: bool,
 }
 
@@ -34,22 +33,22 @@ impl StepKind {
 }
 
 impl StepTimeouts {
-    /// Limits of at least so much; the kinds in `seen` were computed before.
+    /// Timeouts of at least `least`; the kinds in `seen` were computed before.
     pub(crate) fn new(least: Duration, seen: Vec<StepKind>) -> Self {
         Self { least, seen: seen.into_iter().collect() }
     }
 
-    /// The limit of what is no step.
+    /// The timeout of an activity that is no step.
     pub(crate) fn least(&self) -> Duration {
         self.least
     }
 
-    /// The kinds that were computed, or are being computed.
+    /// The kinds of steps computed so far.
     pub(crate) fn seen(&self) -> Vec<StepKind> {
         self.seen.iter().copied().collect()
     }
 
-    /// How long the next step may take.
+    /// The timeout of the next step.
     pub(crate) fn next(&mut self, kind: StepKind, predicted: Duration) -> Duration {
         let limit = predicted.saturating_mul(TIMES).max(self.least);
         if self.seen.insert(kind) { limit.saturating_mul(FIRST) } else { limit }

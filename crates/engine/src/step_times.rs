@@ -1,4 +1,4 @@
-//! Where the time of steps goes.
+//! Time of steps by part.
 
 use std::time::{Duration, Instant};
 
@@ -7,16 +7,15 @@ use serde::{Deserialize, Serialize};
 /// A part of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StepPart {
-    /// Planning, and putting rows together. Taking requests in comes before a step and is no part of one.
+    /// Planning, and building rows. Receiving requests comes before a step and is no part of one.
     Plan,
     /// Changes of the KV cache.
     Kv,
-    /// The model's forward passes, with the copies of their logits to host memory; and before them waiting for what
-    /// grammars allow next, where that is computed still.
+    /// The forward passes, with the copies of their logits to host memory, and the masks of grammars that take longer.
     Forward,
-    /// Choosing tokens; their text, stop strings, drafts.
+    /// Sampling tokens; their text, stop strings, drafts.
     Sample,
-    /// Telling the scheduler what was computed, and handing events over.
+    /// Reporting results to the scheduler and to readers.
     Send,
 }
 

@@ -1,6 +1,6 @@
-//! Stop strings across token borders.
+//! Matches stop strings across token borders.
 
-/// Watches text for stop strings and lets through only what cannot be the start of one.
+/// Matches stop strings and holds back text that may be the start of one.
 #[derive(Debug, Default)]
 pub(crate) struct StopMatcher {
     stops: Vec<String>,
@@ -8,7 +8,7 @@ pub(crate) struct StopMatcher {
     held: String,
 }
 
-/// What became of some text.
+/// Result of adding text.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Nothing matched.
@@ -28,7 +28,7 @@ impl StopMatcher {
         &self.stops[index]
     }
 
-    /// Adds text and appends to `out` what is certain not to belong to a stop string.
+    /// Adds text and appends its safe prefix to `out`: what cannot belong to a stop string.
     pub(crate) fn push(&mut self, text: &str, out: &mut String) -> Verdict {
         if self.stops.is_empty() {
             out.push_str(text);
@@ -47,7 +47,7 @@ impl StopMatcher {
         Verdict::Continue
     }
 
-    /// Lets everything through: the answer ended, or stops do not count yet.
+    /// Flushes held text: the answer ended, or stop strings do not count yet.
     pub(crate) fn flush(&mut self, out: &mut String) {
         out.push_str(&self.held);
         self.held.clear();
@@ -58,7 +58,7 @@ impl StopMatcher {
         !self.held.is_empty()
     }
 
-    /// Where the first stop string to begin begins; the longest of those that begin there.
+    /// Start and index of the earliest match; the longest of those that start there.
     fn earliest_match(&self) -> Option<(usize, usize)> {
         self.stops
             .iter()
@@ -67,7 +67,7 @@ impl StopMatcher {
             .min_by_key(|&(at, index)| (at, usize::MAX - self.stops[index].len()))
     }
 
-    /// Length of the longest end of `held` that begins a stop string.
+    /// Length of the longest suffix of `held` that is a prefix of a stop string.
     fn longest_partial(&self) -> usize {
         let longest_stop = self.stops.iter().map(String::len).max().unwrap_or(0);
         let from = self.held.len().saturating_sub(longest_stop.saturating_sub(1));

@@ -545,7 +545,7 @@ impl<M: GenerationModel> Worker<M> {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 100")]
         let break_even = (scheduler.draft_break_even() * 100.0) as u32;
         board.break_even.store(break_even, Relaxed);
-        board.tell(self.clock.times(), scheduler.counts());
+        board.set_counters(self.clock.times(), scheduler.counts());
     }
 }
 

@@ -205,12 +205,12 @@ fn tell(out: &ParentSocket) {
     let (mut told, mut sent) = (Instant::now(), None::<Instant>);
     loop {
         // While all of this process was stopped no step could get on.
-        board.forgive(told.elapsed().saturating_sub(EVERY * 10));
+        board.extend_limits(told.elapsed().saturating_sub(EVERY * 10));
         told = Instant::now();
         if board.status() == crate::Status::Loading {
             out.send(&FromChild::Progress(board.progress()));
         }
-        out.send(&FromChild::Snapshot(Box::new(board.state())));
+        out.send(&FromChild::Snapshot(Box::new(board.snapshot())));
         if sent.is_none_or(|sent| sent.elapsed() > COSTS_EVERY) && out.send_costs() {
             sent = Some(Instant::now());
         }
@@ -250,8 +250,13 @@ impl AnswerThreads {
                         let answer = AssertUnwindSafe(|| model.get().map(|m| m.answer(question)));
                         let answer =
                             || catch_unwind(answer).unwrap_or_else(|_| std::process::abort());
-                        let answer =
-                            board.during(&*out, Activity::Answer(number), id, patient, answer);
+                        let answer = board.run_activity(
+                            &*out,
+                            Activity::Answer(number),
+                            id,
+                            patient,
+                            answer,
+                        );
                         let took = begin.elapsed();
                         let says = answer.map(|answer| FromChild::Answer { id, answer, took });
                         says.iter().for_each(|says| out.send(says));

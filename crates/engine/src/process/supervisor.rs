@@ -362,7 +362,7 @@ impl Supervisor {
                         format!("a step has run for {} s", took.as_secs()),
                     )
                 });
-                self.parent.board.follow(*state, &self.before);
+                self.parent.board.mirror(*state, &self.before);
                 return Ok(end);
             }
         }
@@ -445,7 +445,7 @@ impl Supervisor {
             ChildExit::Died(death, how) => (death, how),
         };
         self.failed_loads += u32::from(self.loaded.is_none());
-        self.parent.board.died(death);
+        self.parent.board.record_exit(death);
         if let Some(on_loaded) = self.parent.on_loaded.take() {
             let why = match death {
                 ExitCause::CannotLoad => how,
@@ -464,7 +464,7 @@ impl Supervisor {
         // There is no child that anything could be sent to.
         drop(self.follow(None, outcome));
         let counted = Stats { cancelled: 0, ..std::mem::take(&mut self.counted) };
-        self.before = counted.after(&std::mem::take(&mut self.before));
+        self.before = counted.plus(&std::mem::take(&mut self.before));
         self.parent.board.waiting.store(self.in_flight.len() as u64, Relaxed);
         self.parent.router.pause();
         // Nobody may be there any more who wants another one.
