@@ -9,21 +9,21 @@ use serde::{Deserialize, Serialize};
 /// Why an engine's process ended without being asked to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ExitCause {
-    /// By a signal of its own making: an abort, a fault.
+    /// A signal that it caused: an abort, a fault.
     Crashed,
-    /// By a signal from outside, that of an operating system without memory for it included.
+    /// A signal from outside, the out-of-memory killer's included.
     Killed,
-    /// By itself, without being asked to.
+    /// It exited without being asked to.
     Exited,
     /// It was killed because a step took too long.
     Hung,
-    /// It was killed because it said nothing for too long.
+    /// It was killed because it was silent for too long.
     Silent,
-    /// It was killed because it took more memory than it may.
+    /// It was killed because it exceeded its memory limit.
     Memory,
-    /// It was killed because what it sent made no sense.
+    /// It was killed because it sent an invalid message.
     ProtocolError,
-    /// It could not load the model that another one had loaded.
+    /// It could not load a model that was loaded before.
     CannotLoad,
 }
 
@@ -54,7 +54,7 @@ impl ExitCause {
         }
     }
 
-    /// What an exit status tells.
+    /// The cause by an exit status.
     pub(crate) fn of(status: ExitStatus) -> Self {
         let from_outside = [Signal::KILL, Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
         match status.signal() {

@@ -1,10 +1,12 @@
 //! Engines in processes of their own.
 //!
-//! llama.cpp aborts on what it does not expect, and an error of a GPU's driver ends its process. So the
-//! process that clients talk to runs none of it: each model lives in a child, which is this program
-//! again, and frames of plain data go over a socket pair. The child's side is `child.rs`; the parent's
-//! (`parent.rs`) knows each request and every token that came, so where a child dies, the next one goes
-//! on.
+//! llama.cpp aborts on unexpected states, and an error of a GPU's driver ends its process. So the process that
+//! clients talk to runs none of it: each model lives in a child, which is this program again, and frames of plain data
+//! cross a socket pair.
+//!
+//! The child's side is `child.rs`. The parent's side is `supervisor.rs`: it records each request and every token that
+//! came (`in_flight.rs`), so when a child dies, the next one continues all requests. `crash_record.rs` is the memory
+//! in which a child leaves what it was computing, by which a request that kills its engine is found.
 
 mod child;
 mod child_client;

@@ -1,7 +1,6 @@
-//! Prompt lookup: what followed the last few tokens when they appeared before is likely to follow
-//! again. Of several such candidates the one is taken before which most is the same: a copy of a text
-//! that is full of repetitions then stays in its place. Drafts cost nothing to make; whether
-//! computing them pays is the scheduler's to decide.
+//! Drafts by prompt lookup: the tokens that followed an earlier occurrence of the last n-gram are likely to follow
+//! again. Of several occurrences the one with the longest match before it is taken: a copy of a text with many
+//! repetitions then stays at its position. Drafts are cheap; the scheduler decides how many are computed.
 //!
 //! Source: Saxena, "Prompt Lookup Decoding" (2023), which takes the first occurrence.
 

@@ -1,4 +1,4 @@
-//! The child's side: one engine, asked and answered over a socket.
+//! The child's side: one engine, driven over a socket.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,26 +27,24 @@ use crate::status::StatusBoard;
 use crate::step_timeouts::StepTimeouts;
 use crate::vocab::Vocab;
 
-/// How often the parent hears of the engine's state.
-const EVERY: Duration = Duration::from_millis(100);
+/// Interval between snapshots.
+const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(100);
 /// Minimum interval between frames of learned costs; one more is sent at an orderly end.
-const COSTS_EVERY: Duration = Duration::from_secs(2);
-/// Threads that answer questions at once, besides one that answers them when nobody else wants the
-/// core, and their stack: a grammar that is compiled takes up to 14 MB.
+const COSTS_INTERVAL: Duration = Duration::from_secs(2);
+/// Threads that answer questions, besides a background thread, and their stack: compiling a grammar takes up to 14 MB.
 const THREADS: usize = 2;
 const STACK: usize = 64 << 20;
 
-/// Serves an engine over the socket that is the standard input, with a file on the standard output that
-/// tells the parent what is being computed, until its other end is closed or the
-/// engine has ended.
+/// Serves an engine over the socket on standard input, until its other end is closed or the engine has ended. The file
+/// on standard output is the crash record.
 ///
 /// # Errors
-/// When there is no such socket, or what comes from it makes no sense.
+/// When standard input is no socket, or a message cannot be read.
 pub fn serve() -> io::Result<()> {
     end_with_parent()?;
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let crash_record = CrashRecord::of(io::stdout().as_fd().try_clone_to_owned()?.into());
-    // What a library prints is for the log.
+    // Libraries that print to standard output write to the log.
     dup2_stdout(io::stderr())?;
     let Some(ToChild::Load { config, seen }) = frames::read(&mut socket)? else { return Ok(()) };
     let name = format!("engine-{}", config.name);
@@ -61,40 +59,39 @@ pub fn serve() -> io::Result<()> {
         costs_sent: Mutex::default(),
     });
     let model = Arc::<OnceLock<Answerer>>::default();
-    let announce = {
+    let on_loaded = {
         let (out, model) = (Arc::clone(&out), Arc::clone(&model));
-        Box::new(move |announced| announce(&out, &model, announced))
+        Box::new(move |report| report_loaded(&out, &model, report))
     };
-    let host = EngineThread {
+    let engine = EngineThread {
         config: *config,
         board: Arc::clone(&board),
         out: Arc::clone(&out) as Arc<dyn ReportSink>,
         commands: commands.clone(),
         inbox,
-        on_loaded: announce,
+        on_loaded,
         measure: None,
     };
-    // It ends the process when it ends.
-    drop(backend::start(host).map_err(|error| io::Error::other(error.0))?);
+    // The engine's end closes the socket, which ends the process.
+    drop(backend::start(engine).map_err(|error| io::Error::other(error.0))?);
     let helpers = AnswerThreads::start(&name, &out, &board, &model)?;
-    let teller = Arc::clone(&out);
-    thread::Builder::new().name(format!("{name}/state")).spawn(move || tell(&teller))?;
+    let sender = Arc::clone(&out);
+    thread::Builder::new().name(format!("{name}/state")).spawn(move || send_snapshots(&sender))?;
     while let Some(message) = frames::read(&mut socket)? {
         match message {
             ToChild::Command(command) => drop(commands.send(command)),
-            ToChild::Question { id, question, patient } => helpers.ask(id, question, patient),
+            ToChild::Question { id, question, background } => helpers.ask(id, question, background),
             ToChild::Load { .. } => return Err(io::Error::other("a second model")),
         }
     }
     Ok(())
 }
 
-/// Sees to it that the parent's end is this process's; should the parent be gone already, the socket
-/// tells.
+/// Ends this process with its parent. If the parent has ended already, the closed socket ends the process.
 #[cfg(target_os = "linux")]
 fn end_with_parent() -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-    // Where memory runs out this process is the one to end: it is started again.
+    // If memory runs out, this process is the one to kill: it is restarted.
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "500") {
         tracing::debug!(%error, "the out-of-memory killer treats this process like any other");
     }
@@ -106,23 +103,23 @@ fn end_with_parent() -> io::Result<()> {
     Ok(())
 }
 
-/// What of a loaded model is needed besides its worker.
+/// Answers questions about a loaded model.
 struct Answerer {
     vocab: Vocab,
     compiler: Option<Arc<dyn GrammarCompiler>>,
 }
 
-/// The socket to the parent, and the black box. Writing waits until the parent reads.
+/// The socket to the parent, and the crash record. Writing blocks until the parent reads.
 struct ParentSocket {
     socket: Mutex<UnixStream>,
     crash_record: CrashRecord,
     computing: Mutex<ActiveRequests>,
     board: Arc<StatusBoard>,
-    /// The number of the learned costs that were sent last.
+    /// The version of the learned costs that were sent last.
     costs_sent: Mutex<u64>,
 }
 
-/// What is computed by each thread, and room to write that.
+/// The requests that each activity computes, and a buffer to write them.
 #[derive(Default)]
 struct ActiveRequests {
     numbers: BTreeMap<Activity, Vec<u64>>,
@@ -133,14 +130,14 @@ impl ParentSocket {
     fn send(&self, message: &FromChild) {
         let mut socket = lock(&self.socket);
         if frames::write(&mut *socket, message).is_err() {
-            // Nobody is there any more.
+            // The parent has ended.
             drop(socket.shutdown(std::net::Shutdown::Both));
         }
     }
 
-    /// Sends what was learned of costs, if that is new; returns whether it was.
+    /// Sends learned costs if they have changed. Returns whether they have.
     fn send_costs(&self) -> bool {
-        // Held while they are sent: what was learned earlier never comes later.
+        // Held while they are sent: an older version never follows a newer one.
         let mut sent = lock(&self.costs_sent);
         let (number, costs) = self.board.costs();
         let is_new = number != *sent;
@@ -157,10 +154,10 @@ impl ReportSink for ParentSocket {
         self.send(&FromChild::Report(report));
     }
 
-    fn computing(&self, by: Activity, ids: &mut dyn Iterator<Item = u64>) {
+    fn computing(&self, activity: Activity, ids: &mut dyn Iterator<Item = u64>) {
         let mut computing = lock(&self.computing);
         let ActiveRequests { numbers, buffer } = &mut *computing;
-        let own = numbers.entry(by).or_default();
+        let own = numbers.entry(activity).or_default();
         own.clear();
         own.extend(ids);
         self.crash_record.write(&mut numbers.values().flatten().copied(), buffer);
@@ -170,21 +167,21 @@ impl ReportSink for ParentSocket {
         self.send_costs();
     }
 
-    /// The main thread sees the end of the stream, and so does the parent.
+    /// Closes the socket: the main thread and the parent see the end of the stream.
     fn ended(&self) {
         let socket = lock(&self.socket);
         drop(socket.shutdown(std::net::Shutdown::Both));
     }
 }
 
-/// Tells the parent of a loaded model, or why there is none.
-fn announce(
+/// Reports a loaded model to the parent, or why it cannot be loaded.
+fn report_loaded(
     out: &ParentSocket,
     model: &OnceLock<Answerer>,
-    announced: Result<LoadReport, LoadError>,
+    report: Result<LoadReport, LoadError>,
 ) -> bool {
-    let LoadReport { info, vocab, max_requests, max_tokens, compiler } = match announced {
-        Ok(announcement) => announcement,
+    let LoadReport { info, vocab, max_requests, max_tokens, compiler } = match report {
+        Ok(report) => report,
         Err(LoadError(why)) => {
             out.send(&FromChild::LoadFailed(why));
             return false;
@@ -199,29 +196,29 @@ fn announce(
     true
 }
 
-/// Tells the engine's state for ever.
-fn tell(out: &ParentSocket) {
+/// Sends snapshots, progress and learned costs, without end.
+fn send_snapshots(out: &ParentSocket) -> ! {
     let board = &out.board;
-    let (mut told, mut sent) = (Instant::now(), None::<Instant>);
+    let (mut last, mut sent) = (Instant::now(), None::<Instant>);
     loop {
-        // While all of this process was stopped no step could get on.
-        board.extend_limits(told.elapsed().saturating_sub(EVERY * 10));
-        told = Instant::now();
+        // While the whole process was stopped no step could progress.
+        board.extend_limits(last.elapsed().saturating_sub(SNAPSHOT_INTERVAL * 10));
+        last = Instant::now();
         if board.status() == crate::Status::Loading {
             out.send(&FromChild::Progress(board.progress()));
         }
         out.send(&FromChild::Snapshot(Box::new(board.snapshot())));
-        if sent.is_none_or(|sent| sent.elapsed() > COSTS_EVERY) && out.send_costs() {
+        if sent.is_none_or(|sent| sent.elapsed() > COSTS_INTERVAL) && out.send_costs() {
             sent = Some(Instant::now());
         }
-        thread::sleep(EVERY);
+        thread::sleep(SNAPSHOT_INTERVAL);
     }
 }
 
 /// Threads that answer questions.
 struct AnswerThreads {
-    prompt: std::sync::mpsc::Sender<(u64, Question)>,
-    patient: std::sync::mpsc::Sender<(u64, Question)>,
+    foreground: std::sync::mpsc::Sender<(u64, Question)>,
+    background: std::sync::mpsc::Sender<(u64, Question)>,
 }
 
 impl AnswerThreads {
@@ -231,7 +228,7 @@ impl AnswerThreads {
         board: &Arc<StatusBoard>,
         model: &Arc<OnceLock<Answerer>>,
     ) -> io::Result<Self> {
-        let start = |threads: Range<usize>, patient| {
+        let start = |threads: Range<usize>, background| {
             let (sender, questions) = std::sync::mpsc::channel::<(u64, Question)>();
             let questions = Arc::new(Mutex::new(questions));
             for number in threads {
@@ -240,13 +237,13 @@ impl AnswerThreads {
                 let questions = Arc::clone(&questions);
                 let next = move || lock(&questions).recv();
                 let run = move || {
-                    if patient {
+                    if background {
                         run_in_background();
                     }
                     while let Ok((id, question)) = next() {
                         let begin = Instant::now();
-                        // None comes before the model is loaded. A panic would leave who asked without an
-                        // answer: the parent finds out whose question it was.
+                        // No question comes before the model is loaded. After a panic the question would have no
+                        // answer, so the process ends and the parent finds which question it was.
                         let answer = AssertUnwindSafe(|| model.get().map(|m| m.answer(question)));
                         let answer =
                             || catch_unwind(answer).unwrap_or_else(|_| std::process::abort());
@@ -254,12 +251,12 @@ impl AnswerThreads {
                             &*out,
                             Activity::Answer(number),
                             id,
-                            patient,
+                            background,
                             answer,
                         );
                         let took = begin.elapsed();
-                        let says = answer.map(|answer| FromChild::Answer { id, answer, took });
-                        says.iter().for_each(|says| out.send(says));
+                        let message = answer.map(|answer| FromChild::Answer { id, answer, took });
+                        message.iter().for_each(|message| out.send(message));
                     }
                 };
                 let builder = thread::Builder::new().name(format!("{name}/helper-{number}"));
@@ -267,11 +264,14 @@ impl AnswerThreads {
             }
             io::Result::Ok(sender)
         };
-        Ok(Self { prompt: start(0..THREADS, false)?, patient: start(THREADS..THREADS + 1, true)? })
+        Ok(Self {
+            foreground: start(0..THREADS, false)?,
+            background: start(THREADS..THREADS + 1, true)?,
+        })
     }
 
-    fn ask(&self, id: u64, question: Question, patient: bool) {
-        let helpers = if patient { &self.patient } else { &self.prompt };
+    fn ask(&self, id: u64, question: Question, background: bool) {
+        let helpers = if background { &self.background } else { &self.foreground };
         // The threads end with the process.
         drop(helpers.send((id, question)));
     }
@@ -282,7 +282,7 @@ impl Answerer {
         match question {
             Question::Tokenise(texts, special) => {
                 let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-                // The tokeniser is here: it answers.
+                // The tokeniser of this process does not fail.
                 Answer::Tokens(self.vocab.tokenize_all(&texts, special).unwrap_or_default())
             }
             Question::Compile(grammar) => {

@@ -1,5 +1,5 @@
-//! A child's tokenizer and grammar compiler, as the parent's threads use them: they ask and wait. Not for
-//! an async reactor's thread.
+//! A child's tokeniser and grammar compiler, for the parent's threads: each call is a question to the child and waits
+//! for the answer. Not for an async reactor's thread.
 
 use std::num::NonZeroUsize;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -17,24 +17,24 @@ use crate::grammar::{Grammar, GrammarCompiler, GrammarError};
 use crate::lock::lock;
 use crate::vocab::{ParseSpecial, Tokenize};
 
-/// Grammars of which is known that they can be compiled, and the longest of them in bytes: for longer ones
-/// the child is asked each time. A child that has forgotten one compiles it again.
+/// The most grammars that are recorded as compiled, and the longest of them in bytes: longer ones are asked for each
+/// time. A child that has evicted a grammar compiles it again.
 const KNOWN: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 const LONGEST_KNOWN: usize = 32 << 10;
 
-/// A question on its way.
+/// A question and the channel for its answer.
 #[derive(Debug)]
 pub(super) struct PendingQuestion {
     pub(super) question: Question,
-    /// Whether it may take long, so as to hold up nobody.
-    pub(super) patient: bool,
+    /// Whether a background thread is to answer it.
+    pub(super) background: bool,
     pub(super) reply: SyncSender<Reply>,
 }
 
-/// An answer and the time that it took there.
+/// An answer, and the time that the child took for it.
 pub(super) type Reply = Result<(Answer, Duration), Failure>;
 
-/// Asks a child. Cheap to clone.
+/// Sends questions to the current child. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct ChildClient {
     questions: UnboundedSender<PendingQuestion>,
@@ -48,7 +48,7 @@ impl ChildClient {
 
     fn ask(&self, question: Question) -> Result<Answer, Failure> {
         let (reply, answer) = sync_channel(1);
-        let asked = PendingQuestion { question, patient: is_background(), reply };
+        let asked = PendingQuestion { question, background: is_background(), reply };
         self.questions.send(asked).map_err(|_| Failure::EngineGone)?;
         let begin = Instant::now();
         let (answer, took) = answer.recv().unwrap_or(Err(Failure::EngineGone))?;

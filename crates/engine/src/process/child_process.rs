@@ -1,4 +1,4 @@
-//! One child while it runs, as the parent sees it.
+//! A child process, as the parent sees it.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,39 +19,39 @@ use super::launcher::Launcher;
 use super::messages::{FromChild, ToChild};
 use crate::exit_cause::ExitCause;
 
-/// How long a child that is to end, or has closed its socket, may take for that.
-pub(super) const LAST_BREATH: Duration = Duration::from_secs(2);
+/// How long a child may take to exit after it was closed or has closed its socket.
+pub(super) const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long one may take that was told to end, and has served what it had. All of its threads have to run once
-/// more for that, those too that run only when nobody else wants the core.
-pub(super) const LEAVE: Duration = Duration::from_millis(400);
+/// How long a closed child without requests may take to exit. All of its threads have to run once more for that, those
+/// in the background too.
+pub(super) const DRAINED_EXIT_TIMEOUT: Duration = Duration::from_millis(400);
 
-/// A child that runs.
+/// A running child.
 pub(super) struct ChildProcess {
     process: Child,
     frames: mpsc::UnboundedSender<Bytes>,
     writer: JoinHandle<()>,
-    /// Looks at it since it said something.
-    silent: u32,
+    /// Checks since its last message.
+    silent_checks: u32,
 }
 
-/// How a child ended.
+/// How a child exited.
 #[derive(Debug)]
 pub(super) enum ChildExit {
-    /// It was asked to.
+    /// As asked.
     Closed,
     /// It cannot load the model.
     CannotLoad(String),
-    /// Otherwise, or it is to be killed.
+    /// Unexpectedly, or it is to be killed; with a description.
     Died(ExitCause, String),
 }
 
-/// What a child says.
+/// The frames from a child.
 pub(super) trait Frames: Stream<Item = io::Result<bytes::BytesMut>> + Unpin {}
 impl<S: Stream<Item = io::Result<bytes::BytesMut>> + Unpin> Frames for S {}
 
 impl ChildProcess {
-    /// Starts one, for the model with this name.
+    /// Starts a child for the model with this name.
     pub(super) fn start(
         name: &str,
         launcher: &Launcher,
@@ -61,7 +61,7 @@ impl ChildProcess {
         ours.set_nonblocking(true)?;
         let process = Program::new(&launcher.program)
             .args(&launcher.arguments)
-            // For whoever looks at a list of processes.
+            // For lists of processes.
             .arg0("forebay")
             .arg(format!("--name={}", name.replace('\0', "")))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -72,7 +72,7 @@ impl ChildProcess {
         let (mut sink, stream) = Framed::new(socket, frames::codec()).split();
         #[expect(clippy::disallowed_methods, reason = "the queue's permits bound it")]
         let (frames, mut outgoing) = mpsc::unbounded_channel::<Bytes>();
-        // A child that does not read holds up nothing but this.
+        // A child that does not read delays only this task.
         let writer = tokio::spawn(async move {
             while let Some(frame) = outgoing.recv().await {
                 if sink.send(frame).await.is_err() {
@@ -80,35 +80,35 @@ impl ChildProcess {
                 }
             }
         });
-        Ok((Self { process, frames, writer, silent: 0 }, stream))
+        Ok((Self { process, frames, writer, silent_checks: 0 }, stream))
     }
 
-    /// The number of its process.
+    /// Its process id.
     pub(super) fn id(&self) -> Option<u32> {
         self.process.id()
     }
 
     pub(super) fn send(&self, message: &ToChild) -> io::Result<()> {
-        // One that has died is noticed by its silence.
+        // A dead child is noticed by its closed socket or its silence.
         drop(self.frames.send(frames::encode(message)?.into()));
         Ok(())
     }
 
-    /// Takes in a frame.
-    pub(super) fn hear(&mut self, frame: &[u8]) -> io::Result<FromChild> {
-        self.silent = 0;
+    /// Decodes a frame and resets the silence counter.
+    pub(super) fn receive(&mut self, frame: &[u8]) -> io::Result<FromChild> {
+        self.silent_checks = 0;
         frames::decode(frame)
     }
 
-    /// Looks at it once more; for how many times it has said nothing. They are counted, and not the
-    /// time: while this process is stopped as well, nobody looks.
-    pub(super) fn look(&mut self) -> u32 {
-        self.silent += 1;
-        self.silent
+    /// Counts a periodic check. Returns the checks since its last message. Checks are counted and not time, because while
+    /// this process is stopped none is made.
+    pub(super) fn count_check(&mut self) -> u32 {
+        self.silent_checks += 1;
+        self.silent_checks
     }
 
-    /// How it ends, after it has closed its socket; `closing` where it was told to. It may take so long.
-    pub(super) async fn last_breath(&mut self, closing: bool, wait: Duration) -> ChildExit {
+    /// Waits for the exit of a child that has closed its socket; `closing` if it was asked to.
+    pub(super) async fn wait_for_exit(&mut self, closing: bool, wait: Duration) -> ChildExit {
         match tokio::time::timeout(wait, self.process.wait()).await {
             Ok(Ok(status)) if closing && status.success() => ChildExit::Closed,
             Ok(Ok(status)) => ChildExit::Died(ExitCause::of(status), status.to_string()),
@@ -117,10 +117,10 @@ impl ChildProcess {
         }
     }
 
-    /// Kills it, if it has not ended, and waits until its memory is free, but at most so long; whether it is.
-    pub(super) async fn end(mut self, wait: Duration) -> bool {
+    /// Kills the child if it runs, and waits until its memory is free. Returns whether it is within `wait`.
+    pub(super) async fn kill(mut self, wait: Duration) -> bool {
         self.writer.abort();
-        // It may have ended already.
+        // It may have exited already.
         drop(self.process.start_kill());
         tokio::time::timeout(wait, self.process.wait()).await.is_ok()
     }

@@ -1,5 +1,5 @@
-//! What a child computes at the moment, where its parent finds it when it has died: a file without a
-//! name, in memory where that can be had, that both have open.
+//! The ids of what a child is computing, which its parent reads after a crash: an unnamed file that both have open, in
+//! memory on Linux.
 
 use std::fs::File;
 use std::io;
@@ -8,11 +8,11 @@ use std::os::unix::fs::FileExt as _;
 #[cfg(target_os = "linux")]
 use rustix::fs::{MemfdFlags, memfd_create};
 
-/// Numbers of requests that are remembered; a step with more tells of the first ones.
-const MOST: usize = 4096;
+/// The most ids in the record; further ones are left out.
+const MAX_IDS: usize = 4096;
 const WORD: usize = size_of::<u64>();
 
-/// The file.
+/// The file of ids.
 #[derive(Debug)]
 pub(super) struct CrashRecord(File);
 
@@ -25,35 +25,35 @@ impl CrashRecord {
         Ok(Self(file))
     }
 
-    /// The one in a file that was handed on.
+    /// The record in an inherited file.
     pub(super) fn of(file: File) -> Self {
         Self(file)
     }
 
-    /// Another handle of the same file.
+    /// Another descriptor of the same file.
     pub(super) fn file(&self) -> io::Result<File> {
         self.0.try_clone()
     }
 
-    /// Remembers these numbers in place of those before.
+    /// Writes these ids in place of the previous ones.
     pub(super) fn write(&self, ids: &mut dyn Iterator<Item = u64>, buffer: &mut Vec<u8>) {
         buffer.clear();
         buffer.extend_from_slice(&[0; WORD]);
-        ids.take(MOST).for_each(|id| buffer.extend_from_slice(&id.to_le_bytes()));
+        ids.take(MAX_IDS).for_each(|id| buffer.extend_from_slice(&id.to_le_bytes()));
         let count = (buffer.len() / WORD - 1) as u64;
         buffer[..WORD].copy_from_slice(&count.to_le_bytes());
-        // Without memory for it a death has no suspects; that is all.
+        // If writing fails, a crash only has no suspects.
         drop(self.0.write_all_at(buffer, 0));
     }
 
-    /// Forgets all numbers.
+    /// Removes all ids.
     pub(super) fn clear(&self) {
         self.write(&mut std::iter::empty(), &mut Vec::new());
     }
 
-    /// The numbers that were written last.
+    /// The ids that were written last.
     pub(super) fn read(&self) -> Vec<u64> {
-        let mut bytes = vec![0; (MOST + 1) * WORD];
+        let mut bytes = vec![0; (MAX_IDS + 1) * WORD];
         let length = self.0.read_at(&mut bytes, 0).unwrap_or(0);
         let (words, _) = bytes[..length].as_chunks();
         let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
@@ -76,7 +76,7 @@ mod tests {
         child.write(&mut [3].into_iter(), &mut buffer);
         assert_eq!(parent.read(), [3]);
         child.write(&mut (0..5000), &mut buffer);
-        assert_eq!(parent.read().len(), MOST);
+        assert_eq!(parent.read().len(), MAX_IDS);
         child.write(&mut std::iter::empty(), &mut buffer);
         assert!(parent.read().is_empty());
     }

@@ -1,5 +1,5 @@
-//! Frames on a socket between two processes: four bytes of length (big-endian), then a message as
-//! postcard spells it. [`LengthDelimitedCodec`] reads the same.
+//! Frames on a socket between two processes: four bytes of length (big-endian), then a message in postcard's encoding.
+//! [`LengthDelimitedCodec`] reads the same format.
 
 use std::io::{self, Read, Write};
 
@@ -7,21 +7,20 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::codec::LengthDelimitedCodec;
 
-/// The longest frame, in bytes: the largest messages are the vectors and the log probabilities of a
-/// request.
-const LONGEST: usize = 256 << 20;
+/// The longest frame, in bytes: the largest messages are vectors and log probabilities of a request.
+const MAX_FRAME: usize = 256 << 20;
 
 /// Reads and writes frames asynchronously.
 pub(super) fn codec() -> LengthDelimitedCodec {
-    LengthDelimitedCodec::builder().max_frame_length(LONGEST).new_codec()
+    LengthDelimitedCodec::builder().max_frame_length(MAX_FRAME).new_codec()
 }
 
-/// A message as the inside of a frame.
+/// Encodes a message, without the frame's length.
 pub(super) fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
     postcard::to_stdvec(message).map_err(invalid)
 }
 
-/// The message in a frame.
+/// Decodes a frame's message.
 pub(super) fn decode<T: DeserializeOwned>(frame: &[u8]) -> io::Result<T> {
     postcard::from_bytes(frame).map_err(invalid)
 }
@@ -29,9 +28,9 @@ pub(super) fn decode<T: DeserializeOwned>(frame: &[u8]) -> io::Result<T> {
 /// Writes a frame; waits while the socket is full.
 pub(super) fn write<T: Serialize>(to: &mut impl Write, message: &T) -> io::Result<()> {
     let body = encode(message)?;
-    let length = u32::try_from(body.len()).ok().filter(|_| body.len() <= LONGEST);
+    let length = u32::try_from(body.len()).ok().filter(|_| body.len() <= MAX_FRAME);
     let length = length.ok_or_else(|| invalid("a frame is too long"))?;
-    // In one piece: a frame is one system call, as a rule.
+    // In one buffer: a frame is one system call, as a rule.
     let mut frame = Vec::with_capacity(4 + body.len());
     frame.extend_from_slice(&length.to_be_bytes());
     frame.extend_from_slice(&body);
@@ -46,10 +45,10 @@ pub(super) fn read<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Opti
         read => read?,
     }
     let length = u32::from_be_bytes(length);
-    if length as usize > LONGEST {
+    if length as usize > MAX_FRAME {
         return Err(invalid("a frame is too long"));
     }
-    // What has not come takes no memory.
+    // The buffer grows as bytes arrive: the length may be wrong.
     let mut body = Vec::new();
     from.take(length.into()).read_to_end(&mut body)?;
     if body.len() < length as usize {

@@ -55,10 +55,10 @@ pub(crate) fn from_child(mut bytes: &[u8]) {
         let (submitted, partial) = (SubmitTime::now(), Vec::new());
         readers.extend(link.router.generation(id, permits()).ok().map(|reader| (id, reader)));
         let generate = GenerateCommand { id, request, submitted, started: false, partial };
-        in_flight.ask(Command::Generate(Box::new(generate)));
+        in_flight.handle_command(Command::Generate(Box::new(generate)));
     }
     let (inputs, submitted, timeout) = (vec![vec![1]], SubmitTime::now(), None);
-    in_flight.ask(Command::Embed(Box::new(EmbedCommand {
+    in_flight.handle_command(Command::Embed(Box::new(EmbedCommand {
         id: 4,
         inputs,
         submitted,
@@ -66,21 +66,21 @@ pub(crate) fn from_child(mut bytes: &[u8]) {
         timeout,
     })));
     let answer = link.router.vectors(4, permits(), link.commands.clone());
-    in_flight.question(5, Question::Tokenise(vec!["a".to_owned()], ParseSpecial::No), false);
-    in_flight.loaded();
+    in_flight.add_question(5, Question::Tokenise(vec!["a".to_owned()], ParseSpecial::No), false);
+    in_flight.handle_loaded();
     loop {
         if let Some(rest) = bytes.strip_prefix(&[DEATH]) {
             bytes = rest;
-            let outcome = in_flight.died(&[1, 4]);
-            outcome.tell.into_iter().for_each(|report| link.router.report(report));
+            let actions = in_flight.handle_exit(&[1, 4]);
+            actions.reports.into_iter().for_each(|report| link.router.report(report));
             link.router.pause();
-            in_flight.loaded();
+            in_flight.handle_loaded();
         }
         let Ok(Some(said)) = frames::read::<FromChild>(&mut bytes) else { break };
         assert_eq!(frames::encode(&again(&said)).ok(), frames::encode(&said).ok());
-        let Some(outcome) = hear(&mut in_flight, &board, said) else { break };
-        outcome.tell.into_iter().for_each(|report| link.router.report(report));
-        in_flight.reap(Instant::now());
+        let Some(actions) = hear(&mut in_flight, &board, said) else { break };
+        actions.reports.into_iter().for_each(|report| link.router.report(report));
+        in_flight.fail_overdue(Instant::now());
     }
     link.router.ended();
     let mut context = Context::from_waker(Waker::noop());
@@ -115,8 +115,8 @@ fn hear(in_flight: &mut InFlight, board: &StatusBoard, said: FromChild) -> Optio
             }
         }
         FromChild::LoadFailed(_) => {}
-        FromChild::Report(report) => return in_flight.hear(report).ok(),
-        FromChild::Answer { id, answer, .. } => return in_flight.answered(id, &answer).ok(),
+        FromChild::Report(report) => return in_flight.handle_report(report).ok(),
+        FromChild::Answer { id, answer, .. } => return in_flight.handle_answer(id, &answer).ok(),
         FromChild::Costs(costs) => {
             let costs = costs.plausible();
             assert!(costs.len() <= 4 * 128, "{} samples", costs.len());

@@ -1,10 +1,10 @@
-//! What a child was asked and has not done: enough to ask the next one, and to find out which request
-//! it is that kills them.
+//! The requests and questions that a child has not completed: enough to send them to the next child, and to find a
+//! request that kills its engine.
 //!
-//! Each request and question counts the deaths of children that were computing it; 16 tokens from one
-//! child take that back. At two it is a suspect: suspects run alone, one after the other, and nothing else
-//! runs. At three it fails. Where a child computed nothing that is known when it died, all that it had
-//! count half a death: most likely it was none of them.
+//! Each request and question counts the crashes of children that were computing it; 16 tokens from one child reset the
+//! count. At two it is a suspect: suspects run alone, one after the other, while all others wait. At three it is
+//! rejected. If a child had recorded nothing when it crashed, all that it had count half a crash: most likely none of
+//! them was the cause.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -18,72 +18,72 @@ use crate::message::{
     Command, EmbedCommand, GenerateCommand, NewToken, PartialAnswer, Report, Update, UpdateKind,
 };
 
-/// What counts against a request: a child that died while it computed it, and one that died while it had
-/// it and computed nothing that is known.
-const SEEN: u8 = 2;
-const UNSEEN: u8 = 1;
-/// What must count against it for it to be tried alone, and to be given up.
-const SUSPICIOUS: u8 = 2 * SEEN;
-const GUILTY: u8 = 3 * SEEN;
-/// Tokens after which a request that was there when a child died is innocent of it.
-const INNOCENT: u32 = 16;
+/// Half crashes that a crash counts: for requests that the child was computing, and, if it had recorded none, for all
+/// that it had.
+const COMPUTING: u8 = 2;
+const PRESENT: u8 = 1;
+/// Half crashes from which a request runs alone, and from which it is rejected.
+const SUSPECT: u8 = 2 * COMPUTING;
+const REJECTED: u8 = 3 * COMPUTING;
+/// Tokens from one child that clear a request of earlier crashes.
+const CLEARING_TOKENS: u32 = 16;
 
-/// The requests and questions of one engine that are not over, by number.
+/// The open requests and questions of one engine, by id.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
     open: BTreeMap<u64, Entry>,
-    /// Those that were cancelled and that the child has not forgotten.
-    leaving: BTreeMap<u64, Report>,
-    /// Whether a child is there that takes what is asked.
-    child: bool,
-    /// Whether suspects run, one at a time, and nothing else.
-    trying: bool,
-    /// The longest that a request may wait.
+    /// Cancelled requests that the child has not removed yet, each with its last report.
+    cancelling: BTreeMap<u64, Report>,
+    /// Whether there is a child that has loaded the model.
+    has_child: bool,
+    /// Whether suspects run, one at a time, while all others wait.
+    isolating: bool,
+    /// The longest that a request may wait in the queue.
     queue_timeout: Option<Duration>,
 }
 
-/// A request and what came of it.
+/// A request or question, and its progress.
 #[derive(Debug)]
 struct Entry {
     request: Job,
     delivery: Delivery,
-    /// What counts against it since it last got on.
-    deaths: u8,
-    /// Tokens that came from this child.
+    /// Half crashes since it last made progress.
+    crashes: u8,
+    /// Tokens from the current child.
     progress: u32,
 }
 
-/// Where a request is.
+/// Whether the child has a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Delivery {
-    /// Here alone.
+    /// It was not sent.
     Pending,
-    /// In the child.
+    /// The child has it.
     Sent,
-    /// In the child, which is to forget it: it is innocent, and others are to be tried.
+    /// It was cleared and is being cancelled in the child, so that suspects can run alone.
     Withdrawn,
 }
 
 #[derive(Debug)]
 enum Job {
-    /// It has started where its reader knows that it has left the queue.
+    /// It has `started` once its reader knows that it has left the queue.
     Text(Box<GenerateCommand>),
     Vectors(Box<EmbedCommand>),
     Question {
         question: Question,
-        patient: bool,
+        background: bool,
     },
 }
 
-/// What follows from what happened.
+/// What the supervisor is to do after an event.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Actions {
-    /// For the child.
-    pub(super) ask: Vec<ToChild>,
-    /// For those who wait.
-    pub(super) tell: Vec<Report>,
-    /// Requests and questions that were given up because they kill.
-    pub(super) guilty: Vec<u64>,
+    /// Messages to the child.
+    pub(super) to_child: Vec<ToChild>,
+    /// Reports to readers.
+    pub(super) reports: Vec<Report>,
+    /// Requests and questions that were rejected because they kill their engine.
+    pub(super) rejected: Vec<u64>,
 }
 
 impl InFlight {
@@ -91,18 +91,18 @@ impl InFlight {
         Self { queue_timeout, ..Self::default() }
     }
 
-    /// Whether requests wait here for others to be tried.
-    pub(super) fn is_trying(&self) -> bool {
-        self.trying
+    /// Whether requests wait while suspects run alone.
+    pub(super) fn is_isolating(&self) -> bool {
+        self.isolating
     }
 
-    /// Requests and questions that are not over.
+    /// Open requests and questions.
     pub(super) fn len(&self) -> usize {
         self.open.len()
     }
 
-    /// Takes note of what is asked.
-    pub(super) fn ask(&mut self, command: Command) -> Actions {
+    /// Records a command.
+    pub(super) fn handle_command(&mut self, command: Command) -> Actions {
         match command {
             Command::Generate(mut generate) => {
                 let choices = generate.request.choices as usize;
@@ -112,104 +112,109 @@ impl InFlight {
             Command::Embed(embed) => self.insert(embed.id, Job::Vectors(embed)),
             Command::Cancel(id) => self.cancel(id),
             Command::Close => {
-                let ask = self.child.then_some(ToChild::Command(Command::Close));
-                Actions { ask: ask.into_iter().collect(), ..Actions::default() }
+                let close = self.has_child.then_some(ToChild::Command(Command::Close));
+                Actions { to_child: close.into_iter().collect(), ..Actions::default() }
             }
         }
     }
 
-    /// Takes note of a question, whose number no request has.
-    pub(super) fn question(&mut self, id: u64, question: Question, patient: bool) -> Actions {
-        self.insert(id, Job::Question { question, patient })
+    /// Records a question, whose id no request has.
+    pub(super) fn add_question(
+        &mut self,
+        id: u64,
+        question: Question,
+        background: bool,
+    ) -> Actions {
+        self.insert(id, Job::Question { question, background })
     }
 
     fn insert(&mut self, id: u64, request: Job) -> Actions {
-        let mut entry = Entry { request, delivery: Delivery::Pending, deaths: 0, progress: 0 };
-        let mut outcome = Actions::default();
-        if self.child && !self.trying {
-            outcome.ask.push(entry.send(id));
+        let mut entry = Entry { request, delivery: Delivery::Pending, crashes: 0, progress: 0 };
+        let mut actions = Actions::default();
+        if self.has_child && !self.isolating {
+            actions.to_child.push(entry.send(id));
         }
         self.open.insert(id, entry);
-        outcome
+        actions
     }
 
     fn cancel(&mut self, id: u64) -> Actions {
         let Some(entry) = self.open.remove(&id) else { return Actions::default() };
-        let mut outcome = Actions::default();
-        let Some(dropped) = entry.request.dropped(id) else { return outcome };
+        let mut actions = Actions::default();
+        let Some(dropped) = entry.request.dropped(id) else { return actions };
         match entry.delivery {
-            Delivery::Pending => outcome.tell.push(dropped),
+            Delivery::Pending => actions.reports.push(dropped),
             Delivery::Sent => {
-                outcome.ask.push(ToChild::Command(Command::Cancel(id)));
-                self.leaving.insert(id, dropped);
+                actions.to_child.push(ToChild::Command(Command::Cancel(id)));
+                self.cancelling.insert(id, dropped);
             }
-            Delivery::Withdrawn => drop(self.leaving.insert(id, dropped)),
+            Delivery::Withdrawn => drop(self.cancelling.insert(id, dropped)),
         }
-        outcome.ask.extend(self.due());
-        outcome
+        actions.to_child.extend(self.due());
+        actions
     }
 
-    /// Fails the requests whose time is up: for while there is no child that would.
-    pub(super) fn reap(&mut self, now: Instant) -> Actions {
+    /// Fails overdue requests, while no child can.
+    pub(super) fn fail_overdue(&mut self, now: Instant) -> Actions {
         let overdue = |(id, entry): (&u64, &Entry)| {
             Some((*id, entry.request.timeouts(self.queue_timeout)?.overdue(now)?))
         };
         let overdue: Vec<(u64, Failure)> = self.open.iter().filter_map(overdue).collect();
-        let mut outcome = Actions::default();
+        let mut actions = Actions::default();
         for (id, failure) in overdue {
-            outcome.tell.extend(self.open.get(&id).and_then(|e| e.request.failed(id, failure)));
-            outcome.ask.extend(self.cancel(id).ask);
+            actions.reports.extend(self.open.get(&id).and_then(|e| e.request.failed(id, failure)));
+            actions.to_child.extend(self.cancel(id).to_child);
         }
-        outcome
+        actions
     }
 
-    /// Takes note of what the child says.
+    /// Checks and records a report from the child.
     ///
     /// # Errors
-    /// When it is no answer to what the child was asked: anything may have happened in there.
-    pub(super) fn hear(&mut self, report: Report) -> io::Result<Actions> {
-        let mut outcome = Actions::default();
+    /// When it does not fit the open requests: a child may send anything.
+    pub(super) fn handle_report(&mut self, report: Report) -> io::Result<Actions> {
+        let mut actions = Actions::default();
         match report {
             Report::Updates(all) => {
-                let mut news = Vec::with_capacity(all.len());
+                let mut updates = Vec::with_capacity(all.len());
                 for each in all {
-                    if self.is_news(&each)? {
-                        news.push(each);
+                    if self.record_update(&each)? {
+                        updates.push(each);
                     }
                 }
-                outcome.tell.extend((!news.is_empty()).then_some(Report::Updates(news)));
+                actions.reports.extend((!updates.is_empty()).then_some(Report::Updates(updates)));
             }
             Report::Vectors { id, ref vectors } => {
                 if let Some(entry) = self.open.get(&id) {
-                    let Job::Vectors(embed) = &entry.request else { return Err(nonsense()) };
+                    let Job::Vectors(embed) = &entry.request else { return Err(unexpected()) };
                     let count = vectors.as_ref().ok().map(Vec::len);
                     if count.is_some_and(|count| count != embed.inputs.len()) {
-                        return Err(nonsense());
+                        return Err(unexpected());
                     }
                     self.open.remove(&id);
                 }
-                self.leaving.remove(&id);
-                outcome.tell.push(report);
+                self.cancelling.remove(&id);
+                actions.reports.push(report);
             }
             Report::Dropped(id) => {
                 if self.open.contains_key(&id) {
                     // Only requests for text are withdrawn.
-                    return Err(nonsense());
+                    return Err(unexpected());
                 }
-                self.leaving.remove(&id);
-                outcome.tell.push(report);
+                self.cancelling.remove(&id);
+                actions.reports.push(report);
             }
         }
-        outcome.ask = self.try_others();
-        Ok(outcome)
+        actions.to_child = self.next_suspect();
+        Ok(actions)
     }
 
-    /// Takes note of an answer to a question.
+    /// Records an answer to a question.
     ///
     /// # Errors
-    /// When it is none.
-    pub(super) fn answered(&mut self, id: u64, answer: &Answer) -> io::Result<Actions> {
-        let entry = self.open.remove(&id).ok_or_else(nonsense)?;
+    /// When it does not fit the question.
+    pub(super) fn handle_answer(&mut self, id: u64, answer: &Answer) -> io::Result<Actions> {
+        let entry = self.open.remove(&id).ok_or_else(unexpected)?;
         let fits = match (&entry.request, answer) {
             (
                 Job::Question { question: Question::Tokenise(texts, _), .. },
@@ -220,97 +225,97 @@ impl InFlight {
         };
         if !fits {
             self.open.insert(id, entry);
-            return Err(nonsense());
+            return Err(unexpected());
         }
-        Ok(Actions { ask: self.try_others(), ..Actions::default() })
+        Ok(Actions { to_child: self.next_suspect(), ..Actions::default() })
     }
 
-    /// Where requests are tried: goes on to the next one when this one has got on.
-    fn try_others(&mut self) -> Vec<ToChild> {
-        if !self.trying {
+    /// While suspects run alone: moves on to the next one when this one is cleared.
+    fn next_suspect(&mut self) -> Vec<ToChild> {
+        if !self.isolating {
             return Vec::new();
         }
         self.withdraw().into_iter().chain(self.due()).collect()
     }
 
-    /// Takes back whoever was tried and has got on.
+    /// Cancels a cleared request in the child, if suspects are left.
     fn withdraw(&mut self) -> Option<ToChild> {
-        if !self.open.values().any(|entry| entry.deaths >= SUSPICIOUS) {
+        if !self.open.values().any(|entry| entry.crashes >= SUSPECT) {
             return None;
         }
-        let innocent =
-            |entry: &Entry| entry.delivery == Delivery::Sent && entry.deaths < SUSPICIOUS;
-        let (id, entry) = self.open.iter_mut().find(|(_, entry)| innocent(entry))?;
+        let is_cleared =
+            |entry: &Entry| entry.delivery == Delivery::Sent && entry.crashes < SUSPECT;
+        let (id, entry) = self.open.iter_mut().find(|(_, entry)| is_cleared(entry))?;
         entry.delivery = Delivery::Withdrawn;
         Some(ToChild::Command(Command::Cancel(*id)))
     }
 
-    fn is_news(&mut self, news: &Update) -> io::Result<bool> {
-        let Some(entry) = self.open.get_mut(&news.id) else {
-            // Of one that was cancelled only its end is of interest.
-            return Ok(news.last && self.leaving.remove(&news.id).is_some());
+    fn record_update(&mut self, update: &Update) -> io::Result<bool> {
+        let Some(entry) = self.open.get_mut(&update.id) else {
+            // Of a cancelled request only the end matters.
+            return Ok(update.last && self.cancelling.remove(&update.id).is_some());
         };
-        if entry.delivery == Delivery::Withdrawn && news.kind == UpdateKind::Dropped {
+        if entry.delivery == Delivery::Withdrawn && update.kind == UpdateKind::Dropped {
             entry.delivery = Delivery::Pending;
             return Ok(false);
         }
-        let is_new = entry.hear(news)?;
-        if news.last {
-            self.open.remove(&news.id);
+        let is_new = entry.record(update)?;
+        if update.last {
+            self.open.remove(&update.id);
         }
         Ok(is_new)
     }
 
-    /// Takes note of a child that takes what is asked, and asks it.
-    pub(super) fn loaded(&mut self) -> Actions {
-        self.child = true;
-        Actions { ask: self.due(), ..Actions::default() }
+    /// Records that a child has loaded the model, and sends it the open requests.
+    pub(super) fn handle_loaded(&mut self) -> Actions {
+        self.has_child = true;
+        Actions { to_child: self.due(), ..Actions::default() }
     }
 
-    /// Takes note of a child's death, which computed these requests and questions.
-    pub(super) fn died(&mut self, computing: &[u64]) -> Actions {
-        self.child = false;
-        let mut outcome = Actions::default();
-        let left = std::mem::take(&mut self.leaving);
-        let was_there =
+    /// Records a child's unexpected exit; `computing` are the requests and questions of its crash record.
+    pub(super) fn handle_exit(&mut self, computing: &[u64]) -> Actions {
+        self.has_child = false;
+        let mut actions = Actions::default();
+        let cancelling = std::mem::take(&mut self.cancelling);
+        let was_sent =
             |(id, entry): (&u64, &Entry)| (entry.delivery != Delivery::Pending).then_some(*id);
-        let there: BTreeSet<u64> = self.open.iter().filter_map(was_there).collect();
-        // If it was none of what it is known to have computed, it was something else that was there.
-        let is_known = computing.iter().any(|id| there.contains(id) || left.contains_key(id));
+        let sent: BTreeSet<u64> = self.open.iter().filter_map(was_sent).collect();
+        // If the record names no open request, any of those that were sent may be the cause.
+        let is_known = computing.iter().any(|id| sent.contains(id) || cancelling.contains_key(id));
         let computing: BTreeSet<u64> = computing.iter().copied().collect();
         let (suspects, weight) =
-            if is_known { (&there & &computing, SEEN) } else { (there, UNSEEN) };
-        outcome.tell.extend(left.into_values());
+            if is_known { (&sent & &computing, COMPUTING) } else { (sent, PRESENT) };
+        actions.reports.extend(cancelling.into_values());
         for (id, entry) in &mut self.open {
             entry.delivery = Delivery::Pending;
             entry.progress = 0;
-            entry.deaths += if suspects.contains(id) { weight } else { 0 };
+            entry.crashes += if suspects.contains(id) { weight } else { 0 };
         }
-        let guilty = self.open.iter().filter(|(_, entry)| entry.deaths >= GUILTY);
-        outcome.guilty = guilty.map(|(id, _)| *id).collect();
-        for &id in &outcome.guilty {
+        let rejected = self.open.iter().filter(|(_, entry)| entry.crashes >= REJECTED);
+        actions.rejected = rejected.map(|(id, _)| *id).collect();
+        for &id in &actions.rejected {
             let entry = self.open.remove(&id);
-            outcome.tell.extend(entry.and_then(|e| e.request.failed(id, Failure::Crashed)));
+            actions.reports.extend(entry.and_then(|e| e.request.failed(id, Failure::Crashed)));
         }
-        self.trying = self.open.values().any(|entry| entry.deaths >= SUSPICIOUS);
-        outcome
+        self.isolating = self.open.values().any(|entry| entry.crashes >= SUSPECT);
+        actions
     }
 
-    /// What the child is to be asked now: who had left the queue first, then the others in the order in
-    /// which they came, questions last.
+    /// The messages to send now: requests that had left the queue first, then the others in the order of arrival,
+    /// questions last.
     fn due(&mut self) -> Vec<ToChild> {
-        // Whoever is tried is alone in the child: those that were there before have to be out of it.
-        let is_alone = self.leaving.is_empty() || !self.trying;
+        // A suspect runs alone: the child must have removed all others first.
+        let is_empty = self.cancelling.is_empty() || !self.isolating;
         let withdrawn = self.open.values().any(|entry| entry.delivery == Delivery::Withdrawn);
-        if !self.child || withdrawn || !is_alone {
+        if !self.has_child || withdrawn || !is_empty {
             return Vec::new();
         }
-        let suspect = self.open.iter_mut().find(|(_, entry)| entry.deaths >= SUSPICIOUS);
+        let suspect = self.open.iter_mut().find(|(_, entry)| entry.crashes >= SUSPECT);
         match suspect {
             Some((_, suspect)) if suspect.delivery == Delivery::Sent => Vec::new(),
             Some((id, suspect)) => vec![suspect.send(*id)],
             None => {
-                self.trying = false;
+                self.isolating = false;
                 let waiting = self.open.iter_mut().filter(|(_, e)| e.delivery == Delivery::Pending);
                 let mut waiting: Vec<_> = waiting.collect();
                 waiting.sort_by_key(|(id, entry)| (entry.request.rank(), **id));
@@ -330,17 +335,17 @@ impl Entry {
                 embed.started = true;
                 ToChild::Command(Command::Embed(first))
             }
-            Job::Question { question, patient } => {
-                ToChild::Question { id, question: question.clone(), patient: *patient }
+            Job::Question { question, background } => {
+                ToChild::Question { id, question: question.clone(), background: *background }
             }
         }
     }
 
-    /// Takes note of news. Whether its reader does not know them yet.
-    fn hear(&mut self, news: &Update) -> io::Result<bool> {
-        let Job::Text(generate) = &mut self.request else { return Err(nonsense()) };
+    /// Records an update. Returns whether it is new to the request's reader.
+    fn record(&mut self, update: &Update) -> io::Result<bool> {
+        let Job::Text(generate) = &mut self.request else { return Err(unexpected()) };
         let partial = &mut generate.partial;
-        let is_over = match &news.kind {
+        let is_over = match &update.kind {
             UpdateKind::Finished { choice, .. } => {
                 let own = |(at, partial): (usize, &Option<PartialAnswer>)| {
                     (at == *choice as usize) == partial.is_some()
@@ -349,37 +354,37 @@ impl Entry {
             }
             kind => matches!(kind, UpdateKind::Failed(_)),
         };
-        if is_over != news.last {
-            return Err(nonsense());
+        if is_over != update.last {
+            return Err(unexpected());
         }
-        match &news.kind {
+        match &update.kind {
             UpdateKind::Started { .. } => {
                 return Ok(!std::mem::replace(&mut generate.started, true));
             }
             UpdateKind::Prompt(_) => return Ok(generate.request.prompt_logprobs.take().is_some()),
-            UpdateKind::Token(grown) => {
+            UpdateKind::Token(new) => {
                 self.progress += 1;
-                if self.progress >= INNOCENT {
-                    self.deaths = 0;
+                if self.progress >= CLEARING_TOKENS {
+                    self.crashes = 0;
                 }
-                let partial = partial.get_mut(grown.choice as usize).and_then(Option::as_mut);
-                grow(partial.ok_or_else(nonsense)?, grown);
+                let partial = partial.get_mut(new.choice as usize).and_then(Option::as_mut);
+                append(partial.ok_or_else(unexpected)?, new);
             }
             UpdateKind::Finished { choice, .. } => {
                 let finished = partial.get_mut(*choice as usize).and_then(Option::take);
-                finished.ok_or_else(nonsense)?;
+                finished.ok_or_else(unexpected)?;
             }
             UpdateKind::Failed(_) => {}
-            // It was not cancelled.
-            UpdateKind::Dropped => return Err(nonsense()),
+            // The request was not cancelled.
+            UpdateKind::Dropped => return Err(unexpected()),
         }
         Ok(true)
     }
 }
 
 impl Job {
-    /// Who comes first. Of those that had left the queue the one with the fewest tokens to compute
-    /// again does: on average they wait the least then.
+    /// Order of sending. Of the requests that had left the queue the one with the fewest tokens to compute again is
+    /// first: that minimises their mean wait.
     fn rank(&self) -> usize {
         match self {
             Self::Text(generate) if generate.started => {
@@ -390,26 +395,25 @@ impl Job {
         }
     }
 
-    /// What tells that it is forgotten; nothing does of a question.
+    /// The report of its removal; `None` for a question.
     fn dropped(&self, id: u64) -> Option<Report> {
         match self {
-            Self::Text(_) => Some(over(id, UpdateKind::Dropped)),
+            Self::Text(_) => Some(last_update(id, UpdateKind::Dropped)),
             Self::Vectors(_) => Some(Report::Dropped(id)),
             Self::Question { .. } => None,
         }
     }
 
-    /// What tells that it has failed; whoever asked a question waits for it otherwise.
+    /// The report of its failure; `None` for a question, whose caller waits on a channel of its own.
     fn failed(&self, id: u64, failure: Failure) -> Option<Report> {
         match self {
-            Self::Text(_) => Some(over(id, UpdateKind::Failed(failure))),
+            Self::Text(_) => Some(last_update(id, UpdateKind::Failed(failure))),
             Self::Vectors(_) => Some(Report::Vectors { id, vectors: Err(failure) }),
             Self::Question { .. } => None,
         }
     }
 
-    /// How long it may take. Whether inputs were being computed is not known: only their own timeout
-    /// counts.
+    /// Its time limits. For vectors only their own timeout counts, because whether they have left the queue is not known.
     fn timeouts(&self, queue: Option<Duration>) -> Option<Timeouts> {
         match self {
             Self::Text(generate) => {
@@ -425,21 +429,21 @@ impl Job {
     }
 }
 
-fn grow(partial: &mut PartialAnswer, grown: &NewToken) {
+fn append(partial: &mut PartialAnswer, new: &NewToken) {
     // An answer can end without a further token.
-    if grown.tokens as usize > partial.tokens.len() {
-        partial.tokens.push(grown.token);
+    if new.tokens as usize > partial.tokens.len() {
+        partial.tokens.push(new.token);
     }
-    partial.rng_position = grown.rng_position;
-    partial.held.clone_from(&grown.held);
+    partial.rng_position = new.rng_position;
+    partial.held.clone_from(&new.held);
 }
 
-fn nonsense() -> io::Error {
+fn unexpected() -> io::Error {
     frames::invalid("what it says is no answer to what it was asked")
 }
 
-/// The last news about a request for text.
-fn over(id: u64, kind: UpdateKind) -> Report {
+/// The last update of a request for text.
+fn last_update(id: u64, kind: UpdateKind) -> Report {
     Report::Updates(vec![Update { id, after: Duration::ZERO, kind, last: true }])
 }
 

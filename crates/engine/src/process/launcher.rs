@@ -1,4 +1,4 @@
-//! How a child is started.
+//! How a child process is started.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -11,11 +11,11 @@ pub struct Launcher {
     pub program: PathBuf,
     /// Its arguments, before `--name=` with the model's name.
     pub arguments: Vec<OsString>,
-    /// How long a child may be silent until it is killed.
+    /// How long a child may send nothing until it is killed.
     pub silence: Duration,
 }
 
 impl Launcher {
-    /// Ten states a second are sent: 15 s are enough for a machine that swaps.
+    /// A child sends ten snapshots a second: 15 s are enough for a machine that swaps.
     pub const SILENCE: Duration = Duration::from_secs(15);
 }

@@ -1,15 +1,15 @@
-//! How much memory a process takes.
+//! The memory of a process.
 
-/// The memory that nobody else has, in bytes: what is mapped from files can be read again. `None` where
-/// that cannot be told.
+/// Private memory in bytes: anonymous, shared and swapped pages, but not pages mapped from files, which can be read
+/// again. `None` if the system does not report it.
 #[cfg(target_os = "linux")]
-pub(super) fn of(process: u32) -> Option<u64> {
+pub(super) fn private_bytes(process: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     Some(in_status(&text))
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn of(_: u32) -> Option<u64> {
+pub(super) fn private_bytes(_: u32) -> Option<u64> {
     None
 }
 
@@ -36,10 +36,10 @@ mod tests {
                     RssShmem:\t 20 kB\nVmSwap:\t 3 kB\nThreads:\t7\n";
         assert_eq!(in_status(text), 123 << 10);
         assert_eq!(in_status("RssAnon:\nVmSwap: x kB\n"), 0);
-        let before = of(std::process::id()).unwrap();
+        let before = private_bytes(std::process::id()).unwrap();
         let more = vec![1_u8; 32 << 20];
-        let now = of(std::process::id()).unwrap();
+        let now = private_bytes(std::process::id()).unwrap();
         assert!(now >= before + (24 << 20), "{before} {now} {}", more[7]);
-        assert_eq!(of(u32::MAX), None);
+        assert_eq!(private_bytes(u32::MAX), None);
     }
 }

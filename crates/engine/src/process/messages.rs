@@ -17,22 +17,21 @@ use crate::vocab::{ParseSpecial, VocabTable};
 /// A message from the parent. The first one is `Load`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum ToChild {
-    /// What to load, with what calls cost, and the kinds of steps that a child before this one has
-    /// computed.
+    /// The model to load, with learned costs, and the kinds of steps that earlier children have computed.
     Load {
         config: Box<ModelConfig>,
         seen: Vec<StepKind>,
     },
     Command(Command),
-    /// Something to answer; `patient` where it may take long, so as to hold up nobody.
+    /// A question; `background` if a background thread is to answer it.
     Question {
         id: u64,
         question: Question,
-        patient: bool,
+        background: bool,
     },
 }
 
-/// Something to be answered at once, whatever the engine does.
+/// A question that is answered beside the steps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum Question {
     Tokenise(Vec<String>, ParseSpecial),
@@ -46,26 +45,26 @@ pub(super) enum Answer {
     Compiled(Result<(), GrammarError>),
 }
 
-/// A message from the child. The first one that is no `Progress` or `Snapshot` is `Loaded` or `LoadFailed`.
+/// A message from the child. The first one besides `Progress` and `Snapshot` is `Loaded` or `LoadFailed`.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum FromChild {
     Progress(Progress),
     Loaded(Box<ModelDescription>),
     LoadFailed(String),
     Report(Report),
-    /// The answer to a question, and the time that it took.
+    /// The answer to a question, and the time it took.
     Answer {
         id: u64,
         answer: Answer,
         took: Duration,
     },
-    /// Sent ten times a second: a child that is silent hangs.
+    /// Sent ten times a second: a silent child hangs.
     Snapshot(Box<Snapshot>),
-    /// What calls were learned to cost: sent now and then when it has changed, and at an orderly end.
+    /// Learned costs: sent every few seconds if they have changed, and at an orderly end.
     Costs(Box<LearnedCosts>),
 }
 
-/// A model that a child has loaded.
+/// A loaded model, as it crosses.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct ModelDescription {
     pub(super) info: ModelInfo,

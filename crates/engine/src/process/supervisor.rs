@@ -1,5 +1,5 @@
-//! The parent's side: it starts a child, passes on what is asked and said, and when the child dies
-//! starts another one that goes on.
+//! The parent's side: a thread per model that starts a child, passes messages in both directions, and restarts the
+//! child when it dies.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use super::child_client::{ChildClient, PendingQuestion, Reply};
-use super::child_process::{ChildExit, ChildProcess, Frames, LAST_BREATH, LEAVE};
+use super::child_process::{ChildExit, ChildProcess, DRAINED_EXIT_TIMEOUT, EXIT_TIMEOUT, Frames};
 use super::crash_record::CrashRecord;
 use super::in_flight::{Actions, InFlight};
 use super::launcher::Launcher;
@@ -35,60 +35,59 @@ use crate::status::{Snapshot, Stats, Status, StatusBoard};
 use crate::step_timeouts::StepKind;
 use crate::vocab::{Vocab, VocabTable};
 
-/// How often a child is looked at.
+/// Interval between checks of a child.
 const TICK: Duration = Duration::from_millis(100);
-/// How long one may be silent, or in a step, until the parent sees to its requests' deadlines, in ticks.
-const LATE: u32 = 10;
-/// Waiting before a child is started again: the first time, and at most. It doubles with each that
-/// dies within [`HEALTHY`].
+/// How long a child may be silent, or in a step, until the parent enforces its requests' deadlines, in ticks.
+const LATE_TICKS: u32 = 10;
+/// Delay before a restart: the first one, and the longest. It doubles with each child that dies within [`HEALTHY`].
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 const HEALTHY: Duration = Duration::from_secs(60);
-/// Children in a row that may fail to load what another one had loaded: over a minute or so, for what
-/// is missing may come back, such as file descriptors.
-const MOST_FAILED_LOADS: u32 = 12;
-/// File descriptors that starting a child takes: a socket pair, a pipe, copies, and the process's own.
-const SPARE: usize = 8;
-/// Questions are numbered from here, far from all requests.
+/// Consecutive children that may fail to load a model that was loaded before: over about a minute, because what is
+/// missing may become available, such as file descriptors.
+const MAX_FAILED_LOADS: u32 = 12;
+/// File descriptors that starting a child needs: a socket pair, a pipe, copies, and the process's own.
+const SPARE_FILES: usize = 8;
+/// The first id of questions, beyond all ids of requests.
 const FIRST_QUESTION: u64 = 1 << 63;
 
-/// An engine's children, one after the other.
+/// What a supervisor needs to start.
 pub(crate) struct SupervisorSetup {
     pub(crate) config: ModelConfig,
     pub(crate) launcher: Launcher,
     pub(crate) board: Arc<StatusBoard>,
     pub(crate) router: Arc<ReportRouter>,
     pub(crate) inbox: mpsc::UnboundedReceiver<Command>,
-    /// Until the first child has loaded the model.
+    /// `None` once the first child has loaded the model.
     pub(crate) on_loaded: Option<OnLoaded>,
 }
 
-/// The state of a thread that looks after children.
+/// The state of a supervisor's thread.
 struct Supervisor {
-    parent: SupervisorSetup,
+    setup: SupervisorSetup,
     crash_record: CrashRecord,
-    /// File descriptors for the next child: connections may have taken all others.
+    /// Reserved file descriptors for the next child: connections may have taken all others.
     spare: Vec<File>,
     in_flight: InFlight,
     questions: mpsc::UnboundedReceiver<PendingQuestion>,
-    /// Who waits for answers to questions.
+    /// Threads that wait for answers, by question.
     replies: HashMap<u64, SyncSender<Reply>>,
     remote: ChildClient,
     last_question: u64,
-    /// What children before this one have counted, and what this one has.
-    before: Stats,
-    counted: Stats,
+    /// The counters of earlier children, and of this one.
+    earlier_stats: Stats,
+    child_stats: Stats,
     /// The kinds of steps that children have computed.
     seen: Vec<StepKind>,
-    /// What the first child has loaded, and the file that this one loads.
+    /// What the first child has loaded; the file that this one loads.
     first: Option<(ModelInfo, Arc<VocabTable>, Option<FileStamp>)>,
     file: Option<FileStamp>,
-    /// Requests whose clients have left.
-    left: u64,
+    /// Cancelled requests.
+    cancelled: u64,
     closing: bool,
-    /// Looks at a child since it had only to end.
-    ending: u32,
-    /// When the child had loaded the model, if there is one that has; those in a row that never had.
+    /// Checks of a child since it had only to exit.
+    exit_checks: u32,
+    /// When the current child had loaded the model, if it has; consecutive children that had not.
     loaded: Option<Instant>,
     failed_loads: u32,
 }
@@ -101,7 +100,7 @@ fn file_of(config: &ModelConfig) -> Option<FileStamp> {
     Some((file.len(), file.modified().ok()?))
 }
 
-/// Waiting before children are started again.
+/// The delay before the next restart.
 struct BackOff(Duration);
 
 impl SupervisorSetup {
@@ -115,7 +114,7 @@ impl SupervisorSetup {
         let run = move || {
             let out = Arc::clone(&self.router) as Arc<dyn ReportSink>;
             let guard = EngineEndGuard(Arc::clone(&self.board), out);
-            runtime.block_on(Supervisor::new(self, crash_record).keep());
+            runtime.block_on(Supervisor::new(self, crash_record).run());
             drop(guard);
         };
         thread::Builder::new().name(name).spawn(run).map_err(failed)
@@ -123,68 +122,68 @@ impl SupervisorSetup {
 }
 
 impl Supervisor {
-    fn new(parent: SupervisorSetup, crash_record: CrashRecord) -> Self {
+    fn new(setup: SupervisorSetup, crash_record: CrashRecord) -> Self {
         #[expect(clippy::disallowed_methods, reason = "each is asked by a thread that waits")]
         let (ask, questions) = mpsc::unbounded_channel();
         Self {
             crash_record,
             spare: Vec::new(),
-            in_flight: InFlight::new(parent.config.queue_timeout),
-            parent,
+            in_flight: InFlight::new(setup.config.queue_timeout),
+            setup,
             questions,
             replies: HashMap::new(),
             remote: ChildClient::new(ask),
             last_question: FIRST_QUESTION,
-            before: Stats::default(),
-            counted: Stats::default(),
+            earlier_stats: Stats::default(),
+            child_stats: Stats::default(),
             seen: Vec::new(),
             first: None,
             file: None,
-            left: 0,
+            cancelled: 0,
             closing: false,
-            ending: 0,
+            exit_checks: 0,
             loaded: None,
             failed_loads: 0,
         }
     }
 
-    /// Keeps a child running until the engine is closed, or none can be had.
-    async fn keep(mut self) {
+    /// Keeps a child running until the engine is closed or no child can load the model.
+    async fn run(mut self) {
         let mut back_off = BackOff(FIRST_WAIT);
         loop {
-            let end = match self.live().await {
+            let end = match self.run_child().await {
                 Ok(end) => end,
                 Err(error) if self.loaded.is_some() => {
                     ChildExit::Died(ExitCause::ProtocolError, error.to_string())
                 }
                 Err(error) => ChildExit::CannotLoad(error.to_string()),
             };
-            if self.take_note(end).is_break() {
+            if self.handle_exit(end).is_break() {
                 return;
             }
             let served = self.loaded.take().map(|loaded| loaded.elapsed());
             let wait = back_off.next(served.unwrap_or_default());
-            if self.rest(wait).await.is_break() {
+            if self.wait_for_restart(wait).await.is_break() {
                 return;
             }
         }
     }
 
-    /// One child's life.
-    async fn live(&mut self) -> io::Result<ChildExit> {
-        self.file = file_of(&self.parent.config);
+    /// Starts a child and serves it until it exits.
+    async fn run_child(&mut self) -> io::Result<ChildExit> {
+        self.file = file_of(&self.setup.config);
         self.crash_record.clear();
         self.spare.clear();
-        let SupervisorSetup { config, launcher, .. } = &self.parent;
+        let SupervisorSetup { config, launcher, .. } = &self.setup;
         let started = ChildProcess::start(&config.name, launcher, &self.crash_record);
-        self.spare = (0..SPARE).map_while(|_| self.crash_record.file().ok()).collect();
+        self.spare = (0..SPARE_FILES).map_while(|_| self.crash_record.file().ok()).collect();
         let (mut child, mut frames) = started?;
-        self.parent.board.set_process_id(child.id());
-        let config = Box::new(self.parent.config.clone());
+        self.setup.board.set_process_id(child.id());
+        let config = Box::new(self.setup.config.clone());
         child.send(&ToChild::Load { config, seen: self.seen.clone() })?;
         let end = self.serve(&mut child, &mut frames).await;
         let process = child.id();
-        if !child.end(self.patience()).await && !self.is_done() {
+        if !child.kill(self.exit_timeout()).await && !self.is_done() {
             tracing::error!(process, "an engine's process cannot be killed");
         }
         end
@@ -200,16 +199,16 @@ impl Supervisor {
         loop {
             let end = tokio::select! {
                 frame = frames.next() => {
-                    let Some(Ok(frame)) = frame else { return Ok(self.last_breath(child).await) };
-                    let said = child.hear(&frame)?;
-                    self.hear(child, said)?
+                    let Some(Ok(frame)) = frame else { return Ok(self.wait_for_exit(child).await) };
+                    let message = child.receive(&frame)?;
+                    self.handle_message(child, message)?
                 }
-                command = self.parent.inbox.recv() => self.obey(command, Some(child))?,
+                command = self.setup.inbox.recv() => self.handle_command(command, Some(child))?,
                 Some(question) = self.questions.recv() => {
-                    self.ask(question, Some(child))?;
+                    self.handle_question(question, Some(child))?;
                     None
                 }
-                _ = tick.tick() => self.look_at(child)?,
+                _ = tick.tick() => self.check(child)?,
             };
             if let Some(end) = end {
                 return Ok(end);
@@ -217,9 +216,9 @@ impl Supervisor {
         }
     }
 
-    /// How a child ends that has closed its socket.
-    async fn last_breath(&self, child: &mut ChildProcess) -> ChildExit {
-        match child.last_breath(self.is_ending(), self.patience()).await {
+    /// Waits for the exit of a child that has closed its socket.
+    async fn wait_for_exit(&self, child: &mut ChildProcess) -> ChildExit {
+        match child.wait_for_exit(self.is_ending(), self.exit_timeout()).await {
             ChildExit::Died(ExitCause::Silent, _) if self.is_ending() && self.is_done() => {
                 ChildExit::Closed
             }
@@ -227,24 +226,23 @@ impl Supervisor {
         }
     }
 
-    /// How long a child's end is waited for: there is no other one that would need its memory if
-    /// nobody wants anything any more.
-    fn patience(&self) -> Duration {
-        if self.is_done() { LEAVE } else { LAST_BREATH }
+    /// How long to wait for a child's exit. Without requests no other child follows that would need its memory.
+    fn exit_timeout(&self) -> Duration {
+        if self.is_done() { DRAINED_EXIT_TIMEOUT } else { EXIT_TIMEOUT }
     }
 
-    /// Waits before the next child; takes commands meanwhile.
-    async fn rest(&mut self, wait: Duration) -> ControlFlow<()> {
+    /// Waits before the next child, and handles commands meanwhile.
+    async fn wait_for_restart(&mut self, wait: Duration) -> ControlFlow<()> {
         let over = tokio::time::sleep(wait);
         tokio::pin!(over);
         let mut tick = tokio::time::interval(TICK);
         loop {
-            // Without a child there is nothing that could fail.
+            // Without a child none of these fails.
             let end = tokio::select! {
                 () = &mut over => return ControlFlow::Continue(()),
-                command = self.parent.inbox.recv() => self.obey(command, None),
-                Some(question) = self.questions.recv() => self.ask(question, None).map(|()| None),
-                _ = tick.tick() => self.reap(None).map(|()| None),
+                command = self.setup.inbox.recv() => self.handle_command(command, None),
+                Some(question) = self.questions.recv() => self.handle_question(question, None).map(|()| None),
+                _ = tick.tick() => self.fail_overdue(None).map(|()| None),
             };
             if matches!(end, Ok(Some(_))) {
                 return ControlFlow::Break(());
@@ -252,7 +250,7 @@ impl Supervisor {
         }
     }
 
-    fn obey(
+    fn handle_command(
         &mut self,
         command: Option<Command>,
         child: Option<&ChildProcess>,
@@ -260,101 +258,108 @@ impl Supervisor {
         let Some(command) = command else { return Ok(Some(ChildExit::Closed)) };
         self.closing |= command == Command::Close;
         let leaves = matches!(command, Command::Cancel(_));
-        let outcome = self.in_flight.ask(command);
-        if leaves && outcome != Actions::default() {
-            self.left += 1;
-            self.parent.board.cancelled.store(self.left, Relaxed);
+        let actions = self.in_flight.handle_command(command);
+        if leaves && actions != Actions::default() {
+            self.cancelled += 1;
+            self.setup.board.cancelled.store(self.cancelled, Relaxed);
         }
-        self.follow(child, outcome)?;
-        // One that loads, or is to be started, is not needed any more.
+        self.apply(child, actions)?;
+        // A child that still loads, or is to be started, is not needed.
         let needless = self.loaded.is_none() && self.is_done();
         Ok(needless.then_some(ChildExit::Closed))
     }
 
-    /// Whether nobody is there any more who wants something.
+    /// Whether the engine was closed and all requests are done.
     fn is_done(&self) -> bool {
         self.closing && self.in_flight.len() == 0
     }
 
-    /// Whether the child was told to end.
+    /// Whether the child was asked to exit.
     fn is_ending(&self) -> bool {
         self.closing && self.loaded.is_some()
     }
 
-    fn ask(&mut self, asked: PendingQuestion, child: Option<&ChildProcess>) -> io::Result<()> {
-        let PendingQuestion { question, patient, reply } = asked;
+    fn handle_question(
+        &mut self,
+        asked: PendingQuestion,
+        child: Option<&ChildProcess>,
+    ) -> io::Result<()> {
+        let PendingQuestion { question, background, reply } = asked;
         self.last_question += 1;
         self.replies.insert(self.last_question, reply);
-        let outcome = self.in_flight.question(self.last_question, question, patient);
-        self.follow(child, outcome)
+        let actions = self.in_flight.add_question(self.last_question, question, background);
+        self.apply(child, actions)
     }
 
-    /// Looks whether a child is well, and sees to deadlines where it cannot.
-    fn look_at(&mut self, child: &mut ChildProcess) -> io::Result<Option<ChildExit>> {
-        let silent = child.look();
-        if TICK * silent > self.parent.launcher.silence {
+    /// Checks whether a child is healthy, and enforces deadlines if it cannot.
+    fn check(&mut self, child: &mut ChildProcess) -> io::Result<Option<ChildExit>> {
+        let silent_checks = child.count_check();
+        if TICK * silent_checks > self.setup.launcher.silence {
             return Ok(Some(ChildExit::Died(ExitCause::Silent, "it says nothing".to_owned())));
         }
         if self.is_ending() && self.is_done() {
-            self.ending += 1;
-            if TICK * self.ending > LAST_BREATH {
+            self.exit_checks += 1;
+            if TICK * self.exit_checks > EXIT_TIMEOUT {
                 return Ok(Some(ChildExit::Closed));
             }
         }
-        if let Some(limit) = self.parent.config.memory_limit {
-            let taken = child.id().and_then(memory::of).unwrap_or(0);
+        if let Some(limit) = self.setup.config.memory_limit {
+            let taken = child.id().and_then(memory::private_bytes).unwrap_or(0);
             if taken > limit {
                 let how =
                     format!("it takes {} MiB of memory, but may {}", taken >> 20, limit >> 20);
                 return Ok(Some(ChildExit::Died(ExitCause::Memory, how)));
             }
         }
-        let stalled = self.parent.board.stalled_for().unwrap_or_default();
-        let late = silent > LATE || stalled > TICK * LATE;
-        if self.loaded.is_none() || late || self.in_flight.is_trying() {
-            self.reap(Some(child))?;
+        let stalled = self.setup.board.stalled_for().unwrap_or_default();
+        let late = silent_checks > LATE_TICKS || stalled > TICK * LATE_TICKS;
+        if self.loaded.is_none() || late || self.in_flight.is_isolating() {
+            self.fail_overdue(Some(child))?;
         }
         Ok(None)
     }
 
-    fn reap(&mut self, child: Option<&ChildProcess>) -> io::Result<()> {
-        let outcome = self.in_flight.reap(Instant::now());
-        let reaped = outcome.tell.len() as u64;
-        self.before.timed_out += reaped;
-        self.parent.board.timed_out.fetch_add(reaped, Relaxed);
-        self.follow(child, outcome)
+    fn fail_overdue(&mut self, child: Option<&ChildProcess>) -> io::Result<()> {
+        let actions = self.in_flight.fail_overdue(Instant::now());
+        let reaped = actions.reports.len() as u64;
+        self.earlier_stats.timed_out += reaped;
+        self.setup.board.timed_out.fetch_add(reaped, Relaxed);
+        self.apply(child, actions)
     }
 
-    /// Takes in what a child says.
-    fn hear(&mut self, child: &mut ChildProcess, said: FromChild) -> io::Result<Option<ChildExit>> {
-        match said {
-            FromChild::Progress(progress) => self.parent.board.set_progress(progress),
-            FromChild::Loaded(description) => return self.is_loaded(child, *description),
+    /// Handles a message from the child.
+    fn handle_message(
+        &mut self,
+        child: &mut ChildProcess,
+        message: FromChild,
+    ) -> io::Result<Option<ChildExit>> {
+        match message {
+            FromChild::Progress(progress) => self.setup.board.set_progress(progress),
+            FromChild::Loaded(description) => return self.handle_loaded(child, *description),
             FromChild::LoadFailed(why) => return Ok(Some(ChildExit::CannotLoad(why))),
             FromChild::Report(report) => {
-                let outcome = self.in_flight.hear(report)?;
-                self.follow(Some(child), outcome)?;
+                let actions = self.in_flight.handle_report(report)?;
+                self.apply(Some(child), actions)?;
             }
             FromChild::Answer { id, answer, took } => {
-                let outcome = self.in_flight.answered(id, &answer)?;
-                // Whoever asked waits.
+                let actions = self.in_flight.handle_answer(id, &answer)?;
                 self.replies.remove(&id).map(|reply| reply.send(Ok((answer, took))));
-                self.follow(Some(child), outcome)?;
+                self.apply(Some(child), actions)?;
             }
             FromChild::Costs(costs) => {
                 let costs = costs.plausible();
-                // The next child begins with it.
-                self.parent.config.costs.clone_from(&costs);
-                self.parent.board.set_costs(costs);
+                // The next child starts with these costs.
+                self.setup.config.costs.clone_from(&costs);
+                self.setup.board.set_costs(costs);
             }
-            FromChild::Snapshot(mut state) => {
-                // It is asked to forget others as well.
-                state.stats.cancelled = self.left;
+            FromChild::Snapshot(mut snapshot) => {
+                // A child also cancels requests that are tried elsewhere: only clients' cancellations count.
+                snapshot.stats.cancelled = self.cancelled;
                 if self.loaded.is_none() {
                     return Ok(None);
                 }
-                let Snapshot { stats, overdue, seen, .. } = &*state;
-                self.counted.clone_from(stats);
+                let Snapshot { stats, overdue, seen, .. } = &*snapshot;
+                self.child_stats.clone_from(stats);
                 self.seen.clone_from(seen);
                 let end = overdue.map(|took| {
                     ChildExit::Died(
@@ -362,15 +367,15 @@ impl Supervisor {
                         format!("a step has run for {} s", took.as_secs()),
                     )
                 });
-                self.parent.board.mirror(*state, &self.before);
+                self.setup.board.mirror(*snapshot, &self.earlier_stats);
                 return Ok(end);
             }
         }
         Ok(None)
     }
 
-    /// Takes note of a child that has loaded the model.
-    fn is_loaded(
+    /// Handles a child that has loaded the model.
+    fn handle_loaded(
         &mut self,
         child: &mut ChildProcess,
         description: ModelDescription,
@@ -382,13 +387,13 @@ impl Supervisor {
         let now = (info.clone(), Arc::new(table), self.file);
         let first = self.first.get_or_insert_with(|| now.clone());
         if *first != now {
-            // All that was made of the first one would be wrong: prompts, limits, grammars.
-            self.failed_loads = MOST_FAILED_LOADS;
+            // Prompts, limits and grammars were made for the first file.
+            self.failed_loads = MAX_FAILED_LOADS;
             let why = "the model's file is another one than at first: start the server again";
             return Ok(Some(ChildExit::CannotLoad(why.to_owned())));
         }
         self.loaded = Some(Instant::now());
-        if let Some(on_loaded) = self.parent.on_loaded.take() {
+        if let Some(on_loaded) = self.setup.on_loaded.take() {
             let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
             let announcement = LoadReport {
                 info,
@@ -398,55 +403,54 @@ impl Supervisor {
                 compiler: generates
                     .then(|| Arc::new(self.remote.clone()) as Arc<dyn GrammarCompiler>),
             };
-            // Nobody may want it any more.
+            // The caller may have given up loading.
             if !on_loaded(Ok(announcement)) {
                 return Ok(Some(ChildExit::Closed));
             }
         }
         self.failed_loads = 0;
         self.warn_of_memory(child);
-        self.parent.board.set_status(Status::Ready);
-        let outcome = self.in_flight.loaded();
-        self.follow(Some(child), outcome)?;
+        self.setup.board.set_status(Status::Ready);
+        let actions = self.in_flight.handle_loaded();
+        self.apply(Some(child), actions)?;
         if self.closing {
             child.send(&ToChild::Command(Command::Close))?;
         }
         Ok(None)
     }
 
-    /// Warns where a model that does nothing yet takes nearly all the memory that it may.
+    /// Warns if an idle model takes nearly all of its memory limit.
     fn warn_of_memory(&self, child: &ChildProcess) {
-        let Some(limit) = self.parent.config.memory_limit else { return };
-        let taken = child.id().and_then(memory::of).unwrap_or(0);
+        let Some(limit) = self.setup.config.memory_limit else { return };
+        let taken = child.id().and_then(memory::private_bytes).unwrap_or(0);
         if taken > limit / 8 * 7 {
-            let (model, mib, of) = (&self.parent.config.name, taken >> 20, limit >> 20);
+            let (model, mib, of) = (&self.setup.config.name, taken >> 20, limit >> 20);
             tracing::warn!(model, mib, of, "memory_limit_mib leaves the model little to work with");
         }
     }
 
-    /// Does what follows from what happened.
-    fn follow(&mut self, child: Option<&ChildProcess>, outcome: Actions) -> io::Result<()> {
-        let Actions { ask, tell, guilty } = outcome;
-        for id in guilty {
-            let model = &self.parent.config.name;
+    /// Applies actions: sends messages to the child and reports to readers.
+    fn apply(&mut self, child: Option<&ChildProcess>, actions: Actions) -> io::Result<()> {
+        let Actions { to_child, reports, rejected } = actions;
+        for id in rejected {
+            let model = &self.setup.config.name;
             tracing::error!(model, id, "the request makes the engine crash; it is given up");
-            // Whoever asked waits.
             self.replies.remove(&id).map(|reply| reply.send(Err(Failure::Crashed)));
         }
-        tell.into_iter().for_each(|report: Report| self.parent.router.report(report));
-        child.map_or(Ok(()), |child| ask.iter().try_for_each(|message| child.send(message)))
+        reports.into_iter().for_each(|report: Report| self.setup.router.report(report));
+        child.map_or(Ok(()), |child| to_child.iter().try_for_each(|message| child.send(message)))
     }
 
-    /// Takes note of how a child ended; whether there shall be another one.
-    fn take_note(&mut self, end: ChildExit) -> ControlFlow<()> {
+    /// Handles a child's exit. Returns whether to start another one.
+    fn handle_exit(&mut self, end: ChildExit) -> ControlFlow<()> {
         let (death, how) = match end {
             ChildExit::Closed => return ControlFlow::Break(()),
             ChildExit::CannotLoad(why) => (ExitCause::CannotLoad, why),
             ChildExit::Died(death, how) => (death, how),
         };
         self.failed_loads += u32::from(self.loaded.is_none());
-        self.parent.board.record_exit(death);
-        if let Some(on_loaded) = self.parent.on_loaded.take() {
+        self.setup.board.record_exit(death);
+        if let Some(on_loaded) = self.setup.on_loaded.take() {
             let why = match death {
                 ExitCause::CannotLoad => how,
                 _ => format!("the engine died while it loaded the model: {how}"),
@@ -454,26 +458,25 @@ impl Supervisor {
             on_loaded(Err(LoadError(why)));
             return ControlFlow::Break(());
         }
-        let (model, death) = (&self.parent.config.name, death.label());
+        let (model, death) = (&self.setup.config.name, death.label());
         tracing::error!(model, death, how, "the engine died; it is started again");
-        if self.failed_loads >= MOST_FAILED_LOADS {
+        if self.failed_loads >= MAX_FAILED_LOADS {
             return ControlFlow::Break(());
         }
-        self.parent.board.set_status(Status::Restarting);
-        let outcome = self.in_flight.died(&self.crash_record.read());
-        // There is no child that anything could be sent to.
-        drop(self.follow(None, outcome));
-        let counted = Stats { cancelled: 0, ..std::mem::take(&mut self.counted) };
-        self.before = counted.plus(&std::mem::take(&mut self.before));
-        self.parent.board.waiting.store(self.in_flight.len() as u64, Relaxed);
-        self.parent.router.pause();
-        // Nobody may be there any more who wants another one.
+        self.setup.board.set_status(Status::Restarting);
+        let actions = self.in_flight.handle_exit(&self.crash_record.read());
+        // Without a child there is nothing to send.
+        drop(self.apply(None, actions));
+        let counted = Stats { cancelled: 0, ..std::mem::take(&mut self.child_stats) };
+        self.earlier_stats = counted.plus(&std::mem::take(&mut self.earlier_stats));
+        self.setup.board.waiting.store(self.in_flight.len() as u64, Relaxed);
+        self.setup.router.pause();
         if self.is_done() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 
 impl BackOff {
-    /// How long to wait after a child that served for so long.
+    /// The delay after a child that served for this long.
     fn next(&mut self, served: Duration) -> Duration {
         let wait = if served > HEALTHY { FIRST_WAIT } else { self.0 };
         self.0 = (wait * 2).min(LONGEST_WAIT);

@@ -81,8 +81,8 @@ fn to_child() -> Vec<ToChild> {
         ToChild::Command(Command::Embed(Box::new(embed))),
         ToChild::Command(Command::Cancel(7)),
         ToChild::Command(Command::Close),
-        ToChild::Question { id: 1 << 63, question, patient: true },
-        ToChild::Question { id: 0, question: grammar, patient: false },
+        ToChild::Question { id: 1 << 63, question, background: true },
+        ToChild::Question { id: 0, question: grammar, background: false },
     ]
 }
 

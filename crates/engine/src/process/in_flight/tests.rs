@@ -31,7 +31,7 @@ fn grew(id: u64, tokens: u32) -> Report {
 /// One whose child is there.
 fn in_flight() -> InFlight {
     let mut in_flight = InFlight::default();
-    assert_eq!(in_flight.loaded(), Actions::default());
+    assert_eq!(in_flight.handle_loaded(), Actions::default());
     in_flight
 }
 
@@ -55,66 +55,73 @@ fn partial(message: &ToChild) -> usize {
 fn all_go_on_where_they_were() {
     let mut in_flight = in_flight();
     for id in 1..4 {
-        assert_eq!(asked(&in_flight.ask(generate(id)).ask), [id]);
+        assert_eq!(asked(&in_flight.handle_command(generate(id)).to_child), [id]);
     }
-    in_flight.hear(grew(2, 1)).unwrap();
-    in_flight.hear(grew(2, 2)).unwrap();
-    let cancel = in_flight.ask(Command::Cancel(3));
-    assert_eq!(cancel.ask, [ToChild::Command(Command::Cancel(3))]);
-    let died = in_flight.died(&[1, 2]);
-    assert_eq!(died.tell, [over(3, UpdateKind::Dropped)], "the child can no longer say so");
-    let again = in_flight.loaded().ask;
+    in_flight.handle_report(grew(2, 1)).unwrap();
+    in_flight.handle_report(grew(2, 2)).unwrap();
+    let cancel = in_flight.handle_command(Command::Cancel(3));
+    assert_eq!(cancel.to_child, [ToChild::Command(Command::Cancel(3))]);
+    let died = in_flight.handle_exit(&[1, 2]);
+    assert_eq!(
+        died.reports,
+        [last_update(3, UpdateKind::Dropped)],
+        "the child can no longer say so"
+    );
+    let again = in_flight.handle_loaded().to_child;
     assert_eq!(asked(&again), [1, 2]);
     assert_eq!(again.iter().map(partial).collect::<Vec<_>>(), [0, 2]);
-    assert!(in_flight.loaded().ask.is_empty());
+    assert!(in_flight.handle_loaded().to_child.is_empty());
 }
 
 #[test]
 fn what_a_reader_knows_is_not_told_again() {
     let mut in_flight = in_flight();
-    in_flight.ask(generate(1));
+    in_flight.handle_command(generate(1));
     let started = || {
         let (kind, after) =
             (UpdateKind::Started { queued: Duration::ZERO, cached: 0 }, Duration::ZERO);
         Report::Updates(vec![Update { id: 1, after, kind, last: false }])
     };
-    assert_eq!(in_flight.hear(started()).unwrap().tell, [started()]);
-    in_flight.died(&[1]);
-    in_flight.loaded();
-    assert_eq!(in_flight.hear(started()).unwrap().tell, []);
+    assert_eq!(in_flight.handle_report(started()).unwrap().reports, [started()]);
+    in_flight.handle_exit(&[1]);
+    in_flight.handle_loaded();
+    assert_eq!(in_flight.handle_report(started()).unwrap().reports, []);
 }
 
 #[test]
 fn the_one_that_kills_is_found_and_the_others_go_on() {
     let mut in_flight = in_flight();
-    (1..=4).for_each(|id| drop(in_flight.ask(generate(id))));
+    (1..=4).for_each(|id| drop(in_flight.handle_command(generate(id))));
     let mut deaths = 0;
     let mut killed = |in_flight: &mut InFlight, computing: &[u64]| {
         deaths += 1;
-        in_flight.died(computing)
+        in_flight.handle_exit(computing)
     };
     killed(&mut in_flight, &[1, 2, 3]);
-    assert_eq!(asked(&in_flight.loaded().ask), [1, 2, 3, 4]);
+    assert_eq!(asked(&in_flight.handle_loaded().to_child), [1, 2, 3, 4]);
     killed(&mut in_flight, &[1, 2, 3]);
     // Each is tried alone; whoever comes meanwhile waits.
-    assert_eq!(asked(&in_flight.loaded().ask), [1]);
-    assert!(in_flight.ask(generate(5)).ask.is_empty());
-    for tokens in 1..INNOCENT {
-        assert!(in_flight.hear(grew(1, tokens)).unwrap().ask.is_empty());
+    assert_eq!(asked(&in_flight.handle_loaded().to_child), [1]);
+    assert!(in_flight.handle_command(generate(5)).to_child.is_empty());
+    for tokens in 1..CLEARING_TOKENS {
+        assert!(in_flight.handle_report(grew(1, tokens)).unwrap().to_child.is_empty());
     }
-    let withdrawn = in_flight.hear(grew(1, INNOCENT)).unwrap();
-    assert_eq!(withdrawn.ask, [ToChild::Command(Command::Cancel(1))]);
+    let withdrawn = in_flight.handle_report(grew(1, CLEARING_TOKENS)).unwrap();
+    assert_eq!(withdrawn.to_child, [ToChild::Command(Command::Cancel(1))]);
     // What it said before it heard of that still counts.
-    assert_eq!(in_flight.hear(grew(1, INNOCENT + 1)).unwrap().ask, []);
-    let dropped = in_flight.hear(over(1, UpdateKind::Dropped)).unwrap();
-    assert_eq!((asked(&dropped.ask), dropped.tell), (vec![2], vec![]));
+    assert_eq!(in_flight.handle_report(grew(1, CLEARING_TOKENS + 1)).unwrap().to_child, []);
+    let dropped = in_flight.handle_report(last_update(1, UpdateKind::Dropped)).unwrap();
+    assert_eq!((asked(&dropped.to_child), dropped.reports), (vec![2], vec![]));
     let died = killed(&mut in_flight, &[2]);
-    assert_eq!(died.guilty, [2]);
-    assert_eq!(died.tell, [over(2, UpdateKind::Failed(Failure::Crashed))]);
-    assert_eq!(asked(&in_flight.loaded().ask), [3]);
+    assert_eq!(died.rejected, [2]);
+    assert_eq!(died.reports, [last_update(2, UpdateKind::Failed(Failure::Crashed))]);
+    assert_eq!(asked(&in_flight.handle_loaded().to_child), [3]);
     let finished =
         UpdateKind::Finished { choice: 0, reason: crate::FinishReason::Length, tokens: 1 };
-    assert_eq!(asked(&in_flight.hear(over(3, finished)).unwrap().ask), [1, 4, 5]);
+    assert_eq!(
+        asked(&in_flight.handle_report(last_update(3, finished)).unwrap().to_child),
+        [1, 4, 5]
+    );
     assert_eq!(deaths, 3);
 }
 
@@ -122,28 +129,34 @@ fn the_one_that_kills_is_found_and_the_others_go_on() {
 fn questions_are_asked_again_and_tried_like_requests() {
     let mut in_flight = in_flight();
     let question = |text: &str| Question::Tokenise(vec![text.to_owned()], ParseSpecial::No);
-    in_flight.ask(generate(1));
+    in_flight.handle_command(generate(1));
     let (deadly, other) = (FIRST, FIRST + 1);
-    assert_eq!(asked(&in_flight.question(deadly, question("deadly"), false).ask), [deadly]);
-    in_flight.question(other, question("other"), true);
+    assert_eq!(
+        asked(&in_flight.add_question(deadly, question("deadly"), false).to_child),
+        [deadly]
+    );
+    in_flight.add_question(other, question("other"), true);
     for _ in 0..2 {
-        assert_eq!(in_flight.died(&[deadly, 1]).guilty, [0; 0]);
-        if in_flight.trying {
+        assert_eq!(in_flight.handle_exit(&[deadly, 1]).rejected, [0; 0]);
+        if in_flight.isolating {
             break;
         }
-        assert_eq!(asked(&in_flight.loaded().ask), [1, deadly, other]);
+        assert_eq!(asked(&in_flight.handle_loaded().to_child), [1, deadly, other]);
     }
-    assert_eq!(asked(&in_flight.loaded().ask), [1]);
+    assert_eq!(asked(&in_flight.handle_loaded().to_child), [1]);
     let finished =
         UpdateKind::Finished { choice: 0, reason: crate::FinishReason::Length, tokens: 1 };
-    assert_eq!(asked(&in_flight.hear(over(1, finished)).unwrap().ask), [deadly]);
-    let died = in_flight.died(&[deadly]);
-    assert_eq!((died.guilty, died.tell), (vec![deadly], vec![]));
-    assert_eq!(asked(&in_flight.loaded().ask), [other]);
+    assert_eq!(
+        asked(&in_flight.handle_report(last_update(1, finished)).unwrap().to_child),
+        [deadly]
+    );
+    let died = in_flight.handle_exit(&[deadly]);
+    assert_eq!((died.rejected, died.reports), (vec![deadly], vec![]));
+    assert_eq!(asked(&in_flight.handle_loaded().to_child), [other]);
     let answer = Answer::Tokens(vec![vec![1]]);
-    assert!(in_flight.answered(other, &Answer::Compiled(Ok(()))).is_err());
-    assert!(in_flight.answered(99, &answer).is_err());
-    assert_eq!(in_flight.answered(other, &answer).unwrap(), Actions::default());
+    assert!(in_flight.handle_answer(other, &Answer::Compiled(Ok(()))).is_err());
+    assert!(in_flight.handle_answer(99, &answer).is_err());
+    assert_eq!(in_flight.handle_answer(other, &answer).unwrap(), Actions::default());
     assert_eq!(in_flight.len(), 0);
 }
 
@@ -152,11 +165,11 @@ const FIRST: u64 = 1 << 63;
 #[test]
 fn who_dies_of_what_nobody_knows_of_does_not_do_so_for_ever() {
     let mut in_flight = in_flight();
-    in_flight.ask(generate(1));
+    in_flight.handle_command(generate(1));
     let mut deaths = 0;
     while in_flight.len() > 0 {
-        in_flight.died(&[99]);
-        in_flight.loaded();
+        in_flight.handle_exit(&[99]);
+        in_flight.handle_loaded();
         deaths += 1;
         assert!(deaths <= 6);
     }
@@ -165,18 +178,21 @@ fn who_dies_of_what_nobody_knows_of_does_not_do_so_for_ever() {
 #[test]
 fn who_has_left_leaves_no_suspicion_behind() {
     let mut in_flight = in_flight();
-    (1..=3).for_each(|id| drop(in_flight.ask(generate(id))));
+    (1..=3).for_each(|id| drop(in_flight.handle_command(generate(id))));
     (0..2).for_each(|_| {
-        in_flight.died(&[1, 2, 3]);
-        in_flight.loaded();
+        in_flight.handle_exit(&[1, 2, 3]);
+        in_flight.handle_loaded();
     });
     // The first one is tried, and its client leaves; the child still has it.
-    let left = in_flight.ask(Command::Cancel(1));
-    assert_eq!(left.ask, [ToChild::Command(Command::Cancel(1))], "nobody else is tried yet");
-    assert_eq!(in_flight.died(&[1]).guilty, [0; 0]);
-    assert_eq!(asked(&in_flight.loaded().ask), [2]);
-    in_flight.ask(Command::Cancel(2));
-    assert_eq!(asked(&in_flight.hear(over(2, UpdateKind::Dropped)).unwrap().ask), [3]);
+    let left = in_flight.handle_command(Command::Cancel(1));
+    assert_eq!(left.to_child, [ToChild::Command(Command::Cancel(1))], "nobody else is tried yet");
+    assert_eq!(in_flight.handle_exit(&[1]).rejected, [0; 0]);
+    assert_eq!(asked(&in_flight.handle_loaded().to_child), [2]);
+    in_flight.handle_command(Command::Cancel(2));
+    assert_eq!(
+        asked(&in_flight.handle_report(last_update(2, UpdateKind::Dropped)).unwrap().to_child),
+        [3]
+    );
 }
 
 #[test]
@@ -203,13 +219,13 @@ fn what_no_child_says_that_is_well_is_an_error() {
     ];
     for report in bad {
         let mut in_flight = in_flight();
-        in_flight.ask(generate(1));
-        in_flight.ask(embed(2));
-        assert!(in_flight.hear(report.clone()).is_err(), "{report:?}");
-        assert!(in_flight.hear(vectors(2, 2)).is_ok());
-        assert!(in_flight.hear(news(1, finished(0), true)).is_ok());
+        in_flight.handle_command(generate(1));
+        in_flight.handle_command(embed(2));
+        assert!(in_flight.handle_report(report.clone()).is_err(), "{report:?}");
+        assert!(in_flight.handle_report(vectors(2, 2)).is_ok());
+        assert!(in_flight.handle_report(news(1, finished(0), true)).is_ok());
         // Of what is over nothing counts.
-        assert!(in_flight.hear(report.clone()).is_ok());
+        assert!(in_flight.handle_report(report.clone()).is_ok());
     }
 }
 
@@ -222,29 +238,29 @@ fn without_a_child_requests_wait_leave_and_run_out_of_time() {
         Command::Generate(generate)
     };
     for id in 1..4 {
-        assert_eq!(in_flight.ask(timed(id, None)), Actions::default());
+        assert_eq!(in_flight.handle_command(timed(id, None)), Actions::default());
     }
-    in_flight.ask(timed(4, Some(Duration::from_secs(1))));
-    let left = in_flight.ask(Command::Cancel(2));
-    assert_eq!((left.ask, left.tell), (vec![], vec![over(2, UpdateKind::Dropped)]));
+    in_flight.handle_command(timed(4, Some(Duration::from_secs(1))));
+    let left = in_flight.handle_command(Command::Cancel(2));
+    assert_eq!((left.to_child, left.reports), (vec![], vec![last_update(2, UpdateKind::Dropped)]));
     let after = |seconds| Instant::now() + Duration::from_secs(seconds);
-    assert_eq!(in_flight.reap(after(0)), Actions::default());
+    assert_eq!(in_flight.fail_overdue(after(0)), Actions::default());
     let own = UpdateKind::Failed(Failure::Timeout(Duration::from_secs(1)));
-    assert_eq!(in_flight.reap(after(2)).tell, [over(4, own)]);
-    assert_eq!(asked(&in_flight.loaded().ask), [1, 3]);
+    assert_eq!(in_flight.fail_overdue(after(2)).reports, [last_update(4, own)]);
+    assert_eq!(asked(&in_flight.handle_loaded().to_child), [1, 3]);
     let started = UpdateKind::Started { queued: Duration::ZERO, cached: 0 };
     in_flight
-        .hear(Report::Updates(vec![Update {
+        .handle_report(Report::Updates(vec![Update {
             id: 1,
             after: Duration::ZERO,
             kind: started,
             last: false,
         }]))
         .unwrap();
-    let reaped = in_flight.reap(after(6));
+    let reaped = in_flight.fail_overdue(after(6));
     let queue = UpdateKind::Failed(Failure::QueueTimeout(Duration::from_secs(5)));
-    assert_eq!(reaped.tell, [over(3, queue)], "the other one has left the queue");
-    assert_eq!(reaped.ask, [ToChild::Command(Command::Cancel(3))]);
+    assert_eq!(reaped.reports, [last_update(3, queue)], "the other one has left the queue");
+    assert_eq!(reaped.to_child, [ToChild::Command(Command::Cancel(3))]);
 }
 
 proptest! {
@@ -260,7 +276,7 @@ proptest! {
         let (mut running, mut tokens) = (BTreeSet::new(), vec![0_u32; 12]);
         let (mut deaths, mut finished, mut guilty) = (vec![0; 12], BTreeSet::new(), BTreeSet::new());
         for id in 0..12 {
-            running.extend(asked(&in_flight.ask(generate(id)).ask));
+            running.extend(asked(&in_flight.handle_command(generate(id)).to_child));
         }
         for _ in 0..5000 {
             let computing: Vec<u64> = running.iter().copied().take(parallel).collect();
@@ -271,8 +287,8 @@ proptest! {
             if let Some(&killer) = computing.iter().find(kills) {
                 deaths[killer as usize] += 1;
                 running.clear();
-                guilty.extend(in_flight.died(&computing).guilty);
-                running.extend(asked(&in_flight.loaded().ask));
+                guilty.extend(in_flight.handle_exit(&computing).rejected);
+                running.extend(asked(&in_flight.handle_loaded().to_child));
                 continue;
             }
             for id in computing {
@@ -282,17 +298,17 @@ proptest! {
                     finished.insert(id);
                     running.remove(&id);
                     let kind = UpdateKind::Finished { choice: 0, reason: crate::FinishReason::Length, tokens: 40 };
-                    over(id, kind)
+                    last_update(id, kind)
                 } else {
                     grew(id, *count)
                 };
-                let mut ask = in_flight.hear(report).unwrap().ask;
+                let mut ask = in_flight.handle_report(report).unwrap().to_child;
                 while let Some(ToChild::Command(Command::Cancel(id))) = ask.first() {
                     let id = *id;
                     // It may have ended meanwhile: then the child does not know it.
                     ask.remove(0);
                     if running.remove(&id) {
-                        ask.extend(in_flight.hear(over(id, UpdateKind::Dropped)).unwrap().ask);
+                        ask.extend(in_flight.handle_report(last_update(id, UpdateKind::Dropped)).unwrap().to_child);
                     }
                 }
                 for id in asked(&ask) {
