@@ -36,7 +36,7 @@ mod metadata;
 pub(crate) mod placement;
 pub(crate) mod serve;
 
-/// The address of a device's hardware, by its number in ggml's list.
+/// The address of a device's hardware, by its index in ggml's list.
 fn device_id(index: usize) -> Option<String> {
     use llama_cpp_sys_2 as sys;
     #[expect(unsafe_code, reason = "llama-cpp-2 does not tell it")]
@@ -50,21 +50,21 @@ fn device_id(index: usize) -> Option<String> {
     }
 }
 
-/// How a model is loaded.
+/// The parameters of loading a model.
 struct Load<'l> {
-    /// Devices beside the CPU, by their numbers in ggml's list.
+    /// GPUs, by their indices in ggml's list.
     devices: &'l [usize],
-    /// What part of a model each gets, beside the others' parts; empty for llama.cpp's own choice.
+    /// Each device's part of the model (`tensor_split`); empty for llama.cpp's default.
     parts: &'l [f32],
     gpu_layers: i32,
     split: llama_cpp_sys_2::llama_split_mode,
     mmap: bool,
-    /// Names of tensors that stay on the CPU, as a regular expression.
+    /// A regular expression for the tensors that stay on the CPU.
     on_cpu: Option<&'l CStr>,
 }
 
 impl Load<'_> {
-    /// Loads it, as llama-cpp-2 does; but that has no setter for `tensor_split`.
+    /// Loads the model. llama-cpp-2 does the same, but has no setter for `tensor_split`.
     fn run(&self, _: &LlamaBackend, path: &Path, progress: &dyn Fn(f32)) -> Option<LlamaModel> {
         use llama_cpp_sys_2 as sys;
         let path = CString::new(path.to_str()?).ok()?;
@@ -100,7 +100,7 @@ impl Load<'_> {
             params.split_mode = self.split;
             params.load_mode =
                 if self.mmap { sys::LLAMA_LOAD_MODE_MMAP } else { sys::LLAMA_LOAD_MODE_NONE };
-            params.progress_callback = Some(tell_progress);
+            params.progress_callback = Some(report_progress);
             params.progress_callback_user_data = progress.cast_mut().cast();
             let model = NonNull::new(sys::llama_model_load_from_file(path.as_ptr(), params))?;
             Some(std::mem::transmute::<NonNull<sys::llama_model>, LlamaModel>(model))
@@ -108,16 +108,16 @@ impl Load<'_> {
     }
 }
 
-/// Hears from llama.cpp how much of a model is loaded, from 0 to 1, and lets it go on.
-extern "C" fn tell_progress(fraction: f32, data: *mut std::ffi::c_void) -> bool {
+/// llama.cpp's callback with the loaded fraction, from 0 to 1. Returns true, so that loading continues.
+extern "C" fn report_progress(fraction: f32, data: *mut std::ffi::c_void) -> bool {
     #[expect(unsafe_code, reason = "llama.cpp hands back a pointer")]
     // SAFETY: it is the one that the parameters had, to something that lives until the model is loaded.
-    let tell = unsafe { *data.cast::<&dyn Fn(f32)>() };
-    tell(fraction);
+    let report = unsafe { *data.cast::<&dyn Fn(f32)>() };
+    report(fraction);
     true
 }
 
-/// llama.cpp's own line about what it was compiled for, such as `AVX2 = 1`.
+/// llama.cpp's line about its compiled features, such as `AVX2 = 1`.
 pub fn system_info() -> String {
     if backend().is_none() {
         return String::new();
@@ -128,18 +128,18 @@ pub fn system_info() -> String {
     line.to_string_lossy().trim().to_owned()
 }
 
-/// Sees to it that this process never initialises llama.cpp: its models are in processes of their own,
-/// and a GPU's context takes hundreds of megabytes of that GPU.
+/// Makes this process refuse to initialise llama.cpp: its models are in processes of their own, and a GPU's context
+/// takes hundreds of megabytes of that GPU.
 pub fn never_initialise() {
-    NEVER_HERE.store(true, Ordering::Relaxed);
+    NEVER_INITIALISE.store(true, Ordering::Relaxed);
 }
 
-static NEVER_HERE: AtomicBool = AtomicBool::new(false);
+static NEVER_INITIALISE: AtomicBool = AtomicBool::new(false);
 
 /// Initialises llama.cpp once for the process, its log going to `tracing`.
 fn backend() -> Option<&'static LlamaBackend> {
     static BACKEND: OnceLock<Option<LlamaBackend>> = OnceLock::new();
-    if NEVER_HERE.load(Ordering::Relaxed) {
+    if NEVER_INITIALISE.load(Ordering::Relaxed) {
         tracing::error!("llama.cpp is not for the process that clients talk to");
         return None;
     }
@@ -154,13 +154,13 @@ fn backend() -> Option<&'static LlamaBackend> {
         .as_ref()
 }
 
-/// A function that llama.cpp's log goes to, and what it is called with.
+/// A log callback of llama.cpp, and its argument.
 struct Log {
     callback: llama_cpp_sys_2::ggml_log_callback,
     data: *mut std::ffi::c_void,
 }
 
-/// Has errors noted, beside where the log goes.
+/// Records errors in [`error_log`] before the log goes on to `tracing`.
 fn install_log_hook() {
     use llama_cpp_sys_2 as sys;
     let (mut llama, mut ggml) =
@@ -180,7 +180,7 @@ fn install_log_hook() {
     }
 }
 
-/// Hears from llama.cpp what it logs, and hands it on.
+/// llama.cpp's log callback: records errors and calls the next callback.
 #[expect(unsafe_code, reason = "llama.cpp hands back a pointer")]
 unsafe extern "C" fn log_callback(
     level: llama_cpp_sys_2::ggml_log_level,
@@ -198,8 +198,8 @@ unsafe extern "C" fn log_callback(
     }
 }
 
-/// Loads what can compute: CPU variants and GPU backends, from the folder that the environment names,
-/// or the one beside the program, or where they were built.
+/// Loads CPU variants and GPU backends, from the folder in `FOREBAY_BACKENDS`, or the one beside the program, or where
+/// they were built.
 #[cfg(feature = "dynamic-backends")]
 fn load_backends() {
     let beside = std::env::current_exe().ok().and_then(|program| {
@@ -320,7 +320,7 @@ fn step_error(error: impl std::fmt::Display) -> StepError {
     StepError(error.to_string())
 }
 
-/// A sequence's state, of so many bytes; `None` if llama.cpp does not give it.
+/// A sequence's state of `size` bytes; `None` if llama.cpp fails.
 fn saved_bytes(context: &LlamaContext<'_>, sequence: i32, size: usize) -> Option<Vec<u8>> {
     let mut bytes = vec![0; size];
     let flags = LlamaStateSeqFlags::empty();
@@ -330,7 +330,7 @@ fn saved_bytes(context: &LlamaContext<'_>, sequence: i32, size: usize) -> Option
     (written > 0).then_some(bytes)
 }
 
-/// Gives a sequence a state that was saved; returns whether llama.cpp takes it.
+/// Restores a saved state to a sequence. Returns whether llama.cpp accepts it.
 fn restore_bytes(context: &mut LlamaContext<'_>, sequence: i32, state: &[u8]) -> bool {
     let flags = LlamaStateSeqFlags::empty();
     #[expect(unsafe_code, reason = "the safe wrapper takes no bytes")]

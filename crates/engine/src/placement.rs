@@ -1,25 +1,25 @@
-//! What of a model goes on which device: arithmetic over sizes, without llama.cpp.
+//! Plans which device holds which layers of a model: arithmetic over sizes, without llama.cpp.
 //!
-//! llama.cpp puts the last layers on the GPUs, as many as it is told, each GPU getting a part of them
-//! in proportion to its free memory, or as it is told; what comes behind the layers (the output matrix) counts as one
-//! more. The same is computed here before anything is loaded. Of a mixture of experts, the experts
-//! of the first layers may stay on the CPU: they are most of the bytes and little of the work.
+//! llama.cpp puts the last `n_gpu_layers` layers on the GPUs and divides them in proportion to `tensor_split`, by default
+//! each GPU's free memory; the output matrix after the layers counts as one more. The same is computed here before
+//! anything is loaded. Of a mixture of experts, the experts of the first layers may stay on the CPU: they are most of
+//! the bytes and little of the work.
 
 use std::fmt::Write as _;
 
-/// The most GPUs for a model: llama.cpp reads the parts of so many.
-pub const MOST_GPUS: usize = 16;
+/// The most GPUs for a model: llama.cpp reads this many entries of `tensor_split`.
+pub const MAX_GPUS: usize = 16;
 
-/// The sizes of a model's parts, in bytes.
+/// The sizes of a model's weights, in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Weights {
-    /// Each layer: all of it, and its experts alone.
+    /// Each layer's.
     pub layers: Vec<Layer>,
-    /// What is in front of the layers: the token embeddings. They stay on the CPU.
+    /// The token embeddings before the layers. They stay on the CPU.
     pub input: u64,
-    /// What comes behind them.
+    /// The output matrix after the layers.
     pub output: u64,
-    /// How much of that is the token embeddings again: there twice only where it is on a GPU.
+    /// How much of that is the token embeddings again (tied): stored twice only if it is on a GPU.
     pub tied: u64,
 }
 
@@ -33,7 +33,7 @@ pub struct Layer {
 }
 
 impl Weights {
-    /// All of the model.
+    /// All weights, tied ones once.
     pub fn total(&self) -> u64 {
         let layers = self.layers.iter().map(|layer| layer.all);
         sum(layers.chain([self.input, self.output.saturating_sub(self.tied)]))
@@ -47,19 +47,19 @@ impl ContextMemory {
     }
 }
 
-/// The sum, or the largest number: a file may say that its parts have any size.
+/// The saturating sum: a header may claim any size.
 fn sum(sizes: impl IntoIterator<Item = u64>) -> u64 {
     sizes.into_iter().fold(0, u64::saturating_add)
 }
 
-/// What running needs beside the weights, in bytes.
+/// What contexts need besides the weights, in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ContextMemory {
-    /// Keys and values of each layer, and recurrent states; nothing for layers that are not listed.
+    /// Keys, values and recurrent states of each layer; 0 for layers that are not listed.
     pub kv: Vec<u64>,
-    /// Whether that is what will be allocated, and not only about as much.
+    /// Whether `kv` is exact, and not only an estimate.
     pub kv_is_known: bool,
-    /// Results between layers, on each device.
+    /// Compute buffers, on each device.
     pub compute: u64,
 }
 
@@ -68,11 +68,11 @@ pub struct ContextMemory {
 pub struct DeviceMemory {
     /// `CUDA0`, ...
     pub name: String,
-    /// What nobody uses.
+    /// Free memory.
     pub free: u64,
-    /// All of it.
+    /// Total memory; 0 if the driver does not report it.
     pub total: u64,
-    /// Its part of a model, beside the other devices' parts: what is free, unless somebody says otherwise.
+    /// Its part of a model relative to the other devices' parts: the free memory, unless configured.
     pub part: u64,
 }
 
@@ -82,39 +82,39 @@ pub enum GpuLayers {
     /// As many as fit.
     #[default]
     Auto,
-    /// All, and what comes behind them.
+    /// All, and the output matrix.
     All,
-    /// The last so many.
+    /// This many, the last ones.
     Number(u32),
 }
 
-/// What is asked for.
+/// The settings of a plan.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PlanOptions {
     /// How many layers go on GPUs.
     pub layers: GpuLayers,
     /// Layers whose experts stay on the CPU, from the first one; `None` for as few as fit.
     pub cpu_experts: Option<u32>,
-    /// What to leave free on each device, in bytes.
+    /// Memory to leave free on each device, in bytes.
     pub margin: u64,
-    /// Whether every layer is spread over all devices; else each device has some of the layers.
-    pub spread: bool,
+    /// Whether every layer is divided over all devices (tensor mode); else each device has some of the layers.
+    pub divides_layers: bool,
 }
 
-/// What goes where.
+/// Which device holds what.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// Layers on GPUs; one more than the model has where the output matrix goes there too.
     pub gpu_layers: u32,
     /// Layers whose experts stay on the CPU, from the first one.
     pub cpu_experts: u32,
-    /// Each device's part.
+    /// What each device holds.
     pub shares: Vec<Share>,
-    /// What stays in host memory, keys and values included, in bytes.
+    /// Host memory, keys and values included, in bytes.
     pub host: u64,
-    /// Whether every device has room for its part and the margin.
+    /// Whether every device has room for its share and the margin.
     pub fits: bool,
-    /// Whether keys and values are known, and not only estimated.
+    /// Whether the sizes of keys and values are exact.
     pub kv_is_known: bool,
 }
 
@@ -122,14 +122,14 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {
     /// The device.
-    pub room: DeviceMemory,
+    pub device: DeviceMemory,
     /// Layers on it.
     pub layers: u32,
     /// Weights.
     pub weights: u64,
     /// Keys and values.
     pub kv: u64,
-    /// Results between layers.
+    /// Compute buffers.
     pub compute: u64,
 }
 
@@ -139,7 +139,7 @@ impl Share {
         sum([self.weights, self.kv, self.compute])
     }
 
-    /// Whether nothing of the model is on the device: hardly anything is computed there then.
+    /// Whether the device holds nothing of the model.
     fn is_unused(&self) -> bool {
         self.weights == 0 && self.kv == 0
     }
@@ -150,36 +150,36 @@ impl Share {
         self.layers += layers;
     }
 
-    /// Whether the device has room for it and `margin` bytes more.
+    /// Whether the device has room for its share and `margin` bytes more.
     fn fits(&self, margin: u64) -> bool {
-        self.total().checked_add(margin).is_some_and(|needed| needed <= self.room.free)
+        self.total().checked_add(margin).is_some_and(|needed| needed <= self.device.free)
     }
 }
 
-/// What goes where. Without devices everything stays on the CPU.
+/// Plans which device holds what. Without devices everything stays on the CPU.
 pub fn plan(
     weights: &Weights,
-    running: &ContextMemory,
-    rooms: &[DeviceMemory],
-    wish: PlanOptions,
+    context: &ContextMemory,
+    devices: &[DeviceMemory],
+    options: PlanOptions,
 ) -> Plan {
     let layers = u32::try_from(weights.layers.len()).unwrap_or(u32::MAX);
-    let all = if rooms.is_empty() { 0 } else { layers + 1 };
+    let all = if devices.is_empty() { 0 } else { layers + 1 };
     let place = |gpu_layers: u32, cpu_experts: u32| {
-        Planner { weights, running, rooms, wish }.place(gpu_layers, cpu_experts)
+        Planner { weights, context, devices, options }.place(gpu_layers, cpu_experts)
     };
-    let experts = wish.cpu_experts.unwrap_or(0).min(layers);
-    match wish.layers {
+    let experts = options.cpu_experts.unwrap_or(0).min(layers);
+    match options.layers {
         GpuLayers::All => place(all, experts),
         GpuLayers::Number(number) => place(number.min(all), experts),
         GpuLayers::Auto => {
             let has_experts = weights.layers.iter().any(|layer| layer.experts > 0);
-            let by_experts = match wish.cpu_experts {
+            let by_experts = match options.cpu_experts {
                 None if has_experts => 0..=layers,
                 _ => experts..=experts,
             };
             let moved = by_experts.map(|experts| (all, experts));
-            let most = if has_experts && wish.cpu_experts.is_none() { layers } else { experts };
+            let most = if has_experts && options.cpu_experts.is_none() { layers } else { experts };
             let fewer = (0..all).rev().map(|number| (number, most));
             let fitting = moved.chain(fewer).map(|(number, experts)| place(number, experts));
             fitting.into_iter().find(|plan| plan.fits).unwrap_or_else(|| place(0, 0))
@@ -189,27 +189,27 @@ pub fn plan(
 
 struct Planner<'p> {
     weights: &'p Weights,
-    running: &'p ContextMemory,
-    rooms: &'p [DeviceMemory],
-    wish: PlanOptions,
+    context: &'p ContextMemory,
+    devices: &'p [DeviceMemory],
+    options: PlanOptions,
 }
 
 impl Planner<'_> {
     fn place(&self, gpu_layers: u32, cpu_experts: u32) -> Plan {
-        let Self { weights, running, rooms, wish } = self;
-        let empty = |room: &DeviceMemory| {
-            let compute = if gpu_layers > 0 { running.compute } else { 0 };
-            Share { room: room.clone(), layers: 0, weights: 0, kv: 0, compute }
+        let Self { weights, context, devices, options } = self;
+        let empty = |device: &DeviceMemory| {
+            let compute = if gpu_layers > 0 { context.compute } else { 0 };
+            Share { device: device.clone(), layers: 0, weights: 0, kv: 0, compute }
         };
-        let mut shares: Vec<Share> = rooms.iter().map(empty).collect();
+        let mut shares: Vec<Share> = devices.iter().map(empty).collect();
         let count = weights.layers.len();
-        // The first one that goes on a GPU; the output matrix stands behind the last.
+        // The first layer on a GPU; the output matrix comes after the last one.
         let first = (count + 1).saturating_sub(gpu_layers as usize);
-        let parts: u128 = rooms.iter().map(|room| u128::from(room.part)).sum();
+        let parts: u128 = devices.iter().map(|device| u128::from(device.part)).sum();
         let mut host = weights.input;
         for index in 0..=count {
             let layer = weights.layers.get(index);
-            let kv = running.kv.get(index).filter(|_| layer.is_some()).copied().unwrap_or(0);
+            let kv = context.kv.get(index).filter(|_| layer.is_some()).copied().unwrap_or(0);
             let tied = if layer.is_none() { weights.tied } else { 0 };
             let mut bytes = layer.map_or(weights.output, |layer| layer.all);
             if index < first || parts == 0 {
@@ -221,56 +221,55 @@ impl Planner<'_> {
                 bytes = bytes.saturating_sub(layer.experts);
             }
             let number = u32::from(layer.is_some());
-            if wish.spread {
-                // Embeddings that are the output matrix too are whole on each device.
-                let (bytes, kv) = (self.spread(bytes.saturating_sub(tied)), self.spread(kv));
+            if options.divides_layers {
+                // A tied output matrix is whole on each device.
+                let (bytes, kv) = (self.divide(bytes.saturating_sub(tied)), self.divide(kv));
                 for ((share, bytes), kv) in shares.iter_mut().zip(bytes).zip(kv) {
                     share.add(bytes.saturating_add(tied), kv, number);
                 }
                 continue;
             }
-            // As llama.cpp does: the device whose part of all parts reaches so far.
+            // As llama.cpp does: the first device whose cumulative part reaches this layer.
             let at = (index - first) as u128 * parts;
             let mut end = 0;
-            let device = rooms.iter().position(|room| {
-                end += u128::from(room.part);
+            let device = devices.iter().position(|device| {
+                end += u128::from(device.part);
                 at < end * u128::from(gpu_layers)
             });
-            shares[device.unwrap_or(rooms.len() - 1)].add(bytes, kv, number);
+            shares[device.unwrap_or(devices.len() - 1)].add(bytes, kv, number);
         }
-        let fits = shares.iter().all(|share| share.is_unused() || share.fits(wish.margin));
-        let kv_is_known = running.kv_is_known;
+        let fits = shares.iter().all(|share| share.is_unused() || share.fits(options.margin));
+        let kv_is_known = context.kv_is_known;
         Plan { gpu_layers, cpu_experts, shares, host, fits, kv_is_known }
     }
 
-    /// Bytes of a layer, as all devices share them.
-    fn spread(&self, bytes: u64) -> Vec<u64> {
-        let mut parts: u128 = self.rooms.iter().map(|room| u128::from(room.part)).sum();
+    /// Divides bytes of a layer over the devices by their parts.
+    fn divide(&self, bytes: u64) -> Vec<u64> {
+        let mut parts: u128 = self.devices.iter().map(|device| u128::from(device.part)).sum();
         let mut left = bytes;
-        let part = |room: &DeviceMemory| {
-            // What earlier devices have left over by rounding is the last one's.
-            let own = u128::from(left) * u128::from(room.part) / parts.max(1);
+        let part = |device: &DeviceMemory| {
+            // The last device gets what rounding leaves.
+            let own = u128::from(left) * u128::from(device.part) / parts.max(1);
             let own = u64::try_from(own).unwrap_or(left);
-            (left, parts) = (left - own, parts - u128::from(room.part));
+            (left, parts) = (left - own, parts - u128::from(device.part));
             own
         };
-        self.rooms.iter().map(part).collect()
+        self.devices.iter().map(part).collect()
     }
 }
 
 impl Plan {
-    /// The first device that could not hold its weights, keys and values, as far as they are known, if nobody
-    /// else used it. Some drivers find out only when they write to memory that was promised to them, and by then
-    /// the machine has none.
-    pub fn too_much(&self) -> Option<&Share> {
+    /// The first device whose total memory is less than its weights and exactly known keys and values. Some drivers fail
+    /// only when they write to memory that they had granted, and by then the machine has none.
+    pub fn first_overcommitted(&self) -> Option<&Share> {
         self.shares.iter().find(|share| {
             let kv = if self.kv_is_known { share.kv } else { 0 };
-            share.room.total > 0 && share.weights.saturating_add(kv) > share.room.total
+            share.device.total > 0 && share.weights.saturating_add(kv) > share.device.total
         })
     }
 
-    /// The arithmetic, a line for each device.
-    pub fn explain(&self, weights: &Weights, wish: PlanOptions) -> String {
+    /// The arithmetic as text, a line for each device.
+    pub fn explain(&self, weights: &Weights, options: PlanOptions) -> String {
         let mut out = String::new();
         let layers = weights.layers.len();
         let number = (self.gpu_layers as usize).min(layers);
@@ -279,13 +278,13 @@ impl Plan {
         let _ = writeln!(
             out,
             "model {}: {number} of {layers} layers{output} on GPUs",
-            size(weights.total())
+            format_bytes(weights.total())
         );
         if self.cpu_experts > 0 {
             let _ = writeln!(out, "experts of the first {} layers on the CPU", self.cpu_experts);
         }
         for share in &self.shares {
-            let verdict = match share.fits(wish.margin) {
+            let verdict = match share.fits(options.margin) {
                 _ if share.is_unused() => "unused",
                 true => "fits",
                 false => "DOES NOT FIT",
@@ -293,31 +292,31 @@ impl Plan {
             let _ = writeln!(
                 out,
                 "{}: weights {} + KV cache {} + compute {} = {} of {} free ({} in all), margin {}: {verdict}",
-                share.room.name,
-                size(share.weights),
-                size(share.kv),
-                size(share.compute),
-                size(share.total()),
-                size(share.room.free),
-                size(share.room.total),
-                size(wish.margin),
+                share.device.name,
+                format_bytes(share.weights),
+                format_bytes(share.kv),
+                format_bytes(share.compute),
+                format_bytes(share.total()),
+                format_bytes(share.device.free),
+                format_bytes(share.device.total),
+                format_bytes(options.margin),
             );
         }
-        let _ = writeln!(out, "host memory: {}", size(self.host));
+        let _ = writeln!(out, "host memory: {}", format_bytes(self.host));
         out
     }
 }
 
-/// A file that cannot be planned for.
+/// Why a file has no plan.
 #[derive(Debug, thiserror::Error)]
 pub enum FitError {
-    /// It cannot be read, and why.
+    /// The file cannot be read, and why.
     #[error("{0}")]
     Unreadable(String),
-    /// The settings are for other devices or models than these.
+    /// The settings do not fit the devices or the model.
     #[error("{0}")]
     Devices(String),
-    /// It is a GGUF file, but not a whole model that can run.
+    /// It is a GGUF file, but not a complete model that can run.
     #[error("{file} is not a model: {why}")]
     NoModel {
         /// The file.
@@ -327,8 +326,8 @@ pub enum FitError {
     },
 }
 
-/// Bytes for people.
-pub fn size(bytes: u64) -> String {
+/// Formats bytes in MiB or GiB.
+pub fn format_bytes(bytes: u64) -> String {
     let mib = bytes as f64 / f64::from(1 << 20);
     if mib < 1024.0 { format!("{mib:.0} MiB") } else { format!("{:.2} GiB", mib / 1024.0) }
 }
@@ -353,7 +352,7 @@ pub(crate) mod tests {
         Weights { layers: vec![layer; 32], input: GIB / 2, output: GIB / 2, tied: 0 }
     }
 
-    fn rooms(free: &[u64]) -> Vec<DeviceMemory> {
+    fn devices(free: &[u64]) -> Vec<DeviceMemory> {
         let room = |(n, &free): (usize, &u64)| DeviceMemory {
             name: format!("G{n}"),
             free,
@@ -365,13 +364,13 @@ pub(crate) mod tests {
 
     const KV_LAYER: u64 = 64 << 20;
 
-    fn running() -> ContextMemory {
+    fn context() -> ContextMemory {
         ContextMemory { kv: vec![KV_LAYER; 32], kv_is_known: true, compute: 300 << 20 }
     }
 
     fn auto(weights: &Weights, free: &[u64]) -> Plan {
-        let wish = PlanOptions { margin: GIB, ..PlanOptions::default() };
-        let plan = plan(weights, &running(), &rooms(free), wish);
+        let options = PlanOptions { margin: GIB, ..PlanOptions::default() };
+        let plan = plan(weights, &context(), &devices(free), options);
         let placed: u64 = plan.shares.iter().map(|share| share.weights + share.kv).sum();
         let layers = weights.layers.len() as u64;
         assert_eq!(placed + plan.host, weights.total() + layers * KV_LAYER);
@@ -396,12 +395,13 @@ pub(crate) mod tests {
     fn as_many_layers_as_fit_and_none_more() {
         let plan = auto(&dense(), &[4 * GIB]);
         assert!(plan.fits && (1..33).contains(&plan.gpu_layers), "{plan:?}");
-        let wish = |layers| PlanOptions {
+        let options = |layers| PlanOptions {
             layers: GpuLayers::Number(layers),
             margin: GIB,
             ..PlanOptions::default()
         };
-        let more = super::plan(&dense(), &running(), &rooms(&[4 * GIB]), wish(plan.gpu_layers + 1));
+        let more =
+            super::plan(&dense(), &context(), &devices(&[4 * GIB]), options(plan.gpu_layers + 1));
         assert!(!more.fits);
         assert_eq!(auto(&dense(), &[GIB]).gpu_layers, 0);
         assert_eq!(auto(&dense(), &[]).gpu_layers, 0);
@@ -409,19 +409,19 @@ pub(crate) mod tests {
 
     #[test]
     fn what_a_device_cannot_hold_at_all_is_too_much() {
-        let wish = PlanOptions { layers: GpuLayers::All, ..PlanOptions::default() };
-        let all = |free: &[u64]| super::plan(&dense(), &running(), &rooms(free), wish);
+        let options = PlanOptions { layers: GpuLayers::All, ..PlanOptions::default() };
+        let all = |free: &[u64]| super::plan(&dense(), &context(), &devices(free), options);
         let full = |total| DeviceMemory { name: "G0".to_owned(), free: GIB, total, part: GIB };
-        let of = |total| super::plan(&dense(), &running(), &[full(total)], wish);
-        assert_eq!(all(&[24 * GIB]).too_much(), None);
-        assert_eq!(of(8 * GIB).too_much(), None, "others may leave");
-        assert_eq!(of(0).too_much(), None, "the driver does not say");
-        assert_eq!(of(5 * GIB).too_much().map(|share| share.layers), Some(32));
-        assert_eq!(all(&[4 * GIB, 24 * GIB]).too_much(), None);
-        assert_eq!(all(&[]).too_much(), None);
+        let of = |total| super::plan(&dense(), &context(), &[full(total)], options);
+        assert_eq!(all(&[24 * GIB]).first_overcommitted(), None);
+        assert_eq!(of(8 * GIB).first_overcommitted(), None, "others may leave");
+        assert_eq!(of(0).first_overcommitted(), None, "the driver does not say");
+        assert_eq!(of(5 * GIB).first_overcommitted().map(|share| share.layers), Some(32));
+        assert_eq!(all(&[4 * GIB, 24 * GIB]).first_overcommitted(), None);
+        assert_eq!(all(&[]).first_overcommitted(), None);
         let about = |total| Plan { kv_is_known: false, ..of(total) };
-        assert_eq!(about(5 * GIB).too_much(), None, "the KV cache may be smaller");
-        assert!(about(4 * GIB).too_much().is_some(), "the weights are not");
+        assert_eq!(about(5 * GIB).first_overcommitted(), None, "the KV cache may be smaller");
+        assert!(about(4 * GIB).first_overcommitted().is_some(), "the weights are not");
     }
 
     #[test]
@@ -447,10 +447,10 @@ pub(crate) mod tests {
 
     #[test]
     fn devices_get_the_parts_that_they_are_given() {
-        let mut rooms = rooms(&[24 * GIB, 24 * GIB]);
-        (rooms[0].part, rooms[1].part) = (3_000_000, 1_000_000);
-        let wish = PlanOptions { layers: GpuLayers::All, ..PlanOptions::default() };
-        let plan = super::plan(&dense(), &running(), &rooms, wish);
+        let mut devices = devices(&[24 * GIB, 24 * GIB]);
+        (devices[0].part, devices[1].part) = (3_000_000, 1_000_000);
+        let options = PlanOptions { layers: GpuLayers::All, ..PlanOptions::default() };
+        let plan = super::plan(&dense(), &context(), &devices, options);
         let layers: Vec<u32> = plan.shares.iter().map(|share| share.layers).collect();
         assert_eq!(layers, [25, 7], "and the output matrix");
         assert_eq!(plan.shares[1].weights, 7 * (125 << 20) + (411 << 20));
@@ -458,15 +458,16 @@ pub(crate) mod tests {
 
     #[test]
     fn layers_are_spread_over_all_devices() {
-        let wish = PlanOptions { layers: GpuLayers::All, spread: true, ..PlanOptions::default() };
-        let plan = super::plan(&dense(), &running(), &rooms(&[24 * GIB, 8 * GIB]), wish);
+        let options =
+            PlanOptions { layers: GpuLayers::All, divides_layers: true, ..PlanOptions::default() };
+        let plan = super::plan(&dense(), &context(), &devices(&[24 * GIB, 8 * GIB]), options);
         let [large, small] = &plan.shares[..] else { panic!("{plan:?}") };
         assert_eq!((large.layers, small.layers), (32, 32));
         assert!(large.weights.abs_diff(3 * small.weights) < 200, "{plan:?}");
         assert_eq!(large.kv, 3 * small.kv);
         assert_eq!(plan.host, dense().input);
         let tied = Weights { tied: GIB / 4, ..dense() };
-        let both = super::plan(&tied, &running(), &rooms(&[24 * GIB, 24 * GIB]), wish);
+        let both = super::plan(&tied, &context(), &devices(&[24 * GIB, 24 * GIB]), options);
         let weights: u64 = both.shares.iter().map(|share| share.weights).sum();
         assert_eq!(weights, 32 * (125 << 20) + (411 << 20) + GIB / 4, "whole on both");
     }
@@ -476,13 +477,13 @@ pub(crate) mod tests {
         let plan = auto(&mixture(), &[24 * GIB]);
         assert_eq!(plan.gpu_layers, 33);
         assert!(plan.fits && plan.cpu_experts > 0, "{plan:?}");
-        let wish = PlanOptions {
+        let options = PlanOptions {
             cpu_experts: Some(plan.cpu_experts - 1),
             layers: GpuLayers::All,
             margin: GIB,
-            spread: false,
+            divides_layers: false,
         };
-        assert!(!super::plan(&mixture(), &running(), &rooms(&[24 * GIB]), wish).fits);
+        assert!(!super::plan(&mixture(), &context(), &devices(&[24 * GIB]), options).fits);
         // Not even without experts.
         let small = auto(&mixture(), &[4 * GIB]);
         assert!(small.fits && small.gpu_layers < 33 && small.cpu_experts == 32, "{small:?}");
@@ -504,24 +505,24 @@ pub(crate) mod tests {
             kv in vec(any_number(), 0..8),
             free in vec(any_number(), 0..3),
             number in proptest::option::of(0_u32..8),
-            spread: bool,
+            divides_layers: bool,
         ) {
             let layer = |&(all, part): &(u64, u64)| Layer { all, experts: part.min(all) };
             let layers: Vec<Layer> = layers.iter().map(layer).collect();
             let tied = if ties { input.min(output) } else { 0 };
             let weights = Weights { layers, input, output, tied };
-            let wish = PlanOptions {
+            let options = PlanOptions {
                 layers: number.map_or(GpuLayers::Auto, GpuLayers::Number),
                 margin,
-                spread,
+                divides_layers,
                 ..PlanOptions::default()
             };
-            let running = ContextMemory { kv, kv_is_known, compute };
-            let plan = super::plan(&weights, &running, &rooms(&free), wish);
+            let context = ContextMemory { kv, kv_is_known, compute };
+            let plan = super::plan(&weights, &context, &devices(&free), options);
             let sum = |sizes: &[u64]| sizes.iter().map(|&size| u128::from(size)).sum::<u128>();
             let all: Vec<u64> = weights.layers.iter().map(|layer| layer.all).collect();
             let needed = sum(&all) + sum(&[input, output - tied])
-                + running.kv.iter().zip(&all).map(|(&kv, _)| u128::from(kv)).sum::<u128>();
+                + context.kv.iter().zip(&all).map(|(&kv, _)| u128::from(kv)).sum::<u128>();
             let held: Vec<u64> =
                 plan.shares.iter().flat_map(|share| [share.weights, share.kv]).collect();
             let most = held.iter().chain([&plan.host]).any(|&size| size == u64::MAX);
@@ -531,13 +532,13 @@ pub(crate) mod tests {
             for share in &plan.shares {
                 let total = sum(&[share.weights, share.kv, share.compute]);
                 prop_assert_eq!(u128::from(share.total()), total.min(u64::MAX.into()));
-                let fits = share.is_unused() || total + u128::from(margin) <= share.room.free.into();
+                let fits = share.is_unused() || total + u128::from(margin) <= share.device.free.into();
                 prop_assert!(fits || !plan.fits, "{:?}", plan);
             }
             let total = sum(&all) + sum(&[input, output - tied]);
             prop_assert_eq!(u128::from(weights.total()), total.min(u64::MAX.into()));
-            plan.explain(&weights, wish);
-            plan.too_much();
+            plan.explain(&weights, options);
+            plan.first_overcommitted();
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use forebay_engine::Source;
-use forebay_engine::placement::size;
+use forebay_engine::placement::format_bytes;
 
 use crate::config::Settings;
 use crate::registry::model_config;
@@ -18,8 +18,8 @@ pub(crate) fn devices() -> String {
             "  {} ({}): {} free of {}",
             device.name,
             device.description,
-            size(device.memory_free as u64),
-            size(device.memory_total as u64)
+            format_bytes(device.memory_free as u64),
+            format_bytes(device.memory_total as u64)
         );
     }
     out

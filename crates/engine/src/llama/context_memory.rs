@@ -1,8 +1,7 @@
-//! What running a model takes beside its weights, as its header tells: what a context keeps of tokens and of
-//! sequences, layer by layer, and results between layers. Estimated, from what llama.cpp's `llama_kv_cache`,
-//! `llama_kv_cache_iswa` and `llama_memory_recurrent` allocate.
+//! Estimates the memory of a model's contexts from its header: keys, values and recurrent states by layer, and compute
+//! buffers, after what llama.cpp's `llama_kv_cache`, `llama_kv_cache_iswa` and `llama_memory_recurrent` allocate.
 
-use super::header::{Header, MOST_LAYERS, ModelShape, layer_of, product};
+use super::header::{Header, MAX_LAYERS, ModelShape, layer_of, product};
 use crate::layout::{
     self, EmbeddingLayout, MAX_EMBEDDING_INPUTS, ModelFacts, SequenceMemory, batch_sizes,
 };
@@ -31,12 +30,12 @@ const WINDOWED: [(&str, u64); 16] = [
     ("spark2_5", 0),
     ("step35", 0),
 ];
-/// Of this architecture only models with so many layers have a window.
+/// Of exaone4 only models with this many layers have a window.
 const EXAONE4_WITH_WINDOW: u64 = 64;
-/// Architectures whose last layers reuse keys and values of others, if the file says how many.
-const REUSE: [&str; 2] = ["gemma3n", "gemma4"];
-/// Architectures without a context's memory: `create_memory` has none for them.
-const KEEP_NOTHING: [&str; 15] = [
+/// Architectures whose last layers share keys and values of others, as many as the header says.
+const SHARES_KV: [&str; 2] = ["gemma3n", "gemma4"];
+/// Architectures whose contexts have no memory: llama.cpp's `create_memory` returns none.
+const WITHOUT_MEMORY: [&str; 15] = [
     "bert",
     "jina-bert-v2",
     "jina-bert-v3",
@@ -53,14 +52,14 @@ const KEEP_NOTHING: [&str; 15] = [
     "rnd1",
     "clef",
 ];
-/// Bytes of a number in states and results.
+/// Bytes of a number in states and compute buffers.
 const F32: u64 = 4;
-/// To this many cells llama.cpp rounds up what keeps a window.
+/// llama.cpp rounds the cells of a window up to a multiple of this.
 const WINDOW_ALIGNMENT: u64 = 256;
-/// Bytes added for smaller buffers: inputs, and what llama.cpp reserves beside the widest results.
+/// Bytes added for smaller buffers: inputs, and what llama.cpp reserves besides the widest results.
 const OTHER_RESULTS: u64 = 16 << 20;
 
-/// What a context is made for.
+/// The size of a context.
 #[derive(Debug, Clone, Copy, Default)]
 struct ContextSize {
     /// Tokens, in layers that attend to all.
@@ -71,9 +70,9 @@ struct ContextSize {
     sequences: u64,
 }
 
-/// What a layer has to keep.
+/// What a context stores for a layer.
 #[derive(Debug, Clone, Copy, Default)]
-struct Keeps {
+struct LayerMemory {
     /// Keys and values of tokens.
     tokens: bool,
     /// A state of each sequence.
@@ -83,7 +82,7 @@ struct Keeps {
 impl Header {
     /// What the KV cache's layout depends on, as far as the header says it.
     pub(super) fn facts(&self, config: &ModelConfig, on_cpu: bool) -> ModelFacts {
-        let keeps = self.keeps();
+        let keeps = self.layer_memory();
         let memory = SequenceMemory {
             keys_and_values: keeps.iter().any(|layer| layer.tokens),
             state: keeps.iter().any(|layer| layer.state),
@@ -109,7 +108,7 @@ impl Header {
     /// Bytes of a token's keys and values in all layers, at least 1.
     pub(super) fn kv_bytes(&self, kind: KvType) -> u64 {
         let size = ContextSize { cells: 1, window: 1, sequences: 0 };
-        self.kept(kind, size).into_iter().fold(0, u64::saturating_add).max(1)
+        self.kv_of_layers(kind, size).into_iter().fold(0, u64::saturating_add).max(1)
     }
 
     fn generation_memory(&self, config: &ModelConfig, facts: &ModelFacts) -> ContextMemory {
@@ -128,9 +127,9 @@ impl Header {
             if facts.memory.keys_and_values { cells / u64::from(streams).max(1) } else { 0 };
         let attended = product(&[attended, self.results_of_cell(config)]);
         ContextMemory {
-            kv: self.kept(config.kv_type, size),
+            kv: self.kv_of_layers(config.kv_type, size),
             kv_is_known: self.kv_is_known(),
-            compute: results(rows, widest.saturating_add(attended)),
+            compute: compute_bytes(rows, widest.saturating_add(attended)),
         }
     }
 
@@ -142,10 +141,10 @@ impl Header {
         let contexts = if lanes > 1 { 1 + u64::from(lanes) } else { 1 };
         let sequences = contexts * u64::from(MAX_EMBEDDING_INPUTS);
         let size = ContextSize { cells, window: cells, sequences };
-        let kv = self.kept(config.kv_type, size);
+        let kv = self.kv_of_layers(config.kv_type, size);
         let attended = self.network_results().saturating_add(wide.into());
         // Contexts side by side round their sizes.
-        ContextMemory { kv, kv_is_known: false, compute: results(cells, attended) }
+        ContextMemory { kv, kv_is_known: false, compute: compute_bytes(cells, attended) }
     }
 
     /// Numbers for a cell and a token that attends to it: the mask, and without flash attention every head's scores.
@@ -160,27 +159,27 @@ impl Header {
         u32::try_from(self.number("context_length").unwrap_or(0)).unwrap_or(u32::MAX)
     }
 
-    /// Tokens that most layers attend to; 0 if all do to all.
+    /// Length of the sliding window in tokens; 0 if there is none.
     fn window(&self) -> u64 {
         self.number("attention.sliding_window").unwrap_or(0)
     }
 
-    /// Numbers between the parts of a layer, for a token.
+    /// Intermediate numbers of a layer, per token.
     fn network_results(&self) -> u64 {
         let network = self.number("feed_forward_length").unwrap_or(0).saturating_mul(2);
         network.saturating_add(ModelShape::of(self).width.saturating_mul(4))
     }
 
-    /// What each layer keeps.
-    fn keeps(&self) -> Vec<Keeps> {
-        if KEEP_NOTHING.contains(&self.architecture.as_str()) {
+    /// What a context stores for each layer.
+    fn layer_memory(&self) -> Vec<LayerMemory> {
+        if WITHOUT_MEMORY.contains(&self.architecture.as_str()) {
             return Vec::new();
         }
         let mut fused = Vec::new();
-        let mut keeps: Vec<Keeps> = Vec::new();
+        let mut keeps: Vec<LayerMemory> = Vec::new();
         for (layer, part) in self.tensors.iter().filter_map(|(name, _)| layer_of(name)) {
             if keeps.len() <= layer {
-                keeps.resize(layer + 1, Keeps::default());
+                keeps.resize(layer + 1, LayerMemory::default());
                 fused.resize(layer + 1, false);
             }
             let starts = |parts: &[&str]| parts.iter().any(|start| part.starts_with(start));
@@ -190,17 +189,17 @@ impl Header {
         }
         // A recurrent layer may have a matrix of that name as well.
         for (index, (layer, fused)) in keeps.iter_mut().zip(fused).enumerate() {
-            layer.state |= fused && self.recurs_by_number(index);
+            layer.state |= fused && self.is_recurrent_by_number(index);
             layer.tokens |= fused && !layer.state;
         }
-        let reuses = REUSE.contains(&self.architecture.as_str());
-        // The last layers may reuse what others keep, or predict several tokens, which is not done here.
+        let reuses = SHARES_KV.contains(&self.architecture.as_str());
+        // The last layers may share keys and values of others, or be for multi-token prediction, which is not done here.
         let number =
             |key: &str| usize::try_from(self.number(key).unwrap_or(0)).unwrap_or(usize::MAX);
         let reused = if reuses { number("attention.shared_kv_layers") } else { 0 };
         let own = keeps.len().saturating_sub(reused);
         let own = own.min(keeps.len().saturating_sub(number("nextn_predict_layers")));
-        keeps[own..].fill(Keeps::default());
+        keeps[own..].fill(LayerMemory::default());
         keeps
     }
 
@@ -232,14 +231,14 @@ impl Header {
         let layers = usize::try_from(self.number("block_count").unwrap_or(0)).unwrap_or(0);
         let all = |layer| self.attends_to_window(layer) == Some(false);
         let ignored = self.architecture == "exaone4";
-        if is_known && !ignored && self.window() > 0 && (0..layers.min(MOST_LAYERS)).all(all) {
+        if is_known && !ignored && self.window() > 0 && (0..layers.min(MAX_LAYERS)).all(all) {
             return Err("its header has a window that no layer attends to".to_owned());
         }
         Ok(())
     }
 
-    /// Whether [`Self::kept`] is what will be allocated, and not only about as much: a second cache, of an indexer,
-    /// other widths in layers with a window, and layers that predict several tokens are not reckoned.
+    /// Whether [`Self::kv_of_layers`] is exact. Not covered are the second cache of an indexer, other widths in layers with
+    /// a window, and layers for multi-token prediction.
     fn kv_is_known(&self) -> bool {
         let differs =
             |key: &String| key.contains(".attention.indexer.") || key.ends_with("_length_swa");
@@ -247,8 +246,8 @@ impl Header {
         self.attends_to_window(0).is_some() && !predicts && !self.numbers.keys().any(differs)
     }
 
-    /// Whether a layer is recurrent, if the file says so otherwise than by tensors.
-    fn recurs_by_number(&self, layer: usize) -> bool {
+    /// Whether a layer is recurrent by the header's numbers instead of its tensors.
+    fn is_recurrent_by_number(&self, layer: usize) -> bool {
         let listed =
             self.arrays.contains_key(&format!("{}.attention.recurrent_layers", self.architecture));
         let interval =
@@ -259,14 +258,14 @@ impl Header {
         }
     }
 
-    /// Bytes that a context of this size keeps of each layer.
-    fn kept(&self, kind: KvType, size: ContextSize) -> Vec<u64> {
+    /// Bytes that a context of this size stores for each layer.
+    fn kv_of_layers(&self, kind: KvType, size: ContextSize) -> Vec<u64> {
         let ModelShape { kv_heads, keys, values, .. } = ModelShape::of(self);
-        // Latent attention keeps no values: they are made of what it keeps as keys.
+        // Latent attention stores no values: they are computed from what it stores as keys.
         let is_latent = self.number("attention.key_length_mla").is_some_and(|length| length > 0);
         let head = keys.saturating_add(if is_latent { 0 } else { values });
         let state = product(&[size.sequences, self.state_numbers(), F32]);
-        let of_layer = |(layer, keeps): (usize, Keeps)| {
+        let of_layer = |(layer, keeps): (usize, LayerMemory)| {
             let cells = match self.attends_to_window(layer) {
                 Some(true) => size.window,
                 _ => size.cells,
@@ -276,7 +275,7 @@ impl Header {
             let tokens = if keeps.tokens { tokens } else { 0 };
             tokens.saturating_add(if keeps.state { state } else { 0 })
         };
-        self.keeps().into_iter().enumerate().map(of_layer).collect()
+        self.layer_memory().into_iter().enumerate().map(of_layer).collect()
     }
 
     /// Numbers of a sequence's state in a recurrent layer: llama.cpp's `n_embd_r` and `n_embd_s`, by the family
@@ -327,8 +326,8 @@ impl Header {
     }
 }
 
-/// Bytes of results, of so many numbers for each row.
-fn results(rows: u64, numbers: u64) -> u64 {
+/// Bytes of compute buffers with so many numbers per row.
+fn compute_bytes(rows: u64, numbers: u64) -> u64 {
     product(&[rows, numbers, F32]).saturating_add(OTHER_RESULTS)
 }
 

@@ -1,29 +1,28 @@
 //! The devices that llama.cpp lists: those that a model is put on besides the CPU, and each one's share of a model.
 
-use crate::placement::{DeviceMemory, MOST_GPUS};
+use crate::placement::{DeviceMemory, MAX_GPUS};
 use llama_cpp_2::list_llama_ggml_backend_devices;
 
 use crate::model_config::{GpuSettings, ModelConfig, SplitMode};
 use crate::model_info::Device;
 
-/// A device as ggml lists it.
+/// A GPU as ggml lists it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct GpuDevice {
-    /// Its number in ggml's list.
+    /// Its index in ggml's list.
     pub(super) index: usize,
     /// Its name and memory.
     pub(super) memory: DeviceMemory,
     /// ggml's backend for it: `CUDA`, `Vulkan`.
     pub(super) backend: String,
-    /// The address of the hardware, where the backend tells: two backends may list the same device.
+    /// The hardware's address, if the backend reports it: two backends may list the same device.
     pub(super) id: Option<String>,
     /// Whether it uses host memory.
     pub(super) integrated: bool,
 }
 
-/// Architectures whose layers llama.cpp does not spread over devices: `llm_arch_supports_sm_tensor`, of the
-/// version that Cargo.toml names.
-const NOT_SPREAD: [&str; 30] = [
+/// Architectures without tensor mode in llama.cpp: `llm_arch_supports_sm_tensor`, of the version in Cargo.toml.
+const WITHOUT_TENSOR_MODE: [&str; 30] = [
     "grok",
     "mpt",
     "plamo2",
@@ -72,7 +71,7 @@ pub fn devices() -> Vec<Device> {
         .collect()
 }
 
-/// The devices beside the CPU that a model may be put on.
+/// The GPUs that a model may be put on.
 pub(super) fn gpus() -> Vec<GpuDevice> {
     use llama_cpp_2::LlamaBackendDeviceType as Type;
     let listed = list_llama_ggml_backend_devices().into_iter();
@@ -91,8 +90,8 @@ pub(super) fn gpus() -> Vec<GpuDevice> {
     usable(all.collect())
 }
 
-/// Those to use, as llama.cpp's own default has it: a device once, by the first backend that lists it, and
-/// integrated ones, of one backend, where there are no others.
+/// The devices to use, by llama.cpp's own default: each once, by the first backend that lists it; integrated ones, of
+/// one backend, only if there are no others.
 pub(super) fn usable(all: Vec<GpuDevice>) -> Vec<GpuDevice> {
     let (integrated, own): (Vec<GpuDevice>, Vec<GpuDevice>) =
         all.into_iter().partition(|gpu| gpu.integrated);
@@ -101,8 +100,8 @@ pub(super) fn usable(all: Vec<GpuDevice>) -> Vec<GpuDevice> {
     let candidates = if own.is_empty() { of_one.collect() } else { own };
     let mut once: Vec<GpuDevice> = Vec::new();
     for gpu in candidates {
-        if once.len() == MOST_GPUS {
-            tracing::warn!(name = gpu.memory.name, "more than {MOST_GPUS} GPUs: it is not used");
+        if once.len() == MAX_GPUS {
+            tracing::warn!(name = gpu.memory.name, "more than {MAX_GPUS} GPUs: it is not used");
         } else if gpu.id.is_none() || once.iter().all(|before| before.id != gpu.id) {
             once.push(gpu);
         }
@@ -110,21 +109,21 @@ pub(super) fn usable(all: Vec<GpuDevice>) -> Vec<GpuDevice> {
     once
 }
 
-/// Checks that a model's layers can each be spread over devices.
+/// Checks that a model can run in tensor mode.
 ///
 /// # Errors
-/// Why they cannot.
+/// Why it cannot.
 pub(super) fn check_tensor_mode(architecture: &str, config: &ModelConfig) -> Result<(), String> {
     if config.flash_attention == Some(false) {
         return Err("split_mode \"tensor\" needs flash_attention".to_owned());
     }
-    if NOT_SPREAD.contains(&architecture) {
+    if WITHOUT_TENSOR_MODE.contains(&architecture) {
         return Err(format!("llama.cpp has no split_mode \"tensor\" for {architecture} models"));
     }
     Ok(())
 }
 
-/// GpuSettings that count for nothing where there is no GPU.
+/// The settings that have no effect without a GPU.
 pub(super) fn without_effect(settings: &GpuSettings) -> Vec<&'static str> {
     let set = [
         ("tensor_split", !settings.tensor_split.is_empty()),
@@ -134,10 +133,10 @@ pub(super) fn without_effect(settings: &GpuSettings) -> Vec<&'static str> {
     set.into_iter().filter_map(|(name, is_set)| is_set.then_some(name)).collect()
 }
 
-/// Those that a model is put on, and the part that each gets.
+/// The devices that a model is put on, with each one's part.
 ///
 /// # Errors
-/// If the settings are for other devices than these.
+/// If the settings do not fit the devices.
 pub(super) fn chosen(
     mut gpus: Vec<GpuDevice>,
     settings: &GpuSettings,
@@ -162,13 +161,13 @@ pub(super) fn chosen(
         return Ok(vec![gpus.swap_remove(main)]);
     }
     if settings.split == SplitMode::Tensor {
-        // With uneven parts this llama.cpp writes where it must not.
+        // With uneven parts this version of llama.cpp writes out of bounds.
         gpus.iter_mut().for_each(|gpu| gpu.memory.part = 1);
         return Ok(gpus);
     }
     if settings.tensor_split.is_empty() {
         if gpus.iter().all(|gpu| gpu.memory.part == 0) {
-            // Nothing is free anywhere, or no driver says what is.
+            // No device has free memory, or no driver reports it.
             gpus.iter_mut().for_each(|gpu| gpu.memory.part = 1);
         }
         return Ok(gpus);

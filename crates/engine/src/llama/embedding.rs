@@ -1,4 +1,4 @@
-//! Embedding models on llama.cpp: what one pass holds, and contexts for passes side by side.
+//! Embedding models on llama.cpp: the contexts of parallel passes.
 
 use std::num::NonZeroU32;
 
@@ -35,7 +35,7 @@ pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: EngineThread) 
     };
     let threads = config.thread_count();
     let pooler = |threads: u32, tokens: u32| -> Result<EmbeddingContext<'_>, u32> {
-        // llama.cpp aborts where the inputs cannot have equal shares of the tokens.
+        // llama.cpp aborts unless the tokens divide evenly by the inputs.
         let tokens = tokens.next_multiple_of(MAX_EMBEDDING_INPUTS);
         let params = context_params(config, threads)
             .with_embeddings(true)
@@ -65,7 +65,7 @@ pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: EngineThread) 
     };
     let mut info = metadata.info(model, Kind::Embedding, MAX_EMBEDDING_INPUTS, slot_tokens);
     if config.pooling.is_some() {
-        // Whoever says how vectors are made wants vectors.
+        // With configured pooling the output is vectors, not scores.
         info.ranking = None;
     }
     let block = if on_cpu { ATTENTION_BLOCK } else { 1 };
@@ -74,7 +74,7 @@ pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: EngineThread) 
     Ok(())
 }
 
-/// A context that embeds.
+/// A context that computes vectors.
 struct EmbeddingContext<'m> {
     context: Movable<'m>,
     batch: LlamaBatch<'static>,

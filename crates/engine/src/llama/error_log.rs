@@ -1,11 +1,11 @@
-//! The reasons of llama.cpp's errors: it logs them, and returns only that there was one. There is one log in a
-//! process: where models load side by side in one, a reason may be another model's.
+//! The reasons of llama.cpp's errors, which it only logs. A process has one log: if models load in parallel, a reason
+//! may be another model's.
 
 use std::sync::{Mutex, PoisonError};
 
-/// Lines that are kept: the last ones only say that what failed has failed.
+/// Lines that are kept: later ones only repeat that loading failed.
 const LINES: usize = 4;
-/// Characters of a line that are kept: it may quote the file.
+/// Characters of a line that are kept: a line may quote the file.
 const LINE: usize = 200;
 
 /// The first errors since `clear`.
@@ -31,7 +31,7 @@ pub(super) fn joined() -> String {
     errors.iter().map(String::as_str).collect::<Vec<_>>().join("; ")
 }
 
-/// A line without the name of the function that logged it, and without what a terminal would obey.
+/// A line without the name of the function that logged it, and without control characters.
 fn without_function(line: &str) -> String {
     let is_name = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     let text = match line.split_once(": ") {

@@ -1,4 +1,4 @@
-//! Generation models on llama.cpp: contexts for the KV cache's layout, and steps in them.
+//! Generation models on llama.cpp: the contexts of the KV cache's layout, and steps in them.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -40,7 +40,7 @@ pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: EngineThread) 
     let block = if placement.on_cpu() { ATTENTION_BLOCK } else { 1 };
     let params = context_params(config, config.thread_count())
         .with_kv_unified(kv.shares)
-        // Of what has left the window nothing is used again.
+        // Cells that have left the window are not used again.
         .with_swa_full(kv.rewinds)
         .with_n_ubatch(ubatch_tokens);
     let saved = SavedStates::default();
@@ -49,19 +49,19 @@ pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: EngineThread) 
             .clone()
             .with_n_ctx(NonZeroU32::new(cells))
             .with_n_seq_max(slots)
-            // llama.cpp has room for an output of each sequence, and aborts where a batch has none.
+            // llama.cpp reserves an output for each sequence, and aborts if a batch has fewer tokens.
             .with_n_batch(batch_tokens.max(slots));
         error_log::clear();
         let none = |_| StepError(format!("llama.cpp cannot make a context of {cells} tokens"));
         let context = model.new_context(backend, params).map_err(none)?;
         let streams = if kv.shares { 1 } else { slots };
         let (batch, saved) = (new_batch(batch_tokens, 1), Rc::clone(&saved));
-        let (places, kept) = (Vec::new(), Vec::new());
+        let (logits, earlier_logits) = (Vec::new(), Vec::new());
         Ok(GenerationContext {
             context,
             batch,
-            places,
-            kept,
+            logits,
+            earlier_logits,
             streams,
             saved,
             has_state: memory.state,
@@ -92,19 +92,19 @@ pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: EngineThread) 
     Ok(())
 }
 
-/// What slots held, in host memory, for all contexts of a model: as of one stream.
+/// Copies of slots in host memory, for all contexts of a model, in the form of a cache with one stream.
 type SavedStates = Rc<RefCell<HashMap<HostCopyId, (Vec<u8>, StateLayout)>>>;
 
 /// A context that generates.
 struct GenerationContext<'m> {
     context: LlamaContext<'m>,
     batch: LlamaBatch<'static>,
-    /// Where each row of the last step has its logits, if it has any.
-    places: Vec<LogitsLocation>,
-    /// Logits of a call that another one followed, row after row.
-    kept: Vec<f32>,
+    /// Where the logits of each row of the last step are.
+    logits: Vec<LogitsLocation>,
+    /// Logits of calls that another call followed, row after row.
+    earlier_logits: Vec<f32>,
     saved: SavedStates,
-    /// Of the KV cache.
+    /// Streams of the KV cache.
     streams: u32,
     /// Whether the model has a recurrent state.
     has_state: bool,
@@ -115,8 +115,8 @@ struct GenerationContext<'m> {
 enum LogitsLocation {
     /// In llama.cpp's output, by the row's index in its batch.
     Batch(i32),
-    /// In `kept`, between these.
-    Kept { start: usize, end: usize },
+    /// In `earlier_logits`, between these.
+    Earlier { start: usize, end: usize },
 }
 
 impl<'m> GenerationContext<'m> {
@@ -127,11 +127,11 @@ impl<'m> GenerationContext<'m> {
         }
     }
 
-    /// What a slot holds, as of a KV cache with one stream.
+    /// A copy of a slot, in the form of a KV cache with one stream.
     fn save(&self, slot: u32) -> Result<(Vec<u8>, StateLayout), StepError> {
         let (slot, flags) = (llama_id(slot), LlamaStateSeqFlags::empty());
         let all = self.context.state_seq_get_size_ext(slot, flags);
-        // The part that cannot be cut back is what follows the cells of all tokens, if there are any.
+        // The partial state is what follows the cells of all tokens, if there are any.
         let part = self.context.state_seq_get_size_ext(slot, LlamaStateSeqFlags::PARTIAL_ONLY);
         let shape = match (all.saturating_sub(part), self.has_state) {
             (0, false) => StateLayout::Cells,
@@ -153,30 +153,30 @@ impl<'m> GenerationContext<'m> {
         }
     }
 
-    /// One decode call, of these of the step's rows, and how long it took.
+    /// Computes the chosen rows of a step in one decode call. Returns its time.
     fn call(&mut self, rows: &[Row], chosen: Range<usize>) -> Result<Duration, StepError> {
         let started = Instant::now();
         self.batch.clear();
         for i in chosen {
             let Row { token, pos, slot, logits } = rows[i];
-            self.places[i] = LogitsLocation::Batch(self.batch.n_tokens());
+            self.logits[i] = LogitsLocation::Batch(self.batch.n_tokens());
             self.batch
                 .add(LlamaToken(llama_id(token)), llama_id(pos), &[llama_id(slot)], logits)
                 .map_err(step_error)?;
         }
         self.context.decode(&mut self.batch).map_err(step_error)?;
-        // Where the device computes on its own, the call ends before the work does.
+        // On an asynchronous device the call returns before the work is done.
         self.context.synchronize();
         Ok(started.elapsed())
     }
 
-    /// Saves these rows' logits from the next call, which overwrites them.
-    fn keep(&mut self, rows: &[Row], chosen: Range<usize>) {
+    /// Copies the chosen rows' logits, which the next call overwrites.
+    fn keep_logits(&mut self, rows: &[Row], chosen: Range<usize>) {
         for i in chosen {
-            if let (true, LogitsLocation::Batch(index)) = (rows[i].logits, self.places[i]) {
-                let start = self.kept.len();
-                self.kept.extend_from_slice(self.context.get_logits_ith(index));
-                self.places[i] = LogitsLocation::Kept { start, end: self.kept.len() };
+            if let (true, LogitsLocation::Batch(index)) = (rows[i].logits, self.logits[i]) {
+                let start = self.earlier_logits.len();
+                self.earlier_logits.extend_from_slice(self.context.get_logits_ith(index));
+                self.logits[i] = LogitsLocation::Earlier { start, end: self.earlier_logits.len() };
             }
         }
     }
@@ -184,13 +184,13 @@ impl<'m> GenerationContext<'m> {
 
 impl GenerationModel for GenerationContext<'_> {
     fn step(&mut self, rows: &[Row], calls: &[usize]) -> Result<Vec<Duration>, StepError> {
-        self.places.clear();
-        self.places.resize(rows.len(), LogitsLocation::Batch(0));
-        self.kept.clear();
+        self.logits.clear();
+        self.logits.resize(rows.len(), LogitsLocation::Batch(0));
+        self.earlier_logits.clear();
         let mut before = 0..0;
         let mut took = Vec::with_capacity(calls.len());
         for count in calls {
-            self.keep(rows, before.clone());
+            self.keep_logits(rows, before.clone());
             before = before.end..before.end + count;
             took.push(self.call(rows, before.clone())?);
         }
@@ -198,9 +198,9 @@ impl GenerationModel for GenerationContext<'_> {
     }
 
     fn logits(&self, index: usize) -> &[f32] {
-        match self.places[index] {
+        match self.logits[index] {
             LogitsLocation::Batch(index) => self.context.get_logits_ith(index),
-            LogitsLocation::Kept { start, end } => &self.kept[start..end],
+            LogitsLocation::Earlier { start, end } => &self.earlier_logits[start..end],
         }
     }
 
@@ -216,7 +216,7 @@ impl GenerationModel for GenerationContext<'_> {
             KvOp::Save { slot, copy } => {
                 match self.save(slot.0) {
                     Ok(state) => drop(self.saved.borrow_mut().insert(copy, state)),
-                    // There is no copy then, which is seen from its missing size.
+                    // The scheduler sees the failure from the missing size.
                     Err(error) => tracing::warn!(%error, "no copy in host memory"),
                 }
                 Ok(())

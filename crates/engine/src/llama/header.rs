@@ -1,5 +1,5 @@
-//! What a GGUF file's header says of a model, and what follows from that. Anybody may have written the file:
-//! its numbers are of any size, so whatever is made of them saturates.
+//! Reads a GGUF file's header, and derives a model's sizes from it. The file is untrusted: its numbers may have any
+//! value, so arithmetic with them saturates.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -12,41 +12,41 @@ use crate::model_info::Kind;
 use crate::placement::{FitError, Layer, Weights};
 
 /// The most layers that llama.cpp takes: `LLAMA_MAX_LAYERS`.
-pub(super) const MOST_LAYERS: usize = 512;
-/// The most heads, and the widest ones, that are believed of a file whose model is not wider itself.
-const MOST_OF_HEADS: u64 = 1 << 20;
+pub(super) const MAX_LAYERS: usize = 512;
+/// The most heads, and the widest ones, that are accepted unless the model is wider itself.
+const MAX_OF_HEADS: u64 = 1 << 20;
 
-/// The most files that are believed of a model.
-const MOST_FILES: u64 = 1000;
+/// The most files of a model that are accepted.
+const MAX_FILES: u64 = 1000;
 
-/// What a model's file says of it in its header; of several files the first one, with all their tensors.
+/// The header of a model's file; of several files that of the first one, with the tensors of all.
 #[derive(Debug, Default)]
 pub(super) struct Header {
     /// Names, and sizes in bytes.
     pub(super) tensors: Vec<(String, u64)>,
-    /// Numbers by key, `true` being 1; of an array the largest one.
+    /// Numbers by key; `true` is 1, an array's number is its largest one.
     pub(super) numbers: HashMap<String, u64>,
-    /// The numbers of arrays by key, if they are no more than layers can be.
+    /// Arrays by key, unless they are longer than [`MAX_LAYERS`].
     pub(super) arrays: HashMap<String, Vec<u64>>,
     pub(super) architecture: String,
     /// Tokens of the vocabulary.
     pub(super) n_vocab: u64,
 }
 
-/// The numbers of a file's header that most estimates need. Layers and width are 0 if it does not give them; the
-/// others are then what llama.cpp takes for them, and `heads` at least 1.
+/// The dimensions of a model. Layers and width are 0 if the header has none; the others are then llama.cpp's defaults,
+/// and `heads` is at least 1.
 pub(super) struct ModelShape {
     layers: u64,
     pub(super) width: u64,
     pub(super) heads: u64,
-    /// Where it differs between layers, as many as there can be.
+    /// The largest one if layers differ.
     pub(super) kv_heads: u64,
-    /// Numbers of a head's key, and of its value.
+    /// Width of a head's key, and of its value.
     pub(super) keys: u64,
     pub(super) values: u64,
 }
 
-/// What llama.cpp takes for a model's input, which stays on the CPU; the first is the embeddings of tokens.
+/// The tensors that llama.cpp counts as a model's input, which stays on the CPU; the first is the token embeddings.
 const INPUT: [&str; 4] = [
     "token_embd.weight",
     "position_embd.weight",
@@ -67,16 +67,15 @@ const ENCODERS: [&str; 9] = [
     "clef",
 ];
 
-/// The layer of a tensor, by its name, and what the tensor is there. A model with an encoder and a decoder has a
-/// layer of each under one number.
+/// The layer of a tensor and the rest of its name. Encoder and decoder layers with the same index count as one layer.
 pub(super) fn layer_of(tensor: &str) -> Option<(usize, &str)> {
     let name = tensor.strip_prefix("enc.").or_else(|| tensor.strip_prefix("dec."));
     let (layer, part) = name.unwrap_or(tensor).strip_prefix("blk.")?.split_once('.')?;
-    let layer = layer.parse().ok().filter(|&layer| layer < MOST_LAYERS)?;
+    let layer = layer.parse().ok().filter(|&layer| layer < MAX_LAYERS)?;
     Some((layer, part))
 }
 
-/// Integers or booleans of this GGUF type, as they lie in memory; `None` where one is below 0.
+/// Decodes integers or booleans of this GGUF type; `None` for a negative one.
 pub(super) fn integers(
     kind: sys::gguf_type,
     bytes: &[u8],
@@ -110,13 +109,16 @@ fn readable(path: &Path) -> Result<(), String> {
     std::fs::File::open(path).map(drop).map_err(unreadable)
 }
 
-/// Their product, or the largest number.
+/// The saturating product.
 pub(super) fn product(factors: &[u64]) -> u64 {
     factors.iter().fold(1_u64, |all, &factor| all.saturating_mul(factor))
 }
 
 impl Header {
-    /// Reads it, with the tensors of the model's other files.
+    /// Reads a file's header, and the tensors of the model's other files.
+    ///
+    /// # Errors
+    /// [`FitError::Unreadable`] or [`FitError::NoModel`].
     pub(super) fn read(path: &Path) -> Result<Self, FitError> {
         let name = |path: &Path| path.display().to_string();
         let read = |path: &Path| {
@@ -156,7 +158,7 @@ impl Header {
                 match text {
                     Some(text) if key == "general.architecture" => header.architecture = text,
                     _ if bytes.is_empty() => {}
-                    _ => header.note(key, kind, bytes, is_array),
+                    _ => header.add_numbers(key, kind, bytes, is_array),
                 }
             }
         })?;
@@ -168,17 +170,23 @@ impl Header {
         self.numbers.get(&format!("{}.{key}", self.architecture)).copied()
     }
 
-    /// Notes the numbers of a key, of this GGUF type, as they lie in memory.
-    pub(super) fn note(&mut self, key: String, kind: sys::gguf_type, bytes: &[u8], is_array: bool) {
+    /// Records the numbers of a key, given as bytes of this GGUF type.
+    pub(super) fn add_numbers(
+        &mut self,
+        key: String,
+        kind: sys::gguf_type,
+        bytes: &[u8],
+        is_array: bool,
+    ) {
         let largest = integers(kind, bytes).flatten().max();
         self.numbers.extend(largest.map(|number| (key.clone(), number)));
-        if is_array && integers(kind, bytes).count() <= MOST_LAYERS {
+        if is_array && integers(kind, bytes).count() <= MAX_LAYERS {
             let all = integers(kind, bytes).map(Option::unwrap_or_default);
             self.arrays.insert(key, all.collect());
         }
     }
 
-    /// A number of a layer, which the file has for each or once for all.
+    /// A number of a layer, which the header has for each layer or once for all.
     pub(super) fn of_layer(&self, key: &str, layer: usize) -> Option<u64> {
         match self.arrays.get(&format!("{}.{key}", self.architecture)) {
             Some(each) => each.get(layer).copied(),
@@ -191,7 +199,7 @@ impl Header {
         self.number("attention.causal") != Some(0)
     }
 
-    /// What the model is for, if nobody says otherwise.
+    /// What the model is used for, unless configured.
     pub(super) fn kind(&self) -> Kind {
         Kind::by(self.number("pooling_type"), self.is_causal())
     }
@@ -206,7 +214,7 @@ impl Header {
         if files < 2 {
             return Ok(Vec::new());
         }
-        if files > MOST_FILES {
+        if files > MAX_FILES {
             return Err(format!("its header says that the model has {files} files"));
         }
         if this != 0 {
@@ -247,7 +255,7 @@ impl Header {
                 _ => {}
             }
         }
-        if number("block_count") > MOST_LAYERS as u64 {
+        if number("block_count") > MAX_LAYERS as u64 {
             return Err(format!("its header says that it has {} layers", number("block_count")));
         }
         // A recurrent model has none of this.
@@ -255,7 +263,7 @@ impl Header {
         let attends = |(name, _): &(String, u64)| attention.iter().any(|part| name.contains(part));
         let ModelShape { width, heads, kv_heads, keys, values, .. } = ModelShape::of(self);
         let parts = [number("attention.head_count"), heads, kv_heads, keys, values];
-        let sensible = parts.iter().all(|part| (1..=width.max(MOST_OF_HEADS)).contains(part));
+        let sensible = parts.iter().all(|part| (1..=width.max(MAX_OF_HEADS)).contains(part));
         if self.tensors.iter().any(attends) && !sensible {
             return Err(format!(
                 "its header's numbers of attention heads make no sense: {} heads, {kv_heads} of keys and \
@@ -266,7 +274,7 @@ impl Header {
         Ok(())
     }
 
-    /// The sizes of a file's parts.
+    /// The sizes of the model's weights.
     pub(super) fn weights(&self) -> Weights {
         let mut weights = Weights::default();
         let add = |size: &mut u64, bytes: u64| *size = size.saturating_add(bytes);
@@ -285,12 +293,12 @@ impl Header {
                 None => add(&mut weights.output, *bytes),
             }
         }
-        // Layers that predict several tokens are not loaded.
+        // Layers for multi-token prediction are not loaded.
         let predicts =
             usize::try_from(self.number("nextn_predict_layers").unwrap_or(0)).unwrap_or(usize::MAX);
         let loaded = weights.layers.len().saturating_sub(predicts);
         weights.layers[loaded..].fill(Layer::default());
-        // Embeddings that are the output matrix too are there twice. Encoders have no such matrix.
+        // A tied output matrix is stored twice. Encoders have none.
         let has_output = !ENCODERS.contains(&self.architecture.as_str());
         if has_output && !self.tensors.iter().any(|(name, _)| name == "output.weight") {
             let tied = self.tensors.iter().find(|(name, _)| name == INPUT[0]);

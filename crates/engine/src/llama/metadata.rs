@@ -1,4 +1,4 @@
-//! What a loaded model says about itself, and its vocabulary.
+//! A loaded model's metadata and vocabulary.
 
 use std::sync::Arc;
 
@@ -11,16 +11,16 @@ use crate::layout::SequenceMemory;
 use crate::model_info::{Kind, ModelInfo, Ranking};
 use crate::vocab::{ParseSpecial, Tokenize, Vocab, VocabTable};
 
-/// What `pooling_type` is of a model with a classifier.
+/// The `pooling_type` of a model with a classifier.
 const POOLING_RANK: u32 = 4;
 
-/// What a GGUF file says about itself.
+/// A loaded model's metadata.
 pub(super) struct Metadata {
     architecture: String,
     pub(super) n_ctx_train: u32,
     chat_template: Option<String>,
     pub(super) pooling: Option<u32>,
-    /// A reranker's own template, and the kind of its vocabulary.
+    /// A reranker's template, and the type of its vocabulary.
     rerank: (Option<String>, Option<String>),
     pub(super) causal: bool,
     sliding_window: bool,
@@ -42,7 +42,7 @@ impl Metadata {
         }
     }
 
-    /// What the model is for, if nobody says otherwise.
+    /// What the model is used for, unless configured.
     pub(super) fn kind(&self) -> Kind {
         Kind::by(self.pooling.map(u64::from), self.causal)
     }
@@ -80,13 +80,12 @@ impl Metadata {
 
     fn ranking(&self) -> Option<Ranking> {
         let (template, vocabulary) = &self.rerank;
-        // XLM-RoBERTa's vocabulary goes by this name.
+        // XLM-RoBERTa's vocabulary has this type.
         let twice = vocabulary.as_deref() == Some("t5");
         (self.pooling == Some(POOLING_RANK)).then(|| Ranking { template: template.clone(), twice })
     }
 
-    /// FNV-1a over the numbers and the template: it changes when the weights' shape, their
-    /// quantisation or the template does.
+    /// FNV-1a over sizes and template: changes with the weights' shape, their quantisation, or the template.
     fn fingerprint(&self, model: &LlamaModel) -> String {
         let facts = format!(
             "{} {} {} {:?}",
@@ -115,11 +114,11 @@ impl Tokenize for LlamaTokenizer {
     }
 }
 
-/// Its vocabulary.
+/// Reads a model's vocabulary.
 pub(super) fn vocab(model: &Arc<LlamaModel>) -> Vocab {
     let vocab = model.vocab();
     let kind = model.meta_val_str("tokenizer.ggml.model").ok();
-    // Others drop or fold parts of a text.
+    // Other tokenisers drop or fold parts of a text.
     let lossless = matches!(kind.as_deref(), Some("gpt2" | "llama"));
     let mut table = VocabTable { lossless, ..VocabTable::default() };
     for token in vocab.tokens() {
@@ -138,7 +137,7 @@ pub(super) fn vocab(model: &Arc<LlamaModel>) -> Vocab {
     };
     table.bos_text = name(vocab.bos());
     table.eos_text = name(vocab.eos());
-    // What the model wants around its input is what adding it to some text adds.
+    // The markers around an input are what llama.cpp adds to a text.
     let ids = |special: bool| -> Vec<Token> {
         let tokens = vocab.tokenize(b"a", special, false);
         tokens.into_iter().filter_map(|t| Token::try_from(t.0).ok()).collect()

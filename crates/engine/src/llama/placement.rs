@@ -1,4 +1,4 @@
-//! Where a model is put: what the plan (`fit.rs`) says, as llama.cpp wants to be told.
+//! Loads a model by a plan (`crate::placement`): the plan's inputs from llama.cpp, its result as llama.cpp's parameters.
 
 use std::ffi::CString;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::model_config::{ModelConfig, SplitMode};
 use crate::placement::{self, DeviceMemory, FitError, Plan, PlanOptions, Share};
 use crate::status::Progress;
 
-/// What llama.cpp and its backends say where an allocation failed.
+/// What llama.cpp and its backends log when an allocation fails.
 const OUT_OF_MEMORY: [&str; 6] = [
     "failed to allocate",
     "unable to allocate",
@@ -27,46 +27,46 @@ const OUT_OF_MEMORY: [&str; 6] = [
     "OutOfDeviceMemory",
 ];
 
-/// What would go where; `memory` stands for the GPUs that there are, in bytes each.
+/// Explains which device would hold what; `memory` replaces the GPUs of this machine, in bytes each.
 ///
 /// # Errors
 /// [`FitError::Unreadable`] if it is no GGUF file, [`FitError::NoModel`] if its header is that of no model,
-/// [`FitError::Devices`] if the settings are for other devices.
+/// [`FitError::Devices`] if the settings do not fit the devices.
 pub fn fit(path: &Path, config: &ModelConfig, memory: &[u64]) -> Result<String, FitError> {
     let none = || FitError::Unreadable("llama.cpp could not be initialised".to_owned());
     super::backend().ok_or_else(none)?;
     let gpus = match memory {
         [] => devices::gpus(),
-        sizes => sizes.iter().enumerate().map(made_up).collect(),
+        sizes => sizes.iter().enumerate().map(hypothetical_gpu).collect(),
     };
     Ok(Placement::among(gpus, path, config)?.explanation)
 }
 
-/// A GPU that nobody else uses.
-fn made_up((index, &size): (usize, &u64)) -> GpuDevice {
+/// A hypothetical GPU, all of it free.
+fn hypothetical_gpu((index, &size): (usize, &u64)) -> GpuDevice {
     let memory = DeviceMemory { name: format!("GPU{index}"), free: size, total: size, part: size };
     GpuDevice { index, memory, ..GpuDevice::default() }
 }
 
-/// A model's place.
+/// A model's plan, and what loading and errors need of it.
 pub(super) struct Placement {
     plan: Plan,
-    /// Bytes in host memory, results included where the CPU computes all of it.
+    /// Bytes in host memory, compute buffers included if the CPU computes the whole model.
     host: u64,
-    /// Their numbers, in ggml's list.
+    /// The devices' indices in ggml's list.
     devices: Vec<usize>,
     /// Bytes on all devices and in host memory.
     needed: u64,
     explanation: String,
-    /// What the KV cache's layout depends on, as the header says it.
+    /// What the KV cache's layout depends on, by the header.
     pub(super) facts: ModelFacts,
 }
 
 impl Placement {
-    /// The place of a file's model on this machine.
+    /// The placement of a file's model on this machine.
     ///
     /// # Errors
-    /// If the file cannot be read, or the settings are for other devices.
+    /// If the file cannot be read, or the settings do not fit the devices.
     pub(super) fn of(path: &Path, config: &ModelConfig) -> Result<Self, String> {
         let placement =
             Self::among(devices::gpus(), path, config).map_err(|why| why.to_string())?;
@@ -83,7 +83,7 @@ impl Placement {
         Ok(placement)
     }
 
-    /// The place of a file's model among these devices.
+    /// The placement of a file's model on these devices.
     fn among(gpus: Vec<GpuDevice>, path: &Path, config: &ModelConfig) -> Result<Self, FitError> {
         let header = Header::read(path)?;
         let no_model = |why| FitError::NoModel { file: path.display().to_string(), why };
@@ -106,15 +106,15 @@ impl Placement {
             layers: config.gpu.layers,
             cpu_experts: config.gpu.cpu_experts,
             margin: config.gpu.margin_bytes,
-            spread: config.gpu.split == SplitMode::Tensor,
+            divides_layers: config.gpu.split == SplitMode::Tensor,
         };
         let plan = placement::plan(&weights, &context, &devices, options);
         let mut explanation = plan.explain(&weights, options);
         let kv = context.kv_total();
         explanation.push_str(&format!(
             "KV cache {}, compute {} on each device (estimated)\n",
-            placement::size(kv),
-            placement::size(context.compute)
+            placement::format_bytes(kv),
+            placement::format_bytes(context.compute)
         ));
         let held = plan.shares.iter().map(Share::total);
         let on_host = if plan.gpu_layers == 0 { context.compute } else { 0 };
@@ -123,12 +123,12 @@ impl Placement {
         Self { plan, host, devices: indices, needed, explanation, facts }
     }
 
-    /// Whether nothing is computed elsewhere than on the CPU.
+    /// Whether the CPU computes everything.
     pub(super) fn on_cpu(&self) -> bool {
         self.plan.gpu_layers == 0
     }
 
-    /// What failed, what llama.cpp says of it, and what is needed and what there is if that may be why.
+    /// An error message: what failed, what llama.cpp logged, and, if memory may be the reason, how much is needed and free.
     pub(super) fn explained(&self, failed: &str) -> String {
         let reason = error_log::joined();
         let mut text = failed.to_owned();
@@ -141,29 +141,33 @@ impl Placement {
         text
     }
 
-    /// Whether GPUs had room for their parts when it was planned, and the host has for its part now.
+    /// Whether the GPUs had room for their shares when the plan was made, and the host has room for its share now.
     fn has_room(&self) -> bool {
         let devices = list_llama_ggml_backend_devices().into_iter();
         let mut host = devices.filter(|device| device.device_type == LlamaBackendDeviceType::Cpu);
         let free = host.next().map_or(u64::MAX, |device| device.memory_free as u64);
-        let on_gpus = self.plan.shares.iter().all(|share| share.total() <= share.room.free);
+        let on_gpus = self.plan.shares.iter().all(|share| share.total() <= share.device.free);
         (on_gpus || self.on_cpu()) && self.host <= free
     }
 
-    /// What it needs and what there is, for an error.
+    /// The memory that is needed and free, for an error message.
     fn needs(&self) -> String {
         let devices = list_llama_ggml_backend_devices();
         let free = devices.iter().map(|device| {
-            format!("{} has {} free", device.name, placement::size(device.memory_free as u64))
+            format!(
+                "{} has {} free",
+                device.name,
+                placement::format_bytes(device.memory_free as u64)
+            )
         });
         format!(
             "it needs about {} and {}; a smaller ctx_size, fewer gpu_layers or a smaller kv_type may fit",
-            placement::size(self.needed),
+            placement::format_bytes(self.needed),
             free.collect::<Vec<_>>().join(", ")
         )
     }
 
-    /// Loads the model to its place.
+    /// Loads the model as planned.
     pub(super) fn load(
         &self,
         backend: &LlamaBackend,
@@ -171,9 +175,9 @@ impl Placement {
         host: &EngineThread,
     ) -> Result<LlamaModel, String> {
         let (shown, config) = (path.display(), &host.config);
-        if let Some(Share { room, weights, kv, .. }) = self.plan.too_much() {
-            let (name, total) = (&room.name, placement::size(room.total));
-            let (weights, kv) = (placement::size(*weights), placement::size(*kv));
+        if let Some(Share { device, weights, kv, .. }) = self.plan.first_overcommitted() {
+            let (name, total) = (&device.name, placement::format_bytes(device.total));
+            let (weights, kv) = (placement::format_bytes(*weights), placement::format_bytes(*kv));
             return Err(format!(
                 "{name} has {total} in all, and cannot hold {weights} of weights and {kv} of KV cache; {}",
                 self.needs()
@@ -199,13 +203,13 @@ impl Placement {
         loaded.ok_or_else(|| self.explained(&format!("llama.cpp cannot load {shown}")))
     }
 
-    /// The parts that the plan gives to devices, whatever is free by now.
+    /// The devices' parts by the plan, even if their free memory has changed.
     #[expect(clippy::cast_precision_loss, reason = "llama.cpp adds up 32-bit numbers")]
     fn parts(&self) -> Vec<f32> {
-        self.plan.shares.iter().map(|share| share.room.part as f32).collect()
+        self.plan.shares.iter().map(|share| share.device.part as f32).collect()
     }
 
-    /// The names of the experts' tensors that stay on the CPU.
+    /// A regular expression for the experts' tensors that stay on the CPU.
     fn experts_pattern(&self) -> Option<CString> {
         let layers: Vec<String> = (0..self.plan.cpu_experts).map(|n| n.to_string()).collect();
         let some = !layers.is_empty() && !self.on_cpu();

@@ -74,7 +74,7 @@ pub struct TensorSplitSetting(Vec<u64>);
 
 impl TensorSplitSetting {
     /// The most parts.
-    const MOST: usize = forebay_engine::placement::MOST_GPUS;
+    const MOST: usize = forebay_engine::placement::MAX_GPUS;
     /// The largest part.
     const LARGEST: f64 = 1e6;
     /// What a part of 1 counts.

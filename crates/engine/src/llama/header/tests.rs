@@ -80,12 +80,12 @@ fn a_header_that_no_model_can_have_is_named() {
 fn numbers_of_layers_are_kept() {
     let mut header = qwen3();
     let heads: Vec<u8> = [0_i32, 8, -1, 4].iter().flat_map(|n| n.to_ne_bytes()).collect();
-    header.note("a.attention.head_count_kv".to_owned(), sys::GGUF_TYPE_INT32, &heads, true);
+    header.add_numbers("a.attention.head_count_kv".to_owned(), sys::GGUF_TYPE_INT32, &heads, true);
     let of = |layer| header.of_layer("attention.head_count_kv", layer);
     assert_eq!([0, 1, 2, 3, 4].map(of), [Some(0), Some(8), Some(0), Some(4), None]);
     assert_eq!(header.number("attention.head_count_kv"), Some(8));
     assert_eq!(header.of_layer("block_count", 5), Some(28), "once for all");
-    header.note("a.many".to_owned(), sys::GGUF_TYPE_UINT8, &[1; 5000], true);
+    header.add_numbers("a.many".to_owned(), sys::GGUF_TYPE_UINT8, &[1; 5000], true);
     assert!(!header.arrays.contains_key("a.many"));
 }
 
