@@ -1,7 +1,7 @@
 //! The settings: defaults < file < environment < flags, validated before a socket is bound or a model is loaded;
 //! all errors are reported at once.
 //!
-//! [`server`] and [`model`] hold the tables. An entry there makes the field, its default, its key in the file, its
+//! `config/server.rs` and `config/model.rs` hold the tables. An entry there makes the field, its default, its key in the file, its
 //! environment variable, its flags, its check and its documentation in `config/forebay.toml`.
 
 mod devices;

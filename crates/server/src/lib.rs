@@ -1,9 +1,41 @@
-//! Forebay's HTTP server: OpenAI routes, limits, metrics, configuration, the command line.
+//! Forebay's HTTP server: the APIs, limits, metrics, configuration and the command line.
 //!
-//! A request's way: [`routes`] takes it, [`dialects`] read it into a [`conversation`], `convert` makes the engine's
-//! request of that, `generations` submits it, [`reply`] reads what the model generates, `dialects` spell it.
+//! # A request's way
+//! `extract` measures and parses the body. A handler in [`routes`] finds the model and has the request prepared on
+//! a pool of threads: [`dialects`] read its typed body into a [`conversation::Conversation`], [`convert`] renders
+//! and tokenizes that and makes the engine's request. `generations` submits it and polls its events;
+//! [`reply`] separates reasoning, content and tool calls; an encoder in [`dialects`] writes the
+//! [`reply::ReplyEvent`]s, whole or as a stream (`sse`). `persistence` stores a response before its end is sent.
 //!
-//! **Invariant:** no sampling, no parsing of what a model generates, no `unsafe`.
+//! # Main types
+//! - [`config::Settings`]: every setting, resolved from file, environment and flags ([`config::Layers`]).
+//! - [`serve`]: loads the models and serves until it is asked to end.
+//! - [`conversation::Conversation`]: what a request asks, in no dialect.
+//! - [`reply::ReplyEvent`]: what a model's answer consists of, in no dialect.
+//! - [`openapi`]: the description of every endpoint.
+//!
+//! # Example
+//! ```no_run
+//! use forebay_engine::Source;
+//! use forebay_server::config::{Layers, Settings};
+//! use forebay_server::{Shutdown, serve};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut layers = Layers::default();
+//! layers.toml("[[model]]\npath = \"model.gguf\"", "example.toml");
+//! let settings = Settings::resolve(layers)?;
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+//! let shutdown = || async {
+//!     let _ = tokio::signal::ctrl_c().await;
+//!     Shutdown::Quick
+//! };
+//! serve(settings, listener, |model| Source::Gguf(model.path.clone()), shutdown).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! **Invariant:** no sampling, no parsing of what a model generates, no `unsafe`. `tests/it/edges.rs` asserts which
+//! module may use which.
 
 pub mod config;
 pub mod routes;
