@@ -1,5 +1,5 @@
-//! Whether the calls that each chat template in a folder spells are read, whole and character by
-//! character: a line of JSON for each template, with what was read where it is not what was spelled.
+//! Parses the calls that each chat template in a folder renders, whole and character by
+//! character, and prints a line of JSON for each template.
 #![expect(clippy::print_stdout, reason = "that is what it is for")]
 #![expect(clippy::unwrap_used, reason = "an example")]
 

@@ -1,5 +1,5 @@
-//! Values of arguments without quotes: what the parser takes them for. The grammar of calls asks here as well, so that
-//! what it allows is read back as it was.
+//! Values of arguments without quotes: whether they are texts or JSON. The parser and the grammar of calls both ask here,
+//! so that what the grammar allows is read back as it was.
 
 use crate::json_scanner::compact;
 use crate::literal::{json_string, parse_literal};

@@ -1,12 +1,11 @@
-//! Keeps text from users from becoming control tokens.
+//! Prevents that the text of a user becomes a control token.
 //!
-//! Rendered prompts are tokenised with control tokens recognised, because the template spells them
-//! (`<|im_start|>`). The same spelling inside a user's text must stay text. So wherever a user's
-//! text spells a control token, or could complete one together with the template around it, a
-//! sentinel goes in: a Unicode noncharacter that no user sent. It travels through the template with
-//! the text, trimmed or not, and [`Guard::split`] cuts the result there where a name would come about:
-//! no piece holds a control token's name that the template itself did not write. Everywhere else the
-//! sentinel goes without a trace, so that ordinary text gets the tokens that it has everywhere.
+//! Rendered prompts are tokenised with control tokens recognised, because the template writes their names
+//! (`<|im_start|>`). The same name in a user's text must stay text. So a sentinel, a Unicode noncharacter that no user
+//! sent, is inserted wherever a user's text contains a name, or could complete one together with the text of the template
+//! around it. The sentinel passes through the template with the text. [`Guard::split`] cuts the rendering at sentinels
+//! where a name would arise otherwise, so that no piece contains a name that the template itself did not write. Elsewhere
+//! sentinels are removed, so ordinary text gets its ordinary tokens.
 
 use std::collections::HashSet;
 
@@ -15,17 +14,18 @@ use crate::control_names::ControlNames;
 /// Unicode noncharacters, one of which becomes the sentinel.
 const NONCHARACTERS: std::ops::RangeInclusive<char> = '\u{fdd0}'..='\u{fded}';
 
-/// A sentinel where a template cut a text or put two together (`rewriting.rs`).
+/// The sentinel where a template cut a text or joined two (`template/string_methods.rs`).
 pub(crate) const JOINT: char = '\u{fdee}';
 
-/// Marks the end of the message that is to be continued.
-pub(crate) const END: char = '\u{fdef}';
+/// The sentinel at the end of the message that the model continues.
+pub(crate) const MESSAGE_END: char = '\u{fdef}';
 
+/// Whether a character is used as a sentinel.
 pub(crate) fn is_reserved(c: char) -> bool {
-    NONCHARACTERS.contains(&c) || c == JOINT || c == END
+    NONCHARACTERS.contains(&c) || c == JOINT || c == MESSAGE_END
 }
 
-/// A sentinel for one rendering, and the names to look for.
+/// The sentinel of one rendering, and the names of control tokens.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Guard<'a> {
     names: &'a ControlNames,
@@ -33,8 +33,8 @@ pub(crate) struct Guard<'a> {
 }
 
 impl<'a> Guard<'a> {
-    /// A guard whose sentinel is in none of `texts`; `None` when they use up all noncharacters or
-    /// contain [`JOINT`] or [`END`], which only an attack does.
+    /// A guard whose sentinel is in none of `texts`; `None` if they contain all noncharacters, or [`JOINT`] or
+    /// [`MESSAGE_END`], as only an attack does.
     pub(crate) fn new<'t>(
         names: &'a ControlNames,
         texts: impl Iterator<Item = &'t str>,
@@ -42,21 +42,21 @@ impl<'a> Guard<'a> {
         let found: HashSet<char> =
             texts.flat_map(|text| text.chars().filter(|c| is_reserved(*c))).collect();
         let sentinel = NONCHARACTERS.into_iter().find(|c| !found.contains(c))?;
-        let free = !found.contains(&END) && !found.contains(&JOINT);
+        let free = !found.contains(&MESSAGE_END) && !found.contains(&JOINT);
         free.then_some(Self { names, sentinel })
     }
 
-    /// `text` with sentinels where it needs them. Most text needs none and is returned as it is.
+    /// The text with sentinels where it needs them; most texts need none.
     pub(crate) fn protect(&self, text: &str) -> String {
-        self.names.apart(text, self.sentinel)
+        self.names.insert_sentinels(text, self.sentinel)
     }
 
-    /// The text without sentinels, cut into pieces where removing a sentinel would make a name.
+    /// Removes sentinels from a rendering and cuts it into pieces where removing one would make a name.
     pub(crate) fn split(&self, rendered: &str) -> Vec<String> {
         let mut pieces: Vec<String> = Vec::new();
         for more in rendered.split([self.sentinel, JOINT]).filter(|more| !more.is_empty()) {
             match pieces.last_mut() {
-                Some(piece) if !self.names.meet(piece, more) => piece.push_str(more),
+                Some(piece) if !self.names.can_span(piece, more) => piece.push_str(more),
                 _ => pieces.push(more.to_owned()),
             }
         }
@@ -118,8 +118,8 @@ mod tests {
         assert!(Guard::new(&names, [all.as_str()].into_iter()).is_none());
     }
 
-    /// Mistral's vocabularies have a thousand control tokens: looked for one by one in this text they took
-    /// more than ten seconds.
+    /// Mistral's vocabularies have a thousand control tokens: a search for each of them in this text takes more than ten
+    /// seconds.
     #[test]
     fn many_names_cost_no_more_than_few() {
         let names = ControlNames::new((0..1000).map(|n| format!("<SPECIAL_{n}>")));

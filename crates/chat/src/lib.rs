@@ -1,7 +1,7 @@
-//! Chat templates, and what a model's text means by them.
+//! Chat templates: prompts by them, and the replies of their models.
 //!
-//! A model comes with a chat template, a Jinja source. From it this crate makes prompts, and learns how the model writes
-//! reasoning and tool calls: [`ChatTemplate`] renders [`Turn`]s and has [`TemplateFeatures`]. A prompt is a list of
+//! A model comes with a chat template in Jinja. From it this crate makes prompts, and learns how the model writes reasoning
+//! and tool calls: [`ChatTemplate`] renders [`Turn`]s and has [`TemplateFeatures`]. A prompt is a list of
 //! pieces, tokenised one by one with control tokens recognised, so that no text of a user becomes a control token
 //! (`guard.rs`).
 //!
@@ -33,7 +33,7 @@
 //! let prompt = template.render(&[Turn::of("user", "Weather in Rome?")], &options)?;
 //! assert_eq!(prompt.concat(), "<|user|>Weather in Rome?<|assistant|>");
 //!
-//! // This template has no calls, so the model is told to write them as Hermes models do.
+//! // This template knows no tools, so a system turn tells the model to write calls as Hermes models do.
 //! let tools = BTreeMap::from([("weather".to_owned(), json!({"type": "object"}))]);
 //! let format = &template.features().tool_calls;
 //! let mut parser = ToolCallParser::new(format, Arc::new(tools), false);

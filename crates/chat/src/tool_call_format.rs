@@ -8,7 +8,7 @@ mod adapt;
 pub(crate) mod learn;
 
 /// The id of calls in the conversations that formats are learned from. Mistral's templates accept nine letters or
-/// digits only. Where a format holds this id, any id may stand.
+/// digits only. In a format it stands for any id.
 pub(crate) const PROBE_ID: &str = "probe1234";
 
 /// How a model writes tool calls.
@@ -40,7 +40,7 @@ pub struct ToolCallFormat {
 pub(crate) enum ArgumentFormat {
     /// As one JSON object.
     JsonObject,
-    /// One after the other. What stands before the first key belongs to `after_name`.
+    /// One after the other. The text before the first key belongs to `after_name`.
     OneByOne {
         /// Between a key and its value.
         key_value: String,

@@ -1,4 +1,4 @@
-//! OpenAI messages to plain turns.
+//! Turns of a conversation, and their conversion from OpenAI messages.
 
 use std::collections::HashMap;
 
@@ -6,36 +6,36 @@ use forebay_protocol::chat::{ChatMessage, Content, ContentPart};
 use forebay_protocol::tools::ToolCall;
 use serde_json::{Map, Value, json};
 
-/// One turn of a conversation as a template sees it.
+/// A turn of a conversation, as templates see it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Turn {
     /// `system`, `user`, `assistant` or `tool`.
     pub role: &'static str,
     /// The text, its parts joined.
     pub content: String,
-    /// The participant's name; a tool's.
+    /// The participant's name, or the tool's whose result it is.
     pub name: Option<String>,
-    /// What an assistant called.
+    /// The calls of an assistant.
     pub calls: Vec<Call>,
-    /// What an assistant thought before it answered.
+    /// The reasoning of an assistant before its content.
     pub reasoning: Option<String>,
-    /// Which call a tool answers.
+    /// The id of the call whose result it is.
     pub call_id: Option<String>,
 }
 
-/// A call of a tool.
+/// A past call of a tool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    /// What the tool's answer refers to.
+    /// Unique among the calls of a conversation; the call's result refers to it.
     pub id: String,
     /// The tool's name.
     pub name: String,
-    /// An object; text where it was not JSON.
+    /// An object; a string if the arguments were not JSON.
     pub arguments: Value,
 }
 
 impl Call {
-    /// A call with these arguments: an object, or JSON as text; none where there are none.
+    /// A call with these arguments: an object, or JSON text; null and an empty text are no arguments.
     pub fn new(id: String, name: String, arguments: Value) -> Self {
         let arguments = match arguments {
             Value::Null => Value::Object(Map::new()),
@@ -56,34 +56,34 @@ impl Call {
 }
 
 impl Turn {
-    /// A turn with nothing but text.
+    /// A turn with content only.
     pub fn of(role: &'static str, content: impl Into<String>) -> Self {
         Self { role, content: content.into(), ..Self::default() }
     }
 }
 
-/// A message that cannot be used, and why.
+/// A message that is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct BadMessage {
-    /// Where, as a path: `messages[2].content[0].type`.
+    /// The path of the field: `messages[2].content[0].type`.
     pub param: String,
-    /// OpenAI's word for it.
+    /// OpenAI's error code.
     pub code: &'static str,
-    /// What is wrong.
+    /// The error message.
     pub message: String,
-    /// Whether only a strict server minds.
+    /// Whether it is an error with `strict` only.
     pub only_strict: bool,
 }
 
-/// Message fields that change nothing when they say nothing.
+/// Message fields that are ignored if they are empty.
 const IGNORED_WHEN_EMPTY: [&str; 4] = ["function_call", "audio", "annotations", "refusal"];
 
-/// Turns for the template. With `strict`, unknown message fields are errors; otherwise their paths
-/// are appended to `unknown`.
+/// Converts OpenAI messages to turns. With `strict`, unknown message fields are errors; otherwise their paths are appended
+/// to `unknown`.
 ///
 /// # Errors
-/// [`BadMessage`] for the first message that cannot be honoured.
+/// [`BadMessage`] for the first message that is not valid or not supported.
 pub fn normalise(
     messages: &[ChatMessage],
     strict: bool,
@@ -101,8 +101,7 @@ pub fn normalise(
     Ok(turns)
 }
 
-/// Gives tools' results the names of their tools, by the ids of the calls before them; of several calls with one id
-/// the last counts.
+/// Sets the names of tool results by the ids of the calls before them. Of several calls with one id the last counts.
 pub fn name_results(turns: &mut [Turn]) {
     let mut called: HashMap<String, String> = HashMap::new();
     for turn in turns {
@@ -113,7 +112,7 @@ pub fn name_results(turns: &mut [Turn]) {
     }
 }
 
-/// The role that a turn of this name has for a template.
+/// The role of templates for a role of the API; `None` for an unknown one.
 pub fn role(name: &str) -> Option<&'static str> {
     match name {
         "system" | "developer" => Some("system"),
@@ -143,10 +142,10 @@ fn turn(
         return Err(bad(format!("{path}.role"), "invalid_value", message));
     };
     for (key, value) in &message.extra {
-        let says_nothing = value.is_null()
+        let is_empty = value.is_null()
             || value.as_array().is_some_and(Vec::is_empty)
             || value.as_str().is_some_and(str::is_empty);
-        if says_nothing {
+        if is_empty {
             continue;
         }
         let param = format!("{path}.{key}");
@@ -273,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_honoured_is_named() {
+    fn invalid_fields_are_named() {
         let check = |message: serde_json::Value, param: &str, code| {
             assert_eq!(turns(json!([message])), Err((param.to_owned(), code)), "{message}");
         };
@@ -308,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_and_their_answers_go_together() {
+    fn results_get_the_names_of_their_calls() {
         let got = turns(json!([
             {"role": "assistant", "content": null, "tool_calls": [
                 {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{\"x\": 1}"}},
@@ -325,9 +324,9 @@ mod tests {
         assert_eq!((got[1].role, got[1].name.as_deref()), ("tool", Some("g")));
     }
 
-    /// Each answer finds its call without looking through all of them.
+    /// Each result finds its call without a search through all of them.
     #[test]
-    fn many_calls_and_answers() {
+    fn many_calls_and_results() {
         let call = |n: u32| json!({"id": format!("call_{n}"), "function": {"name": "f"}});
         let calls: Vec<Value> = (0..60_000).map(call).collect();
         let answer = json!({"role": "tool", "tool_call_id": "other", "content": "x"});
@@ -340,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_message_fields_are_told_or_refused() {
+    fn unknown_message_fields_are_reported_or_refused() {
         let messages: Vec<ChatMessage> =
             serde_json::from_value(json!([{"role": "user", "content": "x", "mood": "good"}]))
                 .unwrap();

@@ -55,7 +55,7 @@ pub(crate) fn reply(template: &ChatTemplate, count: u32, as_text: bool) -> Optio
     let all = render(template, &said, false, as_text)?;
     let same = all.char_indices().zip(before.chars()).find(|((_, a), b)| a != b);
     let from = same.map_or(before.len().min(all.len()), |((at, _), _)| at);
-    // Not from within a tag: `<think>` and `<tool_call>` begin alike.
+    // Not within a tag: `<think>` and `<tool_call>` have their first characters in common.
     let tag = all[..from].rfind('<').filter(|&at| !all[at..from].contains('>'));
     let text = all.get(tag.unwrap_or(from)..)?;
     let text = text.rsplit("</think>").next().unwrap_or_default().trim_start().to_owned();
@@ -88,7 +88,7 @@ pub(crate) fn ours(template: &ChatTemplate, pieces: &[&str]) -> Calls {
     calls.into_iter().map(|(name, text)| (name, parsed(&text))).collect()
 }
 
-/// Arguments, or what stands in their place.
+/// Arguments; a string if they are not JSON.
 pub(crate) fn parsed(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
 }

@@ -345,7 +345,7 @@ mod tests {
             ),
             (json!({"type": "integer"}), vec![]),
             (json!({}), vec!["any"]),
-            // All that a schema says of texts counts together.
+            // Keywords of one schema count together.
             (json!({"pattern": "^a", "minLength": 2, "$ref": "#/$defs/b"}), vec!["^a{2,3}"]),
             (json!({"allOf": [{"pattern": "a"}, {"pattern": "b"}]}), vec!["a&b{0,}"]),
             (json!({"enum": ["x", "long", "é"], "maxLength": 1}), vec!["x", "é"]),

@@ -1,5 +1,4 @@
-//! The fuel of a rendering: a bound on what a template may cost. Templates come with model files, which anybody may have
-//! made.
+//! The fuel of a rendering: a bound on its cost. Templates come with model files, which need not be well-meant.
 //!
 //! minijinja counts instructions and text as fuel. Two things it does not count are charged here: walking over values
 //! that are written, and methods that read a long text and return little.

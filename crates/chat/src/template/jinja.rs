@@ -1,6 +1,6 @@
 //! Jinja templates, rendered as transformers renders them, within limits.
 //!
-//! Templates come with model files, which anybody may have made: their length is bounded, they are parsed on a large
+//! Templates come with model files, which need not be well-meant: their length is bounded, they are parsed on a large
 //! stack, and renderings have fuel (`fuel.rs`). Texts of users pass through a [`Guard`].
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use super::render_input::{collect_strings, is_word, message, tool};
 use super::tojson::tojson;
 use super::{fuel, string_methods};
 use crate::control_names::ControlNames;
-use crate::guard::{END, Guard};
+use crate::guard::{Guard, MESSAGE_END};
 use crate::turn::Turn;
 
 /// The longest template, in bytes; the longest of those in llama.cpp's sources has 18 kB. The time to parse a chain of
@@ -79,7 +79,7 @@ pub struct RenderOptions<'a> {
     pub add_generation_prompt: bool,
     /// Whether to leave the last turn open, so that the model continues it.
     pub continue_final_message: bool,
-    /// The tools that may be called, as OpenAI spells them.
+    /// The tools that may be called, as OpenAI's API has them.
     pub tools: &'a [serde_json::Value],
     /// Whether the template gets past calls' arguments as JSON text.
     pub arguments_as_text: bool,
@@ -184,15 +184,16 @@ impl JinjaTemplate {
         if options.continue_final_message {
             let last = messages.last_mut().filter(|m| m["role"] == "assistant");
             let last = last.ok_or(RenderError::NothingToContinue)?;
-            let open = format!("{}{END}", last["content"].as_str().unwrap_or_default());
+            let open = format!("{}{MESSAGE_END}", last["content"].as_str().unwrap_or_default());
             last["content"] = open.into();
         }
         let rendered = self.render_messages(messages, options, guard, fuel)?;
-        let prompt = match (options.continue_final_message, rendered.find(END)) {
+        let prompt = match (options.continue_final_message, rendered.find(MESSAGE_END)) {
             (false, _) => rendered.as_str(),
             (true, Some(end)) => &rendered[..end],
             (true, None) => {
-                let why = "it leaves out the last message, which was to be continued".to_owned();
+                let why =
+                    "it does not render the last message, which is to be continued".to_owned();
                 return Err(RenderError::Template(why));
             }
         };

@@ -1,9 +1,8 @@
-//! Methods that rewrite a text, without a way around the guard.
+//! Python's string methods, with sentinels of the guard where their result could contain a control token's name.
 //!
-//! A template that takes a word such as `/think` out of a user's text puts together what stands on both
-//! sides of it, and that may spell a control token (`<|im_/thinkend|>`); one that splits at a word puts
-//! what stood behind it where the text began; and one that writes in small letters may spell a name that
-//! nobody wrote. Slices and minijinja's own filters do so too, and have no hook.
+//! A template that removes a word such as `/think` from a user's text joins the texts on both sides of it, which may make
+//! a name (`<|im_/thinkend|>`). One that splits at a word moves the text after it to the start. One that changes case may
+//! make a name as well. Slices and minijinja's own filters do so too, and have no hook.
 
 use std::sync::Arc;
 
@@ -12,12 +11,11 @@ use minijinja::{Environment, Error, State, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 use super::fuel::charge_call;
-use crate::control_names::{ControlNames, with_marks};
+use crate::control_names::{ControlNames, insert_at};
 use crate::guard::{JOINT, is_reserved};
 
-/// Above this many parts no border between them is checked: each gets a [`JOINT`], which leaves no trace
-/// where it turns out not to be needed.
-const MANY: usize = 64;
+/// Above this many parts, each border gets a [`JOINT`] without a check; it is removed if it turns out not to be needed.
+const MAX_CHECKED_PARTS: usize = 64;
 
 /// Adds the filter `replace`. `names` are those of the control tokens.
 pub(super) fn add_replace_filter(env: &mut Environment<'static>, names: &Arc<ControlNames>) {
@@ -38,7 +36,7 @@ pub(super) fn add_replace_filter(env: &mut Environment<'static>, names: &Arc<Con
     );
 }
 
-/// Calls one of Python's methods without a way around the guard.
+/// Calls one of Python's methods, and inserts sentinels into its result.
 pub(super) fn call_method(
     state: &mut State<'_, '_>,
     names: &ControlNames,
@@ -54,39 +52,39 @@ pub(super) fn call_method(
     }
     let result = unknown_method_callback(state, value, method, args)?;
     match method {
-        // Space at the ends goes without harm: the guard's cuts are behind it.
+        // Without white space at the ends the guard's sentinels are still in place.
         "strip" | "lstrip" | "rstrip" if args.is_empty() => Ok(result),
-        "strip" | "lstrip" | "rstrip" => Ok(apart(names, result)),
+        "strip" | "lstrip" | "rstrip" => Ok(guard_edges(names, result)),
         "split" | "splitlines" => {
             state.consume_fuel(result.len().unwrap_or(0) as u64)?;
-            Ok(result.try_iter()?.map(|part| apart(names, part)).collect())
+            Ok(result.try_iter()?.map(|part| guard_edges(names, part)).collect())
         }
         "lower" | "upper" | "title" | "capitalize" if result != *value => {
-            Ok(respelled(names, result))
+            Ok(guard_names(names, result))
         }
         _ => Ok(result),
     }
 }
 
-/// What was cut out of a text, with [`JOINT`] where it must be kept apart from what comes beside it.
-fn apart(names: &ControlNames, part: Value) -> Value {
-    let marked = part.as_str().and_then(|text| apart_text(names, text));
+/// A part of a text, with [`JOINT`] where a name could arise from it and the texts beside it.
+fn guard_edges(names: &ControlNames, part: Value) -> Value {
+    let marked = part.as_str().and_then(|text| text_with_guarded_edges(names, text));
     marked.map_or(part, Value::from)
 }
 
-/// `None` where it is as it was.
-fn apart_text(names: &ControlNames, text: &str) -> Option<String> {
+/// [`guard_edges`] of a text; `None` if it needs no sentinel.
+fn text_with_guarded_edges(names: &ControlNames, text: &str) -> Option<String> {
     let edges: Vec<usize> = names.edges(text).collect();
-    (!edges.is_empty()).then(|| with_marks(text, &edges, JOINT))
+    (!edges.is_empty()).then(|| insert_at(text, &edges, JOINT))
 }
 
-/// A text in other letters, with [`JOINT`] in every name and at its edges.
-fn respelled(names: &ControlNames, value: Value) -> Value {
-    let marked = value.as_str().map(|text| names.apart(text, JOINT));
+/// A text in another case, with [`JOINT`] in every name and at its edges.
+fn guard_names(names: &ControlNames, value: Value) -> Value {
+    let marked = value.as_str().map(|text| names.insert_sentinels(text, JOINT));
     marked.map_or(value, Value::from)
 }
 
-/// Python's method, which also checks the arguments and what the result may cost.
+/// Python's `replace`, which also checks the arguments and the fuel for the result.
 fn replace(
     state: &mut State<'_, '_>,
     names: &ControlNames,
@@ -101,13 +99,18 @@ fn replace(
         return Ok(replaced);
     };
     let count = args.get(2).and_then(|count| usize::try_from(count.clone()).ok());
-    let joined = joined(names, &text, [&old, &new], count.unwrap_or(usize::MAX));
+    let joined = guarded_replacement(names, &text, [&old, &new], count.unwrap_or(usize::MAX));
     Ok(joined.map_or(replaced, Value::from))
 }
 
-/// The text with [`JOINT`] wherever a name could come about, or be completed, over the border of what was
-/// replaced; `None` where it could nowhere.
-fn joined(names: &ControlNames, text: &str, [old, new]: [&str; 2], count: usize) -> Option<String> {
+/// The text after a replacement, with [`JOINT`] wherever a name could arise, or be completed, across a border of it; `None`
+/// if it needs no sentinel.
+fn guarded_replacement(
+    names: &ControlNames,
+    text: &str,
+    [old, new]: [&str; 2],
+    count: usize,
+) -> Option<String> {
     if old.is_empty() || names.is_empty() {
         return None;
     }
@@ -116,31 +119,30 @@ fn joined(names: &ControlNames, text: &str, [old, new]: [&str; 2], count: usize)
         parts.extend((index > 0 && !new.is_empty()).then_some(new));
         parts.push(part);
     }
-    // What stood inside is at an edge now.
+    // Text from the inside is at an edge now.
     let cut = new.is_empty() && [parts.first(), parts.last()].contains(&Some(&""));
-    let many = parts.len() > MANY;
+    let many = parts.len() > MAX_CHECKED_PARTS;
     let (mut out, mut any) = (String::with_capacity(text.len()), false);
     for part in parts {
-        if !part.is_empty() && !out.is_empty() && (many || meet(names, &out, part)) {
+        if !part.is_empty() && !out.is_empty() && (many || can_span(names, &out, part)) {
             out.push(JOINT);
             any = true;
         }
         out.push_str(part);
     }
-    let edged = if cut { apart_text(names, &out) } else { None };
+    let edged = if cut { text_with_guarded_edges(names, &out) } else { None };
     edged.or(any.then_some(out))
 }
 
-/// Whether a name could begin in one text and end in the other or after it. Sentinels of the guard are
-/// ignored.
-fn meet(names: &ControlNames, left: &str, right: &str) -> bool {
+/// Whether a name could start in one text and end in the other or after it, sentinels ignored.
+fn can_span(names: &ControlNames, left: &str, right: &str) -> bool {
     let plain = |c: &char| !is_reserved(*c);
     let mut end: Vec<char> = left.chars().rev().filter(plain).take(names.longest()).collect();
     end.reverse();
     let end: String = end.into_iter().collect();
     let begin: String = right.chars().filter(plain).take(names.longest()).collect();
-    // A short text may be within a name that the template begins.
-    names.meet(&end, &begin) || end.len() < names.longest() && names.closes(&begin)
+    // A short text may be within a name that the template starts.
+    names.can_span(&end, &begin) || end.len() < names.longest() && names.can_end_in(&begin)
 }
 
 #[cfg(test)]
@@ -154,21 +156,25 @@ mod tests {
     #[track_caller]
     fn check(text: &str, old: &str, new: &str, expected: Option<&str>) {
         let expected = expected.map(|text| text.replace('J', &JOINT.to_string()));
-        assert_eq!(joined(&names(), text, [old, new], usize::MAX), expected, "{text:?}");
+        assert_eq!(
+            guarded_replacement(&names(), text, [old, new], usize::MAX),
+            expected,
+            "{text:?}"
+        );
     }
 
     #[test]
-    fn joints_are_where_names_could_come_about() {
+    fn joints_are_where_names_could_arise() {
         check("Longer than a name: <|im_/x_end|>", "/x", "", None);
         check("<|im_/xend|>", "/x", "", Some("<|im_Jend|>"));
         check("<|/xim_/xend|>", "/x", "", Some("<|Jim_Jend|>"));
-        // The template may go on with what stands at an end.
+        // The template may continue the text at an end.
         check("a <|/xim", "/x", "", Some("a <|Jim"));
         check("d|>/x b", "/x", "", None);
         check("<|im*end|>", "*", "_", Some("<|imJ_Jend|>"));
         check("Is 1 < 2? /x", "/x", "", None);
         check("/x", "/x", "", None);
-        // What stood behind the word is where the text began.
+        // The text after the word is at the start.
         check("/x INST] ", "/x", "", Some(" JINST] "));
         check("a [/x", "/x", "", Some("a [J"));
         check("[INST]", "", "-", None);
@@ -176,9 +182,9 @@ mod tests {
 
     #[test]
     fn many_joints_cost_no_search() {
-        let text = "ab".repeat(MANY);
-        let joined = joined(&names(), &text, ["a", ""], usize::MAX).unwrap();
-        assert_eq!(joined.matches(JOINT).count(), MANY - 1);
-        assert_eq!(joined.replace(JOINT, ""), "b".repeat(MANY));
+        let text = "ab".repeat(MAX_CHECKED_PARTS);
+        let joined = guarded_replacement(&names(), &text, ["a", ""], usize::MAX).unwrap();
+        assert_eq!(joined.matches(JOINT).count(), MAX_CHECKED_PARTS - 1);
+        assert_eq!(joined.replace(JOINT, ""), "b".repeat(MAX_CHECKED_PARTS));
     }
 }

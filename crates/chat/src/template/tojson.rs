@@ -1,5 +1,5 @@
-//! `tojson` as Python's `json.dumps` writes it, because that is what templates were written for:
-//! minijinja's own filter escapes `<` and `'` for HTML, which would reach the model.
+//! The filter `tojson` as Python's `json.dumps`, which templates are written for. minijinja's own filter escapes `<` and `'`
+//! for HTML, which would reach the model.
 
 use std::io;
 
@@ -32,7 +32,7 @@ pub(super) fn tojson(state: &State<'_, '_>, value: Value, kwargs: Kwargs) -> Res
     Ok(if ascii == Some(true) { ascii_only(&text) } else { text })
 }
 
-/// JSON text with `\uXXXX` for what is not ASCII: that stands in strings only.
+/// JSON with `\uXXXX` for characters other than ASCII, which are in strings only.
 fn ascii_only(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {

@@ -249,7 +249,7 @@ mod tests {
             ("(?:(?i)^a)|b", None),
             ("^é/\n$", Some("(é\\/\\n)")),
             (r"^\d[\w-]\\d$", Some(r"([0-9][[0-9a-zA-Z_]-]\\d)")),
-            // Anchors that stand elsewhere.
+            // Anchors elsewhere.
             ("a^b", None),
             ("a$b", None),
             ("$^", None),

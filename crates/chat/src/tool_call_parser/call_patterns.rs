@@ -1,4 +1,4 @@
-//! The patterns of a tool call format, and what the schemas of a request's tools say of arguments: made once for each
+//! The patterns of a tool call format, and the kinds of arguments by the schemas of a request's tools: made once for each
 //! request.
 
 use std::collections::{BTreeMap, HashMap};
@@ -28,7 +28,7 @@ pub(super) struct CallPatterns {
     pub(super) end_count: usize,
     /// What a call may start with, up to its name.
     pub(super) starts: Vec<Pattern>,
-    /// What may follow a name: first the end of a call without arguments, if that is known, then what stands before
+    /// What may follow a name: first the end of a call without arguments, if that is known, then the text before
     /// arguments.
     pub(super) after_name: Vec<Pattern>,
     /// How many patterns of `after_name` end a call without arguments: 0 or 1.
@@ -100,7 +100,7 @@ impl CallPatterns {
         }
     }
 
-    /// Whether this character may stand between calls.
+    /// Whether this character between calls is skipped.
     pub(super) fn is_skipped(&self, c: char) -> bool {
         is_skipped(self.is_json_object, c)
     }
