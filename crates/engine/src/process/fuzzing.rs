@@ -53,7 +53,8 @@ pub(crate) fn from_child(mut bytes: &[u8]) {
         request.choices = 1 + u32::from(id == 1);
         request.prompt_logprobs = (id == 2).then_some(1);
         let (submitted, partial) = (SubmitTime::now(), Vec::new());
-        readers.extend(link.router.generation(id, permits()).ok().map(|reader| (id, reader)));
+        readers
+            .extend(link.router.register_generation(id, permits()).ok().map(|reader| (id, reader)));
         let generate = GenerateCommand { id, request, submitted, started: false, partial };
         in_flight.handle_command(Command::Generate(Box::new(generate)));
     }
@@ -65,7 +66,7 @@ pub(crate) fn from_child(mut bytes: &[u8]) {
         started: false,
         timeout,
     })));
-    let answer = link.router.vectors(4, permits(), link.commands.clone());
+    let answer = link.router.register_embedding(4, permits(), link.commands.clone());
     in_flight.add_question(5, Question::Tokenise(vec!["a".to_owned()], ParseSpecial::No), false);
     in_flight.handle_loaded();
     loop {
