@@ -72,7 +72,7 @@ impl RuleWriter<'_> {
         }
         for keyword in parameters.not_enforced {
             self.skip_keyword(shape.strict, keyword, || {
-                format!("its '{keyword}' is not supported for all arguments together, as this model spells calls")
+                format!("its '{keyword}' is not supported for all arguments together, as this model writes calls")
             })?;
         }
         let mut tool = OpenTool {
@@ -136,7 +136,7 @@ impl RuleWriter<'_> {
         for (name, schemas) in arguments.named.iter().rev() {
             self.check_length()?;
             if tool.spent > MAX_SPENT {
-                return Err("its schemas allow too many values to be looked at".to_owned());
+                return Err("its schemas allow too many values".to_owned());
             }
             let is_required = arguments.required.contains(name);
             if !self.is_name_read_back(name) {
@@ -199,7 +199,7 @@ impl RuleWriter<'_> {
             if is.is_none() {
                 self.skip_keyword(tool.strict, "patternProperties", || {
                     "one of its 'patternProperties' has an anchor within it, or matches no name of 1 to 64 \
-                     letters, digits, '_', '.' and '-', as this model spells calls"
+                     letters, digits, '_', '.' and '-', as this model writes calls"
                         .to_owned()
                 })?;
             }
@@ -373,7 +373,7 @@ impl RuleWriter<'_> {
         what: &str,
     ) -> Result<(), String> {
         self.skip_keyword(tool.strict, keyword, || {
-            format!("{what} is not supported for an argument, as this model spells calls")
+            format!("{what} is not supported for an argument, as this model writes calls")
         })
     }
 
