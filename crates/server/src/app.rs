@@ -1,4 +1,4 @@
-//! The router: every route, and what is around all of them.
+//! The router: every route, and the middleware around all of them.
 
 use axum::Router;
 use axum::extract::OriginalUri;

@@ -23,17 +23,17 @@ use crate::serve::serve;
 ///
 /// forebay serve --model smollm2.gguf
 ///
-/// and any OpenAI client works at http://127.0.0.1:8080/v1. Chat and embedding models are told
-/// apart by their files; give --model several times for several of them.
+/// and any OpenAI client works at http://127.0.0.1:8080/v1. Chat and embedding models are
+/// distinguished by their files; give --model several times for several of them.
 #[derive(Debug, Parser)]
 #[command(name = "forebay", version, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Serve models over HTTP.
     Serve(ConfigArgs),
     /// Check the configuration and print what results from file, environment and flags.
@@ -42,9 +42,9 @@ enum Command {
     Models(ConfigArgs),
     /// List the devices that can compute.
     Devices,
-    /// Say what of a model would go where, before it is loaded.
+    /// Print which parts of a model would go on which device, before it is loaded.
     Fit(FitArgs),
-    /// Ask the server of this configuration whether it can serve; the exit code says it.
+    /// Ask the server of this configuration whether it can serve; the exit code is the answer.
     Healthcheck(ConfigArgs),
     /// Measure the engine's own limit, without HTTP.
     Bench(BenchArgs),
@@ -67,7 +67,7 @@ enum Command {
     },
 }
 
-/// What is asked about.
+/// The configuration, and GPUs to plan for.
 #[derive(Debug, Args)]
 struct FitArgs {
     /// Memory of a GPU in GiB, instead of those that there are. May be given several times.
@@ -77,10 +77,10 @@ struct FitArgs {
     config: ConfigArgs,
 }
 
-/// How the process ends.
+/// The process's exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// As asked.
+    /// Success.
     Good,
     /// Something failed while running.
     Failed,
@@ -106,58 +106,58 @@ pub fn run(
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are errors to clap, but not to the caller. A closed pipe is nobody's.
+            // Help and version are errors to clap, but not to the caller. A closed pipe is no error.
             drop(error.print());
             return if error.use_stderr() { Exit::Usage } else { Exit::Good };
         }
     };
     match cli.command {
-        Command::Serve(args) => with_settings(&args, variables, run_server),
-        Command::CheckConfig(args) => {
-            with_settings(&args, variables, |settings| show(&describe(&settings)))
+        CliCommand::Serve(args) => with_settings(&args, variables, run_server),
+        CliCommand::CheckConfig(args) => {
+            with_settings(&args, variables, |settings| print(&describe(&settings)))
         }
-        Command::Models(args) => {
-            with_settings(&args, variables, |settings| show(&hardware::list(&settings)))
+        CliCommand::Models(args) => {
+            with_settings(&args, variables, |settings| print(&hardware::list(&settings)))
         }
-        Command::Devices => show(&hardware::devices()),
-        Command::Fit(args) => {
+        CliCommand::Devices => print(&hardware::devices()),
+        CliCommand::Fit(args) => {
             let fit = |settings: Settings| match hardware::fit(&settings, &args.gpu) {
-                Ok(text) => show(&text),
-                Err(why) => complain(&why),
+                Ok(text) => print(&text),
+                Err(why) => print_error(&why),
             };
             with_settings(&args.config, variables, fit)
         }
-        Command::Healthcheck(args) => {
+        CliCommand::Healthcheck(args) => {
             let check = |settings: Settings| match crate::healthcheck::run(&settings) {
                 Ok(()) => Exit::Good,
-                Err(why) => complain(&why),
+                Err(why) => print_error(&why),
             };
             with_settings(&args, variables, check)
         }
-        Command::Bench(args) => match crate::bench::run(&args) {
-            Ok(report) => show(&report),
-            Err(error) => complain(&error),
+        CliCommand::Bench(args) => match crate::bench::run(&args) {
+            Ok(report) => print(&report),
+            Err(error) => print_error(&error),
         },
-        Command::Engine { name, log_level, log_format } => {
+        CliCommand::Engine { name, log_level, log_format } => {
             run_engine(&name, &log_level, log_format)
         }
-        Command::Openapi { markdown: true } => show(&crate::app::reference()),
-        Command::Openapi { markdown: false } => match crate::app::openapi().to_yaml() {
-            Ok(yaml) => show(&yaml),
-            Err(error) => complain(&error.to_string()),
+        CliCommand::Openapi { markdown: true } => print(&crate::app::reference()),
+        CliCommand::Openapi { markdown: false } => match crate::app::openapi().to_yaml() {
+            Ok(yaml) => print(&yaml),
+            Err(error) => print_error(&error.to_string()),
         },
     }
 }
 
-fn show(text: &str) -> Exit {
+fn print(text: &str) -> Exit {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => Exit::Good,
         Err(_) => Exit::Failed,
     }
 }
 
-fn complain(text: &str) -> Exit {
-    // Nothing is left to complain to when this fails.
+fn print_error(text: &str) -> Exit {
+    // There is nowhere to report an error of this.
     drop(writeln!(io::stderr(), "error: {text}"));
     Exit::Failed
 }
@@ -171,7 +171,7 @@ fn with_settings(
         Ok(settings) => then(settings),
         Err(errors) => {
             for error in errors.0 {
-                complain(&error);
+                print_error(&error);
             }
             Exit::Usage
         }
@@ -185,7 +185,7 @@ const STACK: usize = 16 << 20;
 fn run_server(settings: Settings) -> Exit {
     start_log(&settings.log.level, settings.log.format, false);
     if settings.models.is_empty() {
-        complain(
+        print_error(
             "no model: give --model FILE.gguf, or a configuration file with a [[model]] section",
         );
         return Exit::Usage;
@@ -193,26 +193,29 @@ fn run_server(settings: Settings) -> Exit {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = match runtime.enable_all().thread_stack_size(STACK).build() {
         Ok(runtime) => runtime,
-        Err(error) => return complain(&error.to_string()),
+        Err(error) => return print_error(&error.to_string()),
     };
     let signals = match crate::shutdown::signals(&settings.server) {
         Ok(signals) => Arc::new(Mutex::new(signals)),
-        Err(error) => return complain(&error.to_string()),
+        Err(error) => return print_error(&error.to_string()),
     };
     let exit = runtime.block_on(async {
         let address = (settings.server.host.clone(), settings.server.port);
         let listener = match tokio::net::TcpListener::bind(&address).await {
             Ok(listener) => listener,
             Err(error) => {
-                return complain(&format!("cannot listen on {}:{}: {error}", address.0, address.1));
+                return print_error(&format!(
+                    "cannot listen on {}:{}: {error}",
+                    address.0, address.1
+                ));
             }
         };
         let at: Option<SocketAddr> = listener.local_addr().ok();
         tracing::info!(address = ?at, "listening");
         let source = |model: &ModelSettings| Source::Gguf(model.path.clone());
-        match serve(settings, listener, source, move || next(Arc::clone(&signals))).await {
+        match serve(settings, listener, source, move || next_signal(Arc::clone(&signals))).await {
             Ok(()) => Exit::Good,
-            Err(error) => complain(&error.to_string()),
+            Err(error) => print_error(&error.to_string()),
         }
     });
     crate::shutdown::finish(runtime, u8::from(exit != Exit::Good));
@@ -220,29 +223,30 @@ fn run_server(settings: Settings) -> Exit {
 }
 
 /// Waits for the next signal that asks the process to end.
-async fn next(signals: Arc<Mutex<mpsc::Receiver<Shutdown>>>) -> Shutdown {
+async fn next_signal(signals: Arc<Mutex<mpsc::Receiver<Shutdown>>>) -> Shutdown {
     let next = poll_fn(|cx| signals.lock().unwrap_or_else(PoisonError::into_inner).poll_recv(cx));
     // The thread that receives signals does not end.
     next.await.unwrap_or(Shutdown::Now)
 }
 
-/// What a child does: llama.cpp's statics are in use when it ends, so it ends without their destructors.
+/// Runs an engine for the parent process. llama.cpp's statics are in use at its end, so it exits without
+/// their destructors.
 fn run_engine(name: &str, log_level: &str, log_format: LogFormat) -> Exit {
     start_log(log_level, log_format, true);
     tracing::debug!(name, system = forebay_engine::system_info(), "llama.cpp");
     if let Err(error) = crate::shutdown::leave_signals_to_parent() {
-        return complain(&error.to_string());
+        return print_error(&error.to_string());
     }
     let served = forebay_engine::process::serve();
     if let Err(error) = &served {
-        complain(&error.to_string());
+        print_error(&error.to_string());
     }
     signal_hook::low_level::exit(i32::from(served.is_err()))
 }
 
 /// `threads`: whether lines name their thread, as an engine's do beside those of others.
 fn start_log(level: &str, format: LogFormat, threads: bool) {
-    // llama.cpp tells a lot: whoever wants to read it names it, as `llama-cpp-2=info`.
+    // llama.cpp logs a lot, so only a filter that names it, such as `llama-cpp-2=info`, shows it.
     let filter = match level.contains("llama") {
         true => level.to_owned(),
         false => format!("{level},llama_cpp_2=warn,llama-cpp-2=warn"),
@@ -258,11 +262,11 @@ fn start_log(level: &str, format: LogFormat, threads: bool) {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     if let Err(error) = installed {
-        complain(&format!("no log: {error}"));
+        print_error(&format!("logging cannot be started: {error}"));
     }
 }
 
-/// The settings as they count, one line each.
+/// The resulting settings, one line each.
 fn describe(settings: &Settings) -> String {
     let Settings { server, limits, admin, log, store, cache, .. } = settings;
     let mut out = format!("{server:#?}\n{limits:#?}\n{admin:#?}\n{log:#?}\n{store:#?}\n");
@@ -304,7 +308,7 @@ mod tests {
     fn flags_win_and_name_themselves_in_errors() {
         let settings = |line: &str| {
             let cli = Cli::try_parse_from(line.split(' ')).unwrap();
-            let Command::Serve(args) = cli.command else { panic!() };
+            let CliCommand::Serve(args) = cli.command else { panic!() };
             let variables = [("FOREBAY_SERVER__PORT", "1"), ("PATH", "x")];
             let variables = variables.map(|(k, v)| (k.to_owned(), v.to_owned()));
             Settings::resolve(args.layers(variables.into_iter())).map_err(|e| e.0)

@@ -1,4 +1,4 @@
-//! What a request may cost, decided from bytes and counts before work begins.
+//! The memory and time that a request may cost, estimated from bytes and counts before work begins.
 //!
 //! A body is measured before it is parsed: its bytes, and how many values its JSON has, since a value
 //! of two bytes takes a hundred in memory. The estimate is reserved from one memory budget for all
@@ -21,8 +21,8 @@ const TEXT_FACTOR: usize = 6;
 const UNIT: usize = 1024;
 /// Requests whose estimate is up to this many bytes have a part of the budget to themselves.
 const SMALL_ESTIMATE: usize = 256 << 10;
-/// Bytes of a body for which those who send more of it leave room.
-const BEGINNING: usize = 1 << 20;
+/// Bytes of each body whose memory is apart from that of longer bodies' rest.
+const BODY_HEAD: usize = 1 << 20;
 /// The longest that a request waits for memory.
 const MEMORY_WAIT: Duration = Duration::from_secs(30);
 /// A JSON text up to this size is parsed, rendered and tokenised in well under a millisecond.
@@ -45,15 +45,15 @@ pub(crate) struct MemoryBudget {
     /// For requests up to [`SMALL_ESTIMATE`].
     small: Arc<Semaphore>,
     large: Arc<Semaphore>,
-    /// For the beginnings of bodies that arrive, up to [`BEGINNING`] of each.
+    /// For bodies that arrive, up to [`BODY_HEAD`] of each.
     arriving: Arc<Semaphore>,
-    /// For what bodies have beyond that.
+    /// For the rest of these bodies.
     bulk: Arc<Semaphore>,
     /// For whole answers until they are read.
     answers: Arc<Semaphore>,
     all_answers: usize,
-    /// The most that one request may take, in bytes.
-    most: usize,
+    /// The most memory of one request, in bytes.
+    max_request: usize,
 }
 
 /// Memory that is reserved for a request. Dropping it returns the memory to the budget.
@@ -114,8 +114,8 @@ pub(crate) fn measure(text: &[u8]) -> Result<JsonSize, ApiError> {
     Ok(JsonSize { bytes: text.len(), values })
 }
 
-/// How names begin by which serde_json speaks to itself: an object with such a member is read as the JSON
-/// that its text holds, which nobody has measured. See
+/// The prefix of member names that serde_json uses internally: an object with such a member is read as the JSON
+/// that its text holds, which was not measured. See
 /// <https://github.com/serde-rs/json/blob/master/src/raw.rs>.
 const PRIVATE: &str = "$serde_json::private::";
 
@@ -133,7 +133,7 @@ impl MemoryBudget {
         let units = (settings.memory_mib << 20) / UNIT;
         let part = |eighths: usize| Arc::new(Semaphore::new(units / 8 * eighths));
         Self {
-            most: (settings.request_memory_mib << 20).min(units / 8 * 4 * UNIT),
+            max_request: (settings.request_memory_mib << 20).min(units / 8 * 4 * UNIT),
             large: part(4),
             small: part(1),
             arriving: part(1),
@@ -149,8 +149,8 @@ impl MemoryBudget {
     /// 413 for more than one request may have, 429 if there is too little all that time.
     pub(crate) async fn reserve(&self, cost: JsonSize) -> Result<Reservation, ApiError> {
         let memory = cost.memory();
-        if memory > self.most {
-            return Err(ApiError::too_complex(memory >> 20, self.most >> 20));
+        if memory > self.max_request {
+            return Err(ApiError::too_complex(memory >> 20, self.max_request >> 20));
         }
         let from = if memory <= SMALL_ESTIMATE { &self.small } else { &self.large };
         acquire(from, memory).await
@@ -170,7 +170,7 @@ impl MemoryBudget {
     /// # Errors
     /// 429 when the memory stays taken.
     pub(crate) async fn receive(&self, from: usize, to: usize) -> Result<Reservation, ApiError> {
-        let border = BEGINNING.clamp(from, to);
+        let border = BODY_HEAD.clamp(from, to);
         let mut reservation = acquire(&self.arriving, border - from).await?;
         reservation.merge(acquire(&self.bulk, to - border).await?);
         Ok(reservation)
@@ -283,14 +283,14 @@ mod tests {
         // Bodies that arrive have parts of their own.
         let all = budget.large.available_permits();
         let _large = budget.large.acquire_many(u32::try_from(all).unwrap()).await.unwrap();
-        let bulk = budget.receive(BEGINNING, 2 * BEGINNING).await.unwrap();
+        let bulk = budget.receive(BODY_HEAD, 2 * BODY_HEAD).await.unwrap();
         assert!(
-            budget.receive(0, BEGINNING + 1).await.is_err(),
+            budget.receive(0, BODY_HEAD + 1).await.is_err(),
             "its beginning has room, its rest has not"
         );
-        drop(budget.receive(0, BEGINNING).await.unwrap());
+        drop(budget.receive(0, BODY_HEAD).await.unwrap());
         drop(bulk);
-        drop(budget.receive(0, BEGINNING + 1).await.unwrap());
+        drop(budget.receive(0, BODY_HEAD + 1).await.unwrap());
     }
 
     /// What a limit is for must not meet what agents send: 64 tools of 16 kB with 200 values each.

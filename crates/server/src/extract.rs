@@ -16,9 +16,9 @@ use serde::de::DeserializeOwned;
 use crate::cost::{JsonSize, Reservation, measure};
 use crate::error::ApiError;
 use crate::pool::Effort;
+use crate::request_resources::RequestResources;
 use crate::response_store::{Owner, ResponseStore};
 use crate::state::AppState;
-use crate::work::Work;
 
 /// Bytes of a body that may arrive before memory is reserved for it: over all requests they are
 /// bounded by `max_requests`.
@@ -61,15 +61,17 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<AppState> for ApiJson<T> 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         check_headers(&parts.headers, state.settings.max_body_bytes)?;
-        let work = parts.extensions.get::<Work>();
-        let work = work.ok_or_else(|| ApiError::internal("a request without a budget"))?;
+        let resources = parts.extensions.get::<RequestResources>();
+        let resources =
+            resources.ok_or_else(|| ApiError::internal("a request without a budget"))?;
         let timeout = Duration::from_secs(state.settings.body_timeout_s);
-        let read = tokio::time::timeout(timeout, read(body, work, state.settings.max_body_bytes));
+        let read =
+            tokio::time::timeout(timeout, read(body, resources, state.settings.max_body_bytes));
         let slow = |_| ApiError::slow_body(state.settings.body_timeout_s);
         let Received { bytes, memory } = read.await.map_err(slow)??;
-        let (bytes, cost) = measured(bytes, work).await?;
-        work.reserve(cost).await?;
-        let parsed = work.run(move || {
+        let (bytes, cost) = measured(bytes, resources).await?;
+        resources.reserve(cost).await?;
+        let parsed = resources.run(move || {
             let parsed = parse(&bytes);
             drop((bytes, memory));
             parsed
@@ -137,20 +139,27 @@ struct Received {
 }
 
 /// Measures a body; a large one on the pool's threads.
-async fn measured(bytes: Bytes, work: &Work) -> Result<(Bytes, JsonSize), ApiError> {
+async fn measured(
+    bytes: Bytes,
+    resources: &RequestResources,
+) -> Result<(Bytes, JsonSize), ApiError> {
     let size = JsonSize { bytes: bytes.len(), values: 0 };
     let measure = move || {
         let cost = measure(&bytes)?;
         Ok((bytes, cost))
     };
     match size.effort() {
-        Effort::Long => work.run_at_least(Effort::Long, measure).await,
+        Effort::Long => resources.run_at_least(Effort::Long, measure).await,
         Effort::Tiny | Effort::Small | Effort::Short | Effort::Unclear => measure(),
     }
 }
 
 /// Reads a body. Memory is reserved for what is there, not for what is announced.
-async fn read(body: Body, work: &Work, limit: usize) -> Result<Received, ApiError> {
+async fn read(
+    body: Body,
+    resources: &RequestResources,
+    limit: usize,
+) -> Result<Received, ApiError> {
     let mut body = Limited::new(body, limit);
     let (mut memory, mut reserved) = (Reservation::default(), SMALL_BODY);
     let mut bytes = BytesMut::new();
@@ -167,7 +176,7 @@ async fn read(body: Body, work: &Work, limit: usize) -> Result<Received, ApiErro
         if bytes.len() > reserved {
             // A quarter more at a time. What the buffer has beyond its bytes is not written to.
             let next = bytes.len() + (bytes.len() / 4).max(SMALL_BODY);
-            memory.merge(work.receive(reserved, next).await?);
+            memory.merge(resources.receive(reserved, next).await?);
             reserved = next;
         }
     }

@@ -1,4 +1,4 @@
-//! What there is to compute on, and what of a model would go where.
+//! The devices, and where a model's parts would go.
 
 use std::fmt::Write as _;
 
@@ -25,7 +25,8 @@ pub(crate) fn devices() -> String {
     out
 }
 
-/// What of each configured model would go where; `gibibytes` are GPUs instead of those there are.
+/// Which parts of each configured model would go on which device. `gibibytes`: GPUs' memory, instead of the
+/// machine's GPUs.
 ///
 /// # Errors
 /// If a file cannot be read, or no model is configured.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::config::Settings;
 
-/// The longest that each step may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The longest that each network operation may take.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Asks the server on this machine for `/health`, by the admin listener if there is one.
 ///
@@ -22,14 +22,14 @@ pub(crate) fn run(settings: &Settings) -> Result<(), String> {
     let failed = |why: std::io::Error| format!("no answer on port {port}: {why}");
     let addresses = (host.as_str(), port).to_socket_addrs().map_err(failed)?;
     let mut address = addresses.into_iter().next().ok_or("the host has no address")?;
-    // Whoever listens everywhere listens here.
+    // A server on every interface is also at the loopback address.
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
         IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
         _ => {}
     }
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(failed)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT).map_err(failed)?;
+    stream.set_read_timeout(Some(TIMEOUT)).map_err(failed)?;
     let request = format!("GET /health HTTP/1.0\r\nHost: {address}\r\n\r\n");
     stream.write_all(request.as_bytes()).map_err(failed)?;
     let mut answer = String::new();

@@ -69,12 +69,12 @@ mod record;
 mod reference;
 mod registry;
 mod request_context;
+mod request_resources;
 mod response_store;
 mod serve;
 mod shutdown;
 mod sse;
 mod state;
-mod work;
 
 pub use app::{openapi, reference};
 pub use cli::{Exit, run};

@@ -1,4 +1,4 @@
-//! Around every request: its id, its one log line, its count.
+//! The middleware around every request: its id, its log line, its metrics.
 
 use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
@@ -19,8 +19,8 @@ use crate::admission;
 use crate::error::messages::MessagesError;
 use crate::error::{ApiError, Busy, Internal};
 use crate::record::Record;
+use crate::request_resources::RequestResources;
 use crate::state::AppState;
-use crate::work::Work;
 
 /// The header that names a request.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -28,7 +28,7 @@ const MAX_ID: usize = 128;
 /// Header fields of a request; a field of an HTTP/2 request can be two bytes on the wire and a hundred
 /// in memory.
 const MAX_HEADERS: usize = 100;
-/// What is logged and counted when the client left before there was a response.
+/// The status that is logged and counted if the client left before there was a response.
 const CLIENT_GONE: u16 = 499;
 
 /// Gives the request an id and a record, and sees its response through to the last byte.
@@ -47,33 +47,33 @@ pub(crate) async fn track(
     let record = Record::default();
     // A header that is no number of seconds is refused where the request is checked.
     let timeout = admission::timeout(request.headers()).ok().flatten();
-    let work = Work::new(state.shared.clone(), timeout);
+    let resources = RequestResources::new(state.shared.clone(), timeout);
     request.extensions_mut().insert(record.clone());
-    request.extensions_mut().insert(work.clone());
+    request.extensions_mut().insert(resources.clone());
 
-    // Made first: a client that leaves while the handler works drops this future, and with it the
-    // completion, which then tells just that.
+    // Made first: a client that leaves while the handler runs drops this future, and with it the
+    // completion, which then logs just that.
     let status = CLIENT_GONE;
-    let place = (!is_operational(&route)).then(|| state.requests.clone().try_acquire_owned());
-    let full = matches!(place, Some(Err(_)));
-    let place = place.and_then(Result::ok);
+    let permit = (!is_operational(&route)).then(|| state.requests.clone().try_acquire_owned());
+    let full = matches!(permit, Some(Err(_)));
+    let permit = permit.and_then(Result::ok);
     let mut completion =
         Completion { state, record, id, route, method, status, started, complete: false };
-    // Requests that came together on one connection are answered in one go otherwise, and whoever else
-    // has a connection on this thread waits for all of them.
+    // Otherwise requests that arrived together on one connection are answered in one go, and the other
+    // connections of this thread wait for all of them.
     tokio::task::yield_now().await;
     let mut response = match refusal(request.headers(), full) {
         None => next.run(request).await,
-        Some(error) => spelled_for(&completion.route, error),
+        Some(error) => error_response(&completion.route, error),
     };
-    // What was parsed is gone where the answer is whole: only that has to be held until it is read.
-    // `/metrics` and `/health` wait for no memory.
+    // If the answer is whole, the parsed request is dropped: only memory for the answer is held until it is
+    // read. `/metrics` and `/health` wait for no memory.
     let counted =
         response.body().size_hint().exact().filter(|_| !is_operational(&completion.route));
     if let Some(bytes) = counted {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        if let Err(error) = work.answered(bytes).await {
-            response = spelled_for(&completion.route, error);
+        if let Err(error) = resources.answered(bytes).await {
+            response = error_response(&completion.route, error);
         }
     }
     if let Some(Internal(error)) = response.extensions_mut().remove() {
@@ -85,10 +85,10 @@ pub(crate) async fn track(
     response.headers_mut().insert(REQUEST_ID, completion.id.clone());
     completion.status = response.status().as_u16();
     completion.complete = response.body().is_end_stream();
-    response.map(|inner| Body::new(Tracked { inner, completion, _held: (work, place) }))
+    response.map(|inner| Body::new(TrackedBody { inner, completion, _held: (resources, permit) }))
 }
 
-/// Why a request is refused without looking at it, if it is.
+/// The error of a request that is refused before it is routed.
 fn refusal(headers: &HeaderMap, full: bool) -> Option<ApiError> {
     if headers.len() > MAX_HEADERS {
         return Some(ApiError::too_many_headers(MAX_HEADERS));
@@ -97,14 +97,14 @@ fn refusal(headers: &HeaderMap, full: bool) -> Option<ApiError> {
 }
 
 /// An error in the dialect of a route.
-fn spelled_for(route: &str, error: ApiError) -> Response {
+fn error_response(route: &str, error: ApiError) -> Response {
     if route.ends_with("/messages") || route.ends_with("/messages/count_tokens") {
         return MessagesError::from(error).into_response();
     }
     error.into_response()
 }
 
-/// Whether a route is for those who watch over the server, and so always served.
+/// Whether a route is for monitoring, and so always served.
 fn is_operational(route: &str) -> bool {
     route.starts_with("/health") || route == "/metrics"
 }
@@ -136,11 +136,11 @@ fn method_label(method: &Method) -> &'static str {
 }
 
 /// A response body that knows when it ends.
-struct Tracked {
+struct TrackedBody {
     inner: Body,
     completion: Completion,
-    /// Memory and a place among the requests in progress, given back at the end.
-    _held: (Work, Option<OwnedSemaphorePermit>),
+    /// Memory and the permit of a request in progress, returned at the end.
+    _held: (RequestResources, Option<OwnedSemaphorePermit>),
 }
 
 /// Writes the request's log line and counts it when dropped: at the body's end, or when the
@@ -156,7 +156,7 @@ struct Completion {
     complete: bool,
 }
 
-impl hyper::body::Body for Tracked {
+impl hyper::body::Body for TrackedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -165,7 +165,7 @@ impl hyper::body::Body for Tracked {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = &mut *self;
-        // A panic ends this response alone, and its log line says so. `inner` is not polled again.
+        // A panic ends this response alone, and is in its log line. `inner` is not polled again.
         let polled = AssertUnwindSafe(|| Pin::new(&mut this.inner).poll_frame(cx));
         let polled = std::panic::catch_unwind(polled).unwrap_or_else(|panic| {
             let error = ApiError::panicked(&*panic);

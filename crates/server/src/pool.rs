@@ -1,4 +1,4 @@
-//! Threads for work that would hold up the reactor: reading large bodies, rendering, tokenising,
+//! Threads for jobs that would block the async runtime: reading large bodies, rendering, tokenising,
 //! compiling grammars.
 //!
 //! There are three lanes: quick, unclear (grammars) and slow. Short work does not wait for long work,
@@ -44,7 +44,7 @@ pub enum JobError {
 pub(crate) enum Effort {
     /// Well under a millisecond: runs on the caller's thread.
     Tiny,
-    /// As short, but it waits for somebody: on a thread for quick jobs, whatever they have used.
+    /// As short, but it waits for an engine: on a thread for quick jobs, whatever time they have used.
     Small,
     /// Up to some ten milliseconds.
     Short,

@@ -22,9 +22,9 @@ use crate::loading::{self, ModelLoader};
 use crate::metrics::Metrics;
 use crate::pool::{self, Pool};
 use crate::registry::{CannotServe, Registry};
+use crate::request_resources::SharedResources;
 use crate::response_store::{self, ResponseStore};
 use crate::state::AppState;
-use crate::work::Shared;
 
 /// Why serving failed.
 #[derive(Debug, thiserror::Error)]
@@ -137,7 +137,7 @@ fn start_state(settings: Settings) -> Result<AppState, ServeError> {
     let store = settings.store.enabled.then(|| ResponseStore::open(&settings.store)).transpose()?;
     Ok(AppState {
         launcher: loading::launcher(&settings),
-        shared: Shared {
+        shared: SharedResources {
             pool: Arc::new(Pool::new(cores, pool::QUEUE)?),
             budget: Arc::new(MemoryBudget::new(&settings.limits)),
         },

@@ -12,8 +12,8 @@ use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::registry::{Registry, Served};
 use crate::request_context::RequestContext;
+use crate::request_resources::SharedResources;
 use crate::response_store::ResponseStore;
-use crate::work::Shared;
 
 /// Cheap to clone.
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ pub struct AppState {
     /// `[limits]` of the configuration.
     pub limits: Arc<LimitSettings>,
     /// Threads and memory for requests.
-    pub(crate) shared: Shared,
+    pub(crate) shared: SharedResources,
     /// Places for requests in progress.
     pub(crate) requests: Arc<Semaphore>,
     /// How engines are started in processes of their own, if they are.

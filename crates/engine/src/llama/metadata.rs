@@ -1,7 +1,9 @@
 //! A loaded model's metadata and vocabulary.
 
+use std::hash::Hasher as _;
 use std::sync::Arc;
 
+use fnv::FnvHasher;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 
@@ -94,10 +96,9 @@ impl Metadata {
             model.size(),
             self.chat_template
         );
-        let hash = facts.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        format!("{hash:016x}")
+        let mut hasher = FnvHasher::default();
+        hasher.write(facts.as_bytes());
+        format!("{:016x}", hasher.finish())
     }
 }
 

@@ -1,6 +1,9 @@
 //! What was here once: enough to say why a prompt was not found.
 
 use std::collections::VecDeque;
+use std::hash::Hasher as _;
+
+use fnv::FnvHasher;
 
 use crate::ids::{Salt, Token};
 
@@ -28,11 +31,14 @@ impl EvictedPrefixes {
     }
 }
 
-/// FNV-1a over the first tokens; nothing where there are too few.
+/// A hash of the salt and the first [`LENGTH`] tokens; `None` if there are fewer.
 fn hash(salt: Salt, tokens: &[Token]) -> Option<u64> {
-    let head = tokens.get(..LENGTH as usize)?.iter().map(|&t| u64::from(t));
-    let mix = |hash: u64, value: u64| (hash ^ value).wrapping_mul(0x0100_0000_01b3);
-    Some(std::iter::once(salt.0).chain(head).fold(0xcbf2_9ce4_8422_2325, mix))
+    let mut hasher = FnvHasher::default();
+    hasher.write_u64(salt.0);
+    for &token in tokens.get(..LENGTH as usize)? {
+        hasher.write_u32(token);
+    }
+    Some(hasher.finish())
 }
 
 #[cfg(test)]

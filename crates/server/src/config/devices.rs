@@ -150,7 +150,7 @@ impl<'de> Deserialize<'de> for TensorSplitSetting {
 /// Something that may be left to the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "they say it")]
+#[expect(missing_docs, reason = "the names are the documentation")]
 pub enum Switch {
     Auto,
     On,

@@ -1,4 +1,4 @@
-//! The table of a model's settings, and what they must not say together.
+//! The table of a model's settings, and checks of several of them together.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ settings! {
         name: String = String::new(), example("my-model".to_owned());
         /// Further name for the model: "gpt-4o", or "*" for every name that no other model has.
         aliases: Vec<String> = Vec::new(), list("-a --alias <NAME>"), example(vec!["gpt-4o".to_owned()]);
-        /// What to use the model for: "chat", "embedding", or "auto": what the file says.
+        /// What to use the model for: "chat", "embedding", or "auto": as in its file.
         kind: KindSetting = KindSetting::Auto,
             switch("--embeddings --embedding", "embedding", "Use a text generation model for embeddings");
         /// KV cache over all answers, in tokens; 0 for the model's context up to 4096, times `parallel`.
@@ -113,7 +113,7 @@ settings! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KindSetting {
-    /// What its file says.
+    /// As in its file.
     Auto,
     /// Text generation.
     Chat,

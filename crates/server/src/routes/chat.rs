@@ -22,9 +22,9 @@ use crate::extract::{ApiJson, Json};
 use crate::generations::Updates;
 use crate::pool::Effort;
 use crate::record::Record;
+use crate::request_resources::RequestResources;
 use crate::sse;
 use crate::state::AppState;
-use crate::work::Work;
 
 /// Answer a conversation
 ///
@@ -49,13 +49,13 @@ use crate::work::Work;
 pub async fn create(
     State(state): State<AppState>,
     Extension(record): Extension<Record>,
-    Extension(work): Extension<Work>,
+    Extension(resources): Extension<RequestResources>,
     headers: HeaderMap,
     ApiJson(request): ApiJson<ChatCompletionRequest>,
 ) -> Result<Response, ApiError> {
     let model = request.model.clone();
     let context = context(&state, &model, &headers)?;
-    let called = RequestParts { state: &state, record, work, repeats: false };
+    let called = RequestParts { state: &state, record, resources, repeats: false };
     let submitted = prepare_and_submit(called, context, |context| {
         let (conversation, spelling) = request::read(request, &context.rules())?;
         Ok((prepare(conversation, context.chat()?)?, spelling))
@@ -88,14 +88,14 @@ pub async fn create(
 )]
 pub async fn input_tokens(
     State(state): State<AppState>,
-    Extension(work): Extension<Work>,
+    Extension(resources): Extension<RequestResources>,
     headers: HeaderMap,
     ApiJson(request): ApiJson<ChatCompletionRequest>,
 ) -> Result<Response, ApiError> {
     let context = context(&state, &request.model, &headers)?;
     let served = Arc::clone(&context.served);
     let count = move || count(&request::read(request, &context.rules())?.0, context.chat()?);
-    let tokens = work.run_for(&served, Effort::Tiny, count).await?;
+    let tokens = resources.run_for(&served, Effort::Tiny, count).await?;
     let object = "chat.completion.input_tokens";
     Ok(Json(InputTokens { object, input_tokens: tokens }).into_response())
 }

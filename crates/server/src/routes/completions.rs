@@ -21,9 +21,9 @@ use crate::extract::{ApiJson, Json};
 use crate::generations::{Generations, Updates};
 use crate::pool::Effort;
 use crate::record::Record;
+use crate::request_resources::RequestResources;
 use crate::sse;
 use crate::state::AppState;
-use crate::work::Work;
 
 /// Continue a text
 ///
@@ -48,7 +48,7 @@ use crate::work::Work;
 pub async fn create(
     State(state): State<AppState>,
     Extension(record): Extension<Record>,
-    Extension(work): Extension<Work>,
+    Extension(resources): Extension<RequestResources>,
     headers: HeaderMap,
     ApiJson(request): ApiJson<CompletionRequest>,
 ) -> Result<Response, ApiError> {
@@ -59,13 +59,13 @@ pub async fn create(
     let name = state.registry.answer_name(&request.model, &served);
     let context = state.context(Arc::clone(&served), Caller::of(&headers)?);
     let prepare = move || request::prepare(request, &context.rules(), context.model(), max_prompts);
-    let prepared = work.run_for(&served, Effort::Tiny, prepare).await?;
+    let prepared = resources.run_for(&served, Effort::Tiny, prepare).await?;
     let PreparedCompletion { mut requests, grammar, prompts, options } = prepared;
     record.update(|facts| facts.stream = options.stream);
-    let (grammar, not_enforced) = find_or_compile(grammar, &served, &work).await?;
+    let (grammar, not_enforced) = find_or_compile(grammar, &served, &resources).await?;
     for request in &mut requests {
         request.grammar.clone_from(&grammar);
-        request.admission.timeout = work.time_left();
+        request.admission.timeout = resources.time_left();
     }
     let stamp = Stamp::new("cmpl", name, &served.info().fingerprint);
     let mut generations = Generations::submit(requests, &served, record, &state.lifecycle)

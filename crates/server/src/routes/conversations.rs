@@ -14,9 +14,9 @@ use crate::dialects::responses::items;
 use crate::dialects::responses::request::check_items;
 use crate::error::ApiError;
 use crate::extract::{ApiJson, ApiQuery, Json, JsonText, StoreAccess};
+use crate::request_resources::RequestResources;
 use crate::response_store::{ItemPage, StoredItem};
 use crate::state::AppState;
-use crate::work::Work;
 
 /// Most items that one request adds.
 const MAX_ITEMS: usize = 20;
@@ -35,15 +35,15 @@ const MAX_ITEMS: usize = 20;
 )]
 pub async fn create(
     State(state): State<AppState>,
-    Extension(work): Extension<Work>,
+    Extension(resources): Extension<RequestResources>,
     access: StoreAccess,
     ApiJson(request): ApiJson<ConversationRequest>,
 ) -> Result<Response, ApiError> {
     log_unknown(&check_extra(&[], &request.extra, state.settings.strict)?);
     metadata::check(request.metadata.as_ref())?;
     let metadata = request.metadata;
-    work.check_kept(&state.limits)?;
-    let items = work.run(move || checked(request.items.unwrap_or_default())).await?;
+    resources.check_kept(&state.limits)?;
+    let items = resources.run(move || checked(request.items.unwrap_or_default())).await?;
     let conversation = Conversation {
         id: items::new_id("conv"),
         object: "conversation".to_owned(),
@@ -138,14 +138,14 @@ pub async fn delete(Path(id): Path<String>, access: StoreAccess) -> Result<Respo
 )]
 pub async fn create_items(
     State(state): State<AppState>,
-    Extension(work): Extension<Work>,
+    Extension(resources): Extension<RequestResources>,
     Path(id): Path<String>,
     access: StoreAccess,
     ApiJson(request): ApiJson<ItemsRequest>,
 ) -> Result<Response, ApiError> {
     log_unknown(&check_extra(&[], &request.extra, state.settings.strict)?);
-    work.check_kept(&state.limits)?;
-    let (items, list) = work.run(move || checked_list(request.items)).await?;
+    resources.check_kept(&state.limits)?;
+    let (items, list) = resources.run(move || checked_list(request.items)).await?;
     if !access.store.append(&access.owner, &id, items).await? {
         return Err(ApiError::not_found("Conversation", &id));
     }
@@ -166,13 +166,13 @@ pub async fn create_items(
 )]
 pub async fn list_items(
     State(state): State<AppState>,
-    Extension(work): Extension<Work>,
+    Extension(resources): Extension<RequestResources>,
     Path(id): Path<String>,
     access: StoreAccess,
     ApiQuery(query): ApiQuery<PageQuery>,
 ) -> Result<Response, ApiError> {
     conversation(&access, &id).await?;
-    list(&state.limits, &work, &access, &id, query).await
+    list(&state.limits, &resources, &access, &id, query).await
 }
 
 /// Retrieve a conversation's item
@@ -192,12 +192,12 @@ pub async fn list_items(
 )]
 pub async fn retrieve_item(
     State(state): State<AppState>,
-    Extension(work): Extension<Work>,
+    Extension(resources): Extension<RequestResources>,
     Path((id, item)): Path<(String, String)>,
     access: StoreAccess,
 ) -> Result<Response, ApiError> {
     conversation(&access, &id).await?;
-    work.expect_answer(state.limits.history_kib << 10).await?;
+    resources.expect_answer(state.limits.history_kib << 10).await?;
     let found = access.store.item_of(&access.owner, &id, &item).await?;
     let found = found.ok_or_else(|| ApiError::not_found("Item", &item))?;
     Ok(JsonText(found).into_response())

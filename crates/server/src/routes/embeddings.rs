@@ -15,8 +15,8 @@ use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::pool::Effort;
 use crate::record::Record;
+use crate::request_resources::RequestResources;
 use crate::state::AppState;
-use crate::work::Work;
 
 /// Inputs from which on an answer is put together off the reactor.
 const MANY: usize = 32;
@@ -38,7 +38,7 @@ const MANY: usize = 32;
 pub async fn create(
     State(state): State<AppState>,
     Extension(record): Extension<Record>,
-    Extension(work): Extension<Work>,
+    Extension(resources): Extension<RequestResources>,
     headers: HeaderMap,
     ApiJson(request): ApiJson<EmbeddingRequest>,
 ) -> Result<Response, ApiError> {
@@ -50,9 +50,9 @@ pub async fn create(
 
     let (model, input) = (Arc::clone(&served), request.input);
     let tokenize = move || embedding::tokenize(input, options, model.embedding_view()?);
-    let inputs = work.run_for(&served, Effort::Tiny, tokenize).await?;
+    let inputs = resources.run_for(&served, Effort::Tiny, tokenize).await?;
     // The texts are gone; tokens are bounded by the model's queue.
-    work.release();
+    resources.release();
     let count: usize = inputs.iter().map(Vec::len).sum();
     let prompt_tokens = u32::try_from(count).unwrap_or(u32::MAX);
     record.update(|facts| {
@@ -62,7 +62,7 @@ pub async fn create(
     let effort = if inputs.len() > MANY { Effort::Short } else { Effort::Tiny };
     let vectors = served
         .embedder()?
-        .embed(inputs, work.time_left())
+        .embed(inputs, resources.time_left())
         .await
         .inspect_err(|_| state.metrics.rejected("engine"))??;
     served.metrics.prompt_tokens.increment(u64::from(prompt_tokens));
@@ -70,5 +70,5 @@ pub async fn create(
     let spell = move || {
         Ok(Json(embedding::response(vectors, options, name, prompt_tokens)).into_response())
     };
-    work.run_at_least(effort, spell).await
+    resources.run_at_least(effort, spell).await
 }

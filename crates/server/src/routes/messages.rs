@@ -21,9 +21,9 @@ use crate::error::messages::MessagesError;
 use crate::extract::{ApiJson, Json};
 use crate::pool::Effort;
 use crate::record::Record;
+use crate::request_resources::RequestResources;
 use crate::sse;
 use crate::state::AppState;
-use crate::work::Work;
 
 /// Answer a conversation, in Anthropic's dialect
 ///
@@ -47,7 +47,7 @@ use crate::work::Work;
 pub async fn create(
     State(state): State<AppState>,
     Extension(record): Extension<Record>,
-    Extension(work): Extension<Work>,
+    Extension(resources): Extension<RequestResources>,
     headers: HeaderMap,
     body: Result<ApiJson<MessagesRequest>, ApiError>,
 ) -> Result<Response, MessagesError> {
@@ -57,7 +57,7 @@ pub async fn create(
     }
     let model = request.model.clone();
     let context = context(&state, &model, &headers)?;
-    let called = RequestParts { state: &state, record, work, repeats: false };
+    let called = RequestParts { state: &state, record, resources, repeats: false };
     let submitted = prepare_and_submit(called, context, |context| {
         let conversation = request::read(request, &context.rules())?;
         Ok((prepare(conversation, context.chat()?)?, ()))
@@ -90,7 +90,7 @@ pub async fn create(
 )]
 pub async fn count_tokens(
     State(state): State<AppState>,
-    Extension(work): Extension<Work>,
+    Extension(resources): Extension<RequestResources>,
     headers: HeaderMap,
     body: Result<ApiJson<MessagesRequest>, ApiError>,
 ) -> Result<Response, MessagesError> {
@@ -98,7 +98,7 @@ pub async fn count_tokens(
     let context = context(&state, &request.model, &headers)?;
     let served = Arc::clone(&context.served);
     let count = move || count(&request::read(request, &context.rules())?, context.chat()?);
-    let counted = work.run_for(&served, Effort::Tiny, count);
+    let counted = resources.run_for(&served, Effort::Tiny, count);
     let input_tokens = counted.await?;
     Ok(Json(TokenCount { input_tokens }).into_response())
 }

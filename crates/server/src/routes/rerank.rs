@@ -22,8 +22,8 @@ use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::pool::Effort;
 use crate::record::Record;
+use crate::request_resources::RequestResources;
 use crate::state::AppState;
-use crate::work::Work;
 
 /// Put documents in order of relevance
 ///
@@ -43,7 +43,7 @@ use crate::work::Work;
 pub async fn create(
     State(state): State<AppState>,
     Extension(record): Extension<Record>,
-    Extension(work): Extension<Work>,
+    Extension(resources): Extension<RequestResources>,
     headers: HeaderMap,
     ApiJson(request): ApiJson<RerankRequest>,
 ) -> Result<Response, ApiError> {
@@ -75,7 +75,7 @@ pub async fn create(
             }
         }
     };
-    let inputs = work.run_for(&served, Effort::Tiny, tokens).await?;
+    let inputs = resources.run_for(&served, Effort::Tiny, tokens).await?;
     let count: usize = inputs.iter().map(Vec::len).sum();
     let prompt_tokens = u32::try_from(count).unwrap_or(u32::MAX);
     record.update(|facts| {
@@ -84,7 +84,7 @@ pub async fn create(
     });
     let vectors = served
         .embedder()?
-        .embed(inputs, work.time_left())
+        .embed(inputs, resources.time_left())
         .await
         .inspect_err(|_| state.metrics.rejected("engine"))
         .map_err(|error| match error {

@@ -24,10 +24,10 @@ use crate::persistence::{Destination, PersistedResponse};
 use crate::pool::Effort;
 use crate::record::Record;
 use crate::request_context::RequestContext;
+use crate::request_resources::RequestResources;
 use crate::response_store::{History, ItemError, NotFound, Owner, ResponseEntry, StoredItem};
 use crate::sse;
 use crate::state::AppState;
-use crate::work::Work;
 
 /// Answer as a response
 ///
@@ -53,17 +53,18 @@ use crate::work::Work;
 pub async fn create(
     State(state): State<AppState>,
     Extension(record): Extension<Record>,
-    Extension(work): Extension<Work>,
+    Extension(resources): Extension<RequestResources>,
     owner: Owner,
     headers: HeaderMap,
     ApiJson(request): ApiJson<ResponsesRequest>,
 ) -> Result<Response, ApiError> {
-    work.check_kept(&state.limits)?;
+    resources.check_kept(&state.limits)?;
     let context = context(&state, &request.model, &headers)?;
     let request = Arc::new(request);
-    let read = read_stored_input(&state, &owner, &work, &request).await?;
+    let read = read_stored_input(&state, &owner, &resources, &request).await?;
     let mut destination = destination(&state, owner, &request)?;
-    let called = RequestParts { state: &state, record, work: work.clone(), repeats: true };
+    let called =
+        RequestParts { state: &state, record, resources: resources.clone(), repeats: true };
     let (asked, stores) = (Arc::clone(&request), destination.is_some());
     let submitted = prepare_and_submit(called, context, move |context| {
         prepare_response(&asked, read, stores, context)
@@ -80,7 +81,8 @@ pub async fn create(
     let response = encode::Response::new(header, namespaces, served);
     let keepalive = Duration::from_secs(state.settings.keepalive_s);
     if let Some(destination) = destination.take_if(|_| request.background == Some(true)) {
-        let (queued, job) = state.jobs.start(replies, response, destination, work.take()).await?;
+        let (queued, job) =
+            state.jobs.start(replies, response, destination, resources.take()).await?;
         return Ok(with_not_enforced(
             if stream {
                 sse::relay(job.events(0), keepalive)
@@ -115,16 +117,16 @@ pub async fn create(
 )]
 pub async fn input_tokens(
     State(state): State<AppState>,
-    Extension(work): Extension<Work>,
+    Extension(resources): Extension<RequestResources>,
     owner: Owner,
     headers: HeaderMap,
     ApiJson(request): ApiJson<ResponsesRequest>,
 ) -> Result<Response, ApiError> {
     let context = context(&state, &request.model, &headers)?;
     let request = Arc::new(request);
-    let read = read_stored_input(&state, &owner, &work, &request).await?;
+    let read = read_stored_input(&state, &owner, &resources, &request).await?;
     let served = Arc::clone(&context.served);
-    let counted = work.run_for(&served, Effort::Tiny, move || {
+    let counted = resources.run_for(&served, Effort::Tiny, move || {
         let input = read.parse(&request)?;
         let (conversation, _) = request::read(&request, &input, &context.rules())?;
         count(&conversation, context.chat()?)
@@ -194,7 +196,7 @@ fn prepare_response(
 async fn read_stored_input(
     state: &AppState,
     owner: &Owner,
-    work: &Work,
+    resources: &RequestResources,
     request: &ResponsesRequest,
 ) -> Result<StoredInput, ApiError> {
     let limit = state.limits.history_kib << 10;
@@ -219,7 +221,7 @@ async fn read_stored_input(
     for text in history.iter().chain(&referred) {
         cost = cost.plus(measure(text.as_bytes())?);
     }
-    work.reserve(cost).await?;
+    resources.reserve(cost).await?;
     Ok(StoredInput { history, referred })
 }
 

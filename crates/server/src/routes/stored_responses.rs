@@ -17,10 +17,10 @@ use crate::config::LimitSettings;
 use crate::convert::to_json;
 use crate::error::ApiError;
 use crate::extract::{ApiQuery, Json, JsonText, StoreAccess};
+use crate::request_resources::RequestResources;
 use crate::response_store::{ItemPage, NotFound, PageRequest, StoredObject};
 use crate::sse;
 use crate::state::AppState;
-use crate::work::Work;
 
 /// Most items of a page.
 const MAX_PAGE: i64 = 100;
@@ -67,12 +67,12 @@ pub struct RetrieveQuery {
 )]
 pub async fn retrieve(
     State(state): State<AppState>,
-    Extension(work): Extension<Work>,
+    Extension(resources): Extension<RequestResources>,
     Path(id): Path<String>,
     access: StoreAccess,
     ApiQuery(query): ApiQuery<RetrieveQuery>,
 ) -> Result<Response, ApiError> {
-    work.expect_answer(state.limits.history_kib << 10).await?;
+    resources.expect_answer(state.limits.history_kib << 10).await?;
     // Looked for before it is read: it may end in between.
     let job = state.jobs.find(&id);
     let response = response(&access, &id).await?;
@@ -80,7 +80,7 @@ pub async fn retrieve(
         return Ok(JsonText(response.json).into_response());
     }
     // Its events are read a few at a time.
-    work.release();
+    resources.release();
     let keepalive = Duration::from_secs(state.settings.keepalive_s);
     let from = query.starting_after.map_or(0, |after| after.saturating_add(1));
     if let Some(job) = job {
@@ -149,7 +149,7 @@ pub async fn delete(
 )]
 pub async fn cancel(
     State(state): State<AppState>,
-    Extension(work): Extension<Work>,
+    Extension(resources): Extension<RequestResources>,
     Path(id): Path<String>,
     access: StoreAccess,
 ) -> Result<Response, ApiError> {
@@ -160,7 +160,7 @@ pub async fn cancel(
     if let Some(job) = state.jobs.find(&id) {
         job.cancel().await;
     }
-    work.expect_answer(state.limits.history_kib << 10).await?;
+    resources.expect_answer(state.limits.history_kib << 10).await?;
     let response = response(&access, &id).await?;
     Ok(JsonText(response.json).into_response())
 }
@@ -179,19 +179,19 @@ pub async fn cancel(
 )]
 pub async fn input_items(
     State(state): State<AppState>,
-    Extension(work): Extension<Work>,
+    Extension(resources): Extension<RequestResources>,
     Path(id): Path<String>,
     access: StoreAccess,
     ApiQuery(query): ApiQuery<PageQuery>,
 ) -> Result<Response, ApiError> {
     in_background(&access, &id).await?;
-    list(&state.limits, &work, &access, &id, query).await
+    list(&state.limits, &resources, &access, &id, query).await
 }
 
 /// A page of the items of a response's input, or of a conversation.
 pub(super) async fn list(
     limits: &LimitSettings,
-    work: &Work,
+    resources: &RequestResources,
     StoreAccess { store, owner }: &StoreAccess,
     id: &str,
     query: PageQuery,
@@ -212,7 +212,7 @@ pub(super) async fn list(
     let limit = usize::try_from(limit).unwrap_or(1);
     let page = PageRequest { limit, after: query.after, descending };
     let max_bytes = limits.history_kib << 10;
-    work.expect_answer(max_bytes).await?;
+    resources.expect_answer(max_bytes).await?;
     let page = store.page(owner, id, page, max_bytes).await?;
     let page = page.map_err(|NotFound(id)| ApiError::not_found("Item", &id).at("after"))?;
     Ok(JsonText(item_list(&page)?).into_response())

@@ -17,14 +17,14 @@ use crate::record::Record;
 use crate::registry::Served;
 use crate::reply::{Replies, ReplyReader};
 use crate::request_context::RequestContext;
+use crate::request_resources::RequestResources;
 use crate::state::AppState;
-use crate::work::Work;
 
 /// What a request came with, besides its body.
 pub(super) struct RequestParts<'a> {
     pub(super) state: &'a AppState,
     pub(super) record: Record,
-    pub(super) work: Work,
+    pub(super) resources: RequestResources,
     /// Whether the answer repeats parts of the request, or keeps them.
     pub(super) repeats: bool,
 }
@@ -60,7 +60,7 @@ pub(super) fn context(
 /// # Errors
 /// What cannot be honoured, and what the engine refuses.
 pub(super) async fn prepare_and_submit<E: Send + 'static>(
-    RequestParts { state, record, work, repeats }: RequestParts<'_>,
+    RequestParts { state, record, resources, repeats }: RequestParts<'_>,
     context: RequestContext,
     prepare: impl FnOnce(&RequestContext) -> Result<(PreparedConversation, E), ApiError>
     + Send
@@ -69,18 +69,18 @@ pub(super) async fn prepare_and_submit<E: Send + 'static>(
     let served = Arc::clone(&context.served);
     served.engine()?.has_room().inspect_err(|_| state.metrics.rejected("engine"))?;
     let prepare = move || prepare(&context);
-    let (prepared, besides) = work.run_for(&served, Effort::Tiny, prepare).await?;
+    let (prepared, besides) = resources.run_for(&served, Effort::Tiny, prepare).await?;
     let PreparedConversation { mut request, grammar, readers, stream } = prepared;
     record.update(|facts| facts.stream = stream);
-    let (grammar, not_enforced) = find_or_compile(grammar, &served, &work).await?;
+    let (grammar, not_enforced) = find_or_compile(grammar, &served, &resources).await?;
     request.grammar = grammar;
-    request.admission.timeout = work.time_left();
+    request.admission.timeout = resources.time_left();
     // Of the parsed request only the tools are still in memory, and what a response repeats: no more
     // than half of the estimate.
     if repeats || readers.iter().any(ReplyReader::has_tools) {
-        work.keep_half();
+        resources.keep_half();
     } else {
-        work.release();
+        resources.release();
     }
     let generations = Generations::submit(vec![request], &served, record, &state.lifecycle)
         .inspect_err(|_| state.metrics.rejected("engine"))?;
@@ -95,14 +95,16 @@ pub(super) async fn prepare_and_submit<E: Send + 'static>(
 pub(super) async fn find_or_compile(
     grammar: Option<OutputGrammar>,
     served: &Arc<Served>,
-    work: &Work,
+    resources: &RequestResources,
 ) -> Result<(Option<Grammar>, NotEnforced), ApiError> {
     let Some(grammar) = grammar else { return Ok((None, NotEnforced::default())) };
     let compiled = match grammar.find_compiled(served.engine()?) {
         Some(compiled) => compiled,
         None => {
             let model = Arc::clone(served);
-            work.run_for(served, Effort::Unclear, move || grammar.compile(model.engine()?)).await?
+            resources
+                .run_for(served, Effort::Unclear, move || grammar.compile(model.engine()?))
+                .await?
         }
     };
     let EnforcedGrammar { grammar, not_enforced } = compiled;

@@ -25,8 +25,8 @@ use crate::extract::{ApiJson, Json};
 use crate::pool::Effort;
 use crate::record::Record;
 use crate::request_context::RequestContext;
+use crate::request_resources::RequestResources;
 use crate::state::AppState;
-use crate::work::Work;
 
 /// Turn text into tokens
 ///
@@ -45,7 +45,7 @@ use crate::work::Work;
 pub async fn tokenize(
     State(state): State<AppState>,
     Extension(record): Extension<Record>,
-    Extension(work): Extension<Work>,
+    Extension(resources): Extension<RequestResources>,
     headers: HeaderMap,
     ApiJson(request): ApiJson<TokenizeRequest>,
 ) -> Result<Response, ApiError> {
@@ -54,7 +54,7 @@ pub async fn tokenize(
     log_unknown(&check_extra(fields::TOKENIZE, &request.extra, state.settings.strict)?);
     let strings = request.return_token_strs.unwrap_or(false);
     let context = state.context(Arc::clone(&served), Caller::of(&headers)?);
-    let answer = work.run_for(&served, Effort::Tiny, move || {
+    let answer = resources.run_for(&served, Effort::Tiny, move || {
         let tokens = tokens(&request, &context)?;
         let vocab = context.served.vocab();
         let text = |&token: &Token| String::from_utf8_lossy(vocab.piece(token)).into_owned();
@@ -141,7 +141,7 @@ fn check_length(param: &str, bytes: usize, limits: &LimitSettings) -> Result<(),
 pub async fn detokenize(
     State(state): State<AppState>,
     Extension(record): Extension<Record>,
-    Extension(work): Extension<Work>,
+    Extension(resources): Extension<RequestResources>,
     ApiJson(request): ApiJson<DetokenizeRequest>,
 ) -> Result<Json<DetokenizeResponse>, ApiError> {
     let served = state.registry.resolve(&request.model)?;
@@ -155,7 +155,7 @@ pub async fn detokenize(
     let bytes: usize = request.tokens.iter().map(|&token| vocab.piece(token).len()).sum();
     check_length("tokens", bytes, &state.limits)?;
     let model = Arc::clone(&served);
-    let prompt = work.run(move || {
+    let prompt = resources.run(move || {
         let bytes: Vec<u8> =
             request.tokens.iter().flat_map(|&t| model.vocab().piece(t)).copied().collect();
         Ok(String::from_utf8_lossy(&bytes).into_owned())

@@ -19,21 +19,21 @@ const SMALL_ANSWER: usize = 16 << 10;
 
 /// The pool and the budget that all requests share. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Shared {
-    /// Threads for what takes long.
+pub(crate) struct SharedResources {
+    /// Threads for long jobs.
     pub pool: Arc<Pool>,
     /// Memory for requests.
     pub budget: Arc<MemoryBudget>,
 }
 
-/// One request's handle to them. Dropping the last clone, which the response's body holds, returns
+/// One request's handle to the shared resources. Dropping the last clone, which the response's body holds, returns
 /// the request's memory. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Work {
-    shared: Shared,
+pub struct RequestResources {
+    shared: SharedResources,
     deadline: Option<Deadline>,
     /// Guards plain data, for a few instructions.
-    held: Arc<Mutex<Held>>,
+    held: Arc<Mutex<HeldMemory>>,
 }
 
 /// When a request is given up, and how long it had in all.
@@ -44,16 +44,16 @@ struct Deadline {
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct HeldMemory {
     cost: JsonSize,
     reservation: Reservation,
     /// For the answer.
     answer: Reservation,
 }
 
-impl Work {
+impl RequestResources {
     /// The handle of a new request, which has no memory yet and may take `timeout`.
-    pub(crate) fn new(shared: Shared, timeout: Option<Duration>) -> Self {
+    pub(crate) fn new(shared: SharedResources, timeout: Option<Duration>) -> Self {
         let deadline = timeout.map(|in_all| Deadline { at: Instant::now() + in_all, in_all });
         Self { shared, deadline, held: Arc::default() }
     }
@@ -68,7 +68,7 @@ impl Work {
         self.lock(|held| held.cost)
     }
 
-    /// Reserves memory for JSON of this size before it is parsed, and adds it to [`Work::cost`]. May wait
+    /// Reserves memory for JSON of this size before it is parsed, and adds it to [`RequestResources::cost`]. May wait
     /// for up to 30 s.
     ///
     /// # Errors
@@ -127,17 +127,17 @@ impl Work {
         }
     }
 
-    /// Takes out the memory of what was parsed, for those who hold it longer than the response.
+    /// Takes the reservation for what was parsed, to hold it longer than the response.
     pub(crate) fn take(&self) -> Reservation {
         self.lock(|held| std::mem::take(&mut held.reservation))
     }
 
-    /// Returns half of the memory: of what was parsed, about as much is still there.
+    /// Returns half of the memory: about half of what was parsed is still there.
     pub(crate) fn keep_half(&self) {
         self.lock(|held| held.reservation.halve());
     }
 
-    /// Returns all memory: nothing that was parsed is still there.
+    /// Returns all memory: what was parsed is dropped.
     pub(crate) fn release(&self) {
         self.lock(|held| (held.reservation, held.answer) = Default::default());
     }
@@ -156,7 +156,7 @@ impl Work {
     /// The same for a job that takes at least `effort` however small the request is.
     ///
     /// # Errors
-    /// As [`Work::run`].
+    /// As [`RequestResources::run`].
     pub(crate) async fn run_at_least<T: Send + 'static>(
         &self,
         effort: Effort,
@@ -169,7 +169,7 @@ impl Work {
     /// model's own threads, not before the process is there.
     ///
     /// # Errors
-    /// As [`Work::run`].
+    /// As [`RequestResources::run`].
     pub(crate) async fn run_for<T: Send + 'static>(
         &self,
         served: &Served,
@@ -196,7 +196,7 @@ impl Work {
         tokio::time::timeout_at(at, run).await.unwrap_or_else(late)
     }
 
-    fn lock<T>(&self, f: impl FnOnce(&mut Held) -> T) -> T {
+    fn lock<T>(&self, f: impl FnOnce(&mut HeldMemory) -> T) -> T {
         f(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
