@@ -10,9 +10,11 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
+use super::build::set;
+use super::keywords::Keywords;
 use super::not_enforced::Keyword;
-use super::relax::size;
-use super::rewrite::{Part, Rewriter};
+use super::rewriter::{Rewriter, SchemaRole};
+use super::values::size;
 
 /// References and members that are followed to find an object's properties.
 const MAX_DEPTH: usize = 16;
@@ -33,6 +35,8 @@ const OF_OBJECTS: [&str; 10] = [
 ];
 /// Keywords that hold other schemas for the same value.
 const IN_PLACE: [&str; 6] = ["$ref", "allOf", "anyOf", "oneOf", "dependentSchemas", "if"];
+/// Keywords by which a schema has types of its own.
+const TYPED: [&str; 3] = ["type", "enum", "const"];
 
 /// The properties that schemas for one value name.
 #[derive(Debug, Default, Clone)]
@@ -44,11 +48,11 @@ pub(super) struct Names<'a> {
     followed: HashSet<usize>,
     /// Whether some schema describes properties, rather than requiring some alone.
     described: bool,
-    /// Whether some schema says that there may be others.
+    /// Whether some schema allows others.
     open: bool,
-    /// Whether some schema says that there are no others.
+    /// Whether some schema excludes others.
     closed: bool,
-    /// Whether some schema may allow what is no object.
+    /// Whether some schema may allow values that are no objects.
     other_types: bool,
 }
 
@@ -94,15 +98,14 @@ impl<'a> Names<'a> {
         if !self.patterns.is_empty() {
             allow(out, "patternProperties", self.patterns.iter().map(String::as_str));
         }
-        out.insert("additionalProperties".to_owned(), Value::Bool(false));
-        if !self.other_types && !["type", "enum", "const"].iter().any(|key| out.contains_key(*key))
-        {
-            out.insert("type".to_owned(), "object".into());
+        set(out, "additionalProperties", false);
+        if !self.other_types && !Keywords::new(out).has_any(&TYPED) {
+            set(out, "type", "object");
         }
-        // The compiler reads in order, and what belongs together in one go.
+        // The compiler reads keywords in order, and those that belong together in one go.
         for key in ["$ref", "allOf", "anyOf"] {
             if let Some(value) = out.shift_remove(key) {
-                out.insert(key.to_owned(), value);
+                set(out, key, value);
             }
         }
     }
@@ -110,7 +113,7 @@ impl<'a> Names<'a> {
 
 impl Closing<'_> {
     /// Closes alternatives.
-    pub(super) fn options(&self, key: &str, options: &mut Value) {
+    pub(super) fn close_options(&self, key: &str, options: &mut Value) {
         let (Self::Options(all), Value::Array(options)) = (self, options) else { return };
         let names = all.iter().filter(|(of, _)| *of == key).flat_map(|(_, names)| names);
         for (option, names) in options.iter_mut().zip(names) {
@@ -128,36 +131,36 @@ impl Closing<'_> {
 }
 
 impl<'a> Rewriter<'a> {
-    /// How a schema's objects are to be closed, and what part of a value the schemas have that it
-    /// holds in place.
+    /// How a schema's objects are closed, and the role of the schemas that it holds in place.
     pub(super) fn closing(
         &mut self,
-        sent: &'a Map<String, Value>,
-        part: Part,
-    ) -> Result<(Closing<'a>, Part), String> {
-        let inner = if part == Part::Member || is_group(sent) { Part::Member } else { Part::Whole };
-        let describes = ["properties", "patternProperties", "unevaluatedProperties"]
-            .iter()
-            .any(|key| sent.contains_key(*key));
-        if part == Part::Member || inner == Part::Whole && !describes {
-            // Names that it requires alone are no description, but other names may be spelled like them.
-            self.is_open |= part == Part::Whole && sent.contains_key("required");
+        sent: Keywords<'a>,
+        role: SchemaRole,
+    ) -> Result<(Closing<'a>, SchemaRole), String> {
+        let inner = if role == SchemaRole::Conjunct || is_group(sent) {
+            SchemaRole::Conjunct
+        } else {
+            SchemaRole::Whole
+        };
+        let describes = sent.has_any(&["properties", "patternProperties", "unevaluatedProperties"]);
+        if role == SchemaRole::Conjunct || inner == SchemaRole::Whole && !describes {
+            // Required names alone describe no object, but other names may be spelled like them.
+            self.is_open |= role == SchemaRole::Whole && sent.required().is_some();
             return Ok((Closing::Open, inner));
         }
         let mut base = Names::default();
-        self.own_names(sent, 0, &mut base)?;
+        self.collect_own_names(sent, 0, &mut base)?;
         let mut options: Vec<(&'a str, Vec<Names<'a>>)> = Vec::new();
         for key in ["anyOf", "oneOf"] {
-            let all = sent.get(key).and_then(Value::as_array).into_iter().flatten();
-            let each = all.map(|option| {
+            let each = sent.list(key).iter().map(|option| {
                 let mut names = Names::default();
-                self.names(option, 1, &mut names)?;
+                self.collect_names(option, 1, &mut names)?;
                 Ok(names)
             });
             options.push((key, each.collect::<Result<_, String>>()?));
         }
         let all = || options.iter().flat_map(|(_, names)| names);
-        base.described |= sent.get("unevaluatedProperties") == Some(&Value::Bool(false));
+        base.described |= sent.unevaluated_properties() == Some(&Value::Bool(false));
         let described = base.described || all().any(|names| names.described);
         if base.open || !described {
             self.is_open |= !base.seen.is_empty() || all().any(|names| !names.seen.is_empty());
@@ -173,7 +176,7 @@ impl<'a> Rewriter<'a> {
         Ok((self.by_option(&base, &options)?, inner))
     }
 
-    /// What each alternative is closed to: its own names, those beside all of them, and those of the
+    /// The names that each alternative is closed to: its own, those beside all of them, and those of the
     /// other keyword's alternatives.
     fn by_option(
         &mut self,
@@ -206,31 +209,36 @@ impl<'a> Rewriter<'a> {
         Ok(Closing::Options(out))
     }
 
-    /// The properties that a schema names.
-    fn names(&mut self, sent: &'a Value, depth: usize, to: &mut Names<'a>) -> Result<(), String> {
-        let Value::Object(map) = sent else { return Ok(()) };
-        self.own_names(map, depth, to)?;
+    /// Collects the properties that a schema names.
+    fn collect_names(
+        &mut self,
+        sent: &'a Value,
+        depth: usize,
+        to: &mut Names<'a>,
+    ) -> Result<(), String> {
+        let Some(sent) = Keywords::of(sent) else { return Ok(()) };
+        self.collect_own_names(sent, depth, to)?;
         for key in ["anyOf", "oneOf"] {
-            self.names_of_all(map.get(key), depth, to)?;
+            self.collect_names_of_all(sent.list(key), depth, to)?;
         }
         Ok(())
     }
 
-    /// The same without its alternatives.
-    fn own_names(
+    /// Collects the properties that a schema names outside of its alternatives.
+    fn collect_own_names(
         &mut self,
-        map: &'a Map<String, Value>,
+        sent: Keywords<'a>,
         depth: usize,
         to: &mut Names<'a>,
     ) -> Result<(), String> {
         self.spend(1)?;
         if depth > MAX_DEPTH {
-            // What it names is not known.
+            // Its names are unknown.
             to.open = true;
             return Ok(());
         }
-        for (key, sent) in map {
-            match (key.as_str(), sent) {
+        for (key, value) in sent.iter() {
+            match (key, value) {
                 ("properties", Value::Object(named)) => {
                     self.spend(named.len())?;
                     to.described = true;
@@ -252,22 +260,22 @@ impl<'a> Rewriter<'a> {
                 }
                 ("additionalProperties" | "unevaluatedProperties", _) => to.open = true,
                 ("$ref" | "$dynamicRef" | "$recursiveRef", Value::String(name)) => {
-                    match self.find(name)? {
+                    match self.resolve(name)? {
                         Some(target) if to.followed.insert(std::ptr::from_ref(target).addr()) => {
-                            self.names(target, depth + 1, to)?;
+                            self.collect_names(target, depth + 1, to)?;
                         }
                         Some(_) => {}
                         None => to.open = true,
                     }
                 }
-                ("allOf", all) => self.names_of_all(Some(all), depth, to)?,
-                ("then" | "else", schema) => self.names(schema, depth + 1, to)?,
+                ("allOf", Value::Array(all)) => self.collect_names_of_all(all, depth, to)?,
+                ("then" | "else", schema) => self.collect_names(schema, depth + 1, to)?,
                 ("dependencies" | "dependentSchemas" | "dependentRequired", Value::Object(all)) => {
                     for (name, below) in all {
                         to.add(name);
                         match below {
-                            Value::Array(names) => self.required(names, to)?,
-                            schema => self.names(schema, depth + 1, to)?,
+                            Value::Array(names) => self.collect_required(names, to)?,
+                            schema => self.collect_names(schema, depth + 1, to)?,
                         }
                     }
                 }
@@ -276,48 +284,43 @@ impl<'a> Rewriter<'a> {
                 _ => {}
             }
         }
-        if let Some(Value::Array(names)) = map.get("required") {
-            self.required(names, to)?;
-        }
-        Ok(())
+        self.collect_required(sent.required_names(), to)
     }
 
-    fn names_of_all(
+    fn collect_names_of_all(
         &mut self,
-        sent: Option<&'a Value>,
+        all: &'a [Value],
         depth: usize,
         to: &mut Names<'a>,
     ) -> Result<(), String> {
-        let mut all = sent.and_then(Value::as_array).into_iter().flatten();
-        all.try_for_each(|one| self.names(one, depth + 1, to))
+        all.iter().try_for_each(|one| self.collect_names(one, depth + 1, to))
     }
 
-    fn required(&mut self, names: &'a [Value], to: &mut Names<'a>) -> Result<(), String> {
+    fn collect_required(&mut self, names: &'a [Value], to: &mut Names<'a>) -> Result<(), String> {
         self.spend(names.iter().map(size).sum())?;
         names.iter().filter_map(Value::as_str).for_each(|name| to.add(name));
         Ok(())
     }
 }
 
-/// Closes a schema that is written.
+/// Closes a rewritten schema.
 pub(super) fn close(
-    sent: &Map<String, Value>,
-    part: Part,
+    sent: Keywords<'_>,
+    role: SchemaRole,
     closing: &Closing<'_>,
     out: &mut Map<String, Value>,
 ) {
     if let Closing::Closed(names) = closing {
         names.close(out);
-    } else if part == Part::Whole
-        && sent.keys().all(|key| !IN_PLACE.contains(&key.as_str()))
-        && !["type", "enum", "const"].iter().any(|key| out.contains_key(*key))
+    } else if role == SchemaRole::Whole
+        && !sent.has_any(&IN_PLACE)
+        && !Keywords::new(out).has_any(&TYPED)
     {
-        // What describes parts of a kind of value alone is meant to describe that kind.
-        let has = |keys: &[&str]| keys.iter().any(|key| sent.contains_key(*key));
-        if has(&["properties", "patternProperties"]) {
-            out.insert("type".to_owned(), "object".into());
-        } else if has(&["items", "prefixItems"]) && !has(&OF_OBJECTS) {
-            out.insert("type".to_owned(), "array".into());
+        // A schema that only describes parts of objects, or of arrays, is meant to describe these.
+        if sent.has_any(&["properties", "patternProperties"]) {
+            set(out, "type", "object");
+        } else if sent.has_any(&["items", "prefixItems"]) && !sent.has_any(&OF_OBJECTS) {
+            set(out, "type", "array");
         }
     }
 }
@@ -331,20 +334,17 @@ fn allow<'n>(out: &mut Map<String, Value>, key: &str, names: impl Iterator<Item 
     }
 }
 
-/// Whether a schema says with others what a value is: more than the one that it holds in place, or
+/// Whether several schemas together describe a value: more than one that this one holds in place, or
 /// alternatives beside constraints of its own.
-fn is_group(sent: &Map<String, Value>) -> bool {
-    let held = |key: &&&str| match sent.get(**key) {
+fn is_group(sent: Keywords<'_>) -> bool {
+    let held = |key: &&&str| match sent.value(key) {
         None => false,
         Some(Value::Array(all)) if **key == "allOf" => !all.is_empty(),
         Some(_) => true,
     };
-    let several = |sent: &Map<String, Value>| {
-        sent.get("allOf").and_then(Value::as_array).is_some_and(|all| all.len() > 1)
-    };
     match IN_PLACE.iter().filter(held).count() {
         0 => false,
-        1 => several(sent) || OF_OBJECTS.iter().any(|key| sent.contains_key(*key)),
+        1 => sent.list("allOf").len() > 1 || sent.has_any(&OF_OBJECTS),
         _ => true,
     }
 }

@@ -1,13 +1,15 @@
-//! Whether no value can be valid by two schemas of a `oneOf`.
+//! Whether no value can match two schemas of a `oneOf`.
 //!
 //! Schemas that differ by type, by value, or by a property that all of them require (a tag) are
-//! told apart in one pass; only what is left is compared in pairs, within a bound.
+//! distinguished in one pass; only the others are compared in pairs, within a budget.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hash, Hasher};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
+
+use super::keywords::Keywords;
 
 /// Steps of comparing that a document may take, over all its `oneOf`.
 const MAX_STEPS: usize = 200_000;
@@ -15,14 +17,28 @@ const MAX_STEPS: usize = 200_000;
 const MAX_DEPTH: usize = 8;
 /// References that are followed in a row.
 const MAX_REFERENCES: usize = 16;
-/// How deep a value may be nested to be told from another one.
+/// Nesting of values down to which they are compared.
 const MAX_VALUE_DEPTH: usize = 128;
+
+/// Keywords beside a reference that name no properties.
+const NAME_NO_PROPERTIES: [&str; 10] = [
+    "$ref",
+    "type",
+    "$comment",
+    "title",
+    "description",
+    "default",
+    "examples",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+];
 
 const TYPES: [&str; 6] = ["null", "boolean", "string", "array", "object", "number"];
 const OBJECT: u8 = 1 << 4;
 const ANY: u8 = 0b11_1111;
 
-/// What is known of a value besides the schemas that are compared.
+/// What is known of a value from the schema that holds those that are compared.
 #[derive(Clone, Copy)]
 struct Beside<'a> {
     types: u8,
@@ -38,7 +54,7 @@ pub(super) struct Comparer<'a> {
     root: &'a Value,
     steps: usize,
     closed: bool,
-    /// Values are compared by a hash that no client can foresee.
+    /// Values are compared by a keyed hash, so that no client can make two collide.
     hasher: RandomState,
 }
 
@@ -55,7 +71,8 @@ impl TooMany {
     }
 }
 
-/// What of a schema tells it from others.
+/// What distinguishes a schema from others.
+#[derive(Default)]
 struct Traits<'a> {
     /// The properties of an object that has no others, as it is enforced.
     names: Option<HashSet<&'a str>>,
@@ -80,15 +97,11 @@ impl<'a> Comparer<'a> {
     pub(super) fn are_disjoint(
         &mut self,
         schemas: &'a [Value],
-        beside: &'a Map<String, Value>,
+        beside: Keywords<'a>,
         closed: bool,
     ) -> Result<bool, TooMany> {
         let schemas: Vec<&'a Value> = schemas.iter().collect();
-        let required = beside.get("required").and_then(Value::as_array);
-        let beside = Beside {
-            types: types(beside.get("type")),
-            required: required.map_or(&[], Vec::as_slice),
-        };
+        let beside = Beside { types: types(beside.types()), required: beside.required_names() };
         self.closed = closed;
         self.all(&schemas, beside, 0)
     }
@@ -109,7 +122,7 @@ impl<'a> Comparer<'a> {
         }
         let traits = schemas.iter().map(|schema| self.traits(schema, beside));
         let traits = traits.collect::<Result<Vec<_>, _>>()?;
-        // Those of a type of their own are apart from all others.
+        // A schema with a type of its own is disjoint from all others.
         let mut counts = [0usize; TYPES.len()];
         for of in &traits {
             for (bit, count) in counts.iter_mut().enumerate() {
@@ -132,7 +145,7 @@ impl<'a> Comparer<'a> {
         Ok(true)
     }
 
-    /// Whether all require a property by which they differ.
+    /// Whether all require a property that has different values in each (a tag).
     fn have_tag(&mut self, all: &[&Traits<'a>]) -> Result<bool, TooMany> {
         if all.iter().any(|of| of.types != OBJECT) {
             return Ok(false);
@@ -184,30 +197,27 @@ impl<'a> Comparer<'a> {
 
     fn traits(&mut self, schema: &'a Value, beside: Beside<'a>) -> Result<Traits<'a>, TooMany> {
         let (schema, alone) = self.resolve(schema);
-        let list = |key: &str| schema.get(key).and_then(Value::as_array);
-        let values = match (schema.get("const"), list("enum")) {
-            (Some(value), _) => Some(HashSet::from([self.hash(value)?])),
-            (None, Some(all)) => {
-                Some(all.iter().map(|value| self.hash(value)).collect::<Result<_, _>>()?)
-            }
-            (None, None) => None,
+        let Some(schema) = schema else {
+            self.spend(1)?;
+            return Ok(Traits { types: beside.types, ..Traits::default() });
         };
-        let listed =
-            schema.get("const").map(std::slice::from_ref).or(list("enum").map(Vec::as_slice));
+        let listed = schema.listed();
+        let hashes = listed.map(|all| all.iter().map(|value| self.hash(value)).collect());
+        let values: Option<HashSet<u64>> = hashes.transpose()?;
         let kinds =
             listed.map_or(ANY, |all| all.iter().fold(0, |kinds, value| kinds | kind(value)));
         let mut of = Traits {
             names: None,
             has: HashSet::new(),
-            types: types(schema.get("type")) & kinds & beside.types,
+            types: types(schema.types()) & kinds & beside.types,
             values,
             required: HashMap::new(),
         };
         if of.types == OBJECT
-            && let Some(Value::Object(properties)) = schema.get("properties")
+            && let Some(properties) = schema.properties()
         {
             self.spend(properties.len())?;
-            let own = list("required").map_or(&[][..], Vec::as_slice);
+            let own = schema.required_names();
             self.spend(own.len() + beside.required.len())?;
             let required = || own.iter().chain(beside.required).filter_map(Value::as_str);
             of.required =
@@ -220,18 +230,19 @@ impl<'a> Comparer<'a> {
         Ok(of)
     }
 
-    /// What a schema is that may be a reference within the document, and whether that is all it is:
-    /// what stands beside a reference narrows it, but may name properties that it does not.
-    fn resolve(&self, mut schema: &'a Value) -> (&'a Value, bool) {
-        let mut alone = true;
+    /// Follows references within the document, and tells whether no keyword beside one names properties: such a
+    /// keyword narrows the target, but may name properties that the target does not.
+    fn resolve(&self, schema: &'a Value) -> (Option<Keywords<'a>>, bool) {
+        let (mut schema, mut alone) = (Keywords::of(schema), true);
         for _ in 0..MAX_REFERENCES {
-            let pointer = schema.get("$ref").and_then(Value::as_str);
-            let Some(pointer) = pointer.and_then(|pointer| pointer.strip_prefix('#')) else {
+            let Some(keywords) = schema else { break };
+            let Some(pointer) = keywords.target().and_then(|target| target.strip_prefix('#'))
+            else {
                 break;
             };
             let Some(target) = self.root.pointer(pointer) else { break };
-            alone &= is_reference_alone(schema);
-            schema = target;
+            alone &= keywords.has_only(&NAME_NO_PROPERTIES);
+            schema = Keywords::of(target);
         }
         (schema, alone)
     }
@@ -275,32 +286,15 @@ impl<'a> Comparer<'a> {
     }
 }
 
-/// Whether each lists its values and none is listed twice.
+/// Whether each lists its values and no value is listed twice.
 fn have_own_values(all: &[&Traits<'_>]) -> bool {
     let mut seen = HashSet::new();
     all.iter()
         .all(|of| of.values.as_ref().is_some_and(|own| own.iter().all(|value| seen.insert(*value))))
 }
 
-/// Whether a reference has nothing beside it that could name properties.
-fn is_reference_alone(schema: &Value) -> bool {
-    const NAME_NONE: [&str; 10] = [
-        "$ref",
-        "type",
-        "$comment",
-        "title",
-        "description",
-        "default",
-        "examples",
-        "deprecated",
-        "readOnly",
-        "writeOnly",
-    ];
-    schema.as_object().is_none_or(|map| map.keys().all(|key| NAME_NONE.contains(&key.as_str())))
-}
-
 /// Whether a schema's own properties are all that its objects have.
-fn stands_alone(schema: &Value) -> bool {
+fn stands_alone(schema: Keywords<'_>) -> bool {
     const OTHERS: [&str; 10] = [
         "patternProperties",
         "$ref",
@@ -313,8 +307,8 @@ fn stands_alone(schema: &Value) -> bool {
         "dependentSchemas",
         "unevaluatedProperties",
     ];
-    let closed = schema.get("additionalProperties").is_none_or(|more| *more == Value::Bool(false));
-    closed && OTHERS.iter().all(|key| schema.get(key).is_none())
+    let closed = schema.additional_properties().is_none_or(|more| *more == Value::Bool(false));
+    closed && !schema.has_any(&OTHERS)
 }
 
 /// The bit of a value's type.

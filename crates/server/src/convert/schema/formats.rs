@@ -1,10 +1,10 @@
-//! Formats of texts: which are enforced, and how those are spelled that would have no end.
+//! Formats of texts: which are enforced, by regular expressions that match no endless text.
 
 /// Formats that the grammar compiler enforces as they are, inside JSON.
 const ENFORCED: [&str; 3] = ["ipv6", "uri", "unknown"];
 
-/// What `time` allows: a fraction of a second has at most nine digits (nanoseconds), because models
-/// run away in zeros. No leap seconds: which minutes have one depends on the zone.
+/// `time`. A fraction of a second has at most nine digits (nanoseconds), because models repeat zeros without
+/// end. No leap seconds: which minutes have one depends on the zone.
 const TIME: &str = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,9})?(?:[zZ]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])";
 const DATE: &str = r"[0-9]{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-9]))";
 /// ISO 8601 as RFC 3339 has it in its appendix, with numbers of at most nine digits.
@@ -12,14 +12,14 @@ const DURATION: &str = r"P(?:(?:N*Y(?:N*M(?:N*D)?)?|N*M(?:N*D)?|N*D)(?:T(?:N*H(?
 
 const UUID: &str = "[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}";
 const OCTET: &str = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
-/// A part of a host's name, of which there are ten at most.
+/// A label of a host name, which has at most ten.
 const LABEL: &str = "[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?";
-/// What may stand between the dots before an email's `@`: the atoms of RFC 5321, 4.1.2. Quoted ones are left out.
+/// An atom before an email's `@`, by RFC 5321, 4.1.2, without quoted strings.
 const ATOM: &str = "[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]{1,64}";
 
 /// How a format is enforced.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Format {
+pub(super) enum EnforcedFormat {
     /// The grammar compiler knows it.
     Known,
     /// By this regular expression.
@@ -29,8 +29,8 @@ pub(super) enum Format {
 }
 
 /// How the format of this name is enforced.
-pub(super) fn format(name: &str) -> Format {
-    let whole = |regex: &str| Format::Pattern(format!("^(?:{regex})$"));
+pub(super) fn enforced_format(name: &str) -> EnforcedFormat {
+    let whole = |regex: &str| EnforcedFormat::Pattern(format!("^(?:{regex})$"));
     match name {
         "date-time" => whole(&format!("{DATE}[tT]{TIME}")),
         "time" => whole(TIME),
@@ -40,8 +40,8 @@ pub(super) fn format(name: &str) -> Format {
         "ipv4" => whole(&format!(r"(?:{OCTET}\.){{3}}{OCTET}")),
         "hostname" => whole(&format!(r"{LABEL}(?:\.{LABEL}){{0,9}}")),
         "email" => whole(&format!(r"{ATOM}(?:\.{ATOM}){{0,9}}@{LABEL}(?:\.{LABEL}){{0,9}}")),
-        name if ENFORCED.contains(&name) => Format::Known,
-        _ => Format::Unknown,
+        name if ENFORCED.contains(&name) => EnforcedFormat::Known,
+        _ => EnforcedFormat::Unknown,
     }
 }
 
@@ -52,11 +52,11 @@ mod tests {
     #[test]
     fn what_has_no_end_is_bounded() {
         for name in ["date-time", "time", "duration", "hostname", "email"] {
-            let Format::Pattern(pattern) = format(name) else { panic!("{name}") };
+            let EnforcedFormat::Pattern(pattern) = enforced_format(name) else { panic!("{name}") };
             let repeated = ["]*", ")*", "]+", ")+"].iter().any(|sign| pattern.contains(sign));
             assert!(!repeated, "{pattern}");
         }
-        assert_eq!(format("ipv6"), Format::Known);
-        assert_eq!(format("made-up"), Format::Unknown);
+        assert_eq!(enforced_format("ipv6"), EnforcedFormat::Known);
+        assert_eq!(enforced_format("made-up"), EnforcedFormat::Unknown);
     }
 }

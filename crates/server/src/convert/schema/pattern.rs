@@ -1,14 +1,18 @@
-//! Regular expressions without what the grammar compiler does not enforce.
+//! Regular expressions, without the parts that the grammar compiler does not enforce.
 
-use super::Enforcement;
+use super::enforcement::Enforcement;
 use super::not_enforced::Keyword;
-use super::rewrite::Rewriter;
+use super::rewriter::Rewriter;
+use crate::error::shown;
 
 /// Unicode classes in a document's expressions, as many as the grammar compiler allows.
 const MAX_CLASSES: u64 = 2_000;
 
 impl<'a> Rewriter<'a> {
-    /// An expression for texts or names as far as the grammar compiler reads it, if it does.
+    /// The expression to enforce for texts or names: as sent, without assertions, or none.
+    ///
+    /// # Errors
+    /// If a strict schema has an unsupported expression, or the budget is used up.
     pub(super) fn expression(
         &mut self,
         sent: &'a str,
@@ -20,7 +24,7 @@ impl<'a> Rewriter<'a> {
             Enforcement::Nearest => match self.expressions.get(sent) {
                 Some(left) => left.clone(),
                 None => {
-                    let left = self.read(sent)?;
+                    let left = self.readable(sent)?;
                     self.expressions.insert(sent, left.clone());
                     left
                 }
@@ -32,18 +36,18 @@ impl<'a> Rewriter<'a> {
         Ok(left)
     }
 
-    /// The expression, if the compiler reads it. That it refuses one later cannot be told by the field's name.
+    /// The expression as sent, if the compiler reads it: its own errors come too late to name the field.
     fn strict_expression(&mut self, sent: &'a str, keyword: Keyword) -> Result<String, String> {
         if !self.expressions.contains_key(sent) {
-            let reads = sent.len() > forebay_engine::MAX_EXPRESSION || self.reads(sent)?;
-            if !reads {
+            let can_read = sent.len() > forebay_engine::MAX_EXPRESSION || self.can_read(sent)?;
+            if !can_read {
                 let why = match without_assertions(sent) == sent {
                     true => "is not a regular expression that is supported",
                     false => {
                         "has look-around, a word boundary or a reference to a group, which is not supported"
                     }
                 };
-                let shown = crate::error::shown(sent);
+                let shown = shown(sent);
                 return Err(format!("its '{}' {why}: '{shown}'", keyword.name()));
             }
             self.expressions.insert(sent, None);
@@ -51,16 +55,16 @@ impl<'a> Rewriter<'a> {
         Ok(sent.to_owned())
     }
 
-    /// What of an expression the compiler reads.
-    fn read(&mut self, sent: &str) -> Result<Option<String>, String> {
-        if self.reads(sent)? {
+    /// The expression, or that without assertions, whichever the compiler reads.
+    fn readable(&mut self, sent: &str) -> Result<Option<String>, String> {
+        if self.can_read(sent)? {
             return Ok(Some(sent.to_owned()));
         }
         let without = without_assertions(sent);
-        Ok(if without != sent && self.reads(&without)? { Some(without) } else { None })
+        Ok(if without != sent && self.can_read(&without)? { Some(without) } else { None })
     }
 
-    fn reads(&mut self, expression: &str) -> Result<bool, String> {
+    fn can_read(&mut self, expression: &str) -> Result<bool, String> {
         self.spend(1 + expression.len() / 64)?;
         self.classes += forebay_engine::unicode_classes(expression);
         if self.classes > MAX_CLASSES {
@@ -75,7 +79,7 @@ impl<'a> Rewriter<'a> {
 pub(super) fn without_assertions(pattern: &str) -> String {
     let mut out = String::with_capacity(pattern.len());
     let mut rest = pattern;
-    // How many groups are open inside of a look-around, that included.
+    // Groups that are open inside a look-around, that included.
     let mut inside = 0_u32;
     let mut in_class = false;
     while let Some(first) = rest.chars().next() {
@@ -107,7 +111,7 @@ pub(super) fn without_assertions(pattern: &str) -> String {
     out
 }
 
-/// How many bytes of an expression belong together, and what stands for them.
+/// The length of the next item of an expression, in bytes, and its replacement.
 fn next(rest: &str, first: char, in_class: bool, outside: bool) -> (usize, &str) {
     const AROUND: [&str; 4] = ["(?=", "(?!", "(?<=", "(?<!"];
     if first == '\\' {

@@ -6,6 +6,7 @@ mod one_of;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
+use serde_json::{Map, json};
 
 use super::*;
 
