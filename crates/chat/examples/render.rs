@@ -6,7 +6,7 @@
 use std::io::BufRead;
 use std::time::{Duration, SystemTime};
 
-use forebay_chat::{ChatTemplate, RenderOptions, SpecialTokens, normalise};
+use forebay_chat::{ChatTemplate, RenderOptions, SpecialTokens, turns_from_messages};
 use serde_json::{Map, Value, json};
 
 /// 2024-07-26, the day that Llama's templates fall back to.
@@ -26,7 +26,8 @@ fn main() {
 fn render(case: &Value) -> Result<String, String> {
     let messages = serde_json::from_value(case["messages"].clone()).map_err(|e| e.to_string())?;
     let messages: Vec<_> = messages;
-    let turns = normalise(&messages, true, &mut Vec::new()).map_err(|e| format!("{e:?}"))?;
+    let turns =
+        turns_from_messages(&messages, true, &mut Vec::new()).map_err(|e| format!("{e:?}"))?;
     let control = vec!["<|im_start|>", "<|im_end|>", "<s>", "</s>"];
     let tokens = SpecialTokens { bos: "<s>", eos: "</s>", control, ends: Vec::new() };
     let template = ChatTemplate::new(case["template"].as_str().unwrap(), &tokens)

@@ -78,4 +78,4 @@ pub use tool_call_grammar::{
     ToolShape, Unenforceable, escape_regex, lark_literal, lark_regex,
 };
 pub use tool_call_parser::ToolCallParser;
-pub use turn::{BadMessage, Call, Turn, name_results, normalise, role};
+pub use turn::{Call, InvalidMessage, Turn, name_tool_results, template_role, turns_from_messages};

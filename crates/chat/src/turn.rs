@@ -65,7 +65,7 @@ impl Turn {
 /// A message that is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub struct BadMessage {
+pub struct InvalidMessage {
     /// The path of the field: `messages[2].content[0].type`.
     pub param: String,
     /// OpenAI's error code.
@@ -83,12 +83,12 @@ const IGNORED_WHEN_EMPTY: [&str; 4] = ["function_call", "audio", "annotations", 
 /// to `unknown`.
 ///
 /// # Errors
-/// [`BadMessage`] for the first message that is not valid or not supported.
-pub fn normalise(
+/// [`InvalidMessage`] for the first message that is not valid or not supported.
+pub fn turns_from_messages(
     messages: &[ChatMessage],
     strict: bool,
     unknown: &mut Vec<String>,
-) -> Result<Vec<Turn>, BadMessage> {
+) -> Result<Vec<Turn>, InvalidMessage> {
     if messages.is_empty() {
         let message = "'messages' must hold at least one message.".to_owned();
         return Err(bad("messages", "empty_array", message));
@@ -97,12 +97,12 @@ pub fn normalise(
     for (i, message) in messages.iter().enumerate() {
         turns.push(turn(&format!("messages[{i}]"), message, strict, unknown)?);
     }
-    name_results(&mut turns);
+    name_tool_results(&mut turns);
     Ok(turns)
 }
 
 /// Sets the names of tool results by the ids of the calls before them. Of several calls with one id the last counts.
-pub fn name_results(turns: &mut [Turn]) {
+pub fn name_tool_results(turns: &mut [Turn]) {
     let mut called: HashMap<String, String> = HashMap::new();
     for turn in turns {
         if turn.role == "tool" && turn.name.is_none() {
@@ -113,7 +113,7 @@ pub fn name_results(turns: &mut [Turn]) {
 }
 
 /// The role of templates for a role of the API; `None` for an unknown one.
-pub fn role(name: &str) -> Option<&'static str> {
+pub fn template_role(name: &str) -> Option<&'static str> {
     match name {
         "system" | "developer" => Some("system"),
         "user" => Some("user"),
@@ -123,8 +123,8 @@ pub fn role(name: &str) -> Option<&'static str> {
     }
 }
 
-fn bad(param: impl Into<String>, code: &'static str, message: String) -> BadMessage {
-    BadMessage { param: param.into(), code, message, only_strict: false }
+fn bad(param: impl Into<String>, code: &'static str, message: String) -> InvalidMessage {
+    InvalidMessage { param: param.into(), code, message, only_strict: false }
 }
 
 fn turn(
@@ -132,8 +132,8 @@ fn turn(
     message: &ChatMessage,
     strict: bool,
     unknown: &mut Vec<String>,
-) -> Result<Turn, BadMessage> {
-    let Some(role) = role(&message.role) else {
+) -> Result<Turn, InvalidMessage> {
+    let Some(role) = template_role(&message.role) else {
         let shown: String = message.role.chars().take(32).collect();
         let message = format!(
             "Invalid value: '{shown}'. '{path}.role' must be one of 'system', 'developer', \
@@ -155,7 +155,7 @@ fn turn(
         }
         if strict {
             let message = format!("Unknown parameter: '{param}'.");
-            return Err(BadMessage {
+            return Err(InvalidMessage {
                 only_strict: true,
                 ..bad(param, "unknown_parameter", message)
             });
@@ -190,7 +190,7 @@ fn turn(
     })
 }
 
-fn call(path: &str, call: &ToolCall) -> Result<Call, BadMessage> {
+fn call(path: &str, call: &ToolCall) -> Result<Call, InvalidMessage> {
     let id = call.id.clone().unwrap_or_default();
     match (&call.function, &call.custom) {
         (Some(function), None) => {
@@ -204,7 +204,7 @@ fn call(path: &str, call: &ToolCall) -> Result<Call, BadMessage> {
     }
 }
 
-fn text(path: &str, role: &str, content: &Content) -> Result<String, BadMessage> {
+fn text(path: &str, role: &str, content: &Content) -> Result<String, InvalidMessage> {
     let parts = match content {
         Content::Text(text) => return Ok(text.clone()),
         Content::Parts(parts) => parts,
@@ -221,7 +221,7 @@ fn text(path: &str, role: &str, content: &Content) -> Result<String, BadMessage>
     each.map(|(i, part)| part_text(&format!("{path}.content[{i}]"), role, part)).collect()
 }
 
-fn part_text<'p>(path: &str, role: &str, part: &'p ContentPart) -> Result<&'p str, BadMessage> {
+fn part_text<'p>(path: &str, role: &str, part: &'p ContentPart) -> Result<&'p str, InvalidMessage> {
     let (field, text) = match part.kind.as_str() {
         "text" => ("text", &part.text),
         "refusal" if role == "assistant" => ("refusal", &part.refusal),
@@ -249,7 +249,7 @@ mod tests {
 
     fn turns(messages: serde_json::Value) -> Result<Vec<Turn>, (String, &'static str)> {
         let messages: Vec<ChatMessage> = serde_json::from_value(messages).unwrap();
-        normalise(&messages, false, &mut Vec::new()).map_err(|e| (e.param, e.code))
+        turns_from_messages(&messages, false, &mut Vec::new()).map_err(|e| (e.param, e.code))
     }
 
     #[test]
@@ -344,8 +344,11 @@ mod tests {
             serde_json::from_value(json!([{"role": "user", "content": "x", "mood": "good"}]))
                 .unwrap();
         let mut unknown = Vec::new();
-        assert!(normalise(&messages, false, &mut unknown).is_ok());
+        assert!(turns_from_messages(&messages, false, &mut unknown).is_ok());
         assert_eq!(unknown, ["messages[0].mood"]);
-        assert_eq!(normalise(&messages, true, &mut unknown).unwrap_err().code, "unknown_parameter");
+        assert_eq!(
+            turns_from_messages(&messages, true, &mut unknown).unwrap_err().code,
+            "unknown_parameter"
+        );
     }
 }

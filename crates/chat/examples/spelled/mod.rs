@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use forebay_chat::{
-    ChannelParser, ChatTemplate, RenderOptions, ReplyPart, ToolCallParser, normalise,
+    ChannelParser, ChatTemplate, RenderOptions, ReplyPart, ToolCallParser, turns_from_messages,
 };
 use serde_json::{Map, Value, json};
 
@@ -29,7 +29,7 @@ pub(crate) fn tools() -> Vec<Value> {
 
 fn render(template: &ChatTemplate, messages: &Value, opens: bool, as_text: bool) -> Option<String> {
     let messages: Vec<_> = serde_json::from_value(messages.clone()).ok()?;
-    let turns = normalise(&messages, true, &mut Vec::new()).ok()?;
+    let turns = turns_from_messages(&messages, true, &mut Vec::new()).ok()?;
     let options = RenderOptions {
         add_generation_prompt: opens,
         continue_final_message: false,

@@ -1,6 +1,6 @@
 //! Errors of other layers as errors for clients.
 
-use forebay_chat::{BadMessage, RenderError};
+use forebay_chat::{InvalidMessage, RenderError};
 use forebay_engine::{Failure, SubmitError};
 
 use super::{ApiError, ENGINE_CRASHED, Kind, shown};
@@ -101,8 +101,8 @@ impl From<StoreError> for ApiError {
     }
 }
 
-impl From<BadMessage> for ApiError {
-    fn from(bad: BadMessage) -> Self {
+impl From<InvalidMessage> for ApiError {
+    fn from(bad: InvalidMessage) -> Self {
         Self::invalid(bad.param, bad.code, bad.message)
     }
 }

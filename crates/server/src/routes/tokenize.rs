@@ -6,7 +6,7 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
-use forebay_chat::normalise;
+use forebay_chat::turns_from_messages;
 use forebay_engine::{ParseSpecial, Token};
 use forebay_protocol::fields;
 use forebay_protocol::tokenize::{
@@ -99,7 +99,7 @@ fn tokens(request: &TokenizeRequest, context: &RequestContext) -> Result<Vec<Tok
                 return only_for("add_special_tokens", "prompt");
             }
             let mut unknown = Vec::new();
-            let turns = normalise(messages, settings.strict, &mut unknown)?;
+            let turns = turns_from_messages(messages, settings.strict, &mut unknown)?;
             log_unknown(&unknown);
             let end = PromptEnd {
                 add_generation_prompt: request.add_generation_prompt.unwrap_or(true),

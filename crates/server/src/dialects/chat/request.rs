@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use forebay_chat::normalise;
+use forebay_chat::turns_from_messages;
 use forebay_protocol::chat::ChatCompletionRequest;
 use forebay_protocol::fields;
 use forebay_protocol::structured::ResponseFormat;
@@ -54,7 +54,7 @@ pub fn read(
 ) -> Result<(Conversation, Spelling), ApiError> {
     let strict = rules.strict;
     let mut unknown = check_extra(fields::CHAT, &request.extra, strict)?;
-    let turns = normalise(&request.messages, strict, &mut unknown)?;
+    let turns = turns_from_messages(&request.messages, strict, &mut unknown)?;
     log_unknown(&unknown);
     metadata::check(request.metadata.as_ref())?;
     let prompt_end = prompt_end(&request)?;

@@ -1,6 +1,6 @@
 //! Messages requests to conversations.
 
-use forebay_chat::{Call, Turn, name_results};
+use forebay_chat::{Call, Turn, name_tool_results};
 use forebay_protocol::completion::CommonFields;
 use forebay_protocol::messages::{
     InputBlock, InputMessage, InputTool, InputToolChoice, MessagesRequest, OutputConfig,
@@ -170,7 +170,7 @@ fn turns(
     for (index, message) in messages.into_iter().enumerate() {
         add_turns(&format!("messages[{index}]"), message, &mut turns)?;
     }
-    name_results(&mut turns);
+    name_tool_results(&mut turns);
     Ok(turns)
 }
 
@@ -194,7 +194,7 @@ fn no_text(param: &str, block: &InputBlock) -> ApiError {
 }
 
 fn read_role(param: &str, role: &str) -> Result<&'static str, ApiError> {
-    forebay_chat::role(role).ok_or_else(|| {
+    forebay_chat::template_role(role).ok_or_else(|| {
         let param = format!("{param}.role");
         let message = format!(
             "Invalid value: '{}'. '{param}' must be one of 'user', 'assistant' and 'system'.",

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use forebay_chat::{Call, Turn, name_results};
+use forebay_chat::{Call, Turn, name_tool_results};
 use forebay_protocol::completion::CommonFields;
 use forebay_protocol::responses::{
     ConversationId, InputItem, InputPart, ReasoningConfig, ResponseTool, ResponseToolChoice,
@@ -334,7 +334,7 @@ fn turns(instructions: Option<&str>, input: &Input) -> Result<Vec<Turn>, ApiErro
         let message = "'input' must hold at least one item.";
         return Err(ApiError::invalid("input", "empty_array", message));
     }
-    name_results(&mut turns);
+    name_tool_results(&mut turns);
     Ok(turns)
 }
 
@@ -405,7 +405,7 @@ impl TurnBuilder {
 }
 
 fn read_role(param: &str, role: &str) -> Result<&'static str, ApiError> {
-    forebay_chat::role(role).ok_or_else(|| {
+    forebay_chat::template_role(role).ok_or_else(|| {
         let param = format!("{param}.role");
         let message = format!(
             "Invalid value: '{}'. '{param}' must be one of 'system', 'developer', 'user' and 'assistant'.",
