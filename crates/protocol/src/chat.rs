@@ -6,12 +6,12 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::completion::generation_request;
-use crate::flex::TextOr;
+use crate::generation::generation_request;
+use crate::unions::TextOr;
 use crate::usage::Usage;
 
 generation_request! {
-    /// Messages to an assistant's answer.
+    /// A conversation that the assistant answers.
     pub struct ChatCompletionRequest {
         /// The conversation so far, oldest first.
         #[schema(min_items = 1)]
@@ -24,21 +24,21 @@ generation_request! {
         /// How many alternatives for each token; needs `logprobs: true`.
         #[schema(minimum = 0, maximum = 20)]
         pub top_logprobs: Option<i64>,
-        /// What the model may call.
+        /// Tools that the model may call.
         pub tools: Option<Vec<crate::tools::Tool>>,
-        /// Whether it has to call something, and what; `auto` with tools, else `none`.
+        /// Whether the model has to call a tool, and which; default `auto` with tools, else `none`.
         pub tool_choice: Option<crate::tools::ToolChoice>,
         /// Whether an answer may hold several calls; default true.
         pub parallel_tool_calls: Option<bool>,
-        /// How much to think before answering: `none`, `minimal`, `low`, `medium`, `high`, `xhigh` or
+        /// How much to reason before answering: `none`, `minimal`, `low`, `medium`, `high`, `xhigh` or
         /// `max`, as far as the model's template knows.
         pub reasoning_effort: Option<String>,
-        /// The most tokens of thoughts; where it is reached they are closed and the answer follows. -1 sets
-        /// no bound.
+        /// Upper bound on reasoning tokens: at the bound the reasoning is closed and the answer follows. -1
+        /// sets no bound.
         #[serde(alias = "thinking_budget_tokens")]
         #[schema(minimum = -1)]
         pub thinking_token_budget: Option<i64>,
-        /// What the answer has to be: text, a JSON object, or JSON by a schema.
+        /// Format of the answer: text, a JSON object, or JSON by a schema.
         pub response_format: Option<crate::structured::ResponseFormat>,
         /// Up to 16 pairs, echoed in the answer.
         pub metadata: Option<BTreeMap<String, Value>>,
@@ -59,13 +59,13 @@ pub struct ChatMessage {
     pub role: String,
     /// The text, whole or in parts.
     pub content: Option<Content>,
-    /// What an earlier answer called.
+    /// Tool calls of an earlier answer.
     pub tool_calls: Option<Vec<crate::tools::ToolCall>>,
-    /// What an earlier answer thought; the template decides whether the model sees it.
+    /// Reasoning of an earlier answer; the template decides whether the model sees it.
     pub reasoning_content: Option<String>,
-    /// Another word for it.
+    /// Alias of `reasoning_content`.
     pub reasoning: Option<String>,
-    /// Which call a tool's answer is for.
+    /// Id of the tool call that the message answers.
     pub tool_call_id: Option<String>,
     /// The participant's name; passed to the template.
     pub name: Option<String>,
@@ -99,15 +99,6 @@ pub struct ContentPart {
     /// The text of a `refusal` part.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
-}
-
-/// `stream_options`.
-#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
-pub struct StreamOptions {
-    /// Whether a last chunk carries the usage; default false.
-    pub include_usage: Option<bool>,
-    /// Accepted; no obfuscation is ever sent.
-    pub include_obfuscation: Option<bool>,
 }
 
 /// A whole answer.
@@ -153,14 +144,14 @@ pub struct ChatChoice {
 pub struct AssistantMessage {
     /// Always `assistant`.
     pub role: String,
-    /// The text; null where there are only calls.
+    /// The text; null if there are only tool calls.
     pub content: Option<String>,
-    /// What the model thought before it answered.
+    /// The reasoning before the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
     /// Always null.
     pub refusal: Option<String>,
-    /// What the model calls.
+    /// The tool calls.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<crate::tools::ToolCall>,
     /// Always empty.
@@ -213,7 +204,7 @@ pub struct ChatCompletionChunk {
     pub created: u64,
     /// The same in all chunks.
     pub model: String,
-    /// Present in all chunks: a helper takes the last one's.
+    /// Present in all chunks: an SDK helper reads it from the last one.
     pub system_fingerprint: String,
     /// Present when the request named one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -226,12 +217,12 @@ pub struct ChatCompletionChunk {
     pub usage: Option<Option<Usage>>,
 }
 
-/// The news about one choice.
+/// What a chunk adds to one choice.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ChunkChoice {
     /// Which of the `n`.
     pub index: u32,
-    /// What was added.
+    /// Added text, reasoning and tool calls.
     pub delta: Delta,
     /// Log probabilities of the tokens added.
     pub logprobs: Option<ChatLogprobs>,
@@ -239,13 +230,13 @@ pub struct ChunkChoice {
     pub finish_reason: Option<String>,
 }
 
-/// What a chunk adds. Keys are omitted rather than null: helpers concatenate what they find.
+/// Additions to a message. Keys are omitted rather than null: SDK helpers concatenate the values.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 pub struct Delta {
     /// `assistant`, in the first chunk of a choice only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
-    /// Thoughts to append.
+    /// Reasoning to append.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
     /// Text to append.
@@ -255,7 +246,7 @@ pub struct Delta {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub refusal: Option<Option<String>>,
-    /// What is added to calls.
+    /// Additions to tool calls.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<crate::tools::ToolCallDelta>,
 }

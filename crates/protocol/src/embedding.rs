@@ -6,16 +6,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::flex::EmbeddingInput;
+use crate::unions::TextOrTokens;
 use crate::usage::EmbeddingUsage;
 
-/// Texts to vectors.
+/// Inputs to turn into vectors.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct EmbeddingRequest {
     /// Model name or alias.
     pub model: String,
     /// What to embed: text, texts, token ids or lists of token ids.
-    pub input: EmbeddingInput,
+    pub input: TextOrTokens,
     /// `float` (the default) or `base64`: little-endian 32-bit floats.
     #[schema(example = "float")]
     pub encoding_format: Option<String>,

@@ -13,13 +13,13 @@ pub struct ErrorEnvelope {
 /// All four keys are always present; clients index them without checking.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
-    /// What went wrong, for a person.
+    /// Message for people.
     pub message: String,
-    /// The class: `invalid_request_error`, `server_error`, `rate_limit_error`, ...
+    /// The error type: `invalid_request_error`, `server_error`, `rate_limit_error`, ...
     #[serde(rename = "type")]
     pub kind: String,
     /// The request field at fault as a path, such as `messages[2].content[0].type`.
     pub param: Option<String>,
-    /// A stable word for programs, such as `context_length_exceeded`.
+    /// Stable code for programs, such as `context_length_exceeded`.
     pub code: Option<String>,
 }

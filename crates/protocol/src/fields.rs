@@ -1,16 +1,16 @@
-//! What becomes of the fields that a client may send and no struct carries.
+//! Rules for the fields that a client may send and no struct carries.
 //!
-//! Each endpoint has one table of [`Rule`]s. A field that is in no table is unknown: accepted and
+//! Each endpoint has one table of [`FieldRule`]s. A field that is in no table is unknown: accepted and
 //! named in a debug log, or refused when the server runs strictly.
 
 use serde_json::Value;
 
-/// What becomes of a documented field that Forebay does not act on.
+/// How a documented field that Forebay does not act on is treated.
 #[derive(Debug, Clone, Copy)]
-pub enum Rule {
-    /// It cannot change the answer (an identifier, a cache or billing hint): accepted.
+pub enum FieldRule {
+    /// Accepted: it cannot change the answer (an identifier, a cache or billing hint).
     Hint,
-    /// Acting on it is not possible: refused by name, unless its value asks for nothing.
+    /// Refused by name, unless the value asks for nothing: acting on it is not possible.
     Refused {
         /// Whether this value asks for nothing beyond the default behaviour.
         unless: fn(&Value) -> bool,
@@ -20,7 +20,7 @@ pub enum Rule {
 }
 
 /// One row of a table: the field's name and its rule.
-pub type Row = (&'static str, Rule);
+pub type TableRow = (&'static str, FieldRule);
 
 fn never(_: &Value) -> bool {
     false
@@ -46,18 +46,18 @@ fn is_text_only(v: &Value) -> bool {
     v.as_array().is_some_and(|a| a.iter().all(|m| m == "text"))
 }
 
-const fn refused(unless: fn(&Value) -> bool, why: &'static str) -> Rule {
-    Rule::Refused { unless, why }
+const fn refused(unless: fn(&Value) -> bool, why: &'static str) -> FieldRule {
+    FieldRule::Refused { unless, why }
 }
 
 /// `POST /v1/chat/completions`.
-pub const CHAT: &[Row] = &[
-    ("user", Rule::Hint),
-    ("safety_identifier", Rule::Hint),
-    ("prompt_cache_key", Rule::Hint),
-    ("prompt_cache_retention", Rule::Hint),
-    ("prompt_cache_options", Rule::Hint),
-    ("prediction", Rule::Hint),
+pub const CHAT: &[TableRow] = &[
+    ("user", FieldRule::Hint),
+    ("safety_identifier", FieldRule::Hint),
+    ("prompt_cache_key", FieldRule::Hint),
+    ("prompt_cache_retention", FieldRule::Hint),
+    ("prompt_cache_options", FieldRule::Hint),
+    ("prediction", FieldRule::Hint),
     ("store", refused(is_false, "answers are not stored on this server")),
     ("functions", refused(is_empty, "use `tools`")),
     ("function_call", refused(is_none_choice, "use `tool_choice`")),
@@ -71,50 +71,50 @@ pub const CHAT: &[Row] = &[
 ];
 
 /// `POST /v1/responses`.
-pub const RESPONSES: &[Row] = &[
-    ("user", Rule::Hint),
-    ("safety_identifier", Rule::Hint),
-    ("prompt_cache_key", Rule::Hint),
-    ("prompt_cache_retention", Rule::Hint),
-    ("prompt_cache_options", Rule::Hint),
-    ("client_metadata", Rule::Hint),
-    ("service_tier", Rule::Hint),
-    ("stream_options", Rule::Hint),
-    ("max_tool_calls", Rule::Hint),
+pub const RESPONSES: &[TableRow] = &[
+    ("user", FieldRule::Hint),
+    ("safety_identifier", FieldRule::Hint),
+    ("prompt_cache_key", FieldRule::Hint),
+    ("prompt_cache_retention", FieldRule::Hint),
+    ("prompt_cache_options", FieldRule::Hint),
+    ("client_metadata", FieldRule::Hint),
+    ("service_tier", FieldRule::Hint),
+    ("stream_options", FieldRule::Hint),
+    ("max_tool_calls", FieldRule::Hint),
     ("prompt", refused(never, "this server has no prompt templates")),
     ("moderation", refused(never, "this server has no moderation model")),
     ("context_management", refused(is_empty, "nothing is compacted on this server")),
 ];
 
 /// `POST /v1/messages`.
-pub const MESSAGES: &[Row] = &[
-    ("metadata", Rule::Hint),
-    ("service_tier", Rule::Hint),
-    ("cache_control", Rule::Hint),
-    ("diagnostics", Rule::Hint),
-    ("speed", Rule::Hint),
-    ("inference_geo", Rule::Hint),
-    ("context_management", Rule::Hint),
+pub const MESSAGES: &[TableRow] = &[
+    ("metadata", FieldRule::Hint),
+    ("service_tier", FieldRule::Hint),
+    ("cache_control", FieldRule::Hint),
+    ("diagnostics", FieldRule::Hint),
+    ("speed", FieldRule::Hint),
+    ("inference_geo", FieldRule::Hint),
+    ("context_management", FieldRule::Hint),
     ("container", refused(never, "this server has no containers")),
     ("mcp_servers", refused(is_empty, "this server calls no other servers")),
 ];
 
 /// `POST /v1/completions`.
-pub const COMPLETION: &[Row] =
-    &[("user", Rule::Hint), ("suffix", refused(is_empty, "infilling is not implemented"))];
+pub const COMPLETION: &[TableRow] =
+    &[("user", FieldRule::Hint), ("suffix", refused(is_empty, "infilling is not implemented"))];
 
 /// `POST /v1/embeddings`.
-pub const EMBEDDING: &[Row] = &[
-    ("user", Rule::Hint),
+pub const EMBEDDING: &[TableRow] = &[
+    ("user", FieldRule::Hint),
     ("truncate_prompt_tokens", refused(never, "use `truncate: true`, which cuts at the limit")),
     ("input_type", refused(never, "put the model's own prefix in front of the text")),
 ];
 
 /// `POST /v1/tokenize` and `POST /v1/detokenize`.
-pub const TOKENIZE: &[Row] = &[];
+pub const TOKENIZE: &[TableRow] = &[];
 
 /// The rule for `name` in `table`, if it has one.
-pub fn lookup(table: &[Row], name: &str) -> Option<Rule> {
+pub fn lookup(table: &[TableRow], name: &str) -> Option<FieldRule> {
     table.iter().find(|(row, _)| *row == name).map(|(_, rule)| *rule)
 }
 
@@ -128,8 +128,8 @@ mod tests {
     fn check(name: &str, value: &Value, refused: bool) {
         let rule = lookup(CHAT, name).expect(name);
         let got = match rule {
-            Rule::Hint => false,
-            Rule::Refused { unless, .. } => !unless(value),
+            FieldRule::Hint => false,
+            FieldRule::Refused { unless, .. } => !unless(value),
         };
         assert_eq!(got, refused, "{name}: {value}");
     }

@@ -1,4 +1,4 @@
-//! Anthropic's Messages API: what it asks and how its answers are spelled.
+//! Anthropic's Messages API: requests, answers and stream events.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::flex::TextOr;
+use crate::unions::TextOr;
 
 /// `POST /v1/messages`, and without `max_tokens` `POST /v1/messages/count_tokens`.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -31,13 +31,13 @@ pub struct MessagesRequest {
     pub top_p: Option<f64>,
     /// Keep this many of the likeliest tokens; default all.
     pub top_k: Option<i64>,
-    /// What the model may call.
+    /// Tools that the model may call.
     pub tools: Option<Vec<InputTool>>,
-    /// What the model has to call.
+    /// Which tool the model has to call.
     pub tool_choice: Option<InputToolChoice>,
-    /// Whether the model reasons: goes to templates that know it.
+    /// Whether the model reasons, for templates that support it.
     pub thinking: Option<ThinkingConfig>,
-    /// What the answer has to be, and how much to reason for it.
+    /// Format of the answer, and how much to reason.
     pub output_config: Option<OutputConfig>,
     /// Everything else the client sent.
     #[serde(flatten)]
@@ -67,13 +67,13 @@ pub struct InputBlock {
     pub text: Option<String>,
     /// Of `thinking`.
     pub thinking: Option<String>,
-    /// Of a `tool_use`: what its result refers to.
+    /// Of a `tool_use`: the id that its result refers to.
     pub id: Option<String>,
     /// Of a `tool_use`: the tool's name.
     pub name: Option<String>,
     /// Of a `tool_use`: the arguments, an object.
     pub input: Option<Value>,
-    /// Of a `tool_result`: the call that it is of.
+    /// Of a `tool_result`: id of the call.
     pub tool_use_id: Option<String>,
     /// Of a `tool_result`: a text, or text blocks.
     pub content: Option<TextOr<InputBlock>>,
@@ -81,7 +81,7 @@ pub struct InputBlock {
     pub is_error: Option<bool>,
 }
 
-/// What the model has to call.
+/// Which tool the model has to call.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(expecting = "an object")]
 pub struct InputToolChoice {
@@ -101,21 +101,21 @@ pub struct ThinkingConfig {
     /// `enabled`, `adaptive`, `between_tools` or `disabled`.
     #[serde(rename = "type")]
     pub kind: Option<String>,
-    /// The most tokens of reasoning.
+    /// Upper bound on reasoning tokens.
     pub budget_tokens: Option<i64>,
 }
 
-/// What an answer has to be.
+/// Format of an answer, and how much to reason for it.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(expecting = "an object")]
 pub struct OutputConfig {
-    /// How much to reason: `low`, `medium`, `high`, `xhigh` or `max`; for templates that know it.
+    /// How much to reason: `low`, `medium`, `high`, `xhigh` or `max`; for templates that support it.
     pub effort: Option<String>,
     /// JSON by a schema.
     pub format: Option<OutputFormat>,
 }
 
-/// The form of an answer.
+/// The format of an answer.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(expecting = "an object")]
 pub struct OutputFormat {
@@ -136,12 +136,12 @@ pub struct InputTool {
     pub kind: Option<String>,
     /// Its name.
     pub name: String,
-    /// What it does.
+    /// Description; shown to the model.
     pub description: Option<String>,
-    /// A JSON Schema of its input.
+    /// JSON Schema of the input.
     #[schema(value_type = Option<Object>)]
     pub input_schema: Option<Value>,
-    /// Whether its input has to be valid.
+    /// Whether the input has to be valid by the schema.
     pub strict: Option<bool>,
 }
 
@@ -157,9 +157,9 @@ pub struct Message {
     pub role: String,
     /// The name of the model that answered.
     pub model: String,
-    /// What it holds, in order.
+    /// The content, in order.
     pub content: Vec<ContentBlock>,
-    /// Why it ended.
+    /// Why the answer ended.
     #[serde(flatten)]
     pub end: MessageEnd,
     /// Token counts.
@@ -219,7 +219,7 @@ pub enum BlockDelta {
     },
     /// Arguments of a tool call.
     InputJsonDelta {
-        /// A piece of JSON text.
+        /// A part of the JSON text.
         partial_json: String,
     },
 }
@@ -282,7 +282,7 @@ impl StreamEvent {
 pub struct MessageUsage {
     /// Prompt tokens that were computed.
     pub input_tokens: u32,
-    /// Always 0: what is cached is not told in advance.
+    /// Always 0: cache writes are not reported.
     pub cache_creation_input_tokens: u32,
     /// Prompt tokens whose KV was reused.
     pub cache_read_input_tokens: u32,
@@ -290,7 +290,7 @@ pub struct MessageUsage {
     pub output_tokens: u32,
 }
 
-/// What `count_tokens` answers.
+/// The response of `count_tokens`.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 pub struct TokenCount {
     /// Tokens of the prompt.
@@ -303,16 +303,16 @@ pub struct MessageError {
     /// Always `error`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// What went wrong.
+    /// The error itself.
     pub error: MessageErrorBody,
 }
 
-/// What went wrong.
+/// An error's type and message.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct MessageErrorBody {
     /// `invalid_request_error`, `not_found_error`, `rate_limit_error`, `overloaded_error`, ...
     #[serde(rename = "type")]
     pub kind: String,
-    /// For people.
+    /// Message for people.
     pub message: String,
 }

@@ -8,19 +8,19 @@ use utoipa::ToSchema;
 
 use crate::usage::EmbeddingUsage;
 
-/// A query and the documents to put in order.
+/// A query and the documents to rank.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct RerankRequest {
     /// Model name or alias.
     pub model: String,
-    /// What is looked for.
+    /// The query.
     pub query: String,
-    /// Where: texts, or objects with a `text`.
+    /// The documents: texts, or objects with a `text`.
     pub documents: Vec<Document>,
-    /// How many to tell; default all.
+    /// Number of results; default all.
     #[schema(minimum = 1)]
     pub top_n: Option<i64>,
-    /// Whether to repeat the documents; default false.
+    /// Whether results repeat their documents; default false.
     pub return_documents: Option<bool>,
     /// Everything else the client sent.
     #[serde(flatten)]
@@ -48,23 +48,23 @@ pub struct RerankResponse {
     pub id: String,
     /// The name of the model.
     pub model: String,
-    /// What the scores are: `reranker`, how likely the document answers the query, or `embedding`,
-    /// the cosine of query and document as the model's vectors.
+    /// How scores were computed: `reranker`, the likelihood that the document answers the query, or
+    /// `embedding`, the cosine of the vectors of query and document.
     pub method: String,
     /// The most relevant first.
     pub results: Vec<Ranked>,
-    /// What it cost.
+    /// Token counts.
     pub usage: EmbeddingUsage,
 }
 
-/// One document's place.
+/// A document's rank and score.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Ranked {
-    /// Which document of the request.
+    /// Index of the document in the request.
     pub index: usize,
     /// From -1 to 1; a reranker's from 0.
     pub relevance_score: f32,
-    /// The document, where that was asked for.
+    /// The document, with `return_documents`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub document: Option<Document>,
 }

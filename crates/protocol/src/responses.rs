@@ -1,4 +1,4 @@
-//! OpenAI's Responses API: what it asks. Its answers are many shapes of one object, written as JSON.
+//! OpenAI's Responses API: requests. The server writes its answers, many shapes of one object, as JSON.
 
 use std::collections::BTreeMap;
 
@@ -7,9 +7,9 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::flex::{TextOr, TextOrObject};
+use crate::unions::{TextOr, TextOrObject};
 
-// What the response repeats stays as it was sent; `TextConfig`, `ResponseTool` and the others read it.
+// Fields that the response repeats are kept as sent; `TextConfig`, `ResponseTool` and the others parse them.
 /// `POST /v1/responses`.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 pub struct ResponsesRequest {
@@ -22,7 +22,7 @@ pub struct ResponsesRequest {
     pub instructions: Option<String>,
     /// Whether to answer as server-sent events; default false.
     pub stream: Option<bool>,
-    /// Upper bound on generated tokens, thoughts included.
+    /// Upper bound on generated tokens, reasoning included.
     #[schema(minimum = 1)]
     pub max_output_tokens: Option<i64>,
     /// Randomness; default 1.
@@ -31,10 +31,10 @@ pub struct ResponsesRequest {
     /// Nucleus sampling; default 1.
     #[schema(minimum = 0, maximum = 1)]
     pub top_p: Option<f64>,
-    /// What the answer has to be.
+    /// Format of the answer.
     #[schema(value_type = Option<TextConfig>)]
     pub text: Option<Value>,
-    /// What the model may call: functions, custom tools and namespaces of them. OpenAI's own tools are
+    /// Tools that the model may call: functions, custom tools and namespaces of them. OpenAI's own tools are
     /// dropped, unless one is chosen.
     #[schema(value_type = Option<Vec<Object>>)]
     pub tools: Option<Vec<Value>>,
@@ -49,25 +49,25 @@ pub struct ResponsesRequest {
     /// Up to 16 pairs, echoed in the answer.
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<BTreeMap<String, Value>>,
-    /// Whether the response is kept, to be retrieved and followed on; default true. The answer tells
-    /// whether it is.
+    /// Whether the response is stored, so that it can be retrieved and continued; default true. The answer
+    /// reports whether it is.
     pub store: Option<bool>,
-    /// A kept response that this one follows on; its instructions do not count any more.
+    /// Id of a stored response that this one continues; that one's instructions no longer apply.
     pub previous_response_id: Option<String>,
-    /// A conversation, as id or `{"id": ...}`, that this response follows on and becomes a part of.
+    /// A conversation, as id or `{"id": ...}`, that this response continues and is added to.
     #[schema(value_type = Option<Object>)]
     pub conversation: Option<TextOrObject<ConversationId>>,
-    /// Whether to answer at once and generate meanwhile; default false. Needs `store`.
+    /// Whether to return at once and generate in the background; default false. Needs `store`.
     pub background: Option<bool>,
-    /// Log probabilities with `message.output_text.logprobs`; what else it may name is not there.
+    /// `message.output_text.logprobs` adds log probabilities; other values have no effect.
     pub include: Option<Vec<String>>,
     /// Alternatives to report for each token of the text.
     #[schema(minimum = 0, maximum = 20)]
     pub top_logprobs: Option<i64>,
-    /// What becomes of input that is longer than the context: `disabled` (default), an error; `auto`,
-    /// the oldest items are left out.
+    /// For input that is longer than the context: `disabled` (default) is an error, `auto` leaves out the
+    /// oldest items.
     pub truncation: Option<String>,
-    /// Only what requests with the same salt computed is reused for this one.
+    /// Separates prefix caches: only KV of requests with the same salt is reused.
     pub cache_salt: Option<String>,
     /// Everything else the client sent.
     #[serde(flatten)]
@@ -75,17 +75,17 @@ pub struct ResponsesRequest {
     pub extra: BTreeMap<String, Value>,
 }
 
-/// What an answer has to be.
+/// The format of an answer, and its verbosity.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(expecting = "an object")]
 pub struct TextConfig {
-    /// Its form; text by default.
+    /// The format; default text.
     pub format: Option<TextFormat>,
     /// Only `medium`: no model served here has a verbosity control.
     pub verbosity: Option<String>,
 }
 
-/// The form of an answer.
+/// The format of an answer.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(expecting = "an object")]
 pub struct TextFormat {
@@ -94,9 +94,9 @@ pub struct TextFormat {
     pub kind: String,
     /// Of `json_schema`: letters, digits, `_` and `-`, at most 64 of them.
     pub name: Option<String>,
-    /// Of `json_schema`: what it is for. Not shown to the model.
+    /// Of `json_schema`: description; not shown to the model.
     pub description: Option<String>,
-    /// Of `json_schema`: the schema; without one any JSON object will do.
+    /// Of `json_schema`: the schema; without one any JSON object is valid.
     #[schema(value_type = Option<Object>)]
     pub schema: Option<Value>,
     /// Of `json_schema`: whether a schema that cannot be enforced as a whole is refused.
@@ -122,19 +122,19 @@ pub struct ResponseTool {
     pub kind: Option<String>,
     /// Its name.
     pub name: Option<String>,
-    /// What it does; shown to the model.
+    /// Description; shown to the model.
     pub description: Option<String>,
-    /// Of a function: a JSON Schema of its arguments.
+    /// Of a function: JSON Schema of its arguments.
     pub parameters: Option<Value>,
-    /// Of a function: whether its arguments have to be valid.
+    /// Of a function: whether its arguments have to be valid by the schema.
     pub strict: Option<bool>,
-    /// Of a custom tool: what its text may be.
+    /// Of a custom tool: format of its text.
     pub format: Option<Value>,
     /// Of a namespace: its tools.
     pub tools: Option<Vec<Value>>,
 }
 
-/// What the model has to call: `none`, `auto` or `required`, a tool, or some of them.
+/// Which tool the model has to call: `none`, `auto` or `required`, a tool, or some of them.
 pub type ResponseToolChoice = TextOrObject<ToolSelection>;
 
 /// The conversation of a response.
@@ -156,7 +156,7 @@ pub struct ToolSelection {
     pub name: Option<String>,
     /// Of `allowed_tools`: `auto` or `required`.
     pub mode: Option<String>,
-    /// Of `allowed_tools`: those that may be called.
+    /// Of `allowed_tools`: the tools that may be called.
     pub tools: Option<Vec<ToolSelection>>,
 }
 
@@ -225,7 +225,7 @@ pub struct InputPart {
 /// `POST /v1/conversations` and `POST /v1/conversations/{id}`.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 pub struct ConversationRequest {
-    /// What it begins with: at most 20 items; only where one is made.
+    /// The first items, at most 20; only when a conversation is created.
     #[schema(value_type = Option<Vec<Object>>, max_items = 20)]
     pub items: Option<Vec<InputItem>>,
     /// Up to 16 pairs.

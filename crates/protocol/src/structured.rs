@@ -1,5 +1,4 @@
-//! What an answer has to be: OpenAI's `response_format`, and the fields that vLLM and llama-server
-//! have for the same.
+//! Constraints on the answer: OpenAI's `response_format`, and the fields of vLLM and llama-server.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,7 +10,7 @@ pub struct ResponseFormat {
     /// `text`, `json_object` or `json_schema`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The schema, where that is the type.
+    /// The schema, for the type `json_schema`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub json_schema: Option<JsonSchemaFormat>,
 }
@@ -22,20 +21,20 @@ pub struct JsonSchemaFormat {
     /// Letters, digits, `_` and `-`, at most 64 of them.
     #[schema(max_length = 64)]
     pub name: String,
-    /// What it is for. Not shown to the model.
+    /// Description; not shown to the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// The schema; without one any JSON object will do.
+    /// The schema; without one any JSON object is valid.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub schema: Option<Value>,
-    /// With `true` a schema that cannot be enforced as a whole is refused; else what can be is, and the
-    /// response's header `x-forebay-not-enforced` names the other keywords.
+    /// `true` refuses a schema that cannot be enforced as a whole. Otherwise the response header
+    /// `x-forebay-not-enforced` names the keywords that are not enforced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strict: Option<bool>,
 }
 
-/// vLLM's `structured_outputs`: one of these.
+/// vLLM's `structured_outputs`: one of its fields.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StructuredOutputs {
@@ -44,7 +43,7 @@ pub struct StructuredOutputs {
     pub json: Option<Value>,
     /// A regular expression for the whole answer.
     pub regex: Option<String>,
-    /// The answer is one of these.
+    /// The answer is one of these texts.
     pub choice: Option<Vec<String>>,
     /// A grammar in Lark's notation, or in EBNF as llama.cpp writes it (`root ::= ...`).
     pub grammar: Option<String>,
@@ -52,10 +51,10 @@ pub struct StructuredOutputs {
     pub json_object: Option<bool>,
 }
 
-/// The fields that vLLM and llama-server have for what the answer has to be, as sent.
+/// The fields of vLLM and llama-server that constrain the output, as sent.
 #[derive(Debug, Clone, Copy, Default)]
 #[expect(missing_docs, reason = "documented where the request structs are declared")]
-pub struct Shape<'a> {
+pub struct OutputConstraints<'a> {
     pub structured_outputs: Option<&'a StructuredOutputs>,
     pub guided_json: Option<&'a Value>,
     pub guided_regex: Option<&'a str>,

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::chat::ChatMessage;
 
-/// Text, or messages to be put through the chat template, to token ids.
+/// Text, or messages that the chat template renders, to turn into token ids.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct TokenizeRequest {
     /// Model name or alias.

@@ -1,4 +1,4 @@
-//! Tools: what a model may call, and how its calls are spelled.
+//! Tools, tool choice and tool calls.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -10,10 +10,10 @@ pub struct Tool {
     /// `function` or `custom`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The function, where that is the type.
+    /// The function, for the type `function`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub function: Option<Function>,
-    /// The custom tool, where that is the type.
+    /// The custom tool, for the type `custom`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub custom: Option<Custom>,
 }
@@ -24,17 +24,17 @@ pub struct Function {
     /// Letters, digits, `_` and `-`, at most 64 of them.
     #[schema(max_length = 64)]
     pub name: String,
-    /// What it does; shown to the model.
+    /// Description; shown to the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// A JSON Schema of its arguments; without one it has none.
+    /// JSON Schema of the arguments; without one the function has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub parameters: Option<Value>,
-    /// Whether its arguments have to be valid by the schema even where the model calls it on its
-    /// own; calls that `tool_choice` asks for are, as far as that can be enforced. With `true` a schema
-    /// that cannot be enforced as a whole is refused; else the header `x-forebay-not-enforced` names the
-    /// keywords that are not.
+    /// Whether arguments are valid by the schema even in calls that the model chooses itself. In calls
+    /// that `tool_choice` demands they are, as far as the schema can be enforced. `true` refuses a schema
+    /// that cannot be enforced as a whole. Otherwise the response header `x-forebay-not-enforced` names
+    /// the keywords that are not enforced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strict: Option<bool>,
 }
@@ -42,13 +42,13 @@ pub struct Function {
 /// A tool that takes text.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, ToSchema)]
 pub struct Custom {
-    /// As a function's.
+    /// Letters, digits, `_` and `-`, at most 64 of them.
     #[schema(max_length = 64)]
     pub name: String,
-    /// What it does; shown to the model.
+    /// Description; shown to the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// What its text is; only `{"type": "text"}` is supported.
+    /// Format of the text; only `{"type": "text"}` is supported.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub format: Option<Value>,
@@ -76,7 +76,7 @@ pub struct NamedChoice {
     /// The custom tool to call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub custom: Option<ToolName>,
-    /// Those that may be called.
+    /// The tools that may be called.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allowed_tools: Option<AllowedTools>,
 }
@@ -88,7 +88,7 @@ pub struct ToolName {
     pub name: String,
 }
 
-/// Tools that may be called.
+/// A selection of tools.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, ToSchema)]
 pub struct AllowedTools {
     /// `auto` or `required`.
@@ -98,10 +98,10 @@ pub struct AllowedTools {
     pub tools: Vec<NamedChoice>,
 }
 
-/// A call, in an answer or in the conversation so far.
+/// A tool call, in an answer or in the conversation so far.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
 pub struct ToolCall {
-    /// What the tool's answer refers to.
+    /// Id that the tool's result refers to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// `function` or `custom`.
@@ -133,16 +133,16 @@ pub struct CustomCall {
     /// The tool's name.
     #[serde(default)]
     pub name: String,
-    /// Its text.
+    /// The text.
     #[serde(default)]
     pub input: String,
 }
 
-/// What a chunk adds to a call. Keys are omitted rather than null: helpers concatenate what they
-/// find.
+/// What a chunk adds to a tool call. Keys are omitted rather than null: SDK helpers concatenate the
+/// values.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
 pub struct ToolCallDelta {
-    /// Which call.
+    /// Index of the call.
     pub index: u32,
     /// In the call's first chunk only.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -158,7 +158,7 @@ pub struct ToolCallDelta {
     pub custom: Option<CustomDelta>,
 }
 
-/// Part of a function call.
+/// What a chunk adds to a function call.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
 pub struct FunctionDelta {
     /// In the call's first chunk only.
@@ -168,7 +168,7 @@ pub struct FunctionDelta {
     pub arguments: String,
 }
 
-/// Part of a custom tool's call.
+/// What a chunk adds to a custom tool's call.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
 pub struct CustomDelta {
     /// In the call's first chunk only.

@@ -1,9 +1,9 @@
-//! Token accounting, in tokens.
+//! Token counts.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What a generation cost.
+/// Token counts of a generation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Usage {
     /// Tokens of the prompt, after templating.
@@ -12,9 +12,9 @@ pub struct Usage {
     pub completion_tokens: u32,
     /// The sum of both.
     pub total_tokens: u32,
-    /// Where the prompt tokens came from.
+    /// Breakdown of `prompt_tokens`.
     pub prompt_tokens_details: PromptTokensDetails,
-    /// What the completion tokens were.
+    /// Breakdown of `completion_tokens`.
     pub completion_tokens_details: CompletionTokensDetails,
 }
 
@@ -28,11 +28,11 @@ pub struct PromptTokensDetails {
 /// Breakdown of `completion_tokens`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CompletionTokensDetails {
-    /// Tokens spent on reasoning text.
+    /// Tokens of reasoning.
     pub reasoning_tokens: u32,
 }
 
-/// What an embedding request cost; it generates nothing, so it has no completion tokens.
+/// Token counts of an embedding request; it generates nothing, so it has no completion tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EmbeddingUsage {
     /// Tokens of all inputs.
@@ -42,13 +42,13 @@ pub struct EmbeddingUsage {
 }
 
 impl Usage {
-    /// With so many of the completion tokens spent on thoughts.
+    /// Sets how many of the completion tokens are reasoning.
     #[must_use]
-    pub fn reasoned(self, reasoning_tokens: u32) -> Self {
+    pub fn with_reasoning(self, reasoning_tokens: u32) -> Self {
         Self { completion_tokens_details: CompletionTokensDetails { reasoning_tokens }, ..self }
     }
 
-    /// With more prompt tokens, more of them cached, and more completion tokens.
+    /// Adds prompt tokens, those of them that were cached, and completion tokens.
     #[must_use]
     pub fn plus(self, prompt: u32, cached: u32, completion: u32) -> Self {
         let prompt_tokens = self.prompt_tokens.saturating_add(prompt);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use forebay_engine::{AdmissionParams, Principal, Priority, Salt};
-use forebay_protocol::completion::CommonFields;
+use forebay_protocol::generation::CommonFields;
 
 use crate::error::{ApiError, shown};
 

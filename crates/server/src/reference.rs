@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use forebay_protocol::fields::{self, Row, Rule};
+use forebay_protocol::fields::{self, FieldRule, TableRow};
 use serde_json::{Value, json};
 
 /// What stands above the tables.
@@ -63,7 +63,7 @@ letters, digits, `_`, `.` and `-`.
 ";
 
 /// The fields that no type carries, by path.
-const TABLES: &[(&str, &[Row])] = &[
+const TABLES: &[(&str, &[TableRow])] = &[
     ("/v1/chat/completions", fields::CHAT),
     ("/v1/completions", fields::COMPLETION),
     ("/v1/responses", fields::RESPONSES),
@@ -155,8 +155,8 @@ fn operation(
     }
     for (name, rule) in table {
         let what = match rule {
-            Rule::Hint => "accepted".to_owned(),
-            Rule::Refused { unless, why } => {
+            FieldRule::Hint => "accepted".to_owned(),
+            FieldRule::Refused { unless, why } => {
                 let passes = harmless().into_iter().filter(unless);
                 let passes: Vec<String> = passes.map(|value| format!("`{value}`")).collect();
                 let except = if passes.is_empty() {

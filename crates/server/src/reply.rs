@@ -331,7 +331,7 @@ impl Updates for Replies {
     }
 
     fn usage(&self) -> Usage {
-        self.generations.usage().reasoned(self.reasoning_tokens)
+        self.generations.usage().with_reasoning(self.reasoning_tokens)
     }
 
     fn failed(&self, error: ApiError) -> ApiError {

@@ -82,7 +82,7 @@ pub fn run(data: &[u8]) {
         }
         8 => {
             if let Ok(request) = serde_json::from_slice::<CompletionRequest>(body) {
-                check!(OutputGrammar::from_constraints(&request.shape(), None));
+                check!(OutputGrammar::from_constraints(&request.output_constraints(), None));
             }
         }
         9 => {

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use forebay_chat::ReasoningMode;
 use forebay_engine::fuzzing::{follow, vocab};
 use forebay_engine::{Grammars, Vocab};
-use forebay_protocol::structured::Shape;
+use forebay_protocol::structured::OutputConstraints;
 use forebay_server::convert::grammar::OutputGrammar;
 use forebay_server::convert::reasoning::ExpectedReasoning;
 use forebay_server::dialects::chat;
@@ -24,12 +24,12 @@ pub fn run(data: &[u8]) {
         0 if kind >= 128 => {
             OutputGrammar::named_schema("s", Some(&schema()), None, &chat::request::NAMES).map(Some)
         }
-        0 => OutputGrammar::from_constraints(&Shape { guided_json: Some(&schema()), ..Shape::default() }, None),
-        1 => OutputGrammar::from_constraints(&Shape { guided_regex: Some(&text), ..Shape::default() }, None),
-        2 => OutputGrammar::from_constraints(&Shape { guided_choice: Some(&choices), ..Shape::default() }, None),
-        3 => OutputGrammar::from_constraints(&Shape { grammar: Some(&text), ..Shape::default() }, None),
+        0 => OutputGrammar::from_constraints(&OutputConstraints { guided_json: Some(&schema()), ..OutputConstraints::default() }, None),
+        1 => OutputGrammar::from_constraints(&OutputConstraints { guided_regex: Some(&text), ..OutputConstraints::default() }, None),
+        2 => OutputGrammar::from_constraints(&OutputConstraints { guided_choice: Some(&choices), ..OutputConstraints::default() }, None),
+        3 => OutputGrammar::from_constraints(&OutputConstraints { grammar: Some(&text), ..OutputConstraints::default() }, None),
         _ => OutputGrammar::from_constraints(
-            &Shape { grammar: Some(&format!("root ::= {text}")), ..Shape::default() },
+            &OutputConstraints { grammar: Some(&format!("root ::= {text}")), ..OutputConstraints::default() },
             None,
         ),
     };

@@ -7,7 +7,7 @@ use forebay_protocol::embedding::{
     Embedding, EmbeddingRequest, EmbeddingResponse, EmbeddingVector,
 };
 use forebay_protocol::usage::EmbeddingUsage;
-use forebay_protocol::{EmbeddingInput, fields};
+use forebay_protocol::{TextOrTokens, fields};
 
 use super::model_view::EmbeddingView;
 use super::request_rules::{check_extra, log_unknown};
@@ -85,15 +85,15 @@ fn dimensions(wanted: Option<i64>, model: EmbeddingView<'_>) -> Result<Option<us
 /// # Errors
 /// 400 for inputs that are too many, empty or too long.
 pub fn tokenize(
-    input: EmbeddingInput,
+    input: TextOrTokens,
     options: EmbeddingOptions,
     model: EmbeddingView<'_>,
 ) -> Result<Vec<Vec<Token>>, ApiError> {
     let (inputs, many) = match input {
-        EmbeddingInput::Text(one) => (Inputs::Texts(vec![one]), false),
-        EmbeddingInput::Texts(all) => (Inputs::Texts(all), true),
-        EmbeddingInput::Tokens(one) => (Inputs::Tokens(vec![one]), false),
-        EmbeddingInput::TokenLists(all) => (Inputs::Tokens(all), true),
+        TextOrTokens::Text(one) => (Inputs::Texts(vec![one]), false),
+        TextOrTokens::Texts(all) => (Inputs::Texts(all), true),
+        TextOrTokens::Tokens(one) => (Inputs::Tokens(vec![one]), false),
+        TextOrTokens::TokenLists(all) => (Inputs::Tokens(all), true),
     };
     let param = |index: usize| if many { format!("input[{index}]") } else { "input".to_owned() };
     let tokens = match inputs {

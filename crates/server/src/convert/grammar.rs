@@ -5,7 +5,7 @@
 
 use forebay_chat::{ReasoningFormat, ReasoningMode, lark_literal, lark_regex};
 use forebay_engine::{Engine, Grammar, Vocab};
-use forebay_protocol::structured::{Shape, StructuredOutputs};
+use forebay_protocol::structured::{OutputConstraints, StructuredOutputs};
 use serde_json::Value;
 
 use super::reasoning::ExpectedReasoning;
@@ -117,7 +117,7 @@ impl OutputGrammar {
     /// # Errors
     /// 400 if a field is invalid, or two of them ask for a grammar.
     pub fn from_constraints(
-        constraints: &Shape<'_>,
+        constraints: &OutputConstraints<'_>,
         format: Option<Self>,
     ) -> Result<Option<Self>, ApiError> {
         let mut all: Vec<Self> = format.into_iter().collect();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use forebay_engine::Vocab;
-use forebay_protocol::fields::{Row, Rule, lookup};
+use forebay_protocol::fields::{FieldRule, TableRow, lookup};
 use serde_json::Value;
 
 use crate::admission::Caller;
@@ -39,16 +39,16 @@ impl<'a> RequestRules<'a> {
 /// # Errors
 /// 400 for the first that is refused.
 pub fn check_extra(
-    table: &[Row],
+    table: &[TableRow],
     extra: &BTreeMap<String, Value>,
     strict: bool,
 ) -> Result<Vec<String>, ApiError> {
     let mut unknown = Vec::new();
     for (name, value) in extra.iter().filter(|(_, value)| !value.is_null()) {
         match lookup(table, name) {
-            Some(Rule::Hint) => {}
-            Some(Rule::Refused { unless, .. }) if unless(value) => {}
-            Some(Rule::Refused { why, .. }) => {
+            Some(FieldRule::Hint) => {}
+            Some(FieldRule::Refused { unless, .. }) if unless(value) => {}
+            Some(FieldRule::Refused { why, .. }) => {
                 let message = format!("'{name}' is not supported: {why}.");
                 return Err(ApiError::invalid(name, "unsupported_parameter", message));
             }

@@ -6,7 +6,7 @@ use forebay_engine::{
     AdmissionParams, GenerateRequest, Grammar, ModelInfo, ReasoningBudget, SamplingParams,
     StopRules, Token, Vocab,
 };
-use forebay_protocol::completion::CommonFields;
+use forebay_protocol::generation::CommonFields;
 use forebay_protocol::{LogitBias, Stop};
 use rand_core::{OsRng, TryRngCore};
 

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use forebay_engine::SubmitError;
-use forebay_protocol::EmbeddingInput;
+use forebay_protocol::TextOrTokens;
 use forebay_protocol::fields;
 use forebay_protocol::rerank::{Ranked, RerankRequest, RerankResponse};
 use forebay_protocol::usage::EmbeddingUsage;
@@ -70,7 +70,7 @@ pub async fn create(
         match &model.info.ranking {
             Some(ranking) => rerank::tokenize_pairs(&input, ranking, model),
             None => {
-                let (input, options) = (EmbeddingInput::Texts(input), EmbeddingOptions::whole());
+                let (input, options) = (TextOrTokens::Texts(input), EmbeddingOptions::whole());
                 embedding::tokenize(input, options, model).map_err(renamed)
             }
         }

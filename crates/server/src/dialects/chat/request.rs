@@ -82,7 +82,7 @@ pub fn read(
         tier: common.service_tier.map(|_| admission::tier(admission.priority)),
     };
     let format = request.response_format.as_ref().map(format).transpose()?.flatten();
-    let format = OutputGrammar::from_constraints(&request.shape(), format)?;
+    let format = OutputGrammar::from_constraints(&request.output_constraints(), format)?;
     let tools = request.tools.unwrap_or_default();
     let tools = toolset(tools, request.tool_choice.as_ref(), request.parallel_tool_calls)?;
     let conversation = Conversation {

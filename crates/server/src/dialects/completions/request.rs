@@ -2,7 +2,7 @@
 
 use forebay_engine::{GenerateRequest, Token};
 use forebay_protocol::completion::CompletionRequest;
-use forebay_protocol::{Prompt, fields};
+use forebay_protocol::{TextOrTokens, fields};
 
 use crate::conversation::fields::StopField;
 use crate::convert::grammar::OutputGrammar;
@@ -87,10 +87,10 @@ fn parse(
     log_unknown(&check_extra(fields::COMPLETION, &request.extra, rules.strict)?);
     let prompts = match request.prompt.take() {
         None => return Err(ApiError::missing("prompt")),
-        Some(Prompt::Text(text)) => vec![PromptInput::Text(text)],
-        Some(Prompt::Texts(texts)) => texts.into_iter().map(PromptInput::Text).collect(),
-        Some(Prompt::Tokens(tokens)) => vec![PromptInput::Tokens(tokens)],
-        Some(Prompt::TokenLists(lists)) => lists.into_iter().map(PromptInput::Tokens).collect(),
+        Some(TextOrTokens::Text(text)) => vec![PromptInput::Text(text)],
+        Some(TextOrTokens::Texts(texts)) => texts.into_iter().map(PromptInput::Text).collect(),
+        Some(TextOrTokens::Tokens(tokens)) => vec![PromptInput::Tokens(tokens)],
+        Some(TextOrTokens::TokenLists(lists)) => lists.into_iter().map(PromptInput::Tokens).collect(),
     };
     if prompts.is_empty() {
         return Err(ApiError::invalid(
@@ -134,7 +134,7 @@ fn parse(
     Ok(Parsed {
         prompts,
         params,
-        grammar: OutputGrammar::from_constraints(&request.shape(), None)?,
+        grammar: OutputGrammar::from_constraints(&request.output_constraints(), None)?,
         options,
     })
 }

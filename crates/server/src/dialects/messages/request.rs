@@ -1,7 +1,7 @@
 //! Messages requests to conversations.
 
 use forebay_chat::{Call, Turn, name_tool_results};
-use forebay_protocol::completion::CommonFields;
+use forebay_protocol::generation::CommonFields;
 use forebay_protocol::messages::{
     InputBlock, InputMessage, InputTool, InputToolChoice, MessagesRequest, OutputConfig,
     ThinkingConfig,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use forebay_chat::{Call, Turn, name_tool_results};
-use forebay_protocol::completion::CommonFields;
+use forebay_protocol::generation::CommonFields;
 use forebay_protocol::responses::{
     ConversationId, InputItem, InputPart, ReasoningConfig, ResponseTool, ResponseToolChoice,
     ResponsesRequest, TextConfig, TextFormat, ToolSelection,

@@ -1,12 +1,12 @@
-//! Values that OpenAI lets a client spell in several ways.
+//! Values that OpenAI accepts in several JSON shapes.
 //!
-//! Each is deserialised by a visitor instead of serde's `untagged`, which would answer a bad
-//! value with "data did not match any variant" and lose the path to it.
+//! Visitors deserialise them instead of serde's `untagged`, which would report a bad value as "data did not match any variant" and lose the path to it.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -31,31 +31,17 @@ impl Stop {
     }
 }
 
-/// `prompt` of `/v1/completions`: text or token ids, one prompt or several.
+/// `prompt` of `/v1/completions` and `input` of `/v1/embeddings`: text or token ids, one or several.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]
-pub enum Prompt {
-    /// One prompt as text.
-    Text(String),
-    /// Several prompts as text.
-    Texts(Vec<String>),
-    /// One prompt as token ids.
-    Tokens(Vec<u32>),
-    /// Several prompts as token ids.
-    TokenLists(Vec<Vec<u32>>),
-}
-
-/// `input` of `/v1/embeddings`: text or token ids, one input or several.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(untagged)]
-pub enum EmbeddingInput {
+pub enum TextOrTokens {
     /// One text.
     Text(String),
     /// Several texts.
     Texts(Vec<String>),
-    /// One input as token ids.
+    /// One text as token ids.
     Tokens(Vec<u32>),
-    /// Several inputs as token ids.
+    /// Several texts as token ids.
     TokenLists(Vec<Vec<u32>>),
 }
 
@@ -82,6 +68,11 @@ pub enum TextOrObject<T> {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, ToSchema)]
 pub struct LogitBias(pub BTreeMap<String, f32>);
 
+/// The elements of an array.
+fn collect<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(seq: A) -> Result<Vec<T>, A::Error> {
+    Vec::deserialize(SeqAccessDeserializer::new(seq))
+}
+
 // === impl TextOr ===
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOr<T> {
@@ -95,12 +86,8 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOr<T> {
             fn visit_str<E: de::Error>(self, v: &str) -> Result<TextOr<T>, E> {
                 Ok(TextOr::Text(v.to_owned()))
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<TextOr<T>, A::Error> {
-                let mut parts = Vec::new();
-                while let Some(part) = seq.next_element()? {
-                    parts.push(part);
-                }
-                Ok(TextOr::Parts(parts))
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<TextOr<T>, A::Error> {
+                collect(seq).map(TextOr::Parts)
             }
         }
         deserializer.deserialize_any(TextOrVisitor(PhantomData))
@@ -142,63 +129,47 @@ impl<'de> Deserialize<'de> for Stop {
             fn visit_str<E: de::Error>(self, v: &str) -> Result<Stop, E> {
                 Ok(Stop::One(v.to_owned()))
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Stop, A::Error> {
-                let mut items = Vec::new();
-                while let Some(item) = seq.next_element()? {
-                    items.push(item);
-                }
-                Ok(Stop::Many(items))
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Stop, A::Error> {
+                collect(seq).map(Stop::Many)
             }
         }
         deserializer.deserialize_any(StopVisitor)
     }
 }
 
-// === impl Prompt, EmbeddingInput ===
-
-/// The four shapes that `prompt` and `input` share.
-enum TextOrTokens {
-    Text(String),
-    Texts(Vec<String>),
-    Tokens(Vec<u32>),
-    TokenLists(Vec<Vec<u32>>),
-}
+// === impl TextOrTokens ===
 
 /// One element of the outer array.
-enum Element {
+enum ArrayElement {
     Text(String),
     Token(u32),
     Tokens(Vec<u32>),
 }
 
-impl<'de> Deserialize<'de> for Element {
+impl<'de> Deserialize<'de> for ArrayElement {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ElementVisitor;
-        impl<'de> Visitor<'de> for ElementVisitor {
-            type Value = Element;
+        struct ArrayElementVisitor;
+        impl<'de> Visitor<'de> for ArrayElementVisitor {
+            type Value = ArrayElement;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a string, a token id or an array of token ids")
             }
-            fn visit_str<E: de::Error>(self, v: &str) -> Result<Element, E> {
-                Ok(Element::Text(v.to_owned()))
+            fn visit_str<E: de::Error>(self, v: &str) -> Result<ArrayElement, E> {
+                Ok(ArrayElement::Text(v.to_owned()))
             }
-            fn visit_u64<E: de::Error>(self, v: u64) -> Result<Element, E> {
+            fn visit_u64<E: de::Error>(self, v: u64) -> Result<ArrayElement, E> {
                 u32::try_from(v)
-                    .map(Element::Token)
+                    .map(ArrayElement::Token)
                     .map_err(|_| E::invalid_value(de::Unexpected::Unsigned(v), &"a token id"))
             }
-            fn visit_i64<E: de::Error>(self, v: i64) -> Result<Element, E> {
+            fn visit_i64<E: de::Error>(self, v: i64) -> Result<ArrayElement, E> {
                 Err(E::invalid_value(de::Unexpected::Signed(v), &"a token id"))
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Element, A::Error> {
-                let mut ids = Vec::new();
-                while let Some(id) = seq.next_element()? {
-                    ids.push(id);
-                }
-                Ok(Element::Tokens(ids))
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<ArrayElement, A::Error> {
+                collect(seq).map(ArrayElement::Tokens)
             }
         }
-        deserializer.deserialize_any(ElementVisitor)
+        deserializer.deserialize_any(ArrayElementVisitor)
     }
 }
 
@@ -218,15 +189,15 @@ impl<'de> Deserialize<'de> for TextOrTokens {
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<TextOrTokens, A::Error> {
                 let mut out = match seq.next_element()? {
                     None => return Ok(TextOrTokens::Texts(Vec::new())),
-                    Some(Element::Text(s)) => TextOrTokens::Texts(vec![s]),
-                    Some(Element::Token(t)) => TextOrTokens::Tokens(vec![t]),
-                    Some(Element::Tokens(t)) => TextOrTokens::TokenLists(vec![t]),
+                    Some(ArrayElement::Text(s)) => TextOrTokens::Texts(vec![s]),
+                    Some(ArrayElement::Token(t)) => TextOrTokens::Tokens(vec![t]),
+                    Some(ArrayElement::Tokens(t)) => TextOrTokens::TokenLists(vec![t]),
                 };
                 while let Some(element) = seq.next_element()? {
                     match (&mut out, element) {
-                        (TextOrTokens::Texts(v), Element::Text(s)) => v.push(s),
-                        (TextOrTokens::Tokens(v), Element::Token(t)) => v.push(t),
-                        (TextOrTokens::TokenLists(v), Element::Tokens(t)) => v.push(t),
+                        (TextOrTokens::Texts(v), ArrayElement::Text(s)) => v.push(s),
+                        (TextOrTokens::Tokens(v), ArrayElement::Token(t)) => v.push(t),
+                        (TextOrTokens::TokenLists(v), ArrayElement::Tokens(t)) => v.push(t),
                         _ => {
                             return Err(de::Error::custom(
                                 "invalid type: array elements must all be strings, all token ids \
@@ -242,23 +213,6 @@ impl<'de> Deserialize<'de> for TextOrTokens {
     }
 }
 
-macro_rules! text_or_tokens {
-    ($name:ident) => {
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                TextOrTokens::deserialize(deserializer).map(|v| match v {
-                    TextOrTokens::Text(v) => Self::Text(v),
-                    TextOrTokens::Texts(v) => Self::Texts(v),
-                    TextOrTokens::Tokens(v) => Self::Tokens(v),
-                    TextOrTokens::TokenLists(v) => Self::TokenLists(v),
-                })
-            }
-        }
-    };
-}
-text_or_tokens!(Prompt);
-text_or_tokens!(EmbeddingInput);
-
 // === impl LogitBias ===
 
 impl<'de> Deserialize<'de> for LogitBias {
@@ -269,12 +223,8 @@ impl<'de> Deserialize<'de> for LogitBias {
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object from token id to a number")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<LogitBias, A::Error> {
-                let mut out = BTreeMap::new();
-                while let Some((key, value)) = map.next_entry()? {
-                    out.insert(key, value);
-                }
-                Ok(LogitBias(out))
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<LogitBias, A::Error> {
+                Deserialize::deserialize(MapAccessDeserializer::new(map)).map(LogitBias)
             }
         }
         deserializer.deserialize_any(BiasVisitor)
@@ -286,17 +236,17 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn input(json: &str) -> Result<EmbeddingInput, String> {
+    fn input(json: &str) -> Result<TextOrTokens, String> {
         serde_json::from_str(json).map_err(|e| e.to_string())
     }
 
     #[test]
     fn input_shapes_are_told_apart() {
-        assert_eq!(input(r#""a""#), Ok(EmbeddingInput::Text("a".into())));
-        assert_eq!(input(r#"["a"]"#), Ok(EmbeddingInput::Texts(vec!["a".into()])));
-        assert_eq!(input("[1,2]"), Ok(EmbeddingInput::Tokens(vec![1, 2])));
-        assert_eq!(input("[[1],[2,3]]"), Ok(EmbeddingInput::TokenLists(vec![vec![1], vec![2, 3]])));
-        assert_eq!(input("[]"), Ok(EmbeddingInput::Texts(vec![])));
+        assert_eq!(input(r#""a""#), Ok(TextOrTokens::Text("a".into())));
+        assert_eq!(input(r#"["a"]"#), Ok(TextOrTokens::Texts(vec!["a".into()])));
+        assert_eq!(input("[1,2]"), Ok(TextOrTokens::Tokens(vec![1, 2])));
+        assert_eq!(input("[[1],[2,3]]"), Ok(TextOrTokens::TokenLists(vec![vec![1], vec![2, 3]])));
+        assert_eq!(input("[]"), Ok(TextOrTokens::Texts(vec![])));
     }
 
     #[test]
