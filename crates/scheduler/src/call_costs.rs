@@ -1,4 +1,4 @@
-//! What decode calls cost, by kind: learned from the calls that were made.
+//! The cost model: estimated times of decode calls, by kind.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(crate) struct CallCosts {
     mixed: CostCurve,
 }
 
-/// The largest chunk that a price is asked for: larger ones cost no less for a token.
+/// The largest chunk that is compared: larger ones cost no less for a token.
 pub(crate) const LARGEST_CHUNK: u32 = 512;
 
 impl CallCosts {
@@ -26,7 +26,7 @@ impl CallCosts {
         Self { cutting, rows: new(), short: new(), chunk: new(), mixed: new() }
     }
 
-    /// Begins with what another engine has learned.
+    /// Restores costs that an earlier engine learned.
     pub(crate) fn restore(&mut self, kept: &LearnedCosts) {
         self.rows.restore(&kept.rows);
         self.short.restore(&kept.short);
@@ -34,7 +34,7 @@ impl CallCosts {
         self.mixed.restore(&kept.mixed);
     }
 
-    /// What was learned so far.
+    /// The costs learned so far.
     pub(crate) fn learned(&self) -> LearnedCosts {
         LearnedCosts {
             rows: self.rows.learned(),
@@ -44,13 +44,13 @@ impl CallCosts {
         }
     }
 
-    /// How many calls it has learned from.
+    /// Number of calls learned from.
     pub(crate) fn samples(&self) -> u64 {
         let all = [&self.rows, &self.short, &self.chunk, &self.mixed];
         all.into_iter().map(|curve| u64::from(curve.count())).sum()
     }
 
-    /// Learns from how long each call of a step took.
+    /// Learns from the times of a step's calls.
     pub(crate) fn learn(&mut self, calls: &[DecodeCall], took: &[Duration]) {
         for (call, &took) in calls.iter().zip(took) {
             let curve = match call.kind {
@@ -63,7 +63,7 @@ impl CallCosts {
         }
     }
 
-    /// Cuts work into calls, and estimates how long each takes.
+    /// Splits spans into calls with estimated times.
     pub(crate) fn cut(&self, spans: &mut [TokenSpan]) -> Vec<DecodeCall> {
         let mut calls = self.cutting.cut(spans);
         for call in &mut calls {
@@ -72,8 +72,8 @@ impl CallCosts {
         calls
     }
 
-    /// Cuts off the last token of short prompts if they then share a call with others: a token alone is
-    /// a row of the next step, which costs next to nothing beside other rows.
+    /// Leaves the last token of short prompts to the next step if they then share a call with others: as a
+    /// row beside others it costs next to nothing.
     pub(crate) fn align_short_chunks(&self, chunks: &mut [TokenSpan]) {
         chunks.sort_by_key(|span| span.tokens);
         let mut length = 0;
@@ -86,18 +86,18 @@ impl CallCosts {
         }
     }
 
-    /// How long this work takes.
+    /// Estimated time of these spans.
     pub(crate) fn time(&self, spans: &[TokenSpan]) -> Duration {
         self.cut(&mut spans.to_vec()).iter().map(|call| call.predicted).sum()
     }
 
-    /// How long a chunk takes in a call of its own.
+    /// Estimated time of a chunk in a call of its own.
     pub(crate) fn chunk_time(&self, tokens: u32, before: u32) -> Duration {
         let tokens = tokens.max(2);
         self.curve(self.cutting.kind(tokens)).predict(CallLoad::of(tokens, before))
     }
 
-    /// How long a chunk takes beside decode rows: the time that it adds to their call, if calls mix.
+    /// Estimated time of a chunk beside decode rows: what it adds to their call, if they share one.
     pub(crate) fn added_time(&self, rows: CallLoad, tokens: u32, before: u32) -> Duration {
         let alone = self.chunk_time(tokens, before);
         if rows.tokens == 0 || !self.cutting.mixes() || self.mixed.is_blank() {
@@ -109,12 +109,11 @@ impl CallCosts {
         with.saturating_sub(without).min(alone)
     }
 
-    /// The smallest number of tokens, up to `most`, with which a token of a chunk costs at most
-    /// `tolerance` times what it costs in the largest one: whole blocks, or powers of two if blocks do
-    /// not matter. A block while costs are unknown.
+    /// The smallest chunk, up to `most`, in which a token costs at most `tolerance` times what it costs in
+    /// the largest one: whole blocks, or powers of two without blocks. A block while costs are unknown.
     ///
-    /// What a call costs whatever is in it is taken to be what a call with one row costs: that is known
-    /// well, while times of chunks that are all of one size say nothing of other sizes.
+    /// The base of a call is taken to be the cost of one row: that is well known, while chunks of one size
+    /// say nothing about other sizes.
     pub(crate) fn efficient_chunk(&self, before: u32, tolerance: f64, most: u32) -> u32 {
         let block = self.cutting.block().clamp(16, LARGEST_CHUNK);
         let known = self.curve(CallKind::Chunk).largest().clamp(block, LARGEST_CHUNK);
@@ -128,36 +127,36 @@ impl CallCosts {
         fits.unwrap_or(block).min(most)
     }
 
-    /// So many tokens without the part of the last block, if there is a whole one.
+    /// Rounds down to whole blocks, if there is one.
     pub(crate) fn whole_blocks(&self, tokens: u32) -> u32 {
         let block = self.cutting.block();
         if tokens > block { tokens - tokens % block } else { tokens }
     }
 
-    /// So many tokens and the rest of the last block.
+    /// Rounds up to whole blocks.
     pub(crate) fn whole_blocks_up(&self, tokens: u32) -> u32 {
         tokens.next_multiple_of(self.cutting.block().max(1))
     }
 
-    /// How long prompts of so many tokens take together, without anything before them.
+    /// Estimated time of prefilling `tokens` tokens from the start of prompts.
     pub(crate) fn prefill_time(&self, tokens: u32) -> Duration {
         const CHUNK: u32 = 256;
         self.chunk_time(CHUNK, 0).mul_f64(f64::from(tokens) / f64::from(CHUNK))
     }
 
-    /// How long a step of so many decode rows takes, each at a depth of `before` tokens.
+    /// Estimated time of a step of decode rows, each at a depth of `before` tokens.
     pub(crate) fn decode_time(&self, rows: u32, before: u32) -> Duration {
         let depth = u64::from(rows) * u64::from(before);
         self.rows.predict(CallLoad { tokens: rows, depth })
     }
 
-    /// Whether nothing is known of decode rows, or of anything else.
+    /// Whether costs of decode rows, or of all other calls, are unknown.
     pub(crate) fn is_blank(&self) -> bool {
         let all = [&self.short, &self.chunk, &self.mixed];
         self.rows.is_blank() || all.into_iter().all(CostCurve::is_blank)
     }
 
-    /// The curve of calls of a kind; that of a kind like it while it is blank.
+    /// The curve of a kind of call, or of a similar kind while it is blank.
     fn curve(&self, kind: CallKind) -> &CostCurve {
         let order = match kind {
             CallKind::Rows => [&self.rows; 3],
@@ -205,12 +204,12 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_is_as_large_as_makes_its_tokens_cheap() {
+    fn an_efficient_chunk_makes_its_tokens_cheap() {
         assert_eq!(known(64, 4.0, 2.0).efficient_chunk(0, 1.15, 500), 64);
         assert_eq!(known(64, 15.0, 2.7).efficient_chunk(0, 1.15, 500), 64);
         assert_eq!(known(64, 15.0, 2.7).efficient_chunk(0, 1.03, 500), 256);
         assert_eq!(known(64, 15.0, 2.7).efficient_chunk(0, 1.03, 100), 100);
-        // A GPU: a call takes much, a token next to nothing.
+        // A GPU: a call costs much, a token next to nothing.
         assert_eq!(known(1, 6.0, 0.07).efficient_chunk(0, 1.15, 5000), 256);
         assert_eq!(known(1, 6.0, 0.07).efficient_chunk(0, 1.03, 5000), 512);
         let blank = CallCosts::new(CallSplitter::new(64, &KV));

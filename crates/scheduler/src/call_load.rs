@@ -2,40 +2,40 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The shortest and the longest time of a call that is believed, in seconds.
+/// Shortest and longest plausible time of a call, in seconds.
 const SHORTEST: f64 = 1e-6;
 const LONGEST: f64 = 3600.0;
 
 /// What the time of one decode call depends on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CallLoad {
-    /// Tokens in it.
+    /// Number of tokens.
     pub tokens: u32,
-    /// Sum over its tokens of the tokens before each in its sequence: what attention reads.
+    /// Sum over the tokens of the number of tokens before each in its sequence: what attention reads.
     pub depth: u64,
 }
 
-/// What one call held, and how long it took.
+/// The load and the measured time of one call.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct CallSample {
-    /// Tokens in it.
+    /// Number of tokens.
     pub tokens: u32,
-    /// Sum over its tokens of the tokens before each in its sequence.
+    /// Sum over the tokens of the number of tokens before each in its sequence.
     pub depth: u64,
-    /// How long it took, in seconds.
+    /// Measured time, in seconds.
     pub seconds: f64,
 }
 
 // === impl CallLoad ===
 
 impl CallLoad {
-    /// `tokens` tokens of one sequence that has `before` already.
+    /// The load of `tokens` tokens of a sequence after `before` others.
     pub fn of(tokens: u32, before: u32) -> Self {
         let (tokens64, before) = (u64::from(tokens), u64::from(before));
         Self { tokens, depth: tokens64 * before + tokens64 * tokens64 / 2 }
     }
 
-    /// Both together.
+    /// The sum of both loads.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {
@@ -48,12 +48,12 @@ impl CallLoad {
 // === impl CallSample ===
 
 impl CallSample {
-    /// What its time depends on.
+    /// The load.
     pub(crate) fn load(self) -> CallLoad {
         CallLoad { tokens: self.tokens, depth: self.depth }
     }
 
-    /// Whether a call can have been like that. A token has fewer than 2^32 before it.
+    /// Whether a call can have been measured so. A token has fewer than 2^32 before it.
     pub(crate) fn is_plausible(&self) -> bool {
         self.tokens > 0
             && self.depth / u64::from(self.tokens) <= u64::from(u32::MAX)
@@ -61,7 +61,7 @@ impl CallSample {
     }
 }
 
-/// Any sample at all, and often one that makes sense.
+/// Any sample, often a plausible one.
 #[cfg(test)]
 pub(crate) fn any_sample() -> impl proptest::strategy::Strategy<Value = CallSample> {
     use proptest::prelude::*;

@@ -1,51 +1,51 @@
-//! What steps cost, learned from the steps that were run.
+//! A cost curve: estimates the time of a decode call from measured ones.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::call_load::{CallLoad, CallSample};
 
-/// What a call's time is fitted to, see [`CallLoad::features`].
+/// Number of features of the fit, see [`CallLoad::features`].
 const FEATURES: usize = 4;
 /// Samples kept of each size class, and the number of classes: one for each power of two.
 pub(crate) const SAMPLES: usize = 8;
 pub(crate) const CLASSES: usize = 16;
-/// Samples after which an old one counts half.
+/// Number of newer samples after which one counts half.
 const HALF_LIFE: f64 = 200.0;
-/// Weight of a sample that another engine measured: this machine may be faster or slower by now.
+/// Weight of a restored sample: the machine may be faster or slower by now.
 const KEPT_WEIGHT: f64 = 0.05;
-/// First samples of this engine to which those of another are scaled, and the most they are scaled: what
-/// differs more is not of this machine.
+/// Number of first samples to which restored ones are scaled, and the largest scale: samples that differ
+/// more are of another machine.
 const SCALED_TO: usize = 8;
 const LARGEST_SCALE: f64 = 64.0;
-/// No estimate is longer than a day, so that sums of them are durations.
+/// Upper bound on estimates, in seconds, so that sums of them are durations.
 const LONGEST_ESTIMATE: f64 = 86_400.0;
-/// How firmly the estimate is held to "so much a token" where the samples do not say otherwise.
+/// Weight of the prior, a price for each token, where samples do not decide.
 const FIRMNESS: f64 = 1e-3;
-/// Weight of the newest step in the correction for what a machine does beside us.
+/// Weight of the newest call in the correction for other load on the machine.
 const DRIFT_WEIGHT: f64 = 0.1;
 
-/// An estimate of a decode call's time: a base, so much a token, so much a token read by attention,
-/// and so much for the depth whatever the tokens (attention works in blocks, and the last one is
-/// rarely full), fitted to the relative error of recent samples of all sizes.
+/// Estimates the time of a decode call as a base, a price for a token, one for a token that attention
+/// reads, and one for mean depth (attention works in blocks, and the last one is rarely full). Fitted to
+/// the relative errors of recent samples of all sizes.
 #[derive(Debug)]
 pub(crate) struct CostCurve {
     classes: [VecDeque<TimedCall>; CLASSES],
     coefficients: [f64; FEATURES],
     drift: f64,
     samples: u32,
-    /// Until samples of another engine are scaled.
+    /// Present until restored samples are scaled.
     kept: Option<RestoredSamples>,
 }
 
-/// How samples of another engine compare with the first ones of this.
+/// How restored samples compare with the first new ones.
 #[derive(Debug)]
 struct RestoredSamples {
-    /// What they were fitted to.
+    /// The fit of the restored samples.
     coefficients: [f64; FEATURES],
-    /// Seconds that calls took, by what these coefficients say.
+    /// Measured times of new calls, relative to that fit.
     ratios: Vec<f64>,
-    /// What the samples were multiplied with so far.
+    /// The scale applied so far.
     scale: f64,
 }
 
@@ -55,21 +55,21 @@ struct TimedCall {
     features: [f64; FEATURES],
     seconds: f64,
     number: u32,
-    /// 1, or less if another engine measured it.
+    /// 1; less for a restored sample.
     weight: f64,
 }
 
 // === impl CallLoad ===
 
 impl CallLoad {
-    /// Base, tokens, depth and mean depth, in units that make them alike.
+    /// Base, tokens, depth and mean depth, in units of similar size.
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     fn features(self) -> [f64; FEATURES] {
         let (tokens, depth) = (f64::from(self.tokens), self.depth as f64);
         [1.0, tokens / 64.0, depth / 65536.0, depth / tokens.max(1.0) / 1024.0]
     }
 
-    /// What coefficients of a fit say of its time, in seconds.
+    /// The time by the coefficients of a fit, in seconds.
     fn seconds(self, coefficients: &[f64; FEATURES]) -> f64 {
         coefficients.iter().zip(self.features()).map(|(c, x)| c * x).sum()
     }
@@ -88,13 +88,13 @@ impl CostCurve {
         self.samples == 0
     }
 
-    /// Tokens of the largest call that the estimate rests on, down to a power of two.
+    /// Tokens of the largest sampled call, rounded down to a power of two.
     pub(crate) fn largest(&self) -> u32 {
         let class = self.classes.iter().rposition(|samples| !samples.is_empty());
         class.map_or(0, |class| 1 << class)
     }
 
-    /// Takes in how long a call took.
+    /// Learns from the time of a call.
     pub(crate) fn learn(&mut self, load: CallLoad, took: Duration) {
         let seconds = took.as_secs_f64();
         if load.tokens == 0 || seconds <= 0.0 {
@@ -109,8 +109,7 @@ impl CostCurve {
         self.fit();
     }
 
-    /// Begins with samples of another engine, the oldest first. What cannot have been measured is
-    /// left out.
+    /// Restores samples of an earlier engine, the oldest first, without implausible ones.
     pub(crate) fn restore(&mut self, kept: &[CallSample]) {
         for sample in kept.iter().filter(|sample| sample.is_plausible()) {
             self.insert(sample.load(), sample.seconds, KEPT_WEIGHT);
@@ -122,8 +121,8 @@ impl CostCurve {
         }
     }
 
-    /// Makes samples of another engine as fast or as slow as the first calls of this one: the machine may have
-    /// changed, and sizes that are not seen for long rest on them. Removes them if they make no sense.
+    /// Scales restored samples to the speed of the first new calls: the machine may have changed, and sizes
+    /// not measured for long rest on them. Removes them if the scale is implausible.
     fn scale_kept(&mut self, load: CallLoad, seconds: f64) {
         let Some(mut kept) = self.kept.take() else { return };
         kept.ratios.push(seconds / load.seconds(&kept.coefficients).max(1e-12));
@@ -141,7 +140,7 @@ impl CostCurve {
         self.kept = Some(kept).filter(|kept| kept.ratios.len() < SCALED_TO);
     }
 
-    /// The samples that the estimate rests on, the oldest first.
+    /// The samples of the fit, the oldest first.
     pub(crate) fn learned(&self) -> Vec<CallSample> {
         let mut samples: Vec<&TimedCall> = self.classes.iter().flatten().collect();
         samples.sort_by_key(|sample| sample.number);
@@ -151,7 +150,7 @@ impl CostCurve {
         samples.into_iter().map(kept).collect()
     }
 
-    /// How many samples were taken in so far.
+    /// Number of samples so far.
     pub(crate) fn count(&self) -> u32 {
         self.samples
     }
@@ -166,7 +165,7 @@ impl CostCurve {
         class.push_back(TimedCall { load, features, seconds, number, weight });
     }
 
-    /// How long a call will take.
+    /// Estimated time of a call.
     pub(crate) fn predict(&self, load: CallLoad) -> Duration {
         if load.tokens == 0 {
             return Duration::ZERO;
@@ -252,7 +251,7 @@ mod tests {
     use super::*;
     use crate::call_load::any_sample;
 
-    /// The table: a base, so much a token, so much for depth.
+    /// The true time of a call in these tests.
     fn truth(load: CallLoad) -> Duration {
         #[expect(clippy::cast_precision_loss, reason = "small numbers")]
         let depth = load.depth as f64;
@@ -290,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn samples_of_no_machine_are_removed() {
+    fn samples_of_another_machine_are_removed() {
         for seconds in [1e-6, 3600.0] {
             let kept: Vec<CallSample> =
                 (0..9).map(|n| CallSample { tokens: 1 << n, depth: 0, seconds }).collect();
@@ -307,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn it_finds_what_the_times_depend_on() {
+    fn the_fit_finds_base_tokens_and_depth() {
         let curve = trained();
         for load in [
             CallLoad::of(3, 10),
@@ -330,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn it_follows_a_machine_that_becomes_slower() {
+    fn estimates_follow_a_slower_machine() {
         let mut curve = trained();
         let load = CallLoad::of(64, 100);
         for _ in 0..30 {
@@ -341,7 +340,7 @@ mod tests {
         assert!(seen < truth(load).mul_f64(2.6), "{seen:?}");
     }
 
-    /// One that begins with what another engine has learned.
+    /// A curve with restored samples.
     fn restored() -> CostCurve {
         let mut curve = CostCurve::new();
         curve.restore(&trained().learned());
@@ -349,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_kept_predicts_as_before() {
+    fn restored_samples_predict_as_before() {
         let curve = restored();
         assert!(!curve.is_blank());
         for load in [
@@ -365,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_kept_gives_way_on_a_slower_or_faster_machine() {
+    fn restored_samples_give_way_on_a_slower_or_faster_machine() {
         for times in [2.0, 0.5] {
             let real = |load| truth(load).mul_f64(times);
             let check = |curve: &CostCurve, load| {
@@ -386,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_have_been_measured_is_not_taken_in() {
+    fn implausible_samples_are_not_restored() {
         let good = CallSample { tokens: 64, depth: 2048, seconds: 0.1 };
         let seconds = [f64::NAN, f64::INFINITY, 0.0, -0.0, -1.0, 3601.0, f64::MIN_POSITIVE];
         let bad = seconds.map(|seconds| CallSample { seconds, ..good });
@@ -401,9 +400,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever was kept, estimates are durations, and new samples are taken in.
+        /// With any restored samples, estimates are durations and new samples are learned.
         #[test]
-        fn anything_may_have_been_kept(
+        fn any_restored_samples_give_finite_estimates(
             kept in proptest::collection::vec(any_sample(), 0..200),
             asked in (any::<u32>(), any::<u64>()),
             new in proptest::collection::vec((1_u32..5000, 0_u32..100_000, 1_u64..10_000_000), 0..20),
@@ -423,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_takes_no_time() {
+    fn an_empty_call_takes_no_time() {
         let curve = trained();
         assert_eq!(curve.predict(CallLoad::default()), Duration::ZERO);
     }

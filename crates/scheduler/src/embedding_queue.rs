@@ -1,4 +1,4 @@
-//! Packing embedding inputs into forward passes.
+//! The embedding queue: packs inputs of many requests into forward passes.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,30 +11,29 @@ pub struct EmbeddingRequestId(pub u64);
 pub struct EmbeddingInput {
     /// The request.
     pub job: EmbeddingRequestId,
-    /// Which of its inputs.
+    /// Index of the input.
     pub index: u32,
-    /// Its length in tokens.
+    /// Length in tokens.
     pub tokens: u32,
 }
 
-/// What a forward pass can hold.
+/// Limits of a forward pass.
 #[derive(Debug, Clone, Copy)]
 pub struct PassLimits {
-    /// Tokens, at least 1. An input that is longer goes alone.
+    /// Maximum number of tokens, at least 1. A longer input is computed alone.
     pub tokens: u32,
-    /// Inputs, at least 1.
+    /// Maximum number of inputs, at least 1.
     pub inputs: usize,
-    /// The backend computes attention for blocks of this many tokens and leaves out what is
-    /// between blocks without an input in common: inputs that fill blocks exactly cost the least.
-    /// At most [`PassLimits::MAX_BLOCK`]; 1 where it makes no difference.
+    /// Block size of attention, at most [`PassLimits::MAX_BLOCK`]; 1 without blocks. The backend skips
+    /// pairs of blocks without a common input, so inputs that fill blocks exactly cost least.
     pub block: u32,
 }
 
-/// Requests with inputs not yet computed, taken in turns: a request with thousands of inputs
-/// does not hold up the one behind it.
+/// Requests with inputs to compute, in turns: a request with thousands of inputs does not delay the next
+/// one.
 #[derive(Debug, Default)]
 pub struct EmbeddingQueue {
-    /// In order of turns: whoever had its turn gets the next number.
+    /// By turn: a request that had its turn gets the next number.
     jobs: BTreeMap<u64, QueuedRequest>,
     turns: BTreeMap<EmbeddingRequestId, u64>,
     next_turn: u64,
@@ -44,11 +43,11 @@ pub struct EmbeddingQueue {
 #[derive(Debug)]
 struct QueuedRequest {
     id: EmbeddingRequestId,
-    /// Index and length of the inputs still to do.
+    /// Index and length of the remaining inputs.
     inputs: VecDeque<(u32, u32)>,
 }
 
-/// Inputs among which those are sought that fill a block.
+/// Number of inputs considered for filling a block.
 const WINDOW: usize = 64;
 
 // === impl PassLimits ===
@@ -66,7 +65,7 @@ impl EmbeddingQueue {
         Self::default()
     }
 
-    /// Adds a request by the lengths of its inputs, in tokens.
+    /// Adds a request with inputs of these lengths, in tokens.
     pub fn push(&mut self, id: EmbeddingRequestId, lengths: impl IntoIterator<Item = u32>) {
         let inputs: VecDeque<(u32, u32)> = (0..).zip(lengths).collect();
         self.tokens += inputs.iter().map(|&(_, tokens)| u64::from(tokens)).sum::<u64>();
@@ -75,7 +74,7 @@ impl EmbeddingQueue {
         }
     }
 
-    /// Forgets a request's remaining inputs.
+    /// Removes a request's remaining inputs.
     pub fn cancel(&mut self, id: EmbeddingRequestId) {
         let turn = self.turns.remove(&id);
         if let Some(job) = turn.and_then(|turn| self.jobs.remove(&turn)) {
@@ -83,24 +82,23 @@ impl EmbeddingQueue {
         }
     }
 
-    /// Whether nothing is left to do.
+    /// Whether no input is left.
     pub fn is_empty(&self) -> bool {
         self.jobs.is_empty()
     }
 
-    /// How many requests have inputs left.
+    /// Number of requests with inputs left.
     pub fn len(&self) -> usize {
         self.jobs.len()
     }
 
-    /// Tokens of the inputs left, over all requests.
+    /// Tokens of the remaining inputs of all requests.
     pub fn tokens(&self) -> u64 {
         self.tokens
     }
 
-    /// Takes the next forward pass, group after group. The first begins with the input whose turn
-    /// it is, the others with the next one that fits; a group goes on with whatever fills its
-    /// block best.
+    /// Takes the inputs of the next forward pass, group after group. Each group starts with the next input
+    /// in order of turns that fits, and continues with those that fill its block best.
     pub fn next_batch(&mut self, pass: PassLimits) -> Vec<EmbeddingInput> {
         let block = pass.block.clamp(1, PassLimits::MAX_BLOCK);
         let (mut batch, mut used) = (Vec::new(), 0_u32);
@@ -124,8 +122,8 @@ impl EmbeddingQueue {
         batch
     }
 
-    /// The inputs whose turn comes next: the first of each request, the second of each, ... As many
-    /// as there are, [`WINDOW`] at most, so no request beyond as many is looked at.
+    /// The next inputs in order of turns: the first of each request, the second of each, ... At most
+    /// [`WINDOW`], so the cost is bounded.
     fn window(&self) -> impl Iterator<Item = EmbeddingInput> {
         let jobs = || self.jobs.values().take(WINDOW);
         let longest = jobs().map(|job| job.inputs.len()).max().unwrap_or(0);
@@ -138,7 +136,7 @@ impl EmbeddingQueue {
         (0..longest).flat_map(round).take(WINDOW)
     }
 
-    /// Moves an input into a batch. It is the next request's turn if it was this one's.
+    /// Moves an input into a batch, and ends its request's turn.
     fn take(&mut self, item: EmbeddingInput, batch: &mut Vec<EmbeddingInput>) {
         batch.push(item);
         let Some(&turn) = self.turns.get(&item.job) else { return };
@@ -156,7 +154,7 @@ impl EmbeddingQueue {
         }
     }
 
-    /// Puts a request behind all others.
+    /// Queues a request after all others.
     fn line_up(&mut self, job: QueuedRequest) {
         self.turns.insert(job.id, self.next_turn);
         self.jobs.insert(self.next_turn, job);
@@ -164,8 +162,8 @@ impl EmbeddingQueue {
     }
 }
 
-/// Some of `items`, at most `limit`, whose tokens add up to `gap` or as little less as possible;
-/// of several such choices one of those that come first.
+/// At most `limit` of `items` whose tokens add up to `gap` or as little less as possible; of several such
+/// choices an early one.
 fn best_fill(items: &[EmbeddingInput], gap: u32, limit: usize) -> Vec<EmbeddingInput> {
     // Bit s of `sums[n]`: the first n items can add up to s.
     let mut sums = vec![1_u64];
@@ -238,7 +236,7 @@ mod tests {
         let batch = lengths(q.next_batch(pass(128, 64, 64)));
         let (first, second) = batch.split_at(2);
         assert_eq!((first, second.iter().sum::<u32>()), (&[30, 34][..], 64), "{batch:?}");
-        // An input longer than a block is filled up to the end of its second one.
+        // An input longer than a block is filled up to the end of its second block.
         let mut q = EmbeddingQueue::new();
         q.push(EmbeddingRequestId(1), vec![80, 60, 40, 8]);
         assert_eq!(lengths(q.next_batch(pass(128, 64, 64))).iter().sum::<u32>(), 128);
@@ -293,7 +291,7 @@ mod tests {
                     prop_assert_eq!(item.tokens, jobs[job][index]);
                     prop_assert!(!std::mem::replace(&mut done[job][index], true));
                 }
-                // Everybody's turn comes within as many passes as there are requests.
+                // Each request has a turn within as many passes as there are requests.
                 if round == jobs.len() {
                     prop_assert!(done.iter().all(|inputs| inputs.contains(&true)));
                 }

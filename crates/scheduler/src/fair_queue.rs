@@ -1,35 +1,34 @@
-//! Who is next: by priority, then by what each principal has served.
+//! The queue: by priority, then fair over principals, then by arrival.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{Principal, SeqId};
 use crate::request::Priority;
 
-/// What kind of slot a sequence waits for.
+/// The kind of slot that a sequence waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum SlotKind {
-    /// Any of the usual ones.
+    /// Any slot but the long one.
     Regular,
-    /// The long one.
+    /// The long slot.
     Long,
 }
 
-/// Sequences that wait, in a line for each kind, priority and principal.
+/// Queued sequences, in a line for each slot kind, priority and principal.
 ///
-/// Requests choose their principals, so there can be as many lines as sequences: everything here
-/// takes logarithmic time in both, whatever waits.
+/// Clients choose their principals, so there can be as many lines as sequences: every operation takes
+/// logarithmic time in both.
 #[derive(Debug, Default)]
 pub(crate) struct FairQueue {
-    /// Each line by arrival. None is empty.
+    /// Lines by arrival; none is empty.
     lines: BTreeMap<Line, BTreeMap<u64, QueuedSequence>>,
-    /// The lines of each kind and priority in order of turns.
+    /// The lines of each slot kind and priority, in order of turns.
     turns: BTreeMap<(SlotKind, Priority), BTreeSet<Turn>>,
-    /// Tokens that each principal has served, as far as that is still of interest.
+    /// Tokens that each principal was served, as long as that is above the floor.
     served: BTreeMap<Principal, u64>,
-    /// Those of `had` that have no line.
+    /// Principals of `served` without a line.
     without_line: BTreeSet<(u64, Principal)>,
-    /// Where a principal starts that comes anew: what the one with the least had when it was last
-    /// served.
+    /// What a new principal starts from: the least that a present one was served.
     floor: u64,
     len: usize,
     tokens: u64,
@@ -37,27 +36,27 @@ pub(crate) struct FairQueue {
 
 type Line = (SlotKind, Priority, Principal);
 
-/// A line by the tokens that its principal has served, then by the arrival of its first.
+/// A line, by the tokens that its principal was served, then by its first arrival.
 type Turn = (u64, u64, Principal);
 
-/// Lanes and classes: a principal has at most one line in each.
+/// Slot kinds and priorities: a principal has at most one line for each pair.
 const SLOT_KINDS: [SlotKind; 2] = [SlotKind::Regular, SlotKind::Long];
 const PRIORITIES: [Priority; 3] = [Priority::Interactive, Priority::Normal, Priority::Background];
 
-/// Principals without a line whose tokens are remembered. Beyond that those that have had least are
-/// forgotten first: what they would owe is the least.
+/// Maximum number of principals without a line that are kept; beyond it those served least are dropped
+/// first.
 const REMEMBERED: usize = 1 << 16;
 
-/// A sequence that waits.
+/// A sequence in the queue.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct QueuedSequence {
     pub(crate) seq: SeqId,
     pub(crate) kind: SlotKind,
     pub(crate) priority: Priority,
     pub(crate) principal: Principal,
-    /// Its number in order of arrival.
+    /// Number in order of arrival.
     pub(crate) arrival: u64,
-    /// What it will have to compute before its next token, at most.
+    /// Maximum number of tokens to compute before its next one.
     pub(crate) tokens: u32,
 }
 
@@ -72,19 +71,18 @@ impl FairQueue {
         self.len
     }
 
-    /// Tokens to compute over all that wait.
+    /// Tokens to compute over all queued sequences.
     pub(crate) fn tokens(&self) -> u64 {
         self.tokens
     }
 
-    /// Sequences of a principal that wait, of `least` priority or more urgent.
+    /// Number of queued sequences of a principal, of priority `least` or higher.
     pub(crate) fn len_of(&self, principal: Principal, least: Priority) -> usize {
         let lines = lines_of(principal).filter(|&(_, priority, _)| priority <= least);
         lines.filter_map(|line| self.lines.get(&line)).map(BTreeMap::len).sum()
     }
 
-    /// Puts a sequence into its line, in order of arrival: one that was taken out of the batch
-    /// comes before those that arrived after it.
+    /// Queues a sequence in order of arrival: a preempted one comes before later arrivals.
     pub(crate) fn push(&mut self, waiting: QueuedSequence) {
         let principal = waiting.principal;
         let served = self.floor.max(self.served(principal));
@@ -97,12 +95,12 @@ impl FairQueue {
         self.tokens += u64::from(waiting.tokens);
     }
 
-    /// Whose turn it is: of the most urgent priority the first of the principal that has had least.
+    /// The next sequence: of the highest priority, the first of the principal that was served least.
     pub(crate) fn next(&self, kind: SlotKind) -> Option<QueuedSequence> {
         self.heads(kind).next()
     }
 
-    /// The first of each principal in the most urgent priority, in order of turns.
+    /// The first sequence of each principal with the highest priority, in order of turns.
     pub(crate) fn heads(&self, kind: SlotKind) -> impl Iterator<Item = QueuedSequence> {
         let all = (kind, Priority::Interactive)..=(kind, Priority::Background);
         let turns = self.turns.range(all).next();
@@ -113,7 +111,7 @@ impl FairQueue {
         })
     }
 
-    /// Takes a sequence out.
+    /// Removes a sequence.
     pub(crate) fn remove(&mut self, of: &QueuedSequence) {
         let before = self.first_arrival(of.line());
         let Some(line) = self.lines.get_mut(&of.line()) else { return };
@@ -130,21 +128,21 @@ impl FairQueue {
         }
     }
 
-    /// Tells that a principal gets tokens.
+    /// Charges a principal for tokens.
     pub(crate) fn charge(&mut self, principal: Principal, tokens: u32) {
         let served = self.floor.max(self.served(principal)).saturating_add(u64::from(tokens));
         self.set_served(principal, served);
     }
 
-    /// Tells that it did not need so many.
+    /// Takes back a charge.
     pub(crate) fn refund(&mut self, principal: Principal, tokens: u32) {
         if let Some(served) = self.served.get(&principal) {
             self.set_served(principal, served.saturating_sub(u64::from(tokens)));
         }
     }
 
-    /// Forgets the principals that need not be known: those that neither wait nor are `active`
-    /// and have had no more than whoever has had least of the others.
+    /// Raises the floor to the least that a queued or `active` principal was served, and drops absent
+    /// principals at or below it.
     pub(crate) fn forget_idle(&mut self, active: impl Iterator<Item = Principal>) {
         let active: BTreeSet<Principal> = active.collect();
         let waiting = self.turns.values().filter_map(BTreeSet::first).map(|&(served, ..)| served);
@@ -173,12 +171,12 @@ impl FairQueue {
         lines_of(principal).any(|line| self.lines.contains_key(&line))
     }
 
-    /// The arrival of a line's first.
+    /// The first arrival in a line.
     fn first_arrival(&self, line: Line) -> Option<u64> {
         self.lines.get(&line)?.first_key_value().map(|(&arrival, _)| arrival)
     }
 
-    /// Puts a line where it belongs among the turns; its first was `before`.
+    /// Moves a line to its turn; its first arrival was `before`.
     fn reorder(&mut self, line: Line, before: Option<u64>) {
         let (now, served) = (self.first_arrival(line), self.served(line.2));
         if before == now {
@@ -196,7 +194,7 @@ impl FairQueue {
         }
     }
 
-    /// Remembers what a principal has served.
+    /// Sets what a principal was served, and moves its lines.
     fn set_served(&mut self, principal: Principal, served: u64) {
         let before = self.served.insert(principal, served);
         if before == Some(served) {
@@ -218,7 +216,7 @@ impl FairQueue {
     }
 }
 
-/// Every line that a principal may have.
+/// Every line that a principal can have.
 fn lines_of(principal: Principal) -> impl Iterator<Item = Line> {
     let kinds = SLOT_KINDS.into_iter();
     kinds.flat_map(move |kind| {
@@ -271,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn lanes_do_not_wait_for_each_other() {
+    fn slot_kinds_do_not_wait_for_each_other() {
         let mut queue = FairQueue::default();
         let long =
             QueuedSequence { kind: SlotKind::Long, ..waiting(0, Priority::Interactive, P[1]) };
@@ -285,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_anew_starts_level() {
+    fn a_new_principal_starts_level() {
         let mut queue = FairQueue::default();
         queue.push(waiting(0, Priority::Normal, P[1]));
         queue.charge(P[1], 5000);
@@ -301,7 +299,7 @@ mod tests {
         assert_eq!(queue.served.len(), 1);
     }
 
-    /// The same rules in the plainest way: every question goes through all that is there.
+    /// The same rules without an index: each question visits everything.
     #[derive(Default)]
     struct Plain {
         waiting: Vec<QueuedSequence>,
@@ -341,7 +339,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_index_says_what_a_walk_over_everything_says(
+        fn the_index_equals_a_walk_over_everything(
             deeds in proptest::collection::vec((0_u8..5, 0_u64..5, 0_u32..60, 0_u8..6), 1..120),
         ) {
             let (mut queue, mut plain) = (FairQueue::default(), Plain::default());
@@ -351,7 +349,7 @@ mod tests {
                 let kind = SLOT_KINDS[usize::from(kind / 3)];
                 match deed {
                     0 | 1 => {
-                        // One in three comes back to an old place.
+                        // One in three returns with an old arrival.
                         let arrival = if tokens % 3 == 0 { arrival / 2 + 1000 } else { arrival };
                         let seq = SeqId { request: RequestId(arrival), choice: 0 };
                         if plain.waiting.iter().all(|w| w.arrival != arrival) {

@@ -1,10 +1,9 @@
 //! Continuous batching of generation requests.
 //!
-//! Each answer of a request is a *sequence*. It waits in the queue, is admitted, gets a slot of the
-//! KV cache that holds as much of its prompt as anybody has (`kv.rs`), and then goes into steps:
-//! decode rows into every one, prompts into the time that is left (`step_budget.rs`). When cells run
-//! out, or somebody more urgent needs its place, it goes back to the queue with all its tokens and
-//! its slot is parked; it comes back like any other sequence, with a longer prompt.
+//! Each answer of a request is a *sequence*. It is queued, admitted, and assigned a slot with the longest
+//! reusable prefix (`kv.rs`). Then it takes part in steps: as a decode row in each, with chunks of its
+//! prompt within the budget (`step_budget.rs`). If cells run out, or a more urgent sequence needs its slot,
+//! it is preempted: its slot is parked and it is queued again with all its tokens.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -29,50 +28,50 @@ mod sequence;
 use allowance::Allowance;
 use sequence::{ScheduledSequence, SequenceState};
 
-/// The depth that answers have somewhere in their middle, for estimates, in tokens.
+/// Depth of a typical decode row, for estimates, in tokens.
 const ANSWER_DEPTH: u32 = 256;
 
-/// What the engine can do. All counts are in tokens unless they say otherwise.
+/// Capacity and settings of the engine. Counts are in tokens unless they say otherwise.
 #[derive(Debug, Clone, Copy)]
 pub struct SchedulerLimits {
-    /// Sequences that can be in a step together.
+    /// Maximum number of admitted sequences, the one in the long slot aside.
     pub parallel: u32,
-    /// The KV cache. At least `parallel` slots.
+    /// The KV cache; at least `parallel` slots.
     pub kv: KvLimits,
-    /// What one step can hold, over all sequences. At least `parallel`.
+    /// Maximum number of tokens in a step; at least one for each admitted sequence.
     pub batch_tokens: u32,
-    /// A prompt's chunk of at least this many tokens is computed otherwise than a shorter one; 1
-    /// where that is not so.
+    /// Block size of attention: a chunk of at least this many tokens is computed otherwise than a shorter
+    /// one; 1 if there is no difference.
     pub block: u32,
-    /// The longest that a step with decode rows should take if it also holds prompts.
+    /// Target time of a step with decode rows and chunks.
     pub itl_target: ItlTarget,
-    /// Whether a prompt's answer may not depend on how much of it was reused; else everything is reused.
+    /// Whether an answer must not depend on how much of its prompt was reused: reuse is then in whole
+    /// blocks.
     pub reproducible: bool,
-    /// What one sequence may take of a step that needs the logits of every prompt token.
+    /// Maximum chunk of a prompt whose every token needs logits.
     pub all_logits_tokens: u32,
-    /// Number of requests that may wait.
+    /// Maximum number of queued sequences at which a request is still taken.
     pub queue: usize,
 }
 
-/// What has happened since the start.
+/// Cumulative counters.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Counters {
-    /// Sequences that got a slot, by whether it held some of their tokens already, and why not.
+    /// Slot assignments by the result of the prefix lookup.
     pub reuse: BTreeMap<Reuse, u64>,
-    /// Sequences that waited for a prefix that another was computing.
+    /// Sequences that waited for a prefix that another one computed.
     pub waited: u64,
-    /// Sequences that went back to the queue because cells ran out.
+    /// Preemptions because cells ran out.
     pub preempted_for_cells: u64,
-    /// Sequences that went back to the queue for the long slot, because they had filled theirs.
+    /// Preemptions of sequences that had filled their slot; they resume in the long slot.
     pub outgrown: u64,
-    /// Sequences that went back to the queue for a more urgent one, or one of a principal that had
-    /// less.
+    /// Preemptions for a more urgent sequence, or one of a principal with fewer.
     pub preempted_for_others: u64,
-    /// Parked sequences that had to make room.
+    /// Evictions of parked slots.
     pub evicted: u64,
 }
 
-/// The queue, the KV cache and the policy.
+/// Schedules generation: the queue, the prefix cache, the cost model and the policy.
 #[derive(Debug)]
 pub struct Scheduler {
     limits: SchedulerLimits,
@@ -81,16 +80,16 @@ pub struct Scheduler {
     kv: KvCache,
     costs: CallCosts,
     budget: StepBudget,
-    /// Those of them that are not in the queue: steps visit these alone, however many wait.
+    /// Sequences that are not queued: a step visits only these, so its time does not depend on the queue.
     admitted: BTreeSet<SeqId>,
-    /// The sequence that has the long slot.
+    /// The sequence in the long slot.
     long: Option<SeqId>,
-    /// Numbers arrivals.
+    /// Number of arrivals so far.
     arrivals: u64,
-    /// Prompt tokens that were computed.
+    /// Prompt tokens computed so far.
     prefilled: u64,
     allowance: Allowance,
-    /// Mean length of the answers so far.
+    /// Moving mean of the length of answers.
     answer_tokens: f64,
     counts: Counters,
 }
@@ -98,10 +97,10 @@ pub struct Scheduler {
 // === impl Scheduler ===
 
 impl Scheduler {
-    /// An idle scheduler.
+    /// Creates an idle scheduler.
     ///
     /// # Panics
-    /// If a step cannot hold one decode row for each sequence, or there are too few slots.
+    /// If a step cannot hold a decode row for each admitted sequence, or there are too few slots.
     pub fn new(limits: SchedulerLimits) -> Self {
         let rows = limits.parallel + u32::from(limits.kv.long_tokens > 0);
         assert!(
@@ -127,8 +126,8 @@ impl Scheduler {
         }
     }
 
-    /// An idle scheduler that begins with what another one has learned of the same calls on the same
-    /// machine. Samples that cannot have been measured are left out; new ones soon outweigh the others.
+    /// Creates an idle scheduler with costs learned earlier on the same machine. Implausible samples are
+    /// left out; new samples soon outweigh the others.
     ///
     /// # Panics
     /// As [`Scheduler::new`].
@@ -138,10 +137,10 @@ impl Scheduler {
         scheduler
     }
 
-    /// Puts a request into the queue.
+    /// Queues the sequences of a request.
     ///
     /// # Errors
-    /// [`Rejected`] when it can never run, or not enough others have gone.
+    /// [`Rejected`] if it can never fit, or the queue is full.
     pub fn submit(&mut self, request: &Request) -> Result<(), Rejected> {
         let prompt = u32::try_from(request.prompt.len()).unwrap_or(u32::MAX);
         let needed = prompt.saturating_add(request.max_new_tokens);
@@ -166,19 +165,19 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Whether one more request may wait.
+    /// Whether the queue takes another request.
     pub fn has_room(&self) -> bool {
         self.queue.len() < self.limits.queue
     }
 
-    /// Takes back a request, wherever it is. What was computed for it stays for others to reuse.
+    /// Cancels a request in any state. Its slots are parked.
     pub fn cancel(&mut self, id: RequestId) {
         for seq in self.seqs_of(id) {
             self.finish(seq);
         }
     }
 
-    /// Takes back a request whose slots may hold anything after a step that failed.
+    /// Cancels a request and empties its slots: after a failed step they may hold anything.
     pub fn discard(&mut self, id: RequestId) {
         for seq in self.seqs_of(id) {
             match self.sequences.get(&seq).and_then(ScheduledSequence::slot) {
@@ -192,7 +191,7 @@ impl Scheduler {
         }
     }
 
-    /// Ends one sequence. Its slot is parked.
+    /// Finishes a sequence; its slot is parked.
     pub fn finish(&mut self, seq: SeqId) {
         self.drop_rejected_drafts(seq);
         let Some(sequence) = self.sequences.remove(&seq) else { return };
@@ -211,17 +210,17 @@ impl Scheduler {
         }
     }
 
-    /// Tells that a token was sampled for `seq`; the next step will compute it.
+    /// Appends a sampled token to `seq`; the next step computes it.
     pub fn append_token(&mut self, seq: SeqId, token: Token) {
         if let Some(sequence) = self.sequences.get_mut(&seq) {
             sequence.tokens.push(token);
         }
     }
 
-    /// Tells that the next draft of `seq` is what was sampled: its KV is there already.
+    /// Appends a sampled token that equals the next draft of `seq`: its KV is computed already.
     pub fn accept_draft(&mut self, seq: SeqId, token: Token) {
         let Some(sequence) = self.sequences.get_mut(&seq) else { return };
-        // The token before it was computed; this one was as well, as a draft.
+        // The draft was computed with the row before it.
         sequence.tokens.push(token);
         sequence.computed += 1;
         sequence.accepted += 1;
@@ -230,8 +229,8 @@ impl Scheduler {
         }
     }
 
-    /// Offers drafts: as many tokens as are likely to follow the last one of `seq`. The next step
-    /// takes as many of them as are worth their time.
+    /// Offers `drafts` tokens that may follow the last one of `seq`, each right with probability `likely`.
+    /// The next step takes as many as are worth their time.
     pub fn offer_drafts(&mut self, seq: SeqId, drafts: u32, likely: f64) {
         if let Some(sequence) = self.sequences.get_mut(&seq) {
             (sequence.offered, sequence.likely) = (drafts, likely);
@@ -263,43 +262,42 @@ impl Scheduler {
         self.queue.forget_idle(active.into_iter());
     }
 
-    /// Tells how many bytes a copy in host memory has taken; `None` where it could not be made.
+    /// Records the size of a copy in host memory in bytes; `None` if it could not be made.
     pub fn record_copy_size(&mut self, copy: HostCopyId, bytes: Option<u64>) {
         self.kv.record_copy_size(copy, bytes);
     }
 
-    /// Sequences that wait to be admitted.
+    /// Number of queued sequences.
     pub fn waiting(&self) -> usize {
         self.queue.len()
     }
 
-    /// Sequences that were admitted.
+    /// Number of admitted sequences.
     pub fn running(&self) -> usize {
         self.admitted.len()
     }
 
-    /// Cells that running sequences hold, in tokens.
+    /// Cells of active sequences.
     pub fn kv_tokens(&self) -> u64 {
         self.kv.running()
     }
 
-    /// Cells that parked sequences alone hold, in tokens.
+    /// Cells that only parked slots hold.
     pub fn parked_tokens(&self) -> u64 {
         self.kv.parked()
     }
 
-    /// What host memory keeps, in tokens.
+    /// Tokens of copies in host memory.
     pub fn saved_tokens(&self) -> u64 {
         self.kv.host_tokens()
     }
 
-    /// What has happened since the start.
+    /// Cumulative counters.
     pub fn counts(&self) -> Counters {
         Counters { evicted: self.kv.evictions(), ..self.counts.clone() }
     }
 
-    /// How long it will take until what waits now has been served, by what steps cost; zero where
-    /// that is not known.
+    /// Estimates the time until the present queue has been served; zero if costs are unknown.
     pub fn backlog(&self) -> Duration {
         let prompts = u32::try_from(self.queue.tokens()).unwrap_or(u32::MAX);
         let rows = self.limits.parallel.min(u32::try_from(self.queue.len()).unwrap_or(u32::MAX));
@@ -309,17 +307,17 @@ impl Scheduler {
             + self.costs.decode_time(rows, ANSWER_DEPTH).mul_f64(turns * self.answer_tokens)
     }
 
-    /// How often the token of a draft must be right for drafts to pay, by what steps cost now.
+    /// The probability of a right draft from which drafts pay, by the present costs.
     pub fn draft_break_even(&self) -> f64 {
         self.costs.break_even(ANSWER_DEPTH)
     }
 
-    /// What calls were learned to cost so far.
+    /// The costs of calls learned so far.
     pub fn learned_costs(&self) -> LearnedCosts {
         self.costs.learned()
     }
 
-    /// Samples taken in so far, restored ones included: what was learned is the same as long as this is.
+    /// Number of samples so far, restored ones included: it changes whenever learned costs do.
     pub fn sample_count(&self) -> u64 {
         self.costs.samples()
     }
@@ -330,7 +328,7 @@ impl Scheduler {
         sequence.waiting(seq, slot_tokens)
     }
 
-    /// Gives back the place that an admitted sequence has.
+    /// Removes a sequence from the admitted ones.
     fn clear_admission(&mut self, seq: SeqId) {
         self.admitted.remove(&seq);
         self.long.take_if(|long| *long == seq);
@@ -342,7 +340,7 @@ impl Scheduler {
         self.sequences.range(from..=to).map(|(seq, _)| *seq).collect()
     }
 
-    /// Drops the KV of drafts that were not what was sampled.
+    /// Trims the KV of drafts that were not sampled.
     fn drop_rejected_drafts(&mut self, seq: SeqId) {
         let Some(sequence) = self.sequences.get_mut(&seq) else { return };
         if let (SequenceState::Active(slot), true) =

@@ -1,14 +1,14 @@
-//! Who holds which KV: running sequences, parked ones, and those saved to host memory.
+//! The prefix cache: what active slots, parked slots and copies in host memory hold, and its reuse.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{HostCopyId, Salt, SlotId, Token};
 use crate::kv::copy_sizes::CopySizes;
 use crate::kv::evicted_prefixes::EvictedPrefixes;
-use crate::kv::eviction_score::{EvictionScore, cost, least_worth};
+use crate::kv::eviction_score::{EvictionScore, cost, lowest_score};
 use crate::kv::long_slot::LongSlot;
 use crate::kv::prefix_tree::{Match, PrefixTree};
-use crate::kv::reuse::{LEAST_SAVED, ReuseLimit, SlotAssignment};
+use crate::kv::reuse::{MIN_HOST_TOKENS, ReuseLimit, SlotAssignment};
 
 pub(crate) mod checkpoints;
 mod copy_sizes;
@@ -26,33 +26,37 @@ pub use limits::KvLimits;
 pub use op::KvOp;
 pub use reuse::Reuse;
 
-/// A copy from one slot to another is one of all their cells, whatever is wanted of them. So many cells are copied
-/// in less than half the time that one token takes to compute (measured: 2.5 µs a cell of SmolLM2, 2 ms a token; of
-/// larger models a token takes longer by more than a cell does). Fewer than [`LEAST_COPY`] tokens are not worth it.
-const CELLS_OF_A_TOKEN: u32 = 128;
-const LEAST_COPY: u32 = 16;
+/// Cells that are copied in less than half the time that one token takes to compute.
+///
+/// A copy between slots is one of all their cells, whatever part is needed. Measured with SmolLM2: 2.5 µs a
+/// cell, 2 ms a token; with larger models the time of a token grows by more than that of a cell.
+const CELLS_COPIED_PER_TOKEN: u32 = 128;
+/// Minimum number of tokens that a copy between slots must save.
+const MIN_COPIED_TOKENS: u32 = 16;
 
-/// The slots, what they hold, and what is parked.
+/// The slots, their content, and copies in host memory.
 #[derive(Debug)]
 pub(crate) struct KvCache {
     limits: KvLimits,
+    /// What slots hold, active and parked, the long slot aside.
     tree: PrefixTree<SlotId>,
     empty: BTreeSet<SlotId>,
     parked: BTreeMap<SlotId, EvictionScore>,
     long: Option<LongSlot>,
+    /// What host memory holds.
     copies: PrefixTree<HostCopyId>,
     copy_scores: BTreeMap<HostCopyId, EvictionScore>,
     copy_sizes: CopySizes,
-    /// A copy that is about to come back: it is not evicted.
+    /// A copy that is being restored: it is not evicted.
     restoring: Option<HostCopyId>,
     evicted_prefixes: EvictedPrefixes,
     next_copy: u64,
-    /// Scores of what was evicted last, on the device and from host memory: what is parked later
-    /// starts from there, so that old worth fades.
+    /// Scores evicted last, on the device and in host memory: new scores start from them, so that old
+    /// ones fade.
     ages: [f64; 2],
     ops: Vec<KvOp>,
-    /// Slots of copies that the backend makes when the next step runs, not before: until then
-    /// nothing may be saved from them or restored into them.
+    /// Slots of pending copies: the backend makes them when the next step runs, and until then no state
+    /// is saved from these slots or restored into them.
     copying: BTreeSet<SlotId>,
     evictions: u64,
 }
@@ -65,7 +69,7 @@ impl KvCache {
             empty: (0..limits.slots).map(SlotId).collect(),
             parked: BTreeMap::new(),
             long: limits.long_slot().map(LongSlot::new),
-            // Checkpoints of a prompt begin alike.
+            // Checkpoints of a prompt share its prefix.
             copies: PrefixTree::new(!limits.rewinds),
             copy_scores: BTreeMap::new(),
             copy_sizes: CopySizes::default(),
@@ -79,8 +83,7 @@ impl KvCache {
         }
     }
 
-    /// What is to be done before the next step; `runs` says whether there is anything to compute
-    /// in it.
+    /// Takes the changes that come before the next step; `runs` says whether the step computes anything.
     pub(crate) fn take_ops(&mut self, runs: bool) -> Vec<KvOp> {
         if runs {
             self.copying.clear();
@@ -88,33 +91,32 @@ impl KvCache {
         std::mem::take(&mut self.ops)
     }
 
-    /// Cells that running sequences hold, in the long slot or others.
+    /// Cells of active sequences, the long slot included.
     pub(crate) fn running(&self) -> u64 {
         self.pinned() + self.long.as_ref().map_or(0, LongSlot::running)
     }
 
-    /// Cells that running sequences hold, that in the long slot aside.
+    /// Cells of active sequences, the long slot aside.
     pub(crate) fn pinned(&self) -> u64 {
         self.tree.cells_of(|slot| !self.parked.contains_key(&slot))
     }
 
-    /// Cells that parked sequences alone hold.
+    /// Cells that only parked slots hold.
     pub(crate) fn parked(&self) -> u64 {
         self.tree.cells() - self.pinned()
     }
 
-    /// Parked sequences that had to make room.
+    /// Number of parked slots evicted so far.
     pub(crate) fn evictions(&self) -> u64 {
         self.evictions
     }
 
-    /// Cells that would be free if a running sequence were not.
+    /// Cells that would be free without the sequence in `slot`.
     pub(crate) fn exclusive(&self, slot: SlotId) -> u32 {
         if self.is_long(slot) { 0 } else { self.tree.exclusive(slot) }
     }
 
-    /// Cells that running sequences could still take: where each slot has its own, whoever is in
-    /// one fits.
+    /// Cells that active sequences can still take; unbounded if each slot has cells of its own.
     pub(crate) fn available(&self) -> u32 {
         if !self.limits.shares {
             return u32::MAX;
@@ -123,22 +125,22 @@ impl KvCache {
         u32::try_from(left).unwrap_or(u32::MAX)
     }
 
-    /// How many of the first tokens can be reused within `limit`.
+    /// Length of the longest prefix that can be reused within `limit`.
     pub(crate) fn longest_reusable(&self, salt: Salt, tokens: &[Token], limit: ReuseLimit) -> u32 {
         let device = self.longest_on_device(salt, tokens, limit).map_or(0, |m| m.len);
         let host = self.longest_in_host(salt, tokens, limit, self.limits.slot_tokens);
         device.max(host.map_or(0, |m| m.len))
     }
 
-    /// How many of the first tokens a running sequence holds, if cells can be shared with it.
+    /// Length of the longest prefix in an active slot, if slots share cells.
     pub(crate) fn shareable(&self, salt: Salt, tokens: &[Token]) -> u32 {
         let matches = if self.limits.shares { self.tree.matches(salt, tokens) } else { Vec::new() };
         let running = matches.iter().filter(|m| !self.parked.contains_key(&m.holder));
         running.map(|m| m.len).max().unwrap_or(0)
     }
 
-    /// Gives a sequence a slot that holds as many of its first tokens as anybody has, at most
-    /// by the `limit`. `None` where all slots run.
+    /// Assigns a slot that holds the longest reusable prefix within `limit`; `None` if all slots are
+    /// active.
     pub(crate) fn assign(
         &mut self,
         salt: Salt,
@@ -148,12 +150,12 @@ impl KvCache {
         let device = self.longest_on_device(salt, tokens, limit);
         let have = device.map_or(0, |m| m.len);
         let host = self.longest_in_host(salt, tokens, limit, self.limits.slot_tokens);
-        let host = host.filter(|m| m.len >= have + LEAST_SAVED);
+        let host = host.filter(|m| m.len >= have + MIN_HOST_TOKENS);
         let device = match host {
             None => device,
             Some(host) => match self.restore(host, salt, tokens) {
-                Some(begun) => return Some(begun),
-                // It may have been evicted to make room for what then could not be restored.
+                Some(assignment) => return Some(assignment),
+                // Making room may have evicted the match on the device.
                 None => self.longest_on_device(salt, tokens, limit),
             },
         };
@@ -168,8 +170,8 @@ impl KvCache {
         };
         let (len, reuse) = (source.len, Reuse::Device);
         self.count_parked_use(source.holder);
-        // A parked sequence that goes on loses nothing, unless its slot lies apart from those that
-        // run; one that would be cut may be wanted whole.
+        // Continuing a parked slot loses nothing, unless the slot lies apart from the active ones; one
+        // that would be trimmed may be needed whole.
         let next = self.next_slot(Some(source.holder));
         let better = |slot: &SlotId| self.gaps(*slot) < self.gaps(source.holder);
         let adopts = self.parked.contains_key(&source.holder) && source.whole;
@@ -179,11 +181,11 @@ impl KvCache {
             self.truncate(source.holder, len);
             return Some(SlotAssignment { slot: source.holder, cached: len, reuse });
         };
-        // What the slot holds itself is there without a copy.
+        // What the new slot holds itself needs no copy.
         let own = self.usable(self.tree.matches(salt, tokens), limit).find(|m| m.holder == slot);
         let own = own.map_or(0, |m| m.len);
         self.save_evicted(slot);
-        let least = LEAST_COPY.max(self.limits.slot_tokens / CELLS_OF_A_TOKEN);
+        let least = MIN_COPIED_TOKENS.max(self.limits.slot_tokens / CELLS_COPIED_PER_TOKEN);
         if !self.limits.shares && len < own + least {
             self.parked.remove(&slot);
             self.empty.remove(&slot);
@@ -201,7 +203,7 @@ impl KvCache {
         Some(SlotAssignment { slot, cached: len, reuse })
     }
 
-    /// Adds tokens that were computed.
+    /// Adds computed tokens to a slot.
     pub(crate) fn extend(&mut self, slot: SlotId, tokens: &[Token]) {
         match self.long_at(slot) {
             Some(long) => long.extend(tokens),
@@ -209,7 +211,7 @@ impl KvCache {
         }
     }
 
-    /// Drops what a slot holds behind `keep` tokens, whether it was added or not.
+    /// Trims a slot to `keep` tokens, drafts that were not added included.
     pub(crate) fn truncate(&mut self, slot: SlotId, keep: u32) {
         match self.long_at(slot) {
             Some(long) => long.truncate(keep),
@@ -218,7 +220,7 @@ impl KvCache {
         self.ops.push(KvOp::Trim { slot, keep });
     }
 
-    /// Takes a slot back and keeps what it holds for whoever begins alike.
+    /// Parks a slot: its content stays for reuse.
     pub(crate) fn park(&mut self, slot: SlotId) {
         if let Some(long) = self.long_at(slot) {
             return long.park();
@@ -233,7 +235,7 @@ impl KvCache {
         }
         let mut uses = 1.0;
         if self.limits.rewinds {
-            // It holds all that these hold.
+            // The slot holds all that these hold.
             for part in others.iter().filter(|m| m.whole) {
                 if let Some(score) = self.parked.get(&part.holder) {
                     uses += score.uses;
@@ -246,7 +248,7 @@ impl KvCache {
         while self.parked() > u64::from(self.limits.parked_tokens) && self.evict() {}
     }
 
-    /// Takes a slot back whose content is not to be used again.
+    /// Empties a slot without keeping its content.
     pub(crate) fn release(&mut self, slot: SlotId) {
         if let Some(long) = self.long_at(slot) {
             long.clear();
@@ -259,7 +261,7 @@ impl KvCache {
         self.empty.insert(slot);
     }
 
-    /// Evicts what is worth least until `cells` are free. Returns whether they are.
+    /// Evicts the lowest scores until `cells` are free. Returns whether they are.
     pub(crate) fn make_room(&mut self, cells: u32) -> bool {
         let fits = |kv: &Self| kv.tree.cells() + u64::from(cells) <= u64::from(kv.limits.cells);
         while !fits(self) {
@@ -270,7 +272,7 @@ impl KvCache {
         true
     }
 
-    /// An empty slot, made by eviction if need be; not of `except`.
+    /// Frees a slot other than `except`, by eviction if need be.
     fn free_slot(&mut self, except: Option<SlotId>) -> Option<SlotId> {
         let slot = self.next_slot(except)?;
         self.save_evicted(slot);
@@ -278,10 +280,11 @@ impl KvCache {
         Some(slot)
     }
 
-    /// The slot to use next, which may hold something that is then to be retired. Where slots do not
-    /// share cells, rows in slots side by side are computed together and others one group after the
-    /// other, in every step to come: so the best connected one comes first. Of these an empty one,
-    /// else one that was used once, else the one worth least.
+    /// The empty or parked slot to use next.
+    ///
+    /// If slots do not share cells, rows in adjacent slots are computed together and others one group
+    /// after another, in every later step: so the slot with the most active neighbours comes first. Of
+    /// these an empty one, else one used once, else the one with the lowest score.
     fn next_slot(&self, except: Option<SlotId>) -> Option<SlotId> {
         let empty = self.empty.iter().map(|&slot| (self.gaps(slot), 0, 0.0, slot));
         let parked = self.parked.iter().map(|(&slot, score)| {
@@ -295,7 +298,7 @@ impl KvCache {
         best.map(|(.., slot)| slot)
     }
 
-    /// Slots beside this one where nobody runs, where that matters.
+    /// Number of neighbours of a slot that are not active; 0 if slots share cells.
     fn gaps(&self, slot: SlotId) -> usize {
         let runs = |slot: Option<u32>| {
             let slot = slot.map(SlotId).filter(|s| s.0 < self.limits.slots);
@@ -305,15 +308,15 @@ impl KvCache {
         if self.limits.shares { 0 } else { beside.into_iter().filter(|r| !r).count() }
     }
 
-    /// Evicts the parked sequence that is worth least.
+    /// Evicts the parked slot with the lowest score. Returns whether there was one.
     fn evict(&mut self) -> bool {
-        let Some((slot, _)) = least_worth(&self.parked) else { return false };
+        let Some((slot, _)) = lowest_score(&self.parked) else { return false };
         self.save_evicted(slot);
         self.release(slot);
         true
     }
 
-    /// Before a parked sequence goes: what took long to compute is saved to host memory.
+    /// Counts the eviction of a parked slot and copies it to host memory if that is worthwhile.
     fn save_evicted(&mut self, slot: SlotId) {
         let Some(&score) = self.parked.get(&slot) else { return };
         self.ages[0] = self.ages[0].max(score.value);
@@ -324,7 +327,7 @@ impl KvCache {
         }
     }
 
-    /// Makes a slot that nobody runs in ready for a new sequence.
+    /// Takes an empty or parked slot for a new sequence.
     fn take_slot(&mut self, slot: SlotId) {
         if self.parked.contains_key(&slot) {
             self.release(slot);
@@ -332,6 +335,7 @@ impl KvCache {
         self.empty.remove(&slot);
     }
 
+    /// The slot with the longest reusable prefix, a parked one first.
     fn longest_on_device(
         &self,
         salt: Salt,
@@ -345,7 +349,7 @@ impl KvCache {
         })
     }
 
-    /// What can be used of each match: all where a slot can be cut back, else all or nothing.
+    /// The reusable part of each match: any prefix if slots can be trimmed, else all or nothing.
     fn usable<K>(&self, found: Vec<Match<K>>, limit: ReuseLimit) -> impl Iterator<Item = Match<K>> {
         let rewinds = self.limits.rewinds;
         let cut = move |m: Match<K>| {
@@ -355,6 +359,7 @@ impl KvCache {
         found.into_iter().map(cut).filter(move |m| m.len > 0 && (rewinds || m.whole))
     }
 
+    /// Why nothing is reused.
     fn miss_reason(&self, salt: Salt, tokens: &[Token], limit: ReuseLimit) -> Reuse {
         if limit.of(limit.tokens) == 0 {
             Reuse::Short
@@ -369,7 +374,7 @@ impl KvCache {
         }
     }
 
-    /// Tells that a parked sequence was of use.
+    /// Counts a use of a parked slot, if it is one.
     fn count_parked_use(&mut self, slot: SlotId) {
         if let Some(score) = self.parked.get_mut(&slot) {
             score.uses += 1.0;
@@ -377,6 +382,7 @@ impl KvCache {
         }
     }
 
+    /// Computes the score of a parked slot.
     fn rescore(&mut self, slot: SlotId) {
         let (exclusive, len) = (self.tree.exclusive(slot), self.tree.len(slot));
         let age = self.ages[0];

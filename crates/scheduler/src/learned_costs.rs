@@ -1,25 +1,24 @@
-//! What calls were learned to cost, as plain data: for the next engine, which then does not begin with
-//! guesses.
+//! Learned costs of calls as plain data, to be kept for the next engine.
 
 use serde::{Deserialize, Serialize};
 
 use crate::call_load::CallSample;
 use crate::cost_curve::{CLASSES, SAMPLES};
 
-/// The most samples of one kind of call.
+/// Maximum number of samples of one kind of call.
 const MOST: usize = SAMPLES * CLASSES;
 
-/// Times of recent calls, by kind of call: what estimates rest on. Untrusted until
-/// [`LearnedCosts::plausible`], which leaves at most 128 samples of each kind.
+/// Times of recent calls, by kind. Untrusted before [`LearnedCosts::plausible`], which leaves at most 128
+/// samples of each kind.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LearnedCosts {
-    /// Of calls with decode rows alone.
+    /// Calls with decode rows only.
     pub rows: Vec<CallSample>,
-    /// Of calls with less than a block of a sequence.
+    /// Calls with spans shorter than a block.
     pub short: Vec<CallSample>,
-    /// Of calls with at least a block of a prompt.
+    /// Calls with a chunk of at least a block.
     pub chunk: Vec<CallSample>,
-    /// Of calls with decode rows and prompts.
+    /// Calls with decode rows and chunks.
     pub mixed: Vec<CallSample>,
 }
 
@@ -34,8 +33,8 @@ impl LearnedCosts {
         self.len() == 0
     }
 
-    /// Without what no engine can have measured: calls without tokens, or that are said to have taken
-    /// no time or more than an hour, and samples beyond the bounds.
+    /// Removes implausible samples (without tokens, or with a time of zero or more than an hour) and those
+    /// beyond the maximum number.
     #[must_use]
     pub fn plausible(self) -> Self {
         let plausible = |mut samples: Vec<CallSample>| {
@@ -64,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_of_too_many_are_left() {
+    fn the_newest_samples_are_left() {
         let sample = |tokens| CallSample { tokens, depth: 0, seconds: 0.1 };
         let rows = (0..1000).map(sample).collect();
         let costs = LearnedCosts { rows, ..LearnedCosts::default() }.plausible();

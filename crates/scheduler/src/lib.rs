@@ -1,21 +1,9 @@
-//! Which sequence gets how many tokens of the next step.
+//! Decides what the next forward pass of a model computes: continuous batching as pure logic.
 //!
-//! [`Scheduler`] decides for generation: requests wait in a fair queue, are admitted to slots of
-//! the KV cache, reuse what others computed, prefill in chunks and decode one token a step, all in
-//! one batch. [`EmbeddingQueue`] decides
-//! for embeddings: inputs of many requests are packed into one forward pass by token budget.
+//! **Invariant:** no clock, no threads, no randomness, no async and no llama.cpp types: the same calls
+//! lead to the same decisions. serde is for what crosses to an engine's process or is kept on disk.
 //!
-//! The unit of both is the *step*: `plan` says what the next forward pass holds, the engine runs
-//! it and reports back. A sequence is `known` tokens (prompt and generated) of which `computed`
-//! are in the KV cache; a step moves `computed` towards `known`, and decoding is the case where
-//! one token is missing. Tokens are numbers here, compared and nothing else.
-//!
-//! How much of a step prompts may take beside decode rows is decided by what steps cost, learned
-//! from the times the engine reports, and a target for the time between two tokens.
-//!
-//! **Invariant:** no tokio, no clock, no randomness, no llama types. serde is for what crosses to an
-//! engine's process, or is kept for the next one. Given the same
-//! calls it makes the same decisions.
+#![doc = include_str!("../README.md")]
 
 mod call_costs;
 mod call_load;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::ids::{Principal, RequestId, Salt, Token};
 
-/// How urgent a request is.
+/// Priority of a request.
 #[derive(
     Debug,
     Clone,
@@ -21,53 +21,53 @@ use crate::ids::{Principal, RequestId, Salt, Token};
 pub enum Priority {
     /// Before all others.
     Interactive,
-    /// In between.
+    /// The default.
     #[default]
     Normal,
-    /// Only while nobody else has anything to compute.
+    /// Only while no other sequence is active.
     Background,
 }
 
-/// A request as the scheduler sees it.
+/// A generation request.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Its number; never used before.
+    /// Id; not used before.
     pub id: RequestId,
-    /// The prompt, at least one token.
+    /// The prompt; at least one token.
     pub prompt: Arc<[Token]>,
-    /// Where messages begin or end in it, ascending: other prompts are likely to part from it there.
-    /// Of use where slots cannot be cut back.
+    /// Positions where messages begin or end, ascending: other prompts are likely to part from it there.
+    /// Used for checkpoints.
     pub borders: Arc<[u32]>,
-    /// Whose KV it may reuse: that of requests with the same salt.
+    /// Separates prefix caches.
     pub salt: Salt,
-    /// On whose behalf it comes.
+    /// The client to charge.
     pub principal: Principal,
-    /// How urgent it is.
+    /// Its priority.
     pub priority: Priority,
-    /// The most tokens an answer can have.
+    /// Maximum number of tokens of an answer.
     pub max_new_tokens: u32,
-    /// Number of answers, at least 1.
+    /// Number of answers; at least 1.
     pub choices: u32,
-    /// Whether the logits of every prompt token are wanted, not only the last one's.
+    /// Whether the logits of every prompt token are needed.
     pub all_logits: bool,
-    /// Where it goes on somewhere else's work: what each answer has so far, `None` of those that are
-    /// complete. Empty for one that begins.
+    /// Tokens of each answer so far if the request continues after an engine's death, `None` for complete
+    /// answers. Empty for a new request.
     pub generated: Vec<Option<Vec<Token>>>,
 }
 
-/// Why a request was not taken.
+/// Why a request was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejected {
-    /// The queue holds as many requests as it may.
+    /// The queue is full.
     QueueFull {
-        /// That number.
+        /// Maximum number of queued sequences.
         limit: usize,
     },
-    /// It can never fit into a slot.
+    /// The request can never fit into a slot.
     TooLong {
-        /// What it needs, in tokens.
+        /// Length of prompt and answer, in tokens.
         needed: u32,
-        /// What a slot holds, in tokens.
+        /// Capacity of a slot, in tokens.
         limit: u32,
     },
 }

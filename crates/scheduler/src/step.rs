@@ -1,4 +1,4 @@
-//! A forward pass, and how it is cut into decode calls.
+//! A step and its decode calls.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -7,120 +7,120 @@ use crate::call_load::CallLoad;
 use crate::ids::{SeqId, SlotId};
 use crate::kv::{KvLimits, KvOp};
 
-/// One forward pass.
+/// A forward pass: changes of the KV cache, token spans and decode calls.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Step {
-    /// Changes of the KV cache that come before, in order. They are made even if there is no work.
+    /// Changes of the KV cache before it, in order; made even without spans.
     pub kv: Vec<KvOp>,
-    /// What is computed, call by call, and within a call in order of slots, so that a backend finds
-    /// neighbours side by side. Empty if there is nothing to compute.
+    /// The computed spans, call by call, and within a call by slot, so that adjacent slots are adjacent
+    /// rows. Empty if there is nothing to compute.
     pub spans: Vec<TokenSpan>,
-    /// The decode calls, in order. Together they hold all of `work`.
+    /// The decode calls, in order; together they hold all spans.
     pub calls: Vec<DecodeCall>,
-    /// Why its prompts have as many tokens as they have.
+    /// What decided the size of its chunks.
     pub budget_reason: BudgetReason,
 }
 
-/// Why the prompts got as much of a step as they got.
+/// What decided the size of a step's chunks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum BudgetReason {
-    /// No prompt is waiting to be computed.
+    /// No sequence prefills.
     #[default]
     NoPrompt,
-    /// No sequence decodes: chunks are as large as makes them cheap.
+    /// No decode rows: chunks are as large as makes them cheapest.
     NoDecodeRows,
-    /// What fits beside the decode rows within the target.
+    /// The time that the decode rows leave within the target.
     Target,
-    /// An efficient chunk, though the step takes longer than the target.
+    /// An efficient chunk, although the step exceeds the target.
     Efficient,
-    /// This step makes up for one that took longer than the target: only prompts that end within it.
+    /// The step compensates for one that exceeded the target: only chunks that complete a prompt.
     Pace,
 }
 
 /// One call of the model's decode function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodeCall {
-    /// Which calls it is compared with when costs are learned.
+    /// Selects the cost curve.
     pub kind: CallKind,
-    /// Its part of [`Step::work`].
+    /// Its range of [`Step::spans`].
     pub spans: Range<usize>,
     /// What its time depends on.
     pub load: CallLoad,
-    /// How long it should take; zero if that is not known yet.
+    /// Estimated time; zero if unknown.
     pub predicted: Duration,
 }
 
 /// Kinds of decode calls. Each has a cost curve of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CallKind {
-    /// One token for each sequence: decode rows.
+    /// Decode rows: one token for each sequence.
     Rows,
-    /// Several tokens for a sequence, fewer than a block: drafts, forced tokens, short prompts.
+    /// Spans of several tokens, fewer than a block: drafts, forced tokens, short chunks.
     Short,
-    /// A block of a prompt, or more.
+    /// A chunk of at least a block.
     Chunk,
-    /// Decode rows and prompts in one call.
+    /// Decode rows and chunks in one call.
     Mixed,
 }
 
-/// One sequence's part of a call: its tokens `start .. start + tokens` go in. A prompt may have two parts in a
-/// step: a token among the rows, and a chunk after that.
+/// The tokens `start .. start + tokens` of a sequence, in a decode call. A prompt can have two spans in a
+/// step: a token among the rows, and a chunk after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenSpan {
     /// The sequence.
     pub seq: SeqId,
-    /// Where its KV is.
+    /// Its slot.
     pub slot: SlotId,
-    /// Position of the first token: how many its slot holds already.
+    /// Position of the first token: the number of tokens in the slot.
     pub start: u32,
-    /// Number of tokens, at least 1.
+    /// Number of tokens; at least 1.
     pub tokens: u32,
-    /// How many of them, the last ones, are drafts.
+    /// Number of drafts among them, at the end.
     pub drafts: u32,
-    /// Which logits are needed.
+    /// The rows that need logits.
     pub output: Output,
 }
 
-/// Which rows of a [`TokenSpan`] need logits.
+/// The rows of a [`TokenSpan`] that need logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Output {
-    /// None: the prompt goes on in a later step.
+    /// None: the prompt continues in a later step.
     None,
-    /// The last, and that before each draft; a token is sampled from it.
+    /// The last one and those before drafts; a token is sampled from each.
     Last,
-    /// Every one; a token is sampled from the last if the prompt is complete.
+    /// All; a token is sampled from the last one if the prompt is complete.
     All {
-        /// Whether it is.
+        /// Whether the prompt is complete.
         complete: bool,
     },
 }
 
-/// How work is cut into calls.
+/// Splits the spans of a step into decode calls.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CallSplitter {
-    /// A chunk of at least this many tokens is computed otherwise than a shorter one.
+    /// Block size of attention, in tokens.
     block: u32,
-    /// Whether decode rows and prompts share a call. Not where each slot has a KV stream of its own:
-    /// llama.cpp would cut such a call itself. Nor where attention computes blocks: a block that holds
-    /// rows of several sequences goes over the cells of all of them (docs/performance.md).
+    /// Whether decode rows and chunks share a call. Not if each slot has a KV stream of its own, as
+    /// llama.cpp would split such a call itself; nor if attention computes blocks, as a block with rows of
+    /// several sequences goes over the cells of all of them (docs/performance.md).
     mixes: bool,
     /// Whether each slot has a KV stream of its own.
     streams: bool,
-    /// The slot that has a KV cache of its own, so that its calls are separate.
+    /// The slot with a KV cache of its own: its calls are separate.
     long: Option<SlotId>,
 }
 
 // === impl Output ===
 
 impl Output {
-    /// Whether a token is to be sampled from the last row.
+    /// Whether a token is sampled from the last row.
     pub fn samples(self) -> bool {
         matches!(self, Self::Last | Self::All { complete: true })
     }
 }
 
 impl CallLoad {
-    /// That of a call which holds this work.
+    /// The load of a call with these spans.
     pub(crate) fn sum(spans: &[TokenSpan]) -> Self {
         let each = spans.iter().map(|w| Self::of(w.tokens, w.start));
         each.fold(Self::default(), Self::plus)
@@ -130,7 +130,7 @@ impl CallLoad {
 // === impl Step ===
 
 impl Step {
-    /// Leaves out work that cannot be computed.
+    /// Removes spans for which `keep` is false, and calls that are then empty.
     pub fn retain(&mut self, mut keep: impl FnMut(&TokenSpan) -> bool) {
         let all = std::mem::take(&mut self.spans);
         for call in &mut self.calls {
@@ -143,7 +143,7 @@ impl Step {
         self.calls.retain(|call| !call.spans.is_empty());
     }
 
-    /// How long it should take; zero if that is not known yet.
+    /// Estimated time; zero if unknown.
     pub fn predicted(&self) -> Duration {
         self.calls.iter().map(|call| call.predicted).sum()
     }
@@ -157,7 +157,7 @@ impl CallSplitter {
         Self { block, mixes, streams, long: kv.long_slot() }
     }
 
-    /// Puts work in the order of its calls and says where they are.
+    /// Sorts spans by call and returns the calls.
     pub(crate) fn cut(self, spans: &mut [TokenSpan]) -> Vec<DecodeCall> {
         let mixed = self.mixes && spans.iter().any(|w| w.tokens > 1);
         let kind = |w: &TokenSpan| if mixed { CallKind::Mixed } else { self.kind(w.tokens) };
@@ -178,24 +178,24 @@ impl CallSplitter {
         calls.collect()
     }
 
-    /// What attention computes at once; chunks of whole blocks cost least.
+    /// Block size of attention; chunks of whole blocks cost least.
     pub(crate) fn block(self) -> u32 {
         self.block
     }
 
-    /// Whether sequences with so many tokens share a call only with those that have as many. llama.cpp
-    /// cuts a call of several KV streams where their lengths differ, so what is left of the longer ones
-    /// would be computed a token or two at a time.
+    /// Whether spans of `tokens` tokens share a call only with spans of equal length: llama.cpp splits a
+    /// call of several KV streams where lengths differ, and would compute the rest of longer spans a token
+    /// or two at a time.
     pub(crate) fn has_equal_lengths(self, tokens: u32) -> bool {
         self.streams && self.kind(tokens) == CallKind::Short
     }
 
-    /// Whether decode rows and prompts share a call.
+    /// Whether decode rows and chunks share a call.
     pub(crate) fn mixes(self) -> bool {
         self.mixes
     }
 
-    /// The kind of a call that is not mixed, for a sequence with so many tokens.
+    /// The kind of an unmixed call for spans of `tokens` tokens.
     pub(crate) fn kind(self, tokens: u32) -> CallKind {
         match tokens {
             0 | 1 => CallKind::Rows,
@@ -215,7 +215,7 @@ mod tests {
         TokenSpan { seq, slot: SlotId(slot), start, tokens, drafts: 0, output: Output::Last }
     }
 
-    /// The kinds of calls, each with the slots and tokens of its work.
+    /// The kinds of calls, with the slots and lengths of their spans.
     fn cut(cutting: CallSplitter, spans: &mut [TokenSpan]) -> Vec<(CallKind, Vec<(u32, u32)>)> {
         let calls = cutting.cut(spans);
         let parts = |call: &DecodeCall| {
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_with_streams_hold_what_is_equally_long() {
+    fn calls_with_streams_hold_spans_of_equal_length() {
         let streams =
             CallSplitter { block: 64, mixes: false, streams: true, long: Some(SlotId(9)) };
         let mut all = [
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn one_call_holds_all_only_where_that_costs_nothing() {
+    fn one_call_holds_all_only_if_that_costs_nothing() {
         let mixes = CallSplitter { block: 1, mixes: true, streams: false, long: None };
         let mut all = [span(1, 0, 100), span(0, 10, 1), span(2, 0, 30)];
         let one = vec![(CallKind::Mixed, vec![(0, 1), (1, 100), (2, 30)])];
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_in_no_call() {
+    fn removed_spans_are_in_no_call() {
         let streams = CallSplitter { block: 64, mixes: false, streams: true, long: None };
         let mut all = vec![span(0, 10, 1), span(1, 20, 1), span(2, 0, 64), span(3, 0, 30)];
         let calls = streams.cut(&mut all);

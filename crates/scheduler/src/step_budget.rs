@@ -1,9 +1,8 @@
-//! How much of a step prompts may take beside decode rows.
+//! The step budget: the time for chunks beside decode rows.
 //!
-//! A prompt's chunk is never thinner than what is efficient: a thin one costs more for each token, so
-//! batches stay half full and everyone's tokens come later. If a step with an efficient chunk is
-//! longer than the target, a target that the operator set is kept on average, by steps without
-//! prompts in between; the default target gives way.
+//! A chunk is never smaller than an efficient one: a small one costs more for each token, which delays all
+//! tokens. If a step with an efficient chunk exceeds the target, a target that the operator set is kept on
+//! average, by steps without prompts in between; the default target gives way.
 
 use std::time::Duration;
 
@@ -11,50 +10,49 @@ use crate::call_costs::{CallCosts, LARGEST_CHUNK};
 use crate::call_load::CallLoad;
 use crate::step::BudgetReason;
 
-/// What a token may cost in a chunk, in terms of the best: beside decode rows, and with nobody to wait
-/// for it but requests that come later.
+/// Maximum cost of a token in an efficient chunk, relative to the largest chunk: beside decode rows, and
+/// without.
 const TOLERANCE: f64 = 1.15;
 const IDLE_TOLERANCE: f64 = 1.03;
-/// A target that gives way does so up to this many times itself for chunks that cost hardly more than the
-/// best.
+/// Multiple of the adaptive target up to which it gives way for larger chunks.
 const GIVES_WAY: u32 = 3;
-/// However long decode rows take, prompts get at least this part of their time: answers slow down
-/// before prompts starve. Of a target that is held they get less, on average over steps.
+/// Minimum time of prompts, as a part of that of decode rows: answers slow down before prompts starve. With
+/// a held target it is lower, and a mean over steps.
 const LEAST_SHARE: f64 = 0.5;
 const LEAST_SHARE_HELD: f64 = 0.1;
 
-/// The longest that a step with decode rows should take if it also computes prompts.
+/// Target time of a step with decode rows and chunks: the gap between two tokens of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum ItlTarget {
-    /// Kept on average, unless decode rows alone take longer.
+    /// Kept on average, unless decode rows alone exceed it.
     Held(Duration),
     /// Gives way to efficient chunks.
     Adaptive(Duration),
 }
 
-/// The target, and what steps before have left of it.
+/// The target, and time saved by earlier steps.
 #[derive(Debug)]
 pub(crate) struct StepBudget {
     target: ItlTarget,
-    /// Time that steps have left of a held target since a prompt was last computed.
+    /// Time that steps left of a held target since the last chunk.
     saved: Duration,
 }
 
-/// The time that prompts may take in one step.
+/// The time for chunks in one step.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PrefillBudget {
-    /// What is left of it, and what was granted.
+    /// The time left, and the time used.
     left: Duration,
     used: Duration,
-    /// The decode rows of the step.
+    /// The load of the step's decode rows.
     rows: CallLoad,
-    /// What a token may cost in terms of the best.
+    /// Maximum cost of a token, relative to the largest chunk.
     tolerance: f64,
     pub(crate) reason: BudgetReason,
 }
 
 impl ItlTarget {
-    /// The one that holds if the operator says nothing.
+    /// The target unless the operator sets one.
     pub const DEFAULT: Self = Self::Adaptive(Duration::from_millis(150));
 
     fn duration(self) -> Duration {
@@ -69,8 +67,8 @@ impl StepBudget {
         Self { target, saved: Duration::ZERO }
     }
 
-    /// The time for prompts in a step with these decode rows, which take `decoding`. The first prompt
-    /// has `before` tokens.
+    /// The budget of a step with these decode rows, which take `decoding`. The first prompt has computed
+    /// `before` tokens.
     pub(crate) fn prefill_budget(
         &mut self,
         costs: &CallCosts,
@@ -84,7 +82,7 @@ impl StepBudget {
             let (tolerance, reason) = (IDLE_TOLERANCE, BudgetReason::NoDecodeRows);
             return PrefillBudget { left, used: Duration::ZERO, rows, tolerance, reason };
         }
-        // Not what the first prompt needs: what it leaves is for others.
+        // Not bounded by what the first prompt needs: others use the rest.
         let time = |tolerance| {
             let tokens = costs.efficient_chunk(before, tolerance, LARGEST_CHUNK);
             costs.added_time(rows, tokens, before)
@@ -107,7 +105,7 @@ impl StepBudget {
         if spare >= efficient {
             return of(spare, BudgetReason::Target);
         }
-        // No more than for the next chunk: what is saved for long would be spent in one go.
+        // Bounded by the next chunk: more would be spent at once.
         self.saved += spare.max(decoding.mul_f64(LEAST_SHARE_HELD));
         self.saved = self.saved.min(efficient * 2);
         if let Some(left) = self.saved.checked_sub(efficient) {
@@ -117,24 +115,24 @@ impl StepBudget {
         of(spare, BudgetReason::Pace)
     }
 
-    /// Takes what prompts used of a step that makes up for a longer one.
+    /// Deducts the time that chunks used of a compensating step.
     pub(crate) fn spend(&mut self, time: &PrefillBudget) {
         if time.reason == BudgetReason::Pace {
             self.saved = self.saved.saturating_sub(time.used);
         }
     }
 
-    /// What the smallest chunk takes that a prompt gets which lacks `need` tokens at `before`.
+    /// Time of the smallest chunk of a prompt that needs `need` tokens after `before` computed ones.
     pub(crate) fn smallest_chunk_time(costs: &CallCosts, (need, before): (u32, u32)) -> Duration {
         costs.chunk_time(costs.efficient_chunk(before, TOLERANCE, need), before)
     }
 }
 
 impl PrefillBudget {
-    /// The next prompt's tokens, of the `need` that it lacks at `before`; at most `room`. All of it, or
-    /// at least an efficient chunk, or none. The `first` one gets an efficient chunk in any case, and with
-    /// nobody decoding an even part of what it lacks and there is room for, up to one and a half times what
-    /// fits and a block.
+    /// Allots a chunk to the next prompt, which needs `need` tokens after `before` computed ones; at most
+    /// `room`. It is the whole need, or at least an efficient chunk, or nothing. The `first` prompt gets an
+    /// efficient chunk in any case; without decode rows it gets an even part of its need, up to one and a
+    /// half times what fits, and a block.
     pub(crate) fn allot(
         &mut self,
         costs: &CallCosts,
@@ -173,15 +171,15 @@ impl PrefillBudget {
     }
 }
 
-/// The first of the equal parts of `all` that come nearest to `size`, none larger than one and a half times
-/// that: a small rest would cost more for each token.
+/// The first of the equal parts of `all` nearest to `size`, at most one and a half times it: a small rest
+/// would cost more for each token.
 fn even_part(all: u32, size: u32) -> u32 {
     let (twice, size) = (all.saturating_mul(2), size.max(1));
     let parts = twice.saturating_sub(size).div_ceil(size.saturating_mul(2)).max(1);
     all.div_ceil(parts)
 }
 
-/// The largest number up to `most` for which `fits` is true, if it is true up to some number.
+/// The largest number up to `most` for which `fits` is true, by bisection.
 fn largest_within(most: u32, fits: impl Fn(u32) -> bool) -> u32 {
     let (mut yes, mut no) = (0, most.saturating_add(1));
     while no - yes > 1 {
@@ -219,10 +217,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is asked of unknown costs, a prompt gets at most what it needs and there is room for,
-        /// and the first one gets something.
+        /// With unknown costs a chunk is within need and room, and the first prompt gets one.
         #[test]
-        fn grants_are_within_need_and_room(
+        fn chunks_are_within_need_and_room(
             need in 1_u32..5000,
             before in 0_u32..5000,
             room in 1_u32..3000,

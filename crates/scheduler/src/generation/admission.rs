@@ -1,4 +1,4 @@
-//! Who runs: out of the queue, and back into it.
+//! Admission and preemption of sequences.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,14 +11,14 @@ use crate::kv::checkpoints::KnownPrefix;
 use crate::kv::reuse::{ReuseLimit, SlotAssignment};
 use crate::request::Priority;
 
-/// A prefix that another request is computing is waited for if it saves this many tokens: less is
-/// computed sooner in the same step. The answers of one request always share its prompt.
+/// Minimum number of tokens saved by waiting for a prefix that another request computes: fewer are computed
+/// sooner in the same step. Answers of one request always wait for their prompt.
 const WORTH_WAITING: u32 = 128;
 
 impl Scheduler {
-    /// Admits sequences in the queue's order while there is a place and cells for the next one. A
-    /// sequence that holds up a more urgent one, or one of a principal that has fewer places, is
-    /// taken out: one such each step, so that clearing places never holds up a step for long.
+    /// Admits queued sequences while fewer than `parallel` are admitted and cells suffice. Preempts at most
+    /// one sequence a step for a more urgent one, or one of a principal with fewer admitted: this bounds
+    /// the time of a step.
     pub(super) fn admit(&mut self) {
         self.admit_long();
         let mut cleared = false;
@@ -43,7 +43,7 @@ impl Scheduler {
         }
     }
 
-    /// The first in the queue's order who may have another's place, and whose.
+    /// The first queued sequence that may preempt another, and that one.
     fn fair_preemption(&self) -> Option<(QueuedSequence, SeqId)> {
         let admitted: Vec<_> = self.regular_sequences().collect();
         let first = self.queue.next(SlotKind::Regular)?;
@@ -51,15 +51,15 @@ impl Scheduler {
             return Some((first, victim));
         }
         let places = AdmittedCounts::of(&admitted, first.priority);
-        // Those without a place can all claim one or none of them can, and one with places only if
-        // they can: whatever waits, no more need to be looked at.
+        // Principals without an admitted sequence either all may preempt or none may, and others only if
+        // these may: looking at one more than have admitted sequences suffices, however long the queue is.
         let mut heads = self.queue.heads(SlotKind::Regular).take(places.of.len() + 1);
         let successor = heads.find(|head| places.are_fewer_for(head.principal))?;
         let victim = peer_to_preempt(&successor, &places, &admitted)?;
         Some((successor, victim))
     }
 
-    /// Gives the long slot to whose turn it is, if nobody has it who is as urgent.
+    /// Admits the next sequence to the long slot, unless one of at least its priority has it.
     fn admit_long(&mut self) {
         let Some(next) = self.queue.next(SlotKind::Long) else { return };
         if let Some(holder) = self.long {
@@ -83,7 +83,7 @@ impl Scheduler {
         self.assign_slot(next.seq);
     }
 
-    /// Sends those back to the queue, for the long slot, whose next token their slot cannot hold.
+    /// Preempts sequences whose slot cannot hold their next token; they resume in the long slot.
     pub(super) fn preempt_outgrown(&mut self) {
         let full = self.admitted_sequences().filter(|(_, s)| {
             s.slot().is_some_and(|slot| s.known() > self.limits.kv.capacity(slot))
@@ -95,7 +95,7 @@ impl Scheduler {
         }
     }
 
-    /// Lets sequences go on whose prefix is there, or that nobody computes any more.
+    /// Resumes sequences whose prefix has been computed, or is no longer being computed.
     pub(super) fn resume_ready(&mut self) {
         let ready = self.admitted_sequences().filter(|(_, s)| match s.state {
             SequenceState::Awaiting(prefix) => !prefix.is_some_and(|p| self.is_pending(p)),
@@ -108,7 +108,7 @@ impl Scheduler {
         }
     }
 
-    /// Takes a sequence out of the batch; its slot is parked and it waits in its old place.
+    /// Preempts a sequence: its slot is parked and it is queued by its old arrival.
     pub(super) fn preempt(&mut self, seq: SeqId) {
         self.drop_rejected_drafts(seq);
         let Some(sequence) = self.sequences.get_mut(&seq) else { return };
@@ -125,22 +125,22 @@ impl Scheduler {
         self.clear_admission(seq);
     }
 
-    /// The sequence to take out when cells run out: of the least urgent the cheapest to bring back.
-    /// Never the most urgent that arrived first, so that somebody always gets to the end.
+    /// The sequence to preempt when cells run out: of the lowest priority the cheapest to resume. Never the
+    /// oldest of the highest priority, so that one sequence always finishes.
     pub(super) fn victim(&self) -> Option<SeqId> {
         let active = || self.regular_sequences().filter(|(_, s)| s.slot().is_some());
         let first = active().min_by_key(|(_, s)| (s.priority, s.arrival)).map(|(seq, _)| seq);
         let others = active().filter(|&(seq, _)| Some(seq) != first);
         let cheapest = others.min_by_key(|(_, s)| {
             let cells = s.slot().map_or(0, |slot| self.kv.exclusive(slot));
-            // One that shares all its cells frees none.
+            // Preempting one that shares all its cells frees none.
             (std::cmp::Reverse(s.priority), cells == 0, cells, std::cmp::Reverse(s.arrival))
         });
         cheapest.map(|(seq, _)| seq)
     }
 
-    /// Where a prefill chunk of `leader` has to end where slots cannot be cut back: for a checkpoint, or
-    /// for those who wait for its prefix.
+    /// Where the next chunk of `leader` ends if slots cannot be trimmed: at a checkpoint, or at a prefix
+    /// that others wait for.
     pub(super) fn next_checkpoint(&self, leader: SeqId, computed: u32, known: u32) -> u32 {
         if self.limits.kv.rewinds {
             return known;
@@ -159,8 +159,8 @@ impl Scheduler {
             .min(known)
     }
 
-    /// Gives an admitted sequence a slot, unless somebody is computing more of its prompt than
-    /// there is.
+    /// Assigns a slot to an admitted sequence, unless it waits for a longer prefix that another one
+    /// computes.
     fn assign_slot(&mut self, seq: SeqId) {
         let Some(sequence) = self.sequences.get(&seq) else { return };
         let (salt, limit) = (sequence.salt, self.reuse_limit(seq, sequence));
@@ -205,7 +205,7 @@ impl Scheduler {
         *self.counts.reuse.entry(reuse).or_insert(0) += 1;
     }
 
-    /// Has a checkpoint made of what one sequence computes and another waits for: more will want it.
+    /// Adds a checkpoint at a prefix that another sequence waits for: further ones are likely to need it.
     fn add_checkpoint(&mut self, prefix: PendingPrefix) {
         let Some(leader) = self.sequences.get_mut(&prefix.leader) else { return };
         if !leader.checkpoints.contains(&prefix.upto) {
@@ -213,11 +213,9 @@ impl Scheduler {
         }
     }
 
-    /// How much to reuse. All that is there, but where texts shall be reproducible: then whole blocks, and so
-    /// many that at least one is left. A part of one would be computed in another way, and a prompt must
-    /// not have another answer because its beginning was there; a prompt of less than two blocks is
-    /// computed whole. A sequence that comes back continues where it was; further answers of a request
-    /// begin where the first did.
+    /// How much of a sequence may be reused: everything, or, for reproducible texts, whole blocks that
+    /// leave at least one block to compute, since a part of a block is computed otherwise. Resumed
+    /// sequences and further answers of a request reuse everything.
     fn reuse_limit(&self, seq: SeqId, sequence: &ScheduledSequence) -> ReuseLimit {
         let cold = sequence.generated() == 0 && seq.choice == 0;
         if !(cold && self.limits.reproducible && self.limits.kv.rewinds) {
@@ -228,12 +226,12 @@ impl Scheduler {
         ReuseLimit { tokens, multiple: block }
     }
 
-    /// The longest prefix of a sequence that another one is about to compute.
+    /// The longest prefix of a sequence that another one is going to compute.
     fn pending(&self, seq: SeqId) -> Option<PendingPrefix> {
         let of = self.sequences.get(&seq)?;
         let leaders = self.admitted_sequences().filter(|(_, s)| {
-            // Whoever is less urgent may not be computed while this one waits, and nobody begins
-            // like the long slot.
+            // A less urgent sequence may not be computed while this one waits, and prefixes in the long
+            // slot are not reused by others.
             s.is_prefilling()
                 && s.slot() != self.limits.kv.long_slot()
                 && s.salt == of.salt
@@ -252,7 +250,7 @@ impl Scheduler {
         leader.is_some_and(|s| s.slot().is_some() && s.computed < prefix.upto)
     }
 
-    /// Whether the cells last for the running sequences, a few tokens more for each, and this one.
+    /// Whether cells suffice for the admitted sequences, a reserve for each, and `next`.
     fn has_cells_for(&self, next: &QueuedSequence) -> bool {
         if !self.limits.kv.shares || self.regular_count() == 0 {
             return true;
@@ -276,26 +274,26 @@ impl Scheduler {
         self.kv.pinned() + planned + own <= u64::from(self.limits.kv.cells)
     }
 
-    /// Those admitted, that of the long slot aside.
+    /// The admitted sequences, that in the long slot aside.
     fn regular_sequences(&self) -> impl Iterator<Item = (SeqId, &ScheduledSequence)> {
         self.admitted_sequences().filter(|&(seq, _)| Some(seq) != self.long)
     }
 
-    /// How many of them there are.
+    /// Number of admitted sequences, that in the long slot aside.
     fn regular_count(&self) -> usize {
         self.admitted.len() - usize::from(self.long.is_some())
     }
 
-    /// The sequences that are not in the queue: bounded by the places, whatever waits.
+    /// The admitted sequences: their number is bounded, however long the queue is.
     pub(super) fn admitted_sequences(&self) -> impl Iterator<Item = (SeqId, &ScheduledSequence)> {
         self.admitted.iter().filter_map(|seq| Some((*seq, self.sequences.get(seq)?)))
     }
 }
 
-/// AdmittedCounts that the principals of one priority have.
+/// Numbers of admitted sequences of each principal, within one priority.
 struct AdmittedCounts {
     of: BTreeMap<Principal, usize>,
-    /// The most that one has, which one, and the most that another has.
+    /// The largest number, its principal, and the largest number of another principal.
     most: (usize, Option<Principal>, usize),
 }
 
@@ -320,7 +318,7 @@ impl AdmittedCounts {
         self.of.get(&principal).copied().unwrap_or(0)
     }
 
-    /// Whether another principal has at least two places more.
+    /// Whether another principal has at least two admitted sequences more.
     fn are_fewer_for(&self, principal: Principal) -> bool {
         let (most, whose, second) = self.most;
         let others = if whose == Some(principal) { second } else { most };
@@ -328,15 +326,14 @@ impl AdmittedCounts {
     }
 }
 
-/// Whom `next` may send back to the queue for a place where nobody is less urgent: a sequence of
-/// the principal that has the most.
+/// The sequence of equal priority that `next` preempts: one of the principal with the most.
 fn peer_to_preempt(
     next: &QueuedSequence,
     places: &AdmittedCounts,
     admitted: &[(SeqId, &ScheduledSequence)],
 ) -> Option<SeqId> {
-    // Beside the slots of the same principal, so that its rows stay side by side; the first
-    // at the end. Then the one that has come least far, which loses least.
+    // Prefer slots adjacent to those of the same principal, so that its rows stay adjacent; then the last
+    // slot; then the sequence with the fewest computed tokens, which loses least.
     let of = admitted.iter().filter(|(_, s)| s.principal == next.principal);
     let own: BTreeSet<u32> = of.filter_map(|(_, s)| s.slot()).map(|slot| slot.0).collect();
     let peers = admitted.iter().filter(|(_, s)| s.priority == next.priority);
@@ -349,7 +346,7 @@ fn peer_to_preempt(
     Some(*seq)
 }
 
-/// The latest of the least urgent sequences, if they are less urgent than `priority`.
+/// The latest arrival of the lowest priority, if that is lower than `priority`.
 fn less_urgent_than<'s>(
     priority: Priority,
     admitted: impl Iterator<Item = (SeqId, &'s ScheduledSequence)>,

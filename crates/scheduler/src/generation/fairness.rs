@@ -1,10 +1,9 @@
-//! What principals with many sequences leave to those with few.
+//! Fair steps: how principals with different numbers of sequences share the time of steps.
 //!
-//! AdmittedCounts are shared by admission. Here the steps are: where principals run beside each other, the
-//! rows and prompts of those with more sequences than others are left out until time for them is
-//! saved up, a part of what the others' rows take. Then all of their rows go at once: a wide step
-//! costs little more than a narrow one. Where rows cost next to nothing, as on a GPU, they are in
-//! every step. With one principal, or where all have alike, nothing of this applies.
+//! Admission shares slots. Here, rows and prompts of principals with more sequences than others are left
+//! out of steps until time for them is saved, a part of the time of the others' rows. Then all of their
+//! rows take part at once: a wide step costs little more than a narrow one. If rows cost next to nothing,
+//! as on a GPU, they take part in every step. With one principal, or equal numbers, none of this applies.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +15,7 @@ use crate::ids::{Principal, SeqId};
 use crate::step::TokenSpan;
 use crate::step_budget::StepBudget;
 
-/// Principals beside each other, some of which have more sequences than others.
+/// The principals with more sequences than another one that is active.
 #[derive(Debug)]
 pub(super) struct Contention {
     heavy: Vec<Principal>,
@@ -30,7 +29,7 @@ impl Contention {
 }
 
 impl Scheduler {
-    /// Whether some of the principals that run have more sequences, waiting or running, than others.
+    /// Finds active principals with more sequences, queued or admitted, than another one.
     pub(super) fn contention(&self) -> Option<Contention> {
         let least = self.least_urgent();
         let running = self.admitted_sequences().filter(|(_, s)| s.slot().is_some());
@@ -45,14 +44,14 @@ impl Scheduler {
         for (_, s) in self.admitted_sequences().filter(|(_, s)| s.priority <= least) {
             counts.entry(s.principal).and_modify(|count| *count += 1);
         }
-        // Background sequences keep their slot, but take no part while others run.
+        // Background sequences keep their slot, but take no part while others are active.
         counts.retain(|_, count| *count > 0);
         let fewest = counts.values().copied().min()?;
         let heavy: Vec<_> = counts.iter().filter(|&(_, &n)| n > fewest).map(|(&p, _)| p).collect();
         (!heavy.is_empty()).then_some(Contention { heavy })
     }
 
-    /// Leaves out the rows of those who have more, unless time for them is saved up.
+    /// Leaves out rows of heavy principals, unless time for them is saved.
     pub(super) fn fair_rows(
         &mut self,
         rows: Vec<TokenSpan>,
@@ -80,8 +79,8 @@ impl Scheduler {
         }
     }
 
-    /// The prompts that may be computed beside these rows: those of principals with more sequences
-    /// than others only once the time is saved up for one.
+    /// The prompts that may be computed beside these rows: those of heavy principals only if time for a
+    /// chunk is saved.
     pub(super) fn fair_prompts<'s>(
         &self,
         prompts: Vec<(SeqId, &'s ScheduledSequence)>,
@@ -107,7 +106,7 @@ impl Scheduler {
         prompts.into_iter().filter(may).collect()
     }
 
-    /// Takes what the prompts of those who have more used of the time saved up.
+    /// Deducts the time of chunks of heavy principals from what was saved.
     pub(super) fn charge_allowance(
         &mut self,
         chunks: &[TokenSpan],

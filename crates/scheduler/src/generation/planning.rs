@@ -1,4 +1,4 @@
-//! What the next step holds.
+//! Planning of a step.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::request::Priority;
 use crate::step::{BudgetReason, Output, Step, TokenSpan};
 
 impl Scheduler {
-    /// Admits what fits and says what the next forward pass holds.
+    /// Plans the next step, after admissions and preemptions.
     pub fn plan(&mut self) -> Step {
         let drafted = self.admitted_sequences().filter(|(_, s)| s.drafted > 0);
         let drafted: Vec<SeqId> = drafted.map(|(seq, _)| seq).collect();
@@ -28,7 +28,7 @@ impl Scheduler {
         }
         let (mut chunks, budget_reason) = self.chunks(&spans, contention.as_ref());
         while spans.is_empty() && chunks.is_empty() {
-            // Nothing goes on because the cells are full of half-computed prompts.
+            // No progress: the cells are full of partly computed prompts.
             match self.victim().filter(|_| self.prefilling().next().is_some()) {
                 Some(seq) => self.preempt(seq),
                 None => break,
@@ -46,7 +46,7 @@ impl Scheduler {
         Step { kv: self.kv.take_ops(!spans.is_empty()), spans, calls, budget_reason }
     }
 
-    /// The decode rows, after taking sequences out until there is a cell for each.
+    /// The decode rows, after evictions and preemptions until there is a cell for each.
     fn rows_with_cells(&mut self) -> Vec<TokenSpan> {
         loop {
             let rows = self.rows();
@@ -58,13 +58,13 @@ impl Scheduler {
         }
     }
 
-    /// Cells that this work takes of those that slots share or divide.
+    /// Cells that these spans need, the long slot aside.
     fn cells_for(&self, spans: &[TokenSpan]) -> u32 {
         let long = self.limits.kv.long_slot();
         spans.iter().filter(|w| Some(w.slot) != long).map(|w| w.tokens).sum()
     }
 
-    /// The decode rows: each sequence's last token, and what else of its answer is not computed.
+    /// The decode rows: the last token of each sequence, and forced tokens that are not computed.
     fn rows(&self) -> Vec<TokenSpan> {
         let count = u32::try_from(self.decoding().count()).unwrap_or(u32::MAX);
         let mut more = self.limits.batch_tokens.saturating_sub(count);
@@ -76,7 +76,7 @@ impl Scheduler {
         self.decoding().map(row).collect()
     }
 
-    /// Decode rows with as many of their drafts as are worth the time.
+    /// Adds drafts that are worth their time to decode rows.
     fn with_drafts(&mut self, mut rows: Vec<TokenSpan>) -> Vec<TokenSpan> {
         let alone = self.prefilling().next().is_none();
         let mut cells = self.kv.available().saturating_sub(self.cells_for(&rows));
@@ -100,7 +100,7 @@ impl Scheduler {
         rows
     }
 
-    /// The prompts' parts of a step that holds these rows.
+    /// The chunks of a step with these rows.
     fn chunks(
         &mut self,
         rows: &[TokenSpan],
@@ -128,10 +128,9 @@ impl Scheduler {
         (chunks, time.reason)
     }
 
-    /// So many tokens of a prompt that lacks `need`, or, where texts shall be reproducible, such a number
-    /// near it that every part of the prompt is whole blocks, but for the last one, which is a block and
-    /// the rest: a token is computed in another way in a shorter part, or in an odd one. Where there is
-    /// no room for that, as many as there are.
+    /// For reproducible texts, rounds a chunk so that each is whole blocks, the last one a block and the
+    /// rest: in a shorter or odd chunk a token is computed otherwise. Returns `tokens` if there is no room
+    /// for that.
     fn in_whole_blocks(&self, tokens: u32, need: u32, room: u32) -> u32 {
         let block = self.limits.block.max(1);
         if !self.limits.reproducible || tokens == 0 || tokens == need {
@@ -143,7 +142,7 @@ impl Scheduler {
         if part <= room { part } else { tokens }
     }
 
-    /// The prompts that may be in a step, in order, each with the tokens that it needs and has.
+    /// The prompts that may take part in a step, in order, each with the tokens it needs and has computed.
     fn prompts(
         &self,
         rows: &[TokenSpan],
@@ -169,7 +168,7 @@ impl Scheduler {
         self.admitted_sequences().filter(move |(_, s)| s.is_prefilling() && s.priority <= least)
     }
 
-    /// The least urgent priority that takes part: the background does while nobody else runs.
+    /// The lowest priority that takes part in a step: background only if no other sequence is active.
     pub(super) fn least_urgent(&self) -> Priority {
         let is_busy =
             |s: &ScheduledSequence| s.slot().is_some() && s.priority < Priority::Background;
@@ -177,16 +176,15 @@ impl Scheduler {
         if busy { Priority::Normal } else { Priority::Background }
     }
 
-    /// The prompts in the order in which they get their parts: the more urgent first, then those that
-    /// lack the fewest tokens, so that on average they wait the least. One that waits while others are
-    /// computed comes forward. Answers that were taken out, or were in another engine, come before those
-    /// that have not begun: clients read them.
+    /// The prompts in order of their chunks: by priority; preempted answers first, as clients read them;
+    /// then by fewest missing tokens, less those computed for others meanwhile. The mean wait is shortest
+    /// so.
     fn prompts_by_urgency(&self) -> Vec<(SeqId, &ScheduledSequence)> {
         let mut prompts: Vec<(SeqId, &ScheduledSequence)> = self.prefilling().collect();
         let waiting = self.shortest_waiting();
         prompts.sort_by_key(|(seq, s)| {
-            // One that lacks more than another goes before it once the difference has been computed
-            // while it waited: it waits for no more than its own length.
+            // A longer prompt comes before a shorter one once the difference was computed while it waited:
+            // it waits for no more than its own length.
             let waited = self.prefilled - s.prefilled_baseline;
             let lacks = waiting.get(seq).map_or(s.missing(), |&shorter| shorter.min(s.missing()));
             let lacks = u64::from(lacks).saturating_sub(waited);
@@ -195,8 +193,8 @@ impl Scheduler {
         prompts
     }
 
-    /// What the shortest of those lacks that wait for a prefix which a prompt computes: it is computed for
-    /// them as well.
+    /// For each prompt that others wait for, the fewest tokens that one of those lacks: the prompt is
+    /// computed for them as well.
     fn shortest_waiting(&self) -> BTreeMap<SeqId, u32> {
         let mut shortest = BTreeMap::new();
         for (_, s) in self.admitted_sequences() {
@@ -209,14 +207,14 @@ impl Scheduler {
         shortest
     }
 
-    /// What a prompt can take of a step.
+    /// Maximum chunk of a prompt in a step.
     pub(super) fn chunk_limit(&self, seq: SeqId, s: &ScheduledSequence) -> u32 {
         let missing = self.next_checkpoint(seq, s.computed, s.known()) - s.computed;
         if s.all_logits { missing.min(self.limits.all_logits_tokens) } else { missing }
     }
 }
 
-/// The next tokens of a sequence.
+/// The span of a sequence's next tokens.
 pub(super) fn chunk(seq: SeqId, s: &ScheduledSequence, tokens: u32) -> TokenSpan {
     let complete = s.computed + tokens == s.known();
     let output = match (s.all_logits, complete) {
@@ -228,8 +226,8 @@ pub(super) fn chunk(seq: SeqId, s: &ScheduledSequence, tokens: u32) -> TokenSpan
     TokenSpan { seq, slot, start: s.computed, tokens, drafts: 0, output }
 }
 
-/// Where answers have begun that are to be computed again, leaves them alone, and what is more urgent: all
-/// that is new waits for them, or they would share each step with ever new prompts.
+/// If preempted answers are to be prefilled, leaves out new prompts of the same or lower priority:
+/// otherwise these answers would share each step with ever new prompts.
 fn leave_begun(prompts: &mut Vec<(SeqId, &ScheduledSequence)>) {
     let begun = prompts.iter().filter(|(_, s)| s.generated() > 0).map(|(_, s)| s.priority).min();
     if let Some(priority) = begun {

@@ -1,9 +1,9 @@
-//! Prompts that lend a token to the decode rows.
+//! Filling gaps between decode rows with tokens of prompts.
 //!
-//! Where each slot has a KV stream of its own, llama.cpp computes rows in slots side by side together and
-//! others one group after the other (`llama_batch_allocr::split_equal` takes consecutive sequences). A
-//! prompt in a slot between those of rows so makes two groups of them: on two cores 12 rows in three groups
-//! take 50 ms, 16 in one 44. So it takes part as a row, with its next token, and the group is whole.
+//! If each slot has a KV stream of its own, llama.cpp computes rows in adjacent slots together and others
+//! group after group (`llama_batch_allocr::split_equal` takes consecutive sequences). A prompt in a slot
+//! between those of rows makes two groups of them: on two cores 12 rows in three groups take 50 ms, 16 in
+//! one group 44. With its next token as a row the group is whole.
 
 use std::collections::BTreeMap;
 
@@ -12,12 +12,12 @@ use super::planning::chunk;
 use crate::ids::SeqId;
 use crate::step::TokenSpan;
 
-/// Slots between two rows that may be filled: more rows cost more than another group.
+/// Maximum width of a gap, in slots: more rows would cost more than another group.
 const WIDEST: u32 = 4;
 
 impl Scheduler {
-    /// Adds the next tokens of prompts to `rows` where that closes gaps between them. A prompt that is in
-    /// `chunks` as well computes that token before its chunk.
+    /// Adds the next tokens of prompts to `rows` if that closes gaps between them. A prompt with a chunk in
+    /// the step computes that token before it.
     pub(super) fn close_gaps(
         &self,
         rows: &mut Vec<TokenSpan>,
@@ -58,8 +58,8 @@ impl Scheduler {
         }
     }
 
-    /// Whether a prompt has a token to lend: something is left of it and of its chunk, which stays in a
-    /// call of the same kind.
+    /// Whether a prompt can lend a token: it and its chunk keep a rest, and the chunk stays in a call of
+    /// the same kind.
     fn can_lend(&self, seq: SeqId, chunks: &[TokenSpan]) -> bool {
         let Some(s) = self.sequences.get(&seq) else { return false };
         let own = chunks.iter().find(|span| span.seq == seq);
@@ -71,7 +71,7 @@ impl Scheduler {
         is_left && self.chunk_limit(seq, s) > 1
     }
 
-    /// Whether a chunk can begin a token later and be as long: if the prompt does not end there.
+    /// Whether a chunk can start a token later at the same length: the prompt does not end with it.
     fn can_shift(&self, seq: SeqId, own: &TokenSpan) -> bool {
         let Some(s) = self.sequences.get(&seq) else { return false };
         own.start + own.tokens + 1 < s.computed + self.chunk_limit(seq, s)

@@ -1,4 +1,4 @@
-//! One answer: its tokens and where it stands.
+//! A sequence: its tokens and state.
 
 use std::sync::Arc;
 
@@ -6,67 +6,66 @@ use crate::fair_queue::{QueuedSequence, SlotKind};
 use crate::ids::{Principal, Salt, SeqId, SlotId, Token};
 use crate::request::{Priority, Request};
 
-/// Cells set aside for a sequence's next tokens, so that it does not have to leave its slot at
-/// once.
+/// Cells reserved for a sequence's next tokens, so that it is not preempted at once.
 pub(super) const RESERVE: u32 = 64;
 
-/// Tokens of an answer that go into a step together where several are known: those that a grammar
-/// forces. More of them are computed like a prompt.
+/// Maximum number of known tokens of an answer in one row: tokens that a grammar forced. More are
+/// prefilled.
 const AT_ONCE: u32 = 16;
 
-/// A sequence, from its submission to its end.
+/// A sequence from submission to its end.
 #[derive(Debug)]
 pub(super) struct ScheduledSequence {
     pub(super) state: SequenceState,
     pub(super) tokens: SequenceTokens,
-    /// Where messages begin or end in its prompt.
+    /// Positions where messages of the prompt begin or end.
     pub(super) borders: Arc<[u32]>,
-    /// Where its computation checkpoints for checkpoints.
+    /// Positions of its checkpoints.
     pub(super) checkpoints: Vec<u32>,
-    /// Tokens whose KV is in the slot.
+    /// Number of tokens whose KV is in the slot.
     pub(super) computed: u32,
     pub(super) max_new_tokens: u32,
     pub(super) priority: Priority,
     pub(super) principal: Principal,
     pub(super) salt: Salt,
-    /// Its number in order of arrival; kept when it goes back to the queue.
+    /// Number in order of arrival; kept on preemption.
     pub(super) arrival: u64,
-    /// Prompt tokens that had been computed when it got its slot, and its own since: what was computed
-    /// beyond them was computed while it waited.
+    /// Prompt tokens computed when it was assigned its slot, and its own since: the scheduler's count less
+    /// this was computed for others while it waited.
     pub(super) prefilled_baseline: u64,
     pub(super) all_logits: bool,
-    /// Drafts that the engine has for the next step, and how likely one of them is right.
+    /// Drafts offered for the next step, and the probability that one of them is right.
     pub(super) offered: u32,
     pub(super) likely: f64,
-    /// Drafts in the last step, and how many of them were right.
+    /// Drafts in the last step, and how many were accepted.
     pub(super) drafted: u32,
     pub(super) accepted: u32,
 }
 
-/// Where a sequence is.
+/// The state of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SequenceState {
-    /// In the queue.
+    /// Queued.
     Queued,
-    /// Admitted, without a slot: waits for what somebody else computes.
+    /// Admitted, without a slot: waits for a prefix that another sequence computes.
     Awaiting(Option<PendingPrefix>),
-    /// In a slot.
+    /// Active in a slot.
     Active(SlotId),
 }
 
-/// The part of a prompt that another sequence is computing.
+/// A prefix that another sequence computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PendingPrefix {
     pub(super) leader: SeqId,
-    /// Its length in tokens.
+    /// Length in tokens.
     pub(super) upto: u32,
 }
 
-/// A prompt, shared with whoever has it too, and what came behind it.
+/// The tokens of a sequence: the prompt, shared with other answers, and the generated tokens.
 #[derive(Debug)]
 pub(super) struct SequenceTokens {
     prompt: Arc<[Token]>,
-    /// All tokens, once there is something behind the prompt.
+    /// All tokens, once one was generated.
     all: Vec<Token>,
 }
 
@@ -88,7 +87,7 @@ impl std::ops::Deref for SequenceTokens {
 }
 
 impl ScheduledSequence {
-    /// Answer number `choice` of a request, that starts with the tokens `generated`.
+    /// The sequence of answer `choice` of a request, with the tokens `generated` so far.
     pub(super) fn new(request: &Request, choice: u32, generated: &[Token], arrival: u64) -> Self {
         let mut tokens = SequenceTokens { prompt: Arc::clone(&request.prompt), all: Vec::new() };
         generated.iter().for_each(|&token| tokens.push(token));
@@ -112,7 +111,7 @@ impl ScheduledSequence {
         }
     }
 
-    /// Tokens that exist: the prompt and what was generated.
+    /// Number of known tokens: prompt and generated ones.
     pub(super) fn known(&self) -> u32 {
         u32::try_from(self.tokens.len()).unwrap_or(u32::MAX)
     }
@@ -121,18 +120,18 @@ impl ScheduledSequence {
         self.known() - u32::try_from(self.tokens.prompt.len()).unwrap_or(u32::MAX)
     }
 
-    /// Tokens that exist and are not computed.
+    /// Number of known tokens that are not computed.
     pub(super) fn missing(&self) -> u32 {
         self.known() - self.computed
     }
 
-    /// How many of its tokens it may take from others: the last one's logits are its own, and
-    /// where all logits are wanted it computes all.
+    /// Maximum reusable prefix: the last token is computed for its logits; if all logits are needed,
+    /// nothing is reused.
     pub(super) fn reusable(&self) -> u32 {
         if self.all_logits { 0 } else { self.known() - 1 }
     }
 
-    /// Cells that it may still take.
+    /// Tokens that may still be generated.
     pub(super) fn growth(&self) -> u32 {
         self.max_new_tokens - self.generated()
     }
@@ -145,7 +144,7 @@ impl ScheduledSequence {
         }
     }
 
-    /// One token is missing, usually the one sampled last, or a few that came with it.
+    /// Whether it decodes: one token is missing, or a few that a grammar forced.
     pub(super) fn is_decoding(&self) -> bool {
         let few = if self.generated() > 0 { AT_ONCE } else { 1 };
         self.slot().is_some() && (1..=few).contains(&self.missing())
@@ -155,8 +154,7 @@ impl ScheduledSequence {
         self.slot().is_some() && self.missing() > 0 && !self.is_decoding()
     }
 
-    /// Its entry in the queue, if it is to have a slot of so many tokens: the long one where it
-    /// would outgrow another soon.
+    /// Its queue entry; for the long slot if it would soon outgrow a slot of `slot_tokens`.
     pub(super) fn waiting(&self, seq: SeqId, slot_tokens: u32) -> QueuedSequence {
         let Self { priority, principal, arrival, .. } = *self;
         let soon = self.known() + self.growth().min(RESERVE);

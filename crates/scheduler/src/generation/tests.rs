@@ -288,7 +288,7 @@ fn a_shared_prefix_is_computed_once_and_waited_for() {
         engine.run(1000);
         // Where it can go back, it computes a whole block.
         let each = if rewinds { BLOCK } else { 20 } + 3;
-        // Without going back, whoever comes when the first have gone on finds no place to begin.
+        // Without trimming, a sequence that comes after the first have continued finds no prefix.
         let most = if rewinds { 300 + 12 * each } else { 3 * 300 + 12 * each };
         assert!(engine.computed <= most, "{} of {most}", engine.computed);
         assert!(engine.scheduler.counts().waited >= 3);
@@ -320,7 +320,7 @@ fn a_failed_step_leaves_nothing_to_reuse() {
 }
 
 #[test]
-fn three_times_the_cells_is_everybodys_turn_in_the_end() {
+fn three_times_the_cells_finish_in_the_end() {
     let requests: Vec<Request> = (0..16).map(|id| request(id, 60, 120, 1)).collect();
     for saved in [0, 4000] {
         let mut limits = shared(16 * 180 / 3);
@@ -348,7 +348,7 @@ fn one_request_may_take_all_cells() {
 }
 
 #[test]
-fn the_background_waits_for_everybody_and_yields_within_a_step() {
+fn background_waits_for_all_others_and_yields_within_a_step() {
     let mut engine = Engine::new(SchedulerLimits { batch_tokens: 128, ..LIMITS });
     let priority = Priority::Background;
     engine.submit(
@@ -448,7 +448,10 @@ fn a_request_may_use_the_whole_context() {
     while engine.scheduler.sequences.contains_key(&seq(1)) {
         let step = engine.scheduler.plan();
         if engine.scheduler.sequences.contains_key(&seq(0)) {
-            assert!(step.spans.iter().any(|w| w.seq == seq(0)), "nobody waits for a long one");
+            assert!(
+                step.spans.iter().any(|w| w.seq == seq(0)),
+                "others do not wait for a long one"
+            );
         }
         let place = step.spans.iter().find(|w| w.seq == seq(1)).map(|w| (w.slot.0, w.start));
         places.extend(place.filter(|p| places.last().is_none_or(|last| last.0 != p.0)));
@@ -475,7 +478,7 @@ fn a_long_conversation_goes_on_where_it_was() {
         let before = engine.computed;
         engine.run(100);
         assert_eq!(engine.computed - before, 100, "the long slot still holds the first turn");
-        // Somebody else's long prompt comes between: then only host memory has it.
+        // Another long prompt comes between: then only host memory has it.
         engine.submit(&[request(4, 500, 1, 1)]);
         engine.run(100);
         engine.submit(&[with_prompt(5, &request(1, 800, 1, 1))]);
@@ -519,7 +522,7 @@ fn of_shape(id: u64, (prompt, new, choices, all_logits, head, kind): Shape) -> R
 
 proptest! {
     #[test]
-    fn everybody_finishes_with_exactly_the_tokens_asked_for(
+    fn every_request_finishes_with_exactly_its_tokens(
         shapes in proptest::collection::vec(
             (1_u32..400, 1_u32..40, 1_u32..5, any::<bool>(), 0_u32..4, 0_u8..9), 1..9,
         ),

@@ -1,20 +1,19 @@
-//! CopySizes of copies in host memory.
+//! Sizes of copies in host memory.
 //!
-//! Where slots can be cut back a copy takes as much as it has tokens. Where they cannot, a copy is
-//! of any size (a window, a recurrent state, with or without all tokens beside it), so each is
-//! measured when it is there, and what the next one will take is estimated from the shortest and the
-//! longest that were.
+//! If slots can be trimmed, the size of a copy follows from its tokens. If not, a copy has any size (a
+//! window, a recurrent state, with or without all tokens), so each is measured, and the next one is
+//! estimated from the shortest and the longest measured.
 
 use std::collections::BTreeMap;
 
 use crate::ids::HostCopyId;
 
-/// How large copies are, where that does not follow from their tokens.
+/// Sizes of copies, if they do not follow from their tokens.
 #[derive(Debug, Default)]
 pub(super) struct CopySizes {
     pub(super) of: BTreeMap<HostCopyId, CopySize>,
     pub(super) total: u64,
-    /// The shortest and the longest that were measured.
+    /// The shortest and the longest copy measured.
     pub(super) seen: Option<[MeasuredCopy; 2]>,
 }
 
@@ -28,18 +27,18 @@ pub(super) struct MeasuredCopy {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CopySize {
     pub(super) bytes: u64,
-    /// Tokens that would have to be computed again without it.
+    /// Tokens that would be computed again without the copy.
     pub(super) gain: u32,
 }
 
 impl CopySizes {
-    /// What a copy of so many tokens takes: a part that is the same in all and one that grows with
-    /// the tokens, by the shortest and the longest measured; 0 where none was.
+    /// Estimates the size of a copy of `len` tokens, in bytes: a line through the shortest and the longest
+    /// copy measured; 0 without measurements.
     ///
-    /// Beyond those two it is a guess: a state grows with its tokens and never faster than they do, so
-    /// it takes somewhat between as much as the nearer of them and a share of that. Where the guess is
-    /// more than the `limit` it is the least of this: it is tried, and once it is measured that is
-    /// known. Else nothing would ever be saved, or measured, again.
+    /// Outside of that range a state grows with its tokens, but not faster than they do: the estimate is
+    /// between the size of the nearer copy and that size in proportion to the tokens. If it exceeds
+    /// `limit`, the lower bound is returned, so that the copy is tried and measured; otherwise nothing
+    /// would be copied again.
     pub(super) fn estimate(&self, len: u32, limit: u64) -> u64 {
         let Some([least, most]) = self.seen else { return 0 };
         let share = |of: MeasuredCopy| {
@@ -64,7 +63,7 @@ impl CopySizes {
         u64::try_from(if guess > limit.into() { low } else { guess }).unwrap_or(u64::MAX)
     }
 
-    /// Takes in what a copy of so many tokens has taken.
+    /// Records the measured size of a copy.
     pub(super) fn see(&mut self, tokens: u32, bytes: u64) {
         let new = MeasuredCopy { tokens, bytes };
         let [least, most] = self.seen.get_or_insert([new; 2]);

@@ -1,4 +1,4 @@
-//! What was here once: enough to say why a prompt was not found.
+//! Prefixes that were evicted, to tell a miss after an eviction from that of a new prompt.
 
 use std::collections::VecDeque;
 use std::hash::Hasher as _;
@@ -7,11 +7,12 @@ use fnv::FnvHasher;
 
 use crate::ids::{Salt, Token};
 
-/// How many tokens must be the same for a prompt to count as one that was here.
+/// Number of common tokens from which a prompt counts as known.
 pub(super) const LENGTH: u32 = 32;
+/// Maximum number of prefixes kept.
 const REMEMBERED: usize = 1024;
 
-/// The beginnings of evicted sequences, as hashes.
+/// Hashes of the first tokens of evicted sequences.
 #[derive(Debug, Default)]
 pub(crate) struct EvictedPrefixes(VecDeque<u64>);
 
@@ -46,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_knows_what_was_here_by_its_beginning() {
+    fn evicted_prompts_are_known_by_their_prefix() {
         let mut evicted_prefixes = EvictedPrefixes::default();
         let long: Vec<u32> = (0..100).collect();
         evicted_prefixes.add(Salt(1), &long);

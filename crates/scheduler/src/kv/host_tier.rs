@@ -1,22 +1,22 @@
-//! The host tier: what slots held, copied to host memory, and what of it makes room.
+//! The host tier: copies of slots in host memory, their reuse and eviction.
 
 use crate::ids::{HostCopyId, Salt, SlotId, Token};
 use crate::kv::copy_sizes::CopySize;
-use crate::kv::eviction_score::{EvictionScore, cost, least_worth};
+use crate::kv::eviction_score::{EvictionScore, cost, lowest_score};
 use crate::kv::prefix_tree::Match;
-use crate::kv::reuse::{LEAST_SAVED, Reuse, ReuseLimit, SlotAssignment};
+use crate::kv::reuse::{MIN_HOST_TOKENS, Reuse, ReuseLimit, SlotAssignment};
 use crate::kv::{KvCache, KvOp};
 
-/// A sequence is not saved of which nobody else has less than this part, as a divisor.
-const LEAST_PART_SAVED: u32 = 8;
+/// A slot is copied only if at least this part of it, as a divisor, is nowhere else.
+const MIN_UNIQUE_PART: u32 = 8;
 
 impl KvCache {
-    /// Tokens kept in host memory.
+    /// Tokens of all copies in host memory.
     pub(crate) fn host_tokens(&self) -> u64 {
         self.copies.cells()
     }
 
-    /// Takes in how many bytes a copy has taken; `None` where it could not be made.
+    /// Records the size of a copy in bytes; `None` drops it, as it could not be made.
     pub(crate) fn record_copy_size(&mut self, copy: HostCopyId, bytes: Option<u64>) {
         if !self.copy_scores.contains_key(&copy) {
             return;
@@ -27,7 +27,7 @@ impl KvCache {
         }
         self.copy_sizes.see(self.copies.len(copy), bytes);
         if bytes > self.limits.saved_bytes {
-            // The others would go first and it last.
+            // Eviction would drop all others before this one.
             return self.drop_copy(copy);
         }
         if let Some(&size) = self.copy_sizes.of.get(&copy) {
@@ -37,8 +37,7 @@ impl KvCache {
         while self.copy_sizes.total > self.limits.saved_bytes && self.evict_copy() {}
     }
 
-    /// Copies a slot that makes room to host memory if it is worth that. Returns whether its tokens are
-    /// there.
+    /// Copies an evicted slot to host memory if that is worthwhile. Returns whether its tokens are there.
     pub(super) fn save_if_worthwhile(&mut self, slot: SlotId, tokens: &[Token], uses: f64) -> bool {
         let (salt, len) = (self.tree.salt(slot), self.tree.len(slot));
         let rewinds = self.limits.rewinds;
@@ -46,17 +45,17 @@ impl KvCache {
         if copies.iter().any(|m| m.len == len && (rewinds || m.whole)) {
             return true;
         }
-        // What others have as well need not be saved with this one; all of it would be.
+        // Tokens that others hold too need no copy.
         let others = self.tree.matches(salt, tokens);
         let others = others.iter().filter(|m| m.holder != slot);
         let others = others.filter(|m| rewinds || m.whole).map(|m| m.len);
         let copies = copies.iter().filter(|m| rewinds || m.whole).map(|m| m.len);
         let elsewhere = others.chain(copies).max().unwrap_or(0);
-        let worth = len - elsewhere.min(len) >= LEAST_SAVED.max(len / LEAST_PART_SAVED);
+        let worth = len - elsewhere.min(len) >= MIN_HOST_TOKENS.max(len / MIN_UNIQUE_PART);
         worth && self.add_copy(slot, salt, tokens, uses)
     }
 
-    /// Copies a slot to host memory if there is or can be room. Returns whether it is there.
+    /// Copies a slot to host memory, after evicting others if need be. Returns whether it does.
     pub(super) fn add_copy(
         &mut self,
         slot: SlotId,
@@ -99,9 +98,9 @@ impl KvCache {
         salt: Salt,
         tokens: &[Token],
     ) -> Option<SlotAssignment> {
-        // What makes room for it is not saved in its place.
+        // Slots evicted for it must not evict this copy.
         self.restoring = Some(source.holder);
-        // All of it comes back before it is cut.
+        // The whole copy is restored before it is trimmed.
         let room = self.make_room(self.copies.len(source.holder));
         let slot = if room { self.free_slot(None) } else { None };
         self.restoring = None;
@@ -118,7 +117,7 @@ impl KvCache {
         Some(SlotAssignment { slot, cached, reuse: Reuse::Host })
     }
 
-    /// A copy was of use.
+    /// Counts a use of a copy.
     pub(super) fn count_copy_use(&mut self, copy: HostCopyId) {
         if let Some(score) = self.copy_scores.get_mut(&copy) {
             score.uses += 1.0;
@@ -126,7 +125,7 @@ impl KvCache {
         }
     }
 
-    /// What host memory has of them that comes back into `capacity` tokens.
+    /// The copy with the longest reusable prefix that fits into `capacity` tokens.
     pub(super) fn longest_in_host(
         &self,
         salt: Salt,
@@ -139,7 +138,7 @@ impl KvCache {
         fits.max_by_key(|m| (m.len, m.whole, std::cmp::Reverse(m.holder)))
     }
 
-    /// Whether a copy of so many tokens fits, beside the others or alone.
+    /// Whether a copy of `len` tokens fits, beside the others or alone.
     fn fits_host(&self, len: u32, beside: bool) -> bool {
         let limits = &self.limits;
         if limits.rewinds {
@@ -151,10 +150,10 @@ impl KvCache {
         limits.saved_bytes > 0 && all <= limits.saved_bytes
     }
 
-    /// Evicts the copy that is worth least.
+    /// Evicts the copy with the lowest score. Returns whether there was one.
     fn evict_copy(&mut self) -> bool {
         let others = self.copy_scores.iter().filter(|(copy, _)| Some(**copy) != self.restoring);
-        let Some((least, score)) = least_worth(others) else { return false };
+        let Some((least, score)) = lowest_score(others) else { return false };
         self.ages[1] = self.ages[1].max(score.value);
         self.evicted_prefixes.add(self.copies.salt(least), &self.copies.tokens(least));
         self.drop_copy(least);
@@ -168,7 +167,7 @@ impl KvCache {
         self.ops.push(KvOp::Forget { copy });
     }
 
-    /// Adds a copy to the index: behind one that begins like it where they share nodes.
+    /// Adds a copy to the index; copies of prompts with checkpoints share nodes.
     fn index_copy(&mut self, copy: HostCopyId, salt: Salt, tokens: &[Token]) {
         let found = self.copies.matches(salt, tokens);
         let longest = found.iter().filter(|_| !self.limits.rewinds).max_by_key(|m| m.len);
@@ -180,7 +179,7 @@ impl KvCache {
         self.copies.extend(copy, tokens.get(shared as usize..).unwrap_or_default());
     }
 
-    /// What a copy is worth: its uses times what computing it again would take, by the room it takes.
+    /// Computes the score of a copy: its uses times the cost of computing it again, by the room it takes.
     fn rescore_copy(&mut self, copy: HostCopyId) {
         let (len, age) = (self.copies.len(copy), self.ages[1]);
         let price = match self.copy_sizes.of.get(&copy) {

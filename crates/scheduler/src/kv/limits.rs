@@ -1,36 +1,36 @@
-//! What the KV cache can hold.
+//! Size and abilities of the KV cache.
 
 use crate::ids::SlotId;
 
-/// What the KV cache is. All counts are in tokens unless they say otherwise.
+/// Size and abilities of the KV cache. Counts are in tokens unless they say otherwise.
 #[derive(Debug, Clone, Copy)]
 pub struct KvLimits {
-    /// Number of slots, in use and parked, the long one aside.
+    /// Number of slots, the long one aside.
     pub slots: u32,
     /// Cells over all slots.
     pub cells: u32,
-    /// What one slot can hold.
+    /// Capacity of one slot.
     pub slot_tokens: u32,
-    /// What the long slot can hold, the last one, which has cells of its own; 0 where there is
-    /// none.
+    /// Capacity of the long slot, the last one, which has cells of its own; 0 without one.
     pub long_tokens: u32,
-    /// Whether slots that begin alike can hold the same cells; else they hold copies.
+    /// Whether slots with a common prefix share its cells; else they hold copies.
     pub shares: bool,
-    /// Whether a slot can be cut back to any length; else only to nothing.
+    /// Whether a slot can be trimmed to any length; else only to nothing.
     pub rewinds: bool,
-    /// Cells that nobody running holds and that may be kept.
+    /// Bound on cells that only parked slots hold.
     pub parked_tokens: u32,
-    /// What host memory may keep beside that.
+    /// Bound on copies in host memory, if slots can be trimmed.
     pub saved_tokens: u32,
-    /// What it may keep instead where slots cannot be cut back, in bytes: what such a slot holds is of
-    /// any size, so it is measured.
+    /// Bound on copies in host memory in bytes, if slots cannot be trimmed: their states are of any size,
+    /// so each is measured.
     pub saved_bytes: u64,
-    /// How far apart the checkpoints of a prompt are at least where slots cannot be cut back.
+    /// Minimum distance of the regular checkpoints of a prompt, if slots cannot be trimmed; 0 for no
+    /// checkpoints.
     pub checkpoint_every: u32,
 }
 
 impl KvLimits {
-    /// What one request can hold, prompt and answer.
+    /// The longest sequence that fits, prompt and answer.
     pub fn request_tokens(&self) -> u32 {
         self.slot_tokens.min(self.cells).max(self.long_tokens)
     }
@@ -40,12 +40,12 @@ impl KvLimits {
         (self.long_tokens > 0).then_some(SlotId(self.slots))
     }
 
-    /// Whether what a slot holds on the way through a prompt is kept: it cannot be cut back to that.
+    /// Whether checkpoints of prompts are copied to host memory.
     pub fn checkpoints(&self) -> bool {
         !self.rewinds && self.saved_bytes > 0 && self.checkpoint_every > 0
     }
 
-    /// What a slot can hold.
+    /// Capacity of a slot.
     pub(crate) fn capacity(&self, slot: SlotId) -> u32 {
         if Some(slot) == self.long_slot() { self.long_tokens } else { self.slot_tokens }
     }

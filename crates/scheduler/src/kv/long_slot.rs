@@ -1,31 +1,30 @@
-//! The long slot: beside slots that each have a part of the cells, one that holds as much as the
-//! model can, for a request that has outgrown its part.
+//! The long slot: it holds the whole context, for a sequence that has outgrown its part of split cells.
 //!
-//! It has cells of its own, so nothing is copied into it from another slot but through host memory,
-//! and others never begin like it.
+//! It has cells of its own, so states are copied into it through host memory only, and other slots do
+//! not reuse its prefix.
 
 use crate::ids::{Salt, SlotId, Token};
 
-/// The long slot and what it holds.
+/// The long slot and its content.
 #[derive(Debug)]
 pub(super) struct LongSlot {
     pub(super) slot: SlotId,
     pub(super) salt: Salt,
     pub(super) tokens: Vec<Token>,
-    pub(super) runs: bool,
+    pub(super) is_active: bool,
 }
 
 impl LongSlot {
     pub(super) fn new(slot: SlotId) -> Self {
-        Self { slot, salt: Salt::default(), tokens: Vec::new(), runs: false }
+        Self { slot, salt: Salt::default(), tokens: Vec::new(), is_active: false }
     }
 
-    /// Tokens that a running sequence holds in it.
+    /// Tokens of its active sequence; 0 while it is parked.
     pub(super) fn running(&self) -> u64 {
-        if self.runs { self.tokens.len() as u64 } else { 0 }
+        if self.is_active { self.tokens.len() as u64 } else { 0 }
     }
 
-    /// What it holds, and whose that is.
+    /// Its salt and tokens.
     pub(super) fn held(&self) -> (Salt, Vec<Token>) {
         (self.salt, self.tokens.clone())
     }
@@ -38,13 +37,13 @@ impl LongSlot {
         self.tokens.truncate(keep as usize);
     }
 
-    /// It does not run any more; what it holds stays until somebody else needs it.
+    /// Parks the slot; its content stays for reuse.
     pub(super) fn park(&mut self) {
-        self.runs = false;
+        self.is_active = false;
     }
 
     pub(super) fn clear(&mut self) {
-        self.runs = false;
+        self.is_active = false;
         self.tokens.clear();
     }
 }

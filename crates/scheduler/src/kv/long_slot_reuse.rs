@@ -1,9 +1,9 @@
-//! How a sequence in the long slot reuses a prefix.
+//! Assigning the long slot, with the longest reusable prefix.
 
 use crate::ids::{Salt, SlotId, Token};
 use crate::kv::long_slot::LongSlot;
 use crate::kv::prefix_tree::{Match, common_prefix};
-use crate::kv::reuse::{LEAST_SAVED, Reuse, ReuseLimit, SlotAssignment};
+use crate::kv::reuse::{MIN_HOST_TOKENS, Reuse, ReuseLimit, SlotAssignment};
 use crate::kv::{KvCache, KvOp};
 
 impl KvCache {
@@ -15,7 +15,7 @@ impl KvCache {
         self.long.as_mut().filter(|long| long.slot == slot)
     }
 
-    /// How many of the first tokens are there for the long slot, at most by the `limit`.
+    /// Length of the longest prefix within `limit` that can be reused in the long slot.
     pub(crate) fn longest_reusable_in_long_slot(
         &self,
         salt: Salt,
@@ -28,23 +28,24 @@ impl KvCache {
         own.max(device).max(host.map_or(0, |m| m.len))
     }
 
-    /// Gives a sequence the long slot, with as many of its first tokens as anybody has, at most
-    /// by the `limit`. `None` where it runs, or there is none.
+    /// Assigns the long slot with the longest reusable prefix within `limit`; `None` if it is active or
+    /// there is none.
     pub(crate) fn assign_long(
         &mut self,
         salt: Salt,
         tokens: &[Token],
         limit: ReuseLimit,
     ) -> Option<SlotAssignment> {
-        let slot = self.long.as_ref().filter(|long| !long.runs)?.slot;
+        let slot = self.long.as_ref().filter(|long| !long.is_active)?.slot;
         let own = self.reusable_in_long_slot(salt, tokens, limit);
-        let device =
-            self.source_for_long_slot(salt, tokens, limit).filter(|m| m.len >= own + LEAST_SAVED);
+        let device = self
+            .source_for_long_slot(salt, tokens, limit)
+            .filter(|m| m.len >= own + MIN_HOST_TOKENS);
         let best = own.max(device.map_or(0, |m| m.len));
         let host = self.longest_in_host(salt, tokens, limit, self.limits.long_tokens);
-        let host = host.filter(|m| m.len >= best + LEAST_SAVED);
+        let host = host.filter(|m| m.len >= best + MIN_HOST_TOKENS);
         let (cached, reuse) = if let Some(source) = host {
-            // Not saved first: that could make its source go.
+            // Its content is not copied first: that could evict the source.
             self.release(slot);
             self.count_copy_use(source.holder);
             self.ops.push(KvOp::Restore { copy: source.holder, slot, keep: source.len });
@@ -67,11 +68,11 @@ impl KvCache {
         let long = self.long.as_mut()?;
         long.tokens.clear();
         long.extend(tokens.get(..cached as usize).unwrap_or_default());
-        (long.salt, long.runs) = (salt, true);
+        (long.salt, long.is_active) = (salt, true);
         Some(SlotAssignment { slot, cached, reuse })
     }
 
-    /// How many of the first tokens the long slot itself holds.
+    /// Length of the reusable prefix that the long slot itself holds.
     fn reusable_in_long_slot(&self, salt: Salt, tokens: &[Token], limit: ReuseLimit) -> u32 {
         let Some(long) = self.long.as_ref().filter(|long| long.salt == salt) else { return 0 };
         let len = limit.of(common_prefix(&long.tokens, tokens));
@@ -79,7 +80,7 @@ impl KvCache {
         if self.limits.rewinds || whole { len } else { 0 }
     }
 
-    /// The slot to copy from, among those that can be saved now.
+    /// The slot to copy from, among those without a pending copy.
     fn source_for_long_slot(
         &self,
         salt: Salt,
@@ -90,14 +91,14 @@ impl KvCache {
         usable.filter(|m| !self.copying.contains(&m.holder)).max_by_key(|m| (m.len, m.whole))
     }
 
-    /// Empties the long slot; what took long to compute is saved to host memory.
+    /// Empties the long slot, after copying its content to host memory if that is worthwhile.
     fn clear_long_slot(&mut self) {
         let Some(long) = self.long.as_ref() else { return };
         let (slot, salt, tokens) = (long.slot, long.salt, long.tokens.clone());
         let copies = self.copies.matches(salt, &tokens);
         let covers = |m: &Match<_>| self.limits.rewinds || m.whole;
         let there = copies.iter().any(|m| m.len as usize == tokens.len() && covers(m));
-        if tokens.len() >= LEAST_SAVED as usize
+        if tokens.len() >= MIN_HOST_TOKENS as usize
             && !there
             && !self.add_copy(slot, salt, &tokens, 1.0)
         {

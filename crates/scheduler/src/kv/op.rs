@@ -2,42 +2,42 @@
 
 use crate::ids::{HostCopyId, SlotId};
 
-/// What is to be done to the KV cache before a step, in order.
+/// A change of the KV cache before a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KvOp {
-    /// Drop what a slot holds from position `keep` on.
+    /// Trim a slot to its first `keep` tokens.
     Trim {
         /// The slot.
         slot: SlotId,
-        /// How many tokens stay.
+        /// Number of tokens that stay.
         keep: u32,
     },
-    /// Make a slot, which is empty, begin like another.
+    /// Copy a prefix of a slot to an empty one.
     Copy {
-        /// The other.
+        /// The source.
         from: SlotId,
         /// The slot.
         to: SlotId,
-        /// The tokens it gets.
+        /// Length of the prefix.
         keep: u32,
     },
-    /// Keep a copy of what a slot holds in host memory.
+    /// Copy a slot to host memory.
     Save {
         /// The slot.
         slot: SlotId,
-        /// The copy's number; never used before.
+        /// The new copy; its id was not used before.
         copy: HostCopyId,
     },
-    /// Make a slot, which is empty, begin like a copy in host memory.
+    /// Restore a prefix of a copy in host memory into an empty slot.
     Restore {
         /// The copy.
         copy: HostCopyId,
         /// The slot.
         slot: SlotId,
-        /// The tokens it gets.
+        /// Length of the prefix.
         keep: u32,
     },
-    /// Forget a copy in host memory.
+    /// Drop a copy in host memory.
     Forget {
         /// The copy.
         copy: HostCopyId,

@@ -1,9 +1,8 @@
-//! A radix tree over the cells of a KV cache.
+//! A radix tree over the tokens that slots, or copies in host memory, hold.
 //!
-//! A node is a run of cells; a holder's path from the root is what it holds, token by token. Where
-//! the cache shares cells between holders, a run that several hold is one node; where it does not,
-//! equal runs are nodes beside each other. So the tree counts cells as the cache does, and a
-//! lookup may have to follow several children that begin alike.
+//! A node is a range of cells; the path from a root to a holder's tail is what the holder holds. If the
+//! cache shares cells, a range that several hold is one node; if not, equal ranges are sibling nodes.
+//! So the tree counts cells as the cache does, and a lookup may follow several children.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +10,7 @@ use crate::ids::{Salt, Token};
 
 type NodeId = usize;
 
-/// What each holder holds. `K` names holders.
+/// The tokens of each holder. `K` identifies holders.
 #[derive(Debug)]
 pub(crate) struct PrefixTree<K> {
     nodes: Vec<Node<K>>,
@@ -27,31 +26,31 @@ struct Node<K> {
     tokens: Vec<Token>,
     parent: Option<NodeId>,
     children: Vec<NodeId>,
-    /// The holders whose path goes through or ends here.
+    /// Holders whose path goes through or ends at this node.
     through: BTreeSet<K>,
     salt: Salt,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Holder {
-    /// Where its path ends; `None` where it holds nothing.
+    /// The last node of its path; `None` if it holds nothing.
     tail: Option<NodeId>,
     len: u32,
     salt: Salt,
 }
 
-/// A holder that begins like the tokens looked up.
+/// A holder with a prefix in common with the tokens looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Match<K> {
     pub(crate) holder: K,
-    /// How many of its first tokens are those looked up.
+    /// Length of the common prefix.
     pub(crate) len: u32,
-    /// Whether that is all it holds.
+    /// Whether the holder holds nothing else.
     pub(crate) whole: bool,
 }
 
 impl<K: Copy + Ord> PrefixTree<K> {
-    /// An empty tree, of a cache that shares cells between holders or copies them.
+    /// An empty tree; `shares` says whether holders share cells.
     pub(crate) fn new(shares: bool) -> Self {
         Self {
             nodes: Vec::new(),
@@ -63,17 +62,17 @@ impl<K: Copy + Ord> PrefixTree<K> {
         }
     }
 
-    /// Cells that anybody holds.
+    /// Cells of all holders.
     pub(crate) fn cells(&self) -> u64 {
         self.cells
     }
 
-    /// How many tokens a holder holds.
+    /// Number of tokens of a holder.
     pub(crate) fn len(&self, holder: K) -> u32 {
         self.holders.get(&holder).map_or(0, |h| h.len)
     }
 
-    /// The tokens a holder holds.
+    /// The tokens of a holder.
     pub(crate) fn tokens(&self, holder: K) -> Vec<Token> {
         let mut parts = Vec::new();
         let mut at = self.holders.get(&holder).and_then(|h| h.tail);
@@ -84,7 +83,7 @@ impl<K: Copy + Ord> PrefixTree<K> {
         parts.iter().rev().flat_map(|&id| self.nodes[id].tokens.iter().copied()).collect()
     }
 
-    /// Whose cells a holder's are apart from.
+    /// The salt of a holder.
     pub(crate) fn salt(&self, holder: K) -> Salt {
         self.holders.get(&holder).map_or(Salt::default(), |h| h.salt)
     }
@@ -100,19 +99,19 @@ impl<K: Copy + Ord> PrefixTree<K> {
         cells
     }
 
-    /// Cells that a holder for which `wanted` is true holds.
+    /// Cells of all holders for which `wanted` is true.
     pub(crate) fn cells_of(&self, wanted: impl Fn(K) -> bool) -> u64 {
         let held = self.nodes.iter().filter(|n| n.through.iter().any(|&k| wanted(k)));
         held.map(|n| u64::from(count(&n.tokens))).sum()
     }
 
-    /// A new holder that holds nothing.
+    /// Adds a holder without tokens.
     pub(crate) fn open(&mut self, holder: K, salt: Salt) {
         self.close(holder);
         self.holders.insert(holder, Holder { tail: None, len: 0, salt });
     }
 
-    /// A new holder of the first `len` tokens of another.
+    /// Adds a holder of the first `len` tokens of another.
     pub(crate) fn fork(&mut self, from: K, to: K, len: u32) {
         let len = len.min(self.len(from));
         let salt = self.salt(from);
@@ -131,7 +130,7 @@ impl<K: Copy + Ord> PrefixTree<K> {
         self.holders.insert(to, Holder { tail, len, salt });
     }
 
-    /// Adds tokens to what a holder holds.
+    /// Appends tokens to a holder.
     pub(crate) fn extend(&mut self, holder: K, tokens: &[Token]) {
         let Some(&Holder { tail, len, salt }) = self.holders.get(&holder) else { return };
         if tokens.is_empty() {
@@ -156,7 +155,7 @@ impl<K: Copy + Ord> PrefixTree<K> {
         self.holders.insert(holder, Holder { tail: Some(tail), len: len + count(tokens), salt });
     }
 
-    /// Takes away what a holder holds behind its first `len` tokens.
+    /// Cuts a holder to its first `len` tokens.
     pub(crate) fn truncate(&mut self, holder: K, len: u32) {
         let Some(&held) = self.holders.get(&holder) else { return };
         if len >= held.len {
@@ -167,7 +166,7 @@ impl<K: Copy + Ord> PrefixTree<K> {
         self.holders.insert(holder, Holder { tail: keep, len, ..held });
     }
 
-    /// A holder of the first `len` tokens of what it holds, or a new one.
+    /// Cuts a holder to its first `len` tokens; for 0 adds it anew under `salt`.
     pub(crate) fn truncate_or_open(&mut self, holder: K, len: u32, salt: Salt) {
         if len == 0 {
             self.open(holder, salt);
@@ -176,15 +175,14 @@ impl<K: Copy + Ord> PrefixTree<K> {
         }
     }
 
-    /// Forgets a holder.
+    /// Removes a holder.
     pub(crate) fn close(&mut self, holder: K) {
         if let Some(held) = self.holders.remove(&holder) {
             self.leave(holder, held.tail, None);
         }
     }
 
-    /// Every holder that begins like `tokens`, the longest common prefix of each; holders that
-    /// have nothing in common are left out.
+    /// Every holder with a prefix in common with `tokens`, with the longest of each.
     pub(crate) fn matches(&self, salt: Salt, tokens: &[Token]) -> Vec<Match<K>> {
         let mut found = BTreeMap::new();
         let mut open: Vec<(NodeId, u32)> =
@@ -210,7 +208,7 @@ impl<K: Copy + Ord> PrefixTree<K> {
         found.map(|(holder, len)| Match { holder, len, whole: whole(holder, len) }).collect()
     }
 
-    /// The longest holder that holds a prefix of `tokens` and nothing else, of at most `limit` tokens.
+    /// The longest holder of at most `limit` tokens that holds a prefix of `tokens` and nothing else.
     pub(crate) fn longest_whole(
         &self,
         salt: Salt,
@@ -221,7 +219,7 @@ impl<K: Copy + Ord> PrefixTree<K> {
         found.filter(|m| m.whole && m.len <= limit).max_by_key(|m| m.len)
     }
 
-    /// The node of a holder's path that ends at `len`, split off where there is none.
+    /// The node of a holder's path that ends at `len`, after a split if need be.
     fn node_ending_at(&mut self, holder: K, len: u32) -> Option<NodeId> {
         let held = self.holders.get(&holder)?;
         let (mut at, mut end) = (held.tail?, held.len);
@@ -237,8 +235,8 @@ impl<K: Copy + Ord> PrefixTree<K> {
         }
     }
 
-    /// Makes a node's first `len` tokens a node of their own and returns it. The rest keeps its
-    /// number, so paths that end there still do.
+    /// Splits off a node's first `len` tokens and returns the new node. The rest keeps its id, so that
+    /// tails remain valid.
     fn split(&mut self, id: NodeId, len: usize) -> NodeId {
         let node = &mut self.nodes[id];
         let rest = node.tokens.split_off(len);
@@ -256,7 +254,7 @@ impl<K: Copy + Ord> PrefixTree<K> {
         upper
     }
 
-    /// Takes `holder` out of the nodes from `tail` up to, not including, `keep`.
+    /// Removes `holder` from the nodes from `tail` up to, not including, `keep`.
     fn leave(&mut self, holder: K, tail: Option<NodeId>, keep: Option<NodeId>) {
         let mut at = tail;
         while let Some(id) = at.filter(|_| at != keep) {
@@ -290,7 +288,7 @@ impl<K: Copy + Ord> PrefixTree<K> {
         id
     }
 
-    /// Takes a node out of its parent's children.
+    /// Removes a node from its parent's children.
     fn detach(&mut self, id: NodeId) {
         let Node { parent, salt, .. } = self.nodes[id];
         match parent {
@@ -307,7 +305,7 @@ impl<K: Copy + Ord> PrefixTree<K> {
     }
 }
 
-/// How many tokens both begin with.
+/// Length of the common prefix.
 pub(crate) fn common_prefix(a: &[Token], b: &[Token]) -> u32 {
     let differs = a.iter().zip(b).position(|(x, y)| x != y);
     u32::try_from(differs.unwrap_or(a.len().min(b.len()))).unwrap_or(u32::MAX)
@@ -324,7 +322,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shared_runs_are_counted_once() {
+    fn shared_ranges_are_counted_once() {
         let mut tree = PrefixTree::new(true);
         tree.open(1, Salt(0));
         tree.extend(1, &[5, 6, 7, 8]);
@@ -339,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lookup_says_how_much_each_holder_has() {
+    fn a_lookup_returns_the_common_prefix_of_each_holder() {
         let mut tree = PrefixTree::new(true);
         tree.open(1, Salt(0));
         tree.extend(1, &[5, 6, 7, 8]);
@@ -355,21 +353,20 @@ mod tests {
         assert_eq!(tree.matches(Salt(2), &[5]), []);
     }
 
-    /// What to do to a tree: which of few holders, what, with how many tokens.
-    type Deed = (u8, u8, u8, u8);
+    /// An operation: its kind, two holders, a number of tokens.
+    type Operation = (u8, u8, u8, u8);
 
     proptest! {
-        /// Against a plain map from holder to tokens.
         #[test]
-        fn it_holds_what_a_map_holds(
+        fn tree_equals_a_map_from_holder_to_tokens(
             shares: bool,
-            deeds in proptest::collection::vec((0_u8..5, 0_u8..5, 0_u8..5, 0_u8..12), 1..60),
+            operations in proptest::collection::vec((0_u8..5, 0_u8..5, 0_u8..5, 0_u8..12), 1..60),
         ) {
             let mut tree = PrefixTree::new(shares);
             let mut map: BTreeMap<u8, Vec<u32>> = BTreeMap::new();
-            for (deed, a, b, n) in deeds as Vec<Deed> {
+            for (operation, a, b, n) in operations as Vec<Operation> {
                 let tokens: Vec<Token> = (0..n).map(|i| u32::from(i % (b + 1))).collect();
-                match deed {
+                match operation {
                     0 => {
                         tree.open(a, Salt(0));
                         map.insert(a, Vec::new());

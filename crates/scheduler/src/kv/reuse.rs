@@ -1,53 +1,53 @@
-//! How much of a prompt is reused, and why no more.
+//! How much of a prompt may be reused, and what an assignment reused.
 
 use crate::ids::SlotId;
 
-/// Fewer tokens than this are neither saved to host memory nor restored for.
-pub(super) const LEAST_SAVED: u32 = 64;
+/// Minimum number of tokens that a copy in host memory must save.
+pub(super) const MIN_HOST_TOKENS: u32 = 64;
 
-/// Whether a prompt's beginning was there already, and why not.
+/// The result of a prefix lookup: a hit, or why there was none.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
 )]
 pub enum Reuse {
-    /// In a slot.
+    /// Hit in a slot.
     Device,
-    /// In host memory.
+    /// Hit in host memory.
     Host,
-    /// Nobody had a prompt that begins so.
+    /// No prompt with this prefix is known.
     Unseen,
-    /// Somebody had, but it had to make room.
+    /// The prefix was evicted.
     Evicted,
-    /// Somebody has, but the model cannot go back to where the two part.
+    /// A slot has the prefix, but its state cannot be cut back to it.
     NoRewind,
-    /// Somebody has, but less than a copy is worth, or than is reused where texts shall be reproducible.
+    /// The common prefix is too short for a copy, or for reuse in whole blocks.
     Short,
-    /// The prompt's own logits are wanted, so all of it is computed.
+    /// All logits of the prompt are needed, so all of it is computed.
     Unwanted,
 }
 
-/// How much of what is there may be reused.
+/// Bound on the reused prefix.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ReuseLimit {
-    /// At most so many tokens,
+    /// Maximum number of tokens.
     pub(crate) tokens: u32,
-    /// and a multiple of so many; at least 1.
+    /// The reused length is a multiple of this; at least 1.
     pub(crate) multiple: u32,
 }
 
 impl ReuseLimit {
-    /// What may be reused of so many tokens.
+    /// The reusable part of a common prefix of `tokens` tokens.
     pub(super) fn of(self, tokens: u32) -> u32 {
         let most = tokens.min(self.tokens);
         most - most % self.multiple.max(1)
     }
 }
 
-/// A sequence that has a slot.
+/// A slot that was assigned to a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SlotAssignment {
     pub(crate) slot: SlotId,
-    /// Tokens that it holds already.
+    /// Length of the reused prefix.
     pub(crate) cached: u32,
     pub(crate) reuse: Reuse,
 }

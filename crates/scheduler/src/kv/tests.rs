@@ -48,7 +48,7 @@ fn a_conversation_goes_on_in_its_slot() {
 }
 
 #[test]
-fn nobody_finds_what_has_another_salt() {
+fn no_prefix_is_found_under_another_salt() {
     let mut kv = KvCache::new(LIMITS);
     run(&mut kv, Salt(1), &text(0, 40));
     assert_eq!(run(&mut kv, Salt(2), &text(0, 40)).cached, 0);
@@ -206,7 +206,7 @@ fn run_with_checkpoints(kv: &mut KvCache, tokens: &[Token]) -> SlotAssignment {
 }
 
 #[test]
-fn checkpoints_are_found_by_whoever_begins_alike() {
+fn checkpoints_are_found_by_prompts_with_the_prefix() {
     let mut kv = KvCache::new(CHECKPOINTS);
     run_with_checkpoints(&mut kv, &text(0, 350));
     assert_eq!(kv.host_tokens(), 300, "they share their tokens in the index");

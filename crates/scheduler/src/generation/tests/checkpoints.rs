@@ -49,7 +49,7 @@ fn what_cannot_be_cut_back_goes_on_from_checkpoints() {
         let before = engine.computed;
         engine.submit(&[other]);
         engine.run(1000);
-        assert_eq!(engine.computed - before, 800, "nobody finds what has another salt");
+        assert_eq!(engine.computed - before, 800, "no prefix is found under another salt");
     }
 }
 

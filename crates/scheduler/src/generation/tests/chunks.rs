@@ -31,7 +31,7 @@ fn a_prompt_between_rows_lends_them_a_token() {
 }
 
 proptest! {
-    /// Whatever calls cost, whoever decodes beside it and whatever of it is there.
+    /// For any costs, decode rows beside it and reused prefix.
     #[test]
     fn a_reproducible_prompt_is_computed_in_whole_blocks_from_its_beginning(
         prompt in BLOCK..2500,

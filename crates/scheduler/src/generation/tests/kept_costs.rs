@@ -33,7 +33,7 @@ fn the_first_step_is_predicted() {
 proptest! {
     /// Whatever was kept, each request gets all its tokens.
     #[test]
-    fn anything_may_have_been_kept(
+    fn any_restored_samples_give_finite_estimates(
         samples in proptest::collection::vec(any_sample(), 0..60),
         shapes in proptest::collection::vec((1_u32..400, 1_u32..30), 1..6),
         shares: bool,

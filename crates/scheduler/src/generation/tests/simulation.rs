@@ -73,7 +73,7 @@ impl Engine {
             let step = self.scheduler.plan();
             if step.spans.is_empty() {
                 self.change(&step);
-                assert_eq!(self.scheduler.waiting(), 0, "somebody waits and nothing runs");
+                assert_eq!(self.scheduler.waiting(), 0, "sequences are queued and nothing runs");
                 let texts = self.texts.iter();
                 return texts.map(|(&seq, t)| (seq, u32::try_from(t.len()).unwrap())).collect();
             }

@@ -90,7 +90,9 @@ fn parse(
         Some(TextOrTokens::Text(text)) => vec![PromptInput::Text(text)],
         Some(TextOrTokens::Texts(texts)) => texts.into_iter().map(PromptInput::Text).collect(),
         Some(TextOrTokens::Tokens(tokens)) => vec![PromptInput::Tokens(tokens)],
-        Some(TextOrTokens::TokenLists(lists)) => lists.into_iter().map(PromptInput::Tokens).collect(),
+        Some(TextOrTokens::TokenLists(lists)) => {
+            lists.into_iter().map(PromptInput::Tokens).collect()
+        }
     };
     if prompts.is_empty() {
         return Err(ApiError::invalid(
