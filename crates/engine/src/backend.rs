@@ -1,4 +1,4 @@
-//! Which backend runs a model: llama.cpp for a GGUF file, the player for a script.
+//! Chooses the backend of a model: llama.cpp for a GGUF file, the scripted model for a script.
 
 use std::thread::JoinHandle;
 

@@ -1,39 +1,38 @@
-//! How the contexts and the KV cache of a model are laid out. Plans, made from a header before a model is loaded, and
-//! contexts, made after, both ask here.
+//! Decides the layout of a model's contexts and KV cache, both for plans, which are made from a header before a model
+//! is loaded, and for the contexts made after.
 //!
-//! On a GPU one pool costs little, and any sequence may have all of it. A CPU's attention goes over every
-//! cell in use for each row, its own or not. If that is much of a model's work, each sequence has a part of
-//! its own there, and what outgrows its part gets a context of its own. The tables behind this are in
-//! `docs/performance.md`, "KV layout" and "Shared or split by the model's arithmetic".
+//! On a GPU a shared pool of cells costs little, and any sequence may use all of it. On a CPU the attention of each row
+//! visits every cell in use. If that is much of a model's work, each sequence has an equal share of the cells there, and
+//! a sequence that outgrows its share moves to a context of its own. Measurements: `docs/performance.md`.
 
 use forebay_scheduler::KvLimits;
 
 use crate::model_config::{KvLayout, ModelConfig};
 
-/// Context for each sequence when nobody says otherwise: enough for most chats, and a KV cache
-/// that fits beside the model on a small machine.
+/// Default context of a sequence: enough for most chats, with a KV cache that fits besides the model on a small
+/// machine.
 const DEFAULT_SLOT_TOKENS: u32 = 4096;
-/// llama.cpp rounds a context up to this many cells.
+/// llama.cpp rounds a context up to a multiple of this many cells.
 const CELL_ALIGNMENT: u32 = 256;
-/// How far apart checkpoints of a prompt are, in tokens: on a CPU a copy costs a hundredth of what computing
-/// so many tokens does. A GPU computes in less time than a copy takes to host memory.
+/// Distance between checkpoints of a prompt, in tokens. On a CPU a copy costs a hundredth of computing that many
+/// tokens; a GPU computes faster than it copies to host memory.
 const CHECKPOINT_EVERY: u32 = 512;
 const CHECKPOINT_EVERY_ON_GPU: u32 = 2048;
-/// llama.cpp's own limit of sequences in a context.
+/// llama.cpp's limit of sequences in a context.
 const MAX_SEQUENCES: u32 = 256;
 
-/// What llama.cpp's CPU flash attention computes at once, in queries and in keys.
+/// Block size of llama.cpp's CPU flash attention, in queries and in keys.
 pub(crate) const ATTENTION_BLOCK: u32 = 64;
 const DEFAULT_BATCH: u32 = 2048;
 const DEFAULT_UBATCH: u32 = 512;
-/// Context of one embedding input when nobody says otherwise: it costs no KV cache.
+/// Default context of one embedding input.
 const DEFAULT_EMBEDDING_TOKENS: u32 = 8192;
 /// Inputs of one embedding pass.
 pub(crate) const MAX_EMBEDDING_INPUTS: u32 = 64;
-/// Tokens of one embedding pass: attention is computed over all of them, so more of them cost
-/// more each, and fewer leave the matrix products too thin. See docs/performance.md.
+/// Tokens of one embedding pass on a CPU: with more, attention costs more per token; with fewer, matrix products are
+/// inefficient. See docs/performance.md.
 const DEFAULT_EMBEDDING_BATCH: u32 = 128;
-/// Embedding passes side by side on a CPU, each with its share of the threads.
+/// The most parallel embedding passes on a CPU, each with an equal share of the threads.
 const MAX_LANES: u32 = 8;
 
 /// Cost of a multiplication in a decode row's attention on a CPU, relative to one in a matrix product of several
@@ -41,10 +40,10 @@ const MAX_LANES: u32 = 8;
 const ATTENDED: f64 = 4.0;
 /// Cost of a multiplication that is skipped because its cell belongs to another sequence, likewise: 60 / 300 to 440.
 const SKIPPED: f64 = 0.2;
-/// How much longer decode rows may take in a pool than in parts of their own, if either is half full.
+/// How much longer decode rows may take with a shared cache than with a split one, if both are half full.
 const TOLERANCE: f64 = 0.05;
 
-/// Multiplications that a model makes.
+/// Multiplications of a model's forward pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Arithmetic {
     /// With its weights, for each token.
@@ -54,8 +53,8 @@ pub(crate) struct Arithmetic {
 }
 
 impl Arithmetic {
-    /// How much longer a decode row that attends to `tokens` cells takes on a CPU if it skips `others` cells
-    /// of other sequences, as a fraction (0.05 is 5 %). Infinite if nothing is known of the model.
+    /// How much longer a decode row that attends to `tokens` cells takes on a CPU if it skips `others` cells of other
+    /// sequences, as a fraction (0.05 is 5 %). Infinite for a model without known arithmetic.
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     fn slowed_by(self, others: u32, tokens: u32) -> f64 {
         let cell = self.attention as f64;
@@ -101,7 +100,7 @@ pub(crate) struct ModelFacts {
     pub(crate) arithmetic: Arithmetic,
 }
 
-/// The most tokens of a decode call, and how many of them a device computes at once, for generation.
+/// The most tokens of a decode call, and of a micro-batch that a device computes at once, for generation.
 pub(crate) fn batch_sizes(config: &ModelConfig) -> (u32, u32) {
     let batch = config.batch_size.unwrap_or(DEFAULT_BATCH).max(config.parallel + 1);
     (batch, config.ubatch_size.unwrap_or(DEFAULT_UBATCH).min(batch))
@@ -118,7 +117,7 @@ pub(crate) fn kv_limits(config: &ModelConfig, facts: &ModelFacts) -> KvLimits {
     let total = config.ctx_size.unwrap_or_else(|| each.saturating_mul(parallel));
     let half = total / parallel / 2;
     let slowed = arithmetic.slowed_by(half.saturating_mul(parallel - 1), half);
-    // Only in a part of its own has a sequence the same numbers whatever others have.
+    // Only with a share of its own a sequence's results do not depend on other sequences.
     let splits = on_cpu && parallel > 1 && (config.reproducible || slowed > TOLERANCE);
     let suits = if splits { KvLayout::Split } else { KvLayout::Shared };
     let shares = config.kv_layout.unwrap_or(suits) == KvLayout::Shared;
@@ -147,7 +146,7 @@ pub(crate) fn kv_limits(config: &ModelConfig, facts: &ModelFacts) -> KvLimits {
         long_tokens: if shares { 0 } else { long_tokens.min(n_ctx_train) },
         shares,
         rewinds,
-        // Parked cells are skipped as well, which costs time; what is in host memory costs none.
+        // Skipping parked cells costs time; cells in the host tier cost none.
         parked_tokens: if shares && on_cpu { cells / 8 } else { cells },
         saved_tokens: u32::try_from(saved).unwrap_or(u32::MAX),
         saved_bytes: if rewinds { 0 } else { saved_bytes },
@@ -155,16 +154,16 @@ pub(crate) fn kv_limits(config: &ModelConfig, facts: &ModelFacts) -> KvLimits {
     }
 }
 
-/// How many tokens the contexts of an embedding model hold.
+/// Sizes of an embedding model's contexts, in tokens.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EmbeddingLayout {
     /// The longest input.
     pub(crate) slot_tokens: u32,
-    /// Tokens of a usual pass.
+    /// Tokens of a pass on a lane.
     pub(crate) budget: u32,
-    /// Tokens of the largest pass: an input is pooled whole, so the longest one must fit.
+    /// Tokens of a pass in the wide context: an input is pooled whole, so the longest one must fit.
     pub(crate) wide: u32,
-    /// Usual passes side by side, each with a context of its own where there are several.
+    /// Parallel passes; if more than one, each has a context of its own.
     pub(crate) lanes: u32,
 }
 

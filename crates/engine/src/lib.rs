@@ -1,41 +1,72 @@
-//! llama.cpp behind a handle.
+//! Runs GGUF models on llama.cpp, behind handles that send requests and yield events.
 //!
-//! One named thread owns each model and its context. A cheap cloneable handle ([`Engine`] for
-//! generation, [`Embedder`] for embeddings) sends it plain-data commands and gets plain-data events
-//! back; nothing of llama.cpp and nothing of HTTP crosses that line, so the thread may as well be in a
-//! child process ([`process`]).
+//! [`load`] reads a model on a thread of this process, [`load_in_process`] in a child process that is restarted when it
+//! dies. Both return a [`Loading`], whose [`finish`](Loading::finish) yields a [`ModelHandle`]: an [`Engine`] generates
+//! text, an [`Embedder`] computes vectors. Handles are cheap to clone, and the engine ends with the last one.
 //!
-//! The generation worker's loop is four words, and `worker.rs` reads that way: *receive* commands,
-//! *plan* a step with the scheduler, *step* the model, *emit* what came of it.
+//! ```no_run
+//! use forebay_engine::{
+//!     Event, GenerateRequest, ModelConfig, ModelHandle, ParseSpecial, SamplingParams, Source, load,
+//! };
 //!
-//! **Invariant:** knows neither HTTP nor OpenAI. Only `llama.rs` names `llama_cpp_2`. Requests
-//! arrive validated: there are no defaults and no range checks here.
+//! async fn tell_a_story() -> Result<String, Box<dyn std::error::Error>> {
+//!     let config = ModelConfig::new("tiny", Source::Gguf("models/tiny.gguf".into()));
+//!     let ModelHandle::Chat(engine) = load(config)?.finish().await? else {
+//!         return Err("this is an embedding model".into());
+//!     };
+//!     let prompt = engine.vocab().tokenize("Once upon a time", ParseSpecial::No)?;
+//!     let request = GenerateRequest::plain(prompt, 64, SamplingParams::plain(0.8, 1));
+//!     let mut generation = engine.generate(request)?;
+//!     let mut story = String::new();
+//!     while let Some(event) = generation.next().await {
+//!         match event {
+//!             Event::Delta { text, .. } => story.push_str(&text),
+//!             Event::Failed(failure) => return Err(failure.into()),
+//!             _ => {}
+//!         }
+//!     }
+//!     Ok(story)
+//! }
+//! ```
+//!
+//! # From a request to its events
+//!
+//! 1. A handle (`handle.rs`) takes permits from the queue's limits (`queue_limits.rs`), or refuses with a
+//!    [`SubmitError`]; it then sends a command (`message.rs`).
+//! 2. A worker (`worker.rs`) on the engine's thread (`engine_thread.rs`) repeats four phases: *receive* commands, *plan*
+//!    a step with `forebay_scheduler`, *step* the model, *emit* what was sampled. `embed.rs` does the same for vectors.
+//! 3. A backend computes the step: `llama.rs` and its folder, or `scripted.rs` in tests; `backend.rs` chooses.
+//! 4. Tokens are sampled (`batch_sampler.rs`, `sampling.rs`) and become text (`sequence.rs`, `detokenize.rs`,
+//!    `stop_strings.rs`). Reports go to a `ReportSink`: in this process to `report_router.rs`, which passes them to the
+//!    requests' event channels (`events.rs`); in a child over a socket to its parent ([`process`]).
+//!
+//! # Invariants
+//!
+//! - The crate knows neither HTTP nor any API's dialect. Requests arrive validated: there are no defaults and no range
+//!   checks here.
+//! - Only `llama.rs` and its folder name llama.cpp, and only that file has unsafe code.
+//! - Plain data crosses between handles and workers, so that a worker may run in another process.
+//! - Submitting and reporting never block; permits and `events.rs` bound what waits.
 
 mod backend;
+mod background_thread;
 mod batch_sampler;
 mod cost_benchmark;
 mod deadlines;
 mod detokenize;
-mod grammar_recompiler;
-mod logprobs;
-mod prompt_lookup;
-mod sampling;
-mod sequence;
-mod softmax;
-mod stop_strings;
-
-mod background_thread;
 mod embed;
 mod engine_thread;
 mod events;
 mod exit_cause;
 mod failure;
 mod grammar;
+mod grammar_recompiler;
 mod handle;
 #[cfg(feature = "llama")]
 mod layout;
 mod loading;
 mod lock;
+mod logprobs;
 #[cfg(feature = "llama")]
 mod long_slot;
 mod message;
@@ -44,20 +75,25 @@ mod model_config;
 mod model_info;
 pub mod placement;
 pub mod process;
+mod prompt_lookup;
 mod queue_limits;
 mod reasoning_budget;
 mod report_router;
 mod report_sink;
 mod request;
 mod request_table;
+mod sampling;
 #[cfg(feature = "scripted")]
 mod script;
+mod sequence;
 #[cfg(any(feature = "llama", feature = "fuzzing", test))]
 mod sequence_state;
+mod softmax;
 mod status;
 mod step_log;
 mod step_timeouts;
 mod step_times;
+mod stop_strings;
 mod vocab;
 mod worker;
 
@@ -106,7 +142,7 @@ pub fn devices() -> Vec<Device> {
     Vec::new()
 }
 
-/// What would go where; without a backend no file can be read.
+/// Explains which device would hold what; without a backend no file can be read.
 ///
 /// # Errors
 /// Always.
@@ -119,7 +155,7 @@ pub fn explain_placement(
     Err(placement::FitError::Unreadable(path.display().to_string()))
 }
 
-/// What the backend was compiled for.
+/// The backend's compiled features.
 #[cfg(not(feature = "llama"))]
 pub fn system_info() -> String {
     "built without llama.cpp".to_owned()

@@ -6,14 +6,13 @@ use forebay_scheduler::{HostCopyId, KvLimits, KvOp, SlotId};
 
 use crate::Token;
 
-/// What a generation model can do.
+/// Capacity of a generation model.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Capacity {
     pub(crate) kv: KvLimits,
     /// Tokens of one step.
     pub(crate) batch_tokens: u32,
-    /// Tokens that attention takes at once; fewer of one sequence cost more each. 1 where that is
-    /// not so.
+    /// Block size of attention in tokens: fewer tokens of one sequence cost more each. 1 if that makes no difference.
     pub(crate) block: u32,
 }
 
@@ -28,30 +27,28 @@ pub(crate) struct Row {
     pub(crate) logits: bool,
 }
 
-/// A step could not be computed. What the slots in it hold is undefined.
+/// A step failed. The content of its slots is undefined.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct StepError(pub(crate) String);
 
-/// A generation model on its own thread. The one seam with two implementations: llama.cpp, and
-/// the script that tests use.
+/// A generation model. Implemented by llama.cpp's contexts, and by the scripted model of tests.
 pub(crate) trait GenerationModel {
-    /// Makes sure that a slot can be used; called before each step for each slot in it. An error
-    /// concerns that slot alone.
+    /// Prepares a slot; called before each step for each slot in it. An error concerns that slot alone.
     fn open(&mut self, _slot: SlotId) -> Result<(), StepError> {
         Ok(())
     }
-    /// Computes one step, in calls of so many rows each. Returns how long each call took.
+    /// Computes one step; `calls` are the numbers of rows of its decode calls. Returns the time of each call.
     fn step(&mut self, rows: &[Row], calls: &[usize]) -> Result<Vec<Duration>, StepError>;
     /// The logits of row `index` of the last step, one for each vocabulary entry.
     fn logits(&self, index: usize) -> &[f32];
-    /// Changes what slots hold.
+    /// Changes the content of slots.
     fn change(&mut self, op: KvOp) -> Result<(), StepError>;
     /// What a copy in host memory takes; `None` where there is none.
     fn copy_bytes(&self, copy: HostCopyId) -> Option<u64>;
 }
 
-/// An embedding model on its own thread.
+/// An embedding model's context.
 pub(crate) trait EmbeddingModel {
     /// One vector of length `n_embd` for each input.
     fn embed(&mut self, inputs: &[&[Token]]) -> Result<Vec<Vec<f32>>, StepError>;

@@ -1,4 +1,4 @@
-//! What to load, and how.
+//! Which model to load, and how.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,60 +9,59 @@ use serde::{Deserialize, Serialize};
 use crate::model_info::Kind;
 use crate::placement::GpuLayers;
 
-/// What to load and how. Validated: every number is in range.
+/// The configuration of an engine. Validated: every number is in range.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelConfig {
-    /// The model's own name; also names its thread.
+    /// The model's name; also names its thread.
     pub name: String,
     /// Where it comes from.
     pub source: Source,
-    /// What to use it for; `None` lets the file decide.
+    /// What to use it for; `None`: by its file.
     pub kind: Option<Kind>,
-    /// KV cells over all sequences, in tokens; `None` for a default that fits the model.
+    /// KV cells over all sequences, in tokens; `None`: a default that fits the model.
     pub ctx_size: Option<u32>,
-    /// Whether sequences share cells; `None` for what suits the device and the model.
+    /// Whether sequences share cells; `None`: by device and model.
     pub kv_layout: Option<KvLayout>,
-    /// Whether a request that outgrows its part of a split KV cache goes on in one of its own.
+    /// Whether a request that outgrows its share of a split KV cache continues in a context of its own.
     pub long_slot: bool,
-    /// Host memory for what the KV cache has no room for, in bytes.
+    /// Size of the host tier, in bytes.
     pub kv_host_bytes: u64,
     /// Sequences that run together.
     pub parallel: u32,
-    /// Tokens of one step; `None` for a default that fits the kind.
+    /// The most tokens of one step; `None`: a default by kind.
     pub batch_size: Option<u32>,
-    /// Tokens that the backend computes at once; `None` for a default that fits the kind.
+    /// Tokens of a micro-batch; `None`: a default by kind.
     pub ubatch_size: Option<u32>,
-    /// The longest that a step should take in which some sequences decode and prompts are computed too.
+    /// Target time of a step with both decode and prefill.
     pub itl_target: ItlTarget,
-    /// Whether a request that runs alone has the same answer whatever was in the cache before.
+    /// Whether a request that runs alone gets the same answer for any prior content of the cache.
     pub reproducible: bool,
-    /// CPU threads; `None` for all cores.
+    /// CPU threads; `None`: all cores.
     pub threads: Option<u32>,
     /// What to put on GPUs.
     pub gpu: GpuSettings,
     /// How keys and values are stored.
     pub kv_type: KvType,
-    /// Whether attention is computed without storing all its weights; `None` where that is possible.
+    /// Whether to use flash attention; `None`: if possible.
     pub flash_attention: Option<bool>,
     /// Whether to map the file into memory instead of reading it.
     pub mmap: bool,
-    /// How an embedding model's token vectors become one; `None` for the model's own way.
+    /// How an embedding model's token vectors become one; `None`: by the model.
     pub pooling: Option<Pooling>,
-    /// Whether to guess tokens from what the text so far repeats.
+    /// Whether to draft tokens by prompt lookup.
     pub speculate: bool,
-    /// Requests that may wait.
+    /// The most queued requests.
     pub queue: usize,
-    /// Prompt tokens that may wait or run over all requests; `None` for 16 times the KV cache, and
+    /// The most prompt tokens over all queued and running requests; `None`: 16 times the KV cache, or
     /// [`ModelConfig::EMBEDDING_QUEUE_TOKENS`] for embedding models.
     pub queue_tokens: Option<usize>,
-    /// The longest that a request may wait.
+    /// The longest that a request may wait in the queue.
     pub queue_timeout: Option<Duration>,
-    /// Bytes of events that may wait to be read, over all requests.
+    /// The most bytes of unread events over all requests.
     pub unread_bytes: usize,
-    /// Memory that its process may take, where it has one of its own, in bytes: what is mapped from the
-    /// file or is on a GPU does not count.
+    /// Memory limit of the engine's own process, in bytes, without pages mapped from the file and without GPU memory.
     pub memory_limit: Option<u64>,
-    /// How long a step may take in any case until it counts as hung, unless it was predicted to take long.
+    /// The shortest timeout of a step; steps that are predicted to take long have longer ones.
     pub step_limit: Duration,
     /// Costs learned earlier for this model, machine and settings; empty if unknown.
     pub costs: LearnedCosts,
@@ -72,10 +71,10 @@ impl ModelConfig {
     /// Tokens that may wait or run over all requests of an embedding model: eight requests of 2,048
     /// inputs with 256 tokens each.
     pub const EMBEDDING_QUEUE_TOKENS: usize = 1 << 22;
-    /// A step that takes longer is seldom one that computes.
+    /// Default of [`ModelConfig::step_limit`].
     pub const STEP_LIMIT: Duration = Duration::from_secs(60);
 
-    /// A model of which nothing is known but where it comes from.
+    /// The default configuration of a model.
     pub fn new(name: impl Into<String>, source: Source) -> Self {
         Self {
             name: name.into(),
@@ -118,29 +117,29 @@ impl ModelConfig {
 /// What to put on GPUs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GpuSettings {
-    /// How many layers.
+    /// How many layers to put on GPUs.
     pub layers: GpuLayers,
-    /// Layers whose experts stay on the CPU, from the first one; `None` for as few as fit.
+    /// Layers whose experts stay on the CPU, from the first one; `None`: as few as necessary.
     pub cpu_experts: Option<u32>,
-    /// What to leave free on each, in bytes.
+    /// Memory to leave free on each GPU, in bytes.
     pub margin_bytes: u64,
-    /// How several of them share a model.
+    /// How several GPUs share a model.
     pub split: SplitMode,
-    /// Each one's part of a model, beside the others' parts; empty for parts in proportion to free memory.
+    /// Each GPU's part of a model, relative to the others'; empty: in proportion to free memory.
     pub tensor_split: Vec<u64>,
-    /// The one that has all with [`SplitMode::None`].
+    /// The GPU that holds the whole model with [`SplitMode::None`].
     pub main: u32,
 }
 
 /// How several GPUs share a model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SplitMode {
-    /// Each has some of the layers.
+    /// Each GPU holds some of the layers.
     #[default]
     Layer,
-    /// Each has a part of every layer, and all compute it together.
+    /// Every layer is divided over all GPUs, which compute it together.
     Tensor,
-    /// One has all.
+    /// One GPU holds the whole model.
     None,
 }
 
@@ -160,7 +159,7 @@ pub enum KvType {
 }
 
 impl KvType {
-    /// Bytes of so many numbers, or the largest number; a block of quantised ones holds 32 and their scale.
+    /// Bytes of so many numbers, saturating; a block of quantised numbers has 32 and their scale.
     pub(crate) fn bytes(self, numbers: u64) -> u64 {
         let block = match self {
             Self::F32 => 128,
@@ -175,13 +174,13 @@ impl KvType {
     }
 }
 
-/// How sequences lie in the KV cache.
+/// How sequences use the KV cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KvLayout {
-    /// All in one pool: any of them may have all of it, and equal beginnings are there once. Each
-    /// row's attention goes over the cells of all.
+    /// One pool: any sequence may use all cells, and common prefixes are stored once. The attention of each row visits
+    /// the cells of all sequences.
     Shared,
-    /// Each in an equal part of its own, which its rows' attention goes over alone.
+    /// An equal share of the cells for each sequence, which alone its rows' attention visits.
     Split,
 }
 
@@ -207,7 +206,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// Its file; `None` if it is a script.
+    /// The model's file; `None` for a script.
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Gguf(path) => Some(path),

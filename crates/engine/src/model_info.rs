@@ -12,7 +12,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Of a model whose file names this `pooling_type`: one that pools, or attends in both directions, is for
+    /// The kind by a file's `pooling_type` and attention: a model that pools, or attends in both directions, is for
     /// embeddings.
     pub(crate) fn by(pooling: Option<u64>, is_causal: bool) -> Self {
         let pools = pooling.is_some_and(|pooling| pooling != 0);
@@ -25,15 +25,15 @@ impl Kind {
 pub struct ModelInfo {
     /// `llama`, `bert`, ...
     pub architecture: String,
-    /// What it is used for.
+    /// What the model is used for.
     pub kind: Kind,
-    /// Longest sequence it was trained on, in tokens.
+    /// The longest sequence that it was trained on, in tokens.
     pub n_ctx_train: u32,
-    /// What one request can hold, prompt and answer, in tokens.
+    /// The longest prompt and answer together, in tokens.
     pub slot_tokens: u32,
-    /// Sequences that run together.
+    /// The most sequences that run at once.
     pub slots: u32,
-    /// Length of its vectors.
+    /// Length of its embedding vectors.
     pub n_embd: u32,
     /// Number of weights.
     pub n_params: u64,
@@ -41,23 +41,22 @@ pub struct ModelInfo {
     pub size_bytes: u64,
     /// The Jinja source of its chat template.
     pub chat_template: Option<String>,
-    /// How it wants a query and a document, if it is a reranker: then it makes scores, not vectors.
+    /// The input format of a reranker, which computes scores and not vectors; `None` for other models.
     pub ranking: Option<Ranking>,
     /// Short hash of the file's metadata, for `system_fingerprint`.
     pub fingerprint: String,
 }
 
-/// How a reranker wants a query and a document.
+/// How a reranker's input is made of a query and a document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ranking {
-    /// A text with `{query}` and `{document}`; without one, they stand behind each other with the
-    /// model's own markers around both.
+    /// A text with `{query}` and `{document}`; `None`: one after the other, with the model's markers around both.
     pub template: Option<String>,
-    /// Whether the marker that ends the query stands there twice, as RoBERTa's family wants it.
+    /// Whether the marker after the query is doubled, as in RoBERTa's family.
     pub twice: bool,
 }
 
-/// Something that can compute.
+/// A device that models can be computed on.
 #[derive(Debug, Clone)]
 pub struct Device {
     /// `CUDA0`, `CPU`, ...
@@ -71,7 +70,7 @@ pub struct Device {
 }
 
 impl ModelInfo {
-    /// The most tokens a request with a prompt this long can generate.
+    /// The most tokens that a request with a prompt of this length can generate.
     pub fn room_after(&self, prompt_tokens: u32) -> u32 {
         self.slot_tokens.saturating_sub(prompt_tokens)
     }

@@ -7,29 +7,28 @@ use crate::model_info::Kind;
 
 /// How the scripted model behaves.
 ///
-/// Its vocabulary is the 256 bytes, then `<s>`, `</s>` and `<|x|>`. For every sequence it says
-/// [`Script::says`] over and over, one byte a token: from the beginning, or from where the tokens
-/// so far end in a part of it. It holds the scheduler to its word: a row that does not follow on
-/// what its slot holds, or a cell too many, fails the step.
+/// Its vocabulary is the 256 bytes, then `<s>`, `</s>` and `<|x|>`. For every sequence it generates [`Script::says`]
+/// repeatedly, one byte per token: from the beginning, or after the part of it that the tokens so far end with. It
+/// checks the scheduler: a row that does not continue its slot, or a cell too many, fails the step.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Script {
-    /// What it is.
+    /// The kind of model.
     pub kind: Kind,
-    /// What it says; an `\0` stands for the end-of-text token.
+    /// The generated text; `\0` is the end-of-text token.
     pub says: String,
-    /// The logit of what it says; all others are 0.
+    /// The logit of the next token of the text; all others are 0.
     pub peak: f32,
-    /// How long each step takes.
+    /// Time of each step.
     pub step_time: Duration,
     /// Steps (counted from 1) that fail.
     pub failing_steps: Vec<u64>,
-    /// The step (counted from 1) in which its thread dies.
+    /// The step (counted from 1) in which its thread panics.
     pub dies_at: Option<u64>,
-    /// A token that does this when it is to be computed as a sequence's second.
+    /// A token with an effect when it is computed as a sequence's second.
     pub poison: Option<(Token, Poison)>,
-    /// A text that does this when it is tokenised, but ends the process where that says to die.
+    /// A text with an effect when it is tokenised; [`Poison::Die`] ends the process.
     pub poison_text: Option<(String, Poison)>,
-    /// What one request can hold, in tokens.
+    /// The longest prompt and answer together, in tokens.
     pub slot_tokens: u32,
     /// KV cells, shared by all; `None` for enough.
     pub cells: Option<u32>,
@@ -37,7 +36,7 @@ pub struct Script {
     pub chat_template: Option<String>,
 }
 
-/// What a poisonous token does.
+/// The effect of a poisonous token or text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Poison {
     /// It ends its thread.
