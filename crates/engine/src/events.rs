@@ -1,10 +1,9 @@
 //! The channel from a generation to its reader, and the memory that unread events may take.
 //!
-//! Sending never waits: a channel holds every event that its request causes. A reader that stops
-//! reading therefore costs memory, which is bounded over all requests of an engine. When there is
-//! more, whole answers are cut, those that finished first at first: their events are dropped at
-//! once, and their readers get [`Failure::Unread`] instead. Where what runs is too much alone, the
-//! one with the most unread is cut, and the engine cancels it.
+//! Sending never blocks: a channel holds every event of its request. A reader that stops reading therefore costs
+//! memory, which is bounded over all requests of an engine. Above the limit whole answers are cut, the earliest finished
+//! ones first: their events are dropped, and their readers get [`Failure::Unread`]. If running answers alone exceed the
+//! limit, the one with the most unread bytes is cut and cancelled.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -19,17 +18,17 @@ use crate::failure::Failure;
 use crate::lock::lock;
 use crate::request::{Event, FinishReason, TimedEvent, TokenLogprob, TopLogprob};
 
-/// Bytes that the allocator takes for itself, for each allocation.
+/// Bytes of the allocator's overhead per allocation.
 const OVERHEAD: usize = 16;
-/// Events for which a channel keeps room while it is read.
-const KEPT: usize = 8;
+/// Events for which a channel keeps capacity.
+const MIN_CAPACITY: usize = 8;
 
-/// The channels of an engine, and the bytes that wait in them.
+/// The channels of an engine, and their unread bytes.
 pub(crate) struct Unread {
     limit: usize,
     bytes: AtomicUsize,
     cut: AtomicU64,
-    /// Told of running requests whose reader left or was cut.
+    /// Called with running requests whose reader left or was cut.
     departed: Box<dyn Fn(u64) + Send + Sync>,
     /// Locked before any channel.
     open: Mutex<OpenChannels>,
@@ -56,7 +55,7 @@ struct ChannelState {
     events: VecDeque<TimedEvent>,
     /// Bytes on the heap that the events refer to.
     heap: usize,
-    /// What of this channel is counted in [`Unread::bytes`].
+    /// The bytes of this channel that are counted in [`Unread::bytes`].
     counted: usize,
     waker: Option<Waker>,
     sender: SenderState,
@@ -67,7 +66,7 @@ struct ChannelState {
 enum SenderState {
     #[default]
     Open,
-    /// Nothing more comes; the number is its place in [`OpenChannels::finished`].
+    /// No event follows; the number is its key in [`OpenChannels::finished`].
     Finished(u64),
 }
 
@@ -75,9 +74,9 @@ enum SenderState {
 enum ReaderState {
     #[default]
     Reads,
-    /// Its answer was cut, which the next event will say.
+    /// Its answer was cut; the next event reports that.
     Cut,
-    /// It left, or it was cut and has been told.
+    /// It left, or it was cut and that was reported.
     Gone,
 }
 
@@ -85,7 +84,7 @@ enum ReaderState {
 pub(crate) struct Sender {
     unread: Arc<Unread>,
     channel: Arc<Channel>,
-    /// Count the request against the queue's limits until its last event.
+    /// The request counts against the queue's limits until its last event.
     permits: Option<[OwnedSemaphorePermit; 2]>,
 }
 
@@ -98,8 +97,8 @@ pub(crate) struct Receiver {
 // === impl Unread ===
 
 impl Unread {
-    /// No channels, which may hold `limit` bytes together. `departed` is told of each running request
-    /// whose reader left or was cut, once; it must not wait.
+    /// Channels may hold `limit` bytes together. `departed` is called once for each running request whose reader left or
+    /// was cut; it must not block.
     pub(crate) fn new(limit: usize, departed: impl Fn(u64) + Send + Sync + 'static) -> Self {
         Self {
             limit,
@@ -110,7 +109,7 @@ impl Unread {
         }
     }
 
-    /// A channel for a request that holds these permits. No other has its number.
+    /// A channel for a request that holds these permits. Its id is unique.
     pub(crate) fn channel(
         self: &Arc<Self>,
         id: u64,
@@ -122,17 +121,17 @@ impl Unread {
         (Sender { unread: Arc::clone(self), channel, permits }, receiver)
     }
 
-    /// Bytes that wait to be read.
+    /// Unread bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.load(Relaxed)
     }
 
-    /// Answers that were cut because nobody read them.
+    /// Answers that were cut.
     pub(crate) fn cuts(&self) -> u64 {
         self.cut.load(Relaxed)
     }
 
-    /// Cuts answers until what waits is within the limit.
+    /// Cuts answers until the unread bytes are within the limit.
     fn enforce(&self) {
         while self.bytes() > self.limit {
             let mut open = lock(&self.open);
@@ -157,7 +156,7 @@ impl Unread {
         }
     }
 
-    /// Takes a channel out of the open and empties it. Reports a running one as departed.
+    /// Removes a channel and empties it. Reports a running one as departed.
     fn close(
         &self,
         open: &mut OpenChannels,
@@ -179,7 +178,7 @@ impl Unread {
         (events, state.waker.take())
     }
 
-    /// Counts what a channel holds now.
+    /// Updates the counted bytes of a channel.
     fn count(&self, state: &mut ChannelState) {
         let bytes = state.heap + state.events.capacity() * size_of::<TimedEvent>();
         match bytes.checked_sub(state.counted) {
@@ -199,13 +198,13 @@ impl fmt::Debug for Unread {
 // === impl Sender ===
 
 impl Sender {
-    /// Whether nobody will read what is sent.
+    /// Whether there is no reader.
     #[cfg(test)]
     pub(crate) fn is_closed(&self) -> bool {
         lock(&self.channel.state).reader != ReaderState::Reads
     }
 
-    /// Sends an event. Where nobody reads, it is dropped.
+    /// Sends an event. Without a reader it is dropped.
     pub(crate) fn send(&self, event: TimedEvent) {
         let waker = {
             let mut state = lock(&self.channel.state);
@@ -223,7 +222,7 @@ impl Sender {
         self.unread.enforce();
     }
 
-    /// Sends the last event. The permits are returned first: whoever reads it may ask again.
+    /// Sends the last event. The permits are returned first: its reader may submit again at once.
     pub(crate) fn finish(mut self, event: TimedEvent) {
         self.permits = None;
         self.send(event);
@@ -274,7 +273,7 @@ impl Receiver {
         if let Some(event) = state.events.pop_front() {
             state.heap -= heap_bytes(&event.event);
             let room = state.events.capacity();
-            if room > KEPT && state.events.len() < room / 4 {
+            if room > MIN_CAPACITY && state.events.len() < room / 4 {
                 state.events.shrink_to(room / 2);
             }
             self.unread.count(&mut state);

@@ -14,7 +14,7 @@ pub enum Failure {
     #[error("the request was not done within {} s", .0.as_secs_f32())]
     Timeout(Duration),
     /// Its grammar exceeds the parser's limits.
-    #[error("the grammar is too complex at this point of the answer")]
+    #[error("the grammar exceeds the parser's limits at this point of the answer")]
     Grammar,
     /// The answer was not read, and unread events took too much memory.
     #[error("the answer was not read in time")]

@@ -1,4 +1,4 @@
-//! What fuzz targets reach into: parts that are private elsewhere. Never in a shipped build.
+//! Access to private items for fuzz targets. Not in a shipped build.
 
 use crate::detokenize::Utf8Assembler;
 use crate::grammar::CompiledGrammar;
@@ -79,13 +79,13 @@ pub fn follow(grammar: &CompiledGrammar, choices: &[u8]) -> Vec<crate::Token> {
             break;
         }
         let forced = constraint.forced();
-        assert_eq!(constraint.allowed(&forced), forced.len(), "what is forced is allowed");
+        assert_eq!(constraint.count_allowed(&forced), forced.len(), "what is forced is allowed");
         let Ok(mask) = constraint.mask() else { break };
         let allowed: Vec<_> = (0..count).filter(|&token| mask.allows(token)).collect();
         assert!(!allowed.is_empty(), "an answer that is not complete goes on");
         let token = *forced.first().unwrap_or(&allowed[usize::from(choice) % allowed.len()]);
         assert!(allowed.contains(&token), "what is forced is in the mask");
-        if constraint.take(token).is_err() {
+        if constraint.consume(token).is_err() {
             break;
         }
         tokens.push(token);

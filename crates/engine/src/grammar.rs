@@ -1,10 +1,9 @@
-//! Answers that follow a grammar: compiled once, kept, and asked before each token which ones may
-//! come next.
+//! Constrained decoding: grammars are compiled once and cached, and give the mask of allowed tokens at each step.
 //!
-//! llguidance does the work: an Earley parser over lexemes, on a trie of the vocabulary. A grammar
-//! is compiled where requests are checked, so one that cannot be enforced is refused before
-//! anything runs; each answer gets a copy of the compiled one. What a source may cost is checked
-//! before it is compiled (`limits.rs`), and what a token may cost while it is (`time_limit.rs`).
+//! llguidance parses: an Earley parser over lexemes, on a trie of the vocabulary. A grammar is compiled when a request
+//! is checked, so one that cannot be enforced is refused before anything runs; each answer gets a copy of the compiled
+//! grammar. The cost of a source is bounded before it is compiled (`cost.rs`, by `limits.rs`), and the time of each
+//! mask while an answer is generated (`time_limit.rs`).
 
 mod cache;
 mod constraint;

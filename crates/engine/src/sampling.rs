@@ -1,9 +1,8 @@
-//! Where a token is chosen.
+//! Samples a token from a row of logits.
 //!
-//! [`Sampler::sample`] takes one row of logits and returns a token: penalties and bias, then
-//! temperature, top-k, typical-p, top-p, min-p, then a draw. A vocabulary has many thousands of
-//! tokens and this runs between two forward passes, so nothing here sorts or visits one by one
-//! more than the few that a filter can leave.
+//! [`Sampler::sample`] applies penalties and bias, then temperature, top-k, typical-p, top-p and min-p, then draws. A
+//! vocabulary has many thousands of tokens and this runs between two forward passes, so only the few tokens that a
+//! filter can leave are sorted or visited one by one.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -16,11 +15,10 @@ use crate::grammar::Mask;
 use crate::request::SamplingParams;
 use crate::softmax;
 
-/// Elements of a row that are summed up, or compared, before one is looked at alone.
+/// Elements of a row that are summed or compared as a block.
 const BLOCK: usize = 64;
 
-/// One sequence's way of choosing tokens: its parameters, its random numbers and what it has
-/// seen.
+/// The sampler of one sequence: its parameters, random number generator, and token counts.
 #[derive(Debug)]
 pub(crate) struct Sampler {
     params: SamplingParams,
@@ -28,7 +26,7 @@ pub(crate) struct Sampler {
     seen: Seen,
 }
 
-/// Room to work in, as long as the vocabulary; all samplers of a thread share one.
+/// Buffers of the vocabulary's length, shared by all samplers of a thread.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     /// Logits after penalties and bias.
@@ -38,10 +36,10 @@ pub(crate) struct Scratch {
     ranked: Vec<Ranked>,
 }
 
-/// The tokens that penalties are about. Every step goes through all of them.
+/// The tokens that penalties apply to. Every step visits all of them.
 #[derive(Debug, Default)]
 struct Seen {
-    /// Each with how often it is in the answer.
+    /// Each with its count in the answer.
     tokens: Vec<(Token, u32)>,
     places: HashMap<Token, usize>,
 }
@@ -60,7 +58,7 @@ struct Ranked {
     candidate: Candidate,
 }
 
-/// The tokens that the filters have left, and their weight together.
+/// The tokens that the filters have left, and their total weight.
 struct Candidates<'a> {
     tokens: &'a mut Vec<Candidate>,
     total: f64,
@@ -78,19 +76,19 @@ impl Sampler {
         Self { params, rng, seen }
     }
 
-    /// Random numbers that were used, in the generator's own unit.
+    /// Position of the random number generator, in words.
     pub(crate) fn rng_position(&self) -> u64 {
         // An answer uses two words for each token: it ends before the upper half is needed.
         u64::try_from(self.rng.get_word_pos()).unwrap_or(u64::MAX)
     }
 
-    /// Goes on as if so many random numbers had been used.
+    /// Sets the position of the random number generator.
     pub(crate) fn seek(&mut self, rng_position: u64) {
         self.rng.set_word_pos(rng_position.into());
     }
 
-    /// Chooses a token by `logits`, one for each vocabulary entry, among those that `allowed` leaves
-    /// and never one of `forbidden`. Where that leaves none, it chooses one all the same.
+    /// Samples a token from `logits`, one for each vocabulary entry, among those in `allowed` and not in `forbidden`. If
+    /// none is left, it returns some token.
     pub(crate) fn sample(
         &mut self,
         logits: &[f32],
@@ -116,7 +114,7 @@ impl Sampler {
         drawn.unwrap_or_else(|| argmax(row))
     }
 
-    /// Tells that `token` is now part of the answer.
+    /// Records that `token` is part of the answer.
     pub(crate) fn accept(&mut self, token: Token) {
         if self.params.uses_penalties() {
             *self.seen.count(token) += 1;
@@ -170,7 +168,7 @@ impl Sampler {
 }
 
 impl Seen {
-    /// How often a token is in the answer; from now on it counts as seen.
+    /// The count of a token, which is seen from now on.
     fn count(&mut self, token: Token) -> &mut u32 {
         let place = *self.places.entry(token).or_insert_with(|| {
             self.tokens.push((token, 0));
@@ -181,7 +179,7 @@ impl Seen {
 }
 
 impl<'a> Candidates<'a> {
-    /// What the filters leave of `weights`, in the order in which they apply.
+    /// Applies the filters to `weights` in order.
     fn of(
         params: &SamplingParams,
         weights: &[f32],
@@ -200,8 +198,7 @@ impl<'a> Candidates<'a> {
         candidates
     }
 
-    /// A weight below which no token can get through the filters; finding it costs less than
-    /// filtering the tokens that it excludes.
+    /// A weight below which no token passes the filters; finding it costs less than filtering the tokens below.
     fn floor(&self, params: &SamplingParams, weights: &[f32]) -> f32 {
         let k = params.top_k as usize;
         if k > 0 {
@@ -303,7 +300,7 @@ impl SamplingParams {
     }
 }
 
-/// Draws from all tokens: finds the block, then the token in it.
+/// Draws from all tokens: first the block, then the token in it.
 fn draw(weights: &[f32], uniform: f64) -> Option<Token> {
     let mut left = uniform * softmax::sum(weights);
     let mut last = None;
@@ -335,15 +332,14 @@ fn kth_block_maximum(weights: &[f32], k: usize) -> f32 {
     *maxima.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1
 }
 
-/// Items that are sorted where it is to be found out how many of them are enough.
+/// Items that are sorted to find how many reach a target.
 const SORTED: usize = 128;
 
-/// Brings the first items by `order` to the front, so many that they reach `target` weight and no
-/// more, at least one; returns how many. The first [`SORTED`] of them are in order.
+/// Moves the fewest first items by `order` that reach `target` weight to the front, at least one; returns their number.
+/// The first [`SORTED`] of them are sorted.
 ///
-/// Beyond those it looks for the border alone: where much of a large vocabulary is about equally
-/// likely, sorting all of it would take ten times as long. Each round halves what the border can be
-/// in, so the time is linear.
+/// Beyond those only the border is searched: if much of a large vocabulary is about equally likely, sorting it would take
+/// ten times as long. Each round halves the range of the border, so the time is linear.
 fn select_mass<T>(
     items: &mut [T],
     target: f64,

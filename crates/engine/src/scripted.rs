@@ -1,5 +1,5 @@
-//! A model that follows a script, for fault and timing tests: nothing here computes anything, so
-//! nothing that depends on what a real model says may be tested with it.
+//! A model that follows a script, for fault and timing tests. It computes nothing, so no test of a real model's output
+//! can use it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::vocab::{ParseSpecial, Tokenize, Vocab, VocabTable};
 
 pub use crate::script::{Poison, Script};
 
-/// Does what a poisonous token does.
+/// Causes the effect of a poisonous token.
 fn swallow(poison: Poison) -> ! {
     let mut memory = Vec::new();
     loop {
@@ -77,18 +77,18 @@ impl ByteTokenizer {
     }
 }
 
-/// Whether an answer that follows a grammar can be this text: for tests of what becomes of schemas.
+/// Whether a grammar accepts a text, for tests of schemas.
 ///
 /// # Errors
-/// Why the grammar cannot be enforced.
+/// [`GrammarError`] if the grammar cannot be enforced.
 pub fn can_answer(grammar: &Grammar, text: &str) -> Result<bool, GrammarError> {
     can_answer_in_pieces(grammar, &[(text, ParseSpecial::No)])
 }
 
-/// The same of the tokens of these pieces of text, one behind the other.
+/// Whether a grammar accepts the tokens of consecutive pieces of text.
 ///
 /// # Errors
-/// Why the grammar cannot be enforced.
+/// [`GrammarError`] if the grammar cannot be enforced.
 pub fn can_answer_in_pieces(
     grammar: &Grammar,
     pieces: &[(&str, ParseSpecial)],
@@ -101,16 +101,16 @@ pub fn can_answer_in_pieces(
         let ended = constraint.is_complete() && token == EOS;
         ended
             || constraint.mask().is_ok_and(|mask| mask.allows(token))
-                && constraint.take(token).is_ok()
+                && constraint.consume(token).is_ok()
     });
     Ok(each.all(|may| may))
 }
 
-/// An answer that follows a grammar: `choices` choose among the tokens that may come next, and it ends soon
-/// after them. `None` if it does not.
+/// An answer that follows a grammar: `choices` select among the allowed tokens, and the answer ends soon after them.
+/// `None` if it does not end.
 ///
 /// # Errors
-/// Why the grammar cannot be enforced.
+/// [`GrammarError`] if the grammar cannot be enforced.
 pub fn answer(grammar: &Grammar, choices: &[u8]) -> Result<Option<String>, GrammarError> {
     // What ends texts, JSON and tags.
     const ENDS: &[u8] = b"\"}]</>\n";
@@ -133,7 +133,7 @@ pub fn answer(grammar: &Grammar, choices: &[u8]) -> Result<Option<String>, Gramm
             }
         };
         let Some(byte) = next else { return Ok(String::from_utf8(bytes).ok()) };
-        if constraint.take(Token::from(byte)).is_err() {
+        if constraint.consume(Token::from(byte)).is_err() {
             return Ok(None);
         }
         bytes.push(byte);
@@ -229,7 +229,7 @@ impl Player {
         Ok(())
     }
 
-    /// Does what poison among these tokens does.
+    /// Causes the poison's effect if it is among these tokens.
     fn swallow(&self, mut tokens: impl Iterator<Item = Token>) {
         let Some((poison, effect)) = self.script.poison else { return };
         if !tokens.any(|token| token == poison) {
@@ -238,7 +238,7 @@ impl Player {
         swallow(effect);
     }
 
-    /// What it says next: the longest part of the script that the tokens end in goes on.
+    /// The next token: the text continues after the longest part of it that the tokens end with.
     fn next(&self, tokens: &[Token]) -> usize {
         let says = self.script.says.as_bytes();
         let said = |end: usize| {
@@ -283,7 +283,7 @@ impl GenerationModel for Player {
         if let Some(limit) = self.script.cells.filter(|&limit| self.cells() > limit as usize) {
             return Err(StepError(format!("more than {limit} cells")));
         }
-        // It costs the same whatever is in it, so which call takes how much does not matter.
+        // A step costs the same for any content, so its time need not be divided over the calls.
         Ok(vec![started.elapsed(); calls.len()])
     }
 

@@ -143,7 +143,7 @@ impl Sequence {
         let Some(lookup) = &mut self.lookup else { return Draft::default() };
         let mut drafts = lookup.propose(&self.all).len();
         if let Some(constraint) = &mut self.constraint {
-            drafts = constraint.allowed(lookup.draft());
+            drafts = constraint.count_allowed(lookup.draft());
         }
         Draft { tokens: u32::try_from(drafts).unwrap_or(0), acceptance: lookup.acceptance() }
     }
@@ -228,7 +228,7 @@ impl Sequence {
         if let Some(reason) = self.ending_token(token, vocab) {
             return self.end(reason);
         }
-        if self.constraint.as_mut().is_some_and(|c| c.take(token).is_err()) {
+        if self.constraint.as_mut().is_some_and(|c| c.consume(token).is_err()) {
             return TokenOutcome { failed: true, ..TokenOutcome::default() };
         }
         if let (Some(top), Some(logits)) = (self.logprobs, logits) {

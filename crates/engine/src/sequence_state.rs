@@ -1,7 +1,7 @@
 //! A sequence's state as llama.cpp writes it, so that one context can take what another wrote.
 //!
-//! llama.cpp restores a sequence only into a KV cache with as many streams as that which it was
-//! saved from, though what it writes of all streams but one is that they hold none of it:
+//! llama.cpp restores a sequence only into a KV cache with as many streams as the one it was saved from, although all
+//! streams but one are written as empty:
 //!
 //! ```text
 //! u32 magic | i32 sequence | caches
@@ -22,21 +22,21 @@ use std::ops::Range;
 const HEADER: usize = 8;
 const NUMBER: usize = 4;
 
-/// What a state is made of.
+/// The caches in a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StateLayout {
     /// One cache.
     Cells,
-    /// One of so many bytes for all tokens, and one for a window.
+    /// A cache of this many bytes for all tokens, and one for a window.
     Windowed(usize),
-    /// One of so many bytes, and a recurrent state.
+    /// A cache of this many bytes, and a recurrent state.
     Hybrid(usize),
     /// A recurrent state.
     Recurrent,
 }
 
 impl StateLayout {
-    /// Its caches in a state of `len` bytes; `None` where they are not in it.
+    /// The caches' ranges in a state of `len` bytes; `None` if they exceed it.
     fn caches(self, len: usize) -> Option<Vec<Range<usize>>> {
         let end = |first: usize| HEADER.checked_add(first).filter(|&end| end <= len);
         let (first, second) = match self {
@@ -48,7 +48,7 @@ impl StateLayout {
         Some([first, second].into_iter().flatten().collect())
     }
 
-    /// The same where its first cache has other bytes.
+    /// The same layout with another size of the first cache.
     fn with_first(self, first: usize) -> Self {
         match self {
             Self::Windowed(_) => Self::Windowed(first),
@@ -58,15 +58,15 @@ impl StateLayout {
     }
 }
 
-/// The same state as of caches with one stream. `None` where it is not of caches with `streams`
-/// streams, or not of one sequence.
+/// Rewrites a state of caches with `streams` streams to one stream. `None` if it is not of such caches, or not of one
+/// sequence.
 pub(crate) fn of_one_stream(
     mut bytes: Vec<u8>,
     shape: StateLayout,
     streams: u32,
 ) -> Option<(Vec<u8>, StateLayout)> {
     let mut first = 0;
-    // From the last, so that those before stay where they are.
+    // From the last cache, so that earlier ranges stay valid.
     for cache in shape.caches(bytes.len())?.into_iter().rev() {
         let len = cache.len();
         let others = strip(&mut bytes, cache, streams)?;
@@ -75,7 +75,7 @@ pub(crate) fn of_one_stream(
     Some((bytes, shape.with_first(first)))
 }
 
-/// Leaves of a cache the one stream that holds something. Returns the bytes that went.
+/// Removes the empty streams of a cache. Returns the number of removed bytes.
 fn strip(bytes: &mut Vec<u8>, cache: Range<usize>, streams: u32) -> Option<usize> {
     let of = bytes.get(cache.clone())?;
     if number(of, 0)? != streams {
@@ -84,8 +84,8 @@ fn strip(bytes: &mut Vec<u8>, cache: Range<usize>, streams: u32) -> Option<usize
     let others = streams.checked_sub(1)? as usize;
     let count = |i: usize| number(of, NUMBER.checked_mul(i)?.checked_add(NUMBER)?);
     let before = (0..others).take_while(|&i| count(i) == Some(0)).count();
-    let behind = others.checked_sub(before)?.checked_mul(NUMBER)?;
-    let data = NUMBER + before * NUMBER..of.len().checked_sub(behind)?;
+    let after = others.checked_sub(before)?.checked_mul(NUMBER)?;
+    let data = NUMBER + before * NUMBER..of.len().checked_sub(after)?;
     if data.len() < NUMBER || of.get(data.end..)?.iter().any(|&byte| byte != 0) {
         return None;
     }
@@ -95,7 +95,7 @@ fn strip(bytes: &mut Vec<u8>, cache: Range<usize>, streams: u32) -> Option<usize
     Some(others * NUMBER)
 }
 
-/// A state of one stream as of caches with `streams` streams.
+/// Rewrites a state of one stream to caches with `streams` streams.
 pub(crate) fn of_streams(bytes: &[u8], shape: StateLayout, streams: u32) -> Vec<u8> {
     let others = streams.saturating_sub(1) as usize * NUMBER;
     let caches = shape.caches(bytes.len()).unwrap_or_default();

@@ -11,12 +11,11 @@ use crate::failure::Failure;
 
 /// A model's vocabulary: a table of every token's bytes, and the model's tokeniser.
 ///
-/// Cheap to clone and free of the model's thread: tokenising a long prompt holds up nobody's
-/// decoding.
+/// Cheap to clone and independent of the model's thread: tokenising a long prompt does not delay steps.
 #[derive(Clone)]
 pub struct Vocab {
     table: Arc<VocabTable>,
-    /// The control tokens that have a name: few of all.
+    /// The control tokens that have a name.
     controls: Arc<[Token]>,
     /// Bytes of the longest token.
     longest: usize,
@@ -24,41 +23,40 @@ pub struct Vocab {
     tokenizer: Arc<dyn Tokenize>,
 }
 
-/// An index of control tokens by name, for searching a text at each of its characters.
+/// An index of control tokens by name.
 #[derive(Default)]
 struct ControlNames {
     tokens: HashMap<Box<str>, Token>,
-    /// Their lengths in bytes, the longest first.
+    /// Lengths of names in bytes, the longest first.
     lengths: Vec<usize>,
-    /// Bytes that a name begins with.
+    /// First bytes of names.
     first: HashSet<u8>,
 }
 
 /// Whether text that spells a control token becomes that token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ParseSpecial {
-    /// It does: the text comes from a template or from somebody who writes raw prompts.
+    /// It does: the text comes from a template, or is a raw prompt.
     Yes,
     /// It stays text: it comes from a user.
     No,
 }
 
-/// Text with more tokens than it may have, or whose tokens cannot be had.
+/// Why a text was not tokenised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenizeError {
     /// It has too many.
     TooMany {
-        /// Their number, what the model wants in front included.
+        /// The number of tokens, the model's prefix included.
         count: usize,
-        /// Whether there are exactly `count`, or at least.
+        /// Whether `count` is exact, or a lower bound.
         exact: bool,
     },
-    /// The tokeniser is in another process, which gave no answer.
+    /// The tokeniser's process did not answer.
     Failed(Failure),
 }
 
-/// Bytes of text that are tokenised at a time: a part of a long one, to count its tokens, or several
-/// short ones.
+/// Bytes of text that are tokenised in one call: a segment of a long text, to count its tokens, or several short texts.
 const SEGMENT: usize = 64 << 10;
 
 /// The part of a vocabulary that needs the model's own code.
@@ -66,11 +64,11 @@ pub trait Tokenize: Send + Sync {
     /// Tokens of each of `texts`, without any that mark its beginning or end.
     ///
     /// # Errors
-    /// [`Failure`] where the tokeniser is in another process, which gave no answer.
+    /// [`Failure`] if the tokeniser is in another process that does not answer.
     fn tokenize(&self, texts: &[&str], special: ParseSpecial) -> Result<Vec<Vec<Token>>, Failure>;
 }
 
-/// What is known of each token.
+/// The data of each token.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct VocabTable {
     /// All tokens' bytes, one after the other.
@@ -81,11 +79,11 @@ pub(crate) struct VocabTable {
     pub(crate) control: Vec<bool>,
     /// The tokens that end a generation.
     pub(crate) eog: Vec<Token>,
-    /// The tokens that belong in front of every prompt (BOS, CLS), if the model wants any there.
+    /// The tokens before every prompt (BOS, CLS), if any.
     pub(crate) prefix: Vec<Token>,
-    /// The tokens that belong behind every embedding input (SEP, EOS), if it wants any there.
+    /// The tokens after every embedding input (SEP, EOS), if any.
     pub(crate) suffix: Vec<Token>,
-    /// Whether the tokens' bytes are the text's: none is dropped, and no unknown word is one token.
+    /// Whether tokenising keeps all bytes of a text: none is dropped, and no unknown word becomes one token.
     pub(crate) lossless: bool,
     /// Names of BOS and EOS for chat templates, empty if there are none.
     pub(crate) bos_text: String,
@@ -93,7 +91,7 @@ pub(crate) struct VocabTable {
 }
 
 impl VocabTable {
-    /// Whether its parts fit together: it may come from a process in which anything has happened.
+    /// Whether the table is consistent: it may come from a corrupted process.
     pub(crate) fn is_sound(&self) -> bool {
         let Self { bytes, ends, control, eog, prefix, suffix, .. } = self;
         let in_order = ends.windows(2).all(|pair| pair[0] <= pair[1]);
@@ -126,7 +124,7 @@ impl Vocab {
         vocab
     }
 
-    /// What is known of its tokens.
+    /// The data of its tokens.
     pub(crate) fn table(&self) -> &Arc<VocabTable> {
         &self.table
     }
@@ -144,12 +142,12 @@ impl Vocab {
     /// Tokens of `text`. It can take long for long text: not for an async reactor's thread.
     ///
     /// # Errors
-    /// [`Failure`] where the tokeniser is in another process, which gave no answer.
+    /// [`Failure`] if the tokeniser is in another process that does not answer.
     pub fn tokenize(&self, text: &str, special: ParseSpecial) -> Result<Vec<Token>, Failure> {
         Ok(self.tokenizer.tokenize(&[text], special)?.pop().unwrap_or_default())
     }
 
-    /// Tokens of each of `texts`, some at a time: another process is asked only a few times.
+    /// Tokens of each of `texts`, in a few calls: the tokeniser may be in another process.
     ///
     /// # Errors
     /// As [`Vocab::tokenize`].
@@ -165,17 +163,16 @@ impl Vocab {
         Ok(all)
     }
 
-    /// The fewest tokens that a text of so many bytes can have.
+    /// A lower bound of the tokens of a text with so many bytes.
     pub fn fewest_tokens(&self, bytes: usize) -> usize {
         if self.table.lossless { bytes.div_ceil(self.longest) } else { 0 }
     }
 
-    /// Tokens of a text in pieces, one after the other, if they are at most `limit`. A piece that has
-    /// many more is not tokenised whole: tokenisers take more than a hundred bytes of memory for each
-    /// byte of it.
+    /// Tokens of consecutive pieces of a text, if they are at most `limit`. A piece with many more is not tokenised
+    /// whole: tokenisers take more than a hundred bytes of memory per byte.
     ///
     /// # Errors
-    /// [`TokenizeError`], with as much as is known of their number.
+    /// [`TokenizeError`], with the number of tokens or a lower bound.
     pub fn tokenize_within(
         &self,
         pieces: &[String],
@@ -188,7 +185,7 @@ impl Vocab {
             match self.group_within(pieces, special, limit) {
                 Ok(more) => {
                     total += more.len();
-                    // What is too much is only counted.
+                    // Tokens beyond the limit are only counted.
                     if total <= limit {
                         tokens.extend(more);
                     }
@@ -208,7 +205,7 @@ impl Vocab {
         Err(TokenizeError::TooMany { count, exact: all_exact })
     }
 
-    /// The same for one piece, or several short ones.
+    /// Tokens of one piece, or of several short ones, as [`Vocab::tokenize_within`].
     fn group_within(
         &self,
         pieces: &[&str],
@@ -221,7 +218,7 @@ impl Vocab {
         Ok(self.tokenizer.tokenize(pieces, special).map_err(TokenizeError::Failed)?.concat())
     }
 
-    /// Refuses a text that is clearly too long.
+    /// Refuses a text that has far more tokens than `limit`.
     fn check_long(
         &self,
         text: &str,
@@ -233,16 +230,16 @@ impl Vocab {
         if least > limit {
             return too_many(least);
         }
-        // Cut anywhere, a text has a few tokens more for each cut, but not twice as many.
+        // Each cut adds a few tokens, but not as many as the text has.
         let (mut rest, mut count) = (text, 0);
         while self.table.lossless && text.len() > SEGMENT && !rest.is_empty() {
-            let (segment, behind) = rest.split_at(rest.floor_char_boundary(SEGMENT));
+            let (segment, after) = rest.split_at(rest.floor_char_boundary(SEGMENT));
             count += self.tokenize(segment, special).map_err(TokenizeError::Failed)?.len();
-            rest = behind;
+            rest = after;
             if count / 2 > limit {
                 return too_many(count / 2);
             }
-            // What is left cannot be too much.
+            // The rest cannot exceed the limit.
             if count + rest.len() <= limit {
                 break;
             }
@@ -250,7 +247,7 @@ impl Vocab {
         Ok(())
     }
 
-    /// `tokens` between the markers that the model wants, as far as they are not there yet.
+    /// Adds the model's prefix and suffix to `tokens`, unless they are there.
     pub fn with_markers(&self, tokens: Vec<Token>) -> Vec<Token> {
         let mut tokens = self.with_prefix(tokens);
         if !tokens.ends_with(&self.table.suffix) {
@@ -259,7 +256,7 @@ impl Vocab {
         tokens
     }
 
-    /// `tokens` behind the marker that the model wants in front, if it is not there yet.
+    /// Adds the model's prefix to `tokens`, unless it is there.
     pub fn with_prefix(&self, mut tokens: Vec<Token>) -> Vec<Token> {
         if !tokens.starts_with(&self.table.prefix) {
             tokens.splice(0..0, self.table.prefix.iter().copied());
@@ -267,7 +264,7 @@ impl Vocab {
         tokens
     }
 
-    /// The markers that [`Vocab::with_markers`] puts behind.
+    /// The suffix that [`Vocab::with_markers`] adds.
     pub fn suffix(&self) -> &[Token] {
         &self.table.suffix
     }
@@ -301,7 +298,7 @@ impl Vocab {
         self.controls.iter().filter_map(named)
     }
 
-    /// The control token whose name a text begins with, the longest one, and that name's bytes.
+    /// The longest control token name that a text starts with: the token, and the name's length in bytes.
     pub fn control_at(&self, text: &str) -> Option<(Token, usize)> {
         let ControlNames { tokens, lengths, first } = &*self.names;
         if !text.bytes().next().is_some_and(|byte| first.contains(&byte)) {
@@ -321,7 +318,7 @@ impl Vocab {
     }
 }
 
-/// Texts in groups of up to [`SEGMENT`] bytes; a longer one is alone.
+/// Splits texts into groups of up to [`SEGMENT`] bytes; a longer text is alone.
 fn groups<'t, 's>(texts: &'t [&'s str]) -> impl Iterator<Item = &'t [&'s str]> {
     let mut rest = texts;
     std::iter::from_fn(move || {
@@ -331,8 +328,8 @@ fn groups<'t, 's>(texts: &'t [&'s str]) -> impl Iterator<Item = &'t [&'s str]> {
             bytes <= SEGMENT
         };
         let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
-        let (group, behind) = rest.split_at(count);
-        rest = behind;
+        let (group, after) = rest.split_at(count);
+        rest = after;
         Some(group).filter(|group| !group.is_empty())
     })
 }

@@ -1,4 +1,4 @@
-//! The cache of compiled grammars, bounded by their estimated size.
+//! A cache of compiled grammars, bounded by their estimated size.
 
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -8,19 +8,18 @@ use super::constraint::CompiledGrammar;
 use super::source::{Grammar, GrammarError};
 use crate::lock::lock;
 
-/// The most bytes of sources and compiled grammars that are cache.
-const MOST_BYTES: usize = 64 << 20;
+/// The most bytes of sources and compiled grammars in the cache.
+const MAX_BYTES: usize = 64 << 20;
 
 /// The result of compiling, and an estimate of its size in bytes.
 pub(super) type Compiled = (Result<CompiledGrammar, GrammarError>, usize);
 
-/// The grammars that were used last. Refusals are kept too: the same source would cost as much to
-/// refuse again.
+/// The most recently used grammars. Refusals are cached too: the same source would cost as much again.
 #[derive(Default)]
 pub(super) struct GrammarCache(Mutex<Entries>);
 
 struct Entries {
-    /// Compiled, or being compiled by the thread that came first.
+    /// Compiled, or being compiled by the first thread that asked.
     grammars: LruCache<Grammar, Arc<OnceLock<Compiled>>>,
     bytes: usize,
 }
@@ -32,14 +31,13 @@ impl Default for Entries {
 }
 
 impl GrammarCache {
-    /// A grammar that was compiled before; never waits for one that is being compiled.
+    /// A compiled grammar; does not wait for one that is being compiled.
     pub(super) fn find(&self, grammar: &Grammar) -> Option<CompiledGrammar> {
         let mut entries = lock(&self.0);
         entries.grammars.get(grammar)?.get()?.0.clone().ok()
     }
 
-    /// Finds a grammar or compiles it. A caller waits for another one that compiles the same grammar, not
-    /// for those that compile others.
+    /// Finds a grammar or compiles it. Waits for another thread that compiles the same grammar.
     pub(super) fn get_or_compile(
         &self,
         grammar: &Grammar,
@@ -69,14 +67,14 @@ impl Entries {
     fn insert(&mut self, grammar: &Grammar) -> Arc<OnceLock<Compiled>> {
         let entry = Arc::default();
         self.grammars.put(grammar.clone(), Arc::clone(&entry));
-        // The source counts from the beginning: one that is being compiled is held as well.
+        // The source counts while it is being compiled.
         self.bytes += grammar.source().len();
         self.shrink();
         entry
     }
 
     fn account(&mut self, grammar: &Grammar, entry: &Arc<OnceLock<Compiled>>, bytes: usize) {
-        // It may have been evicted, and compiled anew, meanwhile.
+        // It may have been evicted and inserted again.
         if self.grammars.peek(grammar).is_some_and(|present| Arc::ptr_eq(present, entry)) {
             self.bytes += bytes;
             self.shrink();
@@ -84,7 +82,7 @@ impl Entries {
     }
 
     fn shrink(&mut self) {
-        while self.bytes > MOST_BYTES {
+        while self.bytes > MAX_BYTES {
             let Some((grammar, entry)) = self.grammars.pop_lru() else { break };
             let compiled = entry.get().map_or(0, |(_, bytes)| *bytes);
             self.bytes = self.bytes.saturating_sub(grammar.source().len() + compiled);
@@ -137,13 +135,13 @@ mod tests {
         let cache = GrammarCache::default();
         for at in 0..100 {
             let source = format!("{at}");
-            let _ = cache.get_or_compile(&regex(&source), || (refusal().0, MOST_BYTES / 4));
+            let _ = cache.get_or_compile(&regex(&source), || (refusal().0, MAX_BYTES / 4));
         }
         let entries = cache.0.lock().unwrap();
-        assert!(entries.bytes <= MOST_BYTES, "{}", entries.bytes);
+        assert!(entries.bytes <= MAX_BYTES, "{}", entries.bytes);
         assert_eq!(entries.grammars.len(), 3);
         drop(entries);
-        let _ = cache.get_or_compile(&regex("large"), || (refusal().0, MOST_BYTES + 1));
+        let _ = cache.get_or_compile(&regex("large"), || (refusal().0, MAX_BYTES + 1));
         let entries = cache.0.lock().unwrap();
         assert_eq!((entries.bytes, entries.grammars.len()), (0, 0));
     }

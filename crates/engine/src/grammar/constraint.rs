@@ -12,34 +12,33 @@ use super::time_limit;
 use crate::Token;
 use crate::lock::lock;
 
-/// The longest that one question to a grammar may take while an answer grows. Real schemas need
-/// one to ten milliseconds.
-pub(super) const QUESTION: Duration = Duration::from_millis(150);
-/// What all questions about an answer may take: so much at first, and more with each token.
-const ANSWER: Duration = Duration::from_secs(1);
-const EACH_TOKEN: Duration = Duration::from_millis(10);
+/// The most CPU time of one call of the parser while an answer is generated. Real schemas need one to ten milliseconds.
+pub(super) const CALL_LIMIT: Duration = Duration::from_millis(150);
+/// The most CPU time of all parser calls of an answer: at first, and added with each token.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+const TOKEN_LIMIT: Duration = Duration::from_millis(10);
 
 /// A grammar that answers can follow. Cheap to clone.
 #[derive(Clone)]
 pub struct CompiledGrammar {
     pub(super) matcher: Arc<Mutex<Matcher>>,
-    /// Of JSON.
+    /// The bound of numbers, for a grammar of JSON.
     pub(super) numbers: Option<Arc<NumberBound>>,
 }
 
-/// Where one answer stands in its grammar.
+/// The state of one answer in its grammar.
 pub(crate) struct Constraint {
     grammar: CompiledGrammar,
-    /// The answer's own copy of the parser. It can take tens of milliseconds to make, so it is
-    /// made where masks are prepared, beside the model's step.
+    /// The answer's copy of the parser. Copying can take tens of milliseconds, so it is made with the first mask, beside
+    /// the model's step.
     pub(super) matching: Option<Matching>,
     mask: Option<Mask>,
-    /// Tokens that the answer has already and the parser has not seen.
+    /// Tokens of the answer that the parser has not consumed.
     before: Vec<Token>,
-    /// The number that the answer ends with.
+    /// The number at the end of the answer.
     digits: Digits,
-    /// What questions may still take.
-    left: Duration,
+    /// CPU time left for parser calls.
+    time_left: Duration,
 }
 
 /// A parser that can be cancelled.
@@ -48,21 +47,28 @@ pub(super) struct Matching {
     cancel: CancellationHandle,
 }
 
-/// The tokens that may come next.
+/// The allowed next tokens.
 #[derive(Debug)]
 pub(crate) struct Mask(SimpleVob);
 
-/// The grammar needs more than its limits allow.
+/// The grammar exceeds the parser's limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TooComplex;
 
 // === impl CompiledGrammar ===
 
 impl CompiledGrammar {
-    /// The beginning of an answer.
+    /// The state at the start of an answer.
     pub(crate) fn start(&self) -> Constraint {
         let (matching, mask, before, digits) = (None, None, Vec::new(), Digits::default());
-        Constraint { grammar: self.clone(), matching, mask, before, digits, left: ANSWER }
+        Constraint {
+            grammar: self.clone(),
+            matching,
+            mask,
+            before,
+            digits,
+            time_left: ANSWER_LIMIT,
+        }
     }
 
     fn copy(&self) -> Matching {
@@ -79,11 +85,10 @@ impl fmt::Debug for CompiledGrammar {
 // === impl Constraint ===
 
 impl Constraint {
-    /// Computes what [`Constraint::mask`] will say, if it is not known yet: for the time in which
-    /// the model computes.
+    /// Computes the mask for [`Constraint::mask`] unless it is known: beside the model's step.
     pub(crate) fn prepare(&mut self) {
         if self.mask.is_none() {
-            let mask = self.ask(|matcher| matcher.compute_mask_or_eos().ok()).flatten();
+            let mask = self.call(|matcher| matcher.compute_mask_or_eos().ok()).flatten();
             self.mask = mask.map(|mut mask| {
                 if let Some(numbers) = &self.grammar.numbers {
                     numbers.narrow(self.digits, &mut mask);
@@ -93,24 +98,24 @@ impl Constraint {
         }
     }
 
-    /// Goes on behind tokens that another parser of the same grammar has taken.
+    /// Continues after tokens that a parser of the same grammar in an earlier process has consumed.
     pub(crate) fn resume(&mut self, tokens: Vec<Token>) {
         tokens.iter().for_each(|token| self.count_digits(*token));
         self.before = tokens;
     }
 
-    /// The tokens that may come next.
+    /// The allowed next tokens.
     pub(crate) fn mask(&mut self) -> Result<&Mask, TooComplex> {
         self.prepare();
         self.mask.as_ref().ok_or(TooComplex)
     }
 
-    /// Goes on with a token that may come next.
-    pub(crate) fn take(&mut self, token: Token) -> Result<(), TooComplex> {
+    /// Consumes an allowed token.
+    pub(crate) fn consume(&mut self, token: Token) -> Result<(), TooComplex> {
         self.mask = None;
         self.count_digits(token);
-        self.left = (self.left + EACH_TOKEN).min(ANSWER);
-        self.ask(|matcher| matcher.consume_token(token).ok()).flatten().ok_or(TooComplex)
+        self.time_left = (self.time_left + TOKEN_LIMIT).min(ANSWER_LIMIT);
+        self.call(|matcher| matcher.consume_token(token).ok()).flatten().ok_or(TooComplex)
     }
 
     fn count_digits(&mut self, token: Token) {
@@ -119,35 +124,35 @@ impl Constraint {
         }
     }
 
-    /// Whether nothing may follow.
+    /// Whether no token may follow.
     pub(crate) fn is_complete(&self) -> bool {
         self.matching.as_ref().is_some_and(|matching| matching.matcher.is_stopped())
     }
 
-    /// The tokens that must come next, whatever the model says.
+    /// The next tokens that the grammar forces.
     pub(crate) fn forced(&mut self) -> Vec<Token> {
-        self.ask(Matcher::compute_ff_tokens).unwrap_or_default()
+        self.call(Matcher::compute_ff_tokens).unwrap_or_default()
     }
 
-    /// How many of these tokens may come next, one after the other.
-    pub(crate) fn allowed(&mut self, tokens: &[Token]) -> usize {
-        self.ask(|matcher| matcher.validate_tokens(tokens).unwrap_or(0)).unwrap_or(0)
+    /// How many of these tokens are allowed in sequence.
+    pub(crate) fn count_allowed(&mut self, tokens: &[Token]) -> usize {
+        self.call(|matcher| matcher.validate_tokens(tokens).unwrap_or(0)).unwrap_or(0)
     }
 
-    /// Asks the parser something; `None` where the answer's time is used up. A question that takes
-    /// too long ends the parser, and all that follow fail.
-    fn ask<T>(&mut self, question: impl FnOnce(&mut Matcher) -> T) -> Option<T> {
-        let limit = self.left.min(QUESTION);
+    /// Calls the parser; `None` if the answer's time is used up. A call that takes too long cancels the parser, and all
+    /// later calls fail.
+    fn call<T>(&mut self, work: impl FnOnce(&mut Matcher) -> T) -> Option<T> {
+        let limit = self.time_left.min(CALL_LIMIT);
         if limit.is_zero() {
             return None;
         }
         let matching = self.matching.get_or_insert_with(|| self.grammar.copy());
         for token in self.before.drain(..) {
-            // One that fails shows in the next answer.
-            let _ = matching.limited(QUESTION, |matcher| matcher.consume_token(token));
+            // A failure shows in the next call.
+            let _ = matching.limited(CALL_LIMIT, |matcher| matcher.consume_token(token));
         }
-        let (answer, took) = matching.limited(limit, question);
-        self.left = self.left.saturating_sub(took);
+        let (answer, took) = matching.limited(limit, work);
+        self.time_left = self.time_left.saturating_sub(took);
         Some(answer)
     }
 }
@@ -162,9 +167,9 @@ impl Matching {
     pub(super) fn limited<T>(
         &mut self,
         limit: Duration,
-        question: impl FnOnce(&mut Matcher) -> T,
+        work: impl FnOnce(&mut Matcher) -> T,
     ) -> (T, Duration) {
-        time_limit::limited(&self.cancel, limit, || question(&mut self.matcher))
+        time_limit::limited(&self.cancel, limit, || work(&mut self.matcher))
     }
 }
 
@@ -177,12 +182,12 @@ impl fmt::Debug for Constraint {
 // === impl Mask ===
 
 impl Mask {
-    /// Whether a token may come next.
+    /// Whether a token is allowed.
     pub(crate) fn allows(&self, token: Token) -> bool {
         (token as usize) < self.0.len() && self.0.is_allowed(token)
     }
 
-    /// The logits of tokens that may come next, minus infinity for all others.
+    /// Copies the logits of allowed tokens to `out`; all others are minus infinity.
     pub(crate) fn apply(&self, logits: &[f32], out: &mut Vec<f32>) {
         out.clear();
         out.resize(logits.len(), f32::NEG_INFINITY);

@@ -1,20 +1,19 @@
-//! What a grammar's source may cost to compile, checked before it is compiled.
+//! Bounds the cost of compiling a grammar by its source, before it is compiled.
 //!
-//! llguidance recurses along references and nesting (at most 3.4 kB of stack a level, measured),
-//! copies a referenced schema into each place where something stands beside the reference, and
-//! compares properties in pairs. All of that is counted here on the source, with lists instead of
-//! recursion, so that a source that would cost too much is refused in linear time.
+//! llguidance recurses along references and nesting (at most 3.4 kB of stack per level, measured), copies a referenced
+//! schema wherever constraints stand beside the reference, and compares properties in pairs. All of that is counted on
+//! the source, with lists instead of recursion, so that a source that would cost too much is refused in linear time.
 
 use super::expression::unicode_classes;
 use super::limits::{Cost, MAX_CLASSES, MAX_SOURCE, within};
 use super::source::{Grammar, GrammarError};
 use super::{lark_cost, schema_cost};
 
-/// Refuses a grammar that costs too much to compile, and one in Lark's notation whose lexemes cannot be read
-/// or whose braces do not match: what is accepted can stand within another grammar. In linear time.
+/// Refuses, in linear time, a grammar that costs too much to compile, and one in Lark's notation whose lexemes cannot be
+/// read or whose braces do not match: an accepted grammar can be nested in another one.
 ///
 /// # Errors
-/// [`GrammarError`], which says why.
+/// [`GrammarError`], with the reason.
 pub fn check_source(grammar: &Grammar) -> Result<(), GrammarError> {
     check(grammar).map(|_| ())
 }

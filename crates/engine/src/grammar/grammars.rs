@@ -19,22 +19,21 @@ use crate::Token;
 use crate::failure::Failure;
 use crate::vocab::{ParseSpecial, Vocab};
 
-/// Symbols of a compiled grammar's productions. The largest schemas we know have 200,000.
+/// The most symbols of a compiled grammar's productions. The largest known schemas have 200,000.
 const MAX_SIZE: usize = 250_000;
-/// States of its lexer: one to two kilobytes each.
+/// The most states of its lexer: one to two kilobytes each.
 const MAX_LEXER_STATES: usize = 50_000;
-/// The longest that the first token's mask may take when a grammar is compiled. Times are those on
-/// a CPU.
+/// The most CPU time of the first token's mask when a grammar is compiled.
 const FIRST_MASK: Duration = Duration::from_secs(1);
-/// The longest message about a grammar, in characters: the compiler repeats whole expressions.
+/// The longest error message, in characters: the compiler repeats whole expressions.
 const MAX_MESSAGE: usize = 300;
 
 /// A model's compiled grammars.
 pub struct Grammars {
     vocab: Vocab,
-    /// The vocabulary's trie: made when the first grammar comes.
+    /// Made from the vocabulary's trie for the first grammar.
     factory: OnceLock<Result<ParserFactory, GrammarError>>,
-    /// For grammars of JSON: made when the first one comes.
+    /// The bound of numbers, made for the first grammar of JSON.
     numbers: OnceLock<Arc<NumberBound>>,
     cache: GrammarCache,
 }
@@ -42,22 +41,21 @@ pub struct Grammars {
 // === impl Grammars ===
 
 impl Grammars {
-    /// For a vocabulary.
+    /// An empty cache of grammars for a vocabulary.
     pub fn new(vocab: Vocab) -> Self {
         let (factory, numbers) = (OnceLock::new(), OnceLock::new());
         Self { vocab, factory, numbers, cache: GrammarCache::default() }
     }
 
-    /// Compiles a grammar, or finds it compiled.
+    /// Compiles a grammar, or finds it in the cache.
     ///
-    /// Not for an async reactor's thread: what is accepted takes up to a second, up to 14 MB of
-    /// stack and up to 150 MB of memory meanwhile. It may wait for another thread that compiles
-    /// the same source.
+    /// Not for an async reactor's thread: it takes up to a second, 14 MB of stack and 150 MB of memory. It may wait for
+    /// another thread that compiles the same source.
     ///
     /// # Errors
     /// [`GrammarError`], which names what cannot be enforced.
     pub fn compile(&self, grammar: &Grammar) -> Result<CompiledGrammar, GrammarError> {
-        // A longer one is neither kept nor compared.
+        // A longer source is neither cached nor compared.
         within(grammar.source().len() as u64, MAX_SOURCE as u64, "bytes")?;
         self.cache.get_or_compile(grammar, || {
             let compiled = catch_unwind(AssertUnwindSafe(|| self.build(grammar)));
@@ -69,12 +67,12 @@ impl Grammars {
         })
     }
 
-    /// A grammar that was compiled before and is still kept.
+    /// A compiled grammar from the cache.
     pub fn compiled(&self, grammar: &Grammar) -> Option<CompiledGrammar> {
         self.cache.find(grammar)
     }
 
-    /// Compiles a grammar; with an estimate of its size in bytes.
+    /// Compiles a grammar. Also returns an estimate of its size in bytes.
     fn build(&self, grammar: &Grammar) -> Result<(CompiledGrammar, usize), GrammarError> {
         let Cost { units } = cost::check(grammar)?;
         let parsed = match grammar {
@@ -89,23 +87,23 @@ impl Grammars {
         let parser = factory.create_parser(parsed);
         let lexer = parser.as_ref().map_or(0, |parser| parser.parser.lexer_stats().num_bytes);
         let mut matching = Matching::new(Matcher::new(parser));
-        // What the first token may be is the same for every answer.
+        // The mask of the first token is the same for every answer.
         match matching.limited(FIRST_MASK, Matcher::compute_mask).0 {
             Ok(mask) if mask.is_zero() => Err(GrammarError("no text follows it".to_owned())),
             Ok(_) => {
-                // A symbol takes some 200 bytes in the compiled grammar, measured.
+                // A symbol takes about 200 bytes in the compiled grammar, measured.
                 let bytes = (16 << 10) + grammar.source().len() + 256 * units as usize + lexer;
                 let matcher = Arc::new(Mutex::new(matching.matcher));
                 Ok((CompiledGrammar { matcher, numbers: self.numbers(grammar) }, bytes))
             }
             Err(_) if matching.matcher.is_cancelled() => {
-                Err(GrammarError("it takes too long to find out what may come first".to_owned()))
+                Err(GrammarError("the mask of its first token takes too long".to_owned()))
             }
             Err(error) => Err(readable(&error.to_string())),
         }
     }
 
-    /// What bounds the numbers of a grammar, where it is one of JSON.
+    /// The bound of a grammar's numbers, if it is one of JSON.
     fn numbers(&self, grammar: &Grammar) -> Option<Arc<NumberBound>> {
         let is_json = match grammar {
             Grammar::JsonSchema(_) => true,
@@ -137,8 +135,7 @@ fn failed() -> GrammarError {
     GrammarError("the compiler fails on it".to_owned())
 }
 
-/// The first line of a message, and that which says what is wrong: the others show the parser's
-/// inside.
+/// The first line of the compiler's message, and its `error:` line: the others show the parser's state.
 fn readable(message: &str) -> GrammarError {
     if message.starts_with("panic:") {
         tracing::warn!(message = message.lines().next(), "the grammar compiler panicked");
@@ -179,7 +176,7 @@ fn factory(vocab: &Vocab) -> Result<ParserFactory, GrammarError> {
     Ok(factory)
 }
 
-/// A token's bytes as the trie wants them: control tokens are marked, so that no text spells one.
+/// A token's bytes in the trie: control tokens are marked, so that no text spells one.
 fn word(vocab: &Vocab, token: Token) -> Vec<u8> {
     let piece = vocab.piece(token);
     let control = vocab.is_control(token) || vocab.end_of_generation().contains(&token);
@@ -199,7 +196,7 @@ impl TokenizerEnv for VocabEnv {
     }
 
     fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<TokenId> {
-        // Grammars are compiled where the tokeniser is: it answers.
+        // Grammars are compiled in the tokeniser's process: it does not fail.
         let tokenize = |text: &str| self.vocab.tokenize(text, ParseSpecial::No).unwrap_or_default();
         self.trie.tokenize_with_greedy_fallback(bytes, tokenize)
     }

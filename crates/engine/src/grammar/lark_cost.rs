@@ -1,7 +1,7 @@
-//! What a grammar in Lark's notation costs to compile.
+//! The cost of compiling a grammar in Lark's notation.
 //!
-//! Reads the notation as llguidance's lexer does (`lark/lexer.rs`), as far as it takes to know
-//! which rule names which. What cannot be read is refused, so nothing is hidden from the count.
+//! Reads the notation as llguidance's lexer does (`lark/lexer.rs`), to find which rule names which. What cannot be read is
+//! refused, so nothing is hidden from the count.
 
 use std::collections::HashMap;
 
@@ -11,10 +11,10 @@ use super::limits::{Cost, MAX_LEVELS, MAX_NESTING, MAX_TERMINALS, MAX_UNITS, wit
 use super::schema_cost;
 use super::source::GrammarError;
 
-/// Counts what a grammar costs.
+/// Counts the cost of a grammar.
 ///
 /// # Errors
-/// [`GrammarError`] if it is more than allowed, or if the text cannot be read.
+/// [`GrammarError`] if it is above a limit, or if the text cannot be read.
 pub(super) fn check(text: &str) -> Result<Cost, GrammarError> {
     let mut reader = Reader::new(text);
     while reader.step()? {}
@@ -33,13 +33,13 @@ pub(super) fn check(text: &str) -> Result<Cost, GrammarError> {
 /// A rule or a terminal.
 #[derive(Debug, Default)]
 struct Rule {
-    /// Whether it is part of the lexer: its name is in capital letters.
+    /// Whether it is a terminal: its name is in capital letters.
     terminal: bool,
-    /// Brackets that are nested in it.
+    /// Depth of nested brackets.
     depth: u32,
     /// Characters of its own literals and regular expressions.
     size: u64,
-    /// What it names, as often as it does.
+    /// The rules that it names, each as often as it does.
     names: Vec<usize>,
 }
 
@@ -48,16 +48,16 @@ struct Reader<'a> {
     rules: Vec<Rule>,
     /// By scope and name: a grammar within a grammar has names of its own.
     known: HashMap<(usize, &'a str), usize>,
-    /// The grammars around, the outermost first: number, depth of the bracket, and the rule it stands in.
+    /// The enclosing grammars, the outermost first: number, depth of the bracket, and enclosing rule.
     scopes: Vec<(usize, u32, usize)>,
     next_scope: usize,
     depth: u32,
-    /// Braces that are open: the compiler looks for those alone where a grammar within a grammar ends.
+    /// Open braces: the compiler looks only for these to find the end of a nested grammar.
     braces: u32,
     /// The rule that is being read.
     current: usize,
-    /// Names since the line began, as long as a colon may still make the first one the name of a rule.
-    begun: Option<Vec<usize>>,
+    /// Names since the start of the line, while a colon may still make the first one the name of a rule.
+    line_names: Option<Vec<usize>>,
     units: u64,
 }
 
@@ -73,7 +73,7 @@ impl<'a> Reader<'a> {
             depth: 0,
             braces: 0,
             current: 0,
-            begun: Some(Vec::new()),
+            line_names: Some(Vec::new()),
             units: 0,
         }
     }
@@ -116,9 +116,9 @@ impl<'a> Reader<'a> {
                 1
             }
             '|' => {
-                // A line that begins so goes on with the rule before.
-                if self.begun.as_ref().is_some_and(Vec::is_empty) {
-                    self.begun = None;
+                // A line that starts with '|' continues the previous rule.
+                if self.line_names.as_ref().is_some_and(Vec::is_empty) {
+                    self.line_names = None;
                 }
                 1
             }
@@ -139,7 +139,7 @@ impl<'a> Reader<'a> {
         within(self.units, MAX_UNITS, "symbols and schemas")
     }
 
-    /// A string or a regular expression: its length with the signs around it and its flags.
+    /// A string or a regular expression: its length with delimiters and flags.
     fn literal(&mut self, sign: char, flags: &str) -> Result<usize, GrammarError> {
         let mut escaped = false;
         for (at, c) in self.rest.char_indices().skip(1) {
@@ -167,7 +167,7 @@ impl<'a> Reader<'a> {
             if self.rest.starts_with("%lark") {
                 return self.nested();
             }
-            // What the others name is read as names.
+            // Names in other directives are read as names.
             return Ok(1);
         };
         let mut values =
@@ -199,12 +199,12 @@ impl<'a> Reader<'a> {
         if !self.rest[name + space..].starts_with('{') {
             return Err(GrammarError("a '{' has to follow '%lark'".to_owned()));
         }
-        self.settle();
+        self.end_statement();
         self.braces += 1;
         self.open()?;
         self.scopes.push((self.next_scope, self.depth, self.current));
         self.next_scope += 1;
-        self.begun = Some(Vec::new());
+        self.line_names = Some(Vec::new());
         Ok(name + space + 1)
     }
 
@@ -220,15 +220,15 @@ impl<'a> Reader<'a> {
     fn close(&mut self) {
         let ends = |&mut (_, at, _): &mut (usize, u32, usize)| at > 0 && at == self.depth;
         if let Some((_, _, current)) = self.scopes.pop_if(ends) {
-            self.settle();
-            (self.current, self.begun) = (current, None);
+            self.end_statement();
+            (self.current, self.line_names) = (current, None);
         }
         self.depth = self.depth.saturating_sub(1);
     }
 
-    /// The rule that is being read, or the first one the line names.
+    /// The rule that is being read, or the first one that the line names.
     fn rule(&mut self) -> &mut Rule {
-        let begun = self.begun.as_ref().and_then(|names| names.first().copied());
+        let begun = self.line_names.as_ref().and_then(|names| names.first().copied());
         let at = begun.unwrap_or(self.current);
         &mut self.rules[at]
     }
@@ -242,7 +242,7 @@ impl<'a> Reader<'a> {
             self.rules.push(Rule { terminal, ..Rule::default() });
         }
         self.units += 1;
-        match &mut self.begun {
+        match &mut self.line_names {
             Some(names) => names.push(at),
             None => self.rules[self.current].names.push(at),
         }
@@ -250,22 +250,22 @@ impl<'a> Reader<'a> {
 
     /// A colon: the line defines what it names first. Its attributes may name others.
     fn define(&mut self) {
-        let Some(names) = self.begun.take() else { return };
+        let Some(names) = self.line_names.take() else { return };
         let mut names = names.into_iter();
         self.current = names.next().unwrap_or(0);
         self.rules[self.current].names.extend(names);
     }
 
-    /// The line is no definition: what it names belongs to no rule, or to the one around.
-    fn settle(&mut self) {
-        if let Some(names) = self.begun.take() {
+    /// Ends a line that is no definition: its names belong to no rule, or to the enclosing one.
+    fn end_statement(&mut self) {
+        if let Some(names) = self.line_names.take() {
             self.rules[0].names.extend(names);
         }
     }
 
     fn end_line(&mut self) {
-        self.settle();
-        self.begun = Some(Vec::new());
+        self.end_statement();
+        self.line_names = Some(Vec::new());
     }
 }
 
@@ -273,11 +273,11 @@ impl<'a> Reader<'a> {
 /// letters and a terminal's capital ones, so `aB` is two names.
 fn word(text: &str) -> usize {
     let front = usize::from(text.starts_with('_'));
-    let behind = &text[front..];
+    let rest = &text[front..];
     let length = |in_name: fn(&u8) -> bool| {
-        front + behind.bytes().take_while(|b| in_name(b) || b"_-0123456789".contains(b)).count()
+        front + rest.bytes().take_while(|b| in_name(b) || b"_-0123456789".contains(b)).count()
     };
-    match behind.bytes().next() {
+    match rest.bytes().next() {
         Some(b'a'..=b'z') => length(u8::is_ascii_lowercase),
         Some(b'A'..=b'Z') => length(u8::is_ascii_uppercase),
         _ => 0,
@@ -293,8 +293,8 @@ fn special(text: &str) -> Result<usize, GrammarError> {
     }
 }
 
-/// Groups of rules that name one another, each group after all that it names (Tarjan's
-/// algorithm, with a list in the place of recursion). `follows` says which names count.
+/// Groups of rules that name one another, each group after all that it names (Tarjan's algorithm, with a list instead of
+/// recursion). `follows` selects the names that count.
 fn groups(rules: &[Rule], follows: impl Fn(usize, usize) -> bool) -> Vec<Vec<usize>> {
     const NEW: usize = usize::MAX;
     let (mut index, mut low) = (vec![NEW; rules.len()], vec![0; rules.len()]);

@@ -27,13 +27,16 @@ pub(super) const MAX_CLASSES: u64 = 2_000;
 /// Characters of all terminals after their references are resolved: 16 bytes each while compiling.
 pub(super) const MAX_TERMINALS: u64 = 2 << 20;
 
-/// What compiling a source costs, in schemas and symbols.
+/// The cost of compiling a source, in schemas and symbols.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Cost {
     pub(super) units: u64,
 }
 
-/// Refuses what is above a bound.
+/// Checks a count of `what` against a limit.
+///
+/// # Errors
+/// [`GrammarError`] if it is above `most`.
 pub(super) fn within(count: u64, most: u64, what: &str) -> Result<(), GrammarError> {
     if count > most {
         return Err(GrammarError(format!("it has {count} {what}; the most is {most}")));

@@ -1,33 +1,33 @@
-//! Numbers in JSON come to an end.
+//! Bounds the digits of numbers in JSON.
 //!
-//! JSON Schema bounds how large a number is, not how long it is written, and small models run away in
-//! zeros. A JSON grammar's mask is narrowed where a number has as many digits as any number that means
-//! something: if it may end there, no digit follows. A schema whose bounds need more digits gets them.
+//! JSON Schema bounds the value of a number, not its number of digits, and small models repeat zeros without end. When a
+//! number has as many digits as a 64-bit integer or an `f64` can need, and may end, the mask allows no further digit. A
+//! schema whose bounds need more digits gets them.
 
 use llguidance::toktrie::SimpleVob;
 
 use crate::Token;
 use crate::vocab::Vocab;
 
-/// Digits of a whole number: as many as the largest of 64 bits has.
+/// The most digits of an integer: those of the largest 64-bit one.
 const WHOLE: u32 = 20;
-/// Digits behind the point: no `f64` needs more.
+/// The most digits of a fraction: no `f64` needs more.
 const FRACTION: u32 = 17;
-/// Digits of an exponent: no `f64` has one of more.
+/// The most digits of an exponent: no `f64` has more.
 const EXPONENT: u32 = 3;
 
-/// The tokens that matter where a number may end.
+/// The tokens that may continue or follow a number.
 pub(super) struct NumberBound {
     vocab: Vocab,
-    /// Those that begin with digits, each with how many.
+    /// Tokens that start with digits, each with their number.
     digits: Vec<(Token, u32)>,
-    /// The most digits that one of them begins with.
+    /// The most digits at the start of a token.
     longest: u32,
-    /// Whether a token may follow a number, or a part of one.
+    /// Whether a token may follow a number or a part of one, by token.
     follows: Vec<bool>,
 }
 
-/// The number that a text ends with, if any.
+/// The number at the end of a text, if any.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Digits {
     part: NumberPart,
@@ -43,7 +43,7 @@ enum NumberPart {
 }
 
 impl Digits {
-    /// Goes on with a token's bytes.
+    /// Appends a token's bytes.
     pub(super) fn extend(&mut self, bytes: &[u8]) {
         for byte in bytes {
             let Self { part, count } = *self;
@@ -61,7 +61,7 @@ impl Digits {
         }
     }
 
-    /// How many more there may be.
+    /// How many more digits are allowed.
     fn left(self) -> u32 {
         let most = match self.part {
             NumberPart::Whole => WHOLE,
@@ -92,12 +92,12 @@ impl NumberBound {
         Self { digits, longest, follows: (0..count).map(follows).collect(), vocab: vocab.clone() }
     }
 
-    /// What a text ends with that goes on with a token.
+    /// Appends a token to a text that ends with `digits`.
     pub(super) fn extend(&self, digits: &mut Digits, token: Token) {
         digits.extend(self.vocab.piece(token));
     }
 
-    /// Leaves out tokens by which a number that may end would have too many digits.
+    /// Disallows tokens with which a number that may end would have too many digits.
     pub(super) fn narrow(&self, digits: Digits, mask: &mut SimpleVob) {
         let left = digits.left();
         if left >= self.longest || digits.count == 0 {

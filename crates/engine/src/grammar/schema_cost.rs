@@ -1,8 +1,7 @@
-//! What a JSON Schema costs to compile.
+//! The cost of compiling a JSON Schema.
 //!
-//! Follows llguidance's `json/schema.rs`: a reference alone is compiled once, wherever it is used;
-//! one with constraints beside it is replaced by a copy of its target, and so are references that
-//! meet where schemas are intersected (`allOf`, siblings of `anyOf`).
+//! Follows llguidance's `json/schema.rs`: a reference alone is compiled once; one with constraints beside it is replaced
+//! by a copy of its target, and so are references in schemas that are intersected (`allOf`, siblings of `anyOf`).
 
 use std::collections::{HashMap, HashSet};
 
@@ -35,17 +34,16 @@ const NEUTRAL: [&str; 18] = [
     "contentEncoding",
     "x-guidance",
 ];
-/// What an object costs that may have other properties than it names: a lexeme of its own for all
-/// other names, half a millisecond.
+/// The cost of an object with unnamed properties: a lexeme for all other names, half a millisecond.
 const OPEN_OBJECT: u64 = 20;
 const PAIRS: &str = "pairs of properties in the same object or of schemas in the same 'oneOf'";
-/// References that are resolved for one schema: in a row, or side by side.
+/// The most references that are resolved for one schema, in a chain or side by side.
 const MAX_MERGED: usize = 256;
 
-/// Counts what a schema costs.
+/// Counts the cost of a schema.
 ///
 /// # Errors
-/// [`GrammarError`] if it is more than allowed.
+/// [`GrammarError`] if it is above a limit.
 pub(super) fn check(root: &Value) -> Result<Cost, GrammarError> {
     let sizes = ValueSizes::of(root);
     let mut levels = u64::from(sizes.height(root));
@@ -79,7 +77,7 @@ fn lookup<'a>(root: &'a Value, reference: &str) -> Option<&'a Value> {
     })
 }
 
-/// Height and size of every value of a document, and what it refers to.
+/// Height and size of every value of a document, and its references.
 struct ValueSizes<'a> {
     /// By address.
     of: HashMap<usize, (u32, u64)>,
@@ -120,7 +118,7 @@ impl<'a> ValueSizes<'a> {
         sizes
     }
 
-    /// Scalars are not kept: they are one high and one large.
+    /// Scalars are not stored: their height and size are 1.
     fn get(&self, value: &Value) -> (u32, u64) {
         self.of.get(&address(value)).copied().unwrap_or((1, 1))
     }
@@ -130,7 +128,7 @@ impl<'a> ValueSizes<'a> {
     }
 }
 
-/// A schema as one of several that have to match together.
+/// One of several schemas that have to match together.
 #[derive(Clone, Copy)]
 struct SubSchema<'a> {
     schema: &'a Value,
@@ -148,7 +146,7 @@ struct Counts {
 struct Walk<'a, 's> {
     root: &'a Value,
     sizes: &'s ValueSizes<'a>,
-    /// Schemas to visit, each as the parts that have to match together.
+    /// Schemas to visit, each as the schemas that have to match together.
     todo: Vec<Vec<SubSchema<'a>>>,
     /// References that are compiled once.
     defined: HashSet<&'a str>,
@@ -159,7 +157,7 @@ impl<'a> Walk<'a, '_> {
     fn spend(&mut self, units: u64) -> Result<(), GrammarError> {
         self.count.units = self.count.units.saturating_add(units);
         if self.count.units > MAX_UNITS {
-            // How many they would be is not known: counting ends here.
+            // Their number is not known: counting ends here.
             let why = format!(
                 "it has more than {MAX_UNITS} schemas and values once references are resolved"
             );
@@ -195,7 +193,7 @@ impl<'a> Walk<'a, '_> {
         if groups.is_empty() { self.below(&parts) } else { self.combine(&parts, &groups) }
     }
 
-    /// Each combination of alternatives, together with what stands beside them.
+    /// Visits each combination of alternatives, with the constraints beside them.
     fn combine(
         &mut self,
         parts: &[SubSchema<'a>],
@@ -230,8 +228,8 @@ impl<'a> Walk<'a, '_> {
         self.spend(if names > 0 && !closed { OPEN_OBJECT } else { 0 })
     }
 
-    /// Schemas of properties, each with those of other parts for the same name: where a part does
-    /// not know it, what that part says of additional ones. Returns how many names there are.
+    /// Visits the schemas of properties, each with those of other parts for the same name: if a part does not name it,
+    /// its schema of additional properties. Returns the number of names.
     fn properties(&mut self, maps: &[&'a Map<String, Value>]) -> Result<u64, GrammarError> {
         let mut named: HashMap<&'a str, Vec<SubSchema<'a>>> = HashMap::new();
         let mut patterns = 0;
@@ -272,7 +270,7 @@ impl<'a> Walk<'a, '_> {
         Ok(names)
     }
 
-    /// Schemas of items, by place and behind all places.
+    /// Visits the schemas of items, by position and after all positions.
     fn items(&mut self, maps: &[&'a Map<String, Value>]) -> Result<(), GrammarError> {
         let prefix = |map: &&'a Map<String, Value>| {
             let first =
@@ -284,14 +282,14 @@ impl<'a> Walk<'a, '_> {
                 .into_iter()
                 .find_map(|key| map.get(key).filter(|v| v.is_object()))
         };
-        let places = maps.iter().map(|map| prefix(map).len()).max().unwrap_or(0);
-        self.spend((places as u64).saturating_mul(maps.len() as u64))?;
-        let at = |place: usize| {
-            let of = |map| prefix(map).get(place).or_else(|| rest(map)).map(part);
+        let positions = maps.iter().map(|map| prefix(map).len()).max().unwrap_or(0);
+        self.spend((positions as u64).saturating_mul(maps.len() as u64))?;
+        let at = |position: usize| {
+            let of = |map| prefix(map).get(position).or_else(|| rest(map)).map(part);
             maps.iter().filter_map(of).collect::<Vec<_>>()
         };
-        let behind = maps.iter().filter_map(rest).map(part).collect();
-        self.todo.extend((0..places).map(at).chain([behind]).filter(|set| !set.is_empty()));
+        let rest_of_all = maps.iter().filter_map(rest).map(part).collect();
+        self.todo.extend((0..positions).map(at).chain([rest_of_all]).filter(|set| !set.is_empty()));
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 
-/// What an answer has to be. Cheap to clone.
+/// A grammar that an answer follows. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Grammar {
     /// JSON that is valid by this JSON Schema.
@@ -37,7 +37,7 @@ pub(crate) trait GrammarCompiler: fmt::Debug + Send + Sync {
 }
 
 impl Grammar {
-    /// As the client wrote it, or as it was written for the client.
+    /// The source text.
     pub(crate) fn source(&self) -> &str {
         let (Self::JsonSchema(source) | Self::Regex(source) | Self::Lark(source)) = self;
         source
@@ -45,7 +45,7 @@ impl Grammar {
 }
 
 impl GrammarError {
-    /// Nobody is there to compile it.
+    /// The engine that would compile it has stopped.
     pub(crate) fn no_engine() -> Self {
         Self("the model's engine has stopped".to_owned())
     }

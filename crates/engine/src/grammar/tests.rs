@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::constraint::QUESTION;
+use super::constraint::CALL_LIMIT;
 use super::cost::check;
 use super::limits::MAX_LEVELS;
 use super::*;
@@ -245,9 +245,9 @@ fn an_ambiguous_grammar_ends_within_its_time() {
         let mut spent = Duration::ZERO;
         let ended = (0..100_000).any(|_| {
             let started = super::time_limit::cpu_time();
-            let ended = constraint.mask().is_err() || constraint.take(u32::from(b'a')).is_err();
+            let ended = constraint.mask().is_err() || constraint.consume(u32::from(b'a')).is_err();
             let took = super::time_limit::cpu_time() - started;
-            assert!(took < 2 * QUESTION + Duration::from_millis(300), "{took:?}");
+            assert!(took < 2 * CALL_LIMIT + Duration::from_millis(300), "{took:?}");
             spent += took;
             ended || spent > Duration::from_secs(20)
         });
@@ -265,8 +265,8 @@ fn a_copy_is_made_when_it_is_asked() {
     assert!(one.mask().unwrap().allows(u32::from(b'a')));
     assert!(!one.mask().unwrap().allows(u32::from(b'b')));
     assert!(one.matching.is_some() && two.matching.is_none());
-    one.take(u32::from(b'a')).unwrap();
-    one.take(u32::from(b'b')).unwrap();
+    one.consume(u32::from(b'a')).unwrap();
+    one.consume(u32::from(b'b')).unwrap();
     assert!(one.is_complete());
 }
 
@@ -385,7 +385,7 @@ fn no_source_panics_or_takes_long() {
                 for _ in 0..8 {
                     let Ok(mask) = constraint.mask() else { break };
                     let Some(token) = (0..900).find(|&token| mask.allows(token)) else { break };
-                    if constraint.take(token).is_err() || constraint.is_complete() {
+                    if constraint.consume(token).is_err() || constraint.is_complete() {
                         break;
                     }
                     let _ = constraint.forced();

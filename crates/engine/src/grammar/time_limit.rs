@@ -1,9 +1,9 @@
-//! Ends work on grammars that takes too long.
+//! Cancels parser calls that take too long.
 //!
-//! llguidance bounds how many items a mask creates, not how often an ambiguous grammar creates the
-//! same one again: `start: start start | "a"` takes a quarter of a second for one token within its
-//! limits. It can be cancelled, though: one thread watches what runs and cancels what is late. What
-//! counts is the time on a CPU, so that nothing fails because others keep the machine busy.
+//! llguidance bounds how many items a mask creates, not how often an ambiguous grammar creates the same one:
+//! `start: start start | "a"` takes a quarter of a second for one token within its limits. But it can be cancelled: one
+//! thread watches the running calls and cancels those over their limit. CPU time counts, so that no call fails because
+//! the machine is busy.
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
@@ -13,10 +13,10 @@ use llguidance::CancellationHandle;
 
 use crate::lock::lock;
 
-/// How often the thread looks: what is late is cancelled at most so much later.
+/// Interval between checks: a call is cancelled at most this much after its limit.
 const TICK: Duration = Duration::from_millis(20);
 
-/// The work that is being watched, by number.
+/// The watched calls, by number.
 #[derive(Default)]
 struct RunningWork {
     next: u64,
@@ -28,7 +28,7 @@ struct RunningWork {
 struct Work {
     handle: CancellationHandle,
     limit: Duration,
-    /// When it began: by the clock, and in time that its thread had on a CPU before.
+    /// When it began, and its thread's CPU time then.
     began: Instant,
     used: Duration,
     thread: i32,
@@ -40,11 +40,10 @@ struct Watch {
     wake: Condvar,
 }
 
-/// Work that is being watched; dropping it ends the watching.
+/// A watched call; dropping it ends the watch.
 struct Watched(&'static Watch, u64);
 
-/// Does `work`, which is cancelled by `handle` if it takes longer than `limit`. Returns how long it
-/// took, too.
+/// Runs `work` and cancels it by `handle` if it takes longer than `limit` of CPU time. Also returns its CPU time.
 pub(super) fn limited<T>(
     handle: &CancellationHandle,
     limit: Duration,
@@ -57,13 +56,13 @@ pub(super) fn limited<T>(
     (done, cpu_time().saturating_sub(used))
 }
 
-/// Time that this thread had on a CPU.
+/// CPU time of this thread.
 pub(super) fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()
 }
 
-/// The system's number for this thread.
+/// The system's id of this thread.
 #[cfg(target_os = "linux")]
 fn this_thread() -> i32 {
     thread_local!(static THREAD: i32 = rustix::thread::gettid().as_raw_pid());
@@ -75,14 +74,13 @@ fn this_thread() -> i32 {
     0
 }
 
-/// Time that a thread of this process had on a CPU, where the system tells.
+/// CPU time of a thread of this process, if the system reports it.
 fn cpu_time_of(thread: i32) -> Option<Duration> {
     let text = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).ok()?;
     text.split_whitespace().next()?.parse().map(Duration::from_nanos).ok()
 }
 
-/// The list of the watching thread, which is started first. `None` if that fails: then nothing is
-/// cancelled.
+/// The state of the watching thread, which the first call starts. `None` if that fails: then nothing is cancelled.
 fn watch() -> Option<&'static Watch> {
     static WATCH: OnceLock<Option<&'static Watch>> = OnceLock::new();
     *WATCH.get_or_init(|| {
@@ -137,7 +135,7 @@ impl Watch {
 
 impl Work {
     fn is_late(&self) -> bool {
-        // No thread has more time on a CPU than passes by the clock.
+        // CPU time never exceeds wall time.
         self.began.elapsed() > self.limit
             && cpu_time_of(self.thread)
                 .is_none_or(|used| used.saturating_sub(self.used) > self.limit)
