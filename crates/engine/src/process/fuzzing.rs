@@ -125,7 +125,7 @@ fn hear(in_flight: &mut InFlight, board: &StatusBoard, said: FromChild) -> Optio
         }
         FromChild::Snapshot(state) => {
             let Snapshot { stats, .. } = &*state;
-            let before = stats.clone().after(&Stats::default()).after(stats);
+            let before = stats.clone().plus(&Stats::default()).plus(stats);
             board.mirror(*state, &before);
             board.stats();
         }
