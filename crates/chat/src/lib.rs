@@ -15,7 +15,7 @@
 //! use std::collections::BTreeMap;
 //! use std::sync::Arc;
 //!
-//! use forebay_chat::{ChatTemplate, RenderOptions, ReplyPart, SpecialTokens, ToolCallParser, Turn};
+//! use forebay_chat::{ChatTemplate, RenderOptions, ReplyPart, SpecialTokens, Turn};
 //! use serde_json::{Map, json};
 //!
 //! let source = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}\
@@ -35,8 +35,7 @@
 //!
 //! // This template knows no tools, so a system turn tells the model to write calls as Hermes models do.
 //! let tools = BTreeMap::from([("weather".to_owned(), json!({"type": "object"}))]);
-//! let format = &template.features().tool_calls;
-//! let mut parser = ToolCallParser::new(format, Arc::new(tools), false);
+//! let mut parser = template.tool_call_parser(Arc::new(tools), false);
 //! let mut parts = Vec::new();
 //! for text in ["I look.\n<tool", "_call>{\"name\": \"weather\", \"arguments\": {\"ci", "ty\": \"Rome\"}}"] {
 //!     parser.push(text, &mut parts);

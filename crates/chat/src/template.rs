@@ -7,11 +7,18 @@ mod render_input;
 mod string_methods;
 mod tojson;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use jinja::JinjaTemplate;
 pub use jinja::{RenderError, RenderOptions, SpecialTokens, TemplateError};
 
+use serde_json::Value;
+
 use crate::reasoning::ReasoningFormat;
 use crate::tool_call_format::{ToolCallFormat, learn};
+use crate::tool_call_parser::ToolCallParser;
+use crate::tool_call_parser::call_patterns::CallPatterns;
 use crate::turn::Turn;
 
 /// A loaded chat template. Cheap to clone but for its [`TemplateFeatures`].
@@ -19,6 +26,7 @@ use crate::turn::Turn;
 pub struct ChatTemplate {
     jinja: JinjaTemplate,
     features: TemplateFeatures,
+    call_patterns: Arc<CallPatterns>,
 }
 
 /// What a chat template has.
@@ -56,12 +64,23 @@ impl ChatTemplate {
             enable_thinking: source.contains("enable_thinking"),
             tool_calls,
         };
-        Ok(Self { jinja, features })
+        let call_patterns = Arc::new(CallPatterns::new(&features.tool_calls));
+        Ok(Self { jinja, features, call_patterns })
     }
 
     /// What the template has.
     pub fn features(&self) -> &TemplateFeatures {
         &self.features
+    }
+
+    /// A parser of calls to `tools`: names, each with its parameters' schema. With `only_one` all that follows the first
+    /// call is dropped. The parsers of a request's replies are clones: they share the tools.
+    pub fn tool_call_parser(
+        &self,
+        tools: Arc<BTreeMap<String, Value>>,
+        only_one: bool,
+    ) -> ToolCallParser {
+        ToolCallParser::with_patterns(Arc::clone(&self.call_patterns), tools, only_one)
     }
 
     /// Renders a prompt as pieces, to be tokenised one by one with control tokens recognised. The pieces together are

@@ -17,12 +17,14 @@ use crate::reply_part::ReplyPart;
 use crate::text_buffer::{MarkerSearch, TextBuffer};
 use crate::tool_call_format::ToolCallFormat;
 
-mod call_patterns;
+mod call_context;
+pub(crate) mod call_patterns;
 mod named_call;
 mod object_call;
 mod pattern;
 mod step;
 
+use call_context::CallContext;
 use call_patterns::CallPatterns;
 use named_call::NamedCall;
 use object_call::ObjectCall;
@@ -35,7 +37,7 @@ const MAX_REREAD: usize = 4;
 /// Parses one reply while its text comes in.
 #[derive(Debug, Clone)]
 pub struct ToolCallParser {
-    patterns: Arc<CallPatterns>,
+    context: Arc<CallContext>,
     /// Whether all that follows the first call is dropped.
     only_one: bool,
     /// Text that is not emitted yet: of a call, or what may be the beginning of one.
@@ -81,13 +83,24 @@ enum CallParser {
 impl ToolCallParser {
     /// A parser of calls to `tools`: names, each with its parameters' schema. With `only_one` all that follows the
     /// first call is dropped. The parsers of a request's replies are clones: they share the tools.
+    ///
+    /// [`ChatTemplate::tool_call_parser`](crate::ChatTemplate::tool_call_parser) does so without work on the format.
     pub fn new(
         format: &ToolCallFormat,
         tools: Arc<BTreeMap<String, Value>>,
         only_one: bool,
     ) -> Self {
+        Self::with_patterns(Arc::new(CallPatterns::new(format)), tools, only_one)
+    }
+
+    /// [`Self::new`] with the patterns of the format.
+    pub(crate) fn with_patterns(
+        patterns: Arc<CallPatterns>,
+        tools: Arc<BTreeMap<String, Value>>,
+        only_one: bool,
+    ) -> Self {
         Self {
-            patterns: Arc::new(CallPatterns::new(format, tools)),
+            context: Arc::new(CallContext::new(patterns, tools)),
             only_one,
             text: TextBuffer::default(),
             gap: String::new(),
@@ -147,17 +160,17 @@ impl ToolCallParser {
     /// Emits content up to where a call starts, or may start. Returns whether one starts.
     fn read_content(&mut self, last: bool, out: &mut Vec<ReplyPart>) -> bool {
         let ParserState::Content(search) = &mut self.state else { return false };
-        if self.patterns.marker.is_empty() {
+        if self.context.patterns.marker.is_empty() {
             return self.read_unmarked(last, out);
         }
-        let marker = self.patterns.marker.as_str();
+        let marker = self.context.patterns.marker.as_str();
         let found = search.search(self.text.rest(), marker);
         match found.marker {
             Some(at) => {
                 let text = self.text.take(found.len);
                 self.gap = self.text.take(at - found.len);
                 self.emit_content(text, out);
-                let marker_len = self.patterns.marker.len();
+                let marker_len = self.context.patterns.marker.len();
                 self.start_call(marker_len);
                 true
             }
@@ -194,9 +207,9 @@ impl ToolCallParser {
 
     /// Starts a call where the buffer starts, with a marker of `marker_len` bytes.
     fn start_call(&mut self, marker_len: usize) {
-        let (parser, at) = match self.patterns.is_json_object {
+        let (parser, at) = match self.context.patterns.is_json_object {
             true => (CallParser::Object(ObjectCall::default()), marker_len),
-            false => (CallParser::Named(NamedCall::new(&self.patterns)), 0),
+            false => (CallParser::Named(NamedCall::new(&self.context)), 0),
         };
         let call = Box::new(OpenCall { parser, pending: PendingCall::default() });
         self.state = ParserState::Call { call, at };
@@ -207,7 +220,7 @@ impl ToolCallParser {
         let ParserState::Call { call, at } = &mut self.state else { return false };
         let mut end = None;
         while let Some(c) = self.text.char_at(*at) {
-            match call.step(&self.patterns, c) {
+            match call.step(&self.context, c) {
                 CallStep::More { back } => *at = *at + c.len_utf8() - back,
                 CallStep::End { back } => {
                     *at = *at + c.len_utf8() - back;
@@ -218,7 +231,7 @@ impl ToolCallParser {
             }
         }
         if last && end.is_none() {
-            end = call.finish(&self.patterns).map(|back| *at - back);
+            end = call.finish(&self.context).map(|back| *at - back);
         }
         self.emit_pending(out);
         if let Some(end) = end {
@@ -283,7 +296,7 @@ impl ToolCallParser {
             self.text.clear();
             return false;
         }
-        let patterns = Arc::clone(&self.patterns);
+        let patterns = Arc::clone(&self.context.patterns);
         let pattern = |which: usize| &patterns.after[which];
         let ParserState::After(delimiter) = &mut self.state else { return false };
         let mut delimiter = delimiter.take();
@@ -330,19 +343,19 @@ impl ToolCallParser {
 }
 
 impl OpenCall {
-    fn step(&mut self, patterns: &CallPatterns, c: char) -> CallStep {
+    fn step(&mut self, context: &CallContext, c: char) -> CallStep {
         match &mut self.parser {
-            CallParser::Object(call) => call.step(&mut self.pending, patterns, c),
-            CallParser::Named(call) => call.step(&mut self.pending, patterns, c),
+            CallParser::Object(call) => call.step(&mut self.pending, context, c),
+            CallParser::Named(call) => call.step(&mut self.pending, context, c),
         }
     }
 
     /// Signals the end of the reply. If that completes the call, returns how many of the bytes read do not belong to
     /// it.
-    fn finish(&mut self, patterns: &CallPatterns) -> Option<usize> {
+    fn finish(&mut self, context: &CallContext) -> Option<usize> {
         match &mut self.parser {
             CallParser::Object(_) => None,
-            CallParser::Named(call) => call.finish(&mut self.pending, patterns),
+            CallParser::Named(call) => call.finish(&mut self.pending, context),
         }
     }
 

@@ -1,23 +1,11 @@
-//! The patterns of a tool call format, and the kinds of arguments by the schemas of a request's tools: made once for each
-//! request.
-
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
-
-use serde_json::Value;
+//! The patterns of a tool call format, made once when the template is loaded.
 
 use super::pattern::Pattern;
-use crate::schema::argument_kinds::ArgumentKinds;
-use crate::schema::value_types::ArgumentKind;
 use crate::tool_call_format::{ArgumentFormat, ToolCallFormat, ValueFormat};
 
-/// What the parsers of all replies to a request share.
+/// The patterns of a tool call format.
 #[derive(Debug)]
-pub(super) struct CallPatterns {
-    /// The tools' names, each with its parameters' schema.
-    pub(super) tools: Arc<BTreeMap<String, Value>>,
-    /// The length of the longest name, in bytes.
-    pub(super) longest_name: usize,
+pub(crate) struct CallPatterns {
     /// Whether a call is one JSON object that holds the name.
     pub(super) is_json_object: bool,
     /// The text that announces calls; empty if they start without any.
@@ -44,8 +32,6 @@ pub(super) struct ArgumentPatterns {
     pub(super) key_end: String,
     /// If a word names the type of a value: the end of that word, and the word for texts.
     pub(super) type_word: Option<(String, String)>,
-    /// By tool, if nothing but its schema decides between text and JSON.
-    kinds: HashMap<String, ArgumentKinds>,
     /// The quote around texts.
     pub(super) quote: Option<String>,
     /// The end of a value without quotes.
@@ -55,7 +41,7 @@ pub(super) struct ArgumentPatterns {
 }
 
 impl CallPatterns {
-    pub(super) fn new(format: &ToolCallFormat, tools: Arc<BTreeMap<String, Value>>) -> Self {
+    pub(crate) fn new(format: &ToolCallFormat) -> Self {
         let is_json_object = format.is_json_object();
         let marker = format.marker().to_owned();
         let ends = format.ends();
@@ -84,7 +70,6 @@ impl CallPatterns {
         };
         let no_arguments = Some(Pattern::new(no_arguments)).filter(|pattern| !pattern.is_empty());
         Self {
-            longest_name: tools.keys().map(String::len).max().unwrap_or(0),
             is_json_object,
             marker,
             after,
@@ -95,8 +80,7 @@ impl CallPatterns {
                 .into_iter()
                 .chain([Pattern::new(&format.after_name)])
                 .collect(),
-            arguments: ArgumentPatterns::new(format, &tools),
-            tools,
+            arguments: ArgumentPatterns::new(format),
         }
     }
 
@@ -111,7 +95,7 @@ fn is_skipped(is_json_object: bool, c: char) -> bool {
 }
 
 impl ArgumentPatterns {
-    fn new(format: &ToolCallFormat, tools: &BTreeMap<String, Value>) -> Option<Self> {
+    fn new(format: &ToolCallFormat) -> Option<Self> {
         let ArgumentFormat::OneByOne { key_value, value_key, values, .. } = &format.arguments
         else {
             return None;
@@ -123,16 +107,7 @@ impl ArgumentPatterns {
                 (before_type.as_str(), Some((after_type.clone(), text_type.clone())), None)
             }
         };
-        let kinds = match values {
-            ValueFormat::Bare => {
-                let kinds =
-                    |(name, schema): (&String, &Value)| (name.clone(), ArgumentKinds::of(schema));
-                tools.iter().map(kinds).collect()
-            }
-            ValueFormat::Quoted(_) | ValueFormat::Typed { .. } => HashMap::new(),
-        };
         Some(Self {
-            kinds,
             key_end: key_end.to_owned(),
             type_word,
             quote,
@@ -141,8 +116,8 @@ impl ArgumentPatterns {
         })
     }
 
-    /// Whether an argument of a tool is a text or JSON by its schema.
-    pub(super) fn kind_of(&self, tool: &str, key: &str) -> ArgumentKind {
-        self.kinds.get(tool).map_or(ArgumentKind::Either, |kinds| kinds.get(key))
+    /// Whether values have neither quotes nor a word for their type.
+    pub(super) fn is_bare(&self) -> bool {
+        self.type_word.is_none() && self.quote.is_none()
     }
 }

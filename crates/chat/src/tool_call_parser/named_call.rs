@@ -1,6 +1,7 @@
 //! The parser of a call whose name stands outside JSON.
 
-use super::call_patterns::{ArgumentPatterns, CallPatterns};
+use super::call_context::CallContext;
+use super::call_patterns::ArgumentPatterns;
 use super::pattern::{Choice, PatternSet};
 use super::step::{CallStep, PendingCall};
 use crate::bare_value::{MAX_KEY, to_json, trim_line_breaks};
@@ -49,19 +50,19 @@ enum Phase {
 }
 
 impl NamedCall {
-    pub(super) fn new(patterns: &CallPatterns) -> Self {
-        let phase = Phase::Start(PatternSet::new(patterns.starts.iter()));
+    pub(super) fn new(context: &CallContext) -> Self {
+        let phase = Phase::Start(PatternSet::new(context.patterns.starts.iter()));
         Self { phase, name: String::new(), has_arguments: false }
     }
 
     pub(super) fn step(
         &mut self,
         pending: &mut PendingCall,
-        patterns: &CallPatterns,
+        context: &CallContext,
         c: char,
     ) -> CallStep {
         match &mut self.phase {
-            Phase::Start(start) => match start.step(|which| &patterns.starts[which], c) {
+            Phase::Start(start) => match start.step(|which| &context.patterns.starts[which], c) {
                 Choice::Pending => CallStep::NEXT,
                 Choice::None => CallStep::Invalid,
                 Choice::Matched { back, .. } => {
@@ -69,17 +70,18 @@ impl NamedCall {
                     CallStep::More { back }
                 }
             },
-            Phase::Name => self.name(pending, patterns, c),
-            Phase::AfterName(set) => match set.step(|which| &patterns.after_name[which], c) {
+            Phase::Name => self.name(pending, context, c),
+            Phase::AfterName(set) => match set.step(|which| &context.patterns.after_name[which], c)
+            {
                 Choice::Pending => CallStep::NEXT,
                 Choice::None => CallStep::Invalid,
                 Choice::Matched { which, back } => {
-                    self.start_arguments(pending, patterns, which, back)
+                    self.start_arguments(pending, context, which, back)
                 }
             },
             Phase::Json(_) => self.json(pending, c),
             Phase::AfterValue(ends) => {
-                let Some(arguments) = &patterns.arguments else { return CallStep::Invalid };
+                let Some(arguments) = &context.patterns.arguments else { return CallStep::Invalid };
                 match ends.step(|which| &arguments.ends[which], c) {
                     Choice::Pending => CallStep::NEXT,
                     Choice::None => CallStep::Invalid,
@@ -94,8 +96,8 @@ impl NamedCall {
                 }
             }
             Phase::Key(_) | Phase::Type { .. } | Phase::Value { .. } | Phase::Literal { .. } => {
-                let Some(arguments) = &patterns.arguments else { return CallStep::Invalid };
-                self.argument(pending, arguments, c)
+                let Some(arguments) = &context.patterns.arguments else { return CallStep::Invalid };
+                self.argument(pending, context, arguments, c)
             }
         }
     }
@@ -105,18 +107,20 @@ impl NamedCall {
     pub(super) fn finish(
         &mut self,
         pending: &mut PendingCall,
-        patterns: &CallPatterns,
+        context: &CallContext,
     ) -> Option<usize> {
-        match (&mut self.phase, &patterns.arguments) {
-            (Phase::AfterName(set), _) => match set.finish(|which| &patterns.after_name[which]) {
-                Choice::Matched { which, back } => {
-                    match self.start_arguments(pending, patterns, which, back) {
-                        CallStep::End { back } => Some(back),
-                        CallStep::More { .. } | CallStep::Invalid => None,
+        match (&mut self.phase, &context.patterns.arguments) {
+            (Phase::AfterName(set), _) => {
+                match set.finish(|which| &context.patterns.after_name[which]) {
+                    Choice::Matched { which, back } => {
+                        match self.start_arguments(pending, context, which, back) {
+                            CallStep::End { back } => Some(back),
+                            CallStep::More { .. } | CallStep::Invalid => None,
+                        }
                     }
+                    Choice::Pending | Choice::None => None,
                 }
-                Choice::Pending | Choice::None => None,
-            },
+            }
             (Phase::AfterValue(ends), Some(arguments)) => {
                 match ends.finish(|which| &arguments.ends[which]) {
                     Choice::Matched { which: 1, back } => {
@@ -135,36 +139,36 @@ impl NamedCall {
         matches!(self.phase, Phase::Json(_) | Phase::Literal { .. })
     }
 
-    fn name(&mut self, pending: &mut PendingCall, patterns: &CallPatterns, c: char) -> CallStep {
+    fn name(&mut self, pending: &mut PendingCall, context: &CallContext, c: char) -> CallStep {
         if c.is_alphanumeric() || matches!(c, '_' | '-' | '.') {
             self.name.push(c);
-            let possible = self.name.len() <= patterns.longest_name;
+            let possible = self.name.len() <= context.longest_name;
             return if possible { CallStep::NEXT } else { CallStep::Invalid };
         }
         if self.name.is_empty() && c.is_whitespace() {
             return CallStep::NEXT;
         }
-        if !patterns.tools.contains_key(&self.name) {
+        if !context.tools.contains_key(&self.name) {
             return CallStep::Invalid;
         }
-        self.phase = Phase::AfterName(PatternSet::new(patterns.after_name.iter()));
-        self.step(pending, patterns, c)
+        self.phase = Phase::AfterName(PatternSet::new(context.patterns.after_name.iter()));
+        self.step(pending, context, c)
     }
 
     /// Emits the name, now that the text between name and arguments is read; ends a call without arguments.
     fn start_arguments(
         &mut self,
         pending: &mut PendingCall,
-        patterns: &CallPatterns,
+        context: &CallContext,
         which: usize,
         back: usize,
     ) -> CallStep {
-        if which < patterns.no_argument_count {
+        if which < context.patterns.no_argument_count {
             pending.name = Some(self.name.clone());
             pending.arguments.push_str("{}");
             return CallStep::End { back };
         }
-        if patterns.arguments.is_some() {
+        if context.patterns.arguments.is_some() {
             pending.name = Some(self.name.clone());
             self.phase = Phase::Key(String::new());
         } else {
@@ -196,6 +200,7 @@ impl NamedCall {
     fn argument(
         &mut self,
         pending: &mut PendingCall,
+        context: &CallContext,
         arguments: &ArgumentPatterns,
         c: char,
     ) -> CallStep {
@@ -212,7 +217,7 @@ impl NamedCall {
                         Phase::Literal { key, parser: LiteralParser::new(quote) }
                     }
                     (None, None) => {
-                        let kind = arguments.kind_of(&self.name, &key);
+                        let kind = context.kind_of(&self.name, &key);
                         Phase::Value { key, text: String::new(), kind }
                     }
                 };

@@ -1,6 +1,6 @@
 //! The parser of a call that is one JSON object with the name in it.
 
-use super::call_patterns::CallPatterns;
+use super::call_context::CallContext;
 use super::step::{CallStep, PendingCall};
 use crate::json_scanner::{JsonScanner, Token, Unescape};
 
@@ -39,7 +39,7 @@ impl ObjectCall {
     pub(super) fn step(
         &mut self,
         pending: &mut PendingCall,
-        patterns: &CallPatterns,
+        context: &CallContext,
         c: char,
     ) -> CallStep {
         let Some(scanner) = &mut self.scanner else {
@@ -64,7 +64,7 @@ impl ObjectCall {
             return CallStep::End { back: 0 };
         }
         if !nested {
-            return self.member(pending, patterns, token, c);
+            return self.member(pending, context, token, c);
         }
         if self.role == MemberRole::Arguments {
             pending.arguments.push(c);
@@ -76,7 +76,7 @@ impl ObjectCall {
     fn member(
         &mut self,
         pending: &mut PendingCall,
-        patterns: &CallPatterns,
+        context: &CallContext,
         token: Token,
         c: char,
     ) -> CallStep {
@@ -105,7 +105,7 @@ impl ObjectCall {
                 }
             }
             Token::Quote { key: false, .. } | Token::Text { key: false } => {
-                return self.string(pending, patterns, token, c);
+                return self.string(pending, context, token, c);
             }
         }
         CallStep::NEXT
@@ -115,7 +115,7 @@ impl ObjectCall {
     fn string(
         &mut self,
         pending: &mut PendingCall,
-        patterns: &CallPatterns,
+        context: &CallContext,
         token: Token,
         c: char,
     ) -> CallStep {
@@ -130,11 +130,11 @@ impl ObjectCall {
             _ => self.unescape.step(c, out),
         }
         if self.role == MemberRole::Name {
-            if self.name.len() > patterns.longest_name {
+            if self.name.len() > context.longest_name {
                 return CallStep::Invalid;
             }
             if token == (Token::Quote { key: false, opens: false }) {
-                if !patterns.tools.contains_key(&self.name) {
+                if !context.tools.contains_key(&self.name) {
                     return CallStep::Invalid;
                 }
                 self.has_name = true;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use forebay_chat::{ChannelParser, ReasoningParser, ToolCallParser};
+use forebay_chat::{ChannelParser, ReasoningParser};
 use forebay_engine::GenerateRequest;
 
 use super::grammar::OutputGrammar;
@@ -92,7 +92,8 @@ fn parser(tools: &Toolset, expected: Option<ExpectedReasoning>, chat: ChatView<'
                 .map(|ExpectedReasoning { format, mode }| ReasoningParser::new(format, mode));
             let calls = tools.allows_calls().then(|| {
                 let schemas = Arc::new(schemas);
-                Box::new(ToolCallParser::new(chat.calls(), schemas, tools.allows_one_call()))
+                let template = chat.format.template();
+                Box::new(template.tool_call_parser(schemas, tools.allows_one_call()))
             });
             ReplyParser::Markers(reasoning, calls)
         }
