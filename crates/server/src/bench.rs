@@ -59,7 +59,7 @@ pub(crate) struct BenchArgs {
     /// Measure what decode calls cost over rows, chunks and depths, and write that to a file.
     #[arg(long, value_name = "FILE")]
     costs: Option<PathBuf>,
-    /// With --costs: the most tokens that sequences have before.
+    /// With --costs: the largest depth, in tokens that a sequence has before a call.
     #[arg(long, value_name = "TOKENS", default_value_t = 8000, requires = "costs", value_parser = range(0..=1 << 24))]
     depth: u32,
     /// With --costs: up to 128 rows and chunks of 2048 tokens, for a GPU.
@@ -70,7 +70,7 @@ pub(crate) struct BenchArgs {
     seconds: Option<u64>,
 }
 
-/// Numbers as the configuration bounds them.
+/// A parser of numbers in the configuration's range.
 fn range(bounds: std::ops::RangeInclusive<i64>) -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(bounds)
 }
@@ -105,7 +105,7 @@ fn measure_to(file: &Path, args: &BenchArgs) -> Result<String, String> {
         ctx_size: args.ctx_size.unwrap_or(plan.slots() * plan.slot_tokens()),
         ..settings(args)
     };
-    // Measuring takes minutes: check first that the result can be written. An older table stays until then.
+    // Measuring takes minutes: check first that the result can be written. An older table stays until it is.
     let writable = std::fs::OpenOptions::new().append(true).create(true).open(file);
     drop(writable.map_err(|e| format!("{}: {e}", file.display()))?);
     let config = model_config(&settings, Source::Gguf(args.model.clone()));
@@ -227,7 +227,7 @@ fn percentiles(values: &[Duration]) -> Option<(Duration, Duration)> {
     Some((at(50)?, at(95)?))
 }
 
-/// A prompt of the wanted length, another for each stream.
+/// A prompt of the wanted length, different for each stream.
 fn prompt(vocab: &Vocab, tokens: u32, stream: u32) -> Result<Vec<Token>, String> {
     let wanted = tokens as usize;
     let text = format!("{stream}: {}", TEXT.repeat(wanted / 20 + 2));

@@ -39,7 +39,7 @@ pub(crate) struct JsonSize {
     pub values: usize,
 }
 
-/// The memory that requests may take together, in parts that do not take from each other.
+/// The memory of all requests together, in separate parts.
 #[derive(Debug)]
 pub(crate) struct MemoryBudget {
     /// For requests up to [`SMALL_ESTIMATE`].
@@ -71,7 +71,7 @@ impl JsonSize {
         }
     }
 
-    /// An upper estimate of the memory for its tree and all that is made of it, in bytes.
+    /// An upper estimate of the memory for its tree, the prompt and its tokens, in bytes.
     pub(crate) fn memory(self) -> usize {
         let text = self.bytes.saturating_mul(TEXT_FACTOR);
         text.saturating_add(self.values.saturating_mul(VALUE_BYTES))
@@ -94,7 +94,7 @@ impl JsonSize {
 /// 400 where a member has a name of [`PRIVATE`].
 pub(crate) fn measure(text: &[u8]) -> Result<JsonSize, ApiError> {
     let (mut values, mut in_string, mut escaped) = (0, false, false);
-    // Of the string before: where its quotes are.
+    // Where the quotes of the last string are.
     let mut quotes = (0, 0);
     for (at, &byte) in text.iter().enumerate() {
         match byte {
@@ -146,7 +146,7 @@ impl MemoryBudget {
     /// Reserves the memory for `cost`. If there is too little, waits for up to [`MEMORY_WAIT`].
     ///
     /// # Errors
-    /// 413 for more than one request may have, 429 if there is too little all that time.
+    /// 413 for more than one request may use, 429 if there is too little all that time.
     pub(crate) async fn reserve(&self, cost: JsonSize) -> Result<Reservation, ApiError> {
         let memory = cost.memory();
         if memory > self.max_request {
@@ -156,19 +156,19 @@ impl MemoryBudget {
         acquire(from, memory).await
     }
 
-    /// Reserves memory for a whole answer of so many bytes, waiting for a while until there is enough. One
-    /// larger than all of it takes it all.
+    /// Reserves memory for a whole answer of `bytes`, waiting for up to [`MEMORY_WAIT`]. A larger one than the
+    /// answers' part uses all of it.
     ///
     /// # Errors
-    /// 429 when the memory stays taken.
+    /// 429 when the memory stays in use.
     pub(crate) async fn answer(&self, bytes: usize) -> Result<Reservation, ApiError> {
         acquire(&self.answers, bytes.min(self.all_answers)).await
     }
 
-    /// Reserves memory for the bytes `from..to` of a body, waiting for a while until there is enough.
+    /// Reserves memory for the bytes `from..to` of a body, waiting for up to [`MEMORY_WAIT`].
     ///
     /// # Errors
-    /// 429 when the memory stays taken.
+    /// 429 when the memory stays in use.
     pub(crate) async fn receive(&self, from: usize, to: usize) -> Result<Reservation, ApiError> {
         let border = BODY_HEAD.clamp(from, to);
         let mut reservation = acquire(&self.arriving, border - from).await?;
@@ -185,22 +185,22 @@ async fn acquire(part: &Arc<Semaphore>, bytes: usize) -> Result<Reservation, Api
     let wait = Arc::clone(part).acquire_many_owned(units);
     match tokio::time::timeout(MEMORY_WAIT, wait).await {
         Ok(Ok(permit)) => Ok(Reservation { permits: vec![permit] }),
-        _ => Err(ApiError::busy("the requests that are being read take all memory there is")),
+        _ => Err(ApiError::busy("the requests that are being read use all memory for requests")),
     }
 }
 
 impl Reservation {
-    /// Whether it has none.
+    /// Whether nothing is reserved.
     pub(crate) fn is_empty(&self) -> bool {
         self.permits.iter().all(|permit| permit.num_permits() == 0)
     }
 
-    /// Adds what `other` has reserved.
+    /// Adds the memory of `other`.
     pub(crate) fn merge(&mut self, other: Self) {
         self.permits.extend(other.permits);
     }
 
-    /// Returns what it has beyond `bytes`.
+    /// Returns the memory beyond `bytes`.
     pub(crate) fn shrink(&mut self, bytes: usize) {
         let mut left = bytes.div_ceil(UNIT);
         for permit in &mut self.permits {

@@ -1,4 +1,4 @@
-//! Everything that a request can fail with, and the one place that maps it to HTTP.
+//! All errors of requests, and the one place that maps them to HTTP.
 //!
 //! Each error has two texts: the message, which the client gets, and an internal one, which only
 //! the request's log line gets.
@@ -19,18 +19,18 @@ use crate::pool::{JobError, panic_message};
 /// A failed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
-    kind: Kind,
+    kind: ErrorKind,
     message: String,
     param: Option<String>,
     code: Option<&'static str>,
     internal: Option<String>,
-    /// When to come back, for those kinds that say so.
+    /// For `Retry-After`, with kinds that have that header.
     retry_after: Duration,
 }
 
 /// What decides the status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum ErrorKind {
     Invalid,
     NoSuchModel,
     NoSuchThing,
@@ -55,21 +55,21 @@ pub(crate) struct Internal(pub String);
 #[derive(Debug, Clone)]
 pub(crate) struct Busy;
 
-/// The code of such a refusal.
+/// The code of errors marked [`Busy`].
 const BUSY: &str = "server_busy";
-/// That of a request that nobody should send again.
+/// The code of a request that crashes the engine and should not be sent again.
 const ENGINE_CRASHED: &str = "engine_crashed";
 
-/// When to come back, where nothing better is known; and at the latest.
+/// `Retry-After` without an estimate, and the longest.
 const SOON: Duration = Duration::from_secs(1);
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
-/// Longest piece of a client's own text that is repeated in a message, in characters.
+/// The most of a client's own text that a message repeats, in characters.
 const SHOWN: usize = 64;
 /// Longest message, name of a field and text for the log, in bytes.
 const MAX_TEXT: usize = 2048;
 
-/// What of a client's text may appear in a message.
+/// A client's text as it may appear in a message: cut, without control characters.
 pub(crate) fn shown(text: &str) -> String {
     cut(text, SHOWN)
 }
@@ -93,7 +93,7 @@ fn cut(text: &str, limit: usize) -> String {
 }
 
 impl ApiError {
-    fn new(kind: Kind, message: impl Into<String>) -> Self {
+    fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
             message: bounded(message.into()),
@@ -111,13 +111,13 @@ impl ApiError {
         message: impl Into<String>,
     ) -> Self {
         let param = Some(bounded(param.into()));
-        Self { param, code: Some(code), ..Self::new(Kind::Invalid, message) }
+        Self { param, code: Some(code), ..Self::new(ErrorKind::Invalid, message) }
     }
 
     /// serde's message about a field, as an error with `param` and `code`.
     pub(crate) fn of_field(path: &str, error: &serde_json::Error) -> Self {
         let full = error.to_string();
-        // " at line 1 column 20" helps nobody who has the field's path.
+        // " at line 1 column 20" adds nothing to the field's path.
         let why = full.rfind(" at line ").map_or(full.as_str(), |at| &full[..at]);
         let base = if path == "." { "" } else { path };
         let quoted = |prefix: &str| why.strip_prefix(prefix)?.split('`').next();
@@ -132,7 +132,7 @@ impl ApiError {
         Self::invalid(base, code, format!("Invalid '{base}': {}.", shown_long(why)))
     }
 
-    /// A field without which there is no request.
+    /// A required field that is missing.
     pub fn missing(param: impl Into<String>) -> Self {
         let param = param.into();
         let message = format!("Missing required parameter: '{param}'.");
@@ -142,7 +142,7 @@ impl ApiError {
     /// A body that is not JSON at all.
     pub fn not_json(why: &str) -> Self {
         let message = format!("We could not parse the JSON body of your request: {why}.");
-        Self::new(Kind::Invalid, message)
+        Self::new(ErrorKind::Invalid, message)
     }
 
     /// A prompt that leaves no room for an answer.
@@ -179,49 +179,49 @@ impl ApiError {
         Self::invalid("input", "max_tokens_per_request", message)
     }
 
-    /// A model nobody serves.
+    /// A model that is not served.
     pub fn no_such_model(name: &str) -> Self {
         let message =
             format!("The model `{}` does not exist or you do not have access to it.", shown(name));
         let (param, code) = (Some("model".to_owned()), Some("model_not_found"));
-        Self { param, code, ..Self::new(Kind::NoSuchModel, message) }
+        Self { param, code, ..Self::new(ErrorKind::NoSuchModel, message) }
     }
 
-    /// Something that is not kept (any more), or not for this key.
+    /// An object that is not kept (any more), or not for this key.
     pub fn not_found(what: &str, id: &str) -> Self {
         let message = format!("{what} with id '{}' not found.", shown(id));
-        Self { code: Some("not_found"), ..Self::new(Kind::NoSuchThing, message) }
+        Self { code: Some("not_found"), ..Self::new(ErrorKind::NoSuchThing, message) }
     }
 
-    /// What the configuration has turned off.
+    /// A feature that the configuration turns off.
     pub fn turned_off(why: &str) -> Self {
         let message = format!("This does not exist here: {why}.");
-        Self { code: Some("turned_off"), ..Self::new(Kind::NoSuchThing, message) }
+        Self { code: Some("turned_off"), ..Self::new(ErrorKind::NoSuchThing, message) }
     }
 
-    /// A path that leads nowhere.
+    /// A path without a route.
     pub fn no_such_route(method: &Method, path: &str) -> Self {
         let message = format!("Invalid URL ({method} {})", shown(path));
-        Self { code: Some("unknown_url"), ..Self::new(Kind::NoSuchRoute, message) }
+        Self { code: Some("unknown_url"), ..Self::new(ErrorKind::NoSuchRoute, message) }
     }
 
     /// A path with another method.
     pub fn wrong_method(method: &Method, path: &str) -> Self {
         let message = format!("Not allowed to {method} on {}.", shown(path));
-        Self { code: Some("method_not_allowed"), ..Self::new(Kind::WrongMethod, message) }
+        Self { code: Some("method_not_allowed"), ..Self::new(ErrorKind::WrongMethod, message) }
     }
 
     /// A body that takes too long to arrive.
     pub fn slow_body(seconds: u64) -> Self {
         Self::new(
-            Kind::SlowBody,
+            ErrorKind::SlowBody,
             format!("The request body did not arrive within {seconds} seconds."),
         )
     }
 
     /// A body over the limit.
     pub fn too_large(limit: usize) -> Self {
-        Self::new(Kind::TooLarge, format!("The request body is larger than {limit} bytes."))
+        Self::new(ErrorKind::TooLarge, format!("The request body is larger than {limit} bytes."))
     }
 
     /// A body that would take more memory than a request may.
@@ -230,37 +230,37 @@ impl ApiError {
             "The request would take some {mib} MiB of memory to read; the most is {limit_mib} MiB. \
              Send less text, or fewer JSON values."
         );
-        Self { code: Some("request_too_complex"), ..Self::new(Kind::TooLarge, message) }
+        Self { code: Some("request_too_complex"), ..Self::new(ErrorKind::TooLarge, message) }
     }
 
     /// A body with more JSON values than can be kept.
     pub fn too_many_values(limit: usize) -> Self {
         let message = format!("The request has more than {limit} JSON values.");
-        Self { code: Some("request_too_complex"), ..Self::new(Kind::TooLarge, message) }
+        Self { code: Some("request_too_complex"), ..Self::new(ErrorKind::TooLarge, message) }
     }
 
     /// A request with too many header fields.
     pub fn too_many_headers(limit: usize) -> Self {
         let message = format!("A request can have at most {limit} header fields.");
-        Self::new(Kind::TooManyHeaders, message)
+        Self::new(ErrorKind::TooManyHeaders, message)
     }
 
     /// The server has no room for the request now.
     pub fn busy(why: &str) -> Self {
         let message = format!("The server is busy: {why}. Try again in 1 s.");
-        Self { code: Some(BUSY), ..Self::new(Kind::Overloaded, message) }
+        Self { code: Some(BUSY), ..Self::new(ErrorKind::Overloaded, message) }
     }
 
     /// A body that is not plain JSON by its headers.
     pub fn wrong_media_type(message: &str) -> Self {
-        Self::new(Kind::WrongMediaType, message)
+        Self::new(ErrorKind::WrongMediaType, message)
     }
 
-    /// The server's own fault.
+    /// An internal error.
     pub fn internal(why: impl Into<String>) -> Self {
         let message = "The server had an error while processing your request.";
         let (code, internal) = (Some("internal_error"), Some(why.into()));
-        Self { code, internal, ..Self::new(Kind::Internal, message) }
+        Self { code, internal, ..Self::new(ErrorKind::Internal, message) }
     }
 
     /// A panic that was caught, as an internal error.
@@ -268,21 +268,21 @@ impl ApiError {
         JobError::Panicked(panic_message(panic)).into()
     }
 
-    /// It would work later or elsewhere.
+    /// The server cannot serve it now; another replica might.
     pub fn unavailable(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code: Some(code), ..Self::new(Kind::Unavailable, message) }
+        Self { code: Some(code), ..Self::new(ErrorKind::Unavailable, message) }
     }
 
-    /// Too much waits already; `backlog` is how long that is likely to take.
+    /// The queue is full; `backlog` is the time it is likely to take.
     fn overloaded(backlog: Duration, why: &str) -> Self {
         let retry_after = backlog.clamp(SOON, MAX_RETRY_AFTER);
         let seconds = retry_after.as_secs_f64().ceil();
         let message = format!("The server is busy: {why}. Try again in {seconds} s.");
         let code = Some("queue_full");
-        Self { code, retry_after, ..Self::new(Kind::Overloaded, message) }
+        Self { code, retry_after, ..Self::new(ErrorKind::Overloaded, message) }
     }
 
-    /// The same error with a note for the log.
+    /// The same error with a text for the log.
     #[must_use]
     pub fn because(self, why: impl Into<String>) -> Self {
         Self { internal: Some(bounded(why.into())), ..self }
@@ -299,7 +299,7 @@ impl ApiError {
         Self { param: Some(bounded(param.into())), ..self }
     }
 
-    /// What goes to the client.
+    /// The body for clients.
     pub fn envelope(&self) -> ErrorEnvelope {
         ErrorEnvelope {
             error: ErrorBody {
@@ -311,25 +311,27 @@ impl ApiError {
         }
     }
 
-    /// What clients may tell errors apart by.
+    /// The code by which clients distinguish errors.
     pub fn code(&self) -> Option<&'static str> {
         self.code
     }
 
-    /// What goes to clients of Anthropic's API.
+    /// The body for clients of Anthropic's API.
     pub fn in_messages(&self) -> MessageError {
         let kind = match self.kind {
-            Kind::NoSuchModel | Kind::NoSuchThing | Kind::NoSuchRoute => "not_found_error",
-            Kind::TooLarge => "request_too_large",
-            Kind::Overloaded => "rate_limit_error",
-            Kind::Unavailable => "overloaded_error",
-            Kind::Internal => "api_error",
-            Kind::OutOfTime | Kind::SlowReader => "timeout_error",
-            Kind::Invalid
-            | Kind::WrongMethod
-            | Kind::SlowBody
-            | Kind::TooManyHeaders
-            | Kind::WrongMediaType => "invalid_request_error",
+            ErrorKind::NoSuchModel | ErrorKind::NoSuchThing | ErrorKind::NoSuchRoute => {
+                "not_found_error"
+            }
+            ErrorKind::TooLarge => "request_too_large",
+            ErrorKind::Overloaded => "rate_limit_error",
+            ErrorKind::Unavailable => "overloaded_error",
+            ErrorKind::Internal => "api_error",
+            ErrorKind::OutOfTime | ErrorKind::SlowReader => "timeout_error",
+            ErrorKind::Invalid
+            | ErrorKind::WrongMethod
+            | ErrorKind::SlowBody
+            | ErrorKind::TooManyHeaders
+            | ErrorKind::WrongMediaType => "invalid_request_error",
         };
         // This dialect has no field of its own for the request's field.
         let message = match &self.param {
@@ -350,19 +352,19 @@ impl ApiError {
     fn status(&self) -> (StatusCode, &'static str) {
         const INVALID: &str = "invalid_request_error";
         match self.kind {
-            Kind::Invalid => (StatusCode::BAD_REQUEST, INVALID),
-            Kind::NoSuchModel | Kind::NoSuchThing | Kind::NoSuchRoute => {
+            ErrorKind::Invalid => (StatusCode::BAD_REQUEST, INVALID),
+            ErrorKind::NoSuchModel | ErrorKind::NoSuchThing | ErrorKind::NoSuchRoute => {
                 (StatusCode::NOT_FOUND, INVALID)
             }
-            Kind::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, INVALID),
-            Kind::SlowBody | Kind::SlowReader => (StatusCode::REQUEST_TIMEOUT, INVALID),
-            Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, INVALID),
-            Kind::TooManyHeaders => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, INVALID),
-            Kind::WrongMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID),
-            Kind::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error"),
-            Kind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "server_error"),
-            Kind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "server_error"),
-            Kind::OutOfTime => (StatusCode::GATEWAY_TIMEOUT, "server_error"),
+            ErrorKind::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, INVALID),
+            ErrorKind::SlowBody | ErrorKind::SlowReader => (StatusCode::REQUEST_TIMEOUT, INVALID),
+            ErrorKind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, INVALID),
+            ErrorKind::TooManyHeaders => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, INVALID),
+            ErrorKind::WrongMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID),
+            ErrorKind::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error"),
+            ErrorKind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "server_error"),
+            ErrorKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "server_error"),
+            ErrorKind::OutOfTime => (StatusCode::GATEWAY_TIMEOUT, "server_error"),
         }
     }
 }
@@ -372,7 +374,7 @@ impl IntoResponse for ApiError {
         let mut response = (self.status().0, axum::Json(self.envelope())).into_response();
         let headers = response.headers_mut();
         match self.kind {
-            Kind::Overloaded | Kind::Unavailable => {
+            ErrorKind::Overloaded | ErrorKind::Unavailable => {
                 let seconds = self.retry_after.as_secs_f64().ceil();
                 #[expect(
                     clippy::cast_possible_truncation,
@@ -381,22 +383,22 @@ impl IntoResponse for ApiError {
                 )]
                 headers.insert(RETRY_AFTER, HeaderValue::from(seconds as u32));
             }
-            // What is left of the body would be read as the next request.
-            Kind::TooLarge | Kind::SlowBody | Kind::TooManyHeaders => {
+            // The rest of the body would be read as the next request.
+            ErrorKind::TooLarge | ErrorKind::SlowBody | ErrorKind::TooManyHeaders => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Kind::Invalid
-            | Kind::NoSuchModel
-            | Kind::NoSuchThing
-            | Kind::NoSuchRoute
-            | Kind::WrongMethod
-            | Kind::WrongMediaType
-            | Kind::SlowReader
-            | Kind::OutOfTime
-            | Kind::Internal => {}
+            ErrorKind::Invalid
+            | ErrorKind::NoSuchModel
+            | ErrorKind::NoSuchThing
+            | ErrorKind::NoSuchRoute
+            | ErrorKind::WrongMethod
+            | ErrorKind::WrongMediaType
+            | ErrorKind::SlowReader
+            | ErrorKind::OutOfTime
+            | ErrorKind::Internal => {}
         }
         if self.code == Some(ENGINE_CRASHED) {
-            // OpenAI's SDKs try again after a 500, unless they are told not to.
+            // OpenAI's SDKs retry a 500 without this header.
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
         response.extensions_mut().insert(Internal(self.log_text().to_owned()));

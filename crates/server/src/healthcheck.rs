@@ -1,4 +1,4 @@
-//! `forebay healthcheck`: whether the server of this configuration answers, for containers without
+//! `forebay healthcheck`: asks the server of a configuration whether it can serve, for containers without
 //! curl.
 
 use std::io::{Read as _, Write as _};

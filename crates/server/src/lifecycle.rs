@@ -46,7 +46,7 @@ impl Lifecycle {
         *self.phase.borrow()
     }
 
-    /// Moves on to `phase`, unless it is past it.
+    /// Enters `phase`, unless a later one has been reached.
     pub fn enter(&self, phase: Phase) {
         self.phase.send_if_modified(|now| {
             let forward = phase > *now;

@@ -15,20 +15,20 @@ use std::time::{Duration, Instant};
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use tokio::sync::{Semaphore, oneshot};
 
-/// Bytes of address space for each thread's stack; memory is taken as far as it is used. A quarter
+/// Bytes of address space for each thread's stack; only pages that are used take memory. A quarter
 /// of it holds the deepest grammar that the limits of `forebay_engine` allow.
 const STACK: usize = 64 << 20;
 /// Jobs that may wait or run in each lane of the common pool. The memory of what they work on is bounded before.
 pub(crate) const QUEUE: usize = 1024;
-/// The part of one core's time that the quick and the unclear lane may use together, and how much of
-/// it can be saved up.
+/// The share of one core's time that the quick and the unclear lane may use together, and the most that
+/// they can save up.
 const QUICK_SHARE: f64 = 0.05;
 const MAX_CREDIT: Duration = Duration::from_millis(200);
 
-/// Why a job returned nothing.
+/// Why a job has no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JobError {
-    /// As many jobs as may are waiting or running.
+    /// The queue is full.
     #[error("too many jobs are waiting")]
     QueueFull,
     /// It panicked: with this message.
@@ -92,7 +92,7 @@ struct Credit {
 }
 
 impl Pool {
-    /// Starts the threads, as many as suit `cores`; so many jobs may wait or run in each lane.
+    /// Starts the threads, as many as suit `cores`; `queue` jobs may wait or run in each lane.
     ///
     /// # Errors
     /// When the operating system has no threads left.
@@ -209,7 +209,7 @@ fn caught<T, E: From<JobError>>(job: impl FnOnce() -> Result<T, E>) -> Result<T,
         .unwrap_or_else(|panic| Err(JobError::Panicked(panic_message(&*panic)).into()))
 }
 
-/// The message of a panic, as far as it has one.
+/// The message of a panic, if it has one.
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned()

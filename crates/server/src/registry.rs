@@ -1,4 +1,4 @@
-//! The models: what was configured, what is loaded, and which name leads to which.
+//! The models: which are configured, which are loaded, and their names.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -325,7 +325,7 @@ impl Served {
         self.handle.engine().wait_until_restarted().await
     }
 
-    /// How long its current step has been running.
+    /// How long its engine's current step has been running.
     pub fn stalled_for(&self) -> Option<Duration> {
         self.handle.engine().stalled_for()
     }

@@ -1,4 +1,4 @@
-//! What one request uses: memory from the shared budget, and the pool's threads.
+//! A request's resources: memory from the shared budget, the pool's threads, and its time.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,9 +12,9 @@ use crate::error::ApiError;
 use crate::pool::{Effort, Pool};
 use crate::registry::Served;
 
-/// JSON values of a request of which the store keeps something: it is copied some times.
+/// The most JSON values of a request that is kept: it is copied several times.
 const MAX_KEPT_VALUES: usize = 100_000;
-/// Answers up to so many bytes are not counted: the number of requests bounds them.
+/// Answers up to this many bytes are not counted: the number of requests bounds them.
 const SMALL_ANSWER: usize = 16 << 10;
 
 /// The pool and the budget that all requests share. Cheap to clone.
@@ -36,11 +36,11 @@ pub struct RequestResources {
     held: Arc<Mutex<HeldMemory>>,
 }
 
-/// When a request is given up, and how long it had in all.
+/// When a request times out, and its whole timeout.
 #[derive(Debug, Clone, Copy)]
 struct Deadline {
     at: Instant,
-    in_all: Duration,
+    timeout: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -54,11 +54,11 @@ struct HeldMemory {
 impl RequestResources {
     /// The handle of a new request, which has no memory yet and may take `timeout`.
     pub(crate) fn new(shared: SharedResources, timeout: Option<Duration>) -> Self {
-        let deadline = timeout.map(|in_all| Deadline { at: Instant::now() + in_all, in_all });
+        let deadline = timeout.map(|timeout| Deadline { at: Instant::now() + timeout, timeout });
         Self { shared, deadline, held: Arc::default() }
     }
 
-    /// What is left of the time that the request may take, if that is bounded.
+    /// The time until the request times out; `None` without a timeout.
     pub(crate) fn time_left(&self) -> Option<Duration> {
         self.deadline.map(|deadline| deadline.at.saturating_duration_since(Instant::now()))
     }
@@ -72,7 +72,7 @@ impl RequestResources {
     /// for up to 30 s.
     ///
     /// # Errors
-    /// 413 for more than a request may have, 429 when the memory stays taken.
+    /// 413 for more than a request may use, 429 when the memory stays in use.
     pub(crate) async fn reserve(&self, cost: JsonSize) -> Result<(), ApiError> {
         let reservation = self.shared.budget.reserve(cost).await?;
         self.lock(|held| {
@@ -86,22 +86,22 @@ impl RequestResources {
     /// dropped.
     ///
     /// # Errors
-    /// 429 when the memory stays taken.
+    /// 429 when the memory stays in use.
     pub(crate) async fn receive(&self, from: usize, to: usize) -> Result<Reservation, ApiError> {
         self.shared.budget.receive(from, to).await
     }
 
-    /// Reserves memory for an answer of at most so many bytes, before it is made. May wait for up to 30 s.
+    /// Reserves memory for an answer of at most `bytes` before it is made. May wait for up to 30 s.
     ///
     /// # Errors
-    /// 429 when the memory stays taken.
+    /// 429 when the memory stays in use.
     pub(crate) async fn expect_answer(&self, bytes: usize) -> Result<(), ApiError> {
         let answer = self.shared.budget.answer(bytes).await?;
         self.lock(|held| held.answer = answer);
         Ok(())
     }
 
-    /// Returns all memory but that for a whole answer of so many bytes.
+    /// Returns all memory but that for a whole answer of `bytes`.
     ///
     /// # Errors
     /// 429 when there is none for the answer.
@@ -145,7 +145,7 @@ impl RequestResources {
     /// Runs a job whose time grows with the size of the request: here if that is tiny, else on the pool.
     ///
     /// # Errors
-    /// What the job returns; 429 if too much waits already; 504 when the request's time is up; 500 if it panics.
+    /// The job's errors; 429 if the queue is full; 504 when the request times out; 500 if the job panics.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
@@ -165,8 +165,8 @@ impl RequestResources {
         self.in_time(self.shared.pool.run(effort.max(self.cost().effort()), job)).await
     }
 
-    /// Runs a job that may ask a model's engine. Where that is a process of its own, the job runs on the
-    /// model's own threads, not before the process is there.
+    /// Runs a job that may ask a model's engine. If that is a process of its own, the job runs on the
+    /// model's own threads once the process has started.
     ///
     /// # Errors
     /// As [`RequestResources::run`].
@@ -186,13 +186,13 @@ impl RequestResources {
         .await
     }
 
-    /// What `run` returns, unless the request's time is up before.
+    /// The result of `run`, or 504 if the request times out first.
     async fn in_time<T>(
         &self,
         run: impl Future<Output = Result<T, ApiError>>,
     ) -> Result<T, ApiError> {
-        let Some(Deadline { at, in_all }) = self.deadline else { return run.await };
-        let late = |_| Err(Failure::Timeout(in_all).into());
+        let Some(Deadline { at, timeout }) = self.deadline else { return run.await };
+        let late = |_| Err(Failure::Timeout(timeout).into());
         tokio::time::timeout_at(at, run).await.unwrap_or_else(late)
     }
 

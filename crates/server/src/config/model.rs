@@ -60,7 +60,7 @@ settings! {
         /// What to leave free on each GPU with "auto", in MiB.
         gpu_margin_mib: u32 = 1024, range(0..=1 << 24);
         /// Layers whose experts stay on the CPU, from the first one; -1 for as few as fit.
-        /// For mixtures of experts; -1 needs gpu_layers "auto".
+        /// For mixtures of experts. As few as fit are found with gpu_layers "auto".
         cpu_moe_layers: i32 = -1, range(-1..=100_000), flag("--cpu-moe-layers --n-cpu-moe <N>");
         /// How several GPUs share a model: "layer", "tensor" or "none".
         /// "layer": each has some of the layers, in proportion to its free memory. "tensor": each has a part of

@@ -3,7 +3,7 @@
 use forebay_chat::{InvalidMessage, RenderError};
 use forebay_engine::{Failure, SubmitError};
 
-use super::{ApiError, ENGINE_CRASHED, Kind, shown};
+use super::{ApiError, ENGINE_CRASHED, ErrorKind, shown};
 use crate::pool::JobError;
 use crate::response_store::StoreError;
 
@@ -40,23 +40,26 @@ impl From<Failure> for ApiError {
         match failure {
             Failure::QueueTimeout(_) => Self {
                 code: Some("queue_timeout"),
-                ..Self::new(Kind::Overloaded, format!("The server is busy: {failure}. Try again."))
+                ..Self::new(
+                    ErrorKind::Overloaded,
+                    format!("The server is busy: {failure}. Try again."),
+                )
             },
             Failure::Timeout(_) => Self {
                 code: Some("timeout"),
-                ..Self::new(Kind::OutOfTime, format!("Out of time: {failure}."))
+                ..Self::new(ErrorKind::OutOfTime, format!("Out of time: {failure}."))
             },
             Failure::Grammar => Self {
                 code: Some("grammar_too_complex"),
                 ..Self::new(
-                    Kind::Invalid,
+                    ErrorKind::Invalid,
                     "The grammar is too complex: what may come next could not be found out within the limits.",
                 )
             },
             Failure::Unread => Self {
                 code: Some("response_not_read"),
                 ..Self::new(
-                    Kind::SlowReader,
+                    ErrorKind::SlowReader,
                     "The answer was dropped because it was not read in time and the memory for \
                      unread answers is full.",
                 )
@@ -68,7 +71,7 @@ impl From<Failure> for ApiError {
             Failure::Crashed => Self {
                 code: Some(ENGINE_CRASHED),
                 ..Self::new(
-                    Kind::Internal,
+                    ErrorKind::Internal,
                     "Your request makes the model's engine crash. Do not send it again.",
                 )
             },
@@ -131,7 +134,7 @@ impl From<RenderError> for ApiError {
             RenderError::Template(why) => {
                 let message = "The model's chat template failed on these messages.";
                 let code = Some("template_error");
-                Self { code, internal: Some(why), ..Self::new(Kind::Internal, message) }
+                Self { code, internal: Some(why), ..Self::new(ErrorKind::Internal, message) }
             }
         }
     }
