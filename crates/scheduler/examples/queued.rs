@@ -1,4 +1,4 @@
-//! What a step's decisions take beside so many queued requests:
+//! Measures the time of planning a step by the number of queued requests:
 //! `cargo run --release -p forebay-scheduler --example queued`
 //!
 //! For each number of queued requests, of one principal or each of its own, it prints the time of

@@ -16,9 +16,10 @@ use crate::request::Priority;
 const WORTH_WAITING: u32 = 128;
 
 impl Scheduler {
-    /// Admits queued sequences while fewer than `parallel` are admitted and cells suffice. Preempts at most
-    /// one sequence a step for a more urgent one, or one of a principal with fewer admitted: this bounds
-    /// the time of a step.
+    /// Admits queued sequences while fewer than `parallel` are admitted and cells suffice.
+    ///
+    /// At most one sequence a step is preempted for the slot of another, which bounds the time of a step;
+    /// less urgent ones are preempted until cells suffice for the next.
     pub(super) fn admit(&mut self) {
         self.admit_long();
         let mut cleared = false;
@@ -320,8 +321,8 @@ impl AdmittedCounts {
 
     /// Whether another principal has at least two admitted sequences more.
     fn are_fewer_for(&self, principal: Principal) -> bool {
-        let (most, whose, second) = self.most;
-        let others = if whose == Some(principal) { second } else { most };
+        let (most, holder, second) = self.most;
+        let others = if holder == Some(principal) { second } else { most };
         others >= self.count(principal) + 2
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Scheduler;
-use super::allowance::{Allowance, PROMPTS, ROWS};
+use super::allowance::{Allowance, PROMPT_SHARE, ROW_SHARE};
 use super::sequence::ScheduledSequence;
 use crate::ids::{Principal, SeqId};
 use crate::step::TokenSpan;
@@ -68,8 +68,8 @@ impl Scheduler {
         let time = |rows: &[TokenSpan]| self.costs.time(rows);
         let base = time(&light);
         let cost = time(&rows).saturating_sub(base);
-        self.allowance.prompts += base.mul_f64(PROMPTS);
-        self.allowance.rows += base.mul_f64(ROWS);
+        self.allowance.prompts += base.mul_f64(PROMPT_SHARE);
+        self.allowance.rows += base.mul_f64(ROW_SHARE);
         match self.allowance.rows.checked_sub(cost) {
             Some(left) => {
                 self.allowance.rows = left.min(cost);

@@ -85,9 +85,9 @@ impl Scheduler {
         let count = u32::try_from(rows.len()).unwrap_or(u32::MAX);
         for row in &mut rows {
             let Some(s) = self.sequences.get_mut(&row.seq) else { continue };
-            let behind = self.limits.kv.capacity(row.slot).saturating_sub(row.start + 1);
+            let room_in_slot = self.limits.kv.capacity(row.slot).saturating_sub(row.start + 1);
             let offered = std::mem::take(&mut s.offered).min(s.growth().saturating_sub(1));
-            let offered = offered.min(behind);
+            let offered = offered.min(room_in_slot);
             if offered == 0 || !alone || s.all_logits || row.tokens > 1 {
                 continue;
             }

@@ -99,7 +99,7 @@ fn a_request_prefills_in_chunks_and_decodes_one_token_a_step() {
 }
 
 #[test]
-fn what_has_begun_is_computed_again_before_anything_new() {
+fn preempted_answers_are_prefilled_before_new_prompts() {
     let mut s = Scheduler::new(LIMITS);
     s.submit(&request(1, 200, 5, 1)).unwrap();
     s.submit(&Request { generated: vec![Some(vec![7; 50])], ..request(2, 200, 100, 1) }).unwrap();
@@ -260,7 +260,7 @@ fn refusals_carry_the_numbers() {
 }
 
 #[test]
-fn cancelling_frees_every_place_of_a_request() {
+fn cancelling_frees_every_slot_of_a_request() {
     let mut s = Scheduler::new(LIMITS);
     s.submit(&request(1, 5, 5, 4)).unwrap();
     s.submit(&request(2, 5, 5, 1)).unwrap();
@@ -296,7 +296,7 @@ fn a_shared_prefix_is_computed_once_and_waited_for() {
 }
 
 #[test]
-fn who_waits_for_a_prefix_goes_on_when_its_leader_leaves() {
+fn a_sequence_waiting_for_a_prefix_resumes_when_its_leader_leaves() {
     let mut engine = Engine::new(shared(4000));
     engine.submit(&[with_head(1, 300, 20, 4), with_head(2, 300, 20, 4)]);
     let first = engine.scheduler.plan();
@@ -408,7 +408,7 @@ fn right_drafts_save_steps_and_wrong_ones_leave_no_trace() {
 }
 
 #[test]
-fn tokens_that_come_together_are_computed_together() {
+fn forced_tokens_are_computed_together() {
     let mut engine = Engine::new(LIMITS);
     engine.forces = true;
     engine.submit(&[request(1, 40, 200, 1)]);
@@ -417,7 +417,7 @@ fn tokens_that_come_together_are_computed_together() {
 }
 
 #[test]
-fn the_backlog_is_known_once_costs_are() {
+fn the_backlog_is_estimated_once_costs_are_known() {
     let mut engine = Engine::new(SchedulerLimits { queue: 100, ..LIMITS });
     let requests: Vec<Request> = (0..40).map(|id| request(id, 100, 30, 1)).collect();
     engine.submit(&requests);
@@ -466,7 +466,7 @@ fn a_request_may_use_the_whole_context() {
 }
 
 #[test]
-fn a_long_conversation_goes_on_where_it_was() {
+fn a_long_conversation_continues_in_the_long_slot() {
     for saved_tokens in [0, 5000] {
         let mut limits = with_long();
         limits.kv.saved_tokens = saved_tokens;
@@ -489,7 +489,7 @@ fn a_long_conversation_goes_on_where_it_was() {
 }
 
 #[test]
-fn the_long_slot_goes_to_the_more_urgent() {
+fn the_long_slot_is_for_the_more_urgent() {
     let mut engine = Engine::new(with_long());
     let background = Request { priority: Priority::Background, ..request(1, 500, 100, 1) };
     engine.submit(&[background]);

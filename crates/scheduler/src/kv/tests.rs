@@ -34,7 +34,7 @@ fn count(tokens: &[Token]) -> u32 {
 }
 
 #[test]
-fn a_conversation_goes_on_in_its_slot() {
+fn a_conversation_continues_in_its_slot() {
     let mut kv = KvCache::new(LIMITS);
     assert_eq!(run(&mut kv, Salt(0), &text(0, 40)).reuse, Reuse::Unseen);
     let next = run(&mut kv, Salt(0), &text(0, 80));
@@ -70,7 +70,7 @@ fn cells_are_shared_or_copied() {
 }
 
 #[test]
-fn as_few_tokens_are_copied_as_a_slot_is_small() {
+fn the_minimum_copy_follows_the_size_of_slots() {
     for (slot_tokens, head, cached) in
         [(1000, 24, 24), (1000, 15, 0), (8192, 24, 0), (8192, 70, 70), (32_768, 70, 0)]
     {
@@ -83,7 +83,7 @@ fn as_few_tokens_are_copied_as_a_slot_is_small() {
 }
 
 #[test]
-fn a_model_that_cannot_go_back_reuses_all_or_nothing() {
+fn without_trimming_all_or_nothing_is_reused() {
     let mut kv = KvCache::new(KvLimits { rewinds: false, ..LIMITS });
     run(&mut kv, Salt(0), &text(0, 40));
     let parted = run(&mut kv, Salt(0), &[text(0, 35), text(500, 30)].concat());
@@ -97,7 +97,7 @@ fn a_model_that_cannot_go_back_reuses_all_or_nothing() {
 }
 
 #[test]
-fn what_is_worth_least_makes_room() {
+fn the_lowest_score_is_evicted() {
     let mut kv = KvCache::new(LIMITS);
     run(&mut kv, Salt(0), &text(0, 100));
     run(&mut kv, Salt(0), &text(1000, 100));
@@ -111,7 +111,7 @@ fn what_is_worth_least_makes_room() {
 }
 
 #[test]
-fn parked_cells_have_a_budget_and_make_room_for_running_ones() {
+fn parked_cells_are_bounded_and_make_room_for_active_ones() {
     let mut kv = KvCache::new(KvLimits { parked_tokens: 250, ..LIMITS });
     for from in 0..3 {
         run(&mut kv, Salt(0), &text(from * 1000, 100));
@@ -123,7 +123,7 @@ fn parked_cells_have_a_budget_and_make_room_for_running_ones() {
 }
 
 #[test]
-fn what_leaves_the_device_goes_to_host_memory_and_comes_back() {
+fn evicted_slots_are_copied_to_host_memory_and_restored() {
     let mut kv = KvCache::new(KvLimits { parked_tokens: 100, saved_tokens: 250, ..LIMITS });
     for from in 0..3 {
         run(&mut kv, Salt(0), &text(from * 1000, 100));
@@ -140,7 +140,7 @@ fn what_leaves_the_device_goes_to_host_memory_and_comes_back() {
 }
 
 #[test]
-fn where_rows_are_computed_side_by_side_the_gap_is_filled() {
+fn gaps_between_active_slots_are_filled_first() {
     let mut kv = KvCache::new(KvLimits { slots: 8, shares: false, ..LIMITS });
     let begin = |kv: &mut KvCache, from: u32| {
         let tokens = text(from, 100);
@@ -164,7 +164,7 @@ fn where_rows_are_computed_side_by_side_the_gap_is_filled() {
 }
 
 #[test]
-fn what_was_evicted_for_a_failed_restore_is_not_copied_from() {
+fn a_slot_evicted_for_a_failed_restore_is_not_copied_from() {
     let mut kv =
         KvCache::new(KvLimits { cells: 200, parked_tokens: 200, saved_tokens: 150, ..LIMITS });
     run(&mut kv, Salt(0), &text(0, 100));
@@ -220,7 +220,7 @@ fn checkpoints_are_found_by_prompts_with_the_prefix() {
 }
 
 #[test]
-fn checkpoints_have_a_budget_and_what_is_used_stays() {
+fn checkpoints_are_bounded_and_used_ones_stay() {
     let mut kv = KvCache::new(CHECKPOINTS);
     let held = |kv: &KvCache| {
         kv.copy_scores.keys().map(|&s| 1000 + u64::from(kv.copies.len(s))).sum::<u64>()
@@ -236,7 +236,7 @@ fn checkpoints_have_a_budget_and_what_is_used_stays() {
 }
 
 #[test]
-fn a_copy_that_could_not_be_made_or_is_too_large_is_forgotten() {
+fn a_copy_that_failed_or_is_too_large_is_dropped() {
     let mut kv = KvCache::new(CHECKPOINTS);
     for (bytes, kept) in [(None, 0), (Some(20_000), 0), (Some(9000), 1)] {
         let slot = kv.assign(Salt(0), &text(0, 200), most(199)).unwrap().slot;
@@ -279,7 +279,7 @@ fn checkpoint(kv: &mut KvCache, from: u32, len: u32, bytes: u64) -> Option<HostC
 }
 
 #[test]
-fn a_short_copy_is_not_taken_for_as_large_as_a_long_one() {
+fn a_short_copy_is_not_estimated_as_large_as_a_long_one() {
     let mut kv = KvCache::new(CHECKPOINTS);
     for (from, len) in [(0, 800), (2000, 80), (3000, 80)] {
         checkpoint(&mut kv, from, len, 10 * u64::from(len)).unwrap();
@@ -297,7 +297,7 @@ fn a_short_copy_is_not_taken_for_as_large_as_a_long_one() {
 }
 
 #[test]
-fn a_copy_that_is_too_large_keeps_none_away_that_may_fit() {
+fn a_too_large_copy_does_not_prevent_smaller_ones() {
     let mut kv = KvCache::new(CHECKPOINTS);
     checkpoint(&mut kv, 0, 900, 18_000).unwrap();
     checkpoint(&mut kv, 2000, 300, 6000).unwrap();
@@ -317,7 +317,7 @@ fn a_copy_that_is_too_large_keeps_none_away_that_may_fit() {
 }
 
 #[test]
-fn a_copy_that_is_too_large_goes_before_any_other() {
+fn a_too_large_copy_is_dropped_before_any_other() {
     let mut kv = KvCache::new(CHECKPOINTS);
     let first = checkpoint(&mut kv, 0, 100, 4000).unwrap();
     let large = checkpoint(&mut kv, 2000, 900, 40_000).unwrap();

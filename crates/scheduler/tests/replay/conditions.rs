@@ -16,7 +16,7 @@ pub(crate) enum Condition {
     Ttft,
     /// A gap between two tokens is at most a decode step and an efficient chunk, or three targets.
     Itl,
-    /// Beside a long prompt nobody waits more than twice as long as under prefill-first, nor does
+    /// Beside a long prompt no request waits more than twice as long as under prefill-first, nor does
     /// the long prompt.
     Starvation,
 }

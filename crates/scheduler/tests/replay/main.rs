@@ -2,7 +2,7 @@
 //! virtual.
 //!
 //! After a policy change `UPDATE_REPLAY=1 cargo test --release -p forebay-scheduler --test replay`
-//! writes docs/performance.md and the list of exceptions anew: their difference says what it did.
+//! rewrites docs/performance.md and the list of exceptions: the difference shows its effect.
 
 use std::path::Path;
 use std::sync::OnceLock;

@@ -23,7 +23,7 @@ fn computed_of(engine: &mut Engine, id: u64, prompt: &[Token]) -> u32 {
 }
 
 #[test]
-fn what_cannot_be_cut_back_goes_on_from_checkpoints() {
+fn without_trimming_prompts_continue_from_checkpoints() {
     let prompt = |from: u32, len: u32| (from..from + len).collect::<Vec<u32>>();
     for limits in [LIMITS, shared(4000)] {
         let mut engine = Engine::new(windowed(limits));
@@ -70,7 +70,7 @@ fn borders_between_messages_are_checkpoints() {
 }
 
 #[test]
-fn a_preempted_sequence_that_was_evicted_comes_back_from_a_checkpoint() {
+fn a_preempted_and_evicted_sequence_resumes_from_a_checkpoint() {
     let mut engine = Engine::new(windowed(SchedulerLimits { parallel: 1, ..LIMITS }));
     engine.submit(&[Request { priority: Priority::Background, ..request(1, 900, 20, 1) }]);
     for _ in 0..14 {
@@ -91,7 +91,7 @@ fn a_preempted_sequence_that_was_evicted_comes_back_from_a_checkpoint() {
 }
 
 #[test]
-fn what_outgrows_its_part_is_carried_over() {
+fn a_sequence_that_outgrows_its_slot_resumes_in_the_long_slot() {
     let mut engine = Engine::new(windowed(with_long()));
     engine.submit(&[request(1, 150, 850, 1)]);
     engine.run(1000);

@@ -33,7 +33,7 @@ fn a_prompt_between_rows_lends_them_a_token() {
 proptest! {
     /// For any costs, decode rows beside it and reused prefix.
     #[test]
-    fn a_reproducible_prompt_is_computed_in_whole_blocks_from_its_beginning(
+    fn a_reproducible_prompt_is_computed_in_whole_blocks_from_its_start(
         prompt in BLOCK..2500,
         head in 0_u32..600,
         beside in 0_u64..3,

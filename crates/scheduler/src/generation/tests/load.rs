@@ -31,7 +31,7 @@ fn step_time(queued: u64, principals: u64) -> Duration {
 }
 
 #[test]
-fn a_step_costs_the_same_however_many_wait() {
+fn the_time_of_a_step_does_not_depend_on_the_queue() {
     for principals in [1, u64::MAX] {
         let (few, many) = (step_time(10, principals), step_time(20_000, principals));
         // Going through them takes milliseconds.
@@ -40,7 +40,7 @@ fn a_step_costs_the_same_however_many_wait() {
 }
 
 #[test]
-fn what_waits_leaves_in_the_time_it_takes_to_find_it() {
+fn cancelling_does_not_depend_on_the_queue() {
     let mut s = Scheduler::new(SchedulerLimits { queue: usize::MAX, ..LIMITS });
     for id in 0..100_000 {
         s.submit(&request(id, 1, 5, 1)).unwrap();

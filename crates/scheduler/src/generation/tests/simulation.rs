@@ -98,8 +98,11 @@ impl Engine {
             let all = self.all_tokens(span.seq);
             let cells = self.slots.entry(span.slot).or_default();
             let salt = self.requests[&span.seq.request].salt;
-            let whose = self.salts.0.insert(span.slot, salt);
-            assert!(cells.is_empty() || whose == Some(salt), "{span:?} goes on from another salt");
+            let held = self.salts.0.insert(span.slot, salt);
+            assert!(
+                cells.is_empty() || held == Some(salt),
+                "{span:?} continues under another salt"
+            );
             assert_eq!(*cells, all[..span.start as usize], "the slot holds what came before");
             let sure = (span.start + span.tokens - span.drafts) as usize;
             cells.extend_from_slice(&all[span.start as usize..sure]);

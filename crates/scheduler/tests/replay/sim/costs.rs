@@ -270,7 +270,7 @@ impl CostTable {
     }
 }
 
-/// The value at `x` of a line through points in ascending order, which goes on beyond the last.
+/// The value at `x` of a line through points in ascending order, continued beyond the last.
 fn on_line(points: &[(f64, f64)], x: f64) -> f64 {
     match points {
         [] => 0.0,

@@ -1,4 +1,4 @@
-//! The scheduler, on a machine that takes as long as a table says.
+//! The scheduler, on a simulated machine with times from a cost table.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -15,9 +15,9 @@ pub(crate) struct Scenario {
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
     pub(crate) start: Start,
-    /// The prompt; behind the job before it and its answer if it goes on with that one.
+    /// The prompt; it follows the previous job and its answer if it continues that one.
     pub(crate) prompt: Vec<u32>,
-    /// Whether it goes on with the conversation of the job that it starts after.
+    /// Whether it continues the conversation of the job that it starts after.
     pub(crate) goes_on: bool,
     /// Tokens of the answer.
     pub(crate) answer: u32,
@@ -54,7 +54,7 @@ impl Random {
 }
 
 impl Scenario {
-    /// The prompt of a job, with those that it goes on with. `answer` gives their answers.
+    /// The prompt of a job, with those that it continues; `answer` returns their answers.
     pub(crate) fn prompt(
         jobs: &[Job],
         job: usize,
@@ -81,7 +81,7 @@ impl Scenario {
     }
 }
 
-/// All scenarios for a server of so many slots. Arrivals are `pace` times as dense as on a small
+/// All scenarios for a server with `slots` slots. Arrivals are `pace` times as dense as on a small
 /// machine.
 pub(crate) fn all(slots: u32, pace: f64) -> Vec<Scenario> {
     let n = slots as usize;
