@@ -9,17 +9,17 @@ use crate::model_config::Source;
 ///
 /// # Errors
 /// When the operating system cannot start a thread.
-pub(crate) fn start(host: EngineThread) -> Result<JoinHandle<()>, LoadError> {
-    host.start(run)
+pub(crate) fn start(engine: EngineThread) -> Result<JoinHandle<()>, LoadError> {
+    engine.start(run)
 }
 
-fn run(host: EngineThread) {
-    match host.config.source.clone() {
+fn run(engine: EngineThread) {
+    match engine.config.source.clone() {
         #[cfg(feature = "llama")]
-        Source::Gguf(path) => crate::llama::serve::run(&path, host),
+        Source::Gguf(path) => crate::llama::serve::run(&path, engine),
         #[cfg(not(feature = "llama"))]
-        Source::Gguf(_) => host.fail("this build has no llama.cpp backend"),
+        Source::Gguf(_) => engine.fail("this build has no llama.cpp backend"),
         #[cfg(feature = "scripted")]
-        Source::Scripted(script) => crate::scripted::run(script, host),
+        Source::Scripted(script) => crate::scripted::run(script, engine),
     }
 }

@@ -58,7 +58,7 @@ pub fn stopped(stops: Vec<String>, pieces: &[&str]) -> (String, Option<usize>, u
 /// What comes over the socket between a parent and a child, to either.
 ///
 /// # Panics
-/// When a message is not the same after it was sent, or what it says is more than its reader can take.
+/// When a message changes when it is encoded again, or exceeds what its reader accepts.
 pub fn frames(to_child: bool, bytes: &[u8]) {
     match to_child {
         true => crate::process::fuzzing::to_child(bytes),
@@ -66,11 +66,11 @@ pub fn frames(to_child: bool, bytes: &[u8]) {
     }
 }
 
-/// An answer that follows a grammar, `choices` choosing among the tokens that may come next. Forced
-/// tokens are appended as the engine appends them.
+/// An answer that follows a grammar; `choices` select among the allowed tokens. Forced tokens are appended as the engine
+/// appends them.
 ///
 /// # Panics
-/// When a token that may come next, or has to, is refused without the grammar being too complex.
+/// When an allowed or forced token is refused although the grammar is within the parser's limits.
 pub fn follow(grammar: &CompiledGrammar, choices: &[u8]) -> Vec<crate::Token> {
     let count = u32::try_from(vocab().len()).unwrap_or(u32::MAX);
     let (mut constraint, mut tokens) = (grammar.start(), Vec::new());

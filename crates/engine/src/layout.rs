@@ -232,7 +232,7 @@ mod tests {
         assert!(shares(&set(None), LLAMA_8B));
         assert!(!shares(&set(Some(KvLayout::Split)), LLAMA_8B));
         assert!(!shares(&ModelConfig { reproducible: true, ..set(None) }, LLAMA_8B));
-        // A file that says nothing of its shape.
+        // A header without dimensions.
         assert!(!shares(&set(None), Arithmetic::default()));
         assert!(shares(&config(1, 2048), Arithmetic::default()));
     }

@@ -1,13 +1,13 @@
-//! llama.cpp: the only module that names it. This file holds all unsafe code, each call behind a safe function;
-//! its folder holds what is made of them.
+//! llama.cpp: the only module that names it. This file holds all unsafe code, each call in a safe function; its
+//! folder uses only these.
 //!
 //! | file | what it holds |
 //! |---|---|
 //! | `serve.rs` | loading a file and serving it on the engine's thread |
-//! | `header.rs`, `context_memory.rs` | what a GGUF header says of a model, and the memory that follows from it |
-//! | `devices.rs`, `placement.rs` | the GPUs there are, and what of a model goes on which |
+//! | `header.rs`, `context_memory.rs` | a GGUF file's header, and the memory of contexts by it |
+//! | `devices.rs`, `placement.rs` | the GPUs of this machine, and which of them holds what of a model |
 //! | `generation.rs`, `embedding.rs` | the contexts of the two kinds of models |
-//! | `metadata.rs` | what a loaded model says of itself, and its vocabulary |
+//! | `metadata.rs` | a loaded model's metadata and vocabulary |
 
 use std::ffi::{CStr, CString};
 use std::path::Path;
@@ -72,7 +72,7 @@ impl Load<'_> {
         #[expect(unsafe_code, reason = "llama-cpp-2 has no setter for tensor_split")]
         // SAFETY: all that the parameters point to lives until the model is loaded, lists end as llama.cpp
         // wants them to, and the parts are as many as it reads. `LlamaModel` is a transparent wrapper of a
-        // pointer that is not null, in the version that Cargo.toml names, and nobody else frees this one.
+        // pointer that is not null, in the version that Cargo.toml names, and nothing else frees this one.
         unsafe {
             let device = |&index: &usize| sys::ggml_backend_dev_get(index);
             let mut devices: Vec<_> = self.devices.iter().map(device).collect();
@@ -166,7 +166,7 @@ fn install_log_hook() {
     let (mut llama, mut ggml) =
         [(); 2].map(|()| Log { callback: None, data: std::ptr::null_mut() }).into();
     #[expect(unsafe_code, reason = "llama-cpp-2 does not wrap these functions")]
-    // SAFETY: llama.cpp writes a function and a pointer where it is told to, and gets a function that takes what
+    // SAFETY: llama.cpp writes a function and a pointer to the given places, and gets a function that takes what
     // it hands over, with a pointer to what is never freed.
     unsafe {
         sys::llama_log_get(&raw mut llama.callback, &raw mut llama.data);

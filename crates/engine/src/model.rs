@@ -44,7 +44,7 @@ pub(crate) trait GenerationModel {
     fn logits(&self, index: usize) -> &[f32];
     /// Changes the content of slots.
     fn change(&mut self, op: KvOp) -> Result<(), StepError>;
-    /// What a copy in host memory takes; `None` where there is none.
+    /// Size of a copy in the host tier; `None` if there is none.
     fn copy_bytes(&self, copy: HostCopyId) -> Option<u64>;
 }
 

@@ -76,7 +76,7 @@ pub struct DeviceMemory {
     pub part: u64,
 }
 
-/// How many layers go on GPUs.
+/// How many layers to put on GPUs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum GpuLayers {
     /// As many as fit.
@@ -91,7 +91,7 @@ pub enum GpuLayers {
 /// The settings of a plan.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PlanOptions {
-    /// How many layers go on GPUs.
+    /// How many layers to put on GPUs.
     pub layers: GpuLayers,
     /// Layers whose experts stay on the CPU, from the first one; `None` for as few as fit.
     pub cpu_experts: Option<u32>,

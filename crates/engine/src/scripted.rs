@@ -162,8 +162,8 @@ fn vocab_with(tokenizer: ByteTokenizer) -> Vocab {
     Vocab::new(table, Arc::new(tokenizer))
 }
 
-pub(crate) fn run(script: Script, host: EngineThread) {
-    let slots = host.config.parallel;
+pub(crate) fn run(script: Script, engine: EngineThread) {
+    let slots = engine.config.parallel;
     let info = ModelInfo {
         architecture: "scripted".to_owned(),
         kind: script.kind,
@@ -177,7 +177,7 @@ pub(crate) fn run(script: Script, host: EngineThread) {
         ranking: None,
         fingerprint: "scripted".to_owned(),
     };
-    let batch = host.config.batch_size.unwrap_or(512).max(slots);
+    let batch = engine.config.batch_size.unwrap_or(512).max(slots);
     let kind = script.kind;
     let cells = script.cells.unwrap_or(slots * script.slot_tokens);
     let kv = KvLimits {
@@ -198,12 +198,12 @@ pub(crate) fn run(script: Script, host: EngineThread) {
     match kind {
         Kind::Chat => {
             let capacity = Capacity { kv, batch_tokens: batch, block: 1 };
-            host.serve_generation(info, vocab, capacity, player);
+            engine.serve_generation(info, vocab, capacity, player);
         }
         Kind::Embedding => {
             let pass = PassLimits { tokens: batch, inputs: info.slots as usize, block: 1 };
             let contexts = EmbeddingContexts { wide: player, narrow: Vec::new(), pass };
-            host.serve_embedding(info, vocab, contexts);
+            engine.serve_embedding(info, vocab, contexts);
         }
     }
 }

@@ -208,7 +208,7 @@ mod tests {
             prop_assert!(of_streams(&bytes, shape, few).len() <= all + 8 * few as usize);
             if let Some((one, as_one)) = of_one_stream(bytes, shape, streams) {
                 prop_assert!(one.len() <= all);
-                // There and back is the same, unless a cache says to be empty and is not.
+                // The round trip returns the same state, unless a cache is marked empty and is not.
                 let caches = as_one.caches(one.len()).unwrap();
                 let empty = caches.iter().any(|c| number(&one, c.start + NUMBER) == Some(0));
                 let many = of_streams(&one, as_one, streams);

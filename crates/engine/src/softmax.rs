@@ -43,7 +43,7 @@ pub(crate) fn sum(weights: &[f32]) -> f64 {
 /// written into the exponent.
 #[inline]
 fn exp(x: f32) -> f32 {
-    /// Adding it rounds to a whole number: no bits are left behind the point.
+    /// Adding it rounds to a whole number: no fractional bits are left.
     const ROUND: f32 = 12_582_912.0;
     /// `ln 2` in two parts; the first has few bits, so that a multiple of it is exact.
     const LN2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);

@@ -1,7 +1,7 @@
 //! Estimates the memory of a model's contexts from its header: keys, values and recurrent states by layer, and compute
 //! buffers, after what llama.cpp's `llama_kv_cache`, `llama_kv_cache_iswa` and `llama_memory_recurrent` allocate.
 
-use super::header::{Header, MAX_LAYERS, ModelShape, layer_of, product};
+use super::header::{ENCODERS, Header, MAX_LAYERS, ModelShape, layer_of, product};
 use crate::layout::{
     self, EmbeddingLayout, MAX_EMBEDDING_INPUTS, ModelFacts, SequenceMemory, batch_sizes,
 };
@@ -10,7 +10,7 @@ use crate::model_info::Kind;
 use crate::placement::ContextMemory;
 
 /// Architectures in which most layers attend to a window, if the file has one: how many layers there are for each that
-/// attends to all tokens, unless the file says more; 0 if it has to say for each layer. Of llama.cpp's models the best
+/// attends to all tokens, unless the header says otherwise; 0 if it says so for each layer. Of llama.cpp's models the best
 /// known ones. Others are planned as if all their layers attended to all tokens.
 const WINDOWED: [(&str, u64); 16] = [
     ("afmoe", 4),
@@ -34,24 +34,9 @@ const WINDOWED: [(&str, u64); 16] = [
 const EXAONE4_WITH_WINDOW: u64 = 64;
 /// Architectures whose last layers share keys and values of others, as many as the header says.
 const SHARES_KV: [&str; 2] = ["gemma3n", "gemma4"];
-/// Architectures whose contexts have no memory: llama.cpp's `create_memory` returns none.
-const WITHOUT_MEMORY: [&str; 15] = [
-    "bert",
-    "jina-bert-v2",
-    "jina-bert-v3",
-    "nomic-bert",
-    "nomic-bert-moe",
-    "neo-bert",
-    "eurobert",
-    "wavtokenizer-dec",
-    "modern-bert",
-    "gemma-embedding",
-    "dream",
-    "llada",
-    "llada-moe",
-    "rnd1",
-    "clef",
-];
+/// Architectures whose contexts have no memory, besides encoders: llama.cpp's `create_memory` returns none.
+const WITHOUT_MEMORY: [&str; 6] =
+    ["wavtokenizer-dec", "gemma-embedding", "dream", "llada", "llada-moe", "rnd1"];
 /// Bytes of a number in states and compute buffers.
 const F32: u64 = 4;
 /// llama.cpp rounds the cells of a window up to a multiple of this.
@@ -82,10 +67,10 @@ struct LayerMemory {
 impl Header {
     /// What the KV cache's layout depends on, as far as the header says it.
     pub(super) fn facts(&self, config: &ModelConfig, on_cpu: bool) -> ModelFacts {
-        let keeps = self.layer_memory();
+        let layers = self.layer_memory();
         let memory = SequenceMemory {
-            keys_and_values: keeps.iter().any(|layer| layer.tokens),
-            state: keeps.iter().any(|layer| layer.state),
+            keys_and_values: layers.iter().any(|layer| layer.tokens),
+            state: layers.iter().any(|layer| layer.state),
             window: self.window() > 0,
         };
         ModelFacts {
@@ -172,7 +157,8 @@ impl Header {
 
     /// What a context stores for each layer.
     fn layer_memory(&self) -> Vec<LayerMemory> {
-        if WITHOUT_MEMORY.contains(&self.architecture.as_str()) {
+        let architecture = self.architecture.as_str();
+        if ENCODERS.contains(&architecture) || WITHOUT_MEMORY.contains(&architecture) {
             return Vec::new();
         }
         let mut fused = Vec::new();

@@ -290,7 +290,7 @@ mod tests {
             with(&[3, 1]).unwrap_err(),
             "tensor_split has 2 parts, but the GPUs are 3: CUDA0, CUDA1, CUDA2; 0 leaves one out"
         );
-        // Where there are none the CPU computes.
+        // Without GPUs the CPU computes.
         let settings = GpuSettings { tensor_split: vec![3, 1], ..GpuSettings::default() };
         assert!(chosen(Vec::new(), &settings).unwrap().is_empty());
     }

@@ -19,9 +19,9 @@ use crate::model_config::Pooling;
 use crate::model_info::Kind;
 use crate::vocab::Vocab;
 
-pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: EngineThread) -> Served {
+pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, engine: EngineThread) -> Served {
     let &LoadedModel { backend, model, metadata, placement } = loaded;
-    let config = &host.config;
+    let config = &engine.config;
     let on_cpu = placement.on_cpu();
     let EmbeddingLayout { slot_tokens, budget, wide, lanes } =
         EmbeddingLayout::of(config, metadata.n_ctx_train, on_cpu);
@@ -60,7 +60,7 @@ pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: EngineThread) 
             let why = format!(
                 "llama.cpp cannot make a context of {tokens} tokens, which ctx_size and batch_size decide"
             );
-            return Err(Box::new((host, placement.explained(&why))));
+            return Err(Box::new((engine, placement.explained(&why))));
         }
     };
     let mut info = metadata.info(model, Kind::Embedding, MAX_EMBEDDING_INPUTS, slot_tokens);
@@ -70,7 +70,7 @@ pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: EngineThread) 
     }
     let block = if on_cpu { ATTENTION_BLOCK } else { 1 };
     let pass = PassLimits { tokens: budget, inputs: MAX_EMBEDDING_INPUTS as usize, block };
-    host.serve_embedding(info, vocab, EmbeddingContexts { wide, narrow, pass });
+    engine.serve_embedding(info, vocab, EmbeddingContexts { wide, narrow, pass });
     Ok(())
 }
 

@@ -24,9 +24,9 @@ use crate::model_info::Kind;
 use crate::sequence_state::{StateLayout, of_one_stream, of_streams};
 use crate::vocab::Vocab;
 
-pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: EngineThread) -> Served {
+pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, engine: EngineThread) -> Served {
     let &LoadedModel { backend, model, metadata, placement } = loaded;
-    let config = &host.config;
+    let config = &engine.config;
     let (batch_tokens, ubatch_tokens) = batch_sizes(config);
     // The loaded model is asked again: its header may leave open what llama.cpp knows of the architecture.
     let memory = metadata.sequence_memory(model);
@@ -67,9 +67,9 @@ pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: EngineThread) 
             has_state: memory.state,
         })
     };
-    let usual = match runner(kv.slots, kv.cells) {
-        Ok(usual) => usual,
-        Err(why) => return Err(Box::new((host, placement.explained(&why.to_string())))),
+    let standard = match runner(kv.slots, kv.cells) {
+        Ok(standard) => standard,
+        Err(why) => return Err(Box::new((engine, placement.explained(&why.to_string())))),
     };
     let info = metadata.info(model, Kind::Chat, config.parallel, kv.request_tokens());
     tracing::info!(
@@ -83,10 +83,10 @@ pub(super) fn serve(loaded: &LoadedModel<'_>, vocab: Vocab, host: EngineThread) 
     );
     let capacity = Capacity { kv, batch_tokens, block };
     match kv.long_slot() {
-        None => host.serve_generation(info, vocab, capacity, usual),
+        None => engine.serve_generation(info, vocab, capacity, standard),
         Some(slot) => {
-            let with_long = LongSlotModel::new(usual, slot, move || runner(1, kv.long_tokens));
-            host.serve_generation(info, vocab, capacity, with_long);
+            let with_long = LongSlotModel::new(standard, slot, move || runner(1, kv.long_tokens));
+            engine.serve_generation(info, vocab, capacity, with_long);
         }
     }
     Ok(())
@@ -217,7 +217,7 @@ impl GenerationModel for GenerationContext<'_> {
                 match self.save(slot.0) {
                     Ok(state) => drop(self.saved.borrow_mut().insert(copy, state)),
                     // The scheduler sees the failure from the missing size.
-                    Err(error) => tracing::warn!(%error, "no copy in host memory"),
+                    Err(error) => tracing::warn!(%error, "no copy in engine memory"),
                 }
                 Ok(())
             }

@@ -55,7 +55,7 @@ const INPUT: [&str; 4] = [
 ];
 
 /// Architectures without an output matrix.
-const ENCODERS: [&str; 9] = [
+pub(super) const ENCODERS: [&str; 9] = [
     "bert",
     "jina-bert-v2",
     "jina-bert-v3",

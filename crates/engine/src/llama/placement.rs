@@ -172,9 +172,9 @@ impl Placement {
         &self,
         backend: &LlamaBackend,
         path: &Path,
-        host: &EngineThread,
+        engine: &EngineThread,
     ) -> Result<LlamaModel, String> {
-        let (shown, config) = (path.display(), &host.config);
+        let (shown, config) = (path.display(), &engine.config);
         if let Some(Share { device, weights, kv, .. }) = self.plan.first_overcommitted() {
             let (name, total) = (&device.name, placement::format_bytes(device.total));
             let (weights, kv) = (placement::format_bytes(*weights), placement::format_bytes(*kv));
@@ -197,7 +197,7 @@ impl Placement {
             mmap: config.mmap,
             on_cpu: experts.as_deref(),
         };
-        let progress = |fraction| host.board.set_progress(Progress(fraction));
+        let progress = |fraction| engine.board.set_progress(Progress(fraction));
         error_log::clear();
         let loaded = load.run(backend, path, &progress);
         loaded.ok_or_else(|| self.explained(&format!("llama.cpp cannot load {shown}")))

@@ -101,7 +101,7 @@ pub(crate) fn from_child(mut bytes: &[u8]) {
     drop(answer);
 }
 
-/// What follows; `None` where a child that says so is killed.
+/// Handles a message from the child; `None` if the child is to be killed for it.
 fn hear(in_flight: &mut InFlight, board: &StatusBoard, said: FromChild) -> Option<Actions> {
     match said {
         FromChild::Progress(progress) => board.set_progress(progress),

@@ -92,7 +92,7 @@ struct Supervisor {
     failed_loads: u32,
 }
 
-/// What tells one file from another that has its delivery: its size in bytes, and when it was written.
+/// Identifies a file's content: its size in bytes, and its modification time.
 type FileStamp = (u64, SystemTime);
 
 fn file_of(config: &ModelConfig) -> Option<FileStamp> {
