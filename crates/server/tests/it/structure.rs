@@ -19,6 +19,15 @@ const ABSENT: [(&str, &[&str]); 3] = [
     ("chat", &["tokio", "axum", "llama-cpp-2"]),
 ];
 const MAX_LINES: usize = 600;
+/// Documents that name files, beside the decisions.
+const GUIDES: [&str; 6] = [
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "README.md",
+    "docs/clients.md",
+    "docs/operations.md",
+    "docs/performance.md",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -101,17 +110,66 @@ fn check_written(name: &str, made: &str) {
     assert!(written == made, "{name} is not what the code writes; UPDATE_OPENAPI=1 rewrites it");
 }
 
-/// Whoever follows the map has to arrive.
-#[test]
-fn every_path_that_the_architecture_names_is_there() {
-    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+/// The documents that name files of this repository, each with its text.
+fn documents() -> Vec<(PathBuf, String)> {
+    let decisions = std::fs::read_dir(root().join("docs/decisions")).unwrap();
+    let mut paths: Vec<PathBuf> = decisions.map(|entry| entry.unwrap().path()).collect();
+    paths.extend(GUIDES.map(|name| root().join(name)));
+    let read = |path: PathBuf| (path.clone(), std::fs::read_to_string(path).unwrap());
+    paths.into_iter().map(read).collect()
+}
+
+/// What stands between backticks in a text, code blocks aside.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    let prose = text.split("```").step_by(2);
+    prose.flat_map(|prose| prose.split('`').skip(1).step_by(2))
+}
+
+/// Whether a quoted text is a path from the root of the repository.
+fn is_path(quoted: &str) -> bool {
     let folders = ["crates/", "tests/", "docs/", "docker/", "config/"];
-    let paths = text.split('`').skip(1).step_by(2);
-    let paths = paths.filter(|path| folders.iter().any(|folder| path.starts_with(folder)));
-    let paths: Vec<&str> = paths.filter(|path| !path.contains([' ', '*', '{'])).collect();
-    assert!(paths.len() > 60, "{}", paths.len());
-    let lost: Vec<&&str> = paths.iter().filter(|path| !root().join(path).exists()).collect();
-    assert!(lost.is_empty(), "{lost:?}");
+    folders.iter().any(|folder| quoted.starts_with(folder))
+        && !quoted.contains([' ', '\n', '*', '{', '<'])
+}
+
+#[test]
+fn every_file_that_the_documents_name_is_there() {
+    let mut files = Vec::new();
+    sources(&root().join("crates"), &mut files);
+    let mut lost = Vec::new();
+    for (document, text) in documents() {
+        for name in quoted(&text) {
+            let is_there = if is_path(name) {
+                root().join(name).exists()
+            } else {
+                let is_source = name.ends_with(".rs") && !name.contains([' ', '\n']);
+                !is_source || files.iter().any(|file| file.ends_with(name))
+            };
+            if !is_there {
+                lost.push(format!("{}: {name}", document.display()));
+            }
+        }
+    }
+    assert!(lost.is_empty(), "{lost:#?}");
+}
+
+#[test]
+fn the_architecture_is_a_map_that_leads_to_functions() {
+    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    assert!(text.split_whitespace().count() <= 1_200, "it is a map");
+    assert!(quoted(&text).filter(|name| is_path(name)).count() >= 25, "too few places");
+    let section = text.split("\n## Four ways\n").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let ways: Vec<&str> =
+        section.unwrap().lines().filter(|line| line.starts_with("| Where")).collect();
+    assert_eq!(ways.len(), 4, "{ways:?}");
+    for way in ways {
+        let (file, function) = {
+            let mut names = quoted(way);
+            (names.next().unwrap(), names.next().unwrap())
+        };
+        let source = std::fs::read_to_string(root().join(file)).unwrap();
+        assert!(source.contains(&format!("fn {function}(")), "no function {function} in {file}");
+    }
 }
 
 #[test]
