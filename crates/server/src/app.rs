@@ -36,7 +36,7 @@ use crate::state::AppState;
     servers((url = "/", description = "This server")),
     tags(
         (name = "chat", description = "Conversations"),
-        (name = "responses", description = "Responses and conversations that may be kept"),
+        (name = "responses", description = "Responses and conversations, which can be stored"),
         (name = "completions", description = "Raw text"),
         (name = "embeddings", description = "Vectors"),
         (name = "models", description = "What is served"),

@@ -27,7 +27,7 @@ use crate::response_store::{ResponseSnapshot, StoreError};
 /// Bytes of memory for the events of all running jobs. Beyond that a job goes on, but adds no more
 /// deltas to its list: the events that close items repeat their text.
 const EVENT_BYTES: usize = 64 << 20;
-/// How long a cancelled job has to keep what it has; then its task is dropped.
+/// How long a cancelled job has to store its response; then its task is dropped.
 const CANCEL_WAIT: Duration = Duration::from_secs(5);
 
 /// The tasks that run, by the ids of their responses. Cheap to clone.
@@ -176,7 +176,7 @@ impl Drop for EndOnDrop {
         if self.job.emitted.borrow().over {
             return;
         }
-        // The task was dropped: by `cancel`, or because the runtime ends. Then nothing can be kept
+        // The task was dropped: by `cancel`, or because the runtime ends. Then nothing can be stored
         // any more, and the store marks the response as failed when it is opened again.
         let job = Arc::clone(&self.job);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -200,8 +200,8 @@ impl Job {
         })
     }
 
-    /// Ends it where it is, and waits until that is kept. A task that does not answer in time is
-    /// dropped, and the response is kept without its output.
+    /// Ends it where it is, and waits until that is stored. A task that does not answer in time is
+    /// dropped, and the response is stored without its output.
     pub(crate) async fn cancel(&self) {
         self.cancel.cancel();
         let mut emitted = self.emitted.subscribe();

@@ -1,4 +1,4 @@
-//! Dialects: how each API's clients ask, and how the replies are spelled for them.
+//! Dialects: how each API's requests are read, and how replies are written for its clients.
 
 pub mod chat;
 pub mod completions;

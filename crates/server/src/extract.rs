@@ -28,7 +28,7 @@ const SMALL_BODY: usize = 16 << 10;
 #[derive(Debug)]
 pub struct ApiJson<T>(pub T);
 
-/// The query behind a path.
+/// The query of a URL.
 #[derive(Debug)]
 pub struct ApiQuery<T>(pub T);
 
@@ -183,7 +183,7 @@ async fn read(
     Ok(Received { bytes: bytes.freeze(), memory })
 }
 
-/// Deserialises, and says which field was wrong.
+/// Deserializes; an error names the field.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value: T = serde_path_to_error::deserialize(&mut json).map_err(|error| {

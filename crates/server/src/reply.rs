@@ -153,9 +153,9 @@ impl ReplyParser {
         let mut parts = Vec::new();
         match self {
             Self::Markers(Some(reasoning), calls) => {
-                let mut said = Vec::new();
-                reasoning.push(&text, &mut said);
-                find_calls(calls.as_deref_mut(), said, &mut parts);
+                let mut segments = Vec::new();
+                reasoning.push(&text, &mut segments);
+                find_calls(calls.as_deref_mut(), segments, &mut parts);
             }
             Self::Markers(None, calls) => {
                 find_calls(calls.as_deref_mut(), vec![Segment::Content(text)], &mut parts);
@@ -169,11 +169,11 @@ impl ReplyParser {
         let mut parts = Vec::new();
         match self {
             Self::Markers(reasoning, calls) => {
-                let mut said = Vec::new();
+                let mut segments = Vec::new();
                 if let Some(reasoning) = reasoning {
-                    reasoning.finish(&mut said);
+                    reasoning.finish(&mut segments);
                 }
-                find_calls(calls.as_deref_mut(), said, &mut parts);
+                find_calls(calls.as_deref_mut(), segments, &mut parts);
                 if let Some(calls) = calls {
                     calls.finish(&mut parts);
                 }
@@ -186,11 +186,11 @@ impl ReplyParser {
 
 fn find_calls(
     mut calls: Option<&mut ToolCallParser>,
-    said: Vec<Segment>,
+    segments: Vec<Segment>,
     parts: &mut Vec<ReplyPart>,
 ) {
-    for one in said {
-        match (one, &mut calls) {
+    for segment in segments {
+        match (segment, &mut calls) {
             (Segment::Reasoning(text), _) => parts.push(ReplyPart::Reasoning(text)),
             (Segment::Content(text), Some(calls)) => calls.push(&text, parts),
             (Segment::Content(text), None) => parts.push(ReplyPart::Content(text)),

@@ -1,4 +1,4 @@
-//! Responses and conversations that are kept between requests, in one SQLite database.
+//! Responses and conversations that are stored between requests, in one SQLite database.
 //!
 //! A *holder* is a response or a conversation and has *items*, oldest first. The items of a response are
 //! its own input and output alone: what came before is found through `previous` or its conversation. Each

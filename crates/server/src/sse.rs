@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::ApiError;
 use crate::generations::Updates;
 
-/// Spells updates as a stream's chunks.
+/// Writes updates as a stream's chunks.
 pub(crate) trait Encoder: Send + 'static {
-    /// What it spells.
+    /// What it encodes.
     type Updates: Updates;
     /// What ends the stream, if anything does.
     const DONE: Option<&'static str> = Some("[DONE]");
@@ -118,7 +118,7 @@ impl<E: Encoder> Streaming<E> {
             if self.over {
                 return None;
             }
-            // Whatever it panicked at, it is not used again but to tell of the error.
+            // After a panic the encoder is used only to write the error event.
             if let Err(panic) = AssertUnwindSafe(self.advance()).catch_unwind().await {
                 let error = self.updates.failed(ApiError::panicked(&*panic));
                 tracing::error!(error = error.log_text(), "a stream panicked");

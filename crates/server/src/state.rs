@@ -34,7 +34,7 @@ pub struct AppState {
     pub metrics: Arc<Metrics>,
     /// Where the process is in its life.
     pub lifecycle: Lifecycle,
-    /// Where responses and conversations are kept, if they are.
+    /// The store of responses and conversations, if there is one.
     pub store: Option<ResponseStore>,
     /// Responses that are generated in the background.
     pub(crate) jobs: Jobs,

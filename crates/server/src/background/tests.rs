@@ -28,7 +28,7 @@ fn header(id: &str) -> Header {
     header
 }
 
-/// A job as it is after `queued` was kept, with one event.
+/// A job as it is after `queued` was stored, with one event.
 async fn job(jobs: &Jobs, store: &ResponseStore, id: &str) -> Arc<Job> {
     let header = header(id);
     store.save(entry(), snapshot(&header, &Progress::of(Status::Queued), &[])).await.unwrap();
@@ -43,7 +43,7 @@ fn store() -> ResponseStore {
     ResponseStore::open(&StoreSettings::default()).unwrap()
 }
 
-/// What is kept of a response.
+/// A response as it is stored.
 async fn whole(store: &ResponseStore, id: &str) -> Value {
     let response = store.object(&entry().owner, id).await.unwrap().unwrap().json;
     serde_json::from_str(&response).unwrap()
@@ -67,21 +67,21 @@ async fn a_panic_ends_its_job() {
     jobs.spawn(&job, async { panic!("the work panics") });
     let events = Arc::clone(&job).events(0);
     let events: Vec<Arc<str>> = soon(futures_util::StreamExt::collect(events)).await;
-    assert_eq!(events.len(), 2, "what it told, and that it failed");
+    assert_eq!(events.len(), 2, "the first one, and that it failed");
     soon(job.cancel()).await;
     assert_eq!(status(&store, "a").await, json!(["failed", "internal_error"]));
     soon(jobs.idle()).await;
     assert!(jobs.find("a").is_none());
-    let kept = store.events(&entry().owner, "a", 1, 10).await.unwrap();
-    assert!(kept.len() == 1 && kept[0].contains("response.failed"), "{kept:?}");
-    assert!(kept[0].contains("\"sequence_number\":1"), "{kept:?}");
+    let stored = store.events(&entry().owner, "a", 1, 10).await.unwrap();
+    assert!(stored.len() == 1 && stored[0].contains("response.failed"), "{stored:?}");
+    assert!(stored[0].contains("\"sequence_number\":1"), "{stored:?}");
     let mut failed = queued;
     failed["status"] = json!("failed");
     let message = "The server had an error while processing your request.";
     failed["error"] = json!({"code": "internal_error", "message": message});
     assert_eq!(whole(&store, "a").await, failed);
     let last = json!({"type": "response.failed", "response": failed, "sequence_number": 1});
-    assert_eq!(serde_json::from_str::<Value>(&kept[0]).unwrap(), last);
+    assert_eq!(serde_json::from_str::<Value>(&stored[0]).unwrap(), last);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,10 +97,10 @@ async fn a_job_that_does_not_answer_is_dropped() {
     assert_eq!(status(&store, "a").await, json!(["cancelled", null]));
     cancelled["status"] = json!("cancelled");
     assert_eq!(whole(&store, "a").await, cancelled);
-    let kept = store.events(&entry().owner, "a", 1, 10).await.unwrap();
+    let stored = store.events(&entry().owner, "a", 1, 10).await.unwrap();
     let last = json!({"type": "response.failed", "response": cancelled, "sequence_number": 1});
-    assert_eq!(kept.len(), 1, "{kept:?}");
-    assert_eq!(serde_json::from_str::<Value>(&kept[0]).unwrap(), last);
+    assert_eq!(stored.len(), 1, "{stored:?}");
+    assert_eq!(serde_json::from_str::<Value>(&stored[0]).unwrap(), last);
     soon(jobs.idle()).await;
     assert!(jobs.find("a").is_none());
 }

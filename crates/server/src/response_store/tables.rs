@@ -5,7 +5,7 @@ use rusqlite::{Connection, Transaction};
 /// Version of the tables; a file of another version is refused.
 const VERSION: i64 = 1;
 
-/// Numbers of items are never used twice, so they tell what came first. `size` counts the bytes of
+/// Numbers of items are never used twice, so they give the order. `size` counts the bytes of
 /// JSON.
 const TABLES: &str = "
     CREATE TABLE holder(
@@ -43,7 +43,7 @@ const ENDED: &str = r#"
     WHERE body ->> '$.status' IN ('queued', 'in_progress')
 "#;
 
-/// Makes the tables where there are none, and sets how the file is written: no other process may
+/// Creates the tables if there are none, and sets how the file is written: no other process may
 /// use it, and what was committed outlives this process, but perhaps not the machine's power.
 pub(super) fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(std::time::Duration::ZERO)?;

@@ -16,7 +16,7 @@ use super::submission::{RequestParts, Submitted, context, prepare_and_submit};
 use crate::convert::Stamp;
 use crate::convert::prepare::{count, prepare};
 use crate::dialects::chat::encode::{self, ChatEncoder};
-use crate::dialects::chat::request::{self, Spelling};
+use crate::dialects::chat::request::{self, AnswerForm};
 use crate::error::ApiError;
 use crate::extract::{ApiJson, Json};
 use crate::generations::Updates;
@@ -60,7 +60,7 @@ pub async fn create(
         let (conversation, spelling) = request::read(request, &context.rules())?;
         Ok((prepare(conversation, context.chat()?)?, spelling))
     });
-    let (submitted, Spelling { style, metadata }) = submitted.await?;
+    let (submitted, AnswerForm { style, metadata }) = submitted.await?;
     let Submitted { mut replies, served, not_enforced, .. } = submitted;
     let name = state.registry.answer_name(&model, &served);
     let stamp = Stamp::new("chatcmpl", name, &served.info().fingerprint);

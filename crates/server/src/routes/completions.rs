@@ -27,7 +27,7 @@ use crate::state::AppState;
 
 /// Continue a text
 ///
-/// No chat template is applied; control tokens spelled in the prompt are control tokens. With
+/// No chat template is applied; names of control tokens in the prompt are control tokens. With
 /// `stream: true` the answer comes as server-sent events, ended by `data: [DONE]`.
 #[utoipa::path(
     post,

@@ -132,7 +132,7 @@ pub async fn delete(Path(id): Path<String>, access: StoreAccess) -> Result<Respo
     params(("id" = String, Path, description = "The conversation's id")),
     request_body = ItemsRequest,
     responses(
-        (status = 200, description = "The items as they are kept", body = ItemList<'_>),
+        (status = 200, description = "The items as they are stored", body = ItemList<'_>),
         Errors,
     ),
 )]

@@ -67,8 +67,8 @@ pub async fn create(
         .inspect_err(|_| state.metrics.rejected("engine"))??;
     served.metrics.prompt_tokens.increment(u64::from(prompt_tokens));
     served.metrics.request_prompt.record(f64::from(prompt_tokens));
-    let spell = move || {
+    let encode = move || {
         Ok(Json(embedding::response(vectors, options, name, prompt_tokens)).into_response())
     };
-    resources.run_at_least(effort, spell).await
+    resources.run_at_least(effort, encode).await
 }

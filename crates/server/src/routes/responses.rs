@@ -32,8 +32,8 @@ use crate::state::AppState;
 /// Answer as a response
 ///
 /// With `stream: true` the answer comes as named server-sent events, ended by `response.completed`,
-/// `response.incomplete` or `response.failed`. With `background: true` it is generated while nobody
-/// waits, and retrieved later.
+/// `response.incomplete` or `response.failed`. With `background: true` it is generated in the
+/// background, and retrieved later.
 #[utoipa::path(
     post,
     path = "/responses",
@@ -137,7 +137,7 @@ pub async fn input_tokens(
 
 /// The part of a request's input that is read from the store, as JSON texts.
 struct StoredInput {
-    /// What was said before.
+    /// The items before it.
     history: Vec<String>,
     /// The items that the request refers to, in order.
     referred: Vec<String>,
@@ -192,7 +192,7 @@ fn prepare_response(
     }
 }
 
-/// Reads what the store has of the input: what was said before, and items that the request refers to.
+/// Reads what the store has of the input: the items before it, and items that the request refers to.
 async fn read_stored_input(
     state: &AppState,
     owner: &Owner,
@@ -251,7 +251,7 @@ async fn referred(
     }
 }
 
-/// What was said up to the end of a response or a conversation.
+/// The items up to the end of a response or a conversation.
 async fn history(
     state: &AppState,
     owner: &Owner,

@@ -1,4 +1,4 @@
-//! `/v1/responses/{id}`: what was kept of responses.
+//! `/v1/responses/{id}`: stored responses.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::state::AppState;
 
 /// Most items of a page.
 const MAX_PAGE: i64 = 100;
-/// Events of a kept response that are in memory for each of its readers.
+/// Events of a stored response that are in memory for each of its readers.
 const EVENTS_AT_ONCE: u32 = 64;
 
 /// Which part of a list.
@@ -34,7 +34,7 @@ pub struct PageQuery {
     /// At most this many; default 20.
     #[param(minimum = 1, maximum = 100)]
     pub limit: Option<i64>,
-    /// Those behind the item of this id.
+    /// Those after the item with this id.
     pub after: Option<String>,
     /// `desc` (default), newest first, or `asc`.
     pub order: Option<String>,
@@ -46,7 +46,7 @@ pub struct PageQuery {
 pub struct RetrieveQuery {
     /// Whether as events, as they were; only of responses that were made in the background.
     pub stream: Option<bool>,
-    /// Only events behind this `sequence_number`.
+    /// Only events after this `sequence_number`.
     pub starting_after: Option<u64>,
 }
 

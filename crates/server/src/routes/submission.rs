@@ -25,7 +25,7 @@ pub(super) struct RequestParts<'a> {
     pub(super) state: &'a AppState,
     pub(super) record: Record,
     pub(super) resources: RequestResources,
-    /// Whether the answer repeats parts of the request, or keeps them.
+    /// Whether the answer repeats parts of the request, or stores them.
     pub(super) repeats: bool,
 }
 

@@ -137,7 +137,7 @@ impl ChoiceBuilder {
 /// Reads all replies to their ends.
 ///
 /// # Errors
-/// As [`Updates::next`]; no part of an answer is kept then.
+/// As [`Updates::next`]; the parts read so far are dropped.
 pub(crate) async fn collect(replies: &mut Replies) -> Result<Vec<ChoiceBuilder>, ApiError> {
     let mut choices: Vec<ChoiceBuilder> =
         (0..replies.choices()).map(|_| ChoiceBuilder::default()).collect();

@@ -35,10 +35,10 @@ pub static NAMES: FieldNames = FieldNames {
     allowed_tools: "tool_choice.allowed_tools.tools",
 };
 
-/// What the answer repeats of a request, and how it is spelled.
+/// What the answer repeats of a request, and how it is written.
 #[derive(Debug)]
-pub struct Spelling {
-    /// How to spell it.
+pub struct AnswerForm {
+    /// How to write it.
     pub style: ChatStyle,
     /// What it repeats.
     pub metadata: Option<BTreeMap<String, Value>>,
@@ -51,7 +51,7 @@ pub struct Spelling {
 pub fn read(
     request: ChatCompletionRequest,
     rules: &RequestRules<'_>,
-) -> Result<(Conversation, Spelling), ApiError> {
+) -> Result<(Conversation, AnswerForm), ApiError> {
     let strict = rules.strict;
     let mut unknown = check_extra(fields::CHAT, &request.extra, strict)?;
     let turns = turns_from_messages(&request.messages, strict, &mut unknown)?;
@@ -99,7 +99,7 @@ pub fn read(
         stream: style.stream,
         names: &NAMES,
     };
-    Ok((conversation, Spelling { style, metadata: request.metadata }))
+    Ok((conversation, AnswerForm { style, metadata: request.metadata }))
 }
 
 fn prompt_end(request: &ChatCompletionRequest) -> Result<PromptEnd, ApiError> {

@@ -45,7 +45,7 @@ pub struct CompletionOptions {
 /// A prompt as sent.
 #[derive(Debug, Clone)]
 enum PromptInput {
-    /// Text; control tokens that it spells are recognised.
+    /// Text; names of control tokens in it are recognized.
     Text(String),
     /// Tokens, taken as they are.
     Tokens(Vec<Token>),

@@ -43,7 +43,7 @@ pub static NAMES: FieldNames = FieldNames {
 /// What the model is to read, as items.
 #[derive(Debug, Clone, Default)]
 pub struct Input {
-    /// What was said before.
+    /// The items before it.
     pub history: Vec<InputItem>,
     /// What the request adds.
     pub new: Vec<InputItem>,
@@ -166,14 +166,14 @@ pub fn shorten(input: &mut Input) -> bool {
     let mut left = count.div_ceil(8);
     let stays = |item: &InputItem| matches!(item.role.as_deref(), Some("system" | "developer"));
     let mut at = 0;
-    let mut keeps = |item: &InputItem| {
+    let mut is_kept = |item: &InputItem| {
         at += 1;
         let drops = left > 0 && at < count && !stays(item);
         left -= usize::from(drops);
         !drops
     };
-    history.retain(&mut keeps);
-    new.retain(&mut keeps);
+    history.retain(&mut is_kept);
+    new.retain(&mut is_kept);
     // A call's output is nothing without the call.
     let calls: HashSet<String> = history
         .iter()

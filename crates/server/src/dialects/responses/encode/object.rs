@@ -92,7 +92,7 @@ pub struct Object<'a> {
     pub status: Status,
     error: Option<&'a ResponseError>,
     incomplete_details: Option<Incomplete>,
-    /// `None` where its items are kept apart from it.
+    /// `None` where its items are stored apart from it.
     output: Option<&'a [Item]>,
     usage: Option<&'a TokenUsage>,
 }
@@ -168,7 +168,7 @@ impl Serialize for Echo {
 // === impl Header ===
 
 impl Header {
-    /// Of a response that is not kept.
+    /// Of a response that is not stored.
     pub fn new(stamp: Stamp, echo: Arc<Echo>) -> Self {
         Self { stamp, echo, stored: false, conversation: None }
     }
@@ -178,7 +178,7 @@ impl Header {
         &self.stamp.id
     }
 
-    /// Whether the response is generated while nobody waits.
+    /// Whether the response is generated in the background.
     pub fn is_background(&self) -> bool {
         self.echo.background
     }

@@ -93,7 +93,7 @@ fn add(event: ReplyEvent, response: &mut Response, out: &mut impl EventSink) {
     response.update(ReplyUpdate::Added { choice: 0, event, logprobs: Vec::new() }, out);
 }
 
-fn thought(text: &str) -> ReplyEvent {
+fn reasoning(text: &str) -> ReplyEvent {
     ReplyEvent::Reasoning(text.to_owned())
 }
 
@@ -160,8 +160,8 @@ fn whole(response: &Response, progress: &Progress) -> Value {
 /// An answer with items of each kind.
 fn generate(response: &mut Response, reason: FinishReason, out: &mut impl EventSink) {
     let reader = &mut plain();
-    add(thought("Let me"), response, out);
-    add(thought(" \"think\".\n"), response, out);
+    add(reasoning("Let me"), response, out);
+    add(reasoning(" \"think\".\n"), response, out);
     read(text("Hi", 2, &[(72, -0.1), (105, -0.25)]), reader, response, out);
     read(text("", 3, &[(195, f32::NEG_INFINITY)]), reader, response, out);
     read(text("ü", 4, &[(188, -3.0)]), reader, response, out);
@@ -215,7 +215,7 @@ async fn an_answer_that_is_cut_is_incomplete() {
     let served = served().await;
     let mut response = response(r#"{"model": "m", "input": "hi"}"#, &served);
     let mut events = Vec::new();
-    add(thought("Hm"), &mut response, &mut events);
+    add(reasoning("Hm"), &mut response, &mut events);
     read(finished(FinishReason::Length), &mut plain(), &mut response, &mut events);
     response.closing(&response.finished(usage()), &mut events);
     check("cut", events);
@@ -283,7 +283,7 @@ async fn a_long_answer_takes_linear_time() {
     let text_of = |number| format!("{number:19} ");
     let reader = &mut plain();
     for number in 0..DELTAS {
-        add(thought(&text_of(number)), &mut response, &mut NoEvents);
+        add(reasoning(&text_of(number)), &mut response, &mut NoEvents);
     }
     for number in 0..DELTAS {
         let event = text(&text_of(number), number + 1, &[(72, -0.5)]);
