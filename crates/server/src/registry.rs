@@ -308,7 +308,7 @@ impl Served {
     }
 
     async fn close(&self) {
-        self.handle.engine().close().await
+        self.handle.engine().close().await;
     }
 
     /// Threads for jobs that ask its engine, if that is a process of its own: while that process does not
