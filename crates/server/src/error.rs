@@ -28,12 +28,12 @@ pub struct ApiError {
     retry_after: Duration,
 }
 
-/// What decides the status.
+/// The kind of an error, which decides its status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ErrorKind {
     Invalid,
     NoSuchModel,
-    NoSuchThing,
+    NoSuchObject,
     NoSuchRoute,
     WrongMethod,
     SlowBody,
@@ -61,25 +61,25 @@ const BUSY: &str = "server_busy";
 const ENGINE_CRASHED: &str = "engine_crashed";
 
 /// `Retry-After` without an estimate, and the longest.
-const SOON: Duration = Duration::from_secs(1);
+const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 /// The most of a client's own text that a message repeats, in characters.
-const SHOWN: usize = 64;
+const MAX_QUOTED: usize = 64;
 /// Longest message, name of a field and text for the log, in bytes.
 const MAX_TEXT: usize = 2048;
 
 /// A client's text as it may appear in a message: cut, without control characters.
 pub(crate) fn shown(text: &str) -> String {
-    cut(text, SHOWN)
+    cut(text, MAX_QUOTED)
 }
 
-/// The same for a sentence that quotes a client's text.
+/// A sentence that quotes a client's text, cut.
 pub(crate) fn shown_long(text: &str) -> String {
-    cut(text, SHOWN * 4)
+    cut(text, MAX_QUOTED * 4)
 }
 
-/// A text that may quote a client's, however long that is.
+/// A text with at most [`MAX_TEXT`] bytes.
 fn bounded(text: String) -> String {
     if text.len() <= MAX_TEXT { text } else { cut(&text, MAX_TEXT) }
 }
@@ -100,7 +100,7 @@ impl ApiError {
             param: None,
             code: None,
             internal: None,
-            retry_after: SOON,
+            retry_after: MIN_RETRY_AFTER,
         }
     }
 
@@ -114,7 +114,7 @@ impl ApiError {
         Self { param, code: Some(code), ..Self::new(ErrorKind::Invalid, message) }
     }
 
-    /// serde's message about a field, as an error with `param` and `code`.
+    /// Converts serde's error at a field to one with `param` and `code`.
     pub(crate) fn of_field(path: &str, error: &serde_json::Error) -> Self {
         let full = error.to_string();
         // " at line 1 column 20" adds nothing to the field's path.
@@ -139,13 +139,13 @@ impl ApiError {
         Self::invalid(param, "missing_required_parameter", message)
     }
 
-    /// A body that is not JSON at all.
+    /// A body that is not JSON.
     pub fn not_json(why: &str) -> Self {
         let message = format!("We could not parse the JSON body of your request: {why}.");
         Self::new(ErrorKind::Invalid, message)
     }
 
-    /// A prompt that leaves no room for an answer.
+    /// A prompt that leaves no room for a reply.
     pub fn context_length(param: &str, tokens: usize, limit: u32) -> Self {
         Self::invalid(
             param,
@@ -157,7 +157,7 @@ impl ApiError {
         )
     }
 
-    /// The same where only a lower bound of the prompt's tokens is known.
+    /// The same if only a lower bound of the prompt's tokens is known.
     pub fn context_length_at_least(param: &str, tokens: usize, limit: u32) -> Self {
         Self::invalid(
             param,
@@ -190,13 +190,13 @@ impl ApiError {
     /// An object that is not kept (any more), or not for this key.
     pub fn not_found(what: &str, id: &str) -> Self {
         let message = format!("{what} with id '{}' not found.", shown(id));
-        Self { code: Some("not_found"), ..Self::new(ErrorKind::NoSuchThing, message) }
+        Self { code: Some("not_found"), ..Self::new(ErrorKind::NoSuchObject, message) }
     }
 
     /// A feature that the configuration turns off.
     pub fn turned_off(why: &str) -> Self {
         let message = format!("This does not exist here: {why}.");
-        Self { code: Some("turned_off"), ..Self::new(ErrorKind::NoSuchThing, message) }
+        Self { code: Some("turned_off"), ..Self::new(ErrorKind::NoSuchObject, message) }
     }
 
     /// A path without a route.
@@ -205,7 +205,7 @@ impl ApiError {
         Self { code: Some("unknown_url"), ..Self::new(ErrorKind::NoSuchRoute, message) }
     }
 
-    /// A path with another method.
+    /// A path whose route has another method.
     pub fn wrong_method(method: &Method, path: &str) -> Self {
         let message = format!("Not allowed to {method} on {}.", shown(path));
         Self { code: Some("method_not_allowed"), ..Self::new(ErrorKind::WrongMethod, message) }
@@ -233,7 +233,7 @@ impl ApiError {
         Self { code: Some("request_too_complex"), ..Self::new(ErrorKind::TooLarge, message) }
     }
 
-    /// A body with more JSON values than can be kept.
+    /// A body with more JSON values than the limit.
     pub fn too_many_values(limit: usize) -> Self {
         let message = format!("The request has more than {limit} JSON values.");
         Self { code: Some("request_too_complex"), ..Self::new(ErrorKind::TooLarge, message) }
@@ -275,7 +275,7 @@ impl ApiError {
 
     /// The queue is full; `backlog` is the time it is likely to take.
     fn overloaded(backlog: Duration, why: &str) -> Self {
-        let retry_after = backlog.clamp(SOON, MAX_RETRY_AFTER);
+        let retry_after = backlog.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER);
         let seconds = retry_after.as_secs_f64().ceil();
         let message = format!("The server is busy: {why}. Try again in {seconds} s.");
         let code = Some("queue_full");
@@ -319,7 +319,7 @@ impl ApiError {
     /// The body for clients of Anthropic's API.
     pub fn in_messages(&self) -> MessageError {
         let kind = match self.kind {
-            ErrorKind::NoSuchModel | ErrorKind::NoSuchThing | ErrorKind::NoSuchRoute => {
+            ErrorKind::NoSuchModel | ErrorKind::NoSuchObject | ErrorKind::NoSuchRoute => {
                 "not_found_error"
             }
             ErrorKind::TooLarge => "request_too_large",
@@ -353,7 +353,7 @@ impl ApiError {
         const INVALID: &str = "invalid_request_error";
         match self.kind {
             ErrorKind::Invalid => (StatusCode::BAD_REQUEST, INVALID),
-            ErrorKind::NoSuchModel | ErrorKind::NoSuchThing | ErrorKind::NoSuchRoute => {
+            ErrorKind::NoSuchModel | ErrorKind::NoSuchObject | ErrorKind::NoSuchRoute => {
                 (StatusCode::NOT_FOUND, INVALID)
             }
             ErrorKind::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, INVALID),
@@ -389,7 +389,7 @@ impl IntoResponse for ApiError {
             }
             ErrorKind::Invalid
             | ErrorKind::NoSuchModel
-            | ErrorKind::NoSuchThing
+            | ErrorKind::NoSuchObject
             | ErrorKind::NoSuchRoute
             | ErrorKind::WrongMethod
             | ErrorKind::WrongMediaType
@@ -439,13 +439,18 @@ mod tests {
         check(ApiError::too_large(1), 413, invalid, None);
         check(ApiError::wrong_media_type("x"), 415, invalid, None);
         check(
-            SubmitError::QueueFull { limit: 1, backlog: SOON }.into(),
+            SubmitError::QueueFull { limit: 1, backlog: MIN_RETRY_AFTER }.into(),
             429,
             "rate_limit_error",
             Some("queue_full"),
         );
-        check(Failure::QueueTimeout(SOON).into(), 429, "rate_limit_error", Some("queue_timeout"));
-        check(Failure::Timeout(SOON).into(), 504, "server_error", Some("timeout"));
+        check(
+            Failure::QueueTimeout(MIN_RETRY_AFTER).into(),
+            429,
+            "rate_limit_error",
+            Some("queue_timeout"),
+        );
+        check(Failure::Timeout(MIN_RETRY_AFTER).into(), 504, "server_error", Some("timeout"));
         check(ApiError::internal("secret"), 500, "server_error", Some("internal_error"));
         check(SubmitError::EngineGone.into(), 503, "server_error", Some("engine_stopped"));
         let too_complex = Some("grammar_too_complex");
@@ -466,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn overload_says_when_to_come_back() {
+    fn an_overload_has_a_retry_after() {
         let retry = |seconds| {
             let backlog = Duration::from_millis(seconds);
             let full = SubmitError::QueueTokens { tokens: 1, limit: 1, backlog };

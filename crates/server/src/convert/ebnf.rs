@@ -1,16 +1,16 @@
-//! EBNF as llama.cpp writes it (`root ::= "yes" | "no"`) to Lark's notation.
+//! llama.cpp's EBNF (`root ::= "yes" | "no"`) to Lark's notation.
 //!
 //! Source: `grammars/README.md` of llama.cpp.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// The longest text, in bytes: what it becomes is up to seven times as long, and bounded again.
+/// The longest source, in bytes. The result is up to seven times as long, and bounded again.
 const MAX_BYTES: usize = 256 << 10;
 
-/// A piece of such a grammar.
+/// A token of such a grammar.
 #[derive(Debug, PartialEq)]
-enum Piece {
+enum EbnfToken {
     /// `name ::=`
     Rule(String),
     Name(String),
@@ -22,14 +22,17 @@ enum Piece {
     Sign(String),
 }
 
-/// The same grammar in Lark's notation, or why it cannot be read.
+/// Converts a grammar to Lark's notation.
+///
+/// # Errors
+/// Why it cannot be read.
 pub(super) fn to_lark(text: &str) -> Result<String, String> {
     if text.len() > MAX_BYTES {
         return Err(format!("it has {} bytes; the most is {MAX_BYTES}", text.len()));
     }
-    let pieces = pieces(text)?;
-    let rules = pieces.iter().filter_map(|p| match p {
-        Piece::Rule(name) => Some(name.as_str()),
+    let tokens = tokenize(text)?;
+    let rules = tokens.iter().filter_map(|p| match p {
+        EbnfToken::Rule(name) => Some(name.as_str()),
         _ => None,
     });
     // Lark's rules are in small letters, without dashes.
@@ -41,18 +44,18 @@ pub(super) fn to_lark(text: &str) -> Result<String, String> {
         return Err("it has no rule 'root'".to_owned());
     }
     let mut out = String::new();
-    for piece in &pieces {
-        match piece {
-            Piece::Rule(name) => write!(out, "\n{}:", names[name.as_str()]),
-            Piece::Name(name) => match names.get(name.as_str()) {
+    for token in &tokens {
+        match token {
+            EbnfToken::Rule(name) => write!(out, "\n{}:", names[name.as_str()]),
+            EbnfToken::Name(name) => match names.get(name.as_str()) {
                 Some(name) => write!(out, " {name}"),
                 None => return Err(format!("it has no rule '{name}'")),
             },
-            Piece::Literal(text) => write!(out, " {text}"),
-            Piece::Class(class) => write!(out, " /{}/", class.replace('/', "\\/")),
-            Piece::Sign(sign) if sign == "." => write!(out, " /[\\s\\S]/"),
-            Piece::Sign(sign) if matches!(sign.as_str(), "(" | "|") => write!(out, " {sign}"),
-            Piece::Sign(sign) => write!(out, "{sign}"),
+            EbnfToken::Literal(text) => write!(out, " {text}"),
+            EbnfToken::Class(class) => write!(out, " /{}/", class.replace('/', "\\/")),
+            EbnfToken::Sign(sign) if sign == "." => write!(out, " /[\\s\\S]/"),
+            EbnfToken::Sign(sign) if matches!(sign.as_str(), "(" | "|") => write!(out, " {sign}"),
+            EbnfToken::Sign(sign) => write!(out, "{sign}"),
         }
         .map_err(|error| error.to_string())?;
     }
@@ -60,8 +63,8 @@ pub(super) fn to_lark(text: &str) -> Result<String, String> {
     Ok(out.trim_start().to_owned())
 }
 
-fn pieces(text: &str) -> Result<Vec<Piece>, String> {
-    let mut pieces = Vec::new();
+fn tokenize(text: &str) -> Result<Vec<EbnfToken>, String> {
+    let mut tokens = Vec::new();
     let mut rest = text.trim_start();
     while let Some(first) = rest.chars().next() {
         let len = match first {
@@ -73,24 +76,24 @@ fn pieces(text: &str) -> Result<Vec<Piece>, String> {
             c if is_name(c) => rest.find(|c| !is_name(c)).unwrap_or(rest.len()),
             c => return Err(format!("'{c}' cannot be there")),
         };
-        let (piece, behind) = rest.split_at(len);
-        rest = behind.trim_start();
-        let owned = piece.to_owned();
+        let (token, after) = rest.split_at(len);
+        rest = after.trim_start();
+        let owned = token.to_owned();
         match first {
             '#' => {}
-            '"' => pieces.push(Piece::Literal(owned)),
-            '[' => pieces.push(Piece::Class(owned)),
+            '"' => tokens.push(EbnfToken::Literal(owned)),
+            '[' => tokens.push(EbnfToken::Class(owned)),
             c if is_name(c) => match rest.strip_prefix("::=") {
-                Some(behind) => {
-                    rest = behind.trim_start();
-                    pieces.push(Piece::Rule(owned));
+                Some(after) => {
+                    rest = after.trim_start();
+                    tokens.push(EbnfToken::Rule(owned));
                 }
-                None => pieces.push(Piece::Name(owned)),
+                None => tokens.push(EbnfToken::Name(owned)),
             },
-            _ => pieces.push(Piece::Sign(owned)),
+            _ => tokens.push(EbnfToken::Sign(owned)),
         }
     }
-    Ok(pieces)
+    Ok(tokens)
 }
 
 fn is_name(c: char) -> bool {
@@ -126,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn errors_name_their_cause() {
         for (text, why) in [
             ("x ::= \"a\"", "no rule 'root'"),
             ("root ::= y", "no rule 'y'"),

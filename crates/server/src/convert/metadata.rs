@@ -1,4 +1,4 @@
-//! The pairs that a client may attach to what is made for it.
+//! OpenAI's limits of `metadata`, the pairs that a client attaches to an object.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,10 @@ const MAX_PAIRS: usize = 16;
 const MAX_KEY: usize = 64;
 const MAX_VALUE: usize = 512;
 
-/// Holds them to OpenAI's limits.
+/// Checks metadata against OpenAI's limits.
 ///
 /// # Errors
-/// 400 for what is above them.
+/// 400 if it exceeds them.
 pub fn check(metadata: Option<&BTreeMap<String, Value>>) -> Result<(), ApiError> {
     let refuse = |message: String| Err(ApiError::invalid("metadata", "invalid_value", message));
     let Some(metadata) = metadata else { return Ok(()) };

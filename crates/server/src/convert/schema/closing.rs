@@ -1,7 +1,7 @@
 //! Objects are closed: one that names properties has no others, unless its schema says so by
 //! `additionalProperties` (or `unevaluatedProperties`).
 //!
-//! Where several schemas have to match together (`allOf`, a reference with siblings, `anyOf` beside
+//! If several schemas have to match together (`allOf`, a reference with siblings, `anyOf` beside
 //! `properties`), each is left open and the properties that any of them names are allowed, so an
 //! object that they describe together stays possible. Beside `anyOf` and `oneOf` that is decided for
 //! each alternative.

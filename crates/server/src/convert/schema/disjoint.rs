@@ -91,7 +91,7 @@ impl<'a> Comparer<'a> {
         Self { root, steps: 0, closed: false, hasher: RandomState::new() }
     }
 
-    /// Whether no two of these can match the same value. Where objects are `closed`, no value that is
+    /// Whether no two of these can match the same value. If objects are `closed`, no value that is
     /// made by one: an object has the properties of that schema alone, so none that another requires.
     /// `beside` is the schema that they stand in, which has to match as well.
     pub(super) fn are_disjoint(
