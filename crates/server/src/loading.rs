@@ -81,7 +81,7 @@ impl ModelLoader<'_> {
             };
             let loaded = loaded.map_err(|e| CannotServe::new(&name, e.to_string()))?;
             log_loaded(&name, &loaded, started.elapsed());
-            self.registry.install(index, loaded, pool, self.metrics)?;
+            self.registry.install(index, loaded, pool, self.metrics).await?;
         }
         Ok(())
     }

@@ -144,7 +144,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`CannotServe`] when its chat template cannot be used.
-    pub(crate) fn install(
+    pub(crate) async fn install(
         &self,
         index: usize,
         loaded: ModelHandle,
@@ -153,8 +153,11 @@ impl Registry {
     ) -> Result<(), CannotServe> {
         let entry = &self.models[index];
         let settings = &entry.settings;
-        let handle =
-            Handle::new(settings, loaded).map_err(|why| CannotServe::new(&settings.name, why))?;
+        let own = settings.clone();
+        // A template is rendered many times to learn its features: not on the runtime's threads.
+        let handle = tokio::task::spawn_blocking(move || Handle::new(&own, loaded)).await;
+        let handle = handle.unwrap_or_else(|error| Err(error.to_string()));
+        let handle = handle.map_err(|why| CannotServe::new(&settings.name, why))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let served = Served {
             name: settings.name.as_str().into(),

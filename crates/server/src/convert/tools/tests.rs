@@ -121,12 +121,12 @@ fn why(error: &ApiError) -> String {
 
 /// The arguments of the one call that a text is.
 fn read(parameters: &Value, text: &str) -> Value {
-    read_by(format(), parameters, text)
+    read_by(&format(), parameters, text)
 }
 
-fn read_by(format: ToolCallFormat, parameters: &Value, text: &str) -> Value {
+fn read_by(format: &ToolCallFormat, parameters: &Value, text: &str) -> Value {
     let tools = toolset(parameters, false, "required").unwrap().schemas();
-    let mut reader = ToolCallParser::new(&format, Arc::new(tools), true);
+    let mut reader = ToolCallParser::new(format, Arc::new(tools), true);
     let (mut parts, mut arguments) = (Vec::new(), String::new());
     reader.push(text, &mut parts);
     reader.finish(&mut parts);

@@ -225,7 +225,7 @@ proptest! {
         // A number that is out of every range.
         let exponents = text.match_indices(['E', 'e']).map(|(at, _)| text[at + 1..].trim_start_matches(['+', '-']));
         prop_assume!(!exponents.into_iter().any(|rest| rest.starts_with(|c: char| c.is_ascii_digit())));
-        let arguments = read_by(format, &schema, &text);
+        let arguments = read_by(&format, &schema, &text);
         // A value of a list is noted by one of its two keywords.
         let wrong = violated(&arguments, &schema, &schema);
         let noted: Vec<&str> = noted.iter().flat_map(|names| names.split(", ")).collect();

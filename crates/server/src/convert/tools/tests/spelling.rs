@@ -143,7 +143,7 @@ fn listed_texts_are_said_as_they_are_read() {
         let only = json!({"properties": {"a": {"const": text}}, "required": ["a"]});
         let wanted = wanted_by(&format_of(QUOTED), &only, true).unwrap();
         let said = answer(wanted.grammar(), &[]).unwrap().unwrap();
-        assert_eq!(read_by(format_of(QUOTED), &only, &said), json!({"a": text}));
+        assert_eq!(read_by(&format_of(QUOTED), &only, &said), json!({"a": text}));
     }
     let objects = json!({"enum": [{"a": "</parameter>"}, 1]});
     check_value(0, &objects, &["1"], &["{\"a\": \"</parameter>\"}", "2"], Some("enum"));
@@ -180,7 +180,7 @@ fn names_are_said_as_they_are_read() {
     let named =
         json!({"type": "object", "required": [name], "properties": {name: {"type": "integer"}}});
     let said = answer(wanted_by(&format_of(1), &named, true).unwrap().grammar(), b"1").unwrap();
-    assert!(read_by(format_of(1), &named, &said.unwrap())[name].is_number());
+    assert!(read_by(&format_of(1), &named, &said.unwrap())[name].is_number());
 }
 
 #[test]

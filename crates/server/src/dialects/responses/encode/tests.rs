@@ -34,7 +34,7 @@ async fn served() -> Arc<Served> {
     let registry = Registry::new(&settings.models);
     let config = model_config(&settings.models[0], Source::Scripted(Script::default()));
     let loaded = load(config).unwrap().finish().await.unwrap();
-    registry.install(0, loaded, None, &Metrics::new()).unwrap();
+    registry.install(0, loaded, None, &Metrics::new()).await.unwrap();
     registry.resolve("m").unwrap()
 }
 
