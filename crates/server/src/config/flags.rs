@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::builder::PossibleValuesParser;
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use toml::Value;
@@ -91,6 +91,9 @@ impl Flag {
         let with_value = argument.clone().value_name(value_name).allow_negative_numbers(true);
         match &self.takes {
             FlagValue::Text => with_value.help(help(setting)),
+            FlagValue::File => {
+                with_value.value_parser(NonEmptyStringValueParser::new()).help(help(setting))
+            }
             FlagValue::Choice(choices) => with_value
                 .value_parser(PossibleValuesParser::new(choices.clone()))
                 .help(help(setting)),
@@ -109,7 +112,9 @@ impl Flag {
         }
         let texts = || matches.get_many::<String>(name).into_iter().flatten().cloned();
         match &self.takes {
-            FlagValue::Text | FlagValue::Choice(_) => texts().next().map(LayerValue::Text),
+            FlagValue::Text | FlagValue::File | FlagValue::Choice(_) => {
+                texts().next().map(LayerValue::Argument)
+            }
             FlagValue::List => {
                 Some(LayerValue::Toml(Value::Array(texts().map(Value::String).collect())))
             }

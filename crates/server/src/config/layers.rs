@@ -25,8 +25,10 @@ pub enum SettingOrigin {
 pub enum LayerValue {
     /// Of the configuration file.
     Toml(Value),
-    /// Of the environment or a flag: `8080`, `true` and `["a"]` are TOML; anything else is a string.
+    /// Of the environment: `8080`, `true` and `["a"]` are TOML; anything else is a string.
     Text(String),
+    /// Of a flag: a string, or TOML if the setting is no string.
+    Argument(String),
 }
 
 /// Everything that is wrong with a configuration.
@@ -231,19 +233,31 @@ impl LayerValue {
     /// # Errors
     /// Why the value is not a `T`.
     fn read<T: DeserializeOwned>(self) -> Result<T, String> {
-        let (value, text) = match self {
+        // A name such as `7` is TOML too, and a number is no string: the second reading counts if the
+        // first has another type.
+        let (first, second) = match self {
             Self::Toml(value) => (value, None),
-            Self::Text(text) => match text.parse::<Value>() {
-                Ok(value) => (value, Some(text)),
-                Err(_) => (Value::String(text), None),
-            },
+            Self::Text(text) => (toml_value(&text), Some(Value::String(text))),
+            Self::Argument(text) => {
+                let value = toml_value(&text);
+                match Value::String(text).try_into::<T>() {
+                    Ok(text) => return Ok(text),
+                    Err(_) => (value, None),
+                }
+            }
         };
-        value.try_into::<T>().or_else(|error| {
-            // A name such as `7` is TOML too.
-            let as_string = text.and_then(|text| Value::String(text).try_into().ok());
+        first.try_into::<T>().or_else(|error| {
+            let as_string = second.and_then(|text| text.try_into().ok());
             as_string.ok_or_else(|| error.to_string().trim().to_owned())
         })
     }
+}
+
+/// A text as the TOML value that it is, or as a string.
+fn toml_value(text: &str) -> Value {
+    let parsed = format!("v = {text}").parse::<toml::Table>().ok();
+    let only = parsed.filter(|table| table.len() == 1).and_then(|mut table| table.remove("v"));
+    only.unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
 impl fmt::Display for SettingOrigin {

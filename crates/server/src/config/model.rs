@@ -105,7 +105,7 @@ settings! {
         /// Embeddings: the model was trained so that its vectors may be cut; allows `dimensions`.
         matryoshka: bool = false;
         /// File with a Jinja chat template to use instead of the model's own.
-        chat_template: PathBuf = PathBuf::new(), flag("--chat-template --chat-template-file <FILE>");
+        chat_template: PathBuf = PathBuf::new(), file("--chat-template --chat-template-file <FILE>");
     }
 }
 

@@ -101,7 +101,7 @@ settings! {
         /// Keep responses and conversations.
         enabled: bool = true, switch("--no-store", false, "Keep no responses and conversations");
         /// SQLite file to keep responses and conversations in; without one they end with the process.
-        path: PathBuf = PathBuf::new(), flag("--store <FILE>");
+        path: PathBuf = PathBuf::new(), file("--store <FILE>");
         /// The most that is kept, in MiB of JSON; what was not used for longest is deleted first.
         max_mib: u32 = 256, range(1..=1 << 20);
         /// How long what is not used is kept, in hours.

@@ -48,6 +48,8 @@ pub(super) struct Flag {
 pub(super) enum FlagValue {
     /// One value.
     Text,
+    /// A path, not empty.
+    File,
     /// One of these values.
     Choice(Vec<PossibleValue>),
     /// A value each time it is given.
@@ -102,6 +104,11 @@ impl<T> Setting<T> {
     /// Adds a flag with a value: `-c --ctx-size <TOKENS>`. Long names after the first are aliases.
     pub(super) fn flag(self, usage: &'static str) -> Self {
         self.add(usage, FlagValue::Text)
+    }
+
+    /// Adds a flag whose value is a file's path: `--store "$UNSET"` is an error, not the default.
+    pub(super) fn file(self, usage: &'static str) -> Self {
+        self.add(usage, FlagValue::File)
     }
 
     /// Adds a flag whose value is one of the type's variants, which its help lists.

@@ -64,6 +64,27 @@ fn a_text_from_the_environment_may_look_like_another_type() {
 }
 
 #[test]
+fn numbers_of_the_environment_may_have_space_around_and_nothing_else() {
+    let port = |text: &str| resolve("", &[("FOREBAY_SERVER__PORT", text)]).map(|s| s.server.port);
+    assert_eq!(port(" 8080"), Ok(8080));
+    assert_eq!(port("8080 # the usual one"), Ok(8080));
+    assert!(port("8080\nq = 1").is_err());
+    assert!(port("").is_err());
+}
+
+#[test]
+fn a_flag_is_taken_literally() {
+    let read = |text: &str| {
+        let mut layers = Layers::default();
+        let value = LayerValue::Argument(text.to_owned());
+        layers.set("store.path", value, SettingOrigin::Flag("--store"));
+        Settings::resolve(layers).map(|settings| settings.store.path)
+    };
+    assert_eq!(read("\"q\""), Ok("\"q\"".into()));
+    assert_eq!(read("7"), Ok("7".into()));
+}
+
+#[test]
 fn the_parts_of_gpus_are_lists_or_texts() {
     let parts = |setting: &str, env: &[(&str, &str)]| {
         let text = format!("[[model]]\npath = \"a.gguf\"\n{setting}");

@@ -77,9 +77,11 @@ fn settings(config: &ModelConfig) -> String {
         step_limit: _,
         costs: _,
     } = config;
+    // The type's name in the files of 0.1.0.
+    let gpu = format!("{gpu:?}").replacen("GpuSettings", "Gpu", 1);
     let sizes = (ctx_size, parallel, batch_size, ubatch_size, threads);
     format!(
-        "{kind:?} {kv_layout:?} {long_slot} {sizes:?} {gpu:?} {kv_type:?} {flash_attention:?} {mmap} {reproducible}"
+        "{kind:?} {kv_layout:?} {long_slot} {sizes:?} {gpu} {kv_type:?} {flash_attention:?} {mmap} {reproducible}"
     )
 }
 

@@ -2,7 +2,7 @@
 
 use forebay_protocol::TextOr;
 use forebay_protocol::responses::{InputItem, InputPart};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::convert::to_json;
 use crate::error::{ApiError, shown};
@@ -84,17 +84,41 @@ pub fn stored(item: &InputItem) -> StoredItem {
     StoredItem { id: item.id.clone(), json: to_json(item) }
 }
 
-/// An item that was stored.
+/// An item that was stored. Fields of wrong types, which version 0.1.0 stored, are left out.
 ///
 /// # Errors
-/// 500 if it is no item.
+/// 500 if it is no JSON object.
 pub fn of_stored(json: &str) -> Result<InputItem, ApiError> {
-    serde_json::from_str(json)
-        .map_err(|error| ApiError::internal(format!("a stored item: {error}")))
+    let unreadable = |error| ApiError::internal(format!("a stored item: {error}"));
+    if let Ok(item) = serde_json::from_str(json) {
+        return Ok(item);
+    }
+    let fields: Map<String, Value> = serde_json::from_str(json).map_err(unreadable)?;
+    let is_typed = |name: &str, value: &Value| {
+        let alone = Map::from_iter([(name.to_owned(), value.clone())]);
+        serde_json::from_value::<InputItem>(Value::Object(alone)).is_ok()
+    };
+    let typed = fields.into_iter().filter(|(name, value)| is_typed(name, value)).collect();
+    serde_json::from_value(Value::Object(typed)).map_err(unreadable)
 }
 
 /// The error for a reference to an item that is not stored.
 pub fn no_such_item(param: String, id: &str) -> ApiError {
     let message = format!("Item with id '{}' not found.", shown(id));
     ApiError::invalid(param, "item_not_found", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_items_of_older_versions_are_read_without_their_wrong_fields() {
+        let item =
+            of_stored(r#"{"role": "user", "content": "hi", "status": 5, "x": [1]}"#).unwrap();
+        assert_eq!((item.role.as_deref(), item.status), (Some("user"), None));
+        assert_eq!(item.content, Some(TextOr::Text("hi".to_owned())));
+        assert!(item.extra.contains_key("x"));
+        assert!(of_stored("5").is_err());
+    }
 }

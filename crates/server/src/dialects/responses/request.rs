@@ -175,15 +175,15 @@ pub fn shorten(input: &mut Input) -> bool {
     history.retain(&mut is_kept);
     new.retain(&mut is_kept);
     // A call's output is nothing without the call.
-    let calls: HashSet<String> = history
+    let calls: HashSet<Option<String>> = history
         .iter()
         .chain(&*new)
         .filter(|item| item.name.is_some())
-        .filter_map(|call| call.call_id.clone())
+        .map(|call| call.call_id.clone())
         .collect();
     let has_its_call = |item: &InputItem| {
         let is_output = item.kind.as_deref().is_some_and(|kind| kind.ends_with("_call_output"));
-        !is_output || item.call_id.as_ref().is_none_or(|id| calls.contains(id))
+        !is_output || calls.contains(&item.call_id)
     };
     history.retain(has_its_call);
     new.retain(has_its_call);
@@ -261,6 +261,10 @@ fn tool_definition(path: String, tool: &Value) -> Result<Option<ToolDefinition>,
 
 /// A tool's type: nothing else is read of a tool that this server does not have.
 fn type_of(path: &str, tool: &Value) -> Result<String, ApiError> {
+    if !tool.is_object() {
+        let message = format!("'{path}' must be an object.");
+        return Err(ApiError::invalid(path, "invalid_type", message));
+    }
     typed::<TypeOnly>(path, tool)?.kind.ok_or_else(|| ApiError::missing(format!("{path}.type")))
 }
 
@@ -306,7 +310,7 @@ fn reference(param: &str, selection: ToolSelection) -> Result<ToolReference, Api
 #[derive(Debug, Default)]
 struct TurnBuilder {
     turns: Vec<Turn>,
-    /// ReasoningOptions that the assistant's next turn begins with.
+    /// Reasoning that the assistant's next turn begins with.
     reasoning: Option<String>,
 }
 
@@ -377,7 +381,7 @@ impl TurnBuilder {
         Ok(())
     }
 
-    /// ReasoningOptions that no turn of the assistant follows is left out.
+    /// Reasoning that no turn of the assistant follows is left out.
     fn push(&mut self, turn: Turn) {
         let reasoning = self.reasoning.take().filter(|text| !text.is_empty());
         let reasoning = reasoning.filter(|_| turn.role == "assistant");
