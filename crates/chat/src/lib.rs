@@ -2,7 +2,7 @@
 //!
 //! A model comes with a chat template in Jinja. From it this crate makes prompts, and learns how the model writes reasoning
 //! and tool calls: [`ChatTemplate`] renders [`Turn`]s and has [`TemplateFeatures`]. A prompt is a list of
-//! pieces, tokenised one by one with control tokens recognised, so that no text of a user becomes a control token
+//! pieces, cut where a user's text would spell a control token and tokenised one by one, so that none comes about
 //! (`guard.rs`).
 //!
 //! A reply's text is parsed while it comes in: [`ReasoningParser`] separates reasoning from content, [`ToolCallParser`]

@@ -42,8 +42,8 @@
 //!
 //! # Invariants
 //!
-//! - The crate knows neither HTTP nor any API's dialect. Requests arrive validated: there are no defaults and no range
-//!   checks here.
+//! - The crate knows neither HTTP nor any API's dialect. Requests arrive validated: only the
+//!   number and the ids of their tokens are checked here.
 //! - Only `llama.rs` and its folder name llama.cpp, and only that file has unsafe code.
 //! - Plain data crosses between handles and workers, so that a worker may run in another process.
 //! - Submitting and reporting never block; permits and `events.rs` bound what waits.

@@ -140,7 +140,7 @@ static NEVER_INITIALISE: AtomicBool = AtomicBool::new(false);
 fn backend() -> Option<&'static LlamaBackend> {
     static BACKEND: OnceLock<Option<LlamaBackend>> = OnceLock::new();
     if NEVER_INITIALISE.load(Ordering::Relaxed) {
-        tracing::error!("llama.cpp is not for the process that clients talk to");
+        tracing::error!("llama.cpp must not be initialised in the server process");
         return None;
     }
     BACKEND

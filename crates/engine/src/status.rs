@@ -1,4 +1,4 @@
-//! An engine's status and counters, which its thread (or its process's supervisor) publishes and anybody reads.
+//! An engine's status and counters, which its thread (or its process's supervisor) publishes and any thread reads.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};

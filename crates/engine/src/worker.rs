@@ -250,7 +250,7 @@ impl<M: GenerationModel> Worker<M> {
         };
         self.requests.insert(id, accepted_request);
         if let Err(rejected) = accepted {
-            tracing::error!(?rejected, "the handle let an impossible request through");
+            tracing::error!(?rejected, "the scheduler rejected a validated request");
             self.end(id, UpdateKind::Failed(Failure::Step));
         }
     }

@@ -195,7 +195,7 @@ impl ApiError {
 
     /// A feature that the configuration turns off.
     pub fn turned_off(why: &str) -> Self {
-        let message = format!("This does not exist here: {why}.");
+        let message = format!("Not found: {why}.");
         Self { code: Some("turned_off"), ..Self::new(ErrorKind::NoSuchObject, message) }
     }
 

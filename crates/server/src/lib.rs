@@ -34,7 +34,7 @@
 //! # }
 //! ```
 //!
-//! **Invariant:** no sampling, no parsing of what a model generates, no `unsafe`. `tests/it/edges.rs` asserts which
+//! **Invariant:** no sampling, no parser of what a model generates (those are in `chat`), no `unsafe`. `tests/it/edges.rs` asserts which
 //! module may use which.
 
 pub mod config;

@@ -27,7 +27,7 @@ called from SDKs is in [README.md](../README.md), the answers' shapes are in [op
 | `max_tokens_per_request` | Inputs to embed or rerank have more tokens together than may wait (`queue_tokens`). |
 | `unsupported_value` | The field is known, this value cannot be honoured. |
 | `unsupported_parameter` | The field is known and refused, as the tables say. |
-| `unknown_parameter` | Nobody knows the field; only with `strict`, else it is named in the debug log. |
+| `unknown_parameter` | Unknown field; only with `strict`, else it is named in the debug log. |
 
 **Accepted** fields cannot change the answer: identifiers, hints for caches and billing. **Refused** fields
 would, and are not there: 400 `unsupported_parameter`, unless their value asks for nothing.
@@ -105,7 +105,7 @@ pub(crate) fn markdown(api: &utoipa::openapi::OpenApi) -> String {
     out
 }
 
-/// Names of types that are told, or will be.
+/// Names of types that are documented or queued.
 #[derive(Default)]
 struct Types {
     waiting: Vec<String>,

@@ -93,7 +93,7 @@ fn end_with_parent() -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     // If memory runs out, this process is the one to kill: it is restarted.
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "500") {
-        tracing::debug!(%error, "the out-of-memory killer treats this process like any other");
+        tracing::debug!(%error, "cannot set oom_score_adj");
     }
     Ok(())
 }

@@ -74,7 +74,7 @@ fn tokenize(text: &str) -> Result<Vec<EbnfToken>, String> {
             '{' => rest.find('}').ok_or("a '{' is not closed")? + 1,
             '(' | ')' | '|' | '*' | '+' | '?' | '.' => 1,
             c if is_name(c) => rest.find(|c| !is_name(c)).unwrap_or(rest.len()),
-            c => return Err(format!("'{c}' cannot be there")),
+            c => return Err(format!("unexpected '{c}'")),
         };
         let (token, after) = rest.split_at(len);
         rest = after.trim_start();

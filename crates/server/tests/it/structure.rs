@@ -158,7 +158,8 @@ fn the_architecture_is_a_map_that_leads_to_functions() {
     let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     assert!(text.split_whitespace().count() <= 1_200, "it is a map");
     assert!(quoted(&text).filter(|name| is_path(name)).count() >= 25, "too few places");
-    let section = text.split("\n## Four ways\n").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let section =
+        text.split("\n## Where to find\n").nth(1).and_then(|rest| rest.split("\n## ").next());
     let ways: Vec<&str> =
         section.unwrap().lines().filter(|line| line.starts_with("| Where")).collect();
     assert_eq!(ways.len(), 4, "{ways:?}");

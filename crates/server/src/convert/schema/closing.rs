@@ -59,7 +59,7 @@ pub(super) struct Names<'a> {
 /// How the objects of a schema are closed.
 #[derive(Debug)]
 pub(super) enum Closing<'a> {
-    /// Not here.
+    /// The object stays open.
     Open,
     /// To these names.
     Closed(Names<'a>),

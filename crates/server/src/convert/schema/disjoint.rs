@@ -230,7 +230,7 @@ impl<'a> Comparer<'a> {
         Ok(of)
     }
 
-    /// Follows references within the document, and tells whether no keyword beside one names properties: such a
+    /// Follows references within the document, and returns whether no keyword beside one names properties: such a
     /// keyword narrows the target, but may name properties that the target does not.
     fn resolve(&self, schema: &'a Value) -> (Option<Keywords<'a>>, bool) {
         let (mut schema, mut alone) = (Keywords::of(schema), true);

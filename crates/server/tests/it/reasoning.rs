@@ -42,7 +42,7 @@ fn check(answer: &Value, thoughts: Option<&str>, content: &str, tokens: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn thoughts_are_told_apart_and_counted() {
+async fn reasoning_is_separated_and_counted() {
     let opened = ask("Hm, so.\n</think>\n\nYes.", OPENS, "").await;
     check(&opened, Some("Hm, so."), "Yes.", "Hm, so.\n</think>".len());
     let own = ask(" <think>Hm.</think>Yes.", MAY, "").await;
@@ -64,7 +64,7 @@ async fn thoughts_are_told_apart_and_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_grammar_begins_behind_the_thoughts() {
+async fn a_grammar_starts_after_reasoning() {
     let fields = r#","response_format":{"type":"json_schema","json_schema":{"name":"x","schema":{"type":"object","properties":{"ok":{"type":"boolean"}},"required":["ok"],"additionalProperties":false}}}"#;
     let opened = ask("Hm.</think>{\"ok\": true}", OPENS, fields).await;
     check(&opened, Some("Hm."), "{\"ok\": true}", "Hm.</think>".len());
